@@ -1,0 +1,253 @@
+"""The client daemon: poll, fetch, execute, hand in; come back after every break."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TypeVar
+
+from client.model import fill
+from client.state.store import PendingUpdate, RunStore
+from client.training.loop import TrainingDiverged, TrainingStopped
+from client.worker import Outcome, Worker
+from common.errors import DataError, FedMTLError, Reason, Refused, RunFailedError
+from common.orders import (
+    JoinRequest,
+    Order,
+    PollKind,
+    PollReply,
+    Progress,
+    ScopeVersion,
+    Session,
+    Settlement,
+    Welcome,
+)
+from common.ports import PIECE_BYTES, CoordinatorPort
+
+log = logging.getLogger("fedmtl.client")
+
+T = TypeVar("T")
+
+REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
+UPLOAD_TRIES = 3
+RETURN_SECONDS = 1.0
+"""How soon a client asks again after a coordinator said that it is stopping."""
+GOODBYE_SECONDS = 5.0
+
+
+class Agent:
+    """Drives one worker against one coordinator until the run is over."""
+
+    def __init__(self, port: CoordinatorPort, worker: Worker, state: Path) -> None:
+        self._port = port
+        self._worker = worker
+        self._state = state
+        self._stop = asyncio.Event()
+        self._cancel = threading.Event()
+        self._phase = ""
+        self._fraction = 0.0
+        self._store: RunStore | None = None
+        self._run_id = ""
+        self._shown = ""
+        self.orders_done = 0
+
+    def stop(self) -> None:
+        """Drain: give up the order under way, say goodbye and return from `run`."""
+        self._cancel.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Take part until the coordinator says that the run is finished.
+
+        Raises:
+            RunFailedError: the federation stopped early.
+            Refused: this client may not take part.
+            UnreachableError: the coordinator stayed silent for too long.
+        """
+        while not self._stop.is_set():
+            try:
+                if await self._take_part():
+                    return
+            except Refused as refusal:
+                if refusal.reason not in REJOIN:
+                    raise
+                log.warning("%s", refusal.message)
+
+    async def _take_part(self) -> bool:
+        """One session: join and work until the run ends (True) or this client is told to stop (False)."""
+        worker = self._worker
+        request = JoinRequest(
+            worker.client_id, worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities
+        )
+        welcome = await self._port.join(request)
+        session = welcome.session
+        if session.run_id != self._run_id:
+            await self._prepare(welcome)
+        log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
+        while True:
+            reply = await self._until_stopped(session)
+            if reply is None:
+                await self._say_goodbye(session)
+                return False
+            self._settle(reply.settlement)
+            match reply.kind:
+                case PollKind.FINISHED:
+                    log.info(
+                        "run '%s' is finished; this client worked on %d orders", welcome.run_name, self.orders_done
+                    )
+                    return True
+                case PollKind.FAILED:
+                    raise RunFailedError(f"the federation stopped: {reply.waiting_for}")
+                case PollKind.ORDER:
+                    assert reply.order is not None
+                    await self._work(session, welcome, reply.order)
+                case PollKind.DRAINING:
+                    self._say("the coordinator is stopping; this client waits for it to come back")
+                    await _first(self._stop.wait(), asyncio.sleep(RETURN_SECONDS))
+                case PollKind.WAIT:
+                    self._say(f"waiting for {reply.waiting_for}")
+
+    async def _prepare(self, welcome: Welcome) -> None:
+        """Get ready for a run: the model's make-up, the tokenizer, what this client kept from before."""
+        session = welcome.session
+        tokenizer = bytearray()
+        async for piece in self._port.fetch_tokenizer(session):
+            tokenizer += piece
+        synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
+        self._store = RunStore(self._state / session.run_id)
+        if synchronizer.private_scopes and self._store.private() is None:
+            values = synchronizer.private_values()
+            for scope, vector in values.items():
+                await fill(vector, self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
+            self._store.start_private(values)
+        self._run_id = session.run_id
+
+    async def _until_stopped(self, session: Session) -> PollReply | None:
+        """The next answer of the coordinator, or None as soon as this client is told to stop."""
+        assert self._store is not None
+        pending = self._store.pending.header.order_id if self._store.pending is not None else ""
+        return await _first(self._stop.wait(), self._port.poll(session, pending))
+
+    def _settle(self, settlement: Settlement) -> None:
+        assert self._store is not None
+        if settlement is Settlement.SETTLED:
+            self._store.settle()
+        elif settlement is Settlement.VOID:
+            log.warning("the last update does not count any more; going on with the next order")
+            self._store.roll_back()
+
+    async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
+        """Carry out one order, or hand its stored update in again."""
+        assert self._store is not None
+        self._shown = ""
+        try:
+            pending = self._store.pending
+            if pending is None or pending.header.order_id != order.order_id:
+                outcome = await self._execute(session, welcome, order)
+                if outcome is None:
+                    return
+                pending = outcome.update
+                await asyncio.to_thread(self._store.save, pending, outcome.private)
+            await self._submit(session, pending)
+            self.orders_done += 1
+            log.info("%s handed in (%.1f MB)", order.order_id, pending.header.nbytes / 1e6)
+        except Refused as refusal:
+            if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
+                raise
+            log.warning("%s refused (%s): %s", order.order_id, refusal.reason.value, refusal.message)
+            self._store.roll_back()
+            if refusal.reason is not Reason.TOO_LATE:
+                await self._port.report_failure(session, order.order_id, f"refused: {refusal.reason.value}")
+
+    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> Outcome | None:
+        """Fetch what is missing, then work in a thread while heartbeats go out. None: given up."""
+        assert self._store is not None
+        synchronizer = self._worker.synchronizer
+        assert synchronizer is not None
+        if not self._stop.is_set():
+            self._cancel.clear()
+        self._phase, self._fraction = "fetching", 0.0
+        beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
+        try:
+            for wanted in synchronizer.missing(order.scopes):
+                await synchronizer.receive(wanted, self._port.fetch(session, wanted, 0))
+            self._phase = "training" if order.kind.value == "train" else "scoring"
+            log.info("round %d: %s", order.round, self._phase)
+            private = self._store.private() or {}
+            return await asyncio.to_thread(self._worker.execute, order, private, self._progress)
+        except TrainingStopped:
+            log.info("%s given up", order.order_id)
+        except (TrainingDiverged, DataError) as error:
+            log.error("%s failed: %s", order.order_id, error)
+            await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            if not isinstance(error, FedMTLError):  # a defect: the coordinator hears its kind, never its words
+                await self._port.report_failure(session, order.order_id, type(error).__name__)
+            raise
+        finally:
+            beats.cancel()
+        return None
+
+    def _progress(self, fraction: float) -> None:
+        """Called from the worker's thread after every batch."""
+        self._fraction = fraction
+        if self._cancel.is_set():
+            raise TrainingStopped("cancelled")
+
+    async def _heartbeats(self, session: Session, order_id: str, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            try:
+                unwanted = await self._port.heartbeat(session, Progress(order_id, self._phase, self._fraction))
+            except FedMTLError as error:  # the order's own calls report what is wrong
+                log.debug("heartbeat: %s", error)
+                continue
+            if unwanted:
+                self._cancel.set()
+
+    async def _submit(self, session: Session, update: PendingUpdate) -> None:
+        """Hand in an update; bytes that were damaged on the way are sent again."""
+        for remaining in reversed(range(UPLOAD_TRIES)):
+            try:
+                await self._port.submit(session, update.header, _pieces_of(update.payload))
+                return
+            except Refused as refusal:
+                if refusal.reason is not Reason.CORRUPT or not remaining:
+                    raise
+                log.warning("%s; sending again", refusal.message)
+
+    async def _say_goodbye(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._port.leave(session)
+        except (TimeoutError, FedMTLError) as error:
+            log.warning("could not say goodbye: %s", error)
+        log.info("left")
+
+    def _say(self, text: str) -> None:
+        """Log a state once, not with every poll."""
+        if text != self._shown:
+            log.info("%s", text)
+            self._shown = text
+
+
+async def _first(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:
+    """The result of `work`, or None if `stop` comes first; what is left is cancelled."""
+    stopper, worker = asyncio.ensure_future(stop), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((stopper, worker), return_when=asyncio.FIRST_COMPLETED)
+        return worker.result() if worker.done() else None
+    finally:
+        stopper.cancel()
+        worker.cancel()
+
+
+def _pieces_of(payload: memoryview) -> Callable[[int], AsyncIterator[bytes]]:
+    async def pieces(offset: int) -> AsyncIterator[bytes]:
+        for start in range(offset, len(payload), PIECE_BYTES):
+            yield bytes(payload[start : start + PIECE_BYTES])
+
+    return pieces

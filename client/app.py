@@ -1,0 +1,144 @@
+"""A client daemon from a configuration: identity, data, device, and an agent on a gRPC channel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from client.agent import Agent
+from client.data.sources import ColumnNames, DataRequest, TaskData, load
+from client.state.identity import claim
+from client.transport.grpc_port import GrpcCoordinator
+from client.worker import Worker
+from common.config import Config
+from common.errors import ConfigError
+from common.tasks import KNOWN_TASKS, TaskDefinition
+from common.tls import TlsFiles
+
+log = logging.getLogger("fedmtl.client")
+
+STATUS_SECONDS = 5.0
+
+
+def local_definitions(config: Config, tasks: Sequence[str]) -> list[TaskDefinition]:
+    """This client's own understanding of its tasks.
+
+    Raises:
+        ConfigError: a task is neither in the configuration nor well known.
+    """
+    found = []
+    for name in tasks:
+        if name in config.tasks:
+            found.append(config.tasks[name].definition(name))
+        elif name in KNOWN_TASKS:
+            found.append(KNOWN_TASKS[name])
+        else:
+            known = ", ".join(sorted({*config.tasks, *KNOWN_TASKS}))
+            raise ConfigError(f"--tasks: '{name}' is unknown; known are {known}; define others under tasks:")
+    return found
+
+
+def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str, TaskData]:
+    """Read this client's rows of every task.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    data = {}
+    for task in definitions:
+        section = config.tasks.get(task.name)
+        columns = section.columns if section is not None else None
+        data[task.name] = load(
+            DataRequest(
+                task=task,
+                source=config.data.source,
+                folder=Path(config.data.dir) if config.data.dir else None,
+                columns=ColumnNames(columns.text, columns.text_pair, columns.label) if columns else None,
+                train_samples=section.train_samples if section is not None else None,
+                val_samples=section.val_samples if section is not None else None,
+                partition=config.data.part or (1, 1),
+                seed=config.run.seed,
+            )
+        )
+    return data
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("client.device: 'cuda' is not available here; use auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCoordinator:
+    """The coordinator that the configuration names, over gRPC; call it inside a running event loop.
+
+    Raises:
+        ConfigError: a TLS file is not what it should be.
+    """
+    section = config.client
+    files = TlsFiles(
+        *(Path(name) if name else None for name in (section.tls.certificate, section.tls.key, section.tls.ca))
+    )
+    host, _, number = section.server.rpartition(":")
+    plain = section.tls.ca is None
+    return GrpcCoordinator(host.strip("[]"), int(number), None if plain else files, client_id, patience_seconds)
+
+
+async def take_part(config: Config, client_id: str | None, tasks: Sequence[str]) -> None:
+    """Be one client of a federation until it is over.
+
+    Raises:
+        FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
+    """
+    section = config.client
+    torch.set_num_threads(section.threads)
+    device = choose_device(section.device)
+    definitions = local_definitions(config, tasks)
+    with claim(Path(section.state_dir), client_id, tasks) as identity:
+        data = load_data(config, definitions)
+        for name, rows in data.items():
+            log.info(
+                "%s: %d training and %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin
+            )
+        log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
+        worker = Worker(identity.client_id, definitions, data, device, (f"data-{config.data.source}",))
+        port = open_port(config, identity.client_id, section.connect_timeout_seconds)
+        agent = Agent(port, worker, identity.folder)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.stop)
+        try:
+            await agent.run()
+        finally:
+            await port.close()
+
+
+async def ask_status(config: Config) -> list[str]:
+    """What a running coordinator says of itself, in lines.
+
+    Raises:
+        UnreachableError: nobody answers.
+    """
+    port = open_port(config, "operator", STATUS_SECONDS)
+    try:
+        status = await port.status()
+    finally:
+        await port.close()
+    lines = [
+        f"run '{status.run_name}' ({status.run_id}): {status.phase}, round {status.round} of {status.num_rounds}",
+        f"waits for {status.waiting_for}",
+    ]
+    for member in status.members:
+        there = member.doing or "here" if member.present else "away"
+        lines.append(f"  {member.client_id}: {', '.join(member.tasks)}; {there}")
+    return lines

@@ -1,0 +1,163 @@
+"""Texts to token ids, once per run; batches are then cut out of flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from client.data.example import Example
+from common.errors import DataError, ModelError
+from common.models.batch import TextBatch
+from common.tasks import TaskDefinition, TaskType
+
+TEXTS_PER_CALL = 8192
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of many texts, end to end.
+
+    `ids` is int32 (tokens,); row r is `ids[offsets[r]:offsets[r + 1]]` with `offsets` int64 (rows + 1,).
+    `types` is int8 (tokens,) and tells the two texts of a cross-encoded pair apart; None for single texts.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    types: NDArray[np.int8] | None = None
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, int64 (rows,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A task's examples ready for batching.
+
+    `second` holds the second texts of siamese pairs. `labels` is int64 (rows,) for classes, float32 (rows,)
+    for scores, float32 (rows, labels) of zeros and ones for multi-label tasks.
+    """
+
+    first: EncodedTexts
+    second: EncodedTexts | None
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    padding_id: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, of the longer text where there are two, int64 (rows,)."""
+        return self.first.lengths if self.second is None else np.maximum(self.first.lengths, self.second.lengths)
+
+
+def encode(
+    examples: Sequence[Example],
+    task: TaskDefinition,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: str,
+    max_length: int,
+) -> EncodedSet:
+    """Tokenise all examples.
+
+    Args:
+        examples: Rows with labels of the task's type.
+        task: Says whether rows are pairs and what labels are.
+        tokenizer: A tokenizer with a padding token.
+        encoding: `cross` reads a pair as one sequence, `siamese` each text by itself.
+        max_length: Longest sequence in tokens, special tokens included; longer ones are truncated.
+
+    Raises:
+        DataError: A text has no tokens.
+        ModelError: The tokenizer has no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ModelError("the tokenizer has no padding token; choose one that has")
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair or "" for example in examples] if task.pair else None
+    second = None
+    if pairs is not None and encoding == "siamese":
+        second = _tokenise(pairs, None, task.name, tokenizer, max_length)
+        pairs = None
+    first = _tokenise(texts, pairs, task.name, tokenizer, max_length)
+    return EncodedSet(first, second, _labels(examples, task), int(tokenizer.pad_token_id))
+
+
+def collate(encoded: EncodedSet, rows: NDArray[np.integer]) -> TextBatch:
+    """The batch of `rows` (at least one), padded to the longest; siamese second texts are its `pair`."""
+    pair = None if encoded.second is None else _pad(encoded.second, rows, encoded.padding_id)
+    labels = torch.from_numpy(encoded.labels[rows])
+    return _pad(encoded.first, rows, encoded.padding_id, pair, labels)
+
+
+def _tokenise(
+    texts: list[str],
+    pairs: list[str] | None,
+    task: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> EncodedTexts:
+    with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    ids: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.int8]] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        part = slice(start, start + TEXTS_PER_CALL)
+        output = tokenizer(
+            texts[part],
+            pairs[part] if pairs is not None else None,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=with_types,
+        )
+        lengths.extend(map(len, output["input_ids"]))
+        ids.append(np.fromiter(chain.from_iterable(output["input_ids"]), np.int32))
+        if with_types:
+            types.append(np.fromiter(chain.from_iterable(output["token_type_ids"]), np.int8))
+    if 0 in lengths:
+        raise DataError(f"task {task}: text {lengths.index(0) + 1} has no token; remove it or change the tokenizer")
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return EncodedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
+
+
+def _labels(examples: Sequence[Example], task: TaskDefinition) -> NDArray[np.int64] | NDArray[np.float32]:
+    if task.type is TaskType.CLASSIFICATION:
+        return np.array([example.label for example in examples], dtype=np.int64)
+    if task.type is TaskType.REGRESSION:
+        return np.array([example.label for example in examples], dtype=np.float32)
+    labels = np.zeros((len(examples), len(task.labels)), dtype=np.float32)
+    for row, example in enumerate(examples):
+        labels[row, np.asarray(example.label, dtype=np.int64)] = 1.0
+    return labels
+
+
+def _pad(
+    texts: EncodedTexts,
+    rows: NDArray[np.integer],
+    padding_id: int,
+    pair: TextBatch | None = None,
+    labels: torch.Tensor | None = None,
+) -> TextBatch:
+    starts = texts.offsets[rows]
+    lengths = texts.offsets[rows + 1] - starts
+    places = np.arange(lengths.max())
+    inside = places < lengths[:, None]
+    index = np.where(inside, starts[:, None] + places, 0)
+    input_ids = np.where(inside, texts.ids[index], padding_id).astype(np.int64)
+    types = None if texts.types is None else np.where(inside, texts.types[index], 0).astype(np.int64)
+    return TextBatch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(inside.astype(np.int64)),
+        token_type_ids=None if types is None else torch.from_numpy(types),
+        pair=pair,
+        labels=labels,
+    )

@@ -1,0 +1,51 @@
+"""What leaves a client, said before anything does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from client.app import local_definitions
+from common.config import Config
+from common.models.layout import scope_schemas
+from common.models.pretrained import resolve_encoder
+from common.orders import ModelArchitecture
+from common.parameters.plan import is_private, member_scopes
+
+
+def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
+    """One line for everything that a client with these tasks sends, and for what it never sends.
+
+    Raises:
+        ConfigError: a task is unknown.
+        ModelError: the model's architecture cannot be found.
+    """
+    local_definitions(config, tasks)
+    section = config.model
+    source = resolve_encoder(section.server_model, "random", section.tokenizer, section.hub_timeout_seconds)
+    architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
+    schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
+    held = member_scopes(schemas, tasks)
+    lines = [f"What leaves a client with {', '.join(tasks)}:"]
+    for scope in held:
+        if not is_private(scope):
+            size = schemas[scope]
+            lines.append(
+                f"  each round, scope {scope}: the change of {size.size:,} parameters ({size.nbytes / 1e6:.2f} MB)"
+            )
+    lines += [
+        "  each round, per task: number of training rows, mean training loss, and sums over the validation rows",
+        "    (confusion counts, or sums of predictions and scores; Spearman and AUC as one number each)",
+        "  once: client id, task names, label names and their order, number of training rows, kind of data source",
+        "  while working: phase and progress; after a failure: the kind of error and our own message",
+        "What never leaves:",
+        "  texts, tokens, labels, predictions of single rows, file names and paths",
+    ]
+    for scope in held:
+        if is_private(scope):
+            lines.append(
+                f"  scope {scope}: {schemas[scope].size:,} parameters, starting with {schemas[scope].entries[0].name}"
+            )
+    lines.append(
+        "Changes of parameters can reveal something about the rows that made them; nothing is added or hidden yet."
+    )
+    return lines

@@ -1,0 +1,117 @@
+"""The client's slice of the model and how it follows the coordinator's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import torch
+from torch import Tensor
+
+from common.errors import Reason, Refused, WireError
+from common.models.layout import scope_schemas
+from common.models.multitask import MultiTaskModel
+from common.orders import ScopeVersion, Welcome
+from common.parameters.flat import bind, shapes_of
+from common.parameters.plan import ScopeRule, SharingPlan, is_private, member_scopes
+from common.parameters.schema import ParameterSchema
+
+
+class ClientModelSynchronizer:
+    """Holds the model of this client's tasks as one flat vector per scope, and what the coordinator last published.
+
+    `received` are CPU vectors with the published values, `versions` the versions that they stand for. The model's own
+    vectors move away from them during training; the difference is the update.
+    """
+
+    def __init__(self, welcome: Welcome, tasks: tuple[str, ...], device: torch.device) -> None:
+        """Build the model from the coordinator's description.
+
+        Raises:
+            Refused: the two sides lay parameters out differently.
+        """
+        plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
+        schemas = scope_schemas(welcome.architecture, welcome.tasks, plan)
+        held = member_scopes(schemas, tasks)
+        names = {entry.name for scope in held for entry in schemas[scope].entries}
+        needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
+        self.model = MultiTaskModel(welcome.architecture, needed)
+        self.schemas: dict[str, ParameterSchema] = {scope: schemas[scope] for scope in held}
+        _compare(self.schemas, dict(welcome.schema_digests))
+        homeless = sorted(set(shapes_of(self.model)) - names)
+        if homeless:
+            raise Refused(
+                Reason.SCHEMA_MISMATCH,
+                f"parameter '{homeless[0]}' lives in scope '{plan.scope_of(homeless[0])}', which a client with tasks "
+                f"{', '.join(tasks)} does not hold; change sharing.rules",
+            )
+        self.model.to(device)
+        self.vectors: dict[str, Tensor] = bind(self.model, self.schemas)
+        self.received: dict[str, Tensor] = {
+            scope: torch.zeros(schema.size) for scope, schema in self.schemas.items() if not is_private(scope)
+        }
+        self.versions: dict[str, int] = {}
+
+    @property
+    def private_scopes(self) -> tuple[str, ...]:
+        """The scopes whose values stay here."""
+        return tuple(scope for scope in self.schemas if is_private(scope))
+
+    def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
+        """Those of an order's scopes that must be fetched."""
+        return [wanted for wanted in scopes if self.versions.get(wanted.scope) != wanted.version]
+
+    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[bytes]) -> None:
+        """Take a scope's published values from the coordinator."""
+        self.versions.pop(wanted.scope, None)
+        await fill(self.received[wanted.scope], pieces, wanted.scope)
+        self.versions[wanted.scope] = wanted.version
+
+    def load_received(self) -> None:
+        """Put the published values into the model."""
+        with torch.no_grad():
+            for scope, vector in self.received.items():
+                self.vectors[scope].copy_(vector)
+
+    def private_values(self) -> dict[str, Tensor]:
+        """CPU copies of the private scopes."""
+        return {scope: self.vectors[scope].detach().cpu().clone() for scope in self.private_scopes}
+
+    def load_private(self, values: dict[str, Tensor]) -> None:
+        """Put private values into the model."""
+        with torch.no_grad():
+            for scope, vector in values.items():
+                self.vectors[scope].copy_(vector)
+
+    def delta(self, scope: str) -> Tensor:
+        """Float32 CPU vector: the model's values minus the published ones."""
+        return torch.sub(self.vectors[scope].detach().cpu(), self.received[scope])
+
+
+async def fill(vector: Tensor, pieces: AsyncIterator[bytes], scope: str) -> None:
+    """Write a stream of float32 bytes into a CPU vector; it must fit exactly.
+
+    Raises:
+        WireError: more or fewer bytes than the vector has.
+    """
+    target = vector.numpy().data.cast("B")
+    position = 0
+    async for piece in pieces:
+        end = position + len(piece)
+        if end > len(target):
+            raise WireError(f"scope '{scope}': more than the expected {len(target)} bytes")
+        target[position:end] = piece
+        position = end
+    if position != len(target):
+        raise WireError(f"scope '{scope}': {position} of {len(target)} bytes arrived")
+
+
+def _compare(mine: dict[str, ParameterSchema], theirs: dict[str, str]) -> None:
+    for scope in sorted(set(mine) | set(theirs)):
+        here = mine[scope].digest if scope in mine else "absent"
+        there = theirs.get(scope, "absent")
+        if here != there:
+            raise Refused(
+                Reason.SCHEMA_MISMATCH,
+                f"scope '{scope}': layout {here[:12]} here, {there[:12]} at the coordinator; "
+                "use the same FedMTL and a compatible transformers on both sides",
+            )

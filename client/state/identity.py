@@ -1,0 +1,61 @@
+"""Who a client is: a stable id, remembered on disk, and a lock so that one id is one process."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from common.errors import ConfigError
+
+VALID_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Identity:
+    """A client id with its folder, held exclusively while this process runs."""
+
+    def __init__(self, client_id: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.client_id = client_id
+        self.folder = folder
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ConfigError(
+                f"client_id: '{client_id}' is in use by another process here ({folder}); "
+                "give this one its own --client_id or --state_dir"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+
+def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Identity:
+    """Take the id that was asked for, or the first free one remembered for these tasks, or a new one.
+
+    Raises:
+        ConfigError: the id is malformed or in use.
+    """
+    if client_id is not None:
+        if not VALID_ID.fullmatch(client_id):
+            raise ConfigError(f"client_id: '{client_id}' must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+        return Identity(client_id, state_dir / client_id)
+    prefix = "-".join(sorted(tasks))[:48]
+    for folder in sorted(state_dir.glob(f"{prefix}-auto-*")):
+        try:
+            return Identity(folder.name, folder)
+        except ConfigError:
+            continue
+    name = f"{prefix}-auto-{secrets.token_hex(4)}"
+    return Identity(name, state_dir / name)

@@ -1,0 +1,36 @@
+"""Scoring a model on validation rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from client.data.batching import length_batches
+from client.data.encoding import EncodedSet, collate
+from common.errors import DataError
+from common.metrics import TaskStatistics, measure
+from common.models.heads import task_loss
+from common.models.multitask import MultiTaskModel
+from common.tasks import TaskDefinition
+
+
+def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: EncodedSet, batch_size: int) -> TaskStatistics:
+    """Score all rows without dropout and reduce the predictions to sums that may travel.
+
+    Raises:
+        DataError: the model gives outputs that are not finite.
+    """
+    device = next(model.parameters()).device
+    outputs = np.empty((len(rows), task.outputs), dtype=np.float64)
+    loss_sum = 0.0
+    model.eval()
+    with torch.inference_mode():
+        for indices in length_batches(rows.lengths, batch_size):
+            batch = collate(rows, indices).to(device)
+            assert batch.labels is not None
+            scores = model(task.name, batch)
+            loss_sum += float(task_loss(task, scores, batch.labels)) * len(indices)
+            outputs[indices] = scores.double().cpu().numpy()
+    if not np.isfinite(outputs).all():
+        raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
+    return measure(task, outputs, np.asarray(rows.labels, dtype=np.float64), loss_sum)

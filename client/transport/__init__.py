@@ -1,0 +1,1 @@
+"""The coordinator as seen from a client, over gRPC."""

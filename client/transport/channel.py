@@ -1,0 +1,38 @@
+"""The connection to the coordinator."""
+
+from __future__ import annotations
+
+import grpc
+
+from common.tls import TlsFiles, read_tls
+
+_OPTIONS = (
+    # A parked poll is silent; without pings, address translators and firewalls drop the connection.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own pause between connections grows to two minutes; ours decides.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def open_channel(host: str, number: int, tls: TlsFiles | None) -> grpc.aio.Channel:
+    """A channel to `host`:`number`; it connects with the first call. Without `tls` the connection is plain text.
+
+    Raises:
+        ConfigError: a TLS file is not what it should be.
+    """
+    target = address(host, number)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    material = read_tls(tls)
+    credentials = grpc.ssl_channel_credentials(material.authority, material.key, material.certificate)
+    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+
+
+def address(host: str, number: int) -> str:
+    """`host:number`, as people and gRPC write it."""
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"

@@ -1,0 +1,238 @@
+"""The coordinator over gRPC: deadlines, repeated calls, streams that go on after a break."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from client.transport.channel import address, open_channel
+from client.transport.retries import Retry, explain, final, is_tls_problem
+from common.errors import Reason, Refused, UnreachableError
+from common.orders import (
+    FederationStatus,
+    JoinRequest,
+    PollReply,
+    Progress,
+    Receipt,
+    ScopeVersion,
+    Session,
+    UpdateHeader,
+    UploadStatus,
+    Welcome,
+)
+from common.ports import Pieces
+from common.tls import TlsFiles
+from common.wire import methods
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.methods import Method
+
+ANSWER_SECONDS = 15.0
+"""Deadline of a call; a poll has its window besides."""
+DOWNLOAD_IDLE_SECONDS = 30.0
+"""A download without a piece for so long is broken."""
+UPLOAD_IDLE_SECONDS = 300.0
+"""An upload that stands still for so long is broken; a coordinator that is short of memory makes uploads wait."""
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+_Download = AsyncGenerator[bytes, None]
+
+
+class GrpcCoordinator:
+    """A `CoordinatorPort` over one gRPC channel. Make it inside a running event loop and close it there.
+
+    Args:
+        host: name or address of the coordinator.
+        number: its port.
+        tls: the client's TLS files, or None for plain text.
+        client_id: spreads the pauses of different clients, always in the same way.
+        patience_seconds: how long to try again without an answer before `UnreachableError`.
+
+    Raises:
+        ConfigError: a TLS file is not what it should be.
+    """
+
+    def __init__(
+        self, host: str, number: int, tls: TlsFiles | None, client_id: str = "", patience_seconds: float = 300.0
+    ) -> None:
+        self._where = address(host, number)
+        self._channel = open_channel(host, number, tls)
+        self._jitter = random.Random(client_id)
+        self._patience = patience_seconds
+        self._poll_seconds = 30.0
+        self._answered = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def join(self, request: JoinRequest) -> Welcome:
+        """See `CoordinatorPort`; the answer's poll window sets the deadline of polls."""
+        welcome = await self._call(methods.JOIN, request)
+        self._poll_seconds = welcome.poll_seconds
+        return welcome
+
+    async def poll(self, session: Session, pending_order: str) -> PollReply:
+        """See `CoordinatorPort`."""
+        return await self._call(methods.POLL, PollCall(session, pending_order), self._poll_seconds)
+
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+        """See `CoordinatorPort`; goes on by itself after a break."""
+        return self._download(lambda at: self._stream(methods.FETCH_SLICE, FetchCall(session, scope, at)), offset)
+
+    def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+        """See `CoordinatorPort`; goes on by itself after a break."""
+        return self._download(lambda at: _skip(self._stream(methods.FETCH_TOKENIZER, session), at), 0)
+
+    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+        """See `CoordinatorPort`; goes on by itself after a break, from where the coordinator has got to."""
+        retry = self._retry()
+        while True:
+            try:
+                return await self._upload(session, header, pieces)
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                header = replace(header, offset=await self._offset_after(error, session, header, retry))
+
+    async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
+        """See `CoordinatorPort`."""
+        return await self._call(methods.UPLOAD_STATUS, OrderCall(session, order_id))
+
+    async def heartbeat(self, session: Session, progress: Progress) -> bool:
+        """See `CoordinatorPort`."""
+        return await self._call(methods.HEARTBEAT, HeartbeatCall(session, progress))
+
+    async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
+        """See `CoordinatorPort`."""
+        await self._call(methods.REPORT_FAILURE, FailureCall(session, order_id, reason))
+
+    async def leave(self, session: Session) -> None:
+        """See `CoordinatorPort`."""
+        await self._call(methods.LEAVE, session)
+
+    async def status(self) -> FederationStatus:
+        """See `CoordinatorPort`."""
+        return await self._call(methods.STATUS, None)
+
+    async def _call(self, method: Method[Q, A], request: Q, parked_seconds: float = 0.0) -> A:
+        """One request and its reply, which may be parked for a while before it is due."""
+        data = method.request.encode(request)
+        send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method.path)
+        retry = self._retry(asyncio.get_running_loop().time() + parked_seconds)
+        while True:
+            try:
+                reply = await send(data, timeout=parked_seconds + ANSWER_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                await self._missed(error, retry)
+            else:
+                self._answered = True
+                return method.reply.decode(reply)
+
+    async def _download(self, attempt: Callable[[int], _Download], offset: int) -> _Download:
+        """The pieces from `offset` on; `attempt` is made again from the offset reached whenever the stream breaks."""
+        retry = self._retry()
+        while True:
+            try:
+                async with aclosing(attempt(offset)) as pieces:
+                    async for piece in pieces:
+                        retry.answered()
+                        offset += len(piece)
+                        yield piece
+                return
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                await self._missed(error, retry)
+
+    async def _stream(self, method: Method[Q, bytes], request: Q) -> _Download:
+        """One attempt at a download."""
+        open_stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(method.path)
+        call = open_stream(method.request.encode(request))
+        replies = aiter(call)
+        try:
+            while True:
+                async with asyncio.timeout(DOWNLOAD_IDLE_SECONDS):
+                    data = await anext(replies, None)
+                if data is None:
+                    return
+                yield method.reply.decode(data)
+        finally:
+            call.cancel()
+
+    async def _upload(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+        """One attempt at an upload."""
+        method = methods.SUBMIT_UPDATE
+        open_stream: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(method.path)
+        call = open_stream()
+
+        async def told(message: Awaitable[None]) -> bool:
+            try:
+                async with asyncio.timeout(UPLOAD_IDLE_SECONDS):
+                    await message
+                return True
+            except (asyncio.InvalidStateError, grpc.aio.InternalError):
+                return False  # The call has ended; its status says why.
+
+        try:
+            await told(call.write(method.request.encode(UploadStart(session, header))))
+            async with asyncio.timeout(UPLOAD_IDLE_SECONDS):
+                answer = await call.initial_metadata()
+            # grpc.aio hides the status of a call that ends while it writes; so nothing is written unasked.
+            if any(key == methods.CONTINUE_KEY for key, _ in answer):
+                async for piece in pieces(header.offset):
+                    if not await told(call.write(method.request.encode(piece))):
+                        break
+                await told(call.done_writing())
+            async with asyncio.timeout(UPLOAD_IDLE_SECONDS):
+                return method.reply.decode(await call)
+        finally:
+            call.cancel()
+
+    async def _offset_after(
+        self, error: grpc.aio.AioRpcError | TimeoutError, session: Session, header: UpdateHeader, retry: Retry
+    ) -> int:
+        """Where a failed upload goes on."""
+        try:
+            await self._missed(error, retry)
+        except Refused as refusal:
+            if refusal.reason is Reason.CORRUPT and header.offset:
+                return 0  # What arrived of an earlier attempt is of no use.
+            raise
+        received = min((await self.upload_status(session, header.order_id)).received, header.nbytes)
+        if received > header.offset:
+            retry.answered()
+        return received
+
+    def _retry(self, since: float | None = None) -> Retry:
+        return Retry(self._where, self._jitter, self._patience, since)
+
+    async def _missed(self, error: grpc.aio.AioRpcError | TimeoutError, retry: Retry) -> None:
+        """Pause after a failed attempt, or raise what the failure stands for."""
+        outcome = None if isinstance(error, TimeoutError) else final(error, self._where)
+        if outcome is not None:
+            raise outcome from None
+        if not self._answered and is_tls_problem(error):
+            reason, check = explain(error)
+            raise UnreachableError(f"coordinator at {self._where} not reachable: {reason}; check {check}") from None
+        await retry.pause(error)
+
+
+async def _skip(pieces: _Download, size: int) -> _Download:
+    """The pieces without their first `size` bytes."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if size < len(piece):
+                yield piece[size:] if size else piece
+            size = max(size - len(piece), 0)

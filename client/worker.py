@@ -1,0 +1,129 @@
+"""Carries out orders with torch. Knows no network: values in, values out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
+
+from client.data.encoding import encode
+from client.data.sources import TaskData
+from client.model import ClientModelSynchronizer
+from client.state.store import PendingUpdate
+from client.training.evaluation import evaluate
+from client.training.loop import Progress, TaskSet, train
+from common.models.pretrained import unpack_tokenizer
+from common.orders import (
+    DENSE_FLOAT32,
+    Order,
+    OrderKind,
+    ScopePayload,
+    TaskResult,
+    UpdateHeader,
+    Welcome,
+)
+from common.parameters.flat import to_bytes
+from common.seeds import derive_seed
+from common.tasks import TaskDefinition
+
+log = logging.getLogger("fedmtl.client")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished order: the update to hand in and the private values that go with it."""
+
+    update: PendingUpdate
+    private: dict[str, Tensor]
+
+
+class Worker:
+    """One client's tasks, data and device; the model follows when the coordinator has described it."""
+
+    def __init__(
+        self,
+        client_id: str,
+        tasks: Sequence[TaskDefinition],
+        data: Mapping[str, TaskData],
+        device: torch.device,
+        capabilities: tuple[str, ...] = (),
+    ) -> None:
+        self.client_id = client_id
+        self.tasks = tuple(tasks)
+        self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        self.capabilities = capabilities
+        self._data = data
+        self._device = device
+        self._sets: tuple[TaskSet, ...] = ()
+        self.synchronizer: ClientModelSynchronizer | None = None
+
+    def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
+        """Build the model and tokenise the data, once per run and architecture.
+
+        Raises:
+            Refused: the layouts of the two sides differ.
+            WireError: the tokenizer cannot be read.
+        """
+        names = tuple(task.name for task in self.tasks)
+        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device)
+        architecture = welcome.architecture
+        reader = unpack_tokenizer(tokenizer)
+        definitions = {task.name: task for task in welcome.tasks}
+        self._sets = tuple(
+            TaskSet(
+                definitions[name],
+                *(
+                    encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
+                    for rows in (self._data[name].train, self._data[name].validation)
+                ),
+            )
+            for name in names
+        )
+        return self.synchronizer
+
+    def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
+        """Score the received model, train it if the order says so, and pack the update.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+            TrainingStopped: raised by `progress`.
+        """
+        assert self.synchronizer is not None
+        started = time.monotonic()
+        synchronizer = self.synchronizer
+        synchronizer.load_received()
+        synchronizer.load_private(dict(private))
+        settings = order.training
+        scores = {
+            s.task.name: evaluate(synchronizer.model, s.task, s.validation, settings.eval_batch_size)
+            for s in self._sets
+        }
+        losses: Mapping[str, float] = {}
+        scopes: tuple[ScopePayload, ...] = ()
+        payload = bytearray()
+        if order.kind is OrderKind.TRAIN:
+            seed = derive_seed(order.seed, order.round, self.client_id, "training")
+            losses = train(synchronizer.model, self._sets, settings, seed, progress)
+            scopes, payload = self._pack(order)
+        results = tuple(
+            TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets
+        )
+        digest = xxhash.xxh3_128_hexdigest(payload)
+        header = UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, time.monotonic() - started)
+        keeps = synchronizer.private_values() if order.kind is OrderKind.TRAIN else {}
+        return Outcome(PendingUpdate(header, memoryview(payload)), keeps)
+
+    def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], bytearray]:
+        """What leaves this client: one delta per scope of the order, none of them private."""
+        assert self.synchronizer is not None
+        scopes, payload = [], bytearray()
+        for wanted in order.scopes:
+            schema = self.synchronizer.schemas[wanted.scope]
+            scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, schema.nbytes))
+            payload += to_bytes(self.synchronizer.delta(wanted.scope))
+        return tuple(scopes), payload

@@ -1,0 +1,1 @@
+"""What coordinator and client must agree on, and nothing else."""

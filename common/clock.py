@@ -1,0 +1,39 @@
+"""Time as a value that is handed in: the core never asks for it."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Seconds on a scale that only moves forward."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary fixed moment."""
+        ...
+
+
+class SystemClock:
+    """The machine's monotonic clock."""
+
+    def now(self) -> float:
+        """Seconds since boot, not affected by changes of the calendar time."""
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that moves when told to; for simulation and tests."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        """The moment set last."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move forward by `seconds`."""
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back: {seconds}")
+        self._now += seconds

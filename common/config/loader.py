@@ -1,0 +1,89 @@
+"""From a file and overrides to a checked configuration, with every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from common.config import rules
+from common.config.messages import explain
+from common.config.rules import Role
+from common.config.schema import Config
+from common.config.yaml_text import parse
+from common.errors import ConfigError
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = (), role: Role = "any") -> Config:
+    """Read, override and check a configuration.
+
+    Args:
+        path: a YAML file; None starts from the defaults alone.
+        overrides: `a.b.c=value` each, applied in order; the value is YAML and a missing section is made.
+        role: what this process acts as; `server` and `client` must protect connections to other machines.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    raw, problems = _read(path) if path else ({}, [])
+    for override in overrides:
+        problems += _apply(raw, override)
+    config, refused, broken = _validate(raw)
+    problems += refused + rules.problems(config, role, broken)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return config
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        value, problems = parse(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{path}: not a mapping of sections; write e.g. tasks: {{sst2: {{}}}}")
+    return value or {}, problems
+
+
+def _apply(raw: dict[str, Any], override: str) -> list[str]:
+    """Set one value in place; an unknown path is left for the schema to refuse."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        return [f"override '{override}': not of the form path=value; write e.g. training.num_rounds=3"]
+    try:
+        value, problems = parse(text)
+    except ValueError as error:
+        return [f"override '{override}': {error}; put the value in quotes of its own"]
+    section = raw
+    for depth, key in enumerate(keys[:-1], start=1):
+        if section.get(key) is None:
+            section[key] = {}
+        section = section[key]
+        if not isinstance(section, dict):
+            return [f"override '{override}': {'.'.join(keys[:depth])} is not a section; set it as a whole"]
+    section[keys[-1]] = value
+    return [f"override '{override}': {problem}" for problem in problems]
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config, list[str], set[str]]:
+    """The configuration without what the schema refuses, the problems, and the sections that were refused.
+
+    What is left is good enough for the rules that span sections, so that a person sees their problems too.
+    """
+    try:
+        return Config.model_validate(raw), [], set()
+    except ValidationError as error:
+        lines, places = explain(error), [tuple(map(str, e["loc"])) for e in error.errors()]
+    broken = {place[0] for place in places}
+    refused_tasks = {place[1] for place in places if place[0] == "tasks" and len(place) > 1}
+    rest = {name: body for name, body in raw.items() if name not in broken}
+    if refused_tasks:
+        rest["tasks"] = {name: body for name, body in raw["tasks"].items() if name not in refused_tasks}
+    return Config.model_validate(rest), lines, broken

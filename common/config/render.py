@@ -1,0 +1,56 @@
+"""A configuration for people: as a file again, and with advice."""
+
+from __future__ import annotations
+
+from common.config.schema import Config, TrainingSection
+from common.config.values import is_loopback
+from common.config.yaml_text import dump
+
+_SMALL_MODEL_RATE = 1e-4
+
+
+def render(config: Config) -> str:
+    """Every value in effect, as YAML that loads back to an equal configuration."""
+    sections = config.model_dump(mode="json")
+    sections["tasks"] = {
+        name: section.model_dump(mode="json", exclude_none=True) for name, section in config.tasks.items()
+    }
+    return dump(sections)
+
+
+def notes(config: Config) -> list[str]:
+    """Advice on values that are valid but may not be meant, one `path: advice` line each."""
+    checks = (_learning_rate, _local_epochs, _lease, _plain_text)
+    return [note for check in checks if (note := check(config))]
+
+
+def _learning_rate(config: Config) -> str | None:
+    model, rate = config.model, config.training.learning_rate
+    small = "bert-tiny" in model.server_model or model.weights == "random"
+    if not small or rate >= _SMALL_MODEL_RATE:
+        return None
+    shipped = TrainingSection().learning_rate
+    advice = f"a model this small learns little at {rate:g}; {shipped:g} is the shipped rate"
+    return f"training.learning_rate: {advice}"
+
+
+def _local_epochs(config: Config) -> str | None:
+    if config.training.local_epochs:
+        return None
+    return "training.local_epochs: 0 trains nothing; clients only score the model and return zero deltas"
+
+
+def _lease(config: Config) -> str | None:
+    federation = config.federation
+    if federation.lease_seconds < federation.round_timeout_seconds:
+        return None
+    return (
+        f"federation.lease_seconds: {federation.lease_seconds:g} is not below round_timeout_seconds"
+        f" {federation.round_timeout_seconds:g}; a lost client is only noticed when its round has ended"
+    )
+
+
+def _plain_text(config: Config) -> str | None:
+    if not config.server.insecure or is_loopback(config.server.host):
+        return None
+    return f"server.insecure: everyone on the way to '{config.server.host}' can read and change the models"

@@ -1,0 +1,146 @@
+"""Rules that span several keys; every problem is one `path: what is wrong; remedy` line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+from common.config.schema import Config
+from common.config.values import is_loopback
+from common.parameters.plan import ScopeRule
+from common.tasks import KNOWN_TASKS
+
+Role = Literal["server", "client", "any"]
+
+BUILTIN_TASKS = ("sst2", "qqp", "stsb")
+
+
+def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -> list[str]:
+    """What is wrong across sections, for a process that acts as `role`.
+
+    Rules that read a section in `broken` are left out: it was refused already and holds defaults now.
+    """
+    rules = _RULES + _ROLE_RULES[role]
+    return [line for reads, rule in rules if not set(reads) & set(broken) for line in rule(config)]
+
+
+def server_problems(config: Config) -> list[str]:
+    """What forbids to act as the coordinator: an open port without protection."""
+    server = config.server
+    if is_loopback(server.host) or server.tls.certificate or server.insecure:
+        return []
+    remedy = "set server.tls.certificate and server.tls.key, or server.insecure: true in a trusted network"
+    return [f"server.host: '{server.host}' is open to other machines without encryption; {remedy}"]
+
+
+def client_problems(config: Config) -> list[str]:
+    """What forbids to act as a client: a distant coordinator without protection."""
+    client = config.client
+    if is_loopback(client.server_host) or client.tls.ca or client.insecure:
+        return []
+    remedy = "set client.tls.ca, or client.insecure: true in a trusted network"
+    return [f"client.server: '{client.server}' is another machine, called without encryption; {remedy}"]
+
+
+def _some_task(config: Config) -> list[str]:
+    return [] if config.tasks else ["tasks: none given; name at least one, e.g. tasks: {sst2: {}}"]
+
+
+def _task_definitions(config: Config) -> list[str]:
+    return [line for name, section in config.tasks.items() for line in section.problems(name)]
+
+
+def _one_model(config: Config) -> list[str]:
+    model = config.model
+    if model.client_model in (None, model.server_model):
+        return []
+    remedy = "clients of another size than server_model are not supported yet, leave the key out"
+    return [f"model.client_model: '{model.client_model}' is not '{model.server_model}'; {remedy}"]
+
+
+def _data_source(config: Config) -> list[str]:
+    data = config.data
+    if data.source == "files" and data.dir is None:
+        return ["data.source: files needs a folder; set data.dir"]
+    if data.source == "glue" and data.dir is not None:
+        return [f"data.dir: '{data.dir}' is not read by source glue; write source: files, or remove dir"]
+    return []
+
+
+def _tasks_have_data(config: Config) -> list[str]:
+    if config.data.source == "files":
+        return []
+    builtin = config.data.source == "builtin"
+    remedy = "set data.dir to a folder of your own files"
+    return [
+        f"data.source: {config.data.source} has no data for task '{name}'; {remedy}"
+        + (", or write data.source: glue" if builtin and name in KNOWN_TASKS else "")
+        for name in config.tasks
+        if name not in (BUILTIN_TASKS if builtin else KNOWN_TASKS)
+    ]
+
+
+def _sharing_rules(config: Config) -> list[str]:
+    sharing = config.sharing
+    if sharing.plan == "rules" and not sharing.rules:
+        return ["sharing.rules: plan rules needs them; write e.g. - '*': shared"]
+    if sharing.plan != "rules" and sharing.rules:
+        return ["sharing.rules: only plan rules reads them; write sharing.plan: rules, or remove them"]
+    found = ((i, ScopeRule(rule.match, rule.scope).problem()) for i, rule in enumerate(sharing.rules))
+    return [f"sharing.rules.{i}: {problem}" for i, problem in found if problem]
+
+
+def _scopes_of_known_tasks(config: Config) -> list[str]:
+    return [
+        f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
+        for i, rule in enumerate(config.sharing.rules)
+        if rule.scope.startswith("task/") and "{" not in rule.scope and rule.scope[5:] not in config.tasks
+    ]
+
+
+def _server_files(config: Config) -> list[str]:
+    tls = config.server.tls
+    found = _pair("server.tls", tls.certificate, tls.key)
+    if tls.client_ca and not tls.certificate:
+        found.append("server.tls.client_ca: needs server.tls.certificate and server.tls.key; add them")
+    if tls.certificate and config.server.insecure:
+        found.append("server.insecure: true contradicts server.tls.certificate; remove one")
+    return found
+
+
+def _client_files(config: Config) -> list[str]:
+    tls = config.client.tls
+    found = _pair("client.tls", tls.certificate, tls.key)
+    if tls.certificate and not tls.ca:
+        found.append("client.tls.certificate: needs client.tls.ca; add it")
+    if tls.ca and config.client.insecure:
+        found.append("client.insecure: true contradicts client.tls.ca; remove one")
+    return found
+
+
+def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
+    if bool(certificate) == bool(key):
+        return []
+    absent, present = ("key", "certificate") if certificate else ("certificate", "key")
+    return [f"{path}.{absent}: missing; {path}.{present} needs it"]
+
+
+_Rules = tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]
+
+# What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
+_RULES: _Rules = (
+    (("model",), _one_model),
+    (("tasks",), _some_task),
+    ((), _task_definitions),
+    (("data",), _data_source),
+    (("data",), _tasks_have_data),
+    (("sharing",), _sharing_rules),
+    (("sharing", "tasks"), _scopes_of_known_tasks),
+    (("server",), _server_files),
+    (("client",), _client_files),
+)
+_ROLE_RULES: dict[Role, _Rules] = {
+    "any": (),
+    "server": ((("server",), server_problems),),
+    "client": ((("client",), client_problems),),
+}

@@ -1,0 +1,215 @@
+"""The configuration's sections. Nothing is coerced, unknown keys are refused and every value is frozen.
+
+What spans several keys is checked in `rules`; `federated_config.yaml` shows every key with its default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from common.config.task_section import TaskSection
+from common.config.values import (
+    Address,
+    Count,
+    Fraction,
+    Host,
+    Partition,
+    RunName,
+    Seconds,
+    Section,
+    TaskName,
+    Text,
+)
+from common.orders import TrainingSettings
+from common.parameters.plan import PLANS, ScopeRule, SharingPlan
+from common.tasks import TaskDefinition
+
+
+class RunSection(Section):
+    """Which run this is: its name, its seed and its folder (`runs/<name>` unless `run_dir` is given)."""
+
+    name: RunName = "fedmtl"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
+    run_dir: Text | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the coordinator keeps models, journal and reports."""
+        return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
+
+
+class ModelSection(Section):
+    """The encoder, where its weights and tokenizer come from, and how texts are read.
+
+    `tokenizer` is a folder or a vocab.txt (None: the model's own); `max_length` is in tokens.
+    """
+
+    server_model: Text = "prajjwal1/bert-tiny"
+    client_model: Text | None = None
+    weights: Literal["auto", "pretrained", "random"] = "auto"
+    tokenizer: Text | None = None
+    encoding: Literal["siamese", "cross"] = "siamese"
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    hub_timeout_seconds: Seconds = 10.0
+
+
+class TrainingSection(Section):
+    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off."""
+
+    num_rounds: Count = 10
+    local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    batch_size: Count = 16
+    eval_batch_size: Count = 128
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+
+    def settings(self) -> TrainingSettings:
+        """What travels with every order."""
+        return TrainingSettings(
+            local_epochs=self.local_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            eval_batch_size=self.eval_batch_size,
+        )
+
+
+class DataSection(Section):
+    """Where a client's rows come from; `partition` i/n takes one of n parts.
+
+    `dir` turns source `builtin` into `files`, so that a folder is all that a person has to name.
+    """
+
+    source: Literal["builtin", "glue", "files"] = "builtin"
+    dir: Text | None = None
+    partition: Partition | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dir_means_files(cls, body: Any) -> Any:
+        if isinstance(body, dict) and body.get("dir") is not None and body.get("source", "builtin") == "builtin":
+            return {**body, "source": "files"}
+        return body
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """`partition` as (i, n) with 1 <= i <= n, or None for all rows."""
+        if self.partition is None:
+            return None
+        index, parts = self.partition.split("/")
+        return int(index), int(parts)
+
+
+class RuleSection(Section):
+    """Parameters whose name matches `match` live in `scope`; `- match: scope` is the short form."""
+
+    match: Text
+    scope: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, body: Any) -> Any:
+        if isinstance(body, dict) and len(body) == 1 and not body.keys() & {"match", "scope"}:
+            match, scope = next(iter(body.items()))
+            return {"match": match, "scope": scope}
+        return body
+
+
+class SharingSection(Section):
+    """Which parameters are shared by whom: a named plan, or `rules` of which the first match decides."""
+
+    plan: Literal["hard", "full", "private_heads", "rules"] = "hard"
+    rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
+
+
+class FederationSection(Section):
+    """How a round is held. `quorum` is the share of its orders that must come back by its deadline."""
+
+    clients_per_task: Count = 1
+    client_fraction: Fraction = 1.0
+    quorum: Fraction = 0.5
+    start_timeout_seconds: Seconds = 600.0
+    round_timeout_seconds: Seconds = 1800.0
+    round_attempts: Count = 3
+    lease_seconds: Seconds = 60.0
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ServerTLSSection(Section):
+    """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
+
+    certificate: Text | None = None
+    key: Text | None = None
+    client_ca: Text | None = None
+
+
+class ServerSection(Section):
+    """Where the coordinator listens (port 0: any free one) and how it proves who it is."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    tls: ServerTLSSection = ServerTLSSection()
+    insecure: bool = False
+
+
+class ClientTLSSection(Section):
+    """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
+
+    ca: Text | None = None
+    certificate: Text | None = None
+    key: Text | None = None
+
+
+class ClientSection(Section):
+    """Which coordinator a client calls, where it keeps its state and what it computes on."""
+
+    server: Address = "127.0.0.1:50051"
+    state_dir: Text = ".fedmtl"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    tls: ClientTLSSection = ClientTLSSection()
+    insecure: bool = False
+    connect_timeout_seconds: Seconds = 600.0
+
+    @property
+    def server_host(self) -> str:
+        """The host part of `server`, without the brackets of an IPv6 address."""
+        return self.server.rpartition(":")[0].strip("[]")
+
+
+class Config(Section):
+    """The whole configuration; everything has a default except the tasks."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
+    data: DataSection = DataSection()
+    sharing: SharingSection = SharingSection()
+    federation: FederationSection = FederationSection()
+    server: ServerSection = ServerSection()
+    client: ClientSection = ClientSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tasks(cls, body: Any) -> Any:
+        return {**body, "tasks": {}} if isinstance(body, dict) and body.get("tasks", {}) is None else body
+
+    def definitions(self) -> tuple[TaskDefinition, ...]:
+        """Every task, in the file's order.
+
+        Raises:
+            ConfigError: a task's section does not define it.
+        """
+        return tuple(section.definition(name) for name, section in self.tasks.items())
+
+    def sharing_plan(self) -> SharingPlan:
+        """The rules that `sharing` stands for."""
+        if self.sharing.plan in PLANS:
+            return SharingPlan(PLANS[self.sharing.plan])
+        return SharingPlan(tuple(ScopeRule(rule.match, rule.scope) for rule in self.sharing.rules))

@@ -1,0 +1,129 @@
+"""One task's section, and the task definition that it resolves to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from common.config.values import Count, Section, Text
+from common.errors import ConfigError
+from common.tasks import KNOWN_TASKS, METRICS, TaskDefinition, TaskType
+
+_MAX_LABELS = 100_000
+
+
+def _label_names(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= _MAX_LABELS:
+            raise ValueError(f"{value} is not a number of labels; write 1 to {_MAX_LABELS}, or the names")
+        return [str(i) for i in range(value)]
+    return value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = [value for value, times in Counter(values).items() if times > 1]
+    if repeated:
+        raise ValueError(f"'{repeated[0]}' is given twice; keep one")
+    return values
+
+
+def _thousandths(value: float) -> float:
+    if value != round(value, 3):
+        raise ValueError(f"{value} has more than 3 decimals; write whole thousandths, e.g. {max(value, 0.001):.3f}")
+    return value
+
+
+Names = Annotated[tuple[Text, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+
+class ColumnsSection(Section):
+    """Names of the columns that hold a task's text, its second text (if it reads pairs) and its label."""
+
+    text: Text
+    label: Text
+    text_pair: Text | None = None
+
+
+class TaskSection(Section):
+    """One task. A known task needs nothing here; others state `type` and, unless a regression, `labels`.
+
+    `train_samples` and `val_samples` cap the rows of one client (None: all). `labels` are names in the order of
+    their indices; a number N stands for '0' to 'N-1'. The first of `metrics` is the primary one; `weight`
+    has at most 3 decimals.
+    """
+
+    train_samples: Count | None = None
+    val_samples: Count | None = None
+    type: Annotated[TaskType, Field(strict=False)] | None = None
+    labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
+    columns: ColumnsSection | None = None
+    metrics: Names | None = None
+    weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
+
+    def problems(self, name: str) -> list[str]:
+        """What keeps this section from defining the task `name`, one `path: problem; remedy` line each."""
+        known = KNOWN_TASKS.get(name)
+        kind = self.type or (known.type if known else None)
+        if kind is None:
+            return [f"tasks.{name}: {_unknown_task(name)}"]
+        if known and kind is not known.type:
+            return [f"tasks.{name}.type: {name} is known as {known.type}; name a task of your own differently"]
+        labels = self._labels(known)
+        found = _column_problems(known, self.columns) if known and self.columns else []
+        found += _label_problems(kind, labels) + _metric_problems(kind, labels, self.metrics or ())
+        return [f"tasks.{name}.{line}" for line in found]
+
+    def definition(self, name: str) -> TaskDefinition:
+        """The task `name` as all sites must understand it.
+
+        Raises:
+            ConfigError: the section does not define a task; see `problems`.
+        """
+        known = KNOWN_TASKS.get(name)
+        kind = self.type or (known.type if known else None)
+        if kind is None or self.problems(name):
+            raise ConfigError(*self.problems(name))
+        labels = self._labels(known)
+        pair = known.pair if known else self.columns is not None and self.columns.text_pair is not None
+        metrics = self.metrics or (known.metrics if known else _defined_metrics(kind, labels))
+        return TaskDefinition(name, kind, labels, pair, metrics, self.weight)
+
+    def _labels(self, known: TaskDefinition | None) -> tuple[str, ...]:
+        return self.labels or (known.labels if known else ())
+
+
+def _unknown_task(name: str) -> str:
+    close = get_close_matches(name.lower(), KNOWN_TASKS, n=1)
+    known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(KNOWN_TASKS)}."
+    needed = f"type ({', '.join(TaskType)}) and, unless it is a regression, labels"
+    return f"not a known task; {known} A task of your own needs {needed}"
+
+
+def _column_problems(known: TaskDefinition, columns: ColumnsSection) -> list[str]:
+    if known.pair == (columns.text_pair is not None):
+        return []
+    remedy = "name the column of the second text" if known.pair else "remove it"
+    return [f"columns.text_pair: {known.name} reads {'two texts' if known.pair else 'one text'}; {remedy}"]
+
+
+def _label_problems(kind: TaskType, labels: tuple[str, ...]) -> list[str]:
+    if kind is TaskType.REGRESSION:
+        return ["labels: a regression has none; remove them"] if labels else []
+    if not labels:
+        return [f"labels: a {kind} task needs them; write e.g. [negative, positive], or their number"]
+    if kind is TaskType.CLASSIFICATION and len(labels) < 2:
+        return ["labels: a classification needs at least 2; add one"]
+    return []
+
+
+def _metric_problems(kind: TaskType, labels: tuple[str, ...], metrics: tuple[str, ...]) -> list[str]:
+    allowed = _defined_metrics(kind, labels)
+    remedy = f"is not a metric of this {kind}; choose from {', '.join(allowed)}"
+    return [f"metrics: '{metric}' {remedy}" for metric in metrics if metric not in allowed]
+
+
+def _defined_metrics(kind: TaskType, labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(metric for metric in METRICS[kind] if metric != "auc_mean" or len(labels) == 2)

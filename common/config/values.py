@@ -1,0 +1,71 @@
+"""Types of single values that several sections use, and the base of all sections."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of all sections: strict, frozen, finite numbers, no unknown keys; an empty body means defaults."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_body(cls, body: Any) -> Any:
+        return {} if body is None else body
+
+
+def _address(value: str) -> str:
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})", value)
+    if found is None or not 1 <= int(found[2]) <= 65535:
+        raise ValueError(f"'{value}' is not HOST:PORT; write e.g. 127.0.0.1:50051 or '[::1]:50051'")
+    return value
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]+", value):
+        raise ValueError(f"'{value}' is not a host name or IP address; write e.g. 127.0.0.1, 0.0.0.0 or '::'")
+    return value
+
+
+def _run_name(value: str) -> str:
+    if not re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]+", value):
+        raise ValueError(f"'{value}' is not a run name; use letters, digits, _ . - and no leading dot")
+    return value
+
+
+def _task_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ValueError(f"'{value}' is not a task name; use letters, digits, _ and -")
+    return value
+
+
+def _partition(value: str) -> str:
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"'{value}' is not a part i/n with 1 <= i <= n; write e.g. 2/5 for the second of five parts")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Address = Annotated[str, AfterValidator(_address)]
+Host = Annotated[str, AfterValidator(_host)]
+RunName = Annotated[str, AfterValidator(_run_name)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
+Partition = Annotated[str, AfterValidator(_partition)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be reached from this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

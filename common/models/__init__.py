@@ -1,0 +1,1 @@
+"""The multi-task model: encoder, heads and where their weights come from."""

@@ -1,0 +1,34 @@
+"""What one forward pass reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Token ids of a batch of texts, padded to the longest.
+
+    `input_ids`, `attention_mask` (1 at tokens, 0 at padding) and `token_type_ids` (which text of a cross-encoded pair)
+    are int64 (rows, length). `pair` holds the second texts of siamese pairs and has no labels itself. `labels` is
+    int64 (rows,) for classes, float32 (rows,) for scores, float32 (rows, labels) for multi-label tasks.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None = None
+    pair: TextBatch | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """The same batch on `device`."""
+        return TextBatch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            None if self.token_type_ids is None else self.token_type_ids.to(device),
+            None if self.pair is None else self.pair.to(device),
+            None if self.labels is None else self.labels.to(device),
+        )

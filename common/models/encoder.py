@@ -1,0 +1,110 @@
+"""The shared encoder: a Hugging Face model built from its configuration alone, and the vectors read off it."""
+
+from __future__ import annotations
+
+import json
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from common.errors import ModelError
+from common.models.batch import TextBatch
+
+# These count positions from the padding id + 1 on, so that many entries of their table are never used.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
+
+# Code by reference, places and number formats of the machine that wrote the file.
+_FOREIGN_KEYS = frozenset(
+    {"auto_map", "_name_or_path", "torch_dtype", "dtype", "architectures", "transformers_version"}
+)
+
+
+def clean_config(text: str) -> str:
+    """The part of a Hugging Face `config.json` that decides the architecture, as JSON with sorted keys.
+
+    Raises:
+        ModelError: the text is not a JSON object with a `model_type`.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"encoder configuration is not JSON: {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise ModelError("encoder configuration has no 'model_type'; use a Hugging Face config.json")
+    return json.dumps({key: values[key] for key in values.keys() - _FOREIGN_KEYS}, sort_keys=True)
+
+
+def load_config(config_json: str) -> PretrainedConfig:
+    """The configuration object of an encoder.
+
+    Raises:
+        ModelError: the type of model is unknown, reads no text, or is not an encoder.
+    """
+    values = json.loads(clean_config(config_json))
+    model_type = values.pop("model_type")
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # every kind of model checks its configuration in its own way
+        raise ModelError(f"encoder configuration of type '{model_type}': {_first_line(error)}") from None
+    generates = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
+    if generates or model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ModelError(f"a model of type '{model_type}' is not a text encoder; use one such as bert or roberta")
+    return config
+
+
+def build_encoder(config_json: str) -> PreTrainedModel:
+    """An encoder with random float32 weights from torch's global generator, with a pooler if its kind has one.
+
+    Never reads a file or the network.
+
+    Raises:
+        ModelError: the configuration does not describe a text encoder.
+    """
+    config = load_config(config_json)
+    try:
+        encoder: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception as error:  # inconsistent sizes fail wherever the model first uses them
+        raise ModelError(f"encoder of type '{config.model_type}' cannot be built: {_first_line(error)}") from None
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.float()
+    return encoder
+
+
+def longest_input(config: PretrainedConfig) -> int | None:
+    """The most tokens that the encoder can read at once, or None where there is no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    unused = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return positions - unused
+
+
+def sentence_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
+    """One vector per row, (rows, hidden): the pooled output, or the first token's where there is no pooler."""
+    hidden, pooled = _encode(encoder, batch)
+    return hidden[:, 0] if pooled is None else pooled
+
+
+def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
+    """The mean of the last layer over each row's tokens, padding left out, (rows, hidden)."""
+    hidden, _ = _encode(encoder, batch)
+    mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def _encode(encoder: PreTrainedModel, batch: TextBatch) -> tuple[Tensor, Tensor | None]:
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_type_ids is not None and has_token_types(encoder.config):
+        inputs["token_type_ids"] = batch.token_type_ids
+    outputs = encoder(**inputs)
+    return outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
+
+
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Whether the encoder tells the two texts of a pair apart by token types."""
+    return (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,70 @@
+"""One head per task: from the encoder's vectors to outputs, and from outputs to a loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.tasks import TaskDefinition, TaskType
+
+INITIAL_STD = 0.02
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class Head(nn.Module):
+    """Dropout and a linear layer over one vector per example, as in `BertForSequenceClassification`."""
+
+    def __init__(self, hidden: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, outputs)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Outputs (rows, outputs) for vectors (rows, hidden)."""
+        outputs: Tensor = self.linear(self.dropout(vectors))
+        return outputs
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw initial values from a generator on the CPU: normal weights (std 0.02), zero biases."""
+        self.linear.weight.copy_(torch.empty(self.linear.weight.shape).normal_(std=INITIAL_STD, generator=generator))
+        self.linear.bias.zero_()
+
+
+class SiameseHead(Head):
+    """A head over two vectors per example: u, v, abs(u - v), u * v and cosine(u, v).
+
+    Source: InferSent (Conneau et al., 2017) for the first four; the cosine is what sentence encoders are trained on.
+    """
+
+    def __init__(self, hidden: int, outputs: int, dropout: float) -> None:
+        super().__init__(4 * hidden + 1, outputs, dropout)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
+        """Outputs (rows, outputs) for the vectors of first and second texts, (rows, hidden) each."""
+        cosine = functional.cosine_similarity(first, second, dim=-1).unsqueeze(-1)
+        features = torch.cat([first, second, (first - second).abs(), first * second, cosine], dim=-1)
+        return super().forward(features)
+
+
+def task_loss(task: TaskDefinition, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Cross entropy, binary cross entropy averaged over the labels, or squared error.
+
+    Args:
+        task: says how to read the outputs.
+        outputs: logits or predictions, (rows, task.outputs).
+        targets: class indices int64 (rows,), 0/1 indicators float32 (rows, labels) or scores float32 (rows,).
+        reduction: over the rows; `none` gives one loss per row, (rows,).
+    """
+    if task.type is TaskType.CLASSIFICATION:
+        return functional.cross_entropy(outputs, targets, reduction=reduction)
+    if task.type is TaskType.REGRESSION:
+        return functional.mse_loss(outputs.squeeze(-1), targets, reduction=reduction)
+    rows = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=-1)
+    if reduction == "none":
+        return rows
+    return rows.mean() if reduction == "mean" else rows.sum()

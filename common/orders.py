@@ -1,0 +1,223 @@
+"""What the coordinator asks of a client, and what the two say to each other around it. Plain values, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from common.metrics import TaskStatistics
+from common.tasks import TaskDefinition
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who speaks. `token` is new with every `Join`, so that of two processes with one client id the later one wins."""
+
+    run_id: str
+    client_id: str
+    token: str
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task."""
+
+    client_id: str
+    tasks: tuple[TaskDefinition, ...]
+    examples: tuple[tuple[str, int], ...]
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelArchitecture:
+    """Everything a client needs to build the model, except its values.
+
+    `encoder_config` is the Hugging Face configuration as JSON; `encoding` is how pairs are read (`cross` or
+    `siamese`); `max_length` is in tokens.
+    """
+
+    encoder_config: str
+    encoding: str
+    max_length: int
+    tokenizer_digest: str
+    tokenizer_bytes: int
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The coordinator's answer to `Join`: what the federation is. `rules` are (match, scope) in order."""
+
+    session: Session
+    run_name: str
+    architecture: ModelArchitecture
+    tasks: tuple[TaskDefinition, ...]
+    rules: tuple[tuple[str, str], ...]
+    schema_digests: tuple[tuple[str, str], ...]
+    poll_seconds: float
+    heartbeat_seconds: float
+
+
+class OrderKind(StrEnum):
+    """Train and return deltas, or only score the received model."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train locally; travels with the order, so that all clients do the same."""
+
+    local_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    eval_batch_size: int
+
+
+@dataclass(frozen=True)
+class ScopeVersion:
+    """One scope at one version."""
+
+    scope: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline."""
+
+    order_id: str
+    kind: OrderKind
+    round: int
+    version: int
+    scopes: tuple[ScopeVersion, ...]
+    seed: int
+    training: TrainingSettings
+    seconds_left: float
+
+
+class Settlement(StrEnum):
+    """What became of a client's last update: durable, still open (submit it again if asked), or void (roll back)."""
+
+    NONE = "none"
+    SETTLED = "settled"
+    OPEN = "open"
+    VOID = "void"
+
+
+class PollKind(StrEnum):
+    """What a poll may answer."""
+
+    ORDER = "order"
+    WAIT = "wait"
+    FINISHED = "finished"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class PollReply:
+    """The answer to a poll. `waiting_for` is shown to the person at the client; `order` is set for kind ORDER."""
+
+    kind: PollKind
+    settlement: Settlement
+    waiting_for: str = ""
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class ScopePayload:
+    """One scope's part of an update's payload: the delta's layout, the version it starts from and its size."""
+
+    scope: str
+    base_version: int
+    schema_digest: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's share of an update.
+
+    `examples` is the integer weight (training rows used); `validation` scores the *received* model before training;
+    `train_loss` is the mean loss during local training and None where nothing was trained.
+    """
+
+    task: str
+    examples: int
+    train_loss: float | None
+    validation: TaskStatistics | None
+
+
+@dataclass(frozen=True)
+class UpdateHeader:
+    """Says everything about an update before its first byte arrives.
+
+    `digest` is xxh3-128 over the whole payload; `offset` is where this upload continues an interrupted one.
+    """
+
+    order_id: str
+    codec: str
+    scopes: tuple[ScopePayload, ...]
+    digest: str
+    results: tuple[TaskResult, ...]
+    seconds: float
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole payload."""
+        return sum(scope.nbytes for scope in self.scopes)
+
+
+DENSE_FLOAT32 = "dense-float32"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The update is folded in memory; it is settled only when its round is durable."""
+
+    order_id: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class UploadStatus:
+    """Where an update stands: bytes that arrived of an interrupted upload, or its settlement."""
+
+    settlement: Settlement
+    received: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a client is doing, for heartbeats."""
+
+    order_id: str
+    phase: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One client as the coordinator sees it."""
+
+    client_id: str
+    tasks: tuple[str, ...]
+    present: bool
+    doing: str
+
+
+@dataclass(frozen=True)
+class FederationStatus:
+    """The answer to an operator's question: who is there, which round, what it waits for."""
+
+    run_name: str
+    run_id: str
+    phase: str
+    round: int
+    num_rounds: int
+    waiting_for: str
+    members: tuple[MemberStatus, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""Parameters as flat vectors: schema, scopes and the plan that assigns them."""

@@ -1,0 +1,79 @@
+"""The coordinator as a client sees it. Real gRPC, the codec in-process and a direct call all speak this."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from common.orders import (
+    FederationStatus,
+    JoinRequest,
+    PollReply,
+    Progress,
+    Receipt,
+    ScopeVersion,
+    Session,
+    UpdateHeader,
+    UploadStatus,
+    Welcome,
+)
+
+PIECE_BYTES = 1 << 20
+"""Size of one piece of a stream; gRPC's default message limit stays as it is."""
+
+Pieces = Callable[[int], AsyncIterator[bytes]]
+"""Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
+
+
+class CoordinatorPort(Protocol):
+    """Every call can be repeated; a call that breaks a rule raises `Refused` and changes nothing.
+
+    Raises (any call): `Refused` with the reason, `UnreachableError` when no answer came in time, `WireError` where
+    one side does not follow the protocol. A transport repeats calls and continues broken streams on its own.
+    """
+
+    async def join(self, request: JoinRequest) -> Welcome:
+        """Become a member, or come back."""
+        ...
+
+    async def poll(self, session: Session, pending_order: str) -> PollReply:
+        """Ask for work; parked until there is some or the poll window ends.
+
+        `pending_order` names the client's last unsettled update, or is empty.
+        """
+        ...
+
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+        """The bytes of one scope's vector from `offset` on, in pieces."""
+        ...
+
+    def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+        """The tokenizer's files, packed, in pieces."""
+        ...
+
+    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+        """Hand in an update; the same update again gets the same receipt.
+
+        The coordinator asks `pieces(header.offset)` once. What it gets may end early where a connection broke.
+        """
+        ...
+
+    async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
+        """How much of an interrupted upload stands."""
+        ...
+
+    async def heartbeat(self, session: Session, progress: Progress) -> bool:
+        """Say that work goes on. True means: stop this order, it is no longer wanted."""
+        ...
+
+    async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
+        """The order cannot be carried out; `reason` never quotes data."""
+        ...
+
+    async def leave(self, session: Session) -> None:
+        """Go away in good order."""
+        ...
+
+    async def status(self) -> FederationStatus:
+        """Who is there, which round, what it waits for."""
+        ...

@@ -1,0 +1,81 @@
+"""What a learning task is: type, labels and metrics. Both sides compare these before any data moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+
+class TaskType(StrEnum):
+    """How a head's outputs are read: one class of many, any subset of labels, or one number."""
+
+    CLASSIFICATION = "classification"
+    MULTILABEL = "multilabel"
+    REGRESSION = "regression"
+
+
+METRICS: dict[TaskType, tuple[str, ...]] = {
+    TaskType.CLASSIFICATION: ("accuracy", "f1", "matthews", "auc_mean"),
+    TaskType.MULTILABEL: ("f1_micro", "f1_macro", "accuracy"),
+    TaskType.REGRESSION: ("spearman_mean", "pearson", "rmse"),
+}
+"""Every metric of a task type; the first one is the type's default primary metric."""
+
+LOWER_IS_BETTER = frozenset({"rmse", "loss"})
+
+
+@dataclass(frozen=True)
+class TaskDefinition:
+    """One task as all sites must understand it.
+
+    `labels` are names in the order of the class indices (empty for regression); `pair` says whether an example is
+    two texts; `metrics` are reported in this order, the first one is the task's primary metric; `weight` multiplies
+    the task's loss in a client that holds several tasks and its examples in the mean of the shared encoder.
+    """
+
+    name: str
+    type: TaskType
+    labels: tuple[str, ...]
+    pair: bool
+    metrics: tuple[str, ...]
+    weight: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Size of the head's last layer: one per label, one for a regression."""
+        return max(len(self.labels), 1)
+
+    def differences(self, other: TaskDefinition) -> list[str]:
+        """One `field: here X, there Y` line for every field in which `other` differs; weights may differ."""
+        return [
+            f"{field.name}: {_shown(getattr(self, field.name))} against {_shown(getattr(other, field.name))}"
+            for field in fields(self)
+            if field.name != "weight" and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _shown(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _known(name: str, labels: Sequence[str], pair: bool, *metrics: str) -> TaskDefinition:
+    kind = TaskType.CLASSIFICATION if labels else TaskType.REGRESSION
+    return TaskDefinition(name, kind, tuple(labels), pair, metrics)
+
+
+KNOWN_TASKS: dict[str, TaskDefinition] = {
+    task.name: task
+    for task in (
+        _known("sst2", ("negative", "positive"), False, "accuracy", "f1"),
+        _known("qqp", ("not_duplicate", "duplicate"), True, "f1", "accuracy"),
+        _known("stsb", (), True, "spearman_mean", "pearson", "rmse"),
+        _known("mrpc", ("not_equivalent", "equivalent"), True, "f1", "accuracy"),
+        _known("rte", ("entailment", "not_entailment"), True, "accuracy"),
+        _known("cola", ("unacceptable", "acceptable"), False, "matthews", "accuracy"),
+        _known("qnli", ("entailment", "not_entailment"), True, "accuracy"),
+        _known("mnli", ("entailment", "neutral", "contradiction"), True, "accuracy"),
+        _known("wnli", ("not_entailment", "entailment"), True, "accuracy"),
+    )
+}
+"""The GLUE tasks that need no definition of their own; label order is that of the Hugging Face hub's `glue`."""

@@ -1,0 +1,71 @@
+"""TLS files of either side, read and checked before any connection, so that a wrong one is told in one line."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files. `certificate` and `key` show who this side is, `authority` vouches for the other side.
+
+    A server needs certificate and key; with an authority it demands client certificates (mutual TLS). A client
+    without an authority trusts the certificate authorities of its system; it needs certificate and key only for a
+    server that demands them.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authority: Path | None = None
+
+
+@dataclass(frozen=True)
+class TlsMaterial:
+    """The content of `TlsFiles`."""
+
+    certificate: bytes | None
+    key: bytes | None
+    authority: bytes | None
+
+
+def read_tls(files: TlsFiles) -> TlsMaterial:
+    """Read the files and check that they are what they should be.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or no PEM, or certificate and key do not belong together.
+    """
+    if (files.certificate is None) != (files.key is None):
+        raise ConfigError("tls: certificate and key go together; name both files or neither")
+    material = TlsMaterial(
+        _read(files.certificate, "certificate"), _read(files.key, "key"), _read(files.authority, "CA certificate")
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if files.authority is not None:
+        try:
+            context.load_verify_locations(files.authority)
+        except ssl.SSLError:
+            raise ConfigError(f"tls: CA certificate {files.authority} holds no PEM certificate") from None
+    if files.certificate is not None and files.key is not None:
+        try:
+            # An encrypted key would otherwise ask for its password on the terminal.
+            context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+        except ssl.SSLError as error:
+            raise ConfigError(_pair_problem(files, error)) from None
+    return material
+
+
+def _read(path: Path | None, what: str) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"tls: cannot read {what} {path}: {error.strerror}; check the path and its rights") from None
+
+
+def _pair_problem(files: TlsFiles, error: ssl.SSLError) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"tls: key {files.key} does not belong to certificate {files.certificate}"
+    return f"tls: certificate {files.certificate} or key {files.key} is no PEM file without password"

@@ -1,0 +1,1 @@
+"""The only room that knows protobuf: values to bytes and back."""

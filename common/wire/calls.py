@@ -1,0 +1,57 @@
+"""What a call of `CoordinatorPort` carries where it is more than one value of `common.orders`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.orders import Progress, ScopeVersion, Session, UpdateHeader
+
+
+@dataclass(frozen=True)
+class PollCall:
+    """`poll`."""
+
+    session: Session
+    pending_order: str
+
+
+@dataclass(frozen=True)
+class FetchCall:
+    """`fetch`; `offset` is in bytes."""
+
+    session: Session
+    scope: ScopeVersion
+    offset: int
+
+
+@dataclass(frozen=True)
+class UploadStart:
+    """The first part of `submit`'s stream."""
+
+    session: Session
+    header: UpdateHeader
+
+
+@dataclass(frozen=True)
+class OrderCall:
+    """`upload_status`."""
+
+    session: Session
+    order_id: str
+
+
+@dataclass(frozen=True)
+class HeartbeatCall:
+    """`heartbeat`."""
+
+    session: Session
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class FailureCall:
+    """`report_failure`."""
+
+    session: Session
+    order_id: str
+    reason: str

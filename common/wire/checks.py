@@ -1,0 +1,136 @@
+"""Checks of single fields. Each takes what a message holds and the field's name, and gives the value or `WireError`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from common.errors import WireError
+from common.wire.limits import LINE_CHARS, MAX_COUNT
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
+E = TypeVar("E", bound=StrEnum)
+
+_ID = re.compile(r"[!-~]{1,128}")
+_CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_DIGEST = re.compile(r"[0-9a-f]{8,128}")
+
+
+def _matching(pattern: re.Pattern[str], value: str, field: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise WireError(f"{field}: {value[:80]!r} does not match {pattern.pattern}")
+    return value
+
+
+def identifier(value: str, field: str) -> str:
+    """The id of a run, an order or a session, or another short name: printable ASCII without blanks."""
+    return _matching(_ID, value, field)
+
+
+def optional_identifier(value: str, field: str) -> str:
+    """An identifier or nothing."""
+    return identifier(value, field) if value else value
+
+
+def client_id(value: str, field: str = "client_id") -> str:
+    """A client's id."""
+    return _matching(_CLIENT, value, field)
+
+
+def task_name(value: str, field: str = "task") -> str:
+    """A task's name."""
+    return _matching(_TASK, value, field)
+
+
+def scope_name(value: str, field: str = "scope") -> str:
+    """A scope's name, such as `shared` or `task/sst2`."""
+    return _matching(_SCOPE, value, field)
+
+
+def digest(value: str, field: str = "digest") -> str:
+    """A digest in hexadecimal."""
+    return _matching(_DIGEST, value, field)
+
+
+def text(value: str, field: str, limit: int) -> str:
+    """Text of at most `limit` characters."""
+    if len(value) > limit:
+        raise WireError(f"{field}: {len(value)} characters are more than {limit}")
+    return value
+
+
+def label(value: str, field: str, limit: int) -> str:
+    """A text of at least one character, without control characters."""
+    if not value or _CONTROL.search(value):
+        raise WireError(f"{field}: {value[:80]!r} is empty or holds control characters")
+    return text(value, field, limit)
+
+
+def line(value: str, field: str) -> str:
+    """A line for a person; without control characters, which could drive the terminal that shows it."""
+    return label(value, field, LINE_CHARS) if value else value
+
+
+def as_line(value: str) -> str:
+    """The sender's half of `line`: folds blanks, drops control characters, cuts what is too long."""
+    shown = _CONTROL.sub(" ", value[: 4 * LINE_CHARS])
+    return " ".join(shown.split())[:LINE_CHARS].rstrip()
+
+
+def count(value: int, field: str, least: int = 0, most: int = MAX_COUNT) -> int:
+    """An integer from `least` to `most`."""
+    if not least <= value <= most:
+        raise WireError(f"{field}: {value} is not from {least} to {most}")
+    return value
+
+
+def number(value: float, field: str) -> float:
+    """A finite number."""
+    if not math.isfinite(value):
+        raise WireError(f"{field}: {value} is not a finite number")
+    return value
+
+
+def amount(value: float, field: str, most: float = math.inf) -> float:
+    """A finite number from 0 to `most`."""
+    if not 0.0 <= number(value, field) <= most:
+        raise WireError(f"{field}: {value} is not from 0 to {most}")
+    return value
+
+
+def member(kind: type[E], value: str, field: str) -> E:
+    """The member of an enumeration that is written `value`."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise WireError(f"{field}: {value[:80]!r} is not one of {', '.join(kind)}") from None
+
+
+def items(values: Sequence[T], field: str, most: int, least: int = 0) -> Sequence[T]:
+    """A list of `least` to `most` entries."""
+    count(len(values), f"number of {field}", least, most)
+    return values
+
+
+def distinct(values: Iterable[H], field: str) -> tuple[H, ...]:
+    """Values of which none comes twice."""
+    result = tuple(values)
+    if len(set(result)) != len(result):
+        raise WireError(f"{field}: the same name comes twice")
+    return result
+
+
+def require(message: Message, *fields: str) -> None:
+    """Check that a message holds these parts."""
+    for field in fields:
+        if not message.HasField(field):
+            raise WireError(f"{field}: missing")

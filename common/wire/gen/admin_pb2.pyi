@@ -1,0 +1,40 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FederationStatus(_message.Message):
+    __slots__ = ("run_name", "run_id", "phase", "round", "num_rounds", "waiting_for", "members")
+    RUN_NAME_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    run_name: str
+    run_id: str
+    phase: str
+    round: int
+    num_rounds: int
+    waiting_for: str
+    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
+    def __init__(self, run_name: _Optional[str] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., num_rounds: _Optional[int] = ..., waiting_for: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ...) -> None: ...
+
+class MemberStatus(_message.Message):
+    __slots__ = ("client_id", "tasks", "present", "doing")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    DOING_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    present: bool
+    doing: str
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., present: bool = ..., doing: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,338 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Session(_message.Message):
+    __slots__ = ("run_id", "client_id", "token")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    client_id: str
+    token: str
+    def __init__(self, run_id: _Optional[str] = ..., client_id: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("client_id", "tasks", "examples", "capabilities")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
+    examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TaskDefinition(_message.Message):
+    __slots__ = ("name", "type", "labels", "pair", "metrics", "weight")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PAIR_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    pair: bool
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    weight: float
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class TaskExamples(_message.Message):
+    __slots__ = ("task", "examples")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    examples: int
+    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("session", "run_name", "architecture", "tasks", "rules", "schema_digests", "poll_seconds", "heartbeat_seconds")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_NAME_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    POLL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    run_name: str
+    architecture: ModelArchitecture
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
+    rules: _containers.RepeatedCompositeFieldContainer[SharingRule]
+    schema_digests: _containers.RepeatedCompositeFieldContainer[SchemaDigest]
+    poll_seconds: float
+    heartbeat_seconds: float
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., run_name: _Optional[str] = ..., architecture: _Optional[_Union[ModelArchitecture, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[SharingRule, _Mapping]]] = ..., schema_digests: _Optional[_Iterable[_Union[SchemaDigest, _Mapping]]] = ..., poll_seconds: _Optional[float] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
+
+class ModelArchitecture(_message.Message):
+    __slots__ = ("encoder_config", "encoding", "max_length", "tokenizer_digest", "tokenizer_bytes")
+    ENCODER_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    encoder_config: str
+    encoding: str
+    max_length: int
+    tokenizer_digest: str
+    tokenizer_bytes: int
+    def __init__(self, encoder_config: _Optional[str] = ..., encoding: _Optional[str] = ..., max_length: _Optional[int] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_bytes: _Optional[int] = ...) -> None: ...
+
+class SharingRule(_message.Message):
+    __slots__ = ("match", "scope")
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    match: str
+    scope: str
+    def __init__(self, match: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
+
+class SchemaDigest(_message.Message):
+    __slots__ = ("scope", "digest")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    digest: str
+    def __init__(self, scope: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class PollRequest(_message.Message):
+    __slots__ = ("session", "pending_order")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    PENDING_ORDER_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    pending_order: str
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., pending_order: _Optional[str] = ...) -> None: ...
+
+class PollReply(_message.Message):
+    __slots__ = ("kind", "settlement", "waiting_for", "order")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    settlement: str
+    waiting_for: str
+    order: Order
+    def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
+
+class Order(_message.Message):
+    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left")
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    order_id: str
+    kind: str
+    round: int
+    version: int
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
+    seed: int
+    training: TrainingSettings
+    seconds_left: float
+    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
+class ScopeVersion(_message.Message):
+    __slots__ = ("scope", "version")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    version: int
+    def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class TrainingSettings(_message.Message):
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size")
+    LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
+    EVAL_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    local_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    eval_batch_size: int
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("session", "scope", "offset")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    scope: ScopeVersion
+    offset: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class TokenizerRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class UploadPart(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("session", "update")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    update: UpdateHeader
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., update: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
+
+class UpdateHeader(_message.Message):
+    __slots__ = ("order_id", "codec", "scopes", "digest", "results", "seconds", "offset")
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    order_id: str
+    codec: str
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopePayload]
+    digest: str
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    seconds: float
+    offset: int
+    def __init__(self, order_id: _Optional[str] = ..., codec: _Optional[str] = ..., scopes: _Optional[_Iterable[_Union[ScopePayload, _Mapping]]] = ..., digest: _Optional[str] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ScopePayload(_message.Message):
+    __slots__ = ("scope", "base_version", "schema_digest", "nbytes")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    base_version: int
+    schema_digest: str
+    nbytes: int
+    def __init__(self, scope: _Optional[str] = ..., base_version: _Optional[int] = ..., schema_digest: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("task", "examples", "train_loss", "validation")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_LOSS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    examples: int
+    train_loss: float
+    validation: TaskStatistics
+    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ...) -> None: ...
+
+class TaskStatistics(_message.Message):
+    __slots__ = ("examples", "loss_sum", "confusion", "moments", "means")
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
+    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    examples: int
+    loss_sum: float
+    confusion: _containers.RepeatedScalarFieldContainer[int]
+    moments: _containers.RepeatedScalarFieldContainer[float]
+    means: _containers.RepeatedCompositeFieldContainer[MeanMetric]
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ...) -> None: ...
+
+class MeanMetric(_message.Message):
+    __slots__ = ("metric", "value", "examples")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    value: float
+    examples: int
+    def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ..., examples: _Optional[int] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("order_id", "digest")
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    order_id: str
+    digest: str
+    def __init__(self, order_id: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class UploadStatusRequest(_message.Message):
+    __slots__ = ("session", "order_id")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    order_id: str
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., order_id: _Optional[str] = ...) -> None: ...
+
+class UploadStatusReply(_message.Message):
+    __slots__ = ("settlement", "received")
+    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    settlement: str
+    received: int
+    def __init__(self, settlement: _Optional[str] = ..., received: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("session", "progress")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    progress: Progress
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("order_id", "phase", "fraction")
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    order_id: str
+    phase: str
+    fraction: float
+    def __init__(self, order_id: _Optional[str] = ..., phase: _Optional[str] = ..., fraction: _Optional[float] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("cancel",)
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    cancel: bool
+    def __init__(self, cancel: bool = ...) -> None: ...
+
+class FailureReport(_message.Message):
+    __slots__ = ("session", "order_id", "reason")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    order_id: str
+    reason: str
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., order_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,243 @@
+"""The codec of every message that travels on its own, pieces of streams apart."""
+
+from __future__ import annotations
+
+from common.errors import WireError
+from common.orders import (
+    FederationStatus,
+    JoinRequest,
+    PollKind,
+    PollReply,
+    Receipt,
+    Session,
+    Settlement,
+    UpdateHeader,
+    UploadStatus,
+    Welcome,
+)
+from common.wire import checks, limits, parts
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall
+from common.wire.codec import Codec, codec
+from common.wire.gen import admin_pb2 as admin
+from common.wire.gen import federation_pb2 as pb
+
+
+def _pack_join(value: JoinRequest) -> pb.JoinRequest:
+    return pb.JoinRequest(
+        client_id=value.client_id,
+        tasks=[parts.pack_task(task) for task in value.tasks],
+        examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
+        capabilities=value.capabilities,
+    )
+
+
+def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
+    tasks = parts.unpack_tasks(message.tasks)
+    names = checks.distinct((row.task for row in message.examples), "examples")
+    if unknown := set(names) - {task.name for task in tasks}:
+        raise WireError(f"examples: {min(unknown)[:80]!r} is not among the tasks")
+    capabilities = checks.items(message.capabilities, "capabilities", limits.MAX_CAPABILITIES)
+    return JoinRequest(
+        checks.client_id(message.client_id),
+        tasks,
+        tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
+        checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
+    )
+
+
+def _pack_welcome(value: Welcome) -> pb.Welcome:
+    return pb.Welcome(
+        session=parts.pack_session(value.session),
+        run_name=value.run_name,
+        architecture=parts.pack_architecture(value.architecture),
+        tasks=[parts.pack_task(task) for task in value.tasks],
+        rules=[pb.SharingRule(match=match, scope=scope) for match, scope in value.rules],
+        schema_digests=[pb.SchemaDigest(scope=scope, digest=digest) for scope, digest in value.schema_digests],
+        poll_seconds=value.poll_seconds,
+        heartbeat_seconds=value.heartbeat_seconds,
+    )
+
+
+def _unpack_welcome(message: pb.Welcome) -> Welcome:
+    checks.require(message, "session", "architecture")
+    rules = checks.items(message.rules, "rules", limits.MAX_RULES)
+    digests = checks.items(message.schema_digests, "schema_digests", limits.MAX_SCOPES)
+    checks.distinct((row.scope for row in digests), "schema_digests")
+    return Welcome(
+        parts.unpack_session(message.session),
+        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        parts.unpack_architecture(message.architecture),
+        parts.unpack_tasks(message.tasks),
+        tuple(
+            (
+                checks.label(rule.match, "match", limits.RULE_CHARS),
+                checks.label(rule.scope, "scope", limits.RULE_CHARS),
+            )
+            for rule in rules
+        ),
+        tuple((checks.scope_name(row.scope), checks.digest(row.digest)) for row in digests),
+        checks.amount(message.poll_seconds, "poll_seconds"),
+        checks.amount(message.heartbeat_seconds, "heartbeat_seconds"),
+    )
+
+
+def _unpack_poll(message: pb.PollRequest) -> PollCall:
+    checks.require(message, "session")
+    return PollCall(
+        parts.unpack_session(message.session),
+        checks.optional_identifier(message.pending_order, "pending_order"),
+    )
+
+
+def _pack_reply(value: PollReply) -> pb.PollReply:
+    return pb.PollReply(
+        kind=value.kind.value,
+        settlement=value.settlement.value,
+        waiting_for=checks.as_line(value.waiting_for),
+        order=None if value.order is None else parts.pack_order(value.order),
+    )
+
+
+def _unpack_reply(message: pb.PollReply) -> PollReply:
+    kind = checks.member(PollKind, message.kind, "kind")
+    if (kind is PollKind.ORDER) != message.HasField("order"):
+        raise WireError(f"order: does not fit an answer of kind {kind}")
+    return PollReply(
+        kind,
+        checks.member(Settlement, message.settlement, "settlement"),
+        checks.line(message.waiting_for, "waiting_for"),
+        parts.unpack_order(message.order) if kind is PollKind.ORDER else None,
+    )
+
+
+def _pack_fetch(value: FetchCall) -> pb.FetchRequest:
+    return pb.FetchRequest(
+        session=parts.pack_session(value.session), scope=parts.pack_scope(value.scope), offset=value.offset
+    )
+
+
+def _unpack_fetch(message: pb.FetchRequest) -> FetchCall:
+    checks.require(message, "session", "scope")
+    return FetchCall(
+        parts.unpack_session(message.session),
+        parts.unpack_scope(message.scope),
+        checks.count(message.offset, "offset"),
+    )
+
+
+def _unpack_tokenizer(message: pb.TokenizerRequest) -> Session:
+    checks.require(message, "session")
+    return parts.unpack_session(message.session)
+
+
+def _unpack_leave(message: pb.LeaveRequest) -> Session:
+    checks.require(message, "session")
+    return parts.unpack_session(message.session)
+
+
+def _unpack_receipt(message: pb.Receipt) -> Receipt:
+    return Receipt(checks.identifier(message.order_id, "order_id"), checks.digest(message.digest))
+
+
+def _unpack_upload_status(message: pb.UploadStatusRequest) -> OrderCall:
+    checks.require(message, "session")
+    return OrderCall(parts.unpack_session(message.session), checks.identifier(message.order_id, "order_id"))
+
+
+def _unpack_upload_reply(message: pb.UploadStatusReply) -> UploadStatus:
+    return UploadStatus(
+        checks.member(Settlement, message.settlement, "settlement"), checks.count(message.received, "received")
+    )
+
+
+def _unpack_heartbeat(message: pb.HeartbeatRequest) -> HeartbeatCall:
+    checks.require(message, "session", "progress")
+    return HeartbeatCall(parts.unpack_session(message.session), parts.unpack_progress(message.progress))
+
+
+def _unpack_failure(message: pb.FailureReport) -> FailureCall:
+    checks.require(message, "session")
+    return FailureCall(
+        parts.unpack_session(message.session),
+        checks.identifier(message.order_id, "order_id"),
+        checks.line(message.reason, "reason"),
+    )
+
+
+def _pack_status(value: FederationStatus) -> admin.FederationStatus:
+    return admin.FederationStatus(
+        run_name=value.run_name,
+        run_id=value.run_id,
+        phase=value.phase,
+        round=value.round,
+        num_rounds=value.num_rounds,
+        waiting_for=checks.as_line(value.waiting_for),
+        members=[parts.pack_member(member) for member in value.members],
+    )
+
+
+def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
+    members = checks.items(message.members, "members", limits.MAX_MEMBERS)
+    checks.distinct((member.client_id for member in members), "members")
+    return FederationStatus(
+        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        checks.identifier(message.run_id, "run_id"),
+        checks.label(message.phase, "phase", limits.LABEL_CHARS),
+        checks.count(message.round, "round"),
+        checks.count(message.num_rounds, "num_rounds"),
+        checks.line(message.waiting_for, "waiting_for"),
+        tuple(parts.unpack_member(member) for member in members),
+    )
+
+
+JOIN_REQUEST: Codec[JoinRequest] = codec(pb.JoinRequest, _pack_join, _unpack_join)
+WELCOME: Codec[Welcome] = codec(pb.Welcome, _pack_welcome, _unpack_welcome)
+POLL_REQUEST: Codec[PollCall] = codec(
+    pb.PollRequest,
+    lambda call: pb.PollRequest(session=parts.pack_session(call.session), pending_order=call.pending_order),
+    _unpack_poll,
+)
+POLL_REPLY: Codec[PollReply] = codec(pb.PollReply, _pack_reply, _unpack_reply)
+FETCH_REQUEST: Codec[FetchCall] = codec(pb.FetchRequest, _pack_fetch, _unpack_fetch)
+TOKENIZER_REQUEST: Codec[Session] = codec(
+    pb.TokenizerRequest,
+    lambda session: pb.TokenizerRequest(session=parts.pack_session(session)),
+    _unpack_tokenizer,
+)
+UPDATE_HEADER: Codec[UpdateHeader] = codec(pb.UpdateHeader, parts.pack_update, parts.unpack_update)
+RECEIPT: Codec[Receipt] = codec(
+    pb.Receipt, lambda receipt: pb.Receipt(order_id=receipt.order_id, digest=receipt.digest), _unpack_receipt
+)
+UPLOAD_STATUS_REQUEST: Codec[OrderCall] = codec(
+    pb.UploadStatusRequest,
+    lambda call: pb.UploadStatusRequest(session=parts.pack_session(call.session), order_id=call.order_id),
+    _unpack_upload_status,
+)
+UPLOAD_STATUS_REPLY: Codec[UploadStatus] = codec(
+    pb.UploadStatusReply,
+    lambda value: pb.UploadStatusReply(settlement=value.settlement.value, received=value.received),
+    _unpack_upload_reply,
+)
+HEARTBEAT_REQUEST: Codec[HeartbeatCall] = codec(
+    pb.HeartbeatRequest,
+    lambda call: pb.HeartbeatRequest(
+        session=parts.pack_session(call.session), progress=parts.pack_progress(call.progress)
+    ),
+    _unpack_heartbeat,
+)
+HEARTBEAT_REPLY: Codec[bool] = codec(
+    pb.HeartbeatReply, lambda cancel: pb.HeartbeatReply(cancel=cancel), lambda message: message.cancel
+)
+FAILURE_REPORT: Codec[FailureCall] = codec(
+    pb.FailureReport,
+    lambda call: pb.FailureReport(
+        session=parts.pack_session(call.session), order_id=call.order_id, reason=checks.as_line(call.reason)
+    ),
+    _unpack_failure,
+)
+LEAVE_REQUEST: Codec[Session] = codec(
+    pb.LeaveRequest, lambda session: pb.LeaveRequest(session=parts.pack_session(session)), _unpack_leave
+)
+DONE: Codec[None] = codec(pb.Done, lambda _: pb.Done(), lambda _: None)
+STATUS_REQUEST: Codec[None] = codec(admin.StatusRequest, lambda _: admin.StatusRequest(), lambda _: None)
+FEDERATION_STATUS: Codec[FederationStatus] = codec(admin.FederationStatus, _pack_status, _unpack_status)

@@ -1,0 +1,84 @@
+"""The bulk path.
+
+Messages whose only content is one `bytes` field are put together and taken apart by hand: protobuf copies such a
+payload twice each way, this once.
+"""
+
+from __future__ import annotations
+
+from common.errors import WireError
+from common.ports import PIECE_BYTES
+from common.wire import checks
+from common.wire.calls import UploadStart
+from common.wire.codec import Codec, codec
+from common.wire.gen import federation_pb2 as pb
+from common.wire.parts import pack_session, pack_update, unpack_session, unpack_update
+
+_FRAME_BYTES = PIECE_BYTES + 4
+_PIECE_TAG = pb.Piece.DATA_FIELD_NUMBER << 3 | 2
+_DATA_TAG = pb.UploadPart.DATA_FIELD_NUMBER << 3 | 2
+
+
+def _frame(tag: int, data: bytes) -> bytes:
+    """The message that holds `data` under a one-byte tag and nothing else."""
+    size = len(data)
+    if size > PIECE_BYTES:
+        raise WireError(f"a piece of {size} bytes is larger than {PIECE_BYTES}")
+    head = bytearray([tag])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return b"".join((head, data))
+
+
+def _unframe(tag: int, message: bytes) -> bytes | None:
+    """What `_frame` was given, or None for any other message."""
+    size, at = 0, 1
+    for shift in (0, 7, 14):
+        if len(message) <= at or message[0] != tag:
+            return None
+        byte = message[at]
+        size, at = size | (byte & 0x7F) << shift, at + 1
+        if byte <= 0x7F:
+            return message[at:] if len(message) == at + size <= _FRAME_BYTES else None
+    return None
+
+
+def _pack_part(value: UploadStart | bytes) -> pb.UploadPart:
+    if not isinstance(value, UploadStart):
+        return pb.UploadPart(data=value)
+    header = pb.UploadHeader(session=pack_session(value.session), update=pack_update(value.header))
+    return pb.UploadPart(header=header)
+
+
+def _unpack_part(message: pb.UploadPart) -> UploadStart | bytes:
+    if message.HasField("data"):
+        return message.data
+    checks.require(message, "header")
+    checks.require(message.header, "session", "update")
+    return UploadStart(unpack_session(message.header.session), unpack_update(message.header.update))
+
+
+_ANY_PIECE: Codec[bytes] = codec(
+    pb.Piece, lambda value: pb.Piece(data=value), lambda message: message.data, _FRAME_BYTES
+)
+_ANY_PART: Codec[UploadStart | bytes] = codec(pb.UploadPart, _pack_part, _unpack_part, _FRAME_BYTES)
+
+
+def _decode_piece(data: bytes) -> bytes:
+    piece = _unframe(_PIECE_TAG, data)
+    return _ANY_PIECE.decode(data) if piece is None else piece
+
+
+def _encode_part(value: UploadStart | bytes) -> bytes:
+    return _ANY_PART.encode(value) if isinstance(value, UploadStart) else _frame(_DATA_TAG, value)
+
+
+def _decode_part(data: bytes) -> UploadStart | bytes:
+    piece = _unframe(_DATA_TAG, data)
+    return _ANY_PART.decode(data) if piece is None else piece
+
+
+PIECE: Codec[bytes] = Codec(_ANY_PIECE.name, lambda data: _frame(_PIECE_TAG, data), _decode_piece)
+UPLOAD_PART: Codec[UploadStart | bytes] = Codec(_ANY_PART.name, _encode_part, _decode_part)

@@ -1,0 +1,335 @@
+"""FedMTL: federated multi-task learning. One file to start every part; `--help` tells the rest."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from common.config import Config, Role, load_config, notes, render
+from common.errors import EXIT_CODES, ConfigError, FedMTLError
+from common.logs import set_up_logging
+
+DEFAULT_CONFIG = "federated_config.yaml"
+
+MODES = {
+    "server": "hold the model and run the federation",
+    "client": "train on this machine's data",
+    "demo": "a server and its clients on this machine",
+    "check": "show the configuration, or all its problems",
+    "status": "ask a running server who is there",
+    "evaluate": "score a finished run's model",
+    "export": "write a task's model as a Hugging Face folder",
+}
+
+# Short flags of the command line and the configuration keys that they set.
+SHORTCUTS = {
+    "run_dir": "run.run_dir",
+    "seed": "run.seed",
+    "host": "server.host",
+    "port": "server.port",
+    "server": "client.server",
+    "device": "client.device",
+    "state_dir": "client.state_dir",
+    "data_dir": "data.dir",
+    "partition": "data.partition",
+    "tls_cert": "server.tls.certificate",
+    "tls_key": "server.tls.key",
+    "tls_client_ca": "server.tls.client_ca",
+    "tls_ca": "client.tls.ca",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Accepts `--client-id` for `--client_id`, and reports a mistake as a `ConfigError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's message into this project's kind of error."""
+        raise ConfigError(f"command line: {message}; see --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one mode and give its exit code (see `common.errors.EXIT_CODES`)."""
+    # Small models on shared machines: a second thread costs more than it brings. PyTorch reads this at import.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        set_up_logging(options.log_format)
+        RUN[options.mode](options)
+    except FedMTLError as error:
+        for line in error.message.splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    mode = _mode_of(arguments)
+    parser = _parser(mode)
+    options = parser.parse_args(list(map(_underscored, arguments)))
+    if options.mode is None:
+        parser.print_help()
+        raise ConfigError("command line: --mode is missing; one of " + ", ".join(MODES))
+    return options
+
+
+def _mode_of(arguments: Sequence[str]) -> str | None:
+    """The mode, read first: each mode has its own options and its own help."""
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--mode", choices=MODES)
+    mode: str | None = first.parse_known_args(arguments)[0].mode
+    return mode
+
+
+def _underscored(argument: str) -> str:
+    """`--client-id=x-y` as `--client_id=x-y`."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _parser(mode: str | None) -> Parser:
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = Parser(
+        prog="federated_main.py" + (f" --mode {mode}" if mode else ""),
+        description=f"FedMTL: {MODES[mode]}." if mode else "FedMTL: federated multi-task learning.",
+        epilog=f"Exit codes: {codes}." if mode else "Add --help after a mode for its options.",
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+    )
+    listing = "; ".join(f"{name}: {text}" for name, text in MODES.items())
+    parser.add_argument("--mode", choices=MODES, metavar="MODE", help=argparse.SUPPRESS if mode else listing)
+    parser.add_argument("--log_format", choices=("text", "json"), default="text", help="how to log (default: text)")
+    if mode is not None:
+        OPTIONS[mode](parser)
+    return parser
+
+
+def _common_options(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"YAML configuration (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
+    parser.add_argument("--seed", metavar="N", help="seed of the run")
+
+
+def _server_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on (default: 50051)")
+    parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/<run.name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    parser.add_argument("--tls_cert", metavar="FILE", help="server certificate, PEM")
+    parser.add_argument("--tls_key", metavar="FILE", help="key of the certificate, PEM")
+    parser.add_argument("--tls_client_ca", metavar="FILE", help="demand client certificates signed by this CA")
+    parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
+
+
+def _data_options(parser: Parser) -> None:
+    parser.add_argument("--data_dir", metavar="DIR", help="folder with <task>/train.tsv and so on (implies files)")
+    parser.add_argument("--partition", metavar="I/N", help="take part I of N of the rows")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
+
+
+def _client_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--tasks", metavar="A,B", required=True, help="tasks whose data is here")
+    parser.add_argument("--client_id", metavar="ID", help="name of this client (default: made and remembered)")
+    parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")
+    _data_options(parser)
+    parser.add_argument("--state_dir", metavar="DIR", help="what the client keeps (default: .fedmtl)")
+    parser.add_argument("--tls_ca", metavar="FILE", help="CA of the coordinator's certificate, PEM")
+    parser.add_argument("--tls_cert", metavar="FILE", help="client certificate, PEM")
+    parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
+    parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
+
+
+def _demo_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--clients_per_task", type=int, default=2, metavar="N", help="client processes per task")
+    parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/demo-<time>)")
+    parser.add_argument("--data_dir", metavar="DIR", help="real data instead of generated text")
+
+
+def _check_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--tasks", metavar="A,B", help="also tell what would leave a client with these tasks")
+    _data_options(parser)
+
+
+def _status_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")
+    parser.add_argument("--tls_ca", metavar="FILE", help="CA of the coordinator's certificate, PEM")
+    parser.add_argument("--tls_cert", metavar="FILE", help="client certificate, PEM")
+    parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
+    parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
+
+
+def _evaluate_options(parser: Parser) -> None:
+    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all of the run)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
+    _data_options(parser)
+
+
+def _export_options(parser: Parser) -> None:
+    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    parser.add_argument("--task", required=True, help="task to export")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; must not exist or be empty")
+
+
+OPTIONS: dict[str, Callable[[Parser], None]] = {
+    "server": _server_options,
+    "client": _client_options,
+    "demo": _demo_options,
+    "check": _check_options,
+    "status": _status_options,
+    "evaluate": _evaluate_options,
+    "export": _export_options,
+}
+
+
+def _configuration(options: argparse.Namespace, role: Role = "any") -> Config:
+    """The file, the `--set` keys and the shortcuts, in this order."""
+    given = vars(options)
+    shortcuts = dict(SHORTCUTS)
+    if options.mode in ("client", "status"):
+        shortcuts |= {"tls_cert": "client.tls.certificate", "tls_key": "client.tls.key"}
+    overrides = [f"{key}={_quoted(given[flag])}" for flag, key in shortcuts.items() if given.get(flag) is not None]
+    if given.get("insecure"):
+        overrides.append(("client" if options.mode in ("client", "status") else "server") + ".insecure=true")
+    here = Path(DEFAULT_CONFIG)
+    beside = Path(__file__).with_name(DEFAULT_CONFIG)
+    path = Path(options.config) if options.config else here if here.is_file() else beside
+    return load_config(path, [*options.set, *overrides], role)
+
+
+def _quoted(value: str) -> str:
+    """A value of the command line as YAML: numbers stay numbers, everything else is text."""
+    return value if value.lstrip("-").isdigit() else "'" + value.replace("'", "''") + "'"
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    repeated = {name for name in names if names.count(name) > 1}
+    if not names or repeated:
+        raise ConfigError(f"--tasks: '{text}' must be one or more different tasks, such as sst2 or sst2,qqp")
+    return names
+
+
+def _server(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from server.app import serve
+
+    config = _configuration(options, "server")
+    _advise(config)
+    asyncio.run(serve(config, options.resume, Console() if options.log_format == "text" else None))
+
+
+def _client(options: argparse.Namespace) -> None:
+    from client.app import take_part
+
+    config = _configuration(options, "client")
+    asyncio.run(take_part(config, options.client_id, _names(options.tasks)))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from server.demo import run_demo
+
+    if options.clients_per_task < 1:
+        raise ConfigError(f"--clients_per_task: {options.clients_per_task} must be at least 1")
+    folder = options.run_dir or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    options.run_dir = folder
+    options.set = [f"federation.clients_per_task={options.clients_per_task}", "server.port=0", *options.set]
+    config = _configuration(options)
+    passed = [word for key in options.set for word in ("--set", key)]
+    for flag in ("config", "data_dir", "seed"):
+        if getattr(options, flag):
+            passed += [f"--{flag}", getattr(options, flag)]
+    run_demo(config, options.clients_per_task, passed, Path(__file__), Console())
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = _configuration(options)
+    print(render(config), end="")
+    _advise(config)
+    if options.tasks:
+        from client.disclosure import what_leaves
+
+        print("\n".join(what_leaves(config, _names(options.tasks))))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from client.app import ask_status
+
+    for line in asyncio.run(ask_status(_configuration(options, "client"))):
+        print(line)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from client.app import choose_device, load_data, local_definitions
+    from client.data.encoding import encode
+    from client.training.evaluation import evaluate
+    from common.metrics import summarise
+    from common.models.pretrained import unpack_tokenizer
+    from server.saved import load_run
+
+    run = load_run(Path(options.run_dir))
+    given = vars(options)
+    chosen = [f"{SHORTCUTS[f]}={_quoted(given[f])}" for f in ("data_dir", "partition", "device") if given[f]]
+    config = load_config(Path(options.run_dir) / "config.yaml", [*options.set, *chosen])
+    tasks = _names(options.tasks) if options.tasks else list(config.tasks)
+    architecture = run.model.architecture
+    reader = unpack_tokenizer(run.model.tokenizer_bytes)
+    run.model.model.to(choose_device(config.client.device))
+    print(f"model of round {run.version} in {options.run_dir}")
+    for task in local_definitions(config, tasks):
+        run.require_head(task.name)
+        rows = load_data(config, [task])[task.name]
+        encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
+        scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
+        text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
+        print(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from server.export import export_task
+
+    from server.saved import load_run
+
+    run = load_run(Path(options.run_dir))
+    run.require_head(options.task)
+    for line in export_task(run.model, options.task, Path(options.out)):
+        print(line)
+
+
+def _advise(config: Config) -> None:
+    for line in notes(config):
+        logging.getLogger("fedmtl").warning("%s", line)
+
+
+RUN: dict[str, Callable[[argparse.Namespace], None]] = {
+    "server": _server,
+    "client": _client,
+    "demo": _demo,
+    "check": _check,
+    "status": _status,
+    "evaluate": _evaluate,
+    "export": _export,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

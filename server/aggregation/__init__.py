@@ -1,0 +1,1 @@
+"""Folding updates and turning sums into new versions."""

@@ -1,0 +1,248 @@
+"""A coordinator from a configuration: run folder, model, journal, service, and the report at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.clock import SystemClock
+from common.config import Config, load_config, render
+from common.errors import RunFailedError, RunFolderError
+from common.models.layout import scope_schemas
+from common.models.pretrained import resolve_encoder
+from common.orders import ModelArchitecture
+from common.parameters.flat import model_digest
+from common.parameters.plan import is_private
+from common.parameters.schema import ParameterSchema
+from common.tls import TlsFiles
+from server.coordinator import Coordinator, Federation
+from server.core.state import FederationState, Phase, Rules
+from server.model import MTLServerModel
+from server.progress import RunProgress
+from server.report import build_report
+from server.run_folder import RunFolder
+from server.service.grpc_server import start_server
+from server.storage.journal import Journal
+from server.storage.models import ModelFiles
+
+log = logging.getLogger("fedmtl.server")
+
+TICK_SECONDS = 0.5
+GOODBYE_SECONDS = 5.0
+"""How long clients may take to hear that the run is over before the coordinator closes its port."""
+DRAIN_SECONDS = 10.0
+PRIVATE_FILE = "private"
+
+
+async def serve(
+    config: Config,
+    resume: bool,
+    console: Console | None,
+    on_listening: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Run a federation to its end.
+
+    Args:
+        config: the resolved configuration.
+        resume: go on with the run in the folder instead of starting one.
+        console: where progress is shown; None for the log alone.
+        on_listening: called with the port number as soon as clients can connect.
+
+    Returns:
+        The report, as written to `report.json`.
+
+    Raises:
+        RunFailedError: the federation stopped before its last round.
+        FedMTLError: what is wrong with the configuration, the model or the run folder.
+    """
+    folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
+    journal = Journal(folder.journal)
+    try:
+        if "ready" not in journal.facts():
+            await asyncio.to_thread(_begin, config, folder, journal)
+        else:
+            _check_unchanged(config, folder)
+        return await _run(config, folder, journal, console, on_listening)
+    finally:
+        journal.close()
+
+
+def _begin(config: Config, folder: RunFolder, journal: Journal) -> None:
+    """Make the initial model and everything else that a run needs; the journal learns of it last."""
+    section = config.model
+    source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
+    level = logging.WARNING if source.origin.startswith("random") else logging.INFO
+    log.log(level, "encoder: %s", source.origin)
+    model = MTLServerModel.create(
+        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+    )
+    for line in model.summary().splitlines():
+        log.info("%s", line)
+    folder.write(folder.config, render(config).encode())
+    folder.write(folder.tokenizer, model.tokenizer_bytes)
+    folder.write_json(folder.architecture.name, asdict(model.architecture))
+    files = ModelFiles(folder.models, model.schemas)
+    values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
+    files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
+    files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
+    facts = {
+        "run_id": secrets.token_hex(6),
+        "name": config.run.name,
+        "seed": str(config.run.seed),
+        "encoder_init": source.origin,
+        "sharing_plan": config.sharing.plan,
+        "ready": "1",
+    }
+    journal.commit((), facts)
+
+
+def _check_unchanged(config: Config, folder: RunFolder) -> None:
+    """A resumed run must still be the same federation; how it is run may change."""
+    before = load_config(folder.config)
+    same = {"model": config.model, "tasks": config.tasks, "sharing": config.sharing}
+    for name, section in same.items():
+        if getattr(before, name) != section:
+            raise RunFolderError(
+                f"{name}: differs from the run's (see {folder.config}); restore it or choose another run_dir"
+            )
+    if before.run.seed != config.run.seed:
+        raise RunFolderError(f"run.seed: {config.run.seed} is not the run's {before.run.seed}; leave --seed out")
+    if before.training != config.training or before.federation != config.federation:
+        log.warning("training or federation settings differ from the run's first ones; the new ones hold from now on")
+
+
+async def _run(
+    config: Config,
+    folder: RunFolder,
+    journal: Journal,
+    console: Console | None,
+    on_listening: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    facts = journal.facts()
+    federation, rules, schemas, state = _restore(config, folder, journal)
+    with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress:
+        coordinator = Coordinator(
+            rules, state, federation, journal, ModelFiles(folder.models, schemas), SystemClock(), progress
+        )
+        tls = config.server.tls
+        paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
+        files = TlsFiles(*paths) if tls.certificate else None
+        server = await start_server(coordinator, config.server.host, config.server.port, files)
+        try:
+            log.info(
+                "run '%s' (%s) listens on %s:%d", facts["name"], facts["run_id"], config.server.host, server.port_number
+            )
+            if config.server.insecure:
+                log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
+            if on_listening is not None:
+                on_listening(server.port_number)
+            await _until_over(coordinator)
+            report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
+            await _say_goodbye(coordinator)
+        finally:
+            await server.stop(grace=1.0)
+    if coordinator.state.phase is Phase.FAILED:
+        raise RunFailedError(coordinator.state.failure)
+    return report
+
+
+def _restore(
+    config: Config, folder: RunFolder, journal: Journal
+) -> tuple[Federation, Rules, dict[str, ParameterSchema], FederationState]:
+    """What the run folder says: for a new run and after a crash alike."""
+    facts = journal.facts()
+    architecture = ModelArchitecture(**json.loads(folder.architecture.read_text(encoding="utf-8")))
+    schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
+    travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
+    section = config.federation
+    state = journal.restore(travelling, section.round_timeout_seconds)
+    files = ModelFiles(folder.models, schemas)
+    rules = Rules(
+        run_id=facts["run_id"],
+        seed=config.run.seed,
+        tasks=config.definitions(),
+        schemas={scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()},
+        num_rounds=config.training.num_rounds,
+        training=config.training.settings(),
+        clients_per_task=section.clients_per_task,
+        client_fraction=section.client_fraction,
+        quorum=section.quorum,
+        round_attempts=section.round_attempts,
+        start_timeout_seconds=section.start_timeout_seconds,
+        round_timeout_seconds=section.round_timeout_seconds,
+        lease_seconds=section.lease_seconds,
+    )
+    federation = Federation(
+        run_name=facts["name"],
+        architecture=architecture,
+        rules=tuple((rule.match, rule.scope) for rule in config.sharing_plan().rules),
+        digests={scope: schema.digest for scope, schema in schemas.items()},
+        tokenizer=folder.tokenizer.read_bytes(),
+        vectors=files.read(state.completed_rounds),
+        private_vectors=files.read_named(PRIVATE_FILE, [scope for scope in schemas if is_private(scope)]),
+        server_learning_rate=section.server_learning_rate,
+    )
+    return federation, rules, schemas, state
+
+
+async def _until_over(coordinator: Coordinator) -> None:
+    """Keep time until the run ends; SIGTERM and SIGINT drain, a second one stops at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, _on_signal, asked)
+    await coordinator.start()
+    over = asyncio.ensure_future(coordinator.ended())
+    deadline: float | None = None
+    while not over.done():
+        await asyncio.wait((over,), timeout=TICK_SECONDS)
+        await coordinator.tick()
+        if asked.is_set() and deadline is None:
+            deadline = loop.time() + DRAIN_SECONDS
+            log.warning("stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS)
+            await coordinator.drain()
+        if deadline is not None and loop.time() >= deadline:
+            over.cancel()
+            return
+
+
+def _on_signal(asked: asyncio.Event) -> None:
+    if asked.is_set():
+        raise KeyboardInterrupt
+    asked.set()
+
+
+async def _say_goodbye(coordinator: Coordinator) -> None:
+    """Let the clients that are here hear the end before the port closes."""
+    try:
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await coordinator.everybody_heard()
+    except TimeoutError:
+        log.info("some clients did not ask again; they will find the port closed")
+
+
+def write_report(
+    folder: RunFolder,
+    journal: Journal,
+    rules: Rules,
+    state: FederationState,
+    vectors: Any,
+    schemas: dict[str, ParameterSchema],
+) -> dict[str, Any]:
+    """Write `report.json` from the journal and give it back."""
+    digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
+    status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
+    facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
+    report = build_report(facts, rules.tasks, journal.rounds(), journal.members(), status, digest)
+    path = folder.write_json("report.json", report)
+    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
+    return report

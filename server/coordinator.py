@@ -1,0 +1,399 @@
+"""The coordinator: one writer around the deterministic core. It knows neither sockets nor files by name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.clock import Clock
+from common.errors import Reason, Refused
+from common.orders import (
+    FederationStatus,
+    JoinRequest,
+    ModelArchitecture,
+    PollKind,
+    PollReply,
+    Progress,
+    Receipt,
+    ScopeVersion,
+    Session,
+    Settlement,
+    UpdateHeader,
+    UploadStatus,
+    Welcome,
+)
+from common.parameters.plan import is_private, member_scopes
+from common.ports import PIECE_BYTES, Pieces
+from server.aggregation.streaming import StreamingMean
+from server.core.admission import judge_join, judge_update, require_member
+from server.core.answers import answer_poll, describe, is_wanted, settlement_of
+from server.core.effects import (
+    ClearSums,
+    Commit,
+    Effect,
+    Fold,
+    InstallVersion,
+    Notice,
+    RoundClosed,
+    RunEnded,
+    StoreVersion,
+    Wake,
+)
+from server.core.events import (
+    DrainRequested,
+    Event,
+    Joined,
+    Left,
+    OrderFailed,
+    Seen,
+    Started,
+    Tick,
+    UpdateArrived,
+    UpdateRefused,
+)
+from server.core.state import ENDED, FederationState, Member, Rules
+from server.core.step import step
+from server.storage.journal import Journal
+from server.storage.models import ModelStore
+from server.uploads import Uploads
+
+log = logging.getLogger("fedmtl.server")
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What the coordinator serves: the model's make-up and the starting values.
+
+    `digests` covers every scope, private ones included; `vectors` are the present values of the travelling scopes,
+    `private_vectors` the initial ones of the private scopes.
+    """
+
+    run_name: str
+    architecture: ModelArchitecture
+    rules: tuple[tuple[str, str], ...]
+    digests: Mapping[str, str]
+    tokenizer: bytes
+    vectors: Mapping[str, Vector]
+    private_vectors: Mapping[str, Vector]
+    server_learning_rate: float = 1.0
+    poll_seconds: float = 30.0
+
+
+_LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
+
+
+class Observer(Protocol):
+    """Watches a run, for people. Called between events, never during one."""
+
+    def notice(self, text: str, warning: bool) -> None:
+        """Something happened."""
+        ...
+
+    def changed(self, status: FederationStatus) -> None:
+        """The picture changed."""
+        ...
+
+    def closed(self, record: RoundClosed) -> None:
+        """A round closed and is durable."""
+        ...
+
+
+class Coordinator:
+    """Implements `CoordinatorPort`. All changes go through `apply`, one event at a time."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        state: FederationState,
+        federation: Federation,
+        journal: Journal,
+        models: ModelStore,
+        clock: Clock,
+        observer: Observer | None = None,
+    ) -> None:
+        self._rules = rules
+        self._state = state
+        self._federation = federation
+        self._journal = journal
+        self._models = models
+        self._clock = clock
+        self._observer = observer
+        self._vectors: dict[str, Vector] = dict(federation.vectors)
+        self._stored: dict[str, Vector] = {}
+        self._sums = StreamingMean()
+        self._uploads = Uploads()
+        self._writer = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._broken: BaseException | None = None
+        self._told: set[str] = set()
+        self._heard = asyncio.Event()
+        facts = journal.facts()
+        self.bytes_down = int(facts.get("bytes_down", "0"))
+        self.bytes_up = int(facts.get("bytes_up", "0"))
+        self._seconds_before = float(facts.get("seconds", "0"))
+        self._started = clock.now()
+
+    @property
+    def state(self) -> FederationState:
+        """The state after the last event."""
+        return self._state
+
+    @property
+    def vectors(self) -> Mapping[str, Vector]:
+        """The published values of the travelling scopes."""
+        return self._vectors
+
+    async def start(self) -> None:
+        """Begin, or go on where the journal left off."""
+        await self.apply(Started(self._clock.now()))
+
+    async def tick(self) -> None:
+        """Let deadlines and leases take effect."""
+        await self.apply(Tick(self._clock.now()))
+
+    async def drain(self) -> None:
+        """Open no further round; clients are told to come back later."""
+        await self.apply(DrainRequested(self._clock.now()))
+
+    async def ended(self) -> None:
+        """Return when the run is over, or when draining and no round is open.
+
+        Raises:
+            Exception: an effect could not be carried out, such as a full disk.
+        """
+        await self._ended.wait()
+        if self._broken is not None:
+            raise self._broken
+
+    async def everybody_heard(self) -> None:
+        """Return when every client that is present has been told that the run is over or stopping."""
+        while {member.client_id for member in self._state.present()} - self._told:
+            self._heard.clear()
+            await self._heard.wait()
+
+    async def apply(self, event: Event) -> None:
+        """Apply one event and carry out its effects before the next one.
+
+        Raises:
+            Refused: the event was an update that does not count; nothing changed.
+        """
+        # A caller may be cancelled at any moment (its connection broke); the writer must not be.
+        task = asyncio.create_task(self._apply(event))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.shield(task)
+
+    async def _apply(self, event: Event) -> None:
+        async with self._writer:
+            if self._broken is not None:
+                raise RuntimeError("the coordinator is stopping after an error") from self._broken
+            before = self._state
+            state, effects = step(self._rules, self._state, event)
+            self._state = state
+            try:
+                for effect in effects:
+                    await self._carry_out(effect)
+            except BaseException as error:
+                # State and disk may differ now: nothing but a restart from the journal is safe.
+                self._broken = error
+                self._ended.set()
+                raise
+            if effects or state.members.keys() != before.members.keys():
+                self._show()
+            if state.phase in ENDED or (state.draining and state.open is None):
+                self._ended.set()
+
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Fold(order_id, weights):
+                await self._fold(order_id, weights)
+            case ClearSums():
+                self._sums.clear()
+            case StoreVersion(version, totals):
+                await asyncio.to_thread(self._store, version, totals)
+            case Commit(records):
+                await asyncio.to_thread(self._journal.commit, records, self._facts())
+                for record in records:
+                    self._after_commit(record)
+            case InstallVersion():
+                self._vectors, self._stored = self._stored, {}
+            case Wake():
+                self._wake.set()
+                self._wake = asyncio.Event()
+            case Notice(text, warning):
+                self._notice(text, warning)
+
+    async def _fold(self, order_id: str, weights: Mapping[str, int]) -> None:
+        payload = self._uploads.take(order_id)
+        await asyncio.to_thread(self._sums.fold, payload, weights)
+        self._uploads.discard(order_id)
+
+    def _store(self, version: int, totals: Mapping[str, int]) -> None:
+        rate = self._federation.server_learning_rate
+        fresh = {scope: self._sums.combine(scope, self._vectors[scope], total, rate) for scope, total in totals.items()}
+        self._sums.clear()
+        self._stored = {**self._vectors, **fresh}
+        self._models.write(version, self._stored)
+
+    def _after_commit(self, record: object) -> None:
+        open_ = self._state.open
+        if isinstance(record, RoundClosed | RunEnded):
+            self._uploads.discard_all_but(frozenset(open_.orders) if open_ is not None else frozenset())
+        if isinstance(record, RoundClosed) and self._observer is not None:
+            self._observer.closed(record)
+
+    def _facts(self) -> dict[str, str]:
+        seconds = self._seconds_before + self._clock.now() - self._started
+        return {
+            "bytes_down": str(self.bytes_down),
+            "bytes_up": str(self.bytes_up),
+            "seconds": f"{seconds:.3f}",
+        }
+
+    def _notice(self, text: str, warning: bool) -> None:
+        log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+        if self._observer is not None:
+            self._observer.notice(text, warning)
+
+    def _show(self) -> None:
+        if self._observer is not None:
+            self._observer.changed(describe(self._rules, self._state, self._federation.run_name))
+
+    def _member(self, session: Session) -> Member:
+        return require_member(self._rules, self._state, session)
+
+    # The calls of `CoordinatorPort`, in the order in which a client makes them.
+
+    async def join(self, request: JoinRequest) -> Welcome:
+        """Become a member, or come back; the newest process with a client id wins."""
+        judge_join(self._rules, self._state, request)
+        token = secrets.token_hex(8)
+        if self._state.phase not in ENDED:
+            await self.apply(Joined(self._clock.now(), request, token))
+        else:
+            await self._apply_late_join(request, token)
+        federation = self._federation
+        tasks = tuple(task.name for task in request.tasks)
+        held = member_scopes(federation.digests, tasks)
+        return Welcome(
+            session=Session(self._rules.run_id, request.client_id, token),
+            run_name=federation.run_name,
+            architecture=federation.architecture,
+            tasks=self._rules.tasks,
+            rules=federation.rules,
+            schema_digests=tuple((scope, federation.digests[scope]) for scope in held),
+            poll_seconds=federation.poll_seconds,
+            heartbeat_seconds=self._rules.lease_seconds / 4,
+        )
+
+    async def _apply_late_join(self, request: JoinRequest, token: str) -> None:
+        """A client of this run may come back to hear that it is over; a new one may not."""
+        known = self._state.members.get(request.client_id)
+        if known is None:
+            raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self._state.phase.value})")
+        async with self._writer:
+            self._state = self._state.with_member(replace(known, token=token))
+
+    async def poll(self, session: Session, pending_order: str) -> PollReply:
+        """Park until there is something to say, at most `poll_seconds`."""
+        deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
+        if self._state.phase not in ENDED:
+            member = self._member(session)
+            doing = "update handed in" if pending_order else "waiting for work"
+            await self.apply(Seen(self._clock.now(), member.client_id, doing))
+        while True:
+            wake = self._wake
+            reply = answer_poll(self._rules, self._state, self._member(session), pending_order, self._clock.now())
+            undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
+            remaining = deadline - asyncio.get_running_loop().time()
+            if reply.kind in _LAST_WORDS:
+                self._told.add(session.client_id)
+                self._heard.set()
+            if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
+                return reply
+            try:
+                async with asyncio.timeout(remaining):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+
+    async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+        """The scope's bytes at the version asked for, as long as it is the published one."""
+        member = self._member(session)
+        if scope.scope not in member_scopes(self._federation.digests, member.tasks):
+            raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
+        if is_private(scope.scope):
+            vector, version = self._federation.private_vectors[scope.scope], 0
+        else:
+            vector, version = self._vectors[scope.scope], self._state.versions[scope.scope]
+        if scope.version != version:
+            raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
+        view = vector.data.cast("B")
+        for start in range(offset, len(view), PIECE_BYTES):
+            piece = bytes(view[start : start + PIECE_BYTES])
+            self.bytes_down += len(piece)
+            yield piece
+
+    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+        """The packed tokenizer."""
+        self._member(session)
+        data = self._federation.tokenizer
+        for start in range(0, len(data), PIECE_BYTES):
+            self.bytes_down += len(data[start : start + PIECE_BYTES])
+            yield data[start : start + PIECE_BYTES]
+
+    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+        """Stage, check, fold. The same update again gets the same receipt."""
+        member = self._member(session)
+        try:
+            _, repeated = judge_update(self._rules, self._state, member.client_id, header)
+            if not repeated:
+                if header.scopes:
+                    payload = await self._uploads.receive(header, pieces)
+                    self.bytes_up += len(payload)
+                await self.apply(UpdateArrived(self._clock.now(), member.client_id, header))
+        except Refused as refusal:
+            if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
+                raise
+            await self.apply(UpdateRefused(self._clock.now(), member.client_id, refusal.message))
+            raise
+        return Receipt(header.order_id, header.digest)
+
+    async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
+        """Where an upload stands."""
+        member = self._member(session)
+        return UploadStatus(settlement_of(self._state, member, order_id), self._uploads.received(order_id))
+
+    async def heartbeat(self, session: Session, progress: Progress) -> bool:
+        """Renew the lease; True tells the client to stop."""
+        member = self._member(session)
+        if self._state.phase not in ENDED:
+            doing = f"{progress.phase} {progress.fraction:.0%}"
+            await self.apply(Seen(self._clock.now(), member.client_id, doing))
+        return not is_wanted(self._state, member, progress.order_id)
+
+    async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
+        """Count the order as failed."""
+        member = self._member(session)
+        await self.apply(OrderFailed(self._clock.now(), member.client_id, order_id, reason))
+
+    async def leave(self, session: Session) -> None:
+        """Take the client off the list."""
+        member = self._member(session)
+        if self._state.phase not in ENDED:
+            await self.apply(Left(self._clock.now(), member.client_id))
+
+    async def status(self) -> FederationStatus:
+        """The whole picture."""
+        return describe(self._rules, self._state, self._federation.run_name)

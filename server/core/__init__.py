@@ -1,0 +1,1 @@
+"""The deterministic core: events in, state and effects out."""

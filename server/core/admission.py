@@ -1,0 +1,143 @@
+"""Who may join and which updates count. Pure questions: a refusal is an answer and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.errors import Reason, Refused
+from common.metrics import fits
+from common.orders import DENSE_FLOAT32, JoinRequest, OrderKind, Session, UpdateHeader
+from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
+
+TASK_WEIGHT_UNIT = 1000
+"""Task weights count in thousandths, so that all weights stay integers."""
+
+
+def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
+    """Check that a client's tasks are this federation's.
+
+    Raises:
+        Refused: an unknown task, a definition that differs (labels, their order, type, metrics), or a run that is over.
+    """
+    if not request.tasks:
+        raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
+    for theirs in request.tasks:
+        ours = rules.definition(theirs.name)
+        if ours is None:
+            known = ", ".join(task.name for task in rules.tasks)
+            raise Refused(Reason.UNKNOWN_TASK, f"task '{theirs.name}' is unknown here; this federation has: {known}")
+        different = ours.differences(theirs)
+        if different:
+            text = "; ".join(different)
+            raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
+
+
+def require_member(rules: Rules, state: FederationState, session: Session) -> Member:
+    """The member behind a session.
+
+    Raises:
+        Refused: another run, a client that never joined, or one whose place another process has taken.
+    """
+    if session.run_id != rules.run_id:
+        raise Refused(Reason.OTHER_RUN, f"this is run {rules.run_id}, not {session.run_id}; join again")
+    member = state.session_member(session)
+    if member is not None:
+        return member
+    if session.client_id in state.members and state.members[session.client_id].token:
+        raise Refused(
+            Reason.SUPERSEDED,
+            f"another process joined as '{session.client_id}'; give this one its own --client_id",
+        )
+    raise Refused(Reason.UNKNOWN_CLIENT, f"client '{session.client_id}' has not joined; join again")
+
+
+def judge_update(rules: Rules, state: FederationState, client_id: str, header: UpdateHeader) -> tuple[OpenOrder, bool]:
+    """The order that an update answers, and whether it was accepted before with the same bytes.
+
+    Raises:
+        Refused: a foreign, unknown or closed order, another digest than before, or a layout that does not fit.
+    """
+    order = _order(state, client_id, header.order_id)
+    if order.state is OrderState.ACCEPTED:
+        if order.digest == header.digest:
+            return order, True
+        raise Refused(
+            Reason.DIFFERENT_UPDATE,
+            f"order {order.order_id} was answered before with other bytes (digest {order.digest[:12]}, "
+            f"now {header.digest[:12]}); the first answer stands",
+        )
+    if order.state is not OrderState.ISSUED:
+        raise Refused(Reason.TOO_LATE, f"order {order.order_id} is {order.state.value}: {order.note}")
+    if header.codec != DENSE_FLOAT32:
+        raise Refused(Reason.MALFORMED, f"codec '{header.codec}' is not one of: {DENSE_FLOAT32}")
+    assert state.open is not None
+    _judge_scopes(rules, state.open.kind, order, header)
+    _judge_results(rules, order, header)
+    return order, False
+
+
+def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
+    order = state.open.orders.get(order_id) if state.open is not None else None
+    if order is not None and order.client_id == client_id:
+        return order
+    if order is not None:
+        raise Refused(Reason.UNKNOWN_ORDER, f"order {order_id} belongs to another client, not to '{client_id}'")
+    if order_id == state.members[client_id].settled:
+        raise Refused(Reason.TOO_LATE, f"order {order_id} is settled; nothing is left to do for it")
+    over = "the run is over" if state.phase in ENDED else "its round is closed or it was never issued"
+    raise Refused(Reason.TOO_LATE, f"order {order_id} is not open: {over}; go on with the next order")
+
+
+def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: UpdateHeader) -> None:
+    expected = {scope.scope: scope.version for scope in order.scopes} if kind is OrderKind.TRAIN else {}
+    given = {scope.scope: scope for scope in header.scopes}
+    if set(given) != set(expected):
+        raise Refused(
+            Reason.SCHEMA_MISMATCH,
+            f"order {order.order_id} is about scopes {sorted(expected)}, the update holds {sorted(given)}",
+        )
+    for name, scope in given.items():
+        digest, nbytes = rules.schemas[name]
+        if scope.schema_digest != digest:
+            raise Refused(
+                Reason.SCHEMA_MISMATCH,
+                f"scope '{name}': layout {scope.schema_digest[:12]} is not the federation's {digest[:12]}",
+            )
+        if scope.nbytes != nbytes:
+            raise Refused(Reason.TOO_LARGE, f"scope '{name}': {scope.nbytes} bytes, expected {nbytes}")
+        if scope.base_version != expected[name]:
+            raise Refused(
+                Reason.SCHEMA_MISMATCH,
+                f"scope '{name}': delta from version {scope.base_version}, the order's is {expected[name]}",
+            )
+
+
+def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None:
+    tasks = sorted(result.task for result in header.results)
+    if tasks != sorted(order.tasks):
+        raise Refused(
+            Reason.MALFORMED,
+            f"order {order.order_id} is about tasks {sorted(order.tasks)}, results are of {tasks}",
+        )
+    for result in header.results:
+        definition = rules.definition(result.task)
+        assert definition is not None
+        if result.examples < 0 or (result.validation is not None and not fits(definition, result.validation)):
+            raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
+
+
+def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mapping[str, int]:
+    """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
+
+    `task/<t>` weighs the client's examples of t. Everything else weighs its examples of all its tasks, each times the
+    task's weight; where all task weights are 1 these are plain example counts.
+    """
+    plain = all(task.weight == 1.0 for task in rules.tasks)
+    unit = 1 if plain else TASK_WEIGHT_UNIT
+    definitions = {task.name: task for task in rules.tasks}
+    examples = {result.task: result.examples for result in header.results}
+    everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
+    return {
+        scope.scope: examples[scope.scope.removeprefix("task/")] if scope.scope.startswith("task/") else everything
+        for scope in order.scopes
+    }

@@ -1,0 +1,73 @@
+"""What a poll, a heartbeat or an operator hears: questions to the state that change nothing."""
+
+from __future__ import annotations
+
+from common.orders import (
+    FederationStatus,
+    MemberStatus,
+    Order,
+    OrderKind,
+    PollKind,
+    PollReply,
+    Settlement,
+)
+from server.core.rounds import waits_for
+from server.core.state import FederationState, Member, OpenOrder, OrderState, Phase, Rules
+
+
+def answer_poll(rules: Rules, state: FederationState, member: Member, pending: str, now: float) -> PollReply:
+    """The answer to a poll at this moment; kind WAIT means that the poll may stay parked."""
+    settlement = settlement_of(state, member, pending)
+    if state.phase is Phase.FINISHED:
+        return PollReply(PollKind.FINISHED, settlement)
+    if state.phase is Phase.FAILED:
+        return PollReply(PollKind.FAILED, settlement, state.failure)
+    order = state.open.order_of(member.client_id) if state.open is not None else None
+    if order is not None and order.state is OrderState.ISSUED:
+        return PollReply(PollKind.ORDER, settlement, order=_order_of(rules, state, order, now))
+    kind = PollKind.DRAINING if state.draining else PollKind.WAIT
+    return PollReply(kind, settlement, waits_for(rules, state))
+
+
+def settlement_of(state: FederationState, member: Member, pending: str) -> Settlement:
+    """What became of the update that answered the order `pending`."""
+    if not pending:
+        return Settlement.NONE
+    if pending == member.settled:
+        return Settlement.SETTLED
+    order = state.open.orders.get(pending) if state.open is not None else None
+    if order is not None and order.client_id == member.client_id and order.state in _OPEN_STATES:
+        return Settlement.OPEN
+    return Settlement.VOID
+
+
+_OPEN_STATES = frozenset({OrderState.ISSUED, OrderState.ACCEPTED})
+
+
+def is_wanted(state: FederationState, member: Member, order_id: str) -> bool:
+    """Whether work on an order still makes sense."""
+    order = state.open.orders.get(order_id) if state.open is not None else None
+    return order is not None and order.client_id == member.client_id and order.state is OrderState.ISSUED
+
+
+def describe(rules: Rules, state: FederationState, run_name: str) -> FederationStatus:
+    """The whole picture for an operator."""
+    open_ = state.open
+    members = tuple(MemberStatus(m.client_id, m.tasks, m.present, m.doing) for _, m in sorted(state.members.items()))
+    phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
+    number = open_.number if open_ is not None else state.completed_rounds
+    return FederationStatus(run_name, rules.run_id, phase, number, rules.num_rounds, waits_for(rules, state), members)
+
+
+def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float) -> Order:
+    assert state.open is not None
+    return Order(
+        order_id=order.order_id,
+        kind=OrderKind(state.open.kind),
+        round=state.open.number,
+        version=state.open.version,
+        scopes=order.scopes,
+        seed=rules.seed,
+        training=rules.training,
+        seconds_left=max(state.open.deadline - now, 0.0),
+    )

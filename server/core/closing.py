@@ -1,0 +1,38 @@
+"""When a round may close and what it then changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from server.core.state import OpenRound, OrderState, Rules
+
+
+def is_complete(round_: OpenRound) -> bool:
+    """Whether no order is outstanding."""
+    return round_.count(OrderState.ISSUED) == 0
+
+
+def required(share: float, orders: int) -> int:
+    """The quorum of a number of orders: the share rounded up, at least one."""
+    return max(1, ceil(share * orders))
+
+
+def has_quorum(rules: Rules, round_: OpenRound) -> bool:
+    """Whether enough of the round's orders came back."""
+    return round_.count(OrderState.ACCEPTED) >= required(rules.quorum, len(round_.orders))
+
+
+def scope_totals(rules: Rules, round_: OpenRound) -> Mapping[str, int]:
+    """Weight sum of every scope that changes: its own quorum is met and somebody brought examples.
+
+    A scope that is not in the result keeps its values and its version.
+    """
+    totals = {}
+    for name in rules.schemas:
+        holders = [o for o in round_.orders.values() if any(scope.scope == name for scope in o.scopes)]
+        accepted = [order for order in holders if order.state is OrderState.ACCEPTED]
+        weight = sum(order.weights.get(name, 0) for order in accepted)
+        if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:
+            totals[name] = weight
+    return totals

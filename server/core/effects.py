@@ -1,0 +1,97 @@
+"""What the coordinator must do, as data, in order: persist before publish, publish before settle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.core.state import Member, OpenRound, Phase
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Add the staged update of an order to the sums, with an integer weight per scope."""
+
+    order_id: str
+    weights: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ClearSums:
+    """Forget what was folded: the round starts again."""
+
+
+@dataclass(frozen=True)
+class StoreVersion:
+    """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk."""
+
+    version: int
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Make all these records durable in one transaction."""
+
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class InstallVersion:
+    """Serve the stored version from now on; its round is durable."""
+
+    version: int
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Answer parked polls again: something changed for them."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Tell the person at the coordinator."""
+
+    text: str
+    warning: bool = False
+
+
+Effect = Fold | ClearSums | StoreVersion | Commit | InstallVersion | Wake | Notice
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """A member as it is now."""
+
+    member: Member
+
+
+@dataclass(frozen=True)
+class RoundOpened:
+    """A round and its orders."""
+
+    round: OpenRound
+
+
+@dataclass(frozen=True)
+class RoundClosed:
+    """A round with the final state of its orders.
+
+    `totals` are the weight sums of the scopes that changed; `published` is the version it made, or None for an
+    abandoned attempt or an evaluation.
+    """
+
+    round: OpenRound
+    totals: Mapping[str, int]
+    published: int | None
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run is over."""
+
+    phase: Phase
+    reason: str
+
+
+Record = MemberRecord | RoundOpened | RoundClosed | RunEnded

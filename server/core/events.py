@@ -1,0 +1,85 @@
+"""What can happen to the coordinator. `now` is in seconds of the clock that the caller chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.orders import JoinRequest, UpdateHeader
+
+
+@dataclass(frozen=True)
+class Started:
+    """The coordinator is up; after a restart the state holds what the journal knew."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A client introduced itself; the request has passed `admission.judge_join`."""
+
+    now: float
+    request: JoinRequest
+    token: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A client polled or sent a heartbeat."""
+
+    now: float
+    client_id: str
+    doing: str
+
+
+@dataclass(frozen=True)
+class UpdateArrived:
+    """An update is complete and checked: its bytes match the digest and are finite."""
+
+    now: float
+    client_id: str
+    header: UpdateHeader
+
+
+@dataclass(frozen=True)
+class UpdateRefused:
+    """An update was refused, by the core or because its bytes were unusable."""
+
+    now: float
+    client_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OrderFailed:
+    """A client cannot carry out its order."""
+
+    now: float
+    client_id: str
+    order_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A client went away in good order."""
+
+    now: float
+    client_id: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class DrainRequested:
+    """The operator wants the coordinator to stop after the round under way, or sooner."""
+
+    now: float
+
+
+Event = Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | DrainRequested

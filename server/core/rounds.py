@@ -1,0 +1,196 @@
+"""The life of a round: wait for members, open, close, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from common.orders import OrderKind, ScopeVersion
+from server.core.closing import has_quorum, is_complete, required, scope_totals
+from server.core.effects import (
+    ClearSums,
+    Commit,
+    Effect,
+    InstallVersion,
+    MemberRecord,
+    Notice,
+    Record,
+    RoundClosed,
+    RoundOpened,
+    RunEnded,
+    StoreVersion,
+    Wake,
+)
+from server.core.selection import select
+from server.core.state import (
+    ENDED,
+    FederationState,
+    Member,
+    OpenOrder,
+    OpenRound,
+    OrderState,
+    Phase,
+    Rules,
+    order_id,
+)
+
+Step = tuple[FederationState, list[Effect]]
+
+
+def advance(rules: Rules, state: FederationState, now: float) -> Step:
+    """Close the open round if it is due and open the next one if it can be; both land in one commit."""
+    before: list[Effect] = []
+    after: list[Effect] = []
+    records: list[Record] = []
+    if state.open is not None:
+        if not is_complete(state.open) and now < state.open.deadline:
+            return state, []
+        state, before, records, after = _close(rules, state, now)
+    if state.phase not in ENDED and not state.draining:
+        state, opened, notices = _open_if_possible(rules, state, now)
+        records += opened
+        after += notices
+    if not records:
+        return state, after
+    return state, [*before, Commit(tuple(records)), *after, Wake()]
+
+
+def waits_for(rules: Rules, state: FederationState) -> str:
+    """What has to happen before the run goes on, for people."""
+    if state.phase in ENDED:
+        return state.failure or "nothing: the run is over"
+    if state.draining:
+        return "nothing: the coordinator is stopping"
+    if state.open is not None:
+        slow = [order.client_id for order in state.open.orders.values() if order.state is OrderState.ISSUED]
+        return f"updates of {', '.join(sorted(slow))}" if slow else "the round to close"
+    missing = _missing(rules, state.present())
+    return f"clients for {', '.join(missing)}" if missing else "clients"
+
+
+def _close(
+    rules: Rules, state: FederationState, now: float
+) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
+    """State, effects that come before the commit, records of the commit, effects that come after it."""
+    assert state.open is not None
+    round_ = _expire_outstanding(state.open)
+    members = dict(state.members)
+    for order in state.open.orders.values():
+        if order.state is OrderState.ISSUED:
+            late = members[order.client_id]
+            members[order.client_id] = replace(late, tally=late.tally.add(expired=1))
+    state = replace(state, open=None, members=members)
+    if round_.kind is OrderKind.EVALUATE:
+        return _finish(state, round_)
+    if not has_quorum(rules, round_):
+        return _abandon(rules, state, round_, now)
+    totals = scope_totals(rules, round_)
+    versions = {**state.versions, **dict.fromkeys(totals, round_.number)}
+    state = _settle(replace(state, versions=versions, completed_rounds=round_.number, attempt=1), round_)
+    records: list[Record] = [RoundClosed(round_, totals, round_.number), *_member_records(state, round_)]
+    notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
+    return state, [StoreVersion(round_.number, totals)], records, notices
+
+
+def _finish(
+    state: FederationState, round_: OpenRound
+) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
+    state = _settle(replace(state, phase=Phase.FINISHED), round_)
+    records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
+    return state, [], [*records, RunEnded(Phase.FINISHED, "")], [Notice("the run is finished")]
+
+
+def _abandon(
+    rules: Rules, state: FederationState, round_: OpenRound, now: float
+) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
+    came, needed = round_.count(OrderState.ACCEPTED), required(rules.quorum, len(round_.orders))
+    text = f"round {round_.number}, attempt {round_.attempt}: {came} of {len(round_.orders)} updates, quorum {needed}"
+    state = replace(state, attempt=round_.attempt + 1, phase=Phase.WAITING, waiting_since=now)
+    records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
+    effects: list[Effect] = [ClearSums(), Notice(f"{text}; the round starts again", warning=True)]
+    if round_.attempt >= rules.round_attempts:
+        reason = f"{text}; given up after {rules.round_attempts} attempts (federation.round_attempts)"
+        state = replace(state, phase=Phase.FAILED, failure=reason)
+        return state, [], [*records, RunEnded(Phase.FAILED, reason)], [Notice(reason, warning=True)]
+    return state, [], records, effects
+
+
+def _open_if_possible(
+    rules: Rules, state: FederationState, now: float
+) -> tuple[FederationState, list[Record], list[Effect]]:
+    present = state.present()
+    first = state.completed_rounds == 0
+    missing = _missing(rules, present)
+    timed_out = now - state.waiting_since >= rules.start_timeout_seconds
+    if (first and missing and not timed_out) or not present:
+        if not timed_out:
+            waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
+            return waiting, [], []
+        reason = f"no client for {rules.start_timeout_seconds:g} s (federation.start_timeout_seconds)"
+        state = replace(state, phase=Phase.FAILED, failure=reason)
+        return state, [RunEnded(Phase.FAILED, reason)], [Notice(reason, warning=True)]
+    training = state.completed_rounds < rules.num_rounds
+    round_ = _new_round(rules, state, present, training, now)
+    members = dict(state.members)
+    for order in round_.orders.values():
+        holder = members[order.client_id]
+        members[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
+    phase = Phase.TRAINING if training else Phase.EVALUATING
+    state = replace(state, open=round_, phase=phase, members=members)
+    notices: list[Effect] = []
+    if missing and training and state.attempt == 1:
+        notices.append(Notice(f"round {round_.number} goes without clients for {', '.join(missing)}", warning=True))
+    return state, [RoundOpened(round_), *_member_records(state, round_)], notices
+
+
+def _new_round(rules: Rules, state: FederationState, present: list[Member], training: bool, now: float) -> OpenRound:
+    kind = OrderKind.TRAIN if training else OrderKind.EVALUATE
+    number = state.completed_rounds + 1 if training else state.completed_rounds
+    chosen = select(rules, present, number) if training else present
+    orders = {}
+    for member in chosen:
+        name = order_id(kind, number, state.attempt, member.client_id)
+        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member.tasks))
+        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes)
+    return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
+
+
+def _expire_outstanding(round_: OpenRound) -> OpenRound:
+    late = "the round closed at its deadline"
+    orders = {
+        name: replace(order, state=OrderState.EXPIRED, note=late) if order.state is OrderState.ISSUED else order
+        for name, order in round_.orders.items()
+    }
+    return replace(round_, orders=orders)
+
+
+def _settle(state: FederationState, round_: OpenRound) -> FederationState:
+    members = dict(state.members)
+    for order in round_.orders.values():
+        if order.state is OrderState.ACCEPTED:
+            members[order.client_id] = replace(members[order.client_id], settled=order.order_id)
+    return replace(state, members=members)
+
+
+def _member_records(state: FederationState, round_: OpenRound) -> list[Record]:
+    return [MemberRecord(state.members[order.client_id]) for order in round_.orders.values()]
+
+
+def _missing(rules: Rules, present: list[Member]) -> list[str]:
+    """Tasks with too few clients, with the counts."""
+    held = {task.name: sum(task.name in member.tasks for member in present) for task in rules.tasks}
+    return [f"{task} ({n} of {rules.clients_per_task})" for task, n in held.items() if n < rules.clients_per_task]
+
+
+def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
+    """Who contributed to what, for the log."""
+    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    parts = []
+    for scope in sorted(totals):
+        who = sorted(order.client_id for order in accepted if scope in order.weights)
+        parts.append(f"{scope} from {len(who)} ({', '.join(who)})" if len(who) <= 6 else f"{scope} from {len(who)}")
+    kept = sorted(set(rules.schemas) - set(totals))
+    tail = f"; kept: {', '.join(kept)}" if kept else ""
+    return (
+        f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates: {'; '.join(parts)}{tail}"
+    )

@@ -1,0 +1,168 @@
+"""What the coordinator knows: ids, versions, counts and decisions. Never a tensor, never a clock, never a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from common.orders import OrderKind, ScopeVersion, Session, TaskResult, TrainingSettings
+from common.parameters.plan import travelling_scopes
+from common.tasks import TaskDefinition
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What does not change during a run. `schemas` maps every travelling scope to its schema digest and bytes."""
+
+    run_id: str
+    seed: int
+    tasks: tuple[TaskDefinition, ...]
+    schemas: Mapping[str, tuple[str, int]]
+    num_rounds: int
+    training: TrainingSettings
+    clients_per_task: int = 1
+    client_fraction: float = 1.0
+    quorum: float = 0.5
+    round_attempts: int = 3
+    start_timeout_seconds: float = 600.0
+    round_timeout_seconds: float = 1800.0
+    lease_seconds: float = 60.0
+
+    def definition(self, task: str) -> TaskDefinition | None:
+        """The task's definition, or None if this federation does not have it."""
+        return next((known for known in self.tasks if known.name == task), None)
+
+    def scopes_of(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes that a client with these tasks exchanges."""
+        return travelling_scopes(self.schemas, tasks)
+
+
+class Phase(StrEnum):
+    """Where a run stands."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+ENDED = frozenset({Phase.FINISHED, Phase.FAILED})
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A client's orders, counted by how they ended."""
+
+    assigned: int = 0
+    completed: int = 0
+    failed: int = 0
+    expired: int = 0
+    refused: int = 0
+
+    def add(self, **more: int) -> Tally:
+        """The tally with the named counts raised."""
+        return replace(self, **{name: getattr(self, name) + count for name, count in more.items()})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A client that has joined this run. `settled` is its last durable order."""
+
+    client_id: str
+    tasks: tuple[str, ...]
+    examples: Mapping[str, int]
+    capabilities: tuple[str, ...]
+    token: str
+    last_seen: float
+    present: bool = True
+    left: bool = False
+    doing: str = ""
+    settled: str = ""
+    tally: Tally = Tally()
+
+
+class OrderState(StrEnum):
+    """How an order stands. Only ISSUED can change."""
+
+    ISSUED = "issued"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class OpenOrder:
+    """An order of the open round and, once accepted, what came back. `weights` are integers per scope."""
+
+    order_id: str
+    client_id: str
+    tasks: tuple[str, ...]
+    scopes: tuple[ScopeVersion, ...]
+    state: OrderState = OrderState.ISSUED
+    digest: str = ""
+    results: tuple[TaskResult, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
+    nbytes: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """The round under way. Its orders start from the published `version`."""
+
+    number: int
+    attempt: int
+    kind: OrderKind
+    version: int
+    deadline: float
+    orders: Mapping[str, OpenOrder]
+
+    def order_of(self, client_id: str) -> OpenOrder | None:
+        """The client's order of this round."""
+        order = self.orders.get(order_id(self.kind, self.number, self.attempt, client_id))
+        return order if order is not None and order.client_id == client_id else None
+
+    def count(self, state: OrderState) -> int:
+        """How many orders are in `state`."""
+        return sum(order.state is state for order in self.orders.values())
+
+
+@dataclass(frozen=True)
+class FederationState:
+    """Everything that `step` reads and writes. `versions` maps each travelling scope to its version."""
+
+    versions: Mapping[str, int]
+    phase: Phase = Phase.WAITING
+    completed_rounds: int = 0
+    attempt: int = 1
+    waiting_since: float = 0.0
+    members: Mapping[str, Member] = field(default_factory=dict)
+    open: OpenRound | None = None
+    draining: bool = False
+    failure: str = ""
+
+    def present(self) -> list[Member]:
+        """Members that are here now, by id."""
+        return [self.members[name] for name in sorted(self.members) if self.members[name].present]
+
+    def with_member(self, member: Member) -> FederationState:
+        """The state with this member added or replaced."""
+        return replace(self, members={**self.members, member.client_id: member})
+
+    def with_order(self, order: OpenOrder) -> FederationState:
+        """The state with this order of the open round replaced."""
+        assert self.open is not None
+        return replace(self, open=replace(self.open, orders={**self.open.orders, order.order_id: order}))
+
+    def session_member(self, session: Session) -> Member | None:
+        """The member that a session speaks for, or None if it is unknown or superseded."""
+        member = self.members.get(session.client_id)
+        return member if member is not None and member.token == session.token else None
+
+
+def order_id(kind: OrderKind, number: int, attempt: int, client_id: str) -> str:
+    """The name of an order: the same after a restart, so that a client's stored update still fits."""
+    return f"{kind.value}-{number}.{attempt}-{client_id}"

@@ -1,0 +1,165 @@
+"""The coordinator as a deterministic function: `step(rules, state, event) -> (state, effects)`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.core import rounds
+from server.core.admission import judge_update, scope_weights
+from server.core.effects import Effect, Fold, Notice, Wake
+from server.core.events import (
+    DrainRequested,
+    Event,
+    Joined,
+    Left,
+    OrderFailed,
+    Seen,
+    Started,
+    Tick,
+    UpdateArrived,
+    UpdateRefused,
+)
+from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
+
+Step = tuple[FederationState, list[Effect]]
+
+
+def step(rules: Rules, state: FederationState, event: Event) -> Step:
+    """Apply one event. Effects must be carried out in order before the next event is applied.
+
+    Raises:
+        Refused: only for `UpdateArrived`, when `judge_update` refuses it; the state is then unchanged.
+    """
+    match event:
+        case Started():
+            state, effects = _started(state, event)
+        case Joined():
+            state, effects = _joined(state, event)
+        case Seen():
+            state, effects = _seen(state, event), []
+        case UpdateArrived():
+            state, effects = _update_arrived(rules, state, event)
+        case UpdateRefused():
+            state, effects = _update_refused(state, event)
+        case OrderFailed():
+            state, effects = _order_failed(state, event)
+        case Left():
+            state, effects = _left(state, event)
+        case Tick():
+            state, effects = _expire_leases(rules, state, event.now)
+        case DrainRequested():
+            state, effects = replace(state, draining=True), [Wake()]
+    if state.phase in ENDED:
+        return state, effects
+    state, more = rounds.advance(rules, state, event.now)
+    return state, effects + more
+
+
+def _started(state: FederationState, event: Started) -> Step:
+    """Members known from before get a fresh lease, so that they can come back to their orders."""
+    members = {
+        name: replace(member, last_seen=event.now, present=not member.left, token="")
+        for name, member in state.members.items()
+    }
+    state = replace(state, members=members, waiting_since=event.now)
+    if state.open is not None:
+        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline))
+    return state, []
+
+
+def _joined(state: FederationState, event: Joined) -> Step:
+    request = event.request
+    known = state.members.get(request.client_id)
+    member = Member(
+        client_id=request.client_id,
+        tasks=tuple(sorted(task.name for task in request.tasks)),
+        examples=dict(request.examples),
+        capabilities=request.capabilities,
+        token=event.token,
+        last_seen=event.now,
+        doing="joined",
+        settled=known.settled if known else "",
+        tally=known.tally if known else Tally(),
+    )
+    state = state.with_member(member)
+    effects: list[Effect] = []
+    if known is None or known.left or not known.present:
+        back = "came back" if known else "joined"
+        effects.append(Notice(f"client {member.client_id} {back} with {', '.join(member.tasks)}"))
+    order = state.open.order_of(member.client_id) if state.open else None
+    if order is not None and order.state is OrderState.ISSUED and order.tasks != member.tasks:
+        state, more = _drop_order(state, order, OrderState.FAILED, "the client came back with other tasks")
+        effects += more
+    return state, effects
+
+
+def _seen(state: FederationState, event: Seen) -> FederationState:
+    member = state.members[event.client_id]
+    return state.with_member(replace(member, last_seen=event.now, present=True, left=False, doing=event.doing))
+
+
+def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) -> Step:
+    order, repeated = judge_update(rules, state, event.client_id, event.header)
+    if repeated:
+        return state, []
+    weights = scope_weights(rules, order, event.header)
+    accepted = replace(
+        order,
+        state=OrderState.ACCEPTED,
+        digest=event.header.digest,
+        results=event.header.results,
+        weights=weights,
+        nbytes=event.header.nbytes,
+        seconds=event.header.seconds,
+    )
+    state = _count(state.with_order(accepted), event.client_id, completed=1)
+    return state, [Fold(order.order_id, weights)] if event.header.scopes else []
+
+
+def _update_refused(state: FederationState, event: UpdateRefused) -> Step:
+    state = _count(state, event.client_id, refused=1)
+    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True)]
+
+
+def _order_failed(state: FederationState, event: OrderFailed) -> Step:
+    order = state.open.orders.get(event.order_id) if state.open else None
+    if order is None or order.client_id != event.client_id or order.state is not OrderState.ISSUED:
+        return state, []
+    return _drop_order(state, order, OrderState.FAILED, event.reason)
+
+
+def _left(state: FederationState, event: Left) -> Step:
+    member = replace(state.members[event.client_id], present=False, left=True, doing="", token="")
+    state = state.with_member(member)
+    effects: list[Effect] = [Notice(f"client {member.client_id} left")]
+    order = state.open.order_of(member.client_id) if state.open else None
+    if order is not None and order.state is OrderState.ISSUED:
+        state, more = _drop_order(state, order, OrderState.FAILED, "the client left")
+        effects += more
+    return state, effects
+
+
+def _expire_leases(rules: Rules, state: FederationState, now: float) -> Step:
+    effects: list[Effect] = []
+    for member in state.present():
+        if now - member.last_seen < rules.lease_seconds:
+            continue
+        state = state.with_member(replace(member, present=False, doing=""))
+        silence = f"not heard from for {rules.lease_seconds:g} s"
+        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True))
+        order = state.open.order_of(member.client_id) if state.open else None
+        if order is not None and order.state is OrderState.ISSUED:
+            state, more = _drop_order(state, order, OrderState.EXPIRED, silence)
+            effects += more
+    return state, effects
+
+
+def _drop_order(state: FederationState, order: OpenOrder, how: OrderState, why: str) -> Step:
+    state = state.with_order(replace(order, state=how, note=why))
+    count = {"failed": 1} if how is OrderState.FAILED else {"expired": 1}
+    return _count(state, order.client_id, **count), [Notice(f"order {order.order_id} {how.value}: {why}", warning=True)]
+
+
+def _count(state: FederationState, client_id: str, **more: int) -> FederationState:
+    member = state.members[client_id]
+    return state.with_member(replace(member, tally=member.tally.add(**more)))

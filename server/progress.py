@@ -1,0 +1,124 @@
+"""A run as people watch it: what happens, who is there, and a table of scores after every round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from common.metrics import is_better
+from common.orders import FederationStatus, OrderKind
+from common.tasks import TaskDefinition
+from server.core.effects import RoundClosed
+from server.report import round_scores
+
+
+class RunProgress:
+    """Writes `metrics.jsonl` and, with a console, shows the run; a terminal also gets a live view of the clients."""
+
+    def __init__(self, tasks: Sequence[TaskDefinition], num_rounds: int, metrics: Path | None, console: Console | None):
+        self._tasks = tasks
+        self._num_rounds = num_rounds
+        self._metrics = metrics
+        self._console = console
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
+        )
+        self._before: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> RunProgress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def notice(self, text: str, warning: bool) -> None:
+        """Notices go to the log; nothing more is shown."""
+
+    def changed(self, status: FederationStatus) -> None:
+        """Refresh the live view."""
+        if self._live is not None:
+            self._live.update(_overview(status), refresh=True)
+
+    def closed(self, record: RoundClosed) -> None:
+        """Append the round's scores to `metrics.jsonl` and show them."""
+        scores = round_scores(self._tasks, record.round)
+        if self._metrics is not None:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_line(record, scores), allow_nan=False) + "\n")
+        if self._console is not None and scores:
+            self._console.print(self._table(record, scores))
+        self._before = scores
+
+    def _table(self, record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+        version = record.round.version
+        model = f"the model of round {version}" if version else "the initial model"
+        if record.round.kind is OrderKind.EVALUATE:
+            title = f"Final scores: {model}"
+        else:
+            title = f"Round {record.round.number} of {self._num_rounds} closed. On arrival, {model} scored"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("task")
+        for name in ("primary metric", "others", "loss", "rows", "clients", "next round's local training loss"):
+            table.add_column(name, justify="left" if name == "others" else "right")
+        for task in self._tasks:
+            if task.name in scores:
+                table.add_row(*self._row(task, scores[task.name]))
+        return table
+
+    def _row(self, task: TaskDefinition, row: Mapping[str, Any]) -> list[RenderableType]:
+        first, *others = task.metrics
+        text = Text(f"{first} {_number(row.get(first))}")
+        before = self._before.get(task.name, {}).get(first)
+        if before is not None and row.get(first) is not None and row[first] != before:
+            better = is_better(first, row[first], before)
+            text.append(f" {row[first] - before:+.3f}", style="green" if better else "red")
+        rest = ", ".join(f"{name} {_number(row.get(name))}" for name in others)
+        counts = [_number(row.get("validation_examples")), _number(row.get("clients"))]
+        return [
+            task.name,
+            text,
+            rest,
+            _number(row.get("loss")),
+            *counts,
+            _number(row.get("local_training_loss_next_round")),
+        ]
+
+
+def _line(record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    round_ = record.round
+    states = [order.state.value for order in round_.orders.values()]
+    return {
+        "kind": round_.kind.value,
+        "round": round_.number,
+        "attempt": round_.attempt,
+        "published": record.published,
+        "orders": {state: states.count(state) for state in sorted(set(states))},
+        "weights": dict(record.totals),
+        "scores": scores,
+    }
+
+
+def _overview(status: FederationStatus) -> RenderableType:
+    head = f"{status.phase}, round {status.round} of {status.num_rounds}; waits for {status.waiting_for}"
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for member in status.members[:20]:
+        mark = "[green]●[/]" if member.present else "[red]○[/]"
+        table.add_row(mark, member.client_id, ", ".join(member.tasks), member.doing)
+    hidden = len(status.members) - 20
+    return Group(Text(head, style="bold"), table, *([Text(f"and {hidden} more")] if hidden > 0 else []))
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

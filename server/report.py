@@ -1,0 +1,122 @@
+"""The report: everything worth knowing about a run, derived from the journal alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from common.metrics import TaskStatistics, merge, summarise
+from common.orders import OrderKind, TaskResult
+from common.tasks import TaskDefinition
+from server.core.state import Member, OpenRound, OrderState
+
+Scores = dict[str, float | None]
+
+
+def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str, dict[str, Any]]:
+    """Per task: metrics of the model that the round *started from*, on the validation rows of those who answered.
+
+    Also how many validation rows and clients that was, and the mean training loss during the round under its own
+    name, since it is not a score of the published model.
+    """
+    scores: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        results = _results(round_, task.name)
+        parts = [result.validation for result in results if result.validation is not None]
+        if parts:
+            total = merge(parts)
+            scores[task.name] = {"round": round_.version, **_rounded(summarise(task, total))}
+            scores[task.name] |= {"validation_examples": total.examples, "clients": len(parts)}
+        loss = _train_loss(results)
+        if loss is not None:
+            scores.setdefault(task.name, {"round": round_.version})["local_training_loss_next_round"] = round(loss, 6)
+    return scores
+
+
+def build_report(
+    facts: Mapping[str, str],
+    tasks: Iterable[TaskDefinition],
+    rounds: list[OpenRound],
+    members: list[Member],
+    status: str,
+    model_digest: str,
+) -> dict[str, Any]:
+    """The content of `report.json`."""
+    tasks = list(tasks)
+    histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
+    trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
+    for round_ in rounds:
+        for name, scores in round_scores(tasks, round_).items():
+            histories[name] = [entry for entry in histories[name] if entry["round"] != scores["round"]] + [scores]
+    return {
+        "run": facts.get("name", ""),
+        "run_id": facts.get("run_id", ""),
+        "status": status,
+        "reason": facts.get("reason", ""),
+        "rounds_completed": int(facts.get("rounds_completed", "0")),
+        "seconds": float(facts.get("seconds", "0")),
+        "seed": int(facts.get("seed", "0")),
+        "data": facts.get("data", ""),
+        "encoder_init": facts.get("encoder_init", ""),
+        "sharing_plan": facts.get("sharing_plan", ""),
+        "model_digest": model_digest,
+        "bytes_down": int(facts.get("bytes_down", "0")),
+        "bytes_up": int(facts.get("bytes_up", "0")),
+        "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
+        "clients": {member.client_id: _client_report(member) for member in members},
+    }
+
+
+def final_metrics(task: TaskDefinition, history: list[dict[str, Any]]) -> Scores:
+    """The metrics of the newest published model that was scored."""
+    last = history[-1] if history else {}
+    return {name: last.get(name) for name in (*task.metrics, "loss")}
+
+
+def _task_report(
+    task: TaskDefinition, history: list[dict[str, Any]], trained: list[OpenRound], members: list[Member]
+) -> dict[str, Any]:
+    holders = [member for member in members if task.name in member.tasks]
+    return {
+        "type": task.type.value,
+        "metrics": final_metrics(task, history),
+        "scored_round": history[-1]["round"] if history else None,
+        "history": history,
+        "clients": sorted(member.client_id for member in holders),
+        "examples": sum(member.examples.get(task.name, 0) for member in holders),
+        "rounds_trained": sum(bool(_results(round_, task.name)) for round_ in trained),
+    }
+
+
+def _client_report(member: Member) -> dict[str, Any]:
+    return {
+        "tasks": list(member.tasks),
+        "examples": dict(member.examples),
+        "rounds": member.tally.completed,
+        "assigned": member.tally.assigned,
+        "refused": member.tally.refused,
+        "failed": member.tally.failed,
+        "expired": member.tally.expired,
+    }
+
+
+def _results(round_: OpenRound, task: str) -> list[TaskResult]:
+    """The accepted results for a task, by client id, so that sums do not depend on who came first."""
+    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    accepted.sort(key=lambda order: order.client_id)
+    return [result for order in accepted for result in order.results if result.task == task]
+
+
+def _train_loss(results: list[TaskResult]) -> float | None:
+    trained = [(r.train_loss, r.examples) for r in results if r.train_loss is not None and r.examples]
+    weight = sum(examples for _, examples in trained)
+    return sum(loss * examples for loss, examples in trained) / weight if weight else None
+
+
+def _rounded(scores: Mapping[str, float | None]) -> Scores:
+    return {name: None if value is None else round(value, 6) for name, value in scores.items()}
+
+
+def pooled(parts: Iterable[TaskStatistics], task: TaskDefinition) -> Scores:
+    """Metrics of pooled statistics."""
+    return _rounded(summarise(task, merge(parts)))

@@ -1,0 +1,105 @@
+"""The run folder: `runs/<name>/` with the journal, the model versions, the report and the exact configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from common.errors import RunFolderError
+
+JOURNAL = "journal.sqlite"
+CONFIG = "config.yaml"
+
+
+class RunFolder:
+    """One run's files, held exclusively while a coordinator works in them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make a new run folder.
+
+        Raises:
+            RunFolderError: it exists already.
+        """
+        if (path / JOURNAL).exists():
+            raise RunFolderError(f"run_dir: '{path}' holds a run; add --resume to go on, or choose another --run_dir")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"run_dir: '{path}' exists and is not empty; choose another --run_dir")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder._hold()
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that was interrupted.
+
+        Raises:
+            RunFolderError: there is no run, or another coordinator works on it.
+        """
+        folder = cls.open(path)
+        folder._hold()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run folder to read from it.
+
+        Raises:
+            RunFolderError: there is no run.
+        """
+        if not (path / JOURNAL).is_file():
+            raise RunFolderError(f"run_dir: '{path}' holds no run; check the path or leave --resume out")
+        return cls(path)
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite file."""
+        return self.path / JOURNAL
+
+    @property
+    def models(self) -> Path:
+        """The folder of model versions."""
+        return self.path / "models"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration of the run."""
+        return self.path / CONFIG
+
+    @property
+    def architecture(self) -> Path:
+        """The model's make-up, so that the run can be scored and exported without any hub."""
+        return self.path / "architecture.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The packed tokenizer."""
+        return self.path / "tokenizer.pack"
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file whole or not at all."""
+        temporary = path.with_name(f".{path.name}.partial")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+
+    def write_json(self, name: str, value: object) -> Path:
+        """Write a JSON file, indented, whole or not at all."""
+        path = self.path / name
+        self.write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        return path
+
+    def _hold(self) -> None:
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(f"run_dir: another coordinator works in '{self.path}'; stop it first") from None

@@ -1,0 +1,61 @@
+"""The coordinator's gRPC server: options, port and lifecycle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from common.errors import ConfigError
+from common.ports import CoordinatorPort
+from common.tls import TlsFiles
+from server.service.credentials import server_credentials
+from server.service.handlers import Router
+
+_OPTIONS = (
+    # Without this a second coordinator on the same port would share its calls instead of failing.
+    ("grpc.so_reuseport", 0),
+    # Find clients that vanished without a word, and keep the entries of address translators alive.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers. `port_number` is the one really used."""
+
+    server: grpc.aio.Server
+    port_number: int
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, give running ones `grace` seconds, then cancel them."""
+        await self.server.stop(grace)
+
+
+async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFiles | None) -> RunningServer:
+    """Serve `port` on `host`:`number`; number 0 takes any free one. Without `tls` the connection is plain text.
+
+    Raises:
+        ConfigError: the address cannot be used, or a TLS file is not what it should be.
+    """
+    credentials = None if tls is None else server_credentials(tls)
+    server = grpc.aio.server(handlers=[Router(port)], options=_OPTIONS)
+    address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+    try:
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise ConfigError(
+            f"cannot listen on {address}: another program uses the port, or the host is not this machine; "
+            "stop that program or choose another port"
+        )
+    await server.start()
+    return RunningServer(server, bound)

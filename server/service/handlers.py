@@ -1,0 +1,131 @@
+"""Remote procedures on top of a `CoordinatorPort`: bytes in, bytes out, every error as the protocol says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+from common.errors import Refused, WireError
+from common.orders import FederationStatus
+from common.ports import CoordinatorPort
+from common.wire import methods
+from common.wire.calls import UploadStart
+from common.wire.codec import Codec
+from common.wire.limits import LINE_CHARS
+from common.wire.methods import Method
+
+IDLE_SECONDS = 120.0
+"""How long a stream may stand still before it is given up; the client continues it."""
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_LOG = logging.getLogger(__name__)
+
+
+class Router(grpc.GenericRpcHandler):
+    """Finds the handler of a remote procedure by its path."""
+
+    def __init__(self, port: CoordinatorPort) -> None:
+        self._handlers = _handlers(port)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler, or None for an unknown path."""
+        return self._handlers.get(handler_call_details.method)
+
+
+def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
+    async def status(_: None) -> FederationStatus:
+        return await port.status()
+
+    rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
+        _unary(methods.JOIN, port.join),
+        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order)),
+        _download(methods.FETCH_SLICE, lambda call: port.fetch(call.session, call.scope, call.offset)),
+        _download(methods.FETCH_TOKENIZER, port.fetch_tokenizer),
+        _upload(port),
+        _unary(methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
+        _unary(methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
+        _unary(methods.REPORT_FAILURE, lambda call: port.report_failure(call.session, call.order_id, call.reason)),
+        _unary(methods.LEAVE, port.leave),
+        _unary(methods.STATUS, status),
+    )
+    return {method.path: handler for method, handler in rows}
+
+
+def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Method[Q, A], Handler]:
+    async def handle(data: bytes, context: Context) -> bytes:
+        async with _answering(method, context):
+            return _encoded(method.reply, await call(method.request.decode(data)))
+
+    return method, grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _download(method: Method[Q, bytes], call: Callable[[Q], AsyncIterator[bytes]]) -> tuple[Method[Q, bytes], Handler]:
+    async def handle(data: bytes, context: Context) -> None:
+        async with _answering(method, context):
+            async for piece in call(method.request.decode(data)):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await context.write(_encoded(method.reply, piece))
+
+    return method, grpc.unary_stream_rpc_method_handler(handle)
+
+
+def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
+    method = methods.SUBMIT_UPDATE
+
+    async def handle(parts: AsyncIterator[bytes], context: Context) -> bytes:
+        async with _answering(method, context):
+            async with asyncio.timeout(IDLE_SECONDS):
+                start = method.request.decode(await anext(parts, b""))
+            if not isinstance(start, UploadStart):
+                raise WireError("UploadPart: the first part is not a header")
+            receipt = await port.submit(start.session, start.header, lambda _: _payload(parts, context))
+            return _encoded(method.reply, receipt)
+
+    return method, grpc.stream_unary_rpc_method_handler(handle)
+
+
+async def _payload(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    await context.send_initial_metadata(((methods.CONTINUE_KEY, "1"),))
+    while True:
+        async with asyncio.timeout(IDLE_SECONDS):
+            data = await anext(parts, None)
+        if data is None:
+            return
+        piece = methods.SUBMIT_UPDATE.request.decode(data)
+        if isinstance(piece, UploadStart):
+            raise WireError("UploadPart: a second header")
+        yield piece
+
+
+def _encoded(codec: Codec[A], value: A) -> bytes:
+    try:
+        return codec.encode(value)
+    except WireError as error:
+        # The caller's message was fine: this must not be answered as its mistake.
+        raise RuntimeError(f"the coordinator made a wrong answer: {error.message}") from error
+
+
+@asynccontextmanager
+async def _answering(method: Method[Any, Any], context: Context) -> AsyncIterator[None]:
+    """Turn what a handler raises into the status that the protocol has for it."""
+    try:
+        yield
+    except Refused as error:
+        reason = ((methods.REASON_KEY, error.reason.value),)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message[:LINE_CHARS], reason)
+    except WireError as error:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message[:LINE_CHARS])
+    except TimeoutError:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the stream stood still for {IDLE_SECONDS:g} s")
+    except Exception:
+        _LOG.exception("%s failed", method.path)
+        await context.abort(grpc.StatusCode.INTERNAL, methods.INTERNAL_ERROR)

@@ -1,0 +1,213 @@
+"""The journal: what happened, in one SQLite file, one transaction per step that must not be lost."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunFolderError
+from common.metrics import TaskStatistics
+from common.orders import OrderKind, ScopeVersion, TaskResult
+from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded
+from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS members (
+    client_id TEXT PRIMARY KEY, tasks TEXT NOT NULL, examples TEXT NOT NULL, capabilities TEXT NOT NULL,
+    settled TEXT NOT NULL, left_run INTEGER NOT NULL, tally TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+    kind TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL, version INTEGER NOT NULL,
+    closed INTEGER NOT NULL, published INTEGER, totals TEXT NOT NULL,
+    PRIMARY KEY (kind, number, attempt));
+CREATE TABLE IF NOT EXISTS orders (
+    order_id TEXT PRIMARY KEY, kind TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    client_id TEXT NOT NULL, tasks TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL, digest TEXT NOT NULL,
+    weights TEXT NOT NULL, results TEXT NOT NULL, nbytes INTEGER NOT NULL, seconds REAL NOT NULL, note TEXT NOT NULL);
+"""
+
+
+class Journal:
+    """Commits records durably and tells after a restart where the run stood. `:memory:` is its in-memory twin."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            raise RunFolderError(f"{path}: not a journal ({error}); start a new run") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def facts(self) -> dict[str, str]:
+        """The run's own facts (id, name, seed, ...)."""
+        return dict(self._db.execute("SELECT key, value FROM run"))
+
+    def commit(self, records: Iterable[Record], facts: Mapping[str, str] | None = None) -> None:
+        """Write records and facts in one durable transaction."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for record in records:
+                self._write(record)
+            self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list((facts or {}).items()))
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _write(self, record: Record) -> None:
+        match record:
+            case MemberRecord(m):
+                row = (
+                    m.client_id,
+                    _json(m.tasks),
+                    _json(m.examples),
+                    _json(m.capabilities),
+                    m.settled,
+                    m.left,
+                    _json(asdict(m.tally)),
+                )
+                self._db.execute("INSERT OR REPLACE INTO members VALUES (?,?,?,?,?,?,?)", row)
+            case RoundOpened(r):
+                self._write_round(r, closed=False, published=None, totals={})
+            case RoundClosed(r, totals, published):
+                self._write_round(r, closed=True, published=published, totals=totals)
+            case RunEnded(phase, reason):
+                ended = {"ended": phase.value, "reason": reason}
+                self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list(ended.items()))
+
+    def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO rounds VALUES (?,?,?,?,?,?,?)",
+            (r.kind.value, r.number, r.attempt, r.version, closed, published, _json(totals)),
+        )
+        rows = [
+            (
+                *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, _json(o.tasks)),
+                _json([[s.scope, s.version] for s in o.scopes]),
+                *(o.state.value, o.digest, _json(o.weights), _json([asdict(result) for result in o.results])),
+                *(o.nbytes, o.seconds, o.note),
+            )
+            for o in r.orders.values()
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def restore(self, scopes: Iterable[str], round_timeout_seconds: float) -> FederationState:
+        """The state as of the last commit; an open round's orders are all outstanding again."""
+        versions = dict.fromkeys(scopes, 0)
+        completed = 0
+        for published, totals in self._db.execute(
+            "SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number"
+        ):
+            versions |= dict.fromkeys(json.loads(totals), published)
+            completed = published
+        open_, attempt = self._open_round(completed, round_timeout_seconds)
+        facts = self.facts()
+        phase = Phase(facts.get("ended", Phase.WAITING.value))
+        if open_ is not None:
+            phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
+        members = {member.client_id: member for member in self._members()}
+        return FederationState(
+            versions, phase, completed, attempt, members=members, open=open_, failure=facts.get("reason", "")
+        )
+
+    def rounds(self) -> list[OpenRound]:
+        """Every closed round with its orders, in the order in which they closed."""
+        rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
+        return [self._round(OrderKind(k), number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+
+    def members(self) -> list[Member]:
+        """Every client that ever took part, by id."""
+        return list(self._members())
+
+    def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
+        row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
+        if row is not None:
+            kind, number, attempt, version = row
+            open_ = self._round(OrderKind(kind), number, attempt, version, deadline)
+            fresh = {name: OpenOrder(name, o.client_id, o.tasks, o.scopes) for name, o in open_.orders.items()}
+            return OpenRound(number, attempt, open_.kind, version, deadline, fresh), attempt
+        abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
+        (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
+        return None, (attempt or 0) + 1
+
+    def _round(self, kind: OrderKind, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
+        rows = self._db.execute(
+            "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note "
+            "FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            (kind.value, number, attempt),
+        )
+        return OpenRound(number, attempt, kind, version, deadline, {row[0]: _order(*row) for row in rows})
+
+    def _members(self) -> Iterable[Member]:
+        query = (
+            "SELECT client_id, tasks, examples, capabilities, settled, left_run, tally FROM members ORDER BY client_id"
+        )
+        for client_id, tasks, examples, capabilities, settled, left, tally in self._db.execute(query):
+            counts = Tally(**json.loads(tally))
+            yield Member(
+                client_id,
+                tuple(json.loads(tasks)),
+                json.loads(examples),
+                tuple(json.loads(capabilities)),
+                token="",
+                last_seen=0.0,
+                present=False,
+                left=bool(left),
+                settled=settled,
+                tally=counts,
+            )
+
+
+def _order(
+    name: str,
+    client: str,
+    tasks: str,
+    scopes: str,
+    state: str,
+    digest: str,
+    weights: str,
+    results: str,
+    nbytes: int,
+    seconds: float,
+    note: str,
+) -> OpenOrder:
+    return OpenOrder(
+        name,
+        client,
+        tuple(json.loads(tasks)),
+        tuple(ScopeVersion(scope, version) for scope, version in json.loads(scopes)),
+        OrderState(state),
+        digest,
+        tuple(_result(**item) for item in json.loads(results)),
+        json.loads(weights),
+        nbytes,
+        seconds,
+        note,
+    )
+
+
+def _result(task: str, examples: int, train_loss: float | None, validation: dict[str, Any] | None) -> TaskResult:
+    if validation is None:
+        return TaskResult(task, examples, train_loss, None)
+    means = tuple((name, value, count) for name, value, count in validation["means"])
+    statistics = TaskStatistics(
+        validation["examples"],
+        validation["loss_sum"],
+        tuple(validation["confusion"]),
+        tuple(validation["moments"]),
+        means,
+    )
+    return TaskResult(task, examples, train_loss, statistics)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,1 @@
+"""Federations inside one process: the same core and client runtime without sockets."""

@@ -1,0 +1,62 @@
+"""Small federations for tests of the core: no tensors, a hand-held clock."""
+
+from dataclasses import replace
+
+from common.metrics import TaskStatistics
+from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
+from common.tasks import KNOWN_TASKS
+from server.core.answers import answer_poll
+from server.core.effects import Effect
+from server.core.events import Event, Joined, Started, UpdateArrived
+from server.core.state import FederationState, Rules
+from server.core.step import step
+
+TASKS = tuple(KNOWN_TASKS[name] for name in ("sst2", "qqp"))
+SCHEMAS = {"shared": ("s" * 64, 400), "task/sst2": ("a" * 64, 40), "task/qqp": ("b" * 64, 40)}
+SETTINGS = TrainingSettings(1, 8, 1e-3, 0.0, 1.0, 32)
+RULES = Rules("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
+SCORES = {"sst2": TaskStatistics(10, 5.0, (4, 1, 2, 3)), "qqp": TaskStatistics(10, 5.0, (5, 0, 5, 0))}
+
+
+def rules(**changes: object) -> Rules:
+    return replace(RULES, **changes)
+
+
+class Table:
+    """A coordinator's core on a table: apply events, collect effects."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.rules = rules
+        self.state = FederationState(dict.fromkeys(rules.schemas, 0))
+        self.effects: list[Effect] = []
+        self.now = 0.0
+        self.apply(Started(0.0))
+
+    def apply(self, event: Event) -> list[Effect]:
+        self.state, effects = step(self.rules, self.state, event)
+        self.effects += effects
+        return effects
+
+    def join(self, client: str, *tasks: str, examples: int = 100) -> list[Effect]:
+        definitions = tuple(task for task in TASKS if task.name in tasks)
+        request = JoinRequest(client, definitions, tuple((task, examples) for task in tasks))
+        return self.apply(Joined(self.now, request, f"token-{client}"))
+
+    def order(self, client: str) -> Order | None:
+        return answer_poll(self.rules, self.state, self.state.members[client], "", self.now).order
+
+    def header(self, client: str, examples: int = 100, digest: str = "d" * 32) -> UpdateHeader:
+        order = self.order(client)
+        assert order is not None
+        scopes = tuple(ScopePayload(s.scope, s.version, *SCHEMAS[s.scope]) for s in order.scopes)
+        results = tuple(
+            TaskResult(task, examples, 0.5, SCORES[task]) for task in self.state.members[client].tasks
+        )
+        kept = scopes if order.kind.value == "train" else ()
+        return UpdateHeader(order.order_id, DENSE_FLOAT32, kept, digest, results, 1.0)
+
+    def answer(self, client: str, examples: int = 100) -> list[Effect]:
+        return self.apply(UpdateArrived(self.now, client, self.header(client, examples)))
+
+    def of(self, kind: type) -> list[Effect]:
+        return [effect for effect in self.effects if isinstance(effect, kind)]

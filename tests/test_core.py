@@ -1,0 +1,257 @@
+from dataclasses import replace
+
+import pytest
+
+from common.errors import Reason, Refused
+from common.orders import JoinRequest, OrderKind, PollKind, Session, Settlement
+from common.tasks import KNOWN_TASKS
+from server.core.admission import judge_join, judge_update, require_member, scope_weights
+from server.core.answers import answer_poll, is_wanted, settlement_of
+from server.core.effects import ClearSums, Commit, Fold, InstallVersion, RoundClosed, RoundOpened, StoreVersion, Wake
+from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started, Tick, UpdateArrived
+from server.core.rounds import waits_for
+from server.core.selection import select
+from server.core.state import OrderState, Phase
+from tests.core_cases import RULES, TASKS, Table, rules
+
+
+def two_clients(**changes):
+    table = Table(rules(**changes))
+    table.join("a", "sst2")
+    table.join("b", "qqp")
+    return table
+
+
+def test_a_run_goes_from_waiting_to_finished():
+    table = Table()
+    assert table.state.phase is Phase.WAITING
+    table.join("a", "sst2")
+    assert "qqp (0 of 1)" in waits_for(table.rules, table.state)
+    assert table.order("a") is None
+    table.join("b", "qqp")
+    for number in (1, 2):
+        assert table.state.phase is Phase.TRAINING and table.order("a").round == number
+        table.answer("a")
+        table.answer("b")
+    assert table.state.phase is Phase.EVALUATING
+    assert table.order("a").kind is OrderKind.EVALUATE
+    table.answer("a")
+    table.answer("b")
+    assert table.state.phase is Phase.FINISHED
+    assert table.state.versions == {"shared": 2, "task/sst2": 2, "task/qqp": 2}
+    assert answer_poll(table.rules, table.state, table.state.members["a"], "", 0.0).kind is PollKind.FINISHED
+
+
+def test_a_closing_round_persists_before_it_publishes_and_opens_the_next_in_the_same_commit():
+    table = two_clients()
+    table.answer("a")
+    effects = [effect for effect in table.answer("b") if not type(effect).__name__ == "Notice"]
+    kinds = [type(effect) for effect in effects]
+    assert kinds == [Fold, StoreVersion, Commit, InstallVersion, Wake]
+    records = [type(record) for record in effects[2].records]
+    assert records[0] is RoundClosed and RoundOpened in records
+
+
+def test_weights_are_examples_per_scope_and_a_task_without_updates_keeps_its_head():
+    table = two_clients(quorum=0.5)
+    table.answer("a", examples=30)
+    table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "no reason"))
+    (stored,) = table.of(StoreVersion)
+    assert stored.totals == {"shared": 30, "task/sst2": 30}
+    assert table.state.versions == {"shared": 1, "task/sst2": 1, "task/qqp": 0}
+
+
+def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
+    table = Table()
+    table.join("ab", "sst2", "qqp")
+    header = table.header("ab")
+    header = replace(header, results=tuple(replace(r, examples=n) for r, n in zip(header.results, (7, 5), strict=True)))
+    order, _ = judge_update(table.rules, table.state, "ab", header)
+    examples = {result.task: result.examples for result in header.results}
+    expected = {"shared": 12, "task/sst2": examples["sst2"], "task/qqp": examples["qqp"]}
+    assert scope_weights(table.rules, order, header) == expected
+
+
+def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
+    weighted = tuple(replace(task, weight=2.5 if task.name == "sst2" else 1.0) for task in TASKS)
+    table = two_clients(tasks=weighted)
+    order, _ = judge_update(table.rules, table.state, "a", table.header("a", examples=10))
+    assert scope_weights(table.rules, order, table.header("a", examples=10)) == {"shared": 25_000, "task/sst2": 10}
+
+
+def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():
+    table = two_clients()
+    header = table.header("a")
+    table.apply(UpdateArrived(0.0, "a", header))
+    state = table.state
+    assert table.apply(UpdateArrived(0.0, "a", header)) == [] and table.state == state
+    with pytest.raises(Refused) as refusal:
+        table.apply(UpdateArrived(0.0, "a", replace(header, digest="e" * 32)))
+    assert refusal.value.reason is Reason.DIFFERENT_UPDATE and table.state == state
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda h: replace(h, order_id="train-9.1-a"), Reason.TOO_LATE),
+        (lambda h: replace(h, order_id="train-1.1-b"), Reason.UNKNOWN_ORDER),
+        (lambda h: replace(h, codec="pickle"), Reason.MALFORMED),
+        (lambda h: replace(h, scopes=h.scopes[:1]), Reason.SCHEMA_MISMATCH),
+        (lambda h: replace(h, scopes=(replace(h.scopes[0], schema_digest="0" * 64), *h.scopes[1:])), Reason.SCHEMA_MISMATCH),
+        (lambda h: replace(h, scopes=(replace(h.scopes[0], nbytes=4), *h.scopes[1:])), Reason.TOO_LARGE),
+        (lambda h: replace(h, scopes=(replace(h.scopes[0], base_version=3), *h.scopes[1:])), Reason.SCHEMA_MISMATCH),
+        (lambda h: replace(h, results=()), Reason.MALFORMED),
+        (
+            lambda h: replace(h, results=(replace(h.results[0], validation=replace(h.results[0].validation, confusion=(1,))),)),
+            Reason.MALFORMED,
+        ),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused_and_leaves_no_trace(change, reason):
+    table = two_clients()
+    before = table.state
+    with pytest.raises(Refused) as refusal:
+        table.apply(UpdateArrived(0.0, "a", change(table.header("a"))))
+    assert refusal.value.reason is reason
+    assert table.state == before and "\n" not in refusal.value.message
+
+
+def test_a_join_with_an_unknown_task_or_another_definition_is_refused():
+    swapped = replace(KNOWN_TASKS["sst2"], labels=("positive", "negative"))
+    cases = [
+        (JoinRequest("c", (KNOWN_TASKS["rte"],), ()), Reason.UNKNOWN_TASK, "sst2, qqp"),
+        (JoinRequest("c", (swapped,), ()), Reason.TASK_MISMATCH, "[negative, positive] against [positive, negative]"),
+        (JoinRequest("c", (), ()), Reason.UNKNOWN_TASK, "--tasks"),
+    ]
+    table = Table()
+    for request, reason, text in cases:
+        with pytest.raises(Refused, match=".") as refusal:
+            judge_join(table.rules, table.state, request)
+        assert refusal.value.reason is reason and text in refusal.value.message
+
+
+def test_of_two_processes_with_one_id_the_later_one_wins():
+    table = Table()
+    table.join("a", "sst2")
+    old = Session("run", "a", "an older token")
+    with pytest.raises(Refused) as refusal:
+        require_member(table.rules, table.state, old)
+    assert refusal.value.reason is Reason.SUPERSEDED
+    with pytest.raises(Refused) as refusal:
+        require_member(table.rules, table.state, Session("another", "a", "token-a"))
+    assert refusal.value.reason is Reason.OTHER_RUN
+
+
+def test_a_round_closes_at_its_deadline_with_quorum_and_the_late_update_is_refused():
+    table = two_clients(quorum=0.5)
+    late = table.header("b")
+    table.answer("a")
+    table.now = RULES.round_timeout_seconds
+    for client in ("a", "b"):
+        table.apply(Seen(table.now, client, ""))
+    assert table.state.completed_rounds == 1
+    with pytest.raises(Refused) as refusal:
+        table.apply(UpdateArrived(table.now, "b", late))
+    assert refusal.value.reason is Reason.TOO_LATE and "next order" in refusal.value.message
+    assert settlement_of(table.state, table.state.members["b"], late.order_id) is Settlement.VOID
+    assert table.order("b").round == 2
+    assert table.state.members["b"].tally.expired == 1
+
+
+def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
+    table = two_clients(quorum=1.0, round_attempts=2)
+    first = table.header("a")
+    table.answer("a")
+    for attempt in (1, 2):
+        assert table.state.open.attempt == attempt
+        table.now += RULES.round_timeout_seconds
+        for client in ("a", "b"):
+            table.apply(Seen(table.now, client, ""))
+    assert table.of(ClearSums) and table.state.versions["shared"] == 0
+    assert settlement_of(table.state, table.state.members["a"], first.order_id) is Settlement.VOID
+    assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.failure
+
+
+def test_a_silent_client_loses_its_lease_and_its_order():
+    table = two_clients(quorum=0.5)
+    table.answer("a")
+    table.now = RULES.lease_seconds
+    table.apply(Seen(table.now, "a", ""))
+    table.apply(Tick(table.now))
+    assert table.state.completed_rounds == 1
+    assert [m.client_id for m in table.state.present()] == ["a"]
+    assert table.of(StoreVersion)[0].totals == {"shared": 100, "task/sst2": 100}
+
+
+def test_a_client_that_returns_within_its_lease_finds_its_order_open():
+    table = two_clients()
+    before = table.order("b")
+    table.join("b", "qqp")
+    assert table.order("b") == before
+    assert is_wanted(table.state, table.state.members["b"], before.order_id)
+
+
+def test_leaving_gives_the_order_up_and_coming_back_is_possible():
+    table = two_clients(quorum=0.5)
+    table.answer("a")
+    table.apply(Left(0.0, "b"))
+    assert table.state.completed_rounds == 1 and table.order("a").round == 2
+    table.join("b", "qqp")
+    assert table.order("b") is None
+    table.answer("a")
+    assert table.state.phase is Phase.EVALUATING and table.order("b").kind is OrderKind.EVALUATE
+
+
+def test_the_start_timeout_starts_with_whoever_is_there_or_fails():
+    table = Table()
+    table.join("a", "sst2")
+    table.now = RULES.start_timeout_seconds
+    table.apply(Seen(table.now, "a", ""))
+    assert table.state.phase is Phase.TRAINING
+    lonely = Table()
+    lonely.apply(Tick(RULES.start_timeout_seconds))
+    assert lonely.state.phase is Phase.FAILED and "start_timeout_seconds" in lonely.state.failure
+
+
+def test_draining_opens_no_round_but_closes_the_one_under_way():
+    table = two_clients()
+    table.apply(DrainRequested(0.0))
+    table.answer("a")
+    table.answer("b")
+    assert table.state.completed_rounds == 1 and table.state.open is None
+    assert answer_poll(table.rules, table.state, table.state.members["a"], "", 0.0).kind is PollKind.DRAINING
+
+
+def test_a_restart_keeps_orders_but_asks_for_updates_again():
+    table = two_clients()
+    order = table.order("a")
+    table.apply(Seen(0.0, "a", ""))
+    restored = replace(table.state, open=replace(table.state.open, deadline=table.rules.round_timeout_seconds))
+    table.state = restored
+    table.apply(Started(1000.0))
+    assert table.state.open.deadline == 1000.0 + table.rules.round_timeout_seconds
+    table.now = 1000.0
+    table.join("a", "sst2")
+    assert table.order("a").order_id == order.order_id
+
+
+def test_selection_depends_on_seed_and_round_alone_and_covers_every_task():
+    table = Table(rules(clients_per_task=5, client_fraction=0.4))
+    for number in range(5):
+        table.join(f"s{number}", "sst2")
+        table.join(f"q{number}", "qqp")
+    chosen = [[m.client_id for m in select(table.rules, table.state.present(), n)] for n in range(1, 30)]
+    assert all(sum(c.startswith(kind) for c in names) == 2 for names in chosen for kind in "sq")
+    assert len({tuple(names) for names in chosen}) > 5
+    assert {name for names in chosen for name in names} == set(table.state.members)
+    assert set(chosen[0]) == {order.client_id for order in table.state.open.orders.values()}
+
+
+def test_orders_count_apart_from_inputs():
+    table = two_clients(quorum=0.5)
+    table.answer("a")
+    table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "out of memory"))
+    tallies = {name: member.tally for name, member in table.state.members.items()}
+    assert (tallies["a"].assigned, tallies["a"].completed, tallies["a"].failed) == (2, 1, 0)
+    assert (tallies["b"].assigned, tallies["b"].completed, tallies["b"].failed) == (2, 0, 1)
+    assert all(order.state is OrderState.ISSUED for order in table.state.open.orders.values())

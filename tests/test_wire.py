@@ -1,0 +1,363 @@
+"""The wire: every value survives the trip, and no bytes whatsoever do more than raise WireError."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.errors import WireError
+from common.metrics import TaskStatistics
+from common.orders import (
+    FederationStatus,
+    JoinRequest,
+    MemberStatus,
+    ModelArchitecture,
+    Order,
+    OrderKind,
+    PollKind,
+    PollReply,
+    Progress,
+    Receipt,
+    ScopePayload,
+    ScopeVersion,
+    Session,
+    Settlement,
+    TaskResult,
+    TrainingSettings,
+    UpdateHeader,
+    UploadStatus,
+    Welcome,
+)
+from common.ports import PIECE_BYTES
+from common.tasks import METRICS, TaskDefinition, TaskType
+from common.wire import messages, methods
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.checks import as_line
+from common.wire.codec import Codec
+from common.wire.gen import admin_pb2, federation_pb2
+from common.wire.limits import CONTROL_BYTES, MAX_COUNT, MAX_SCOPES, MAX_SEED
+from common.wire.pieces import PIECE, UPLOAD_PART
+
+ROOT = Path(__file__).parent.parent
+
+ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
+task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
+client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64)
+scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
+digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
+counts = st.integers(0, MAX_COUNT)
+sizes = st.integers(0, 1 << 40)
+positive = st.integers(1, 1 << 20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+amounts = st.floats(0, 1e300)
+lines = st.text(max_size=50).map(as_line)
+labels = st.text(string.printable.strip() + "äß漢\u200c", min_size=1, max_size=12)
+
+sessions = st.builds(Session, ids, client_ids, ids)
+
+
+def few(strategy: st.SearchStrategy[Any], key: Any = None, least: int = 0) -> st.SearchStrategy[Any]:
+    return st.lists(strategy, min_size=least, max_size=4, unique_by=key).map(tuple)
+
+
+def first(pair: Any) -> Any:
+    return pair[0]
+
+
+@st.composite
+def task_definitions(draw: st.DrawFn) -> TaskDefinition:
+    kind = draw(st.sampled_from(TaskType))
+    names = () if kind is TaskType.REGRESSION else draw(few(labels, lambda label: label, least=1))
+    metrics = draw(st.permutations(METRICS[kind]))[: draw(st.integers(1, len(METRICS[kind])))]
+    return TaskDefinition(draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts))
+
+
+task_lists = few(task_definitions(), lambda task: task.name, least=1)
+
+
+@st.composite
+def join_requests(draw: st.DrawFn) -> JoinRequest:
+    tasks = draw(task_lists)
+    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
+
+
+welcomes = st.builds(
+    Welcome,
+    sessions,
+    labels,
+    st.builds(ModelArchitecture, st.text(max_size=50), ids, positive, digests, sizes),
+    task_lists,
+    few(st.tuples(labels, labels)),
+    few(st.tuples(scopes, digests), first),
+    amounts,
+    amounts,
+)
+scope_versions = st.builds(ScopeVersion, scopes, counts)
+orders = st.builds(
+    Order,
+    ids,
+    st.sampled_from(OrderKind),
+    counts,
+    counts,
+    few(scope_versions, lambda scope: scope.scope),
+    st.integers(0, MAX_SEED),
+    st.builds(TrainingSettings, counts, positive, amounts, amounts, amounts, positive),
+    amounts,
+)
+poll_replies = st.one_of(
+    st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(Settlement), lines, orders),
+    st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(Settlement), lines),
+)
+statistics = st.builds(
+    TaskStatistics,
+    counts,
+    numbers,
+    few(counts),
+    st.one_of(st.just(()), st.tuples(numbers, numbers, numbers, numbers, numbers)),
+    few(st.tuples(ids, numbers, counts), first),
+)
+results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)
+
+
+@st.composite
+def update_headers(draw: st.DrawFn) -> UpdateHeader:
+    payloads = draw(few(st.builds(ScopePayload, scopes, counts, digests, sizes), lambda scope: scope.scope))
+    parts = draw(few(results, lambda result: result.task))
+    header = UpdateHeader(draw(ids), draw(ids), payloads, draw(digests), parts, draw(amounts))
+    return replace(header, offset=draw(st.integers(0, header.nbytes)))
+
+
+uploads = st.builds(UploadStart, sessions, update_headers())
+members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
+statuses = st.builds(
+    FederationStatus, labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)
+)
+progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
+
+VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
+    (messages.JOIN_REQUEST, join_requests()),
+    (messages.WELCOME, welcomes),
+    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids)),
+    (messages.POLL_REPLY, poll_replies),
+    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes)),
+    (messages.TOKENIZER_REQUEST, sessions),
+    (PIECE, st.binary()),
+    (UPLOAD_PART, uploads | st.binary()),
+    (messages.RECEIPT, st.builds(Receipt, ids, digests)),
+    (messages.UPLOAD_STATUS_REQUEST, st.builds(OrderCall, sessions, ids)),
+    (messages.UPLOAD_STATUS_REPLY, st.builds(UploadStatus, st.sampled_from(Settlement), sizes)),
+    (messages.HEARTBEAT_REQUEST, st.builds(HeartbeatCall, sessions, progress)),
+    (messages.HEARTBEAT_REPLY, st.booleans()),
+    (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),
+    (messages.LEAVE_REQUEST, sessions),
+    (messages.DONE, st.none()),
+    (messages.STATUS_REQUEST, st.none()),
+    (messages.FEDERATION_STATUS, statuses),
+)
+every_codec = pytest.mark.parametrize(("codec", "values"), VALUES, ids=[codec.name for codec, _ in VALUES])
+quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def survives(codec: Codec[Any], data: bytes) -> None:
+    """A decoder's whole promise: a value that can travel on, or WireError."""
+    try:
+        value = codec.decode(data)
+    except WireError as error:
+        assert error.message.startswith(codec.name) and "\n" not in error.message
+        return
+    assert codec.decode(codec.encode(value)) == value
+
+
+@every_codec
+def test_every_value_survives_the_trip(codec: Codec[Any], values: st.SearchStrategy[Any]) -> None:
+    @quick
+    @given(values)
+    def check(value: Any) -> None:
+        assert codec.decode(codec.encode(value)) == value
+
+    check()
+
+
+@every_codec
+def test_random_bytes_do_no_harm(codec: Codec[Any], values: st.SearchStrategy[Any]) -> None:
+    @quick
+    @given(st.binary(max_size=200))
+    def check(data: bytes) -> None:
+        survives(codec, data)
+
+    check()
+
+
+@every_codec
+def test_mutated_messages_do_no_harm(codec: Codec[Any], values: st.SearchStrategy[Any]) -> None:
+    @quick
+    @given(values, st.data())
+    def check(value: Any, data: st.DataObject) -> None:
+        raw = bytearray(codec.encode(value))
+        at = data.draw(st.integers(0, len(raw)))
+        until = data.draw(st.integers(at, min(at + 8, len(raw))))
+        raw[at:until] = data.draw(st.binary(max_size=8))
+        survives(codec, bytes(raw))
+
+    check()
+
+
+@every_codec
+def test_a_message_longer_than_any_may_be_is_refused_unread(codec: Codec[Any], values: Any) -> None:
+    with pytest.raises(WireError, match="more than"):
+        codec.decode(b"\x7a" * (CONTROL_BYTES + 5))
+
+
+SESSION = Session("run-1", "clinic.a", "t1")
+HEADER = UpdateHeader(
+    "o1",
+    "dense-float32",
+    (ScopePayload("shared", 3, "ab" * 32, 400), ScopePayload("task/sst2", 3, "cd" * 32, 40)),
+    "ef" * 16,
+    (TaskResult("sst2", 7, None, TaskStatistics(7, 1.5, (3, 1, 1, 2), (), (("auc_mean", 0.5, 7),))),),
+    1.0,
+)
+TASK = TaskDefinition("sst2", TaskType.CLASSIFICATION, ("no", "yes"), False, ("accuracy",))
+JOIN = JoinRequest("clinic.a", (TASK,), (("sst2", 7),))
+TRAINING = TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8)
+ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (ScopeVersion("shared", 1),), 5, TRAINING, 60.0)
+
+
+def order_reply(**changes: Any) -> PollReply:
+    return PollReply(PollKind.ORDER, Settlement.NONE, "", replace(ORDER, **changes))
+
+
+def upload(**changes: Any) -> UploadStart:
+    return UploadStart(SESSION, replace(HEADER, **changes))
+
+
+def results_with(**changes: Any) -> UploadStart:
+    return upload(results=(replace(HEADER.results[0], **changes),))
+
+
+def task_with(**changes: Any) -> JoinRequest:
+    return replace(JOIN, tasks=(replace(TASK, **changes),))
+
+
+BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
+    ("client id", messages.JOIN_REQUEST, replace(JOIN, client_id="a/b"), "client_id: 'a/b' does not match"),
+    ("empty client id", messages.JOIN_REQUEST, replace(JOIN, client_id=""), "client_id"),
+    ("long client id", messages.JOIN_REQUEST, replace(JOIN, client_id="x" * 65), "client_id"),
+    ("no tasks", messages.JOIN_REQUEST, replace(JOIN, tasks=(), examples=()), "number of tasks"),
+    ("task twice", messages.JOIN_REQUEST, replace(JOIN, tasks=(TASK, TASK)), "comes twice"),
+    ("foreign examples", messages.JOIN_REQUEST, replace(JOIN, examples=(("cola", 1),)), "not among the tasks"),
+    ("task name", messages.JOIN_REQUEST, task_with(name="a b"), "name"),
+    ("label twice", messages.JOIN_REQUEST, task_with(labels=("a", "a")), "labels"),
+    ("label with escape", messages.JOIN_REQUEST, task_with(labels=("a", "\x1b[2J")), "control characters"),
+    ("no labels", messages.JOIN_REQUEST, task_with(labels=()), "labels: 0 do not fit"),
+    ("foreign metric", messages.JOIN_REQUEST, task_with(metrics=("rmse",)), "metrics: 'rmse' is not one of"),
+    ("weight", messages.JOIN_REQUEST, task_with(weight=math.nan), "weight: nan"),
+    ("learning rate", messages.POLL_REPLY, order_reply(training=replace(TRAINING, learning_rate=math.inf)), "rate"),
+    ("batch size", messages.POLL_REPLY, order_reply(training=replace(TRAINING, batch_size=0)), "batch_size"),
+    ("negative seconds", messages.POLL_REPLY, order_reply(seconds_left=-1.0), "seconds_left"),
+    ("order without id", messages.POLL_REPLY, order_reply(order_id=""), "order_id"),
+    ("scope twice", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * 2), "scopes"),
+    ("too many", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * (MAX_SCOPES + 1)), "number of scopes"),
+    ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, Settlement.NONE), "order"),
+    ("wait with order", messages.POLL_REPLY, replace(order_reply(), kind=PollKind.WAIT), "order"),
+    ("offset beyond the end", UPLOAD_PART, upload(offset=441), "offset: 441 is not from 0 to 440"),
+    ("train loss", UPLOAD_PART, results_with(train_loss=math.nan), "train_loss"),
+    ("loss sum", UPLOAD_PART, results_with(validation=TaskStatistics(1, math.inf)), "loss_sum"),
+    ("moments", UPLOAD_PART, results_with(validation=TaskStatistics(1, 0.0, (), (1.0,))), "moments"),
+    ("huge count", UPLOAD_PART, results_with(examples=1 << 60), "examples"),
+    ("digest", UPLOAD_PART, upload(digest="XYZ"), "digest"),
+    ("scope name", messages.FETCH_REQUEST, FetchCall(SESSION, ScopeVersion("../x/y", 1), 0), "scope"),
+    ("fraction", messages.HEARTBEAT_REQUEST, HeartbeatCall(SESSION, Progress("o", "x", 1.5)), "fraction"),
+    ("token", messages.LEAVE_REQUEST, replace(SESSION, token=""), "token"),
+)
+
+
+@pytest.mark.parametrize(("codec", "value", "said"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+def test_what_breaks_a_rule_is_refused_by_name(codec: Codec[Any], value: Any, said: str) -> None:
+    with pytest.raises(WireError, match=re.escape(said)):
+        codec.decode(codec.encode(value))
+
+
+def test_a_missing_part_is_refused() -> None:
+    for codec in (messages.POLL_REQUEST, messages.WELCOME, messages.HEARTBEAT_REQUEST, messages.LEAVE_REQUEST):
+        with pytest.raises(WireError, match="missing"):
+            codec.decode(b"")
+    with pytest.raises(WireError, match="header: missing"):
+        UPLOAD_PART.decode(b"")
+
+
+def test_unknown_words_and_unknown_fields() -> None:
+    with pytest.raises(WireError, match="kind: 'dance' is not one of order, wait"):
+        messages.POLL_REPLY.decode(federation_pb2.PollReply(kind="dance").SerializeToString())
+    assert messages.HEARTBEAT_REPLY.decode(b"\x08\x01" + b"\xfa\x07\x01x") is True
+
+
+def test_what_no_message_can_carry_is_told_to_the_sender() -> None:
+    for scope in (ScopeVersion("shared", -1), ScopeVersion("shared", 1 << 64), ScopeVersion("\ud800", 1)):
+        with pytest.raises(WireError, match="FetchRequest: cannot be sent"):
+            messages.FETCH_REQUEST.encode(FetchCall(SESSION, scope, 0))
+    cells = tuple([1] * (CONTROL_BYTES + 1))
+    with pytest.raises(WireError, match="more than"):
+        UPLOAD_PART.encode(results_with(validation=TaskStatistics(1, 0.0, cells)))
+
+
+def test_lines_for_people_are_folded_and_cut_when_sent() -> None:
+    report = FailureCall(SESSION, "o1", "two\nlines \x1b[31m and " + "x" * 2000)
+    reason = messages.FAILURE_REPORT.decode(messages.FAILURE_REPORT.encode(report)).reason
+    assert reason.startswith("two lines [31m and xxx") and len(reason) == 1000
+
+
+def test_pieces_cost_one_copy_and_never_exceed_their_size() -> None:
+    data = bytes(PIECE_BYTES)
+    for codec in (PIECE, UPLOAD_PART):
+        tracemalloc.start()
+        message = codec.encode(data)
+        _, encoding = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        assert codec.decode(message) == data
+        _, decoding = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert encoding < 1.1 * PIECE_BYTES and decoding < 2.1 * PIECE_BYTES
+        with pytest.raises(WireError, match="larger than"):
+            codec.encode(data + b"x")
+    assert PIECE.encode(data[:300]) == federation_pb2.Piece(data=data[:300]).SerializeToString()
+    assert UPLOAD_PART.encode(data) == federation_pb2.UploadPart(data=data).SerializeToString()
+
+
+def test_methods_are_those_of_the_written_protocol() -> None:
+    written = [
+        (
+            f"/{service.full_name}/{method.name}",
+            f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}",
+            method.input_type.name,
+            method.output_type.name,
+        )
+        for file in (federation_pb2, admin_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+    assert written == [(m.path, m.kind, m.request.name, m.reply.name) for m in methods.METHODS]
+
+
+def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    protos, out = ROOT / "protos", tmp_path / "set"
+    names = sorted(path.name for path in protos.glob("*.proto"))
+    assert protoc.main(["protoc", f"-I{protos}", f"--descriptor_set_out={out}", *names]) == 0
+    for fresh in FileDescriptorSet.FromString(out.read_bytes()).file:
+        module = {"federation.proto": federation_pb2, "admin.proto": admin_pb2}[fresh.name]
+        generated = FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        for message in fresh.message_type:
+            for field in message.field:
+                field.ClearField("json_name")
+        assert generated == fresh, "protos/ changed: run `make protos`"
