@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from common.config import Config, Role, load_config, notes, render
 from common.errors import EXIT_CODES, ConfigError, FedMTLError
 from common.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_CONFIG = "federated_config.yaml"
 
@@ -226,14 +229,19 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _server(options: argparse.Namespace) -> None:
+def _console() -> Console:
+    """Standard output; wide enough for the tables where it is a file."""
     from rich.console import Console
 
+    return Console() if sys.stdout.isatty() else Console(width=116)
+
+
+def _server(options: argparse.Namespace) -> None:
     from server.app import serve
 
     config = _configuration(options, "server")
     _advise(config)
-    asyncio.run(serve(config, options.resume, Console() if options.log_format == "text" else None))
+    asyncio.run(serve(config, options.resume, _console() if options.log_format == "text" else None))
 
 
 def _client(options: argparse.Namespace) -> None:
@@ -244,21 +252,21 @@ def _client(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from server.demo import run_demo
 
     if options.clients_per_task < 1:
         raise ConfigError(f"--clients_per_task: {options.clients_per_task} must be at least 1")
     folder = options.run_dir or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}"
     options.run_dir = folder
-    options.set = [f"federation.clients_per_task={options.clients_per_task}", "server.port=0", *options.set]
+    expected = [f"federation.clients_per_task={options.clients_per_task}", "server.port=0"]
+    tasks = len(_configuration(options).tasks)
+    options.set = [*expected, f"federation.min_clients={tasks * options.clients_per_task}", *options.set]
     config = _configuration(options)
     passed = [word for key in options.set for word in ("--set", key)]
     for flag in ("config", "data_dir", "seed"):
         if getattr(options, flag):
             passed += [f"--{flag}", getattr(options, flag)]
-    run_demo(config, options.clients_per_task, passed, Path(__file__), Console())
+    run_demo(config, options.clients_per_task, passed, Path(__file__), _console())
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -306,7 +314,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from server.export import export_task
-
     from server.saved import load_run
 
     run = load_run(Path(options.run_dir))

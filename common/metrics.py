@@ -20,6 +20,9 @@ from common.tasks import LOWER_IS_BETTER, TaskDefinition, TaskType
 Array = NDArray[np.float64]
 _Number = TypeVar("_Number", int, float)
 
+LARGEST = 1e100
+"""Sums from clients are at most this large, so that products of a few of them are still finite."""
+
 
 @dataclass(frozen=True)
 class TaskStatistics:
@@ -61,16 +64,20 @@ def measure(task: TaskDefinition, outputs: Array, targets: Array, loss_sum: floa
 
 
 def fits(task: TaskDefinition, statistics: TaskStatistics) -> bool:
-    """Whether statistics have the form that `measure` gives for this task."""
+    """Whether statistics have the form that `measure` gives for this task and can be added up without overflow."""
     size = task.outputs
     cells = {TaskType.CLASSIFICATION: size * size, TaskType.MULTILABEL: 4 * size, TaskType.REGRESSION: 0}[task.type]
     sums = 5 if task.type is TaskType.REGRESSION else 0
+    decisions = statistics.examples * (size if task.type is TaskType.MULTILABEL else 1)
+    numbers = (statistics.loss_sum, *statistics.moments, *(value for _, value, _ in statistics.means))
     return (
         statistics.examples > 0
         and len(statistics.confusion) == cells
         and len(statistics.moments) == sums
-        and all(0 <= examples <= statistics.examples for _, _, examples in statistics.means)
         and min(statistics.confusion, default=0) >= 0
+        and sum(statistics.confusion) == (decisions if cells else 0)
+        and all(0 < examples <= statistics.examples for _, _, examples in statistics.means)
+        and all(abs(number) <= LARGEST for number in numbers)
     )
 
 
@@ -138,9 +145,10 @@ def _regression(total: TaskStatistics) -> Mapping[str, float | None]:
     n = total.examples
     p, y, pp, yy, py = total.moments
     spread = (n * pp - p * p) * (n * yy - y * y)
+    defined = spread > 1e-12 * max(n * pp * n * yy, 1e-300)
     squared_error = max(pp - 2 * py + yy, 0.0)
     return {
-        "pearson": (n * py - p * y) / sqrt(spread) if spread > 1e-12 * max(n * pp * n * yy, 1e-300) else None,
+        "pearson": min(max((n * py - p * y) / sqrt(spread), -1.0), 1.0) if defined else None,
         "rmse": sqrt(squared_error / n) if n else None,
     }
 

@@ -24,6 +24,7 @@ from common.parameters.flat import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.tls import TlsFiles
+from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
 from server.model import MTLServerModel
@@ -162,35 +163,12 @@ def _restore(
     facts = journal.facts()
     architecture = ModelArchitecture(**json.loads(folder.architecture.read_text(encoding="utf-8")))
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
-    travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
-    section = config.federation
-    state = journal.restore(travelling, section.round_timeout_seconds)
+    rules = make_rules(config, facts["run_id"], schemas)
+    state = journal.restore(rules.schemas, rules.round_timeout_seconds)
     files = ModelFiles(folder.models, schemas)
-    rules = Rules(
-        run_id=facts["run_id"],
-        seed=config.run.seed,
-        tasks=config.definitions(),
-        schemas={scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()},
-        num_rounds=config.training.num_rounds,
-        training=config.training.settings(),
-        clients_per_task=section.clients_per_task,
-        client_fraction=section.client_fraction,
-        quorum=section.quorum,
-        round_attempts=section.round_attempts,
-        start_timeout_seconds=section.start_timeout_seconds,
-        round_timeout_seconds=section.round_timeout_seconds,
-        lease_seconds=section.lease_seconds,
-    )
-    federation = Federation(
-        run_name=facts["name"],
-        architecture=architecture,
-        rules=tuple((rule.match, rule.scope) for rule in config.sharing_plan().rules),
-        digests={scope: schema.digest for scope, schema in schemas.items()},
-        tokenizer=folder.tokenizer.read_bytes(),
-        vectors=files.read(state.completed_rounds),
-        private_vectors=files.read_named(PRIVATE_FILE, [scope for scope in schemas if is_private(scope)]),
-        server_learning_rate=section.server_learning_rate,
-    )
+    private = [scope for scope in schemas if is_private(scope)]
+    vectors = {**files.read(state.completed_rounds), **files.read_named(PRIVATE_FILE, private)}
+    federation = make_federation(config, architecture, schemas, folder.tokenizer.read_bytes(), vectors)
     return federation, rules, schemas, state
 
 

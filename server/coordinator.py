@@ -120,7 +120,7 @@ class Coordinator:
         clock: Clock,
         observer: Observer | None = None,
     ) -> None:
-        self._rules = rules
+        self.rules = rules
         self._state = state
         self._federation = federation
         self._journal = journal
@@ -199,7 +199,12 @@ class Coordinator:
             if self._broken is not None:
                 raise RuntimeError("the coordinator is stopping after an error") from self._broken
             before = self._state
-            state, effects = step(self._rules, self._state, event)
+            try:
+                state, effects = step(self.rules, self._state, event)
+            except Refused:
+                if isinstance(event, UpdateArrived):
+                    self._uploads.discard(event.header.order_id)
+                raise
             self._state = state
             try:
                 for effect in effects:
@@ -268,16 +273,16 @@ class Coordinator:
 
     def _show(self) -> None:
         if self._observer is not None:
-            self._observer.changed(describe(self._rules, self._state, self._federation.run_name))
+            self._observer.changed(describe(self.rules, self._state, self._federation.run_name))
 
     def _member(self, session: Session) -> Member:
-        return require_member(self._rules, self._state, session)
+        return require_member(self.rules, self._state, session)
 
     # The calls of `CoordinatorPort`, in the order in which a client makes them.
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Become a member, or come back; the newest process with a client id wins."""
-        judge_join(self._rules, self._state, request)
+        judge_join(self.rules, self._state, request)
         token = secrets.token_hex(8)
         if self._state.phase not in ENDED:
             await self.apply(Joined(self._clock.now(), request, token))
@@ -287,14 +292,14 @@ class Coordinator:
         tasks = tuple(task.name for task in request.tasks)
         held = member_scopes(federation.digests, tasks)
         return Welcome(
-            session=Session(self._rules.run_id, request.client_id, token),
+            session=Session(self.rules.run_id, request.client_id, token),
             run_name=federation.run_name,
             architecture=federation.architecture,
-            tasks=self._rules.tasks,
+            tasks=self.rules.tasks,
             rules=federation.rules,
             schema_digests=tuple((scope, federation.digests[scope]) for scope in held),
             poll_seconds=federation.poll_seconds,
-            heartbeat_seconds=self._rules.lease_seconds / 4,
+            heartbeat_seconds=self.rules.lease_seconds / 4,
         )
 
     async def _apply_late_join(self, request: JoinRequest, token: str) -> None:
@@ -314,7 +319,7 @@ class Coordinator:
             await self.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
             wake = self._wake
-            reply = answer_poll(self._rules, self._state, self._member(session), pending_order, self._clock.now())
+            reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
             remaining = deadline - asyncio.get_running_loop().time()
             if reply.kind in _LAST_WORDS:
@@ -357,7 +362,7 @@ class Coordinator:
         """Stage, check, fold. The same update again gets the same receipt."""
         member = self._member(session)
         try:
-            _, repeated = judge_update(self._rules, self._state, member.client_id, header)
+            _, repeated = judge_update(self.rules, self._state, member.client_id, header)
             if not repeated:
                 if header.scopes:
                     payload = await self._uploads.receive(header, pieces)
@@ -396,4 +401,4 @@ class Coordinator:
 
     async def status(self) -> FederationStatus:
         """The whole picture."""
-        return describe(self._rules, self._state, self._federation.run_name)
+        return describe(self.rules, self._state, self._federation.run_name)

@@ -68,30 +68,23 @@ class RunProgress:
             title = f"Round {record.round.number} of {self._num_rounds} closed. On arrival, {model} scored"
         table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("task")
-        for name in ("primary metric", "others", "loss", "rows", "clients", "next round's local training loss"):
-            table.add_column(name, justify="left" if name == "others" else "right")
+        table.add_column("scores on validation rows", min_width=40)
+        for name in ("loss", "rows", "clients", "local training loss"):
+            table.add_column(name, justify="right")
         for task in self._tasks:
             if task.name in scores:
                 table.add_row(*self._row(task, scores[task.name]))
         return table
 
     def _row(self, task: TaskDefinition, row: Mapping[str, Any]) -> list[RenderableType]:
-        first, *others = task.metrics
-        text = Text(f"{first} {_number(row.get(first))}")
-        before = self._before.get(task.name, {}).get(first)
-        if before is not None and row.get(first) is not None and row[first] != before:
-            better = is_better(first, row[first], before)
-            text.append(f" {row[first] - before:+.3f}", style="green" if better else "red")
-        rest = ", ".join(f"{name} {_number(row.get(name))}" for name in others)
-        counts = [_number(row.get("validation_examples")), _number(row.get("clients"))]
-        return [
-            task.name,
-            text,
-            rest,
-            _number(row.get("loss")),
-            *counts,
-            _number(row.get("local_training_loss_next_round")),
-        ]
+        text, before = Text(), self._before.get(task.name, {})
+        for name in task.metrics:
+            text.append(f"{', ' if text else ''}{name} {_number(row.get(name))}")
+            if before.get(name) is not None and row.get(name) is not None and row[name] != before[name]:
+                better = is_better(name, row[name], before[name])
+                text.append(f" ({row[name] - before[name]:+.3f})", style="green" if better else "red")
+        counts = [_number(row.get(key)) for key in ("loss", "validation_examples", "clients")]
+        return [task.name, text, *counts, _number(row.get("local_training_loss_next_round"))]
 
 
 def _line(record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:

@@ -56,7 +56,7 @@ def build_report(
         "rounds_completed": int(facts.get("rounds_completed", "0")),
         "seconds": float(facts.get("seconds", "0")),
         "seed": int(facts.get("seed", "0")),
-        "data": facts.get("data", ""),
+        "data": _data_sources(members),
         "encoder_init": facts.get("encoder_init", ""),
         "sharing_plan": facts.get("sharing_plan", ""),
         "model_digest": model_digest,
@@ -69,8 +69,13 @@ def build_report(
 
 def final_metrics(task: TaskDefinition, history: list[dict[str, Any]]) -> Scores:
     """The metrics of the newest published model that was scored."""
-    last = history[-1] if history else {}
+    last = _newest_scored(history)
     return {name: last.get(name) for name in (*task.metrics, "loss")}
+
+
+def _newest_scored(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last entry with scores; one with a training loss alone says nothing about a published model."""
+    return next((entry for entry in reversed(history) if "validation_examples" in entry), {})
 
 
 def _task_report(
@@ -80,7 +85,7 @@ def _task_report(
     return {
         "type": task.type.value,
         "metrics": final_metrics(task, history),
-        "scored_round": history[-1]["round"] if history else None,
+        "scored_round": _newest_scored(history).get("round"),
         "history": history,
         "clients": sorted(member.client_id for member in holders),
         "examples": sum(member.examples.get(task.name, 0) for member in holders),
@@ -98,6 +103,12 @@ def _client_report(member: Member) -> dict[str, Any]:
         "failed": member.tally.failed,
         "expired": member.tally.expired,
     }
+
+
+def _data_sources(members: list[Member]) -> str:
+    """Where the clients say that their rows come from."""
+    kinds = {word.removeprefix("data-") for member in members for word in member.capabilities if word[:5] == "data-"}
+    return ", ".join("synthetic (built-in)" if kind == "builtin" else kind for kind in sorted(kinds))
 
 
 def _results(round_: OpenRound, task: str) -> list[TaskResult]:

@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 from common.errors import RunFolderError
+from server.storage.models import sync_folder
 
 JOURNAL = "journal.sqlite"
 CONFIG = "config.yaml"
+LOCK = "lock"
 
 
 class RunFolder:
@@ -28,7 +30,8 @@ class RunFolder:
         """
         if (path / JOURNAL).exists():
             raise RunFolderError(f"run_dir: '{path}' holds a run; add --resume to go on, or choose another --run_dir")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # A lock alone is what a coordinator leaves that died before it wrote anything.
+        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
             raise RunFolderError(f"run_dir: '{path}' exists and is not empty; choose another --run_dir")
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
@@ -90,6 +93,7 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
+        sync_folder(path.parent)
 
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file, indented, whole or not at all."""
@@ -98,8 +102,9 @@ class RunFolder:
         return path
 
     def _hold(self) -> None:
-        self._lock = (self.path / "lock").open("w")
+        self._lock = (self.path / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise RunFolderError(f"run_dir: another coordinator works in '{self.path}'; stop it first") from None

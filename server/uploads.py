@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,14 +25,31 @@ STALL_SECONDS = 30.0
 
 @dataclass
 class _Staged:
-    """One update's bytes so far. `reader` counts the streams that have written to it: only the latest one may."""
+    """One update's bytes so far. `reader` counts the streams that have written to it: only the latest one may.
+
+    `sealed` bytes are whole and checked and wait for the core's word; nothing may replace them.
+    """
 
     header: UpdateHeader
     buffer: NDArray[np.uint8]
     received: int = 0
     reader: int = 0
-    active: bool = False
+    reading: bool = False
+    sealed: bool = False
     hash: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is an interrupted upload that nobody continues at present."""
+        return not (self.reading or self.sealed)
+
+    def deltas(self) -> list[tuple[str, NDArray[np.float32]]]:
+        """One float32 vector per scope, as views."""
+        deltas, offset = [], 0
+        for scope in self.header.scopes:
+            deltas.append((scope.scope, self.buffer[offset : offset + scope.nbytes].view(np.float32)))
+            offset += scope.nbytes
+        return deltas
 
 
 class Uploads:
@@ -60,39 +78,13 @@ class Uploads:
             Refused: too many or too few bytes, a digest that does not match, or values that are not finite.
         """
         staged = await self._stage(header)
-        staged.reader += 1
-        mine, staged.active = staged.reader, True
-        try:
-            async for piece in _unstalled(pieces(header.offset), header.order_id):
-                if staged.reader != mine:
-                    raise Refused(Reason.CORRUPT, f"order {header.order_id}: another upload of it took over")
-                self._append(staged, piece)
-        finally:
-            if staged.reader == mine:
-                staged.active = False
-                self._admit_waiting()
-        if staged.received != header.nbytes:
-            raise Refused(
-                Reason.CORRUPT,
-                f"order {header.order_id}: the stream ended after {staged.received} of {header.nbytes} bytes",
-            )
-        try:
-            await asyncio.to_thread(_check, staged, self.take(header.order_id))
-        except Refused:
-            self.discard(header.order_id)
-            raise
-        staged.active = True
+        if not staged.sealed:
+            await self._read(staged, pieces(header.offset))
         return staged.buffer
 
     def take(self, order_id: str) -> list[tuple[str, NDArray[np.float32]]]:
         """The deltas of a received update, one float32 vector per scope, as views."""
-        staged = self._staged[order_id]
-        deltas, offset = [], 0
-        for scope in staged.header.scopes:
-            part = staged.buffer[offset : offset + scope.nbytes]
-            deltas.append((scope.scope, part.view(np.float32)))
-            offset += scope.nbytes
-        return deltas
+        return self._staged[order_id].deltas()
 
     def discard(self, order_id: str) -> None:
         """Forget an update's bytes, if there are any."""
@@ -107,26 +99,71 @@ class Uploads:
             self.discard(order_id)
 
     async def _stage(self, header: UpdateHeader) -> _Staged:
+        """The upload that this one continues, or room for a new one as soon as there is some."""
+        waited = False
+        try:
+            while True:
+                known = self._continued(header)
+                if known is not None:
+                    return known
+                self.discard(header.order_id)
+                if self._make_room(header.nbytes):
+                    break
+                turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                if waited:
+                    self._waiting.appendleft(turn)
+                else:
+                    self._waiting.append(turn)
+                waited = True
+                await turn
+            self._used += header.nbytes
+            self._staged[header.order_id] = staged = _Staged(header, np.empty(header.nbytes, dtype=np.uint8))
+            return staged
+        finally:
+            self._admit_waiting()
+
+    def _continued(self, header: UpdateHeader) -> _Staged | None:
         known = self._staged.get(header.order_id)
-        if known is not None and known.header.digest == header.digest and header.offset == known.received:
-            return known
+        if known is not None and known.header.digest == header.digest:
+            if known.sealed or header.offset == known.received:
+                return known
+        elif known is not None and known.sealed:
+            raise Refused(Reason.CORRUPT, f"order {header.order_id}: another upload of it is complete; ask again")
         if header.offset:
             at = known.received if known is not None else 0
             raise Refused(Reason.CORRUPT, f"order {header.order_id}: upload continues at {header.offset}, not at {at}")
-        self.discard(header.order_id)
-        while self._used and self._used + header.nbytes > self._budget and not self._evict_idle():
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._admit_waiting()
-                raise
-        self._used += header.nbytes
-        staged = _Staged(header, np.empty(header.nbytes, dtype=np.uint8))
-        self._staged[header.order_id] = staged
-        return staged
+        return None
+
+    async def _read(self, staged: _Staged, pieces: AsyncIterator[bytes]) -> None:
+        """Read a stream to its end, check the whole and seal it."""
+        order_id, size = staged.header.order_id, len(staged.buffer)
+        staged.reader += 1
+        mine, staged.reading = staged.reader, True
+        try:
+            async with aclosing(_unstalled(pieces, order_id)) as stream:
+                async for piece in stream:
+                    self._require_latest(staged, mine)
+                    self._append(staged, piece)
+            self._require_latest(staged, mine)
+            if staged.received != size:
+                text = f"order {order_id}: the stream ended after {staged.received} of {size} bytes"
+                raise Refused(Reason.CORRUPT, text)
+            refusal = await asyncio.to_thread(_problem, staged)
+            self._require_latest(staged, mine)
+            if refusal is not None:
+                self.discard(order_id)
+                raise refusal
+            staged.sealed = True
+        finally:
+            if staged.reader == mine:
+                staged.reading = False
+                self._admit_waiting()
+
+    def _require_latest(self, staged: _Staged, reader: int) -> None:
+        """Check that a stream still writes to what will be counted."""
+        order_id = staged.header.order_id
+        if staged.reader != reader or self._staged.get(order_id) is not staged:
+            raise Refused(Reason.CORRUPT, f"order {order_id}: another upload took over, or its round closed; ask again")
 
     def _append(self, staged: _Staged, piece: bytes) -> None:
         end = staged.received + len(piece)
@@ -140,12 +177,16 @@ class Uploads:
         staged.hash.update(piece)
         staged.received = end
 
-    def _evict_idle(self) -> bool:
-        """Make room by forgetting one interrupted upload, if there is one; its client starts over."""
-        idle = next((name for name, staged in self._staged.items() if not staged.active), None)
-        if idle is None:
+    def _make_room(self, nbytes: int) -> bool:
+        """Whether an update may be staged; forgets interrupted ones for it, whose clients then start over."""
+        if self._used + nbytes <= self._budget:
+            return True
+        busy = sum(len(staged.buffer) for staged in self._staged.values() if not staged.idle)
+        if busy and busy + nbytes > self._budget:
             return False
-        self._used -= len(self._staged.pop(idle).buffer)
+        for name in [name for name, staged in self._staged.items() if staged.idle]:
+            if self._used + nbytes > self._budget:
+                self._used -= len(self._staged.pop(name).buffer)
         return True
 
     def _admit_waiting(self) -> None:
@@ -156,7 +197,7 @@ class Uploads:
                 return
 
 
-async def _unstalled(pieces: AsyncIterator[bytes], order_id: str) -> AsyncIterator[bytes]:
+async def _unstalled(pieces: AsyncIterator[bytes], order_id: str) -> AsyncGenerator[bytes, None]:
     """The pieces, as long as each comes in time; a silent client must not hold memory that others wait for."""
     while True:
         try:
@@ -169,10 +210,12 @@ async def _unstalled(pieces: AsyncIterator[bytes], order_id: str) -> AsyncIterat
         yield piece
 
 
-def _check(staged: _Staged, deltas: list[tuple[str, NDArray[np.float32]]]) -> None:
+def _problem(staged: _Staged) -> Refused | None:
+    """What is wrong with the bytes of a whole update."""
     order_id = staged.header.order_id
     if staged.hash.hexdigest() != staged.header.digest:
-        raise Refused(Reason.CORRUPT, f"order {order_id}: the bytes do not match their digest; send again")
-    for scope, delta in deltas:
+        return Refused(Reason.CORRUPT, f"order {order_id}: the bytes do not match their digest; send again")
+    for scope, delta in staged.deltas():
         if not is_finite(delta):
-            raise Refused(Reason.NOT_FINITE, f"order {order_id}: scope '{scope}' holds NaN or infinite values")
+            return Refused(Reason.NOT_FINITE, f"order {order_id}: scope '{scope}' holds NaN or infinite values")
+    return None

@@ -97,12 +97,17 @@ def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():
         (lambda h: replace(h, order_id="train-1.1-b"), Reason.UNKNOWN_ORDER),
         (lambda h: replace(h, codec="pickle"), Reason.MALFORMED),
         (lambda h: replace(h, scopes=h.scopes[:1]), Reason.SCHEMA_MISMATCH),
-        (lambda h: replace(h, scopes=(replace(h.scopes[0], schema_digest="0" * 64), *h.scopes[1:])), Reason.SCHEMA_MISMATCH),
+        (
+            lambda h: replace(h, scopes=(replace(h.scopes[0], schema_digest="0" * 64), *h.scopes[1:])),
+            Reason.SCHEMA_MISMATCH,
+        ),
         (lambda h: replace(h, scopes=(replace(h.scopes[0], nbytes=4), *h.scopes[1:])), Reason.TOO_LARGE),
         (lambda h: replace(h, scopes=(replace(h.scopes[0], base_version=3), *h.scopes[1:])), Reason.SCHEMA_MISMATCH),
         (lambda h: replace(h, results=()), Reason.MALFORMED),
         (
-            lambda h: replace(h, results=(replace(h.results[0], validation=replace(h.results[0].validation, confusion=(1,))),)),
+            lambda h: replace(
+                h, results=(replace(h.results[0], validation=replace(h.results[0].validation, confusion=(1,))),)
+            ),
             Reason.MALFORMED,
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ DISTILBERT = {
 }
 TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "art", "law"), False, ("f1_micro",))
 TASKS = (*(KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")), TOPICS)
+HUGGING_FACE_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+SCRIPT_FILES = sorted([*HUGGING_FACE_FILES, "head.json", "head.safetensors", "predict.py"])
 TEXTS = ("A fine film with heart.", "Another text, somewhat longer than the first one!")
 
 
@@ -81,8 +84,7 @@ def probabilities(task: str, logits: torch.Tensor) -> list[float]:
 def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_path: Path) -> None:
     model = make(config, "cross")
     out = tmp_path / "new" / "folder"
-    names = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    assert export_task(model, task, out) == names == sorted(path.name for path in out.iterdir())
+    assert export_task(model, task, out) == HUGGING_FACE_FILES == sorted(path.name for path in out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["folder"]
     loaded, report = AutoModelForSequenceClassification.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
@@ -110,20 +112,23 @@ def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_pa
 def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, task: str, tmp_path: Path) -> None:
     model = make(config, encoding)
     out = tmp_path / "out"
-    names = export_task(model, task, out)
-    assert names == sorted(
-        ["README.md", "config.json", "head.json", "head.safetensors", "model.safetensors", "predict.py"]
-        + ["tokenizer.json", "tokenizer_config.json"]
-    )
+    assert export_task(model, task, out) == SCRIPT_FILES
     definition = KNOWN_TASKS.get(task, TOPICS)
-    script = [sys.executable, "predict.py", *TEXTS[: 1 + definition.pair]]
-    done = subprocess.run(script, cwd=out, capture_output=True, text=True, check=True, timeout=100)
+    predict = runpy.run_path(str(out / "predict.py"))["predict"]
     labels = definition.labels or ("score",)
     expected = dict(zip(labels, probabilities(task, outputs(model, task)), strict=True))
-    assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-5)
+    assert predict(*TEXTS[: 1 + definition.pair]) == pytest.approx(expected, abs=1e-5)
     _, report = AutoModel.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
     assert set(load_file(str(out / "head.safetensors"))) == {"weight", "bias"}
+
+
+def test_the_script_runs_by_itself(tmp_path: Path) -> None:
+    model = make(BERT, "siamese")
+    export_task(model, "stsb", tmp_path / "out")
+    script = [sys.executable, "predict.py", *TEXTS]
+    done = subprocess.run(script, cwd=tmp_path / "out", capture_output=True, text=True, check=True, timeout=100)
+    assert json.loads(done.stdout) == pytest.approx({"score": outputs(model, "stsb").item()}, abs=1e-5)
 
 
 def test_an_existing_folder_is_refused_unless_empty(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from common.errors import ConfigError
 
-VALID_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+VALID_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}")
 
 
 class Identity:
@@ -49,7 +49,9 @@ def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Ident
     """
     if client_id is not None:
         if not VALID_ID.fullmatch(client_id):
-            raise ConfigError(f"client_id: '{client_id}' must be 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+            raise ConfigError(
+                f"client_id: '{client_id}' must be 1 to 64 of the characters A-Z a-z 0-9 _ . -, not . or .."
+            )
         return Identity(client_id, state_dir / client_id)
     prefix = "-".join(sorted(tasks))[:48]
     for folder in sorted(state_dir.glob(f"{prefix}-auto-*")):

@@ -35,6 +35,8 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.pending = self._load_pending()
+        if self.pending is None:  # private values whose update was never kept, or rolled back
+            (folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
     def private(self) -> dict[str, Tensor] | None:
         """The committed values of the private scopes, or None before the first commit."""
@@ -49,6 +51,8 @@ class RunStore:
         """Keep an update, and the private values that belong to it, before it is handed in."""
         if private:
             self._save_tensors(_NEXT_PRIVATE, private)
+        else:
+            (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
         header = UPDATE_HEADER.encode(update.header)
         temporary = self._folder / f".{_PENDING}.partial"
         with temporary.open("wb") as file:
@@ -68,8 +72,9 @@ class RunStore:
 
     def roll_back(self) -> None:
         """The update will never count: go back to the committed private values."""
-        (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+        # The update goes first: it must never be handed in again without its private values.
         self._forget()
+        (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
     def _forget(self) -> None:
         (self._folder / _PENDING).unlink(missing_ok=True)

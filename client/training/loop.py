@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -25,6 +26,10 @@ class TrainingStopped(FedMTLError):
 
 class TrainingDiverged(FedMTLError):
     """The loss is no longer a finite number."""
+
+
+_GENERATOR = threading.Lock()
+"""Dropout draws from torch's process-wide generator, so that several clients in one process train in turn."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def train(
     device = next(model.parameters()).device
     optimizer = _optimizer(model, settings)
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "dropout"))
         for epoch in range(settings.local_epochs):
             batches = {

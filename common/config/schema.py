@@ -131,6 +131,7 @@ class FederationSection(Section):
     """How a round is held. `quorum` is the share of its orders that must come back by its deadline."""
 
     clients_per_task: Count = 1
+    min_clients: Count = 1
     client_fraction: Fraction = 1.0
     quorum: Fraction = 0.5
     start_timeout_seconds: Seconds = 600.0

@@ -77,7 +77,7 @@ class MultiTaskModel(nn.Module):
         config = self.encoder.config
         kind = PAIR_HEADS[self.architecture.encoding] if task.pair else Head
         try:
-            self.heads[task.name] = kind(config.hidden_size, task.outputs, _dropout(config))
+            self.heads[task.name] = kind(task, config.hidden_size, _dropout(config))
         except KeyError:
             raise ModelError(f"tasks.{task.name}: a head cannot have this name; choose another") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.errors import Reason, Refused
-from common.metrics import fits
+from common.metrics import LARGEST, fits
 from common.orders import DENSE_FLOAT32, JoinRequest, OrderKind, Session, UpdateHeader
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
@@ -91,10 +91,11 @@ def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
 def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: UpdateHeader) -> None:
     expected = {scope.scope: scope.version for scope in order.scopes} if kind is OrderKind.TRAIN else {}
     given = {scope.scope: scope for scope in header.scopes}
-    if set(given) != set(expected):
+    names = sorted(scope.scope for scope in header.scopes)
+    if names != sorted(expected):
         raise Refused(
             Reason.SCHEMA_MISMATCH,
-            f"order {order.order_id} is about scopes {sorted(expected)}, the update holds {sorted(given)}",
+            f"order {order.order_id} is about scopes {sorted(expected)}, the update holds {names}",
         )
     for name, scope in given.items():
         digest, nbytes = rules.schemas[name]
@@ -124,6 +125,10 @@ def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None
         assert definition is not None
         if result.examples < 0 or (result.validation is not None and not fits(definition, result.validation)):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
+        if result.train_loss is not None and not abs(result.train_loss) <= LARGEST:
+            raise Refused(
+                Reason.MALFORMED, f"order {order.order_id}: loss of task '{result.task}' is {result.train_loss}"
+            )
 
 
 def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mapping[str, int]:

@@ -179,7 +179,9 @@ def _member_records(state: FederationState, round_: OpenRound) -> list[Record]:
 def _missing(rules: Rules, present: list[Member]) -> list[str]:
     """Tasks with too few clients, with the counts."""
     held = {task.name: sum(task.name in member.tasks for member in present) for task in rules.tasks}
-    return [f"{task} ({n} of {rules.clients_per_task})" for task, n in held.items() if n < rules.clients_per_task]
+    missing = [f"{task} ({n} of {rules.clients_per_task})" for task, n in held.items() if n < rules.clients_per_task]
+    few = len(present) < rules.min_clients
+    return [*missing, f"any task ({len(present)} of {rules.min_clients} in all)"] if few else missing
 
 
 def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:

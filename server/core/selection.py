@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from common.seeds import derive_seed
+from server.core.closing import required
 from server.core.state import Member, Rules
 
 
@@ -18,5 +17,5 @@ def select(rules: Rules, present: list[Member], number: int) -> list[Member]:
     for task in rules.tasks:
         holders = [member.client_id for member in present if task.name in member.tasks]
         holders.sort(key=lambda client: (derive_seed(rules.seed, number, client, f"select {task.name}"), client))
-        chosen.update(holders[: ceil(rules.client_fraction * len(holders))])
+        chosen.update(holders[: required(rules.client_fraction, len(holders))])
     return [member for member in present if member.client_id in chosen]

@@ -22,6 +22,7 @@ class Rules:
     num_rounds: int
     training: TrainingSettings
     clients_per_task: int = 1
+    min_clients: int = 1
     client_fraction: float = 1.0
     quorum: float = 0.5
     round_attempts: int = 3
@@ -160,7 +161,7 @@ class FederationState:
     def session_member(self, session: Session) -> Member | None:
         """The member that a session speaks for, or None if it is unknown or superseded."""
         member = self.members.get(session.client_id)
-        return member if member is not None and member.token == session.token else None
+        return member if member is not None and member.token and member.token == session.token else None
 
 
 def order_id(kind: OrderKind, number: int, attempt: int, client_id: str) -> str:

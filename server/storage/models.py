@@ -8,13 +8,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from common.errors import RunFolderError
+from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 
 Vectors = Mapping[str, NDArray[np.float32]]
@@ -71,48 +72,54 @@ class ModelFiles:
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
         """Read a version back into one vector per travelling scope."""
-        return self.read_named(str(version), [s for s in self.schemas if not s.startswith("private")])
+        return self.read_named(str(version), [scope for scope in self.schemas if not is_private(scope)])
 
     def read_named(self, name: str, scopes: list[str]) -> dict[str, NDArray[np.float32]]:
         """Read named vectors.
 
         Raises:
-            RunFolderError: the file is missing or does not hold these parameters.
+            RunFolderError: the file is missing or damaged, or does not hold these parameters.
         """
         path = self.path(name)
         if not path.is_file():
             raise RunFolderError(f"{path}: missing; the run folder is incomplete, start a new run")
-        vectors = {}
-        with safe_open(path, framework="np") as file:
-            for scope in scopes:
-                vector = np.empty(self.schemas[scope].size, dtype=np.float32)
-                for entry in self.schemas[scope].entries:
-                    try:
-                        tensor = file.get_tensor(entry.name)
-                    except Exception as error:  # the library's own exception type is not public
-                        raise RunFolderError(f"{path}: parameter '{entry.name}' is missing") from error
-                    if tensor.shape != entry.shape:
-                        raise RunFolderError(f"{path}: '{entry.name}' is {tensor.shape}, expected {entry.shape}")
-                    vector[entry.offset : entry.offset + entry.count] = tensor.ravel()
-                vectors[scope] = vector
-        return vectors
+        try:
+            with safe_open(path, framework="np") as file:
+                return {scope: _vector(file, self.schemas[scope], path) for scope in scopes}
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{path}: damaged ({error}); the run cannot go on, start a new one") from error
 
 
 class MemoryModels:
-    """The in-memory twin of `ModelFiles`: keeps the newest version."""
+    """The in-memory twin of `ModelFiles`."""
 
     def __init__(self) -> None:
-        self._newest: tuple[int, dict[str, NDArray[np.float32]]] | None = None
+        self._kept: dict[int, dict[str, NDArray[np.float32]]] = {}
 
     def write(self, version: int, vectors: Vectors) -> None:
-        """Remember a version."""
-        self._newest = (version, dict(vectors))
+        """Remember a version and forget those that nobody needs any more."""
+        self._kept = {old: kept for old, kept in self._kept.items() if old > version - KEPT_VERSIONS}
+        self._kept[version] = {scope: vector.copy() for scope, vector in vectors.items()}
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
-        """Give the newest version back."""
-        if self._newest is None or self._newest[0] != version:
+        """Give a version back."""
+        if version not in self._kept:
             raise RunFolderError(f"version {version} is not in memory")
-        return dict(self._newest[1])
+        return {scope: vector.copy() for scope, vector in self._kept[version].items()}
+
+
+def _vector(file: Any, schema: ParameterSchema, path: Path) -> NDArray[np.float32]:
+    """One scope's vector out of an open safetensors file."""
+    vector = np.empty(schema.size, dtype=np.float32)
+    present = set(file.keys())
+    for entry in schema.entries:
+        if entry.name not in present:
+            raise RunFolderError(f"{path}: parameter '{entry.name}' is missing; start a new run")
+        tensor = file.get_tensor(entry.name)
+        if tensor.shape != entry.shape:
+            raise RunFolderError(f"{path}: '{entry.name}' is {tensor.shape}, expected {entry.shape}")
+        vector[entry.offset : entry.offset + entry.count] = tensor.ravel()
+    return vector
 
 
 def sync_folder(folder: Path) -> None:
