@@ -36,6 +36,8 @@ UPLOAD_TRIES = 3
 RETURN_SECONDS = 1.0
 """How soon a client asks again after a coordinator said that it is stopping."""
 GOODBYE_SECONDS = 5.0
+STOP_SECONDS = 15.0
+"""How long a client that was told to stop may take, goodbye included."""
 
 
 class Agent:
@@ -67,6 +69,20 @@ class Agent:
             Refused: this client may not take part.
             UnreachableError: the coordinator stayed silent for too long.
         """
+        sessions, told = asyncio.ensure_future(self._sessions()), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((sessions, told), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sessions,), timeout=STOP_SECONDS)
+            if sessions.done():
+                sessions.result()
+            else:
+                log.warning("not done within %g s; this client stops without a goodbye", STOP_SECONDS)
+        finally:
+            told.cancel()
+            sessions.cancel()
+
+    async def _sessions(self) -> None:
+        """One session after the other, since a coordinator that was restarted knows nobody."""
         while not self._stop.is_set():
             try:
                 if await self._take_part():
@@ -82,7 +98,9 @@ class Agent:
         request = JoinRequest(
             worker.client_id, worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities
         )
-        welcome = await self._port.join(request)
+        welcome = await _first(self._stop.wait(), self._port.join(request))
+        if welcome is None:
+            return False
         session = welcome.session
         if session.run_id != self._run_id:
             await self._prepare(welcome)

@@ -56,7 +56,7 @@ TOPICS: tuple[Group, ...] = (
 
 INTENSIFIERS: Group = ("really", "truly", "clearly", "indeed")
 NEGATIONS: Group = ("not", "never", "hardly")
-CONTRASTS: Group = ("but", "yet", "though")
+CONTRASTS: Group = ("but", "yet", "however")
 QUESTION_WORDS: Group = ("what", "when", "where", "which", "who", "whom", "whose", "why", "how")
 
 COMMON_WORDS: Group = _words(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import multiprocessing
 import secrets
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,19 @@ from rich.console import Console
 from common.clock import SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
-from common.models.layout import scope_schemas
-from common.models.pretrained import resolve_encoder
-from common.orders import ModelArchitecture
-from common.parameters.flat import model_digest
+from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.tls import TlsFiles
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
-from server.model import MTLServerModel
 from server.progress import RunProgress
 from server.report import build_report
 from server.run_folder import RunFolder
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
-from server.storage.models import ModelFiles
+from server.storage.models import PRIVATE_FILE, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
@@ -41,7 +37,6 @@ TICK_SECONDS = 0.5
 GOODBYE_SECONDS = 5.0
 """How long clients may take to hear that the run is over before the coordinator closes its port."""
 DRAIN_SECONDS = 10.0
-PRIVATE_FILE = "private"
 
 
 async def serve(
@@ -78,32 +73,30 @@ async def serve(
 
 
 def _begin(config: Config, folder: RunFolder, journal: Journal) -> None:
-    """Make the initial model and everything else that a run needs; the journal learns of it last."""
-    section = config.model
-    source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
-    level = logging.WARNING if source.origin.startswith("random") else logging.INFO
-    log.log(level, "encoder: %s", source.origin)
-    model = MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
-    )
-    for line in model.summary().splitlines():
-        log.info("%s", line)
+    """Make everything that a run starts from; the journal learns of it last."""
     folder.write(folder.config, render(config).encode())
-    folder.write(folder.tokenizer, model.tokenizer_bytes)
-    folder.write_json(folder.architecture.name, asdict(model.architecture))
-    files = ModelFiles(folder.models, model.schemas)
-    values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
-    files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
-    files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
+        origin, summary = elsewhere.submit(_prepare, config, folder.path).result()
+    log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
+    for line in summary.splitlines():
+        log.info("%s", line)
     facts = {
         "run_id": secrets.token_hex(6),
         "name": config.run.name,
         "seed": str(config.run.seed),
-        "encoder_init": source.origin,
+        "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
         "ready": "1",
     }
     journal.commit((), facts)
+
+
+def _prepare(config: Config, path: Path) -> tuple[str, str]:
+    """Called in the other process; only there is torch imported."""
+    from server.preparation import prepare_run
+
+    prepared = prepare_run(config, path)
+    return prepared.origin, prepared.summary
 
 
 def _check_unchanged(config: Config, folder: RunFolder) -> None:
@@ -137,6 +130,8 @@ async def _run(
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
+        asked = _listen_for_signals()
+        await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
             log.info(
@@ -146,7 +141,7 @@ async def _run(
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
                 on_listening(server.port_number)
-            await _until_over(coordinator)
+            await _until_over(coordinator, asked)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
         finally:
@@ -161,24 +156,27 @@ def _restore(
 ) -> tuple[Federation, Rules, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
     facts = journal.facts()
-    architecture = ModelArchitecture(**json.loads(folder.architecture.read_text(encoding="utf-8")))
-    schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
+    architecture, schemas = folder.read_description()
     rules = make_rules(config, facts["run_id"], schemas)
     state = journal.restore(rules.schemas, rules.round_timeout_seconds)
     files = ModelFiles(folder.models, schemas)
     private = [scope for scope in schemas if is_private(scope)]
-    vectors = {**files.read(state.completed_rounds), **files.read_named(PRIVATE_FILE, private)}
-    federation = make_federation(config, architecture, schemas, folder.tokenizer.read_bytes(), vectors)
+    tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
+    federation = make_federation(config, architecture, schemas, tokenizer, initial)
     return federation, rules, schemas, state
 
 
-async def _until_over(coordinator: Coordinator) -> None:
-    """Keep time until the run ends; SIGTERM and SIGINT drain, a second one stops at once."""
-    loop = asyncio.get_running_loop()
+def _listen_for_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set; a second one stops at once."""
     asked = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, _on_signal, asked)
-    await coordinator.start()
+        asyncio.get_running_loop().add_signal_handler(name, _on_signal, asked)
+    return asked
+
+
+async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
+    """Keep time until the run ends, or drain it as soon as somebody asked for that."""
+    loop = asyncio.get_running_loop()
     over = asyncio.ensure_future(coordinator.ended())
     deadline: float | None = None
     while not over.done():
@@ -191,6 +189,7 @@ async def _until_over(coordinator: Coordinator) -> None:
         if deadline is not None and loop.time() >= deadline:
             over.cancel()
             return
+    over.result()
 
 
 def _on_signal(asked: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,14 @@ from common.config import Config
 from common.orders import ModelArchitecture
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
-from server.coordinator import Coordinator, Federation, Observer
+from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Rules
-from server.model import MTLServerModel
+from server.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import MemoryModels
+
+if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
+    from server.model import MTLServerModel
 
 Vectors = Mapping[str, NDArray[np.float32]]
 
@@ -47,17 +51,16 @@ def make_federation(
     architecture: ModelArchitecture,
     schemas: Mapping[str, ParameterSchema],
     tokenizer: bytes,
-    vectors: Vectors,
+    private_vectors: Vectors,
 ) -> Federation:
-    """What the coordinator serves; `vectors` are the values of all scopes, private ones included."""
+    """What the coordinator serves besides the published model."""
     return Federation(
         run_name=config.run.name,
         architecture=architecture,
         rules=tuple((rule.match, rule.scope) for rule in config.sharing_plan().rules),
         digests={scope: schema.digest for scope, schema in schemas.items()},
         tokenizer=tokenizer,
-        vectors={scope: vector for scope, vector in vectors.items() if not is_private(scope)},
-        private_vectors={scope: vector for scope, vector in vectors.items() if is_private(scope)},
+        private_vectors=private_vectors,
         server_learning_rate=config.federation.server_learning_rate,
     )
 
@@ -71,7 +74,10 @@ def in_memory(
 ) -> Coordinator:
     """A coordinator that keeps everything in memory; for simulation, benchmarks and tests."""
     rules = make_rules(config, "memory", model.schemas)
-    vectors = {scope: vector.numpy().copy() for scope, vector in model.vectors.items()}
-    federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, vectors)
+    vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
+    models = MemoryModels()
+    models.write(0, {scope: vector for scope, vector in vectors.items() if not is_private(scope)})
+    private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
+    federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
     state = FederationState(dict.fromkeys(rules.schemas, 0))
-    return Coordinator(rules, state, federation, journal or Journal(":memory:"), MemoryModels(), clock, observer)
+    return Coordinator(rules, state, federation, journal or Journal(":memory:"), models, clock, observer)

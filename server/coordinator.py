@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +59,7 @@ from server.core.events import (
 )
 from server.core.state import ENDED, FederationState, Member, Rules
 from server.core.step import step
+from server.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
 from server.uploads import Uploads
@@ -71,10 +71,9 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Federation:
-    """What the coordinator serves: the model's make-up and the starting values.
+    """What the coordinator serves besides the published model.
 
-    `digests` covers every scope, private ones included; `vectors` are the present values of the travelling scopes,
-    `private_vectors` the initial ones of the private scopes.
+    `digests` covers every scope, private ones included; `private_vectors` are the initial values of private scopes.
     """
 
     run_name: str
@@ -82,29 +81,12 @@ class Federation:
     rules: tuple[tuple[str, str], ...]
     digests: Mapping[str, str]
     tokenizer: bytes
-    vectors: Mapping[str, Vector]
     private_vectors: Mapping[str, Vector]
     server_learning_rate: float = 1.0
     poll_seconds: float = 30.0
 
 
 _LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
-
-
-class Observer(Protocol):
-    """Watches a run, for people. Called between events, never during one."""
-
-    def notice(self, text: str, warning: bool) -> None:
-        """Something happened."""
-        ...
-
-    def changed(self, status: FederationStatus) -> None:
-        """The picture changed."""
-        ...
-
-    def closed(self, record: RoundClosed) -> None:
-        """A round closed and is durable."""
-        ...
 
 
 class Coordinator:
@@ -123,11 +105,11 @@ class Coordinator:
         self.rules = rules
         self._state = state
         self._federation = federation
-        self._journal = journal
+        self.journal = journal
         self._models = models
         self._clock = clock
         self._observer = observer
-        self._vectors: dict[str, Vector] = dict(federation.vectors)
+        self._vectors: dict[str, Vector] = models.read(state.completed_rounds)
         self._stored: dict[str, Vector] = {}
         self._sums = StreamingMean()
         self._uploads = Uploads()
@@ -205,21 +187,25 @@ class Coordinator:
                 if isinstance(event, UpdateArrived):
                     self._uploads.discard(event.header.order_id)
                 raise
-            self._state = state
             try:
                 for effect in effects:
-                    await self._carry_out(effect)
+                    await self._carry_out(effect, state)
             except BaseException as error:
                 # State and disk may differ now: nothing but a restart from the journal is safe.
                 self._broken = error
                 self._ended.set()
                 raise
+            # Only now may anybody see what was decided: it is durable, and the new version is in place.
+            self._state = state
+            if any(isinstance(effect, Wake) for effect in effects):
+                self._wake.set()
+                self._wake = asyncio.Event()
             if effects or state.members.keys() != before.members.keys():
                 self._show()
             if state.phase in ENDED or (state.draining and state.open is None):
                 self._ended.set()
 
-    async def _carry_out(self, effect: Effect) -> None:
+    async def _carry_out(self, effect: Effect, state: FederationState) -> None:
         match effect:
             case Fold(order_id, weights):
                 await self._fold(order_id, weights)
@@ -228,14 +214,11 @@ class Coordinator:
             case StoreVersion(version, totals):
                 await asyncio.to_thread(self._store, version, totals)
             case Commit(records):
-                await asyncio.to_thread(self._journal.commit, records, self._facts())
+                await asyncio.to_thread(self.journal.commit, records, self._facts())
                 for record in records:
-                    self._after_commit(record)
+                    self._after_commit(record, state)
             case InstallVersion():
                 self._vectors, self._stored = self._stored, {}
-            case Wake():
-                self._wake.set()
-                self._wake = asyncio.Event()
             case Notice(text, warning):
                 self._notice(text, warning)
 
@@ -251,8 +234,8 @@ class Coordinator:
         self._stored = {**self._vectors, **fresh}
         self._models.write(version, self._stored)
 
-    def _after_commit(self, record: object) -> None:
-        open_ = self._state.open
+    def _after_commit(self, record: object, state: FederationState) -> None:
+        open_ = state.open
         if isinstance(record, RoundClosed | RunEnded):
             self._uploads.discard_all_but(frozenset(open_.orders) if open_ is not None else frozenset())
         if isinstance(record, RoundClosed) and self._observer is not None:
@@ -365,8 +348,7 @@ class Coordinator:
             _, repeated = judge_update(self.rules, self._state, member.client_id, header)
             if not repeated:
                 if header.scopes:
-                    payload = await self._uploads.receive(header, pieces)
-                    self.bytes_up += len(payload)
+                    self.bytes_up += len(await self._uploads.receive(header, pieces))
                 await self.apply(UpdateArrived(self._clock.now(), member.client_id, header))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from common.tasks import TaskDefinition
 from server.core.effects import RoundClosed
 from server.report import round_scores
 
+log = logging.getLogger("fedmtl.server")
+
 
 class RunProgress:
     """Writes `metrics.jsonl` and, with a console, shows the run; a terminal also gets a live view of the clients."""
@@ -31,6 +34,7 @@ class RunProgress:
             Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
         )
         self._before: dict[str, dict[str, Any]] = {}
+        self._waiting_for = ""
 
     def __enter__(self) -> RunProgress:
         if self._live is not None:
@@ -45,7 +49,10 @@ class RunProgress:
         """Notices go to the log; nothing more is shown."""
 
     def changed(self, status: FederationStatus) -> None:
-        """Refresh the live view."""
+        """Refresh the live view; log what a waiting run waits for, once."""
+        if status.phase == "waiting" and status.waiting_for != self._waiting_for:
+            log.info("waiting for %s", status.waiting_for)
+        self._waiting_for = status.waiting_for
         if self._live is not None:
             self._live.update(_overview(status), refresh=True)
 

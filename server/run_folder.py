@@ -5,13 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from common.errors import RunFolderError
+from common.orders import ModelArchitecture
+from common.parameters.schema import ParameterSchema
 from server.storage.models import sync_folder
 
 JOURNAL = "journal.sqlite"
 CONFIG = "config.yaml"
+DESCRIPTION = "model.json"
 LOCK = "lock"
 
 
@@ -76,14 +81,24 @@ class RunFolder:
         return self.path / CONFIG
 
     @property
-    def architecture(self) -> Path:
-        """The model's make-up, so that the run can be scored and exported without any hub."""
-        return self.path / "architecture.json"
-
-    @property
     def tokenizer(self) -> Path:
         """The packed tokenizer."""
         return self.path / "tokenizer.pack"
+
+    def write_description(self, architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema]) -> None:
+        """Write the model's make-up, so that the run can go on, be scored and be exported without any hub."""
+        scopes = {scope: {entry.name: entry.shape for entry in schema.entries} for scope, schema in schemas.items()}
+        self.write_json(DESCRIPTION, {"architecture": asdict(architecture), "scopes": scopes})
+
+    def read_description(self) -> tuple[ModelArchitecture, dict[str, ParameterSchema]]:
+        """The model's architecture, and the schema of every scope, private ones included."""
+        described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+        shapes = {
+            scope: {name: tuple(shape) for name, shape in members.items()}
+            for scope, members in described["scopes"].items()
+        }
+        schemas = {scope: ParameterSchema.of(members) for scope, members in shapes.items()}
+        return ModelArchitecture(**described["architecture"]), schemas
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file whole or not at all."""

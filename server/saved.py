@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import Config, load_config
 from common.errors import ModelError
-from common.orders import ModelArchitecture
 from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
@@ -48,7 +46,7 @@ def load_run(path: Path) -> SavedRun:
     """
     folder = RunFolder.open(path)
     config = load_config(folder.config)
-    architecture = ModelArchitecture(**json.loads(folder.architecture.read_text(encoding="utf-8")))
+    architecture, _ = folder.read_description()
     model = MTLServerModel.restore(
         architecture,
         folder.tokenizer.read_bytes(),

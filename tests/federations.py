@@ -16,7 +16,7 @@ from client.worker import Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.pretrained import resolve_encoder
-from common.parameters.flat import model_digest
+from common.parameters.digest import model_digest
 from common.ports import CoordinatorPort
 from server.assembly import in_memory
 from server.coordinator import Coordinator

@@ -7,6 +7,7 @@ from common.orders import JoinRequest, OrderKind, PollKind, Session, Settlement
 from common.tasks import KNOWN_TASKS
 from server.core.admission import judge_join, judge_update, require_member, scope_weights
 from server.core.answers import answer_poll, is_wanted, settlement_of
+from server.core.closing import required
 from server.core.effects import ClearSums, Commit, Fold, InstallVersion, RoundClosed, RoundOpened, StoreVersion, Wake
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started, Tick, UpdateArrived
 from server.core.rounds import waits_for
@@ -260,3 +261,33 @@ def test_orders_count_apart_from_inputs():
     assert (tallies["a"].assigned, tallies["a"].completed, tallies["a"].failed) == (2, 1, 0)
     assert (tallies["b"].assigned, tallies["b"].completed, tallies["b"].failed) == (2, 0, 1)
     assert all(order.state is OrderState.ISSUED for order in table.state.open.orders.values())
+
+
+@pytest.mark.parametrize(("share", "orders", "needed"), [(0.55, 100, 55), (0.07, 100, 7), (0.5, 3, 2), (0.01, 5, 1)])
+def test_a_share_of_orders_is_rounded_up_but_not_for_a_rounding_error(share, orders, needed):
+    assert required(share, orders) == needed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda h: replace(h, scopes=(*h.scopes, h.scopes[0])), Reason.SCHEMA_MISMATCH),
+        (lambda h: replace(h, results=(replace(h.results[0], train_loss=float("nan")),)), Reason.MALFORMED),
+        (lambda h: replace(h, results=(replace(h.results[0], train_loss=1e300),)), Reason.MALFORMED),
+    ],
+    ids=["a scope twice", "loss is nan", "loss overflows"],
+)
+def test_an_update_that_would_spoil_sums_is_refused(change, reason):
+    table = two_clients()
+    with pytest.raises(Refused) as refusal:
+        table.apply(UpdateArrived(0.0, "a", change(table.header("a"))))
+    assert refusal.value.reason is reason
+
+
+def test_after_a_restart_nobody_speaks_for_a_member_without_joining_again():
+    table = two_clients()
+    table.apply(Started(5.0))
+    for token in ("", "token-a"):
+        with pytest.raises(Refused) as refusal:
+            require_member(table.rules, table.state, Session("run", "a", token))
+        assert refusal.value.reason is Reason.UNKNOWN_CLIENT

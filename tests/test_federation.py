@@ -31,7 +31,7 @@ def reference_fedavg(config, clients):
             rows = make_worker(config, client, names, partition)._data
             sets = {n: encode(rows[n].train, tasks[n], reader, "siamese", config.model.max_length) for n in names}
             local = copy.deepcopy(server.model).train()
-            optimizer = torch.optim.AdamW(local.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+            optimizer = torch.optim.AdamW(local.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
             seed = derive_seed(config.run.seed, number, client, "training")
             for epoch in range(settings.local_epochs):
                 batches = {
@@ -95,10 +95,10 @@ def test_the_report_scores_the_published_model_of_every_round(tmp_path):
     config = small_config(tmp_path)
     coordinator = asyncio.run(federate(config, tmp_path / "state"))
     assert coordinator.state.phase is Phase.FINISHED
-    rounds = coordinator._journal.rounds()
+    rounds = coordinator.journal.rounds()
     assert [r.kind for r in rounds] == [OrderKind.TRAIN, OrderKind.TRAIN, OrderKind.EVALUATE]
     report = build_report(
-        {}, coordinator.rules.tasks, rounds, coordinator._journal.members(), "finished", digest_of(coordinator)
+        {}, coordinator.rules.tasks, rounds, coordinator.journal.members(), "finished", digest_of(coordinator)
     )
     for task, clients in (("sst2", ["a", "b", "d"]), ("qqp", ["c", "d"])):
         section = report["tasks"][task]
@@ -113,7 +113,7 @@ def test_private_heads_stay_where_they_are_and_still_learn(tmp_path):
     config = small_config(tmp_path, "sharing.plan=private_heads", "training.num_rounds=2")
     coordinator = asyncio.run(federate(config, tmp_path / "state"))
     assert set(coordinator.vectors) == {"shared"}
-    orders = [order for round_ in coordinator._journal.rounds() for order in round_.orders.values()]
+    orders = [order for round_ in coordinator.journal.rounds() for order in round_.orders.values()]
     assert {scope.scope for order in orders for scope in order.scopes} == {"shared"}
     assert (tmp_path / "state" / "a" / "memory" / "private.safetensors").is_file()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -15,6 +14,7 @@ from client.data.encoding import EncodedSet, collate
 from common.errors import FedMTLError
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
+from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
@@ -26,10 +26,6 @@ class TrainingStopped(FedMTLError):
 
 class TrainingDiverged(FedMTLError):
     """The loss is no longer a finite number."""
-
-
-_GENERATOR = threading.Lock()
-"""Dropout draws from torch's process-wide generator, so that several clients in one process train in turn."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ def train(
     device = next(model.parameters()).device
     optimizer = _optimizer(model, settings)
     model.train()
-    with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "dropout"))
+    with borrowed_generator(derive_seed(seed, "dropout"), device):
         for epoch in range(settings.local_epochs):
             batches = {
                 name: iter(epoch_batches(s.train.lengths, settings.batch_size, derive_seed(seed, epoch, name)))

@@ -13,6 +13,7 @@ from common.errors import ModelError
 from common.models.batch import TextBatch
 from common.models.encoder import build_encoder, mean_vectors, sentence_vectors
 from common.models.heads import Head, SiameseHead
+from common.models.randomness import borrowed_generator
 from common.orders import ModelArchitecture
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
@@ -46,7 +47,7 @@ class MultiTaskModel(nn.Module):
         if architecture.encoding not in PAIR_HEADS:
             raise ModelError(f"encoding '{architecture.encoding}' is not one of {', '.join(PAIR_HEADS)}")
         self.architecture = architecture
-        with torch.random.fork_rng(devices=[]):
+        with borrowed_generator():
             self.encoder = build_encoder(architecture.encoder_config)
             self.heads = nn.ModuleDict()
             for task in tasks:
@@ -88,8 +89,7 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
     The encoder's values depend only on the seed, each head's only on the seed and its task's name: never on the
     other tasks or on torch's global generator, which stays as it was.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "encoder"))
+    with borrowed_generator(derive_seed(seed, "encoder")):
         fresh = build_encoder(model.architecture.encoder_config)
     model.encoder.load_state_dict(fresh.state_dict())
     for task, head in model.heads.items():

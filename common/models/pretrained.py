@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import Tensor
@@ -23,6 +22,7 @@ from transformers.utils import logging
 from common.errors import ModelError, WireError
 from common.models.encoder import clean_config, has_token_types, load_config
 from common.models.hub import WEIGHT_FILES, find_folder
+from common.models.randomness import borrowed_generator
 from common.models.vocabulary import fallback_tokenizer
 
 Weights = Literal["auto", "pretrained", "random"]
@@ -248,7 +248,7 @@ def _has_weights(folder: Path) -> bool:
 def _load_state(folder: Path) -> dict[str, Tensor]:
     """The encoder's values by parameter name; those that the folder lacks (typically a pooler's) are left out."""
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with _quiet(), borrowed_generator():
             encoder, report = AutoModel.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
             )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +43,3 @@ def views(vector: Tensor, schema: ParameterSchema) -> dict[str, Tensor]:
 def to_bytes(vector: Tensor) -> memoryview:
     """The little-endian float32 bytes of a contiguous vector on the CPU, without a copy."""
     return vector.detach().contiguous().numpy().data.cast("B")
-
-
-def model_digest(scopes: Iterable[tuple[str, str, Iterable[bytes | memoryview]]]) -> str:
-    """SHA-256 over (scope name, schema digest, bytes of the vector) of every scope that travels, sorted by name."""
-    digest = hashlib.sha256()
-    for scope, schema_digest, pieces in sorted(scopes, key=lambda item: item[0]):
-        digest.update(f"{scope}\n{schema_digest}\n".encode())
-        for piece in pieces:
-            digest.update(piece)
-    return digest.hexdigest()

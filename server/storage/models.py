@@ -20,6 +20,8 @@ from common.parameters.schema import ParameterSchema
 
 Vectors = Mapping[str, NDArray[np.float32]]
 KEPT_VERSIONS = 2
+PRIVATE_FILE = "private"
+"""The file of the private scopes' initial values; versions are numbers."""
 
 
 class ModelStore(Protocol):

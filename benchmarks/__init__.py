@@ -1,0 +1,1 @@
+"""Measurements that print what they saw, with settings and machine. Nothing here asserts a time."""

@@ -1,0 +1,43 @@
+"""The initial model of a run, made once. Runs in a process of its own, so that the coordinator needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Config
+from common.models.pretrained import resolve_encoder
+from common.parameters.plan import is_private
+from server.model import MTLServerModel
+from server.run_folder import RunFolder
+from server.storage.models import PRIVATE_FILE, ModelFiles
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the encoder's values come from, and the model's summary; for the log and the report."""
+
+    origin: str
+    summary: str
+
+
+def prepare_run(config: Config, path: Path) -> Prepared:
+    """Make the model and write what the coordinator and later readers of the run folder need of it.
+
+    Raises:
+        ModelError: the encoder cannot be found, built or read.
+        ConfigError: the sharing plan leaves a parameter without a scope.
+    """
+    section = config.model
+    source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
+    model = MTLServerModel.create(
+        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+    )
+    folder = RunFolder(path)
+    folder.write(folder.tokenizer, model.tokenizer_bytes)
+    folder.write_description(model.architecture, model.schemas)
+    files = ModelFiles(folder.models, model.schemas)
+    values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
+    files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
+    files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
+    return Prepared(source.origin, model.summary())

@@ -1,0 +1,259 @@
+"""The house as its imports and sizes show it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("common", "server", "client", "simulation")
+MAIN = "federated_main.py"
+GENERATED = "common/wire/gen/"
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Every file of the product, generated code apart, by its path."""
+    paths = [ROOT / MAIN, *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    names = {path.relative_to(ROOT).as_posix(): path for path in paths}
+    return {
+        name: ast.parse(path.read_text(encoding="utf-8"))
+        for name, path in sorted(names.items())
+        if not name.startswith(GENERATED)
+    }
+
+
+def test_files() -> list[Path]:
+    return [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+test_files.__test__ = False  # type: ignore[attr-defined]
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Dotted names of everything that a file imports, at any depth."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(module: str) -> set[str]:
+    """The files that import `module` or something in it."""
+    return {
+        name
+        for name, tree in sources().items()
+        if any(found == module or found.startswith(f"{module}.") for found in imports(tree))
+    }
+
+
+def within(names: set[str], *places: str) -> set[str]:
+    """What is in none of the places; a place is a file, or a folder with a slash at its end."""
+    return {name for name in names if not any(name == p or (p.endswith("/") and name.startswith(p)) for p in places)}
+
+
+def test_the_walk_sees_the_product() -> None:
+    assert {MAIN, "server/core/step.py", "client/agent.py", "common/wire/codec.py"} <= set(sources())
+    assert "server/coordinator.py" in importers("server.core.step")
+
+
+def test_server_and_client_never_import_each_other() -> None:
+    assert within(importers("client"), "client/", "simulation/", MAIN) == set()
+    assert within(importers("server"), "server/", "simulation/", MAIN) == set()
+
+
+def test_nothing_imports_simulation_or_the_command_line() -> None:
+    assert within(importers("simulation"), "simulation/") == set()
+    assert importers("federated_main") == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "places"),
+    [
+        ("grpc", ("server/service/", "client/transport/", MAIN)),
+        ("google.protobuf", ("common/wire/",)),
+        ("common.wire.gen", ("common/wire/",)),
+        ("transformers", ("common/models/", "client/data/")),
+        ("tokenizers", ("common/models/", "client/data/")),
+        ("pydantic", ("common/config/",)),
+        ("pydantic_core", ("common/config/",)),
+        ("yaml", ("common/config/",)),
+        ("sqlite3", ("server/storage/",)),
+        ("datasets", ("client/data/",)),
+        ("pyarrow", ("client/data/",)),
+        ("argparse", (MAIN,)),
+    ],
+)
+def test_a_library_is_imported_in_its_rooms_only(module: str, places: tuple[str, ...]) -> None:
+    found = importers(module)
+    assert found, f"nothing imports {module}: the rule is out of date"
+    assert within(found, *places) == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch numpy safetensors xxhash",  # no tensor
+        "time datetime random secrets uuid os socket asyncio threading logging pathlib sqlite3 io",  # no world
+        "server.coordinator server.storage server.service server.aggregation server.model server.app",  # no upwards
+        "common.wire common.models common.config common.clock common.parameters.flat",
+    ],
+)
+def test_the_core_knows_neither_tensors_nor_the_world(module: str) -> None:
+    for name in module.split():
+        assert {file for file in importers(name) if file.startswith("server/core/")} == set(), name
+
+
+def test_pickle_and_process_wide_randomness_are_not_used() -> None:
+    for module in ("pickle", "marshal", "shelve", "dill", "joblib"):
+        assert importers(module) == set(), module
+    used = {
+        (name, ast.unparse(node))
+        for name, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("random", "np.random", "numpy.random")
+    }
+    assert {what for _, what in used} <= {"random.Random", "np.random.Generator", "np.random.PCG64"}, used
+    loads = {
+        name
+        for name, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+    }
+    assert loads == set()
+
+
+def lower_rooms(place: str) -> set[str]:
+    """Rooms of one side that `place` may import, itself included."""
+    return {place, *(room for below in _BELOW[place] for room in lower_rooms(below))}
+
+
+# Every room with the rooms right below it. A file in `server/` itself is a room of its own name.
+_BELOW: dict[str, tuple[str, ...]] = {
+    "server.core": (),
+    "server.observer": ("server.core",),
+    "server.aggregation": (),
+    "server.storage": ("server.core",),
+    "server.service": (),
+    "server.model": (),
+    "server.export": ("server.model",),
+    "server.uploads": ("server.aggregation",),
+    "server.run_folder": ("server.storage",),
+    "server.report": ("server.core",),
+    "server.progress": ("server.report",),
+    "server.saved": ("server.model", "server.run_folder"),
+    "server.preparation": ("server.model", "server.run_folder"),
+    "server.coordinator": ("server.observer", "server.aggregation", "server.storage", "server.uploads"),
+    "server.assembly": ("server.coordinator", "server.model"),
+    "server.app": ("server.assembly", "server.progress", "server.preparation", "server.service"),
+    "server.demo": ("server.app",),
+    "client.data": (),
+    "client.state": (),
+    "client.transport": (),
+    "client.training": ("client.data",),
+    "client.model": (),
+    "client.worker": ("client.training", "client.model", "client.state"),
+    "client.agent": ("client.worker",),
+    "client.app": ("client.agent", "client.transport"),
+    "client.disclosure": ("client.app",),
+}
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_rooms_import_only_what_lies_below_them(side: str) -> None:
+    rooms = {
+        room(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")): []
+        for name in sources()
+        if name.startswith(f"{side}/") and name != f"{side}/__init__.py"
+    }
+    assert set(rooms) == {name for name in _BELOW if name.startswith(side)}, "a room is new or gone"
+    for name, tree in sources().items():
+        if name.startswith(f"{side}/"):
+            here = room(name.removesuffix(".py").replace("/", "."))
+            used = {room(found) for found in imports(tree) if found.startswith(f"{side}.")}
+            assert used <= (lower_rooms(here) if here in _BELOW else set()), name
+
+
+def test_common_stands_on_its_own() -> None:
+    for name, tree in sources().items():
+        if name.startswith("common/"):
+            assert {found.split(".")[0] for found in imports(tree)} & {"server", "client", "simulation"} == set(), name
+
+
+def test_files_and_functions_fit_in_a_head() -> None:
+    for path in [*(ROOT / name for name in sources()), *test_files()]:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 60, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+
+
+def test_names_say_what_is_inside() -> None:
+    for name, tree in sources().items():
+        words = {part.removesuffix(".py") for part in name.split("/")}
+        assert not words & {"utils", "util", "helpers", "helper", "manager", "misc"}, name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                assert not re.search(r"(Manager|Helper|Utils?)$", node.name), f"{name}: {node.name}"
+
+
+def depth(name: str, parents: dict[str, list[str]]) -> int:
+    """How many classes of ours lie above a class."""
+    return max((1 + depth(parent, parents) for parent in parents[name] if parent in parents), default=0)
+
+
+def test_inheritance_is_at_most_two_deep() -> None:
+    parents = {
+        node.name: [ast.unparse(base).split(".")[-1] for base in node.bases]
+        for tree in sources().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {name for name in parents if depth(name, parents) > 2} == set()
+
+
+# Where an exception of any kind is caught, how often, and why that is right there.
+CATCHES_EVERYTHING = {
+    "client/agent.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
+    "server/coordinator.py": (1, "after a failed effect only a restart is safe; raised again"),
+    "server/storage/journal.py": (1, "roll back, and raise again"),
+    "server/service/handlers.py": (1, "the log gets the defect, the caller hears that there was one"),
+    "client/data/hub.py": (1, "what a failed download raises differs between versions of the library"),
+    "common/models/encoder.py": (2, "every model of the library checks its configuration in its own way"),
+    "common/models/pretrained.py": (3, "tokenizers and readers of the library fail each in their own way"),
+}
+
+
+def test_exceptions_of_any_kind_are_caught_in_listed_places_only() -> None:
+    found: dict[str, list[ast.ExceptHandler]] = {}
+    for name, tree in sources().items():
+        for node in ast.walk(tree):
+            kind = node.type if isinstance(node, ast.ExceptHandler) else None
+            if isinstance(node, ast.ExceptHandler) and (
+                kind is None or re.search(r"\b(Base)?Exception\b", ast.unparse(kind))
+            ):
+                found.setdefault(name, []).append(node)
+    assert {name: len(nodes) for name, nodes in found.items()} == {
+        name: count for name, (count, _) in CATCHES_EVERYTHING.items()
+    }
+    for name, nodes in found.items():
+        for node in nodes:
+            raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+            assert raises or name in ("server/service/handlers.py", "common/models/pretrained.py"), name

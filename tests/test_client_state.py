@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.state.identity import claim
+from client.state.store import PendingUpdate, RunStore
+from common.errors import ConfigError
+from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
+
+OLD, NEW = ({"private/sst2": torch.full((3,), value)} for value in (1.0, 2.0))
+PAYLOAD = bytes(range(40))
+
+
+def update(order="train-1.1-a"):
+    scopes = (ScopePayload("shared", 0, "a" * 64, 40),)
+    header = UpdateHeader(order, DENSE_FLOAT32, scopes, "b" * 32, (), 1.0)
+    return PendingUpdate(header, memoryview(PAYLOAD))
+
+
+class Killed(BaseException):
+    pass
+
+
+def killing(original, steps):
+    """A change of a file that the process does not live to see once `steps` counts down to nothing."""
+
+    def changed(path, *rest, **options):
+        steps[0] -= 1
+        if not steps[0]:
+            raise Killed
+        return original(path, *rest, **options)
+
+    return changed
+
+
+def outcomes(folder, prepare, action, monkeypatch):
+    """The client's store as found when `action` was killed before its 1st, 2nd, ... change of a file, or not at all."""
+    for number in range(1, 10):
+        store = RunStore(folder / str(number))
+        prepare(store)
+        killed = False
+        with monkeypatch.context() as patch:
+            steps = [number]
+            for name in ("rename", "replace", "unlink"):
+                patch.setattr(Path, name, killing(getattr(Path, name), steps))
+            try:
+                action(store)
+            except Killed:
+                killed = True
+        yield RunStore(folder / str(number))
+        if not killed:
+            assert number > 2  # it was killed at least twice
+            return
+    raise AssertionError("more changes than expected")
+
+
+def value(store):
+    return float(store.private()["private/sst2"][0])
+
+
+def test_a_client_killed_while_it_keeps_an_update_has_all_of_it_or_none(tmp_path, monkeypatch):
+    seen = set()
+    for store in outcomes(tmp_path, lambda s: s.start_private(OLD), lambda s: s.save(update(), NEW), monkeypatch):
+        assert value(store) == 1.0
+        seen.add(store.pending is None)
+        if store.pending is not None:
+            assert (store.pending.header, bytes(store.pending.payload)) == (update().header, PAYLOAD)
+            store.settle()
+            assert value(store) == 2.0
+        else:  # the next update has no private values, so settling it must not bring up those of the lost one
+            store.save(update("evaluate-1.1-a"), {})
+            store.settle()
+            assert value(store) == 1.0
+    assert seen == {True, False}
+
+
+def kept(store):
+    store.start_private(OLD)
+    store.save(update(), NEW)
+
+
+def test_a_client_killed_while_it_settles_ends_with_the_new_values(tmp_path, monkeypatch):
+    for store in outcomes(tmp_path, kept, RunStore.settle, monkeypatch):
+        if store.pending is not None:  # the coordinator says again that it is settled
+            store.settle()
+        assert value(store) == 2.0 and store.pending is None and RunStore(store._folder).pending is None
+
+
+def test_a_client_killed_while_it_rolls_back_never_keeps_half_an_update(tmp_path, monkeypatch):
+    for store in outcomes(tmp_path, kept, RunStore.roll_back, monkeypatch):
+        assert value(store) == 1.0
+        settled = store.pending is not None  # it may be handed in again and then count after all
+        store.settle()
+        assert value(store) == (2.0 if settled else 1.0)
+
+
+def test_a_rolled_back_update_leaves_nothing(tmp_path):
+    store = RunStore(tmp_path)
+    kept(store)
+    store.roll_back()
+    assert store.pending is None and value(store) == 1.0
+    assert [p.name for p in tmp_path.iterdir()] == ["private.safetensors"]
+
+
+def test_a_client_without_private_scopes_keeps_updates_alone(tmp_path):
+    store = RunStore(tmp_path)
+    assert store.private() is None
+    store.save(update(), {})
+    again = RunStore(tmp_path)
+    assert again.pending.header == update().header
+    again.settle()
+    assert list(tmp_path.iterdir()) == [] and again.private() is None
+
+
+def test_an_update_of_another_protocol_is_forgotten_with_its_private_values(tmp_path):
+    kept(RunStore(tmp_path))
+    (tmp_path / "update.bin").write_bytes((5).to_bytes(8, "little") + b"\xff" * 5)
+    store = RunStore(tmp_path)
+    assert store.pending is None and value(store) == 1.0
+    assert [p.name for p in tmp_path.iterdir()] == ["private.safetensors"]
+
+
+def test_a_client_remembers_its_id_and_a_second_process_gets_another(tmp_path):
+    with claim(tmp_path, None, ["sst2"]) as first:
+        with claim(tmp_path, None, ["sst2"]) as second:
+            assert first.client_id != second.client_id and first.folder != second.folder
+            ids = {first.client_id, second.client_id}
+        with pytest.raises(ConfigError, match="in use"):
+            claim(tmp_path, first.client_id, ["sst2"])
+    with claim(tmp_path, None, ["sst2"]) as one, claim(tmp_path, None, ["sst2"]) as two:
+        assert {one.client_id, two.client_id} == ids
+    with claim(tmp_path, None, ["qqp", "sst2"]) as other, claim(tmp_path, "site-7", ["sst2"]) as named:
+        assert other.client_id not in ids and other.client_id.startswith("qqp-sst2-auto-")
+        assert named.folder == tmp_path / "site-7"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ä", "a\n", ".", ".."])
+def test_a_malformed_id_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="client_id"):
+        claim(tmp_path / "clients", name, ["sst2"])
+    assert list(tmp_path.iterdir()) == []

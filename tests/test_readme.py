@@ -1,0 +1,364 @@
+"""Everything that the README tells a reader to type or to write works, at a reduced size."""
+
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import federated_main
+from common.config import Config, load_config
+from common.config.schema import PLANS
+from common.config.task_section import TaskSection
+from common.config.values import Section
+from common.config.yaml_text import parse
+from common.errors import EXIT_CODES
+from tests.federations import write_model
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TASKS = ("sst2", "qqp", "stsb")
+PATIENCE = 60
+PRELOADED = [
+    "federated_main",
+    "client.app",
+    "client.disclosure",
+    "server.app",
+    "server.export",
+    "transformers.models.bert.modeling_bert",
+]
+"""What every mode imports; loaded once, then each command is a fork."""
+
+
+@dataclass(frozen=True)
+class Block:
+    section: str
+    language: str
+    text: str
+
+    def commands(self) -> list[list[str]]:
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks() -> list[Block]:
+    found, section = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        if match[1]:
+            section = match[1]
+        else:
+            found.append(Block(section, match[2], match[3]))
+    return found
+
+
+def mode_of(words: list[str]) -> str:
+    return words[words.index("--mode") + 1]
+
+
+def value_of(words: list[str], flag: str) -> str | None:
+    return words[words.index(flag) + 1] if flag in words else None
+
+
+# ---- tables, YAML and links ----
+
+
+def table(section: str) -> list[list[str]]:
+    """The body of a section's only table."""
+    text = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def keys_of(section: type[Section], prefix: str = "") -> dict[str, object]:
+    keys = {}
+    for name, field in section.model_fields.items():
+        if prefix == "" and name == "tasks":
+            keys |= keys_of(TaskSection, "tasks.<name>.")
+        elif isinstance(field.default, Section):
+            keys |= keys_of(type(field.default), f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = field.default
+    return keys
+
+
+def test_the_configuration_table_has_every_key_with_its_default():
+    shown = {}
+    for names, cell in (row[:2] for row in table("Configuration")):
+        default, problems = parse(cell.strip("`"))
+        assert not problems
+        shown |= dict.fromkeys(re.findall(r"`(.*?)`", names), default)
+    real = keys_of(Config)
+    assert shown == {key: list(value) if isinstance(value, tuple) else value for key, value in real.items()}
+
+
+def test_the_shipped_configuration_has_every_key_with_its_default():
+    shipped = load_config(ROOT / "federated_config.yaml")
+    assert shipped.model_copy(update={"tasks": {}}) == Config()
+
+
+def test_the_table_of_options_is_that_of_the_parsers():
+    for mode, options in table("Command line"):
+        parser = federated_main._parser(mode.strip("`"))
+        real = {name for action in parser._actions for name in action.option_strings}
+        assert set(re.findall(r"--\w+", options)) == real - {"-h", "--help", "--mode", "--log_format"}, mode
+    assert {row[0].strip("`") for row in table("Command line")} == {*federated_main.MODES}
+
+
+def test_the_exit_codes_and_the_plans_are_all_there():
+    codes = re.search(r"^Exit codes: (.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1]
+    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", codes)} == {*EXIT_CODES}
+    assert {row[0].strip("`") for row in table("What is shared with whom")} == {*PLANS, "rules"}
+
+
+@pytest.mark.parametrize("block", [b for b in blocks() if b.language == "yaml"], ids=lambda b: b.section)
+def test_a_yaml_block_of_the_readme_is_a_configuration(block, tmp_path):
+    (tmp_path / "config.yaml").write_text(block.text, encoding="utf-8")
+    load_config(tmp_path / "config.yaml")
+
+
+def yaml_files() -> list[Path]:
+    hidden = re.compile(r"(^|/)(\.|runs/|build/|__pycache__)")
+    names = sorted(path.relative_to(ROOT) for end in ("yaml", "yml") for path in ROOT.rglob(f"*.{end}"))
+    return [name for name in names if not hidden.search(name.as_posix())]
+
+
+@pytest.mark.parametrize("path", yaml_files(), ids=str)
+def test_a_yaml_file_of_the_project_is_valid(path):
+    if "services" in (yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {}):
+        check_compose(ROOT / path)
+    else:
+        load_config(ROOT / path)
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# ---- commands ----
+
+
+def check_make(words: list[str]) -> None:
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+    for line in done.stdout.splitlines():
+        if "federated_main.py" in line:
+            federated_main._parse(shlex.split(line.partition("federated_main.py")[2]))
+
+
+def check_pip(words: list[str]) -> None:
+    assert words[1] == "install"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {*words[2:]} <= {name for extra in project["optional-dependencies"].values() for name in extra}
+
+
+def check_compose(path: Path) -> None:
+    compose = yaml.safe_load(path.read_text(encoding="utf-8"))
+    built = [service["build"] for service in compose["services"].values() if "build" in service]
+    assert built
+    for build in built:
+        context = (path.parent / build["context"]).resolve()
+        for line in (context / build["dockerfile"]).read_text(encoding="utf-8").splitlines():
+            if line.startswith("COPY "):
+                assert all((context / name).exists() for name in line.split()[1:-1]), line
+    for service in compose["services"].values():
+        federated_main._parse(shlex.split(service["command"]))
+        assert all(volume.split(":")[0] in compose["volumes"] for volume in service["volumes"])
+
+
+def check_docker(words: list[str]) -> None:
+    file = value_of(words, "-f")
+    assert words[1] == "compose" and file is not None
+    check_compose(ROOT / file)
+
+
+def run_in_fork(words: list[str], folder: str, log: str) -> None:
+    """The body of a forked process: `python federated_main.py WORDS` in `folder`."""
+    os.chdir(folder)
+    file = os.open(log, os.O_CREAT | os.O_WRONLY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.exit(federated_main.main(words))
+
+
+class Process:
+    """One command of the README under way."""
+
+    def __init__(self, words: list[str], folder: Path, log: Path, real: bool) -> None:
+        self.words, self.log = words, log
+        arguments = words[2:]
+        if real:
+            command = [sys.executable, str(ROOT / "federated_main.py"), *arguments]
+            with log.open("wb") as file:
+                self._process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._process = context.Process(target=run_in_fork, args=(arguments, str(folder), str(log)))
+        self._process.start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+
+    def wait_for(self, text: str) -> None:
+        """Return when the output holds `text`."""
+        deadline = time.monotonic() + PATIENCE
+        while not (self.log.exists() and text in self.log.read_text(encoding="utf-8")):
+            assert time.monotonic() < deadline, f"{shlex.join(self.words)}: no '{text}'"
+            time.sleep(0.05)
+
+    def finish(self) -> None:
+        """Wait for the end; anything but exit code 0 fails the test."""
+        if isinstance(self._process, subprocess.Popen):
+            code = self._process.wait(PATIENCE)
+        else:
+            self._process.join(PATIENCE)
+            code = self._process.exitcode
+        output = self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+        assert code == 0, f"{shlex.join(self.words)}\nexit code {code}\n{output}"
+
+
+class Reader:
+    """Somebody who follows the README from top to bottom, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = write_model(folder / "model")
+        self._logs = 0
+        shutil.copy(ROOT / "federated_config.yaml", folder)
+        write_data(folder / "my_data")
+
+    def do(self, section: str, commands: list[list[str]]) -> None:
+        """Type the commands of one section: a server with all its clients together, the others one by one."""
+        ours = [words for words in commands if words[:2] == ["python", "federated_main.py"]]
+        for words in commands:
+            if words not in ours:
+                self._do_other(words)
+        servers = [words for words in ours if mode_of(words) == "server"]
+        clients = [words for words in ours if mode_of(words) == "client"]
+        rest = [words for words in ours if mode_of(words) not in ("server", "client")]
+        if clients or servers:
+            own = ["python", "federated_main.py", "--mode", "server", "--run_dir", f"runs/for {section}"]
+            self._federate((servers or [own])[0], clients, real=section == "In separate terminals")
+        for words in rest:
+            self._alone(words)
+
+    def _do_other(self, words: list[str]) -> None:
+        match words[0]:
+            case "make":
+                check_make(words)
+            case "docker":
+                check_docker(words)
+            case ".venv/bin/pip":
+                check_pip(words)
+            case "mkdir" | "printf" | "openssl":
+                line = " ".join(word if word == ">" else shlex.quote(word) for word in words)
+                done = subprocess.run(["sh", "-c", line], cwd=self.folder, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{line}: {done.stderr}"
+            case _:
+                pytest.fail(f"README: '{shlex.join(words)}' is of a form that no test knows")
+
+    def _federate(self, server: list[str], clients: list[list[str]], real: bool) -> None:
+        """`real` starts processes as a shell does; a fork of one that has loaded everything is much faster."""
+        port = free_port()
+        held = {task for words in clients for task in (value_of(words, "--tasks") or "").split(",")}
+        sizes = self._sizes(server, sorted(held) or TASKS)
+        expected = [f"federation.min_clients={len(clients)}"] if clients else []
+        processes = [self._start(server, port, [*sizes, *expected], real)]
+        processes += [self._start(words, port, sizes, real) for words in clients]
+        for process in processes:
+            process.finish()
+
+    def _alone(self, words: list[str]) -> None:
+        mode = mode_of(words)
+        port = free_port()
+        if mode == "status":
+            own = ["python", "federated_main.py", "--mode", "server", "--run_dir", "runs/for status"]
+            server = self._start(own, port, self._sizes(own))
+            server.wait_for("listens on")
+            self._start(words, port, []).finish()
+            server.stop()
+            server.finish()
+        else:
+            self._start(words, port, self._sizes(words) if mode == "check" else []).finish()
+
+    def _start(self, words: list[str], port: int, overrides: list[str], real: bool = False) -> Process:
+        words = list(words)
+        for flag, value in (("--server", f"localhost:{port}"), ("--port", str(port))):
+            if flag in words:
+                words[words.index(flag) + 1] = value
+        mode = mode_of(words)
+        if mode == "server":
+            overrides = [*overrides, f"server.port={port}"]
+        elif mode == "client":
+            overrides = [*overrides, f"client.server=localhost:{port}", f"client.connect_timeout_seconds={PATIENCE}"]
+        words += [word for override in overrides for word in ("--set", override)]
+        self._logs += 1
+        return Process(words, self.folder, self.folder / f"{self._logs}.log", real)
+
+    def _sizes(self, words: list[str], tasks: Sequence[str] = TASKS) -> list[str]:
+        """Overrides that make a run small; `tasks` are all that it has, unless its configuration is the README's."""
+        rows = "{train_samples: 8, val_samples: 4}"
+        shipped = value_of(words, "--config") in (None, federated_main.DEFAULT_CONFIG)
+        sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
+        small = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
+        return [*sizes, *small, "training.num_rounds=1", "training.local_epochs=1"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def write_data(folder: Path) -> None:
+    """The files of which the README speaks."""
+    rows = {
+        "sst2": [("sentence", "label"), ("a fine film", "positive"), ("a dull film", "0")],
+        "topics": [("headline", "topic"), ("a cup final", "sport"), ("a new planet", "science")],
+        "tags": [("text", "tags"), ("why seven", "question|number"), ("so it is", "short")],
+        "match": [("first", "second", "score"), ("a cat", "the cat", "4.5"), ("a cat", "a law", "0.2")],
+    }
+    for task, (header, *examples) in rows.items():
+        (folder / task).mkdir(parents=True)
+        for split in ("train", "validation"):
+            lines = ["\t".join(cells) for cells in (header, *examples * 5)]
+            (folder / task / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.timeout(300)
+def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    reader = Reader(tmp_path)
+    for block in blocks():
+        named = re.match(r"# (\S+\.yaml)\n", block.text)
+        if block.language == "yaml" and named:
+            (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
+    sections: dict[str, list[list[str]]] = {}
+    for block in blocks():
+        assert block.language in ("sh", "text", "yaml", "mermaid"), f"{block.section}: a block without a known language"
+        if block.language == "sh":
+            sections.setdefault(block.section, []).extend(block.commands())
+    assert sections
+    for section, commands in sections.items():
+        if any(words[0] == "openssl" for words in commands) and shutil.which("openssl") is None:
+            continue
+        reader.do(section, commands)
+
+
+def test_a_command_of_an_unknown_form_is_an_error(tmp_path):
+    with pytest.raises(pytest.fail.Exception, match="no test knows"):
+        Reader(tmp_path).do("Somewhere", [["curl", "example.org"]])

@@ -1,0 +1,129 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from common.metrics import TaskStatistics
+from common.orders import TaskResult
+from server.core.effects import Commit
+from server.core.events import Left, OrderFailed, Seen, UpdateArrived, UpdateRefused
+from server.report import build_report
+from server.storage.journal import Journal
+from tests.core_cases import RULES, TASKS, Table, rules
+
+FACTS = {"name": "demo", "run_id": "run", "encoder_init": "random", "rounds_completed": "2", "seconds": "1.5"}
+FACTS |= {"bytes_down": "10", "bytes_up": "20"}
+
+
+def report_of(table):
+    journal = Journal(":memory:")
+    for effect in table.of(Commit):
+        journal.commit(effect.records, FACTS)
+    report = build_report(
+        journal.facts(), TASKS, journal.rounds(), journal.members(), table.state.phase.value, "d" * 64
+    )
+    journal.close()
+    return json.loads(json.dumps(report, allow_nan=False))
+
+
+def answer(table, client, right, loss=0.5):
+    """An update whose received model was right on `right` of 10 rows of each of its tasks."""
+    scores = TaskStatistics(10, 20.0 - 2 * right, (right, 0, 10 - right, 0))
+    header = table.header(client)
+    results = tuple(replace(result, validation=scores, train_loss=loss) for result in header.results)
+    table.apply(UpdateArrived(table.now, client, replace(header, results=results)))
+
+
+@pytest.fixture
+def finished():
+    table = Table()
+    table.join("a", "sst2", examples=100)
+    table.join("ab", "sst2", "qqp", examples=300)
+    for version, (a, ab) in enumerate([(5, 5), (6, 8), (9, 7)]):
+        loss = 0.25 if version < 2 else None
+        answer(table, "a", a, loss)
+        answer(table, "ab", ab, loss)
+    return table
+
+
+def test_a_finished_run_reports_what_is_promised(finished):
+    report = report_of(finished)
+    promised = {
+        "run": "demo",
+        "status": "finished",
+        "rounds_completed": 2,
+        "seconds": 1.5,
+        "encoder_init": "random",
+        "model_digest": "d" * 64,
+        "bytes_down": 10,
+        "bytes_up": 20,
+    }
+    assert {name: report[name] for name in promised} == promised
+    assert set(report["tasks"]) == {"sst2", "qqp"} and set(report["clients"]) == {"a", "ab"}
+    sst2, qqp = report["tasks"]["sst2"], report["tasks"]["qqp"]
+    assert (sst2["clients"], sst2["examples"]) == (["a", "ab"], 400)
+    assert (qqp["clients"], qqp["examples"]) == (["ab"], 300)
+    expected = {"tasks": ["qqp", "sst2"], "rounds": 3, "refused": 0, "failed": 0}
+    assert {name: report["clients"]["ab"][name] for name in expected} == expected
+
+
+def test_the_history_scores_every_published_model(finished):
+    tasks = report_of(finished)["tasks"]
+    assert [(entry["round"], entry["accuracy"]) for entry in tasks["sst2"]["history"]] == [(0, 0.5), (1, 0.7), (2, 0.8)]
+    assert [(entry["round"], entry["accuracy"]) for entry in tasks["qqp"]["history"]] == [(0, 0.5), (1, 0.8), (2, 0.7)]
+    assert tasks["sst2"]["metrics"]["accuracy"] == 0.8 and tasks["sst2"]["metrics"]["loss"] == 0.4
+    assert tasks["sst2"]["scored_round"] == 2
+    assert [entry["validation_examples"] for entry in tasks["sst2"]["history"]] == [20] * 3
+    losses = [entry.get("local_training_loss_next_round") for entry in tasks["sst2"]["history"]]
+    assert losses == [0.25, 0.25, None]
+
+
+def test_an_abandoned_attempt_leaves_one_entry_per_model():
+    table = Table(rules(quorum=1.0))
+    table.join("a", "sst2")
+    table.join("b", "qqp")
+    answer(table, "a", 1)
+    table.now = RULES.round_timeout_seconds
+    for client in ("a", "b"):
+        table.apply(Seen(table.now, client, ""))
+    for right in (2, 3, 4):
+        answer(table, "a", right)
+        answer(table, "b", right)
+    history = report_of(table)["tasks"]["sst2"]["history"]
+    assert [(entry["round"], entry["accuracy"]) for entry in history] == [(0, 0.2), (1, 0.3), (2, 0.4)]
+
+
+def test_metrics_are_those_of_the_newest_model_that_was_scored():
+    table = Table()
+    table.join("a", "sst2", "qqp")
+    answer(table, "a", 9)
+    for _ in range(2):
+        header = table.header("a")
+        silent = tuple(TaskResult(r.task, r.examples, r.train_loss, None) for r in header.results)
+        table.apply(UpdateArrived(0.0, "a", replace(header, results=silent)))
+    section = report_of(table)["tasks"]["sst2"]
+    assert section["metrics"]["accuracy"] == 0.9 and section["scored_round"] == 0
+
+
+def test_clients_are_counted_by_how_their_orders_ended():
+    table = Table()
+    table.join("a", "sst2")
+    table.join("b", "qqp")
+    table.apply(UpdateRefused(0.0, "b", "not finite"))
+    table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "out of memory"))
+    answer(table, "a", 5)
+    table.apply(Left(0.0, "b"))
+    answer(table, "a", 5)
+    counts = report_of(table)["clients"]["b"]
+    assert (counts["rounds"], counts["refused"], counts["failed"], counts["assigned"]) == (0, 1, 2, 2)
+
+
+def test_a_run_that_never_scored_anything_has_no_numbers():
+    table = Table()
+    table.join("a", "sst2")
+    table.join("b", "qqp")
+    report = report_of(table)
+    section = report["tasks"]["qqp"]
+    assert section["history"] == [] and section["scored_round"] is None
+    assert section["metrics"] == {"f1": None, "accuracy": None, "loss": None}
+    assert report["clients"]["a"]["rounds"] == 0
