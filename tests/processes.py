@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -125,3 +128,15 @@ class Programs:
     ) -> None:
         for program in self._started:
             program.close()
+
+
+@contextmanager
+def log_given_back() -> Iterator[None]:
+    """For tests that call `main` in their own process: it takes the log over."""
+    root, ours = logging.getLogger(), logging.getLogger("fedmtl")
+    before = (root.handlers[:], root.level, ours.level)
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+        ours.setLevel(before[2])

@@ -29,7 +29,7 @@ from tests.federations import write_model
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TASKS = ("sst2", "qqp", "stsb")
-PATIENCE = 60
+PATIENCE = 120
 PRELOADED = [
     "federated_main",
     "client.app",
@@ -194,19 +194,13 @@ def run_in_fork(words: list[str], folder: str, log: str) -> None:
 
 
 class Process:
-    """One command of the README under way."""
+    """One command of the README under way: a fork of a process that has loaded everything, which saves seconds."""
 
-    def __init__(self, words: list[str], folder: Path, log: Path, real: bool) -> None:
+    def __init__(self, words: list[str], folder: Path, log: Path) -> None:
         self.words, self.log = words, log
-        arguments = words[2:]
-        if real:
-            command = [sys.executable, str(ROOT / "federated_main.py"), *arguments]
-            with log.open("wb") as file:
-                self._process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
-            return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        self._process = context.Process(target=run_in_fork, args=(arguments, str(folder), str(log)))
+        self._process = context.Process(target=run_in_fork, args=(words[2:], str(folder), str(log)))
         self._process.start()
 
     def stop(self) -> None:
@@ -221,11 +215,8 @@ class Process:
 
     def finish(self) -> None:
         """Wait for the end; anything but exit code 0 fails the test."""
-        if isinstance(self._process, subprocess.Popen):
-            code = self._process.wait(PATIENCE)
-        else:
-            self._process.join(PATIENCE)
-            code = self._process.exitcode
+        self._process.join(PATIENCE)
+        code = self._process.exitcode
         output = self.log.read_text(encoding="utf-8") if self.log.exists() else ""
         assert code == 0, f"{shlex.join(self.words)}\nexit code {code}\n{output}"
 
@@ -251,7 +242,7 @@ class Reader:
         rest = [words for words in ours if mode_of(words) not in ("server", "client")]
         if clients or servers:
             own = ["python", "federated_main.py", "--mode", "server", "--run_dir", f"runs/for {section}"]
-            self._federate((servers or [own])[0], clients, real=section == "In separate terminals")
+            self._federate((servers or [own])[0], clients)
         for words in rest:
             self._alone(words)
 
@@ -270,14 +261,14 @@ class Reader:
             case _:
                 pytest.fail(f"README: '{shlex.join(words)}' is of a form that no test knows")
 
-    def _federate(self, server: list[str], clients: list[list[str]], real: bool) -> None:
-        """`real` starts processes as a shell does; a fork of one that has loaded everything is much faster."""
+    def _federate(self, server: list[str], clients: list[list[str]]) -> None:
         port = free_port()
         held = {task for words in clients for task in (value_of(words, "--tasks") or "").split(",")}
         sizes = self._sizes(server, sorted(held) or TASKS)
         expected = [f"federation.min_clients={len(clients)}"] if clients else []
-        processes = [self._start(server, port, [*sizes, *expected], real)]
-        processes += [self._start(words, port, sizes, real) for words in clients]
+        processes = [self._start(server, port, [*sizes, *expected])]
+        processes[0].wait_for("listens on")
+        processes += [self._start(words, port, sizes) for words in clients]
         for process in processes:
             process.finish()
 
@@ -294,7 +285,7 @@ class Reader:
         else:
             self._start(words, port, self._sizes(words) if mode == "check" else []).finish()
 
-    def _start(self, words: list[str], port: int, overrides: list[str], real: bool = False) -> Process:
+    def _start(self, words: list[str], port: int, overrides: list[str]) -> Process:
         words = list(words)
         for flag, value in (("--server", f"localhost:{port}"), ("--port", str(port))):
             if flag in words:
@@ -306,7 +297,7 @@ class Reader:
             overrides = [*overrides, f"client.server=localhost:{port}", f"client.connect_timeout_seconds={PATIENCE}"]
         words += [word for override in overrides for word in ("--set", override)]
         self._logs += 1
-        return Process(words, self.folder, self.folder / f"{self._logs}.log", real)
+        return Process(words, self.folder, self.folder / f"{self._logs}.log")
 
     def _sizes(self, words: list[str], tasks: Sequence[str] = TASKS) -> list[str]:
         """Overrides that make a run small; `tasks` are all that it has, unless its configuration is the README's."""

@@ -142,13 +142,20 @@ def report_of(run: Path) -> dict[str, Any]:
 
 
 def test_real_processes_come_to_the_same_model_as_direct_calls(config: Config, digest: str, tmp_path: Path) -> None:
-    options = settings(config, tmp_path)
+    options, cast = settings(config, tmp_path), Cast(config)
+
+    async def two_more(number: int) -> None:
+        """The other two clients, over the same gRPC, in this process."""
+        async with AsyncExitStack() as stack:
+            ports = [(n, await stack.enter_async_context(GrpcCoordinator("127.0.0.1", number, None, n))) for n in "ab"]
+            await asyncio.gather(*(cast.agent(name, port, tmp_path / "near").run() for name, port in ports))
+
     with Programs(tmp_path) as programs:
         server = programs.start("--mode", "server", *options, "--port", "0", "--run_dir", "run")
         number = server.port()
-        clients = [programs.start(*client(name, *options, "--server", f"127.0.0.1:{number}")) for name in "abcd"]
-        assert server.exit_code() == 0
-        assert [program.exit_code() for program in clients] == [0, 0, 0, 0]
+        clients = [programs.start(*client(name, *options, "--server", f"127.0.0.1:{number}")) for name in "cd"]
+        asyncio.run(asyncio.wait_for(two_more(number), 90))
+        assert [program.exit_code() for program in (server, *clients)] == [0, 0, 0]
         assert "shared from 4 (a, b, c, d); task/qqp from 2 (c, d); task/sst2 from 3 (a, b, d)" in server.output
     report = report_of(tmp_path / "run")
     assert (report["status"], report["rounds_completed"], report["model_digest"]) == ("finished", 2, digest)
@@ -159,7 +166,7 @@ def test_kill_9_of_the_server_and_then_of_server_and_client_leaves_no_trace(
     config: Config, digest: str, tmp_path: Path
 ) -> None:
     options, cast = settings(config, tmp_path), Cast(config)
-    asyncio.run(asyncio.wait_for(_kill_twice(options, cast, tmp_path), 50))
+    asyncio.run(asyncio.wait_for(_kill_twice(options, cast, tmp_path), 110))
     report = report_of(tmp_path / "run")
     assert (report["status"], report["model_digest"]) == ("finished", digest)
     assert Counter(cast.executed) == {
