@@ -303,7 +303,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     architecture = run.model.architecture
     reader = unpack_tokenizer(run.model.tokenizer_bytes)
     run.model.model.to(choose_device(config.client.device))
-    print(f"model of round {run.version} in {options.run_dir}")
+    print(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):
         run.require_head(task.name)
         rows = load_data(config, [task])[task.name]

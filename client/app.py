@@ -104,12 +104,10 @@ async def take_part(config: Config, client_id: str | None, tasks: Sequence[str])
     torch.set_num_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
+    data = load_data(config, definitions)
+    for name, rows in data.items():
+        log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
-        data = load_data(config, definitions)
-        for name, rows in data.items():
-            log.info(
-                "%s: %d training and %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin
-            )
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         worker = Worker(identity.client_id, definitions, data, device, (f"data-{config.data.source}",))
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)

@@ -30,12 +30,12 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         if not is_private(scope):
             size = schemas[scope]
             lines.append(
-                f"  each round, scope {scope}: the change of {size.size:,} parameters ({size.nbytes / 1e6:.2f} MB)"
+                f"  each round, scope {scope}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"
             )
     lines += [
-        "  each round, per task: number of training rows, mean training loss, and sums over the validation rows",
+        "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (confusion counts, or sums of predictions and scores; Spearman and AUC as one number each)",
-        "  once: client id, task names, label names and their order, number of training rows, kind of data source",
+        "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
         "  texts, tokens, labels, predictions of single rows, file names and paths",
@@ -46,6 +46,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
                 f"  scope {scope}: {schemas[scope].size:,} parameters, starting with {schemas[scope].entries[0].name}"
             )
     lines.append(
-        "Changes of parameters can reveal something about the rows that made them; nothing is added or hidden yet."
+        "Changes of parameters tell something about the rows that made them: the embedding rows that changed are "
+        "exactly the word pieces of this client's training texts. Nothing is clipped, noised or masked yet."
     )
     return lines

@@ -65,7 +65,7 @@ COMMON_WORDS: Group = _words(
     hers herself it its itself we us our ours ourselves they them their theirs themselves someone somebody
     something anyone anybody anything everyone everybody everything nobody nothing none one ones other
     others another each every either neither both all any some many much more most few fewer less least
-    several enough such same own and or nor if then else because since until while although unless whether
+    several enough such same own and or nor if then else because since until while although though unless whether
     as than like of at by for with about against between into through during before after above below to
     from up down in out on off over under again further once here there everywhere somewhere nowhere near
     far away across along among around behind beside besides beyond despite except inside outside onto per

@@ -9,6 +9,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from server.core.state import FederationState, Phase, Rules
 from server.progress import RunProgress
 from server.report import build_report
 from server.run_folder import RunFolder
-from server.service.grpc_server import start_server
+from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
 from server.storage.models import PRIVATE_FILE, ModelFiles
 
@@ -60,6 +61,7 @@ async def serve(
         RunFailedError: the federation stopped before its last round.
         FedMTLError: what is wrong with the configuration, the model or the run folder.
     """
+    require_free(config.server.host, config.server.port)
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
     journal = Journal(folder.journal)
     try:
@@ -159,6 +161,12 @@ def _restore(
     architecture, schemas = folder.read_description()
     rules = make_rules(config, facts["run_id"], schemas)
     state = journal.restore(rules.schemas, rules.round_timeout_seconds)
+    if state.phase is Phase.FAILED:
+        log.warning("the run had stopped (%s); it tries again", state.failure)
+        state = replace(state, phase=Phase.WAITING, failure="")
+        journal.commit((), {"ended": Phase.WAITING.value, "reason": ""})
+    elif state.phase is Phase.FINISHED:
+        log.info("the run is finished already, after %d rounds", state.completed_rounds)
     files = ModelFiles(folder.models, schemas)
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)

@@ -38,7 +38,10 @@ class RunFolder:
         # A lock alone is what a coordinator leaves that died before it wrote anything.
         if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
             raise RunFolderError(f"run_dir: '{path}' exists and is not empty; choose another --run_dir")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"run_dir: '{path}' cannot be made ({error.strerror}); choose another") from None
         folder = cls(path)
         folder._hold()
         return folder
@@ -117,7 +120,12 @@ class RunFolder:
         return path
 
     def _hold(self) -> None:
-        self._lock = (self.path / LOCK).open("w")
+        try:
+            self._lock = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise RunFolderError(
+                f"run_dir: '{self.path}' cannot be written ({error.strerror}); choose another"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,13 +17,14 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.sources import TaskData
 from client.training.loop import Progress
+from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Outcome, Worker
 from common.clock import ManualClock
 from common.config import Config
 from common.orders import Order
 from common.ports import CoordinatorPort
 from common.tasks import TaskDefinition
-from server.app import _begin, _restore
+from server.app import _begin, _restore, serve
 from server.coordinator import Coordinator
 from server.core.effects import Effect, Notice
 from server.core.state import FederationState
@@ -180,6 +181,29 @@ class Gate:
         return await self._port.submit(session, header, pieces)
 
 
+class Watch:
+    """A port that tells how many updates of a round were accepted."""
+
+    def __init__(self, port: Coordinator) -> None:
+        self._port = port
+        self._accepted: list[str] = []
+        self._moved = asyncio.Condition()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._port, name)
+
+    async def submit(self, session: Any, header: Any, pieces: Any) -> Any:
+        receipt = await self._port.submit(session, header, pieces)
+        async with self._moved:
+            self._accepted.append(header.order_id)
+            self._moved.notify_all()
+        return receipt
+
+    async def count(self, round_name: str, number: int) -> None:
+        async with self._moved:
+            await self._moved.wait_for(lambda: sum(x.startswith(round_name) for x in self._accepted) >= number)
+
+
 class Counted(Worker):
     """A worker that notes the orders it carries out."""
 
@@ -230,6 +254,25 @@ def model_made_here() -> Iterator[None]:
     """Make initial models in this process, which has torch already."""
     with mock.patch("server.app.ProcessPoolExecutor", lambda workers, _: ThreadPoolExecutor(workers)):
         yield
+
+
+async def serve_here(config: Config, resume: bool, state: Path, clients: str = "abcd") -> dict[str, Any]:
+    """A federation on disk and over gRPC, server and clients in this process; its report."""
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    with model_made_here():
+        running = asyncio.ensure_future(serve(config, resume, None, listening.set_result))
+        await asyncio.wait((running, listening), return_when=asyncio.FIRST_COMPLETED)
+    if not listening.done():
+        running.result()
+    cast = Cast(config)
+    async with AsyncExitStack() as stack:
+        ports = [
+            await stack.enter_async_context(GrpcCoordinator("127.0.0.1", listening.result(), None, name))
+            for name in clients
+        ]
+        agents = [cast.agent(name, port, state).run() for name, port in zip(clients, ports, strict=True)]
+        await asyncio.gather(*agents)
+    return await running
 
 
 async def crash_and_recover(

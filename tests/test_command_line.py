@@ -9,21 +9,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import federated_main
-from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config, render
 from common.errors import EXIT_CODES
 from federated_main import MODES, main
-from server.app import serve
 from server.assembly import in_memory
 from server.service.grpc_server import start_server
-from tests.crashes import Cast, model_made_here
+from tests.crashes import serve_here
 from tests.federations import CLIENTS, make_model, small_config
 from tests.grpc_cases import free_port
 from tests.processes import log_given_back
@@ -210,27 +207,13 @@ def test_a_client_with_other_labels_is_refused_with_exit_code_7(
         fails(capsys, 7, "task 'mood' differs.*labels", "--mode", "client", "--config", mine, "--tasks", "mood", *where)
 
 
-async def run_here(config: Config, state: Path, clients: str = "abcd") -> dict[str, Any]:
-    """A federation on disk, server and clients in this process."""
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    with model_made_here():
-        running = asyncio.ensure_future(serve(config, False, None, ready.set_result))
-        await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
-    number, cast = ready.result() if ready.done() else running.result(), Cast(config)
-    ports = [GrpcCoordinator("127.0.0.1", number, None, name) for name in clients]  # type: ignore[arg-type]
-    await asyncio.gather(*(cast.agent(n, port, state).run() for n, port in zip(clients, ports, strict=True)))
-    for port in ports:
-        await port.close()
-    return await running
-
-
 @pytest.fixture(scope="module")
 def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     changes = {"run": config.run.model_copy(update={"run_dir": str(folder / "run")})}
     changes |= {"server": config.server.model_copy(update={"port": 0})}
     changes |= {"model": config.model.model_copy(update={"encoding": "cross"})}
-    report = asyncio.run(run_here(config.model_copy(update=changes), folder / "state"))
+    report = asyncio.run(serve_here(config.model_copy(update=changes), False, folder / "state"))
     assert report["status"] == "finished"
     return folder / "run"
 
@@ -244,6 +227,17 @@ def test_an_existing_run_is_refused_without_resume_and_left_alone(
     fails(capsys, 5, "holds no run; check the path or leave --resume out", *server, str(tmp_path / "no"), "--resume")
     fails(capsys, 5, "model: differs from the run's", *server, str(finished), "--resume")
     assert (finished / "report.json").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(
+    config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = written(config, tmp_path)
+    below = str(Path(path) / "below a file")
+    server = ["--mode", "server", "--config", path, "--port", "0", "--run_dir", below]
+    fails(capsys, 5, "run_dir: '.*below a file' cannot be made .*choose another", *server)
+    client = ["--mode", "client", "--config", path, "--tasks", "sst2", "--state_dir", below]
+    fails(capsys, 2, "client.state_dir: '.*below a file.*' cannot be used .*choose another --state_dir", *client)
 
 
 def test_evaluate_scores_the_saved_model_as_the_report_does(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,7 +281,7 @@ def test_a_private_head_cannot_be_scored_or_exported_by_the_coordinator(
 ) -> None:
     run = tmp_path / "run"
     changes = [f"run.run_dir='{run}'", "sharing.plan=private_heads", "server.port=0", *FEW]
-    asyncio.run(run_here(small_config(tmp_path, *changes), tmp_path / "state", "d"))
+    asyncio.run(serve_here(small_config(tmp_path, *changes), False, tmp_path / "state", "d"))
     said = r"task 'sst2': 'heads.sst2\..* is private in this run \(sharing.plan: private_heads\)"
     fails(capsys, 4, said, "--mode", "evaluate", "--run_dir", str(run), "--tasks", "sst2")
     fails(capsys, 4, said, "--mode", "export", "--run_dir", str(run), "--task", "sst2", "--out", str(tmp_path / "o"))

@@ -22,8 +22,10 @@ from common.clock import ManualClock
 from common.config import Config, render
 from server.assembly import in_memory
 from server.core.state import Phase
+from server.run_folder import RunFolder
 from server.service.grpc_server import start_server
-from tests.crashes import Cast, Fragile, Gate, crash_and_recover, prepare_run
+from server.storage.journal import Journal
+from tests.crashes import Cast, Fragile, Gate, crash_and_recover, prepare_run, serve_here
 from tests.federations import CLIENTS, digest_of, federate, make_model, small_config
 from tests.processes import Programs
 
@@ -123,6 +125,20 @@ def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path)
             again = max(Counter(cast.executed).values())
             assert again == 1, f"died {when} call {number}, {name}: a stored update was made again"
             shutil.rmtree(place)
+
+
+def test_a_server_that_died_while_it_made_the_model_starts_over(config: Config, digest: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    Journal(RunFolder.create(path).journal).close()
+    (path / "models").mkdir()
+    (path / "models" / ".0.partial").write_bytes(b"half a model")
+    (path / "models" / "0.safetensors").write_bytes(b"of an earlier attempt")
+    changes = {"run": config.run.model_copy(update={"run_dir": str(path)})}
+    changes |= {"server": config.server.model_copy(update={"port": 0})}
+    report = asyncio.run(serve_here(config.model_copy(update=changes), True, tmp_path / "state"))
+    assert (report["status"], report["model_digest"]) == ("finished", digest)
+    again = asyncio.run(serve_here(config.model_copy(update=changes), True, tmp_path / "state", clients="a"))
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}
 
 
 def settings(config: Config, folder: Path) -> list[str]:

@@ -40,7 +40,7 @@ from server.assembly import in_memory
 from server.coordinator import Coordinator
 from server.core.state import OrderState, Phase
 from server.service.grpc_server import start_server
-from tests.crashes import Cast, Gate
+from tests.crashes import Cast, Gate, Watch
 from tests.federations import make_model, small_config
 
 SCORES = {"sst2": TaskStatistics(10, 5.0, (4, 1, 2, 3)), "qqp": TaskStatistics(10, 5.0, (5, 0, 5, 0))}
@@ -381,26 +381,3 @@ def test_a_late_client_hears_so_and_goes_on_with_the_next_round(
     tally = coordinator.state.members["b"].tally
     assert (tally.assigned, tally.completed, tally.expired, tally.failed) == (3, 2, 1, 0)
     assert "train-1.1-b refused (too_late): order train-1.1-b is not open" in caplog.text
-
-
-class Watch:
-    """A port that tells how many updates of a round were accepted."""
-
-    def __init__(self, port: Coordinator) -> None:
-        self._port = port
-        self._accepted: list[str] = []
-        self._moved = asyncio.Condition()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._port, name)
-
-    async def submit(self, session: Any, header: Any, pieces: Any) -> Any:
-        receipt = await self._port.submit(session, header, pieces)
-        async with self._moved:
-            self._accepted.append(header.order_id)
-            self._moved.notify_all()
-        return receipt
-
-    async def count(self, round_name: str, number: int) -> None:
-        async with self._moved:
-            await self._moved.wait_for(lambda: sum(x.startswith(round_name) for x in self._accepted) >= number)

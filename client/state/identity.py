@@ -19,10 +19,15 @@ class Identity:
     """A client id with its folder, held exclusively while this process runs."""
 
     def __init__(self, client_id: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.client_id = client_id
         self.folder = folder
-        self._lock = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"client.state_dir: '{folder}' cannot be used ({error.strerror}); choose another --state_dir"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 import grpc
@@ -36,6 +37,28 @@ class RunningServer:
         await self.server.stop(grace)
 
 
+def require_free(host: str, number: int) -> None:
+    """Check that a server could listen here, before anything is written for it.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, number))
+    except OSError as error:
+        raise _unusable(host, number) from error
+
+
+def _unusable(host: str, number: int) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {host}:{number}: another program uses the port, or the host is not this machine; "
+        "stop that program or choose another port"
+    )
+
+
 async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFiles | None) -> RunningServer:
     """Serve `port` on `host`:`number`; number 0 takes any free one. Without `tls` the connection is plain text.
 
@@ -53,9 +76,6 @@ async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFi
     except RuntimeError:
         bound = 0
     if not bound:
-        raise ConfigError(
-            f"cannot listen on {address}: another program uses the port, or the host is not this machine; "
-            "stop that program or choose another port"
-        )
+        raise _unusable(host, number)
     await server.start()
     return RunningServer(server, bound)
