@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "federated_config.yaml"
 
+# Two minutes on two cores: generated text is learned from fewer rows and epochs than a real task needs.
+DEMO_SIZE = ("training.local_epochs=2", "training.learning_rate=5e-4")
+DEMO_ROWS = 400
+
 MODES = {
     "server": "hold the model and run the federation",
     "client": "train on this machine's data",
@@ -259,9 +263,15 @@ def _demo(options: argparse.Namespace) -> None:
         raise ConfigError(f"--clients_per_task: {options.clients_per_task} must be at least 1")
     folder = options.run_dir or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}"
     options.run_dir = folder
-    expected = [f"federation.clients_per_task={options.clients_per_task}", "server.port=0"]
-    tasks = len(_configuration(options).tasks)
-    options.set = [*expected, f"federation.min_clients={tasks * options.clients_per_task}", *options.set]
+    plain = _configuration(options)
+    options.set = [
+        f"federation.clients_per_task={options.clients_per_task}",
+        f"federation.min_clients={len(plain.tasks) * options.clients_per_task}",
+        "server.port=0",
+        *(DEMO_SIZE if plain.data.source == "builtin" else []),
+        *(f"tasks.{task}.train_samples={DEMO_ROWS}" for task in plain.tasks if plain.data.source == "builtin"),
+        *options.set,
+    ]
     config = _configuration(options)
     passed = [word for key in options.set for word in ("--set", key)]
     for flag in ("config", "data_dir", "seed"):

@@ -6,6 +6,8 @@ traceback and exits with the class's code; anything that is not a `FedMTLError` 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 
@@ -92,6 +94,20 @@ class Refused(FedMTLError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+@contextmanager
+def foreign_errors(tell: Callable[[Exception], FedMTLError]) -> Iterator[None]:
+    """Give what a library raises on somebody's file or server as an error of our own, in one line.
+
+    Such a library raises what it likes, and that changes between versions; only this place catches all of it.
+    """
+    try:
+        yield
+    except FedMTLError:
+        raise
+    except Exception as error:
+        raise tell(error) from None
 
 
 EXIT_CODES: dict[int, str] = {

@@ -184,7 +184,7 @@ class Gate:
 class Watch:
     """A port that tells how many updates of a round were accepted."""
 
-    def __init__(self, port: Coordinator) -> None:
+    def __init__(self, port: CoordinatorPort) -> None:
         self._port = port
         self._accepted: list[str] = []
         self._moved = asyncio.Condition()

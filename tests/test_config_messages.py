@@ -115,7 +115,7 @@ class TestMessages:
             ('training.learning_rate="2e-5"', "training.learning_rate: '2e-5' is not a number (got text); write 2e-05"),
             ("training.learning_rate=true", "training.learning_rate: true is not a number (got true or false);"),
             ("training.learning_rate=0", "training.learning_rate: 0 is out of range; write more than 0"),
-            ("training.learning_rate=.nan", "training.learning_rate: nan is not a finite number; write e.g. 0.0005"),
+            ("training.learning_rate=.nan", "training.learning_rate: nan is not a finite number; write e.g. 0.0002"),
             ("federation.lease_seconds=.inf", "federation.lease_seconds: inf is not a finite number; write e.g. 60"),
             ("federation.quorum=1e999", "federation.quorum: inf is not a finite number"),
             ("federation.quorum=[1]", "federation.quorum: a list is not a number; write e.g. 0.5"),

@@ -24,7 +24,7 @@ from federated_main import main
 from server.assembly import in_memory
 from server.core.state import Phase
 from server.service.grpc_server import start_server
-from tests.crashes import Cast, Gate
+from tests.crashes import Cast, Gate, Watch
 from tests.federations import make_model, make_worker, small_config
 from tests.grpc_cases import Heard, free_port
 from tests.processes import Programs, log_given_back
@@ -60,19 +60,21 @@ async def _drain_and_resume(path: str, number: int, cast: Cast, folder: Path) ->
     status = ["--mode", "status", "--config", path, "--server", f"127.0.0.1:{number}"]
     serve = ["--mode", "server", "--config", path, "--port", str(number), "--run_dir", "run"]
     ports = {name: GrpcCoordinator("127.0.0.1", number, None, name) for name in "abcd"}
-    gate, heard = Gate(ports["d"], "d"), Heard()
+    near, gate, heard = {name: Watch(ports[name]) for name in "abc"}, Gate(ports["d"], "d"), Heard()
     logging.getLogger("client.transport.retries").addHandler(heard)
     with Programs(folder) as programs:
         # The clients come first.
         agents = asyncio.gather(
-            *(cast.agent(n, gate if n == "d" else port, folder / "state").run() for n, port in ports.items())
+            *(cast.agent(name, near.get(name, gate), folder / "state").run() for name in ports),
         )
         await heard.event.wait()
         logging.getLogger("client.transport.retries").removeHandler(heard)
         server = programs.start(*serve)
         await gate.reached("train-1.1")
-        while len(lines := await _status(status)) < 6 or "waits for updates of d" not in lines[1]:
-            await asyncio.to_thread(server.wait_for, "joined")  # the other three are about to be accepted
+        for port in near.values():
+            await port.count("train-1.1", 1)
+        lines = await _status(status)
+        assert lines[1] == "waits for updates of d"
         assert re.fullmatch(r"run 'fedmtl' \(\w+\): training, round 1 of 2", lines[0])
         assert [line.split(";")[0].strip() for line in lines[2:]] == ["a: sst2", "b: sst2", "c: qqp", "d: qqp, sst2"]
         server.terminate()

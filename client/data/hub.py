@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from client.data.columns import Table
 from client.data.files import OFFICIAL_FOLDERS
-from common.errors import DataError
+from common.errors import DataError, foreign_errors
 
 
 def read_glue(task: str, split: str) -> Table:
@@ -20,12 +20,14 @@ def read_glue(task: str, split: str) -> Table:
     except ImportError:
         raise DataError("data source glue needs the package datasets; install the extra 'hub' or use files") from None
     part = "validation_matched" if (task, split) == ("mnli", "validation") else split
-    try:
-        rows = load_dataset("glue", task, split=part)
-        columns = {name: list(rows[name]) for name in rows.column_names}
-    except Exception as error:  # what a failed download raises differs between versions
-        raise DataError(
+
+    def unreachable(error: Exception) -> DataError:
+        return DataError(
             f"glue/{task} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
             "check the network or use files"
-        ) from None
+        )
+
+    with foreign_errors(unreachable):
+        rows = load_dataset("glue", task, split=part)
+        columns = {name: list(rows[name]) for name in rows.column_names}
     return Table(f"glue/{task} {part}", columns, published=True)

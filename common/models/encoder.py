@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from common.errors import ModelError
+from common.errors import ModelError, foreign_errors
 from common.models.batch import TextBatch
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
@@ -43,10 +43,8 @@ def load_config(config_json: str) -> PretrainedConfig:
     """
     values = json.loads(clean_config(config_json))
     model_type = values.pop("model_type")
-    try:
+    with foreign_errors(lambda e: ModelError(f"encoder configuration of type '{model_type}': {_first_line(e)}")):
         config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
-    except Exception as error:  # every kind of model checks its configuration in its own way
-        raise ModelError(f"encoder configuration of type '{model_type}': {_first_line(error)}") from None
     generates = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
     if generates or model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise ModelError(f"a model of type '{model_type}' is not a text encoder; use one such as bert or roberta")
@@ -62,10 +60,8 @@ def build_encoder(config_json: str) -> PreTrainedModel:
         ModelError: the configuration does not describe a text encoder.
     """
     config = load_config(config_json)
-    try:
+    with foreign_errors(lambda e: ModelError(f"encoder of type '{config.model_type}': {_first_line(e)}")):
         encoder: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    except Exception as error:  # inconsistent sizes fail wherever the model first uses them
-        raise ModelError(f"encoder of type '{config.model_type}' cannot be built: {_first_line(error)}") from None
     for parameter in encoder.parameters():
         parameter.data = parameter.data.float()
     return encoder

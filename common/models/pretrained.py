@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from common.errors import ModelError, WireError
+from common.errors import ModelError, WireError, foreign_errors
 from common.models.encoder import clean_config, has_token_types, load_config
 from common.models.hub import WEIGHT_FILES, find_folder
 from common.models.randomness import borrowed_generator
@@ -145,15 +145,13 @@ def unpack_tokenizer(data: bytes) -> PreTrainedTokenizerFast:
     Raises:
         WireError: the bytes are not a packed tokenizer.
     """
-    try:
+    with foreign_errors(lambda error: WireError(f"tokenizer: malformed ({type(error).__name__})")):
         files = json.loads(data)
         settings = dict(files["tokenizer_config.json"])
         settings.pop("tokenizer_class")
         backend = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
         size = backend.get_vocab_size()
         tokenizer = _fast(backend, settings)
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise WireError(f"tokenizer: malformed ({type(error).__name__})") from None
     if len(tokenizer) != size:
         raise WireError("tokenizer: a special token is not in the vocabulary")
     return tokenizer
@@ -210,13 +208,14 @@ def _load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         raise ModelError(f"model.tokenizer: {path} does not exist; give a folder or a vocab.txt")
     if (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
         return _wordpiece(path / "vocab.txt", _lowercases(path / "tokenizer_config.json"))
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=False, use_fast=True
-            )
-    except Exception as error:  # every kind of tokenizer fails in its own way
-        raise ModelError(f"model.tokenizer: {path} holds no usable tokenizer ({type(error).__name__})") from None
+
+    def unusable(error: Exception) -> ModelError:
+        return ModelError(f"model.tokenizer: {path} holds no usable tokenizer ({type(error).__name__})")
+
+    with foreign_errors(unusable), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model.tokenizer: {path} has no fast form; save it with a tokenizer.json")
     return tokenizer
@@ -247,16 +246,17 @@ def _has_weights(folder: Path) -> bool:
 
 def _load_state(folder: Path) -> dict[str, Tensor]:
     """The encoder's values by parameter name; those that the folder lacks (typically a pooler's) are left out."""
-    try:
-        with _quiet(), borrowed_generator():
-            encoder, report = AutoModel.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
-            )
-    except Exception as error:  # damaged files, foreign shapes: each reader raises its own
-        raise ModelError(
+
+    def unreadable(error: Exception) -> ModelError:
+        return ModelError(
             f"model.server_model: the weights in {folder} cannot be read ({type(error).__name__}); "
             "give a folder saved by save_pretrained"
-        ) from None
+        )
+
+    with foreign_errors(unreadable), _quiet(), borrowed_generator():
+        encoder, report = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(

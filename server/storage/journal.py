@@ -52,17 +52,24 @@ class Journal:
         return dict(self._db.execute("SELECT key, value FROM run"))
 
     def commit(self, records: Iterable[Record], facts: Mapping[str, str] | None = None) -> None:
-        """Write records and facts in one durable transaction."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """Write records and facts in one durable transaction.
+
+        Raises:
+            RunFolderError: they cannot be written, on a full disk for instance; nothing of them is.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             for record in records:
                 self._write(record)
             self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list((facts or {}).items()))
             self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # some errors, such as a full disk, have ended it already
+        except sqlite3.Error as error:
+            raise RunFolderError(
+                f"the journal cannot be written ({error}); free space, then go on with --resume"
+            ) from None
+        finally:
+            if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise
 
     def _write(self, record: Record) -> None:
         match record:

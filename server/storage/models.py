@@ -60,6 +60,14 @@ class ModelFiles:
 
     def write_named(self, name: str, vectors: Vectors) -> None:
         """Write vectors under a name of their own, such as the initial values of private parameters."""
+        try:
+            self._write(name, vectors)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path(name)} cannot be written ({error.strerror}); free space, then go on with --resume"
+            ) from None
+
+    def _write(self, name: str, vectors: Vectors) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         scopes = sorted(vectors)
         temporary = self.folder / f".{name}.partial"
