@@ -33,6 +33,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     model = MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
+    model.base_model = section.server_model
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
     folder.write_description(model.architecture, model.schemas)
