@@ -43,6 +43,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         start_timeout_seconds=section.start_timeout_seconds,
         round_timeout_seconds=section.round_timeout_seconds,
         lease_seconds=section.lease_seconds,
+        tensors={scope: len(schema.entries) for scope, schema in schemas.items()},
     )
 
 

@@ -36,6 +36,9 @@ from server.core.state import (
 
 Step = tuple[FederationState, list[Effect]]
 
+MOST_NAMES = 6
+"""Up to so many clients are named in a log line."""
+
 
 def advance(rules: Rules, state: FederationState, now: float) -> Step:
     """Close the open round if it is due and open the next one if it can be; both land in one commit."""
@@ -185,14 +188,16 @@ def _missing(rules: Rules, present: list[Member]) -> list[str]:
 
 
 def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
-    """Who contributed to what, for the log."""
+    """How many clients trained each task, and what was aggregated from whom; for the log."""
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    held = {task.name: sum(task.name in order.tasks for order in accepted) for task in rules.tasks}
     parts = []
     for scope in sorted(totals):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
-        parts.append(f"{scope} from {len(who)} ({', '.join(who)})" if len(who) <= 6 else f"{scope} from {len(who)}")
+        names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
+        parts.append(f"{scope}: {rules.tensors.get(scope, 0)} tensors from {len(who)}{names}")
     kept = sorted(set(rules.schemas) - set(totals))
     tail = f"; kept: {', '.join(kept)}" if kept else ""
-    return (
-        f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates: {'; '.join(parts)}{tail}"
-    )
+    clients = ", ".join(f"{task} {count}" for task, count in held.items())
+    head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
+    return f"{head}, clients per task: {clients}; {'; '.join(parts)}{tail}"

@@ -13,7 +13,10 @@ from common.tasks import TaskDefinition
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change during a run. `schemas` maps every travelling scope to its schema digest and bytes."""
+    """What does not change during a run.
+
+    `schemas` maps every travelling scope to its schema digest and bytes, `tensors` to how many tensors it holds.
+    """
 
     run_id: str
     seed: int
@@ -29,6 +32,7 @@ class Rules:
     start_timeout_seconds: float = 600.0
     round_timeout_seconds: float = 1800.0
     lease_seconds: float = 60.0
+    tensors: Mapping[str, int] = field(default_factory=dict)
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
