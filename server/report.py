@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from common.metrics import TaskStatistics, merge, summarise
+from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.tasks import TaskDefinition
 from server.core.state import Member, OpenRound, OrderState
@@ -126,8 +126,3 @@ def _train_loss(results: list[TaskResult]) -> float | None:
 
 def _rounded(scores: Mapping[str, float | None]) -> Scores:
     return {name: None if value is None else round(value, 6) for name, value in scores.items()}
-
-
-def pooled(parts: Iterable[TaskStatistics], task: TaskDefinition) -> Scores:
-    """Metrics of pooled statistics."""
-    return _rounded(summarise(task, merge(parts)))

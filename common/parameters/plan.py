@@ -19,11 +19,6 @@ PRIVATE = "private"
 _SCOPE = re.compile(r"shared|private|task/(?:\{task\}|[A-Za-z0-9_-]+)")
 
 
-def task_scope(task: str) -> str:
-    """The scope of what only the clients of `task` share."""
-    return f"task/{task}"
-
-
 def is_private(scope: str) -> bool:
     """Whether a scope's parameters must never leave the client."""
     return scope == PRIVATE or scope.startswith(f"{PRIVATE}/")
