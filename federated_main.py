@@ -74,6 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in error.message.splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or (Path(__file__).parent / error.name.split(".")[0]).exists():
+            raise
+        print(
+            f"error: the package '{error.name}' is missing; run `make setup`, then use .venv/bin/python",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
