@@ -175,7 +175,9 @@ def test_real_processes_come_to_the_same_model_as_direct_calls(config: Config, d
         clients = [programs.start(*client(name, *options, "--server", f"127.0.0.1:{number}")) for name in "cd"]
         asyncio.run(asyncio.wait_for(two_more(number), 90))
         assert [program.exit_code() for program in (server, *clients)] == [0, 0, 0]
-        assert "shared from 4 (a, b, c, d); task/qqp from 2 (c, d); task/sst2 from 3 (a, b, d)" in server.output
+        assert "4 of 4 updates, clients per task: sst2 3, qqp 2" in server.output
+        who = "shared: 23 tensors from 4 (a, b, c, d); task/qqp: 2 tensors from 2 (c, d); task/sst2: 2 tensors from 3"
+        assert f"{who} (a, b, d)" in server.output
     report = report_of(tmp_path / "run")
     assert (report["status"], report["rounds_completed"], report["model_digest"]) == ("finished", 2, digest)
     assert {name: entry["rounds"] for name, entry in report["clients"].items()} == dict.fromkeys("abcd", 3)
