@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "federated_config.yaml"
 
-# Two minutes on two cores: generated text is learned from fewer rows and epochs than a real task needs.
+# About a minute on two cores: generated text is learned from fewer rows and epochs than a real task needs.
 DEMO_SIZE = ("training.local_epochs=2", "training.learning_rate=5e-4")
 DEMO_ROWS = 400
 
