@@ -13,6 +13,7 @@ import torch
 from client.agent import Agent
 from client.data.sources import ColumnNames, DataRequest, TaskData, load
 from client.state.identity import claim
+from client.training.loop import Procedure, train
 from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Worker
 from common.config import Config
@@ -94,7 +95,7 @@ def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCo
     return GrpcCoordinator(host.strip("[]"), int(number), None if plain else files, client_id, patience_seconds)
 
 
-async def take_part(config: Config, client_id: str | None, tasks: Sequence[str]) -> None:
+async def take_part(config: Config, client_id: str | None, tasks: Sequence[str], procedure: Procedure = train) -> None:
     """Be one client of a federation until it is over.
 
     Raises:
@@ -109,7 +110,7 @@ async def take_part(config: Config, client_id: str | None, tasks: Sequence[str])
         log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
-        worker = Worker(identity.client_id, definitions, data, device, (f"data-{config.data.source}",))
+        worker = Worker(identity.client_id, definitions, data, device, (f"data-{config.data.source}",), procedure)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, worker, identity.folder)
         loop = asyncio.get_running_loop()

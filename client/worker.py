@@ -16,7 +16,7 @@ from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
 from client.state.store import PendingUpdate
 from client.training.evaluation import evaluate
-from client.training.loop import Progress, TaskSet, train
+from client.training.loop import Procedure, Progress, TaskSet, train
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
@@ -52,6 +52,7 @@ class Worker:
         data: Mapping[str, TaskData],
         device: torch.device,
         capabilities: tuple[str, ...] = (),
+        procedure: Procedure = train,
     ) -> None:
         self.client_id = client_id
         self.tasks = tuple(tasks)
@@ -59,6 +60,7 @@ class Worker:
         self.capabilities = capabilities
         self._data = data
         self._device = device
+        self._procedure = procedure
         self._sets: tuple[TaskSet, ...] = ()
         self.synchronizer: ClientModelSynchronizer | None = None
 
@@ -108,7 +110,7 @@ class Worker:
         payload = bytearray()
         if order.kind is OrderKind.TRAIN:
             seed = derive_seed(order.seed, order.round, self.client_id, "training")
-            losses = train(synchronizer.model, self._sets, settings, seed, progress)
+            losses = self._procedure(synchronizer.model, self._sets, settings, seed, progress)
             scopes, payload = self._pack(order)
         results = tuple(
             TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets

@@ -40,6 +40,9 @@ class TaskSet:
 Progress = Callable[[float], None]
 """Called with the share of the work that is done (0 to 1); raises `TrainingStopped` to end it."""
 
+Procedure = Callable[[MultiTaskModel, Sequence[TaskSet], TrainingSettings, int, Progress], Mapping[str, float]]
+"""What a client does with an order to train; `train` is one."""
+
 
 def train(
     model: MultiTaskModel,
