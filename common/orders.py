@@ -85,8 +85,22 @@ class ScopeVersion:
 
 
 @dataclass(frozen=True)
+class ScopeValues:
+    """A small scope's float32 bytes, at the version that the order names."""
+
+    scope: str
+    data: bytes
+
+
+DENSE_FLOAT32 = "dense-float32"
+
+
+@dataclass(frozen=True)
 class Order:
-    """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline."""
+    """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline.
+
+    `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched.
+    """
 
     order_id: str
     kind: OrderKind
@@ -96,6 +110,8 @@ class Order:
     seed: int
     training: TrainingSettings
     seconds_left: float
+    encoding: str = DENSE_FLOAT32
+    values: tuple[ScopeValues, ...] = ()
 
 
 class Settlement(StrEnum):
@@ -170,9 +186,6 @@ class UpdateHeader:
     def nbytes(self) -> int:
         """Bytes of the whole payload."""
         return sum(scope.nbytes for scope in self.scopes)
-
-
-DENSE_FLOAT32 = "dense-float32"
 
 
 @dataclass(frozen=True)

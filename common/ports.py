@@ -21,6 +21,9 @@ from common.orders import (
 PIECE_BYTES = 1 << 20
 """Size of one piece of a stream; gRPC's default message limit stays as it is."""
 
+INLINE_BYTES = 1 << 16
+"""So much data may ride inside an order, or inside the first message of an update, and needs no stream of its own."""
+
 Pieces = Callable[[int], AsyncIterator[bytes]]
 """Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
 

@@ -26,10 +26,11 @@ class FetchCall:
 
 @dataclass(frozen=True)
 class UploadStart:
-    """The first part of `submit`'s stream."""
+    """The first part of `submit`'s stream. `payload` is all of a small update, or None where pieces follow."""
 
     session: Session
     header: UpdateHeader
+    payload: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from common.orders import (
     OrderKind,
     Progress,
     ScopePayload,
+    ScopeValues,
     ScopeVersion,
     Session,
     TaskResult,
     TrainingSettings,
     UpdateHeader,
 )
+from common.ports import INLINE_BYTES
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -129,6 +131,8 @@ def pack_order(value: Order) -> pb.Order:
             eval_batch_size=training.eval_batch_size,
         ),
         seconds_left=value.seconds_left,
+        encoding=value.encoding,
+        values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
     )
 
 
@@ -136,7 +140,7 @@ def unpack_order(message: pb.Order) -> Order:
     """Message to value."""
     checks.require(message, "training")
     scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
-    checks.distinct((scope.scope for scope in scopes), "scopes")
+    names = checks.distinct((scope.scope for scope in scopes), "scopes")
     return Order(
         checks.identifier(message.order_id, "order_id"),
         checks.member(OrderKind, message.kind, "kind"),
@@ -146,7 +150,18 @@ def unpack_order(message: pb.Order) -> Order:
         checks.count(message.seed, "seed", most=limits.MAX_SEED),
         _unpack_training(message.training),
         checks.amount(message.seconds_left, "seconds_left"),
+        checks.identifier(message.encoding, "encoding"),
+        _unpack_values(message, names),
     )
+
+
+def _unpack_values(message: pb.Order, scopes: Sequence[str]) -> tuple[ScopeValues, ...]:
+    checks.distinct((item.scope for item in message.values), "values")
+    for item in message.values:
+        if item.scope not in scopes:
+            raise WireError(f"values: scope {item.scope[:80]!r} is not the order's")
+    checks.count(sum(len(item.data) for item in message.values), "bytes of values", most=INLINE_BYTES)
+    return tuple(ScopeValues(item.scope, item.data) for item in message.values)
 
 
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:

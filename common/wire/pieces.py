@@ -7,7 +7,7 @@ payload twice each way, this once.
 from __future__ import annotations
 
 from common.errors import WireError
-from common.ports import PIECE_BYTES
+from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.wire import checks
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec, codec
@@ -48,7 +48,9 @@ def _unframe(tag: int, message: bytes) -> bytes | None:
 def _pack_part(value: UploadStart | bytes) -> pb.UploadPart:
     if not isinstance(value, UploadStart):
         return pb.UploadPart(data=value)
-    header = pb.UploadHeader(session=pack_session(value.session), update=pack_update(value.header))
+    header = pb.UploadHeader(
+        session=pack_session(value.session), update=pack_update(value.header), payload=value.payload
+    )
     return pb.UploadPart(header=header)
 
 
@@ -57,7 +59,13 @@ def _unpack_part(message: pb.UploadPart) -> UploadStart | bytes:
         return message.data
     checks.require(message, "header")
     checks.require(message.header, "session", "update")
-    return UploadStart(unpack_session(message.header.session), unpack_update(message.header.update))
+    session, header = unpack_session(message.header.session), unpack_update(message.header.update)
+    if not message.header.HasField("payload"):
+        return UploadStart(session, header)
+    payload = message.header.payload
+    if header.offset or len(payload) != checks.count(header.nbytes, "nbytes", most=INLINE_BYTES):
+        raise WireError(f"payload: {len(payload)} bytes are not the {header.nbytes} of the update")
+    return UploadStart(session, header, payload)
 
 
 _ANY_PIECE: Codec[bytes] = codec(

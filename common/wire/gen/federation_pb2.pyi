@@ -126,7 +126,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left")
+    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,8 @@ class Order(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     kind: str
     round: int
@@ -143,7 +145,17 @@ class Order(_message.Message):
     seed: int
     training: TrainingSettings
     seconds_left: float
-    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+    encoding: str
+    values: _containers.RepeatedCompositeFieldContainer[ScopeValues]
+    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ...) -> None: ...
+
+class ScopeValues(_message.Message):
+    __slots__ = ("scope", "data")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    data: bytes
+    def __init__(self, scope: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ScopeVersion(_message.Message):
     __slots__ = ("scope", "version")
@@ -200,12 +212,14 @@ class UploadPart(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("session", "update")
+    __slots__ = ("session", "update", "payload")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     session: Session
     update: UpdateHeader
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., update: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
+    payload: bytes
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., update: _Optional[_Union[UpdateHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
     __slots__ = ("order_id", "codec", "scopes", "digest", "results", "seconds", "offset")
