@@ -57,6 +57,9 @@ class LightAgent:
             if reply.order is None:
                 continue
             order = reply.order
+            for item in order.values:
+                self._sizes[item.scope] = len(item.data)
+                self._held |= {scope.scope: scope.version for scope in order.scopes if scope.scope == item.scope}
             for scope in order.scopes:
                 if self._held.get(scope.scope) != scope.version:
                     await self._fetch(session, scope)

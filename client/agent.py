@@ -25,7 +25,7 @@ from common.orders import (
     Settlement,
     Welcome,
 )
-from common.ports import PIECE_BYTES, CoordinatorPort
+from common.ports import PIECE_BYTES, CoordinatorPort, Piece, single
 
 log = logging.getLogger("fedmtl.client")
 
@@ -190,8 +190,11 @@ class Agent:
         self._phase, self._fraction = "fetching", 0.0
         beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
         try:
+            riding = {item.scope: item.data for item in order.values}
             for wanted in synchronizer.missing(order.scopes):
-                await synchronizer.receive(wanted, self._port.fetch(session, wanted, 0))
+                data = riding.get(wanted.scope)
+                pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
+                await synchronizer.receive(wanted, pieces)
             self._phase = "training" if order.kind.value == "train" else "scoring"
             log.info("round %d: %s", order.round, self._phase)
             private = self._store.private() or {}
@@ -263,9 +266,9 @@ async def _first(stop: Awaitable[object], work: Coroutine[object, object, T]) ->
         worker.cancel()
 
 
-def _pieces_of(payload: memoryview) -> Callable[[int], AsyncIterator[bytes]]:
-    async def pieces(offset: int) -> AsyncIterator[bytes]:
+def _pieces_of(payload: memoryview) -> Callable[[int], AsyncIterator[Piece]]:
+    async def pieces(offset: int) -> AsyncIterator[Piece]:
         for start in range(offset, len(payload), PIECE_BYTES):
-            yield bytes(payload[start : start + PIECE_BYTES])
+            yield payload[start : start + PIECE_BYTES]
 
     return pieces

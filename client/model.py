@@ -14,6 +14,7 @@ from common.orders import ScopeVersion, Welcome
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import ScopeRule, SharingPlan, is_private, member_scopes
 from common.parameters.schema import ParameterSchema
+from common.ports import Piece
 
 
 class ClientModelSynchronizer:
@@ -60,7 +61,7 @@ class ClientModelSynchronizer:
         """Those of an order's scopes that must be fetched."""
         return [wanted for wanted in scopes if self.versions.get(wanted.scope) != wanted.version]
 
-    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[bytes]) -> None:
+    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
         """Take a scope's published values from the coordinator."""
         self.versions.pop(wanted.scope, None)
         await fill(self.received[wanted.scope], pieces, wanted.scope)
@@ -87,7 +88,7 @@ class ClientModelSynchronizer:
         return torch.sub(self.vectors[scope].detach().cpu(), self.received[scope])
 
 
-async def fill(vector: Tensor, pieces: AsyncIterator[bytes], scope: str) -> None:
+async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:
     """Write a stream of float32 bytes into a CPU vector; it must fit exactly.
 
     Raises:

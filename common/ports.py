@@ -24,7 +24,9 @@ PIECE_BYTES = 1 << 20
 INLINE_BYTES = 1 << 16
 """So much data may ride inside an order, or inside the first message of an update, and needs no stream of its own."""
 
-Pieces = Callable[[int], AsyncIterator[bytes]]
+Piece = bytes | memoryview
+
+Pieces = Callable[[int], AsyncIterator[Piece]]
 """Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
 
 
@@ -46,11 +48,11 @@ class CoordinatorPort(Protocol):
         """
         ...
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The bytes of one scope's vector from `offset` on, in pieces."""
         ...
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
         """The tokenizer's files, packed, in pieces."""
         ...
 
@@ -80,3 +82,8 @@ class CoordinatorPort(Protocol):
     async def status(self) -> FederationStatus:
         """Who is there, which round, what it waits for."""
         ...
+
+
+async def single(data: Piece) -> AsyncIterator[Piece]:
+    """A stream of one piece."""
+    yield data

@@ -17,6 +17,7 @@ from common.orders import (
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
+    Order,
     PollKind,
     PollReply,
     Progress,
@@ -29,8 +30,9 @@ from common.orders import (
     Welcome,
 )
 from common.parameters.plan import is_private, member_scopes
-from common.ports import PIECE_BYTES, Pieces
+from common.ports import PIECE_BYTES, Piece, Pieces
 from server.aggregation.streaming import StreamingMean
+from server.broadcast import Broadcast
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.effects import (
@@ -113,6 +115,7 @@ class Coordinator:
         self._stored: dict[str, Vector] = {}
         self._sums = StreamingMean()
         self._uploads = Uploads()
+        self._broadcast = Broadcast()
         self._writer = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -219,6 +222,7 @@ class Coordinator:
                     self._after_commit(record, state)
             case InstallVersion():
                 self._vectors, self._stored = self._stored, {}
+                self._broadcast.clear()
             case Notice(text, warning):
                 self._notice(text, warning)
 
@@ -308,6 +312,8 @@ class Coordinator:
             if reply.kind in _LAST_WORDS:
                 self._told.add(session.client_id)
                 self._heard.set()
+            if reply.order is not None:
+                return replace(reply, order=self._with_values(reply.order))
             if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
                 return reply
             try:
@@ -316,7 +322,12 @@ class Coordinator:
             except TimeoutError:
                 continue
 
-    async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+    def _with_values(self, order: Order) -> Order:
+        values = self._broadcast.riding(order.scopes, self._vectors)
+        self.bytes_down += sum(len(item.data) for item in values)
+        return replace(order, values=values)
+
+    async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
         if scope.scope not in member_scopes(self._federation.digests, member.tasks):
@@ -327,13 +338,11 @@ class Coordinator:
             vector, version = self._vectors[scope.scope], self._state.versions[scope.scope]
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
-        view = vector.data.cast("B")
-        for start in range(offset, len(view), PIECE_BYTES):
-            piece = bytes(view[start : start + PIECE_BYTES])
+        for piece in self._broadcast.pieces(scope, vector, offset):
             self.bytes_down += len(piece)
             yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
         """The packed tokenizer."""
         self._member(session)
         data = self._federation.tokenizer

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from common.errors import Reason, Refused
 from common.orders import UpdateHeader
+from common.ports import Piece
 from server.aggregation.streaming import is_finite
 
 BUDGET_BYTES = 64 << 20
@@ -66,7 +67,7 @@ class Uploads:
         staged = self._staged.get(order_id)
         return staged.received if staged is not None else 0
 
-    async def receive(self, header: UpdateHeader, pieces: Callable[[int], AsyncIterator[bytes]]) -> NDArray[np.uint8]:
+    async def receive(self, header: UpdateHeader, pieces: Callable[[int], AsyncIterator[Piece]]) -> NDArray[np.uint8]:
         """Read a whole update.
 
         A broken stream leaves what arrived, so that the client can go on from there.
@@ -134,7 +135,7 @@ class Uploads:
             raise Refused(Reason.CORRUPT, f"order {header.order_id}: upload continues at {header.offset}, not at {at}")
         return None
 
-    async def _read(self, staged: _Staged, pieces: AsyncIterator[bytes]) -> None:
+    async def _read(self, staged: _Staged, pieces: AsyncIterator[Piece]) -> None:
         """Read a stream to its end, check the whole and seal it."""
         order_id, size = staged.header.order_id, len(staged.buffer)
         staged.reader += 1
@@ -165,7 +166,7 @@ class Uploads:
         if staged.reader != reader or self._staged.get(order_id) is not staged:
             raise Refused(Reason.CORRUPT, f"order {order_id}: another upload took over, or its round closed; ask again")
 
-    def _append(self, staged: _Staged, piece: bytes) -> None:
+    def _append(self, staged: _Staged, piece: Piece) -> None:
         end = staged.received + len(piece)
         if end > len(staged.buffer):
             self.discard(staged.header.order_id)
@@ -197,7 +198,7 @@ class Uploads:
                 return
 
 
-async def _unstalled(pieces: AsyncIterator[bytes], order_id: str) -> AsyncGenerator[bytes, None]:
+async def _unstalled(pieces: AsyncIterator[Piece], order_id: str) -> AsyncGenerator[Piece, None]:
     """The pieces, as long as each comes in time; a silent client must not hold memory that others wait for."""
     while True:
         try:

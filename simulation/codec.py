@@ -17,7 +17,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import CoordinatorPort, Pieces
+from common.ports import INLINE_BYTES, CoordinatorPort, Piece, Pieces, single
 from common.wire import methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
 from common.wire.codec import Codec
@@ -42,22 +42,27 @@ class CodecCoordinator:
         call = _sent(methods.POLL, PollCall(session, pending_order))
         return _through(methods.POLL.reply, await self._inner.poll(call.session, call.pending_order))
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`."""
         call = _sent(methods.FETCH_SLICE, FetchCall(session, scope, offset))
         return _each(methods.FETCH_SLICE.reply, self._inner.fetch(call.session, call.scope, call.offset))
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`."""
         call = _sent(methods.FETCH_TOKENIZER, session)
         return _each(methods.FETCH_TOKENIZER.reply, self._inner.fetch_tokenizer(call))
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """See `CoordinatorPort`."""
-        start = _sent(methods.SUBMIT_UPDATE, UploadStart(session, header))
+        small = header.nbytes <= INLINE_BYTES
+        payload = b"".join([piece async for piece in pieces(0)]) if small else None
+        start = _sent(methods.SUBMIT_UPDATE, UploadStart(session, header, payload))
         if not isinstance(start, UploadStart):
             raise TypeError("a header became something else on the wire")
-        receipt = await self._inner.submit(start.session, start.header, lambda offset: _payload(pieces(offset)))
+        data = start.payload
+        receipt = await self._inner.submit(
+            start.session, start.header, lambda offset: _payload(pieces(offset)) if data is None else single(data)
+        )
         return _through(methods.SUBMIT_UPDATE.reply, receipt)
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
@@ -92,13 +97,13 @@ def _sent(method: Method[Q, Any], request: Q) -> Q:
     return _through(method.request, request)
 
 
-async def _each(codec: Codec[bytes], pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _each(codec: Codec[Piece], pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
     async for piece in pieces:
         yield _through(codec, piece)
 
 
-async def _payload(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _payload(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
     async for piece in pieces:
         part = _through(methods.SUBMIT_UPDATE.request, piece)
-        if isinstance(part, bytes):
+        if not isinstance(part, UploadStart):
             yield part

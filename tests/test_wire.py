@@ -29,6 +29,7 @@ from common.orders import (
     Progress,
     Receipt,
     ScopePayload,
+    ScopeValues,
     ScopeVersion,
     Session,
     Settlement,
@@ -38,7 +39,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import PIECE_BYTES
+from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
@@ -103,17 +104,30 @@ welcomes = st.builds(
     amounts,
 )
 scope_versions = st.builds(ScopeVersion, scopes, counts)
-orders = st.builds(
-    Order,
-    ids,
-    st.sampled_from(OrderKind),
-    counts,
-    counts,
-    few(scope_versions, lambda scope: scope.scope),
-    st.integers(0, MAX_SEED),
-    st.builds(TrainingSettings, counts, positive, amounts, amounts, amounts, positive),
-    amounts,
-)
+
+
+@st.composite
+def order_values(draw: st.DrawFn) -> Order:
+    versions = draw(few(scope_versions, lambda scope: scope.scope))
+    riding = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
+    return draw(
+        st.builds(
+            Order,
+            ids,
+            st.sampled_from(OrderKind),
+            counts,
+            counts,
+            st.just(versions),
+            st.integers(0, MAX_SEED),
+            st.builds(TrainingSettings, counts, positive, amounts, amounts, amounts, positive),
+            amounts,
+            ids,
+            st.just(riding),
+        )
+    )
+
+
+orders = order_values()
 poll_replies = st.one_of(
     st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(Settlement), lines, orders),
     st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(Settlement), lines),
@@ -137,7 +151,15 @@ def update_headers(draw: st.DrawFn) -> UpdateHeader:
     return replace(header, offset=draw(st.integers(0, header.nbytes)))
 
 
-uploads = st.builds(UploadStart, sessions, update_headers())
+@st.composite
+def upload_starts(draw: st.DrawFn) -> UploadStart:
+    header = draw(update_headers())
+    if header.nbytes > 100:
+        return UploadStart(draw(sessions), header)
+    return UploadStart(draw(sessions), replace(header, offset=0), draw(st.none() | st.just(b"x" * header.nbytes)))
+
+
+uploads = upload_starts()
 members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
 statuses = st.builds(
     FederationStatus, labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)
@@ -233,12 +255,20 @@ TRAINING = TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8)
 ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (ScopeVersion("shared", 1),), 5, TRAINING, 60.0)
 
 
+LARGE_VALUES = ScopeValues("shared", bytes(INLINE_BYTES + 1))
+
+
 def order_reply(**changes: Any) -> PollReply:
     return PollReply(PollKind.ORDER, Settlement.NONE, "", replace(ORDER, **changes))
 
 
 def upload(**changes: Any) -> UploadStart:
     return UploadStart(SESSION, replace(HEADER, **changes))
+
+
+LARGE_UPLOAD = replace(
+    upload(scopes=(replace(HEADER.scopes[0], nbytes=INLINE_BYTES + 8),)), payload=bytes(INLINE_BYTES + 8)
+)
 
 
 def results_with(**changes: Any) -> UploadStart:
@@ -268,9 +298,15 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("order without id", messages.POLL_REPLY, order_reply(order_id=""), "order_id"),
     ("scope twice", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * 2), "scopes"),
     ("too many", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * (MAX_SCOPES + 1)), "number of scopes"),
+    ("values of a foreign scope", messages.POLL_REPLY, order_reply(values=(ScopeValues("x", b""),)), "not the order's"),
+    ("values twice", messages.POLL_REPLY, order_reply(values=(ScopeValues("shared", b""),) * 2), "values"),
+    ("large values", messages.POLL_REPLY, order_reply(values=(LARGE_VALUES,)), "bytes of values"),
     ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, Settlement.NONE), "order"),
     ("wait with order", messages.POLL_REPLY, replace(order_reply(), kind=PollKind.WAIT), "order"),
     ("offset beyond the end", UPLOAD_PART, upload(offset=441), "offset: 441 is not from 0 to 440"),
+    ("short payload", UPLOAD_PART, replace(upload(), payload=b"x" * 439), "439 bytes are not the 440"),
+    ("payload in mid-upload", UPLOAD_PART, replace(upload(offset=4), payload=b"x" * 440), "payload"),
+    ("large payload", UPLOAD_PART, LARGE_UPLOAD, "nbytes: 65544 is not from 0 to 65536"),
     ("train loss", UPLOAD_PART, results_with(train_loss=math.nan), "train_loss"),
     ("loss sum", UPLOAD_PART, results_with(validation=TaskStatistics(1, math.inf)), "loss_sum"),
     ("moments", UPLOAD_PART, results_with(validation=TaskStatistics(1, 0.0, (), (1.0,))), "moments"),

@@ -27,7 +27,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import Pieces
+from common.ports import INLINE_BYTES, Piece, Pieces
 from common.tls import TlsFiles
 from common.wire import methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
@@ -42,7 +42,7 @@ UPLOAD_IDLE_SECONDS = 300.0
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-_Download = AsyncGenerator[bytes, None]
+_Download = AsyncGenerator[Piece, None]
 
 
 class GrpcCoordinator:
@@ -91,16 +91,20 @@ class GrpcCoordinator:
         """See `CoordinatorPort`."""
         return await self._call(methods.POLL, PollCall(session, pending_order), self._poll_seconds)
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""
         return self._download(lambda at: self._stream(methods.FETCH_SLICE, FetchCall(session, scope, at)), offset)
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""
         return self._download(lambda at: _skip(self._stream(methods.FETCH_TOKENIZER, session), at), 0)
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """See `CoordinatorPort`; goes on by itself after a break, from where the coordinator has got to."""
+        if header.nbytes <= INLINE_BYTES:
+            payload = b"".join([piece async for piece in pieces(0)])
+            start = UploadStart(session, replace(header, offset=0), payload)
+            return await self._call(methods.SUBMIT_UPDATE, start, UPLOAD_IDLE_SECONDS)
         retry = self._retry()
         while True:
             try:
@@ -129,7 +133,10 @@ class GrpcCoordinator:
         return await self._call(methods.STATUS, None)
 
     async def _call(self, method: Method[Q, A], request: Q, parked_seconds: float = 0.0) -> A:
-        """One request and its reply, which may be parked for a while before it is due."""
+        """One request and its reply, which may be parked for a while before it is due.
+
+        On the wire a stream of one message is a single message, so small updates come this way too.
+        """
         data = method.request.encode(request)
         send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method.path)
         retry = self._retry(asyncio.get_running_loop().time() + parked_seconds)
@@ -156,7 +163,7 @@ class GrpcCoordinator:
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 await self._missed(error, retry)
 
-    async def _stream(self, method: Method[Q, bytes], request: Q) -> _Download:
+    async def _stream(self, method: Method[Q, Piece], request: Q) -> _Download:
         """One attempt at a download."""
         open_stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(method.path)
         call = open_stream(method.request.encode(request))

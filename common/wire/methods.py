@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from common.orders import FederationStatus, JoinRequest, PollReply, Receipt, Session, UploadStatus, Welcome
+from common.ports import Piece
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
 from common.wire.codec import Codec
@@ -55,13 +56,13 @@ JOIN: Method[JoinRequest, Welcome] = Method(
 POLL: Method[PollCall, PollReply] = Method(
     _CLIENTS + "Poll", Kind.UNARY_UNARY, messages.POLL_REQUEST, messages.POLL_REPLY
 )
-FETCH_SLICE: Method[FetchCall, bytes] = Method(
+FETCH_SLICE: Method[FetchCall, Piece] = Method(
     _CLIENTS + "FetchSlice", Kind.UNARY_STREAM, messages.FETCH_REQUEST, PIECE
 )
-FETCH_TOKENIZER: Method[Session, bytes] = Method(
+FETCH_TOKENIZER: Method[Session, Piece] = Method(
     _CLIENTS + "FetchTokenizer", Kind.UNARY_STREAM, messages.TOKENIZER_REQUEST, PIECE
 )
-SUBMIT_UPDATE: Method[UploadStart | bytes, Receipt] = Method(
+SUBMIT_UPDATE: Method[UploadStart | Piece, Receipt] = Method(
     _CLIENTS + "SubmitUpdate", Kind.STREAM_UNARY, UPLOAD_PART, messages.RECEIPT
 )
 UPLOAD_STATUS: Method[OrderCall, UploadStatus] = Method(

@@ -1,7 +1,7 @@
 """The bulk path.
 
 Messages whose only content is one `bytes` field are put together and taken apart by hand: protobuf copies such a
-payload twice each way, this once.
+payload twice each way, this once where it is sent and not at all where it arrives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PIECE_TAG = pb.Piece.DATA_FIELD_NUMBER << 3 | 2
 _DATA_TAG = pb.UploadPart.DATA_FIELD_NUMBER << 3 | 2
 
 
-def _frame(tag: int, data: bytes) -> bytes:
+def _frame(tag: int, data: bytes | memoryview) -> bytes:
     """The message that holds `data` under a one-byte tag and nothing else."""
     size = len(data)
     if size > PIECE_BYTES:
@@ -32,7 +32,7 @@ def _frame(tag: int, data: bytes) -> bytes:
     return b"".join((head, data))
 
 
-def _unframe(tag: int, message: bytes) -> bytes | None:
+def _unframe(tag: int, message: bytes) -> memoryview | None:
     """What `_frame` was given, or None for any other message."""
     size, at = 0, 1
     for shift in (0, 7, 14):
@@ -41,8 +41,22 @@ def _unframe(tag: int, message: bytes) -> bytes | None:
         byte = message[at]
         size, at = size | (byte & 0x7F) << shift, at + 1
         if byte <= 0x7F:
-            return message[at:] if len(message) == at + size <= _FRAME_BYTES else None
+            return memoryview(message)[at:] if len(message) == at + size <= _FRAME_BYTES else None
     return None
+
+
+def framed(data: bytes | memoryview) -> memoryview:
+    """A copy of `data` inside the `Piece` that carries it, so that `PIECE` need not copy it again for any receiver."""
+    message = _frame(_PIECE_TAG, data)
+    return memoryview(message)[len(message) - len(data) :]
+
+
+def _encode_piece(data: bytes | memoryview) -> bytes:
+    if isinstance(data, memoryview) and isinstance(data.obj, bytes):
+        whole = _unframe(_PIECE_TAG, data.obj)
+        if whole is not None and len(whole) == len(data):
+            return data.obj
+    return _frame(_PIECE_TAG, data)
 
 
 def _pack_part(value: UploadStart | bytes) -> pb.UploadPart:
@@ -74,19 +88,19 @@ _ANY_PIECE: Codec[bytes] = codec(
 _ANY_PART: Codec[UploadStart | bytes] = codec(pb.UploadPart, _pack_part, _unpack_part, _FRAME_BYTES)
 
 
-def _decode_piece(data: bytes) -> bytes:
+def _decode_piece(data: bytes) -> bytes | memoryview:
     piece = _unframe(_PIECE_TAG, data)
     return _ANY_PIECE.decode(data) if piece is None else piece
 
 
-def _encode_part(value: UploadStart | bytes) -> bytes:
+def _encode_part(value: UploadStart | bytes | memoryview) -> bytes:
     return _ANY_PART.encode(value) if isinstance(value, UploadStart) else _frame(_DATA_TAG, value)
 
 
-def _decode_part(data: bytes) -> UploadStart | bytes:
+def _decode_part(data: bytes) -> UploadStart | bytes | memoryview:
     piece = _unframe(_DATA_TAG, data)
     return _ANY_PART.decode(data) if piece is None else piece
 
 
-PIECE: Codec[bytes] = Codec(_ANY_PIECE.name, lambda data: _frame(_PIECE_TAG, data), _decode_piece)
-UPLOAD_PART: Codec[UploadStart | bytes] = Codec(_ANY_PART.name, _encode_part, _decode_part)
+PIECE: Codec[bytes | memoryview] = Codec(_ANY_PIECE.name, _encode_piece, _decode_piece)
+UPLOAD_PART: Codec[UploadStart | bytes | memoryview] = Codec(_ANY_PART.name, _encode_part, _decode_part)

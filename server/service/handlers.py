@@ -12,7 +12,7 @@ import grpc
 
 from common.errors import Refused, WireError
 from common.orders import FederationStatus
-from common.ports import CoordinatorPort
+from common.ports import CoordinatorPort, Piece, single
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec
@@ -68,7 +68,7 @@ def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Met
     return method, grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _download(method: Method[Q, bytes], call: Callable[[Q], AsyncIterator[bytes]]) -> tuple[Method[Q, bytes], Handler]:
+def _download(method: Method[Q, Piece], call: Callable[[Q], AsyncIterator[Piece]]) -> tuple[Method[Q, Piece], Handler]:
     async def handle(data: bytes, context: Context) -> None:
         async with _answering(method, context):
             async for piece in call(method.request.decode(data)):
@@ -87,13 +87,16 @@ def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
                 start = method.request.decode(await anext(parts, b""))
             if not isinstance(start, UploadStart):
                 raise WireError("UploadPart: the first part is not a header")
-            receipt = await port.submit(start.session, start.header, lambda _: _payload(parts, context))
+            data = start.payload
+            receipt = await port.submit(
+                start.session, start.header, lambda _: _payload(parts, context) if data is None else single(data)
+            )
             return _encoded(method.reply, receipt)
 
     return method, grpc.stream_unary_rpc_method_handler(handle)
 
 
-async def _payload(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+async def _payload(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Piece]:
     await context.send_initial_metadata(((methods.CONTINUE_KEY, "1"),))
     while True:
         async with asyncio.timeout(IDLE_SECONDS):
