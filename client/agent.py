@@ -113,6 +113,8 @@ class Agent:
             self._settle(reply.settlement)
             match reply.kind:
                 case PollKind.FINISHED:
+                    assert self._store is not None
+                    self._store.close()
                     log.info(
                         "run '%s' is finished; this client worked on %d orders", welcome.run_name, self.orders_done
                     )

@@ -99,6 +99,7 @@ def test_a_rolled_back_update_leaves_nothing(tmp_path):
     store = RunStore(tmp_path)
     kept(store)
     store.roll_back()
+    store.close()
     assert store.pending is None and value(store) == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["private.safetensors"]
 
@@ -110,7 +111,19 @@ def test_a_client_without_private_scopes_keeps_updates_alone(tmp_path):
     again = RunStore(tmp_path)
     assert again.pending.header == update().header
     again.settle()
+    again.close()
     assert list(tmp_path.iterdir()) == [] and again.private() is None
+
+
+def test_a_smaller_update_after_a_larger_one_is_read_back_whole(tmp_path):
+    store = RunStore(tmp_path)
+    large = PendingUpdate(update().header, memoryview(bytes(1000)))
+    for kept_update in (large, update("train-2.1-a")):
+        store.save(kept_update, {})
+        again = RunStore(tmp_path).pending
+        assert again.header == kept_update.header and bytes(again.payload) == bytes(kept_update.payload)
+        store.settle()
+        assert RunStore(tmp_path).pending is None
 
 
 def test_an_update_of_another_protocol_is_forgotten_with_its_private_values(tmp_path):
