@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,21 +31,15 @@ from common.orders import (
     Welcome,
 )
 from common.parameters.plan import is_private, member_scopes
+from common.parameters.schema import ParameterSchema
 from common.ports import PIECE_BYTES, Piece, Pieces
-from server.aggregation.streaming import StreamingMean
-from server.broadcast import Broadcast
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.effects import (
-    ClearSums,
     Commit,
     Effect,
-    Fold,
-    InstallVersion,
     Notice,
     RoundClosed,
-    RunEnded,
-    StoreVersion,
     Wake,
 )
 from server.core.events import (
@@ -59,12 +54,13 @@ from server.core.events import (
     UpdateArrived,
     UpdateRefused,
 )
-from server.core.state import ENDED, FederationState, Member, Rules
+from server.core.rounds import waits_for
+from server.core.state import ENDED, FederationState, Member, Phase, Rules
 from server.core.step import step
+from server.effect_handler import EffectHandler
 from server.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-from server.uploads import Uploads
 
 log = logging.getLogger("fedmtl.server")
 
@@ -75,13 +71,13 @@ Vector = NDArray[np.float32]
 class Federation:
     """What the coordinator serves besides the published model.
 
-    `digests` covers every scope, private ones included; `private_vectors` are the initial values of private scopes.
+    `schemas` covers every scope, private ones included; `private_vectors` are the initial values of private scopes.
     """
 
     run_name: str
     architecture: ModelArchitecture
     rules: tuple[tuple[str, str], ...]
-    digests: Mapping[str, str]
+    schemas: Mapping[str, ParameterSchema]
     tokenizer: bytes
     private_vectors: Mapping[str, Vector]
     server_learning_rate: float = 1.0
@@ -108,14 +104,12 @@ class Coordinator:
         self._state = state
         self._federation = federation
         self.journal = journal
-        self._models = models
         self._clock = clock
         self._observer = observer
-        self._vectors: dict[str, Vector] = models.read(state.completed_rounds)
-        self._stored: dict[str, Vector] = {}
-        self._sums = StreamingMean()
-        self._uploads = Uploads()
-        self._broadcast = Broadcast()
+        self._handler = EffectHandler(
+            journal, models, state.completed_rounds, federation.schemas, federation.server_learning_rate, self._facts
+        )
+        self._uploads = self._handler.uploads
         self._writer = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -137,7 +131,7 @@ class Coordinator:
     @property
     def vectors(self) -> Mapping[str, Vector]:
         """The published values of the travelling scopes."""
-        return self._vectors
+        return self._handler.vectors
 
     async def start(self) -> None:
         """Begin, or go on where the journal left off."""
@@ -173,77 +167,79 @@ class Coordinator:
         Raises:
             Refused: the event was an update that does not count; nothing changed.
         """
+        if self._decide_at_once(event):
+            return
         # A caller may be cancelled at any moment (its connection broke); the writer must not be.
         task = asyncio.create_task(self._apply(event))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         await asyncio.shield(task)
 
+    def _decide_at_once(self, event: Event) -> bool:
+        """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
+        if self._writer.locked() or self._broken is not None:
+            return False
+        state, effects = self._step(event)
+        if not all(self._handler.is_quick(effect) for effect in effects):
+            return False
+        with self._or_broken():
+            for effect in effects:
+                self._handler.finish(effect, state)
+        self._publish(state, effects)
+        return True
+
     async def _apply(self, event: Event) -> None:
         async with self._writer:
             if self._broken is not None:
                 raise RuntimeError("the coordinator is stopping after an error") from self._broken
-            before = self._state
-            try:
-                state, effects = step(self.rules, self._state, event)
-            except Refused:
-                if isinstance(event, UpdateArrived):
-                    self._uploads.discard(event.header.order_id)
-                raise
-            try:
+            state, effects = self._step(event)
+            with self._or_broken():
                 for effect in effects:
-                    await self._carry_out(effect, state)
-            except BaseException as error:
-                # State and disk may differ now: nothing but a restart from the journal is safe.
-                self._broken = error
-                self._ended.set()
-                raise
-            # Only now may anybody see what was decided: it is durable, and the new version is in place.
-            self._state = state
-            if any(isinstance(effect, Wake) for effect in effects):
-                self._wake.set()
-                self._wake = asyncio.Event()
-            if effects or state.members.keys() != before.members.keys():
-                self._show()
-            if state.phase in ENDED or (state.draining and state.open is None):
-                self._ended.set()
+                    await self._handler.carry_out(effect, state)
+            self._publish(state, effects)
 
-    async def _carry_out(self, effect: Effect, state: FederationState) -> None:
+    @contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """After an effect that failed, state and disk may differ: nothing but a restart from the journal is safe."""
+        try:
+            yield
+        except BaseException as error:
+            self._broken = error
+            self._ended.set()
+            raise
+
+    def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
+        try:
+            return step(self.rules, self._state, event)
+        except Refused:
+            if isinstance(event, UpdateArrived):
+                self._uploads.discard(event.header.order_id)
+            raise
+
+    def _publish(self, state: FederationState, effects: list[Effect]) -> None:
+        """Show what was decided: only now, since it is durable and the new version is in place."""
+        before, self._state = self._state, state
+        for effect in effects:
+            self._tell(effect)
+        if any(isinstance(effect, Wake) for effect in effects):
+            self._wake.set()
+            self._wake = asyncio.Event()
+        if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
+            waiting = state.phase is Phase.WAITING
+            self._observer.changed(waiting, lambda: describe(self.rules, state, self._federation.run_name))
+        if state.phase in ENDED or (state.draining and state.open is None):
+            self._ended.set()
+
+    def _tell(self, effect: Effect) -> None:
         match effect:
-            case Fold(order_id, weights):
-                await self._fold(order_id, weights)
-            case ClearSums():
-                self._sums.clear()
-            case StoreVersion(version, totals):
-                await asyncio.to_thread(self._store, version, totals)
-            case Commit(records):
-                await asyncio.to_thread(self.journal.commit, records, self._facts())
-                for record in records:
-                    self._after_commit(record, state)
-            case InstallVersion():
-                self._vectors, self._stored = self._stored, {}
-                self._broadcast.clear()
             case Notice(text, warning):
-                self._notice(text, warning)
-
-    async def _fold(self, order_id: str, weights: Mapping[str, int]) -> None:
-        payload = self._uploads.take(order_id)
-        await asyncio.to_thread(self._sums.fold, payload, weights)
-        self._uploads.discard(order_id)
-
-    def _store(self, version: int, totals: Mapping[str, int]) -> None:
-        rate = self._federation.server_learning_rate
-        fresh = {scope: self._sums.combine(scope, self._vectors[scope], total, rate) for scope, total in totals.items()}
-        self._sums.clear()
-        self._stored = {**self._vectors, **fresh}
-        self._models.write(version, self._stored)
-
-    def _after_commit(self, record: object, state: FederationState) -> None:
-        open_ = state.open
-        if isinstance(record, RoundClosed | RunEnded):
-            self._uploads.discard_all_but(frozenset(open_.orders) if open_ is not None else frozenset())
-        if isinstance(record, RoundClosed) and self._observer is not None:
-            self._observer.closed(record)
+                log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+                if self._observer is not None:
+                    self._observer.notice(text, warning)
+            case Commit(records) if self._observer is not None:
+                for record in records:
+                    if isinstance(record, RoundClosed):
+                        self._observer.closed(record)
 
     def _facts(self) -> dict[str, str]:
         seconds = self._seconds_before + self._clock.now() - self._started
@@ -252,15 +248,6 @@ class Coordinator:
             "bytes_up": str(self.bytes_up),
             "seconds": f"{seconds:.3f}",
         }
-
-    def _notice(self, text: str, warning: bool) -> None:
-        log.log(logging.WARNING if warning else logging.INFO, "%s", text)
-        if self._observer is not None:
-            self._observer.notice(text, warning)
-
-    def _show(self) -> None:
-        if self._observer is not None:
-            self._observer.changed(describe(self.rules, self._state, self._federation.run_name))
 
     def _member(self, session: Session) -> Member:
         return require_member(self.rules, self._state, session)
@@ -277,14 +264,14 @@ class Coordinator:
             await self._apply_late_join(request, token)
         federation = self._federation
         tasks = tuple(task.name for task in request.tasks)
-        held = member_scopes(federation.digests, tasks)
+        held = member_scopes(federation.schemas, tasks)
         return Welcome(
             session=Session(self.rules.run_id, request.client_id, token),
             run_name=federation.run_name,
             architecture=federation.architecture,
             tasks=self.rules.tasks,
             rules=federation.rules,
-            schema_digests=tuple((scope, federation.digests[scope]) for scope in held),
+            schema_digests=tuple((scope, federation.schemas[scope].digest) for scope in held),
             poll_seconds=federation.poll_seconds,
             heartbeat_seconds=self.rules.lease_seconds / 4,
         )
@@ -315,7 +302,7 @@ class Coordinator:
             if reply.order is not None:
                 return replace(reply, order=self._with_values(reply.order))
             if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
-                return reply
+                return replace(reply, waiting_for=reply.waiting_for or waits_for(self.rules, self._state))
             try:
                 async with asyncio.timeout(remaining):
                     await wake.wait()
@@ -323,22 +310,22 @@ class Coordinator:
                 continue
 
     def _with_values(self, order: Order) -> Order:
-        values = self._broadcast.riding(order.scopes, self._vectors)
+        values = self._handler.broadcast.riding(order.scopes, self.vectors)
         self.bytes_down += sum(len(item.data) for item in values)
         return replace(order, values=values)
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
-        if scope.scope not in member_scopes(self._federation.digests, member.tasks):
+        if scope.scope not in member_scopes(self._federation.schemas, member.tasks):
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
         if is_private(scope.scope):
             vector, version = self._federation.private_vectors[scope.scope], 0
         else:
-            vector, version = self._vectors[scope.scope], self._state.versions[scope.scope]
+            vector, version = self.vectors[scope.scope], self._state.versions[scope.scope]
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
-        for piece in self._broadcast.pieces(scope, vector, offset):
+        for piece in self._handler.broadcast.pieces(scope, vector, offset):
             self.bytes_down += len(piece)
             yield piece
 

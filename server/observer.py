@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from common.orders import FederationStatus
@@ -15,8 +16,8 @@ class Observer(Protocol):
         """Something happened."""
         ...
 
-    def changed(self, status: FederationStatus) -> None:
-        """The picture changed."""
+    def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
+        """The picture changed; `waiting` means that no round is open. Describing many clients takes a while."""
         ...
 
     def closed(self, record: RoundClosed) -> None:

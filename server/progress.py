@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from server.report import round_scores
 log = logging.getLogger("fedmtl.server")
 
 
+REFRESH_SECONDS = 0.2
+
+
 class RunProgress:
     """Writes `metrics.jsonl` and, with a console, shows the run; a terminal also gets a live view of the clients."""
 
@@ -35,6 +39,7 @@ class RunProgress:
         )
         self._before: dict[str, dict[str, Any]] = {}
         self._waiting_for = ""
+        self._refresh_at = 0.0
 
     def __enter__(self) -> RunProgress:
         if self._live is not None:
@@ -48,12 +53,18 @@ class RunProgress:
     def notice(self, text: str, warning: bool) -> None:
         """Notices go to the log; nothing more is shown."""
 
-    def changed(self, status: FederationStatus) -> None:
-        """Refresh the live view; log what a waiting run waits for, once."""
-        if status.phase == "waiting" and status.waiting_for != self._waiting_for:
-            log.info("waiting for %s", status.waiting_for)
-        self._waiting_for = status.waiting_for
-        if self._live is not None:
+    def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
+        """Refresh the live view, not too often; log what a waiting run waits for, once."""
+        due = self._live is not None and time.monotonic() >= self._refresh_at
+        if not (due or waiting or self._waiting_for):
+            return
+        status = describe()
+        waiting_for = status.waiting_for if waiting else ""
+        if waiting_for and waiting_for != self._waiting_for:
+            log.info("waiting for %s", waiting_for)
+        self._waiting_for = waiting_for
+        if self._live is not None and due:
+            self._refresh_at = time.monotonic() + REFRESH_SECONDS
             self._live.update(_overview(status), refresh=True)
 
     def closed(self, record: RoundClosed) -> None:

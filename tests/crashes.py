@@ -49,9 +49,11 @@ class Mortal(Coordinator):
         super().__init__(*parts)
         self.effects: list[str] = []
         self.dead = asyncio.Event()
+        self._finish = self._handler.finish
+        self._handler.finish = self._finish_or_die
 
-    async def _carry_out(self, effect: Effect, state: FederationState) -> None:
-        await super()._carry_out(effect, state)
+    def _finish_or_die(self, effect: Effect, state: FederationState) -> None:
+        self._finish(effect, state)
         if not isinstance(effect, Notice):
             self.effects.append(type(effect).__name__)
             if len(self.effects) == self.dies_after:

@@ -16,7 +16,10 @@ from server.core.state import FederationState, Member, OpenOrder, OrderState, Ph
 
 
 def answer_poll(rules: Rules, state: FederationState, member: Member, pending: str, now: float) -> PollReply:
-    """The answer to a poll at this moment; kind WAIT means that the poll may stay parked."""
+    """The answer to a poll at this moment; kind WAIT means that the poll may stay parked.
+
+    What a parked poll waits for is left out: many are parked, few are ever answered that way.
+    """
     settlement = settlement_of(state, member, pending)
     if state.phase is Phase.FINISHED:
         return PollReply(PollKind.FINISHED, settlement)
@@ -26,7 +29,7 @@ def answer_poll(rules: Rules, state: FederationState, member: Member, pending: s
     if order is not None and order.state is OrderState.ISSUED:
         return PollReply(PollKind.ORDER, settlement, order=_order_of(rules, state, order, now))
     kind = PollKind.DRAINING if state.draining else PollKind.WAIT
-    return PollReply(kind, settlement, waits_for(rules, state))
+    return PollReply(kind, settlement)
 
 
 def settlement_of(state: FederationState, member: Member, pending: str) -> Settlement:
@@ -70,4 +73,5 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         seed=rules.seed,
         training=rules.training,
         seconds_left=max(state.open.deadline - now, 0.0),
+        encoding=order.encoding,
     )

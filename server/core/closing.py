@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
+from operator import attrgetter
 
 from server.core.state import OpenRound, OrderState, Rules
 
 
 def is_complete(round_: OpenRound) -> bool:
     """Whether no order is outstanding."""
-    return round_.count(OrderState.ISSUED) == 0
+    return OrderState.ISSUED not in map(attrgetter("state"), round_.orders.values())
 
 
 def required(share: float, orders: int) -> int:

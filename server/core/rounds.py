@@ -65,8 +65,9 @@ def waits_for(rules: Rules, state: FederationState) -> str:
     if state.draining:
         return "nothing: the coordinator is stopping"
     if state.open is not None:
-        slow = [order.client_id for order in state.open.orders.values() if order.state is OrderState.ISSUED]
-        return f"updates of {', '.join(sorted(slow))}" if slow else "the round to close"
+        slow = sorted(order.client_id for order in state.open.orders.values() if order.state is OrderState.ISSUED)
+        more = f" and {len(slow) - MOST_NAMES} more" if len(slow) > MOST_NAMES else ""
+        return f"updates of {', '.join(slow[:MOST_NAMES])}{more}" if slow else "the round to close"
     missing = _missing(rules, state.present())
     return f"clients for {', '.join(missing)}" if missing else "clients"
 
@@ -154,7 +155,8 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     for member in chosen:
         name = order_id(kind, number, state.attempt, member.client_id)
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member.tasks))
-        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes)
+        encoding = rules.encoding_for(member.capabilities)
+        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes, encoding=encoding)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 
 

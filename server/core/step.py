@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
 from server.core.admission import judge_update, scope_weights
 from server.core.effects import Effect, Fold, Notice, Wake
@@ -34,9 +35,11 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
         case Started():
             state, effects = _started(state, event)
         case Joined():
-            state, effects = _joined(state, event)
+            state, effects = _joined(rules, state, event)
         case Seen():
             state, effects = _seen(state, event), []
+            if state.open is not None and event.now < state.open.deadline:  # a sign of life alone closes no round
+                return state, effects
         case UpdateArrived():
             state, effects = _update_arrived(rules, state, event)
         case UpdateRefused():
@@ -67,7 +70,7 @@ def _started(state: FederationState, event: Started) -> Step:
     return state, []
 
 
-def _joined(state: FederationState, event: Joined) -> Step:
+def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     request = event.request
     known = state.members.get(request.client_id)
     member = Member(
@@ -86,9 +89,17 @@ def _joined(state: FederationState, event: Joined) -> Step:
     if known is None or known.left or not known.present:
         back = "came back" if known else "joined"
         effects.append(Notice(f"client {member.client_id} {back} with {', '.join(member.tasks)}"))
+    asked = rules.encoding_for(member.capabilities)
+    if asked != rules.update_encoding and (known is None or known.capabilities != member.capabilities):
+        text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
+        effects.append(Notice(f"client {member.client_id} {text}"))
     order = state.open.order_of(member.client_id) if state.open else None
-    if order is not None and order.state is OrderState.ISSUED and order.tasks != member.tasks:
-        state, more = _drop_order(state, order, OrderState.FAILED, "the client came back with other tasks")
+    if order is None or order.state is not OrderState.ISSUED:
+        return state, effects
+    unable = order.encoding != DENSE_FLOAT32 and offer_of(order.encoding) not in member.capabilities
+    if order.tasks != member.tasks or unable:
+        why = f"without encoding {order.encoding}" if unable else "with other tasks"
+        state, more = _drop_order(state, order, OrderState.FAILED, f"the client came back {why}")
         effects += more
     return state, effects
 

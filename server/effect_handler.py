@@ -1,0 +1,95 @@
+"""Carries out what the core decided: sums, versions, journal, broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.parameters.schema import ParameterSchema
+from common.ports import INLINE_BYTES
+from server.aggregation.streaming import StreamingMean
+from server.broadcast import Broadcast
+from server.core.effects import ClearSums, Commit, Effect, Fold, InstallVersion, RoundClosed, RunEnded, StoreVersion
+from server.core.state import FederationState
+from server.storage.journal import Journal
+from server.storage.models import ModelStore
+from server.uploads import Uploads
+
+Vector = NDArray[np.float32]
+
+
+class EffectHandler:
+    """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
+
+    `vectors` are the published values of the travelling scopes; `facts` are written with every commit.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        models: ModelStore,
+        version: int,
+        schemas: Mapping[str, ParameterSchema],
+        server_learning_rate: float,
+        facts: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.vectors: dict[str, Vector] = models.read(version)
+        self.uploads = Uploads(schemas)
+        self.broadcast = Broadcast()
+        self._journal = journal
+        self._models = models
+        self._rate = server_learning_rate
+        self._facts = facts
+        self._sums = StreamingMean()
+        self._stored: dict[str, Vector] = {}
+
+    def is_quick(self, effect: Effect) -> bool:
+        """Whether an effect takes less time than handing it to a thread would."""
+        if isinstance(effect, Fold):
+            return self.uploads.received(effect.order_id) <= INLINE_BYTES
+        return not isinstance(effect, StoreVersion | Commit)
+
+    async def carry_out(self, effect: Effect, state: FederationState) -> None:
+        """Carry out one effect of the step that led to `state`.
+
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        if not self.is_quick(effect):
+            await asyncio.to_thread(self._work, effect)
+        self.finish(effect, state)
+
+    def finish(self, effect: Effect, state: FederationState) -> None:
+        """The part of an effect that belongs into the event loop's thread; all of it where it is quick."""
+        if self.is_quick(effect):
+            self._work(effect)
+        match effect:
+            case Fold(order_id):
+                self.uploads.discard(order_id)
+            case InstallVersion():
+                self.vectors, self._stored = self._stored, {}
+                self.broadcast.clear()
+            case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
+                self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
+
+    def _work(self, effect: Effect) -> None:
+        match effect:
+            case Fold(order_id, weights):
+                self._sums.fold(self.uploads.take(order_id), weights)
+            case ClearSums():
+                self._sums.clear()
+            case StoreVersion(version, totals):
+                self._store(version, totals)
+            case Commit(records):
+                self._journal.commit(records, self._facts())
+
+    def _store(self, version: int, totals: Mapping[str, int]) -> None:
+        fresh = {
+            scope: self._sums.combine(scope, self.vectors[scope], total, self._rate) for scope, total in totals.items()
+        }
+        self._sums.clear()
+        self._stored = {**self.vectors, **fresh}
+        self._models.write(version, self._stored)
