@@ -1,63 +1,65 @@
-"""The coordinator's memory while a large model passes through rounds of clients that do not train.
-
-python -m benchmarks.memory [--model bert-base] [--clients 2,6] [--rounds 2]
-"""
+"""The coordinator's memory while a large model passes through rounds of clients that do not train."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.coordinator_process import PROGRAM, SIZES, CoordinatorProcess, write_encoder
-from benchmarks.machine import describe_machine
+from benchmarks.coordinator_process import CoordinatorProcess
+from benchmarks.encoders import SIZES, model_settings, parameter_bytes
+from benchmarks.processes import Program, python
+from benchmarks.sheet import Sheet
 
 TASKS = ("sst2", "qqp")
+COLUMNS = {
+    "clients": "clients",
+    "model_mb": "model MB",
+    "start_peak_mb": "peak MB before clients",
+    "rounds_peak_mb": "peak MB in the rounds",
+    "ratio": "peak / model",
+}
 
 
-def measure(folder: Path, model: str, clients: int, rounds: int) -> tuple[int, int, int]:
-    """Peak resident bytes of the coordinator from start-up on, from the first round on, and the model's bytes."""
-    settings = [
-        f"model.server_model='{write_encoder(folder / 'model', model)}'",
-        "model.weights=random",
-        f"training.num_rounds={rounds}",
-        f"federation.min_clients={clients}",
-    ]
-    with CoordinatorProcess(folder / f"run-{clients}", TASKS, settings) as coordinator:
-        start_peak = coordinator.peak_bytes()
-        coordinator.reset_peak()
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.light_agents",
-            str(coordinator.port),
-            str(clients),
-            ",".join(TASKS),
-        ]
-        agents = subprocess.Popen(command, cwd=PROGRAM.parent)
-        coordinator.wait_until_finished()
-        peak = coordinator.peak_bytes()
-        agents.wait()
-    size = sum(path.stat().st_size for path in (folder / f"run-{clients}" / "models").glob(f"{rounds}.safetensors"))
-    return start_peak, peak, size
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    parser.add_argument("--model", choices=SIZES, default="bert-base", help="default: %(default)s")
+    parser.add_argument("--clients", default="2,6", help="numbers of light agents (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
 
 
-def main() -> None:
-    """Print one row per number of clients."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=SIZES, default="bert-base")
-    parser.add_argument("--clients", default="2,6")
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    print(f"{describe_machine()}; model {options.model} with random weights, {options.rounds} rounds, dense float32")
-    print(f"{'clients':>7} {'model MB':>9} {'building MB':>11} {'rounds MB':>9} {'rounds / model':>14}")
+def run(options: argparse.Namespace, sheet: Sheet) -> None:
+    """One row per number of clients."""
+    sheet.columns(COLUMNS)
     with tempfile.TemporaryDirectory() as name:
         for count in map(int, options.clients.split(",")):
-            start, peak, size = measure(Path(name), options.model, count, options.rounds)
-            print(f"{count:>7} {size / 1e6:>9.0f} {start / 1e6:>11.0f} {peak / 1e6:>9.0f} {peak / size:>14.2f}")
+            start, peak, size = measure(Path(name), options.model, count, options.rounds, options.set)
+            sheet.row(
+                clients=count,
+                model=options.model,
+                model_mb=size / 1e6,
+                start_peak_mb=start / 1e6,
+                rounds_peak_mb=peak / 1e6,
+                ratio=peak / size,
+            )
 
 
-if __name__ == "__main__":
-    main()
+def measure(folder: Path, model: str, clients: int, rounds: int, more: list[str]) -> tuple[int, int, int]:
+    """Peak resident bytes of the coordinator from start-up on, from the first round on, and the model's bytes."""
+    settings = [
+        *model_settings(folder, model),
+        *(f"tasks.{task}.train_samples=100" for task in TASKS),
+        f"training.num_rounds={rounds}",
+        f"federation.min_clients={clients}",
+        *more,
+    ]
+    with CoordinatorProcess(folder / f"run-{clients}", settings) as coordinator:
+        start_peak = coordinator.peak_bytes()
+        coordinator.reset_peak()
+        with Program(python("benchmarks.light_agents", str(coordinator.port), str(clients), ",".join(TASKS))) as agents:
+            coordinator.wait_until_finished()
+            peak = coordinator.peak_bytes()
+            agents.wait(60.0)
+    size = parameter_bytes(folder / f"run-{clients}" / "models" / f"{rounds}.safetensors")
+    return start_peak, peak, size
