@@ -17,17 +17,18 @@ from client.model import ClientModelSynchronizer
 from client.state.store import PendingUpdate
 from client.training.evaluation import evaluate
 from client.training.loop import Procedure, Progress, TaskSet, train
+from common.errors import WireError
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
-    DENSE_FLOAT32,
     Order,
     OrderKind,
     ScopePayload,
     TaskResult,
     UpdateHeader,
     Welcome,
+    offer_of,
 )
-from common.parameters.flat import to_bytes
+from common.parameters.encodings import ENCODINGS
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -57,7 +58,7 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
-        self.capabilities = capabilities
+        self.capabilities = (*capabilities, *map(offer_of, ENCODINGS))
         self._data = data
         self._device = device
         self._procedure = procedure
@@ -94,8 +95,11 @@ class Worker:
         Raises:
             TrainingDiverged: the loss is not finite.
             TrainingStopped: raised by `progress`.
+            WireError: the order asks for an encoding that was not offered.
         """
         assert self.synchronizer is not None
+        if order.encoding not in ENCODINGS:
+            raise WireError(f"order {order.order_id}: this client does not know the encoding '{order.encoding}'")
         started = time.monotonic()
         synchronizer = self.synchronizer
         synchronizer.load_received()
@@ -116,16 +120,17 @@ class Worker:
             TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets
         )
         digest = xxhash.xxh3_128_hexdigest(payload)
-        header = UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, time.monotonic() - started)
+        header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         keeps = synchronizer.private_values() if order.kind is OrderKind.TRAIN else {}
         return Outcome(PendingUpdate(header, memoryview(payload)), keeps)
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], bytearray]:
-        """What leaves this client: one delta per scope of the order, none of them private."""
+        """What leaves this client: one encoded delta per scope of the order, none of them private."""
         assert self.synchronizer is not None
-        scopes, payload = [], bytearray()
+        encoding, scopes, payload = ENCODINGS[order.encoding], [], bytearray()
         for wanted in order.scopes:
             schema = self.synchronizer.schemas[wanted.scope]
-            scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, schema.nbytes))
-            payload += to_bytes(self.synchronizer.delta(wanted.scope))
+            encoded = encoding.encode(self.synchronizer.delta(wanted.scope).numpy(), schema)
+            scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, len(encoded)))
+            payload += encoded.data
         return tuple(scopes), payload

@@ -93,6 +93,14 @@ class ScopeValues:
 
 
 DENSE_FLOAT32 = "dense-float32"
+ROWS_FLOAT32 = "rows-float32"
+DENSE_BFLOAT16 = "dense-bfloat16"
+ROWS_BFLOAT16 = "rows-bfloat16"
+
+
+def offer_of(encoding: str) -> str:
+    """The capability with which a client offers an encoding of its updates."""
+    return f"encoding-{encoding}"
 
 
 @dataclass(frozen=True)

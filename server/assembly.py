@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture
+from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from server.coordinator import Coordinator, Federation
@@ -28,11 +29,12 @@ Vectors = Mapping[str, NDArray[np.float32]]
 def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> Rules:
     """What the core must know of the configuration."""
     section = config.federation
+    travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
     return Rules(
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
-        schemas={scope: (schema.digest, schema.nbytes) for scope, schema in schemas.items() if not is_private(scope)},
+        schemas={scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()},
         num_rounds=config.training.num_rounds,
         training=config.training.settings(),
         clients_per_task=section.clients_per_task,
@@ -44,6 +46,11 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         round_timeout_seconds=section.round_timeout_seconds,
         lease_seconds=section.lease_seconds,
         tensors={scope: len(schema.entries) for scope, schema in schemas.items()},
+        update_encoding=section.update_encoding,
+        payload_bytes={
+            name: {scope: encoding.bounds(schema) for scope, schema in travelling.items()}
+            for name, encoding in ENCODINGS.items()
+        },
     )
 
 
@@ -59,7 +66,7 @@ def make_federation(
         run_name=config.run.name,
         architecture=architecture,
         rules=tuple((rule.match, rule.scope) for rule in config.sharing_plan().rules),
-        digests={scope: schema.digest for scope, schema in schemas.items()},
+        schemas=schemas,
         tokenizer=tokenizer,
         private_vectors=private_vectors,
         server_learning_rate=config.federation.server_learning_rate,

@@ -18,7 +18,7 @@ from common.metrics import is_better
 from common.orders import FederationStatus, OrderKind
 from common.tasks import TaskDefinition
 from server.core.effects import RoundClosed
-from server.report import round_scores
+from server.report import round_scores, uploads
 
 log = logging.getLogger("fedmtl.server")
 
@@ -115,6 +115,7 @@ def _line(record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> dict[
         "published": record.published,
         "orders": {state: states.count(state) for state in sorted(set(states))},
         "weights": dict(record.totals),
+        "uploads": uploads([round_]),
         "scores": scores,
     }
 

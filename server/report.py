@@ -33,6 +33,18 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
     return scores
 
 
+def uploads(rounds: Iterable[OpenRound]) -> dict[str, dict[str, int]]:
+    """How many accepted updates came in each encoding, and the bytes of their payloads."""
+    found: dict[str, dict[str, int]] = {}
+    orders = [order for round_ in rounds if round_.kind is OrderKind.TRAIN for order in round_.orders.values()]
+    for order in orders:
+        if order.state is OrderState.ACCEPTED:
+            counts = found.setdefault(order.encoding, {"updates": 0, "bytes": 0})
+            counts["updates"] += 1
+            counts["bytes"] += order.nbytes
+    return dict(sorted(found.items()))
+
+
 def build_report(
     facts: Mapping[str, str],
     tasks: Iterable[TaskDefinition],
@@ -62,6 +74,7 @@ def build_report(
         "model_digest": model_digest,
         "bytes_down": int(facts.get("bytes_down", "0")),
         "bytes_up": int(facts.get("bytes_up", "0")),
+        "uploads": uploads(rounds),
         "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
         "clients": {member.client_id: _client_report(member) for member in members},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from common.errors import Reason, Refused
 from common.orders import UpdateHeader
+from common.parameters.encodings import ENCODINGS, EncodedDelta
+from common.parameters.schema import ParameterSchema
 from common.ports import Piece
-from server.aggregation.streaming import is_finite
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""
@@ -44,19 +45,26 @@ class _Staged:
         """Whether it is an interrupted upload that nobody continues at present."""
         return not (self.reading or self.sealed)
 
-    def deltas(self) -> list[tuple[str, NDArray[np.float32]]]:
-        """One float32 vector per scope, as views."""
+    def deltas(self, schemas: Mapping[str, ParameterSchema]) -> list[tuple[str, EncodedDelta]]:
+        """One encoded delta per scope, whose payloads are views."""
+        encoding = ENCODINGS[self.header.codec]
         deltas, offset = [], 0
         for scope in self.header.scopes:
-            deltas.append((scope.scope, self.buffer[offset : offset + scope.nbytes].view(np.float32)))
+            payload = self.buffer[offset : offset + scope.nbytes]
+            deltas.append((scope.scope, EncodedDelta(encoding, schemas[scope.scope], payload)))
             offset += scope.nbytes
         return deltas
 
 
 class Uploads:
-    """Receives updates piece by piece. What does not fit the budget waits under the transport's flow control."""
+    """Receives updates piece by piece. What does not fit the budget waits under the transport's flow control.
 
-    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+    Their headers must have been judged: codec, scopes and sizes are some that the federation with `schemas` has.
+    Payloads stay encoded here, so an update takes as much memory as it took on the wire.
+    """
+
+    def __init__(self, schemas: Mapping[str, ParameterSchema], budget_bytes: int = BUDGET_BYTES) -> None:
+        self._schemas = schemas
         self._budget = budget_bytes
         self._used = 0
         self._staged: dict[str, _Staged] = {}
@@ -76,16 +84,17 @@ class Uploads:
             The payload, uint8, of `header.nbytes` bytes; it stays staged until `discard`.
 
         Raises:
-            Refused: too many or too few bytes, a digest that does not match, or values that are not finite.
+            Refused: too many or too few bytes, a digest that does not match, a payload that its encoding does not
+                have, or values that are not finite.
         """
         staged = await self._stage(header)
         if not staged.sealed:
             await self._read(staged, pieces(header.offset))
         return staged.buffer
 
-    def take(self, order_id: str) -> list[tuple[str, NDArray[np.float32]]]:
-        """The deltas of a received update, one float32 vector per scope, as views."""
-        return self._staged[order_id].deltas()
+    def take(self, order_id: str) -> list[tuple[str, EncodedDelta]]:
+        """The deltas of a received update, one per scope; valid until `discard`."""
+        return self._staged[order_id].deltas(self._schemas)
 
     def discard(self, order_id: str) -> None:
         """Forget an update's bytes, if there are any."""
@@ -149,7 +158,7 @@ class Uploads:
             if staged.received != size:
                 text = f"order {order_id}: the stream ended after {staged.received} of {size} bytes"
                 raise Refused(Reason.CORRUPT, text)
-            refusal = await asyncio.to_thread(_problem, staged)
+            refusal = await asyncio.to_thread(_problem, staged, self._schemas)
             self._require_latest(staged, mine)
             if refusal is not None:
                 self.discard(order_id)
@@ -211,12 +220,14 @@ async def _unstalled(pieces: AsyncIterator[Piece], order_id: str) -> AsyncGenera
         yield piece
 
 
-def _problem(staged: _Staged) -> Refused | None:
+def _problem(staged: _Staged, schemas: Mapping[str, ParameterSchema]) -> Refused | None:
     """What is wrong with the bytes of a whole update."""
     order_id = staged.header.order_id
     if staged.hash.hexdigest() != staged.header.digest:
         return Refused(Reason.CORRUPT, f"order {order_id}: the bytes do not match their digest; send again")
-    for scope, delta in staged.deltas():
-        if not is_finite(delta):
-            return Refused(Reason.NOT_FINITE, f"order {order_id}: scope '{scope}' holds NaN or infinite values")
+    for scope, delta in staged.deltas(schemas):
+        try:
+            delta.check()
+        except Refused as refusal:
+            return Refused(refusal.reason, f"order {order_id}: scope '{scope}' {refusal.message}")
     return None

@@ -112,7 +112,9 @@ def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():
             lambda h: replace(h, scopes=(replace(h.scopes[0], schema_digest="0" * 64), *h.scopes[1:])),
             Reason.SCHEMA_MISMATCH,
         ),
-        (lambda h: replace(h, scopes=(replace(h.scopes[0], nbytes=4), *h.scopes[1:])), Reason.TOO_LARGE),
+        (lambda h: replace(h, scopes=(replace(h.scopes[0], nbytes=4), *h.scopes[1:])), Reason.MALFORMED),
+        (lambda h: replace(h, scopes=(replace(h.scopes[0], nbytes=404), *h.scopes[1:])), Reason.TOO_LARGE),
+        (lambda h: replace(h, codec="rows-float32"), Reason.MALFORMED),
         (lambda h: replace(h, scopes=(replace(h.scopes[0], base_version=3), *h.scopes[1:])), Reason.SCHEMA_MISMATCH),
         (lambda h: replace(h, results=()), Reason.MALFORMED),
         (

@@ -6,11 +6,15 @@ import xxhash
 
 from common.errors import Reason, Refused
 from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
+from common.parameters.schema import ParameterSchema
 from server import uploads as module
 from server.uploads import Uploads
 
 VALUES = np.arange(10, dtype=np.float32)
 DATA = VALUES.tobytes()
+HALF = ParameterSchema.of({"values": (5,)})
+SCHEMAS = {"shared": HALF, "task/t": HALF}
+DOUBLE = {scope: ParameterSchema.of({"values": (10,)}) for scope in SCHEMAS}
 
 
 def header(order="train-1.1-a", data=DATA, offset=0, digest=None):
@@ -58,6 +62,11 @@ async def settle():
         await asyncio.sleep(0)
 
 
+def taken(uploads, order="train-1.1-a"):
+    """The values of every scope of a staged update."""
+    return {scope: [float(v) for _, block in delta.blocks() for v in block] for scope, delta in uploads.take(order)}
+
+
 async def refused(awaitable):
     with pytest.raises(Refused) as refusal:
         await awaitable
@@ -73,10 +82,9 @@ async def start(uploads, header, pieces):
 @pytest.mark.parametrize("step", [1, 7, 40, 1000])
 def test_a_whole_update_arrives_as_one_vector_per_scope(step):
     async def scenario():
-        uploads = Uploads()
+        uploads = Uploads(SCHEMAS)
         assert bytes(await uploads.receive(header(), stream(step=step))) == DATA
-        deltas = dict(uploads.take("train-1.1-a"))
-        assert deltas["shared"].tolist() == [0, 1, 2, 3, 4] and deltas["task/t"].tolist() == [5, 6, 7, 8, 9]
+        assert taken(uploads) == {"shared": [0, 1, 2, 3, 4], "task/t": [5, 6, 7, 8, 9]}
         uploads.discard("train-1.1-a")
         assert uploads.received("train-1.1-a") == 0
 
@@ -85,7 +93,7 @@ def test_a_whole_update_arrives_as_one_vector_per_scope(step):
 
 def test_an_interrupted_upload_goes_on_where_it_broke():
     async def scenario():
-        uploads = Uploads()
+        uploads = Uploads(SCHEMAS)
         with pytest.raises(ConnectionError):
             await uploads.receive(header(), stream(stop=23))
         assert uploads.received("train-1.1-a") == 23
@@ -98,7 +106,7 @@ def test_an_interrupted_upload_goes_on_where_it_broke():
 
 def test_a_stream_that_ends_early_is_refused_and_what_arrived_stands():
     async def scenario():
-        uploads = Uploads()
+        uploads = Uploads(SCHEMAS)
         assert await refused(uploads.receive(header(), stream(DATA[:30]))) is Reason.CORRUPT
         assert uploads.received("train-1.1-a") == 30
         assert bytes(await uploads.receive(header(offset=30), stream())) == DATA
@@ -118,7 +126,7 @@ def test_a_stream_that_ends_early_is_refused_and_what_arrived_stands():
 )
 def test_bytes_that_cannot_be_used_are_refused_and_forgotten(data, announced, reason):
     async def scenario():
-        uploads = Uploads(40)
+        uploads = Uploads(SCHEMAS, 40)
         announcement = header(data=data) if announced is None else header(**announced)
         assert await refused(uploads.receive(announcement, stream(data))) is reason
         assert uploads.received("train-1.1-a") == 0
@@ -129,7 +137,7 @@ def test_bytes_that_cannot_be_used_are_refused_and_forgotten(data, announced, re
 
 def test_what_does_not_fit_the_budget_waits_its_turn():
     async def scenario():
-        uploads, taps = Uploads(2 * 40), {name: Tap() for name in "abcd"}
+        uploads, taps = Uploads(SCHEMAS, 2 * 40), {name: Tap() for name in "abcd"}
         tasks = {name: await start(uploads, header(name), tap) for name, tap in taps.items()}
         assert [tap.opened_at for tap in taps.values()] == [0, 0, None, None]
         for done, next_ in (("b", "c"), ("a", "d")):
@@ -148,7 +156,7 @@ def test_what_does_not_fit_the_budget_waits_its_turn():
 
 def test_an_update_larger_than_the_budget_is_taken_alone():
     async def scenario():
-        uploads = Uploads(10)
+        uploads = Uploads(SCHEMAS, 10)
         assert bytes(await uploads.receive(header("a"), stream())) == DATA
         second = await start(uploads, header("b"), stream())
         assert not second.done()
@@ -160,13 +168,14 @@ def test_an_update_larger_than_the_budget_is_taken_alone():
 
 def test_interrupted_uploads_make_room_when_others_wait_and_only_as_many_as_needed():
     async def scenario():
-        uploads = Uploads(2 * 40)
+        uploads = Uploads(SCHEMAS, 2 * 40)
         for name in "ab":
             with pytest.raises(ConnectionError):
                 await uploads.receive(header(name), stream(stop=20))
         assert bytes(await uploads.receive(header("c"), stream())) == DATA
         assert (uploads.received("a"), uploads.received("b")) == (0, 20)
         large = 2 * DATA
+        uploads._schemas = DOUBLE
         last = await start(uploads, header("d", large), stream(large))
         assert not last.done() and uploads.received("b") == 20  # room for it needs more than b's
         uploads.discard("c")
@@ -177,7 +186,7 @@ def test_interrupted_uploads_make_room_when_others_wait_and_only_as_many_as_need
 
 def test_an_interrupted_upload_makes_room_while_another_one_is_busy():
     async def scenario():
-        uploads, busy = Uploads(2 * 40), Tap()
+        uploads, busy = Uploads(SCHEMAS, 2 * 40), Tap()
         await start(uploads, header("a"), busy)
         with pytest.raises(ConnectionError):
             await uploads.receive(header("b"), stream(stop=20))
@@ -189,7 +198,7 @@ def test_an_interrupted_upload_makes_room_while_another_one_is_busy():
 
 def test_a_waiting_upload_gets_the_room_of_one_that_breaks():
     async def scenario():
-        uploads, tap = Uploads(40), Tap()
+        uploads, tap = Uploads(SCHEMAS, 40), Tap()
         broken = await start(uploads, header("a"), tap)
         waiting = await start(uploads, header("b"), stream())
         await tap.give(DATA[:8])
@@ -202,12 +211,12 @@ def test_a_waiting_upload_gets_the_room_of_one_that_breaks():
 
 def test_a_whole_update_is_not_evicted_while_it_is_checked_or_waits_to_be_folded():
     async def scenario():
-        uploads = Uploads(40)
+        uploads = Uploads(SCHEMAS, 40)
         first = asyncio.create_task(uploads.receive(header("a"), stream()))
         second = asyncio.create_task(uploads.receive(header("b"), stream()))
         assert bytes(await first) == DATA
         await settle()
-        assert not second.done() and uploads.take("a")[0][1].tolist() == [0, 1, 2, 3, 4]
+        assert not second.done() and taken(uploads, "a")["shared"] == [0, 1, 2, 3, 4]
         uploads.discard("a")
         assert bytes(await second) == DATA
 
@@ -217,7 +226,7 @@ def test_a_whole_update_is_not_evicted_while_it_is_checked_or_waits_to_be_folded
 @pytest.mark.parametrize("woken", [False, True])
 def test_a_waiting_upload_that_is_cancelled_passes_the_turn_on(woken):
     async def scenario():
-        uploads = Uploads(40)
+        uploads = Uploads(SCHEMAS, 40)
         await uploads.receive(header("a"), stream())
         second = await start(uploads, header("b"), stream())
         third = await start(uploads, header("c"), stream())
@@ -234,7 +243,7 @@ def test_a_waiting_upload_that_is_cancelled_passes_the_turn_on(woken):
 
 def test_a_stalled_stream_is_given_up_and_can_be_continued(monkeypatch):
     async def scenario():
-        uploads, tap = Uploads(), Tap()
+        uploads, tap = Uploads(SCHEMAS), Tap()
         monkeypatch.setattr(module, "STALL_SECONDS", 0.02)
         stalled = await start(uploads, header(), tap)
         await tap.give(DATA[:12])
@@ -246,7 +255,7 @@ def test_a_stalled_stream_is_given_up_and_can_be_continued(monkeypatch):
 
 def test_a_second_stream_of_an_order_takes_over_from_where_the_first_got_to():
     async def scenario():
-        uploads, first, second = Uploads(40), Tap(), Tap()
+        uploads, first, second = Uploads(SCHEMAS, 40), Tap(), Tap()
         old = await start(uploads, header(), first)
         await first.give(DATA[:12])
         new = await start(uploads, header(offset=12), second)
@@ -260,7 +269,7 @@ def test_a_second_stream_of_an_order_takes_over_from_where_the_first_got_to():
 
 def test_a_second_stream_from_the_start_never_mixes_with_the_first():
     async def scenario():
-        uploads, first, second = Uploads(40), Tap(), Tap()
+        uploads, first, second = Uploads(SCHEMAS, 40), Tap(), Tap()
         old = await start(uploads, header(), first)
         await first.give(DATA[:12])
         new = await start(uploads, header(), second)
@@ -277,7 +286,7 @@ def test_a_second_stream_from_the_start_never_mixes_with_the_first():
 
 def test_two_waiting_streams_of_an_order_take_the_budget_once():
     async def scenario():
-        uploads = Uploads(40)
+        uploads = Uploads(SCHEMAS, 40)
         await uploads.receive(header("a"), stream())
         twins = [await start(uploads, header("b"), stream()) for _ in range(2)]
         uploads.discard("a")
@@ -292,19 +301,19 @@ def test_two_waiting_streams_of_an_order_take_the_budget_once():
 
 def test_a_complete_update_is_not_replaced_before_the_core_has_judged_it():
     async def scenario():
-        uploads, other = Uploads(), (VALUES + 1).tobytes()
+        uploads, other = Uploads(SCHEMAS), (VALUES + 1).tobytes()
         await uploads.receive(header(), stream())
         assert await refused(uploads.receive(header(data=other), stream(other))) is Reason.CORRUPT
         again = Tap()
         assert bytes(await uploads.receive(header(), again)) == DATA and again.opened_at is None
-        assert uploads.take("train-1.1-a")[0][1].tolist() == [0, 1, 2, 3, 4]
+        assert taken(uploads)["shared"] == [0, 1, 2, 3, 4]
 
     asyncio.run(scenario())
 
 
 def test_an_upload_whose_round_closes_is_refused():
     async def scenario():
-        uploads, tap = Uploads(40), Tap()
+        uploads, tap = Uploads(SCHEMAS, 40), Tap()
         late = await start(uploads, header("a"), tap)
         await tap.give(DATA[:8])
         uploads.discard_all_but(frozenset({"b"}))

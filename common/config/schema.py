@@ -128,7 +128,10 @@ class SharingSection(Section):
 
 
 class FederationSection(Section):
-    """How a round is held. `quorum` is the share of its orders that must come back by its deadline."""
+    """How a round is held. `quorum` is the share of its orders that must come back by its deadline.
+
+    `update_encoding` is how updates travel: see `common.parameters.encodings`.
+    """
 
     clients_per_task: Count = 1
     min_clients: Count = 1
@@ -139,6 +142,7 @@ class FederationSection(Section):
     round_attempts: Count = 3
     lease_seconds: Seconds = 60.0
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
 
 
 class ServerTLSSection(Section):

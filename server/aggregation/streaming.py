@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.parameters.encodings import BLOCK, Block
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-BLOCK = 1 << 15
-"""Elements worked on at a time: sum, delta and product of one block stay in the core's cache."""
 
 CHUNK = BLOCK * 64
 """Elements of a sum that are allocated, and given back, together (16 MiB)."""
@@ -20,9 +20,20 @@ KEPT_BYTES = 64 << 20
 """Sums up to this size keep their memory between rounds: fresh memory costs page faults."""
 
 
-def is_finite(vector: Float32) -> bool:
-    """Whether a float32 vector holds neither NaN nor infinity."""
-    return all(bool(np.isfinite(vector[i : i + BLOCK]).all()) for i in range(0, len(vector), BLOCK))
+class Delta(Protocol):
+    """One client's change of one scope: `size` elements, of which `blocks` gives all that are not zero.
+
+    Blocks hold at most BLOCK elements and come with ascending starts, apart from each other.
+    """
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        ...
+
+    def blocks(self) -> Iterator[Block]:
+        """Start and float32 elements of each block; a block is valid until the next one is asked for."""
+        ...
 
 
 class StreamingMean:
@@ -38,21 +49,39 @@ class StreamingMean:
         self._used: set[str] = set()
         self._product = np.empty(BLOCK, dtype=np.float64)
 
-    def fold(self, deltas: Sequence[tuple[str, Float32]], weights: Mapping[str, int]) -> None:
-        """Add one client's deltas, one float32 vector per scope, times its weight in that scope."""
+    def fold(self, deltas: Sequence[tuple[str, Delta]], weights: Mapping[str, int]) -> None:
+        """Add one client's deltas times its weight in each scope.
+
+        A sum starts at +0.0 and rounds to nearest, so it is never -0.0: a zero of either sign adds nothing to it, and
+        blocks that are left out give the same bits as blocks of zeros.
+        """
         for scope, delta in deltas:
-            chunks = self._sums.get(scope) or _new_chunks(len(delta))
-            first, weight = scope not in self._used, float(weights[scope])
-            for i in range(0, len(delta), BLOCK):
-                part = delta[i : i + BLOCK]
-                block = chunks[i // CHUNK][i % CHUNK : i % CHUNK + BLOCK]
-                if first:
-                    np.multiply(part, weight, out=block, dtype=np.float64)
-                else:
-                    product = np.multiply(part, weight, out=self._product[: len(part)], dtype=np.float64)
-                    np.add(block, product, out=block)
+            chunks = self._sums.get(scope) or _new_chunks(delta.size)
             self._sums[scope] = chunks
+            if scope in self._used:
+                for start, block in delta.blocks():
+                    self._add(chunks, start, block, float(weights[scope]))
+            else:
+                clear = 0  # elements of the sum that hold this round's values; the others are of the last one
+                for start, block in delta.blocks():
+                    _clear(chunks, clear, start + len(block))
+                    self._add(chunks, start, block, float(weights[scope]))
+                    clear = start + len(block)
+                _clear(chunks, clear, delta.size)
             self._used.add(scope)
+
+    def _add(self, chunks: list[Float64], start: int, block: Float32, weight: float) -> None:
+        """Add a block times `weight`, in passes of one operation over what lies in the cache."""
+        product = self._product[: len(block)]
+        np.copyto(product, block)
+        np.multiply(product, weight, out=product)
+        at = start % CHUNK
+        room = CHUNK - at
+        part = chunks[start // CHUNK][at : at + len(block)]
+        np.add(part, product[:room], out=part)
+        if len(block) > room:
+            rest = chunks[start // CHUNK + 1][: len(block) - room]
+            np.add(rest, product[room:], out=rest)
 
     def combine(self, scope: str, base: Float32, total: int, rate: float) -> Float32:
         """`base + rate * sum / total` as a new float32 vector, computed in float64; uses the scope's sum up.
@@ -81,6 +110,14 @@ class StreamingMean:
     def clear(self) -> None:
         """Forget all sums; the memory of small ones is kept for the next round."""
         self._used.clear()
+
+
+def _clear(chunks: list[Float64], start: int, stop: int) -> None:
+    """Set elements `start` to `stop` of a sum to +0.0."""
+    while start < stop:
+        end = min(stop, start - start % CHUNK + CHUNK)
+        chunks[start // CHUNK][start % CHUNK : start % CHUNK + end - start] = 0.0
+        start = end
 
 
 def _new_chunks(size: int) -> list[Float64]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
-from common.orders import DENSE_FLOAT32, JoinRequest, OrderKind, Session, UpdateHeader
+from common.orders import JoinRequest, OrderKind, Session, UpdateHeader
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -68,8 +68,11 @@ def judge_update(rules: Rules, state: FederationState, client_id: str, header: U
         )
     if order.state is not OrderState.ISSUED:
         raise Refused(Reason.TOO_LATE, f"order {order.order_id} is {order.state.value}: {order.note}")
-    if header.codec != DENSE_FLOAT32:
-        raise Refused(Reason.MALFORMED, f"codec '{header.codec}' is not one of: {DENSE_FLOAT32}")
+    if header.codec != order.encoding:
+        raise Refused(
+            Reason.MALFORMED,
+            f"order {order.order_id} asks for encoding {order.encoding}, the update has '{header.codec}'",
+        )
     assert state.open is not None
     _judge_scopes(rules, state.open.kind, order, header)
     _judge_results(rules, order, header)
@@ -98,14 +101,17 @@ def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: Updat
             f"order {order.order_id} is about scopes {sorted(expected)}, the update holds {names}",
         )
     for name, scope in given.items():
-        digest, nbytes = rules.schemas[name]
+        digest, _ = rules.schemas[name]
+        least, most = rules.payload_range(order.encoding, name)
         if scope.schema_digest != digest:
             raise Refused(
                 Reason.SCHEMA_MISMATCH,
                 f"scope '{name}': layout {scope.schema_digest[:12]} is not the federation's {digest[:12]}",
             )
-        if scope.nbytes != nbytes:
-            raise Refused(Reason.TOO_LARGE, f"scope '{name}': {scope.nbytes} bytes, expected {nbytes}")
+        if not least <= scope.nbytes <= most:
+            reason = Reason.TOO_LARGE if scope.nbytes > most else Reason.MALFORMED
+            wanted = f"{least} to {most}" if least < most else str(most)
+            raise Refused(reason, f"scope '{name}': {scope.nbytes} bytes, expected {wanted}")
         if scope.base_version != expected[name]:
             raise Refused(
                 Reason.SCHEMA_MISMATCH,

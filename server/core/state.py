@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from common.orders import OrderKind, ScopeVersion, Session, TaskResult, TrainingSettings
+from common.orders import (
+    DENSE_FLOAT32,
+    OrderKind,
+    ScopeVersion,
+    Session,
+    TaskResult,
+    TrainingSettings,
+    offer_of,
+)
 from common.parameters.plan import travelling_scopes
 from common.tasks import TaskDefinition
 
@@ -16,6 +24,8 @@ class Rules:
     """What does not change during a run.
 
     `schemas` maps every travelling scope to its schema digest and bytes, `tensors` to how many tensors it holds.
+    `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
+    to the least and most bytes of each travelling scope's payload.
     """
 
     run_id: str
@@ -33,6 +43,8 @@ class Rules:
     round_timeout_seconds: float = 1800.0
     lease_seconds: float = 60.0
     tensors: Mapping[str, int] = field(default_factory=dict)
+    update_encoding: str = DENSE_FLOAT32
+    payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -41,6 +53,17 @@ class Rules:
     def scopes_of(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client with these tasks exchanges."""
         return travelling_scopes(self.schemas, tasks)
+
+    def encoding_for(self, capabilities: tuple[str, ...]) -> str:
+        """The encoding that a client with these capabilities is asked for."""
+        return self.update_encoding if offer_of(self.update_encoding) in capabilities else DENSE_FLOAT32
+
+    def payload_range(self, encoding: str, scope: str) -> tuple[int, int]:
+        """Least and most bytes of a scope's payload."""
+        if encoding != DENSE_FLOAT32:
+            return self.payload_bytes[encoding][scope]
+        nbytes = self.schemas[scope][1]
+        return nbytes, nbytes
 
 
 class Phase(StrEnum):
@@ -99,7 +122,10 @@ class OrderState(StrEnum):
 
 @dataclass(frozen=True)
 class OpenOrder:
-    """An order of the open round and, once accepted, what came back. `weights` are integers per scope."""
+    """An order of the open round and, once accepted, what came back.
+
+    `encoding` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope.
+    """
 
     order_id: str
     client_id: str
@@ -112,6 +138,7 @@ class OpenOrder:
     nbytes: int = 0
     seconds: float = 0.0
     note: str = ""
+    encoding: str = DENSE_FLOAT32
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,12 @@ CREATE TABLE IF NOT EXISTS rounds (
 CREATE TABLE IF NOT EXISTS orders (
     order_id TEXT PRIMARY KEY, kind TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
     client_id TEXT NOT NULL, tasks TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL, digest TEXT NOT NULL,
-    weights TEXT NOT NULL, results TEXT NOT NULL, nbytes INTEGER NOT NULL, seconds REAL NOT NULL, note TEXT NOT NULL);
+    weights TEXT NOT NULL, results TEXT NOT NULL, nbytes INTEGER NOT NULL, seconds REAL NOT NULL, note TEXT NOT NULL,
+    encoding TEXT NOT NULL);
 """
+
+# What journals of earlier versions lack; all their updates were dense.
+_ORDER_ENCODING = "ALTER TABLE orders ADD COLUMN encoding TEXT NOT NULL DEFAULT 'dense-float32'"
 
 
 class Journal:
@@ -40,6 +44,8 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
+            if "encoding" not in {column[1] for column in self._db.execute("PRAGMA table_info(orders)")}:
+                self._db.execute(_ORDER_ENCODING)
         except sqlite3.DatabaseError as error:
             raise RunFolderError(f"{path}: not a journal ({error}); start a new run") from error
 
@@ -102,11 +108,11 @@ class Journal:
                 *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, _json(o.tasks)),
                 _json([[s.scope, s.version] for s in o.scopes]),
                 *(o.state.value, o.digest, _json(o.weights), _json([asdict(result) for result in o.results])),
-                *(o.nbytes, o.seconds, o.note),
+                *(o.nbytes, o.seconds, o.note, o.encoding),
             )
             for o in r.orders.values()
         ]
-        self._db.executemany("INSERT OR REPLACE INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
     def restore(self, scopes: Iterable[str], round_timeout_seconds: float) -> FederationState:
         """The state as of the last commit; an open round's orders are all outstanding again."""
@@ -141,7 +147,10 @@ class Journal:
         if row is not None:
             kind, number, attempt, version = row
             open_ = self._round(OrderKind(kind), number, attempt, version, deadline)
-            fresh = {name: OpenOrder(name, o.client_id, o.tasks, o.scopes) for name, o in open_.orders.items()}
+            fresh = {
+                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, encoding=o.encoding)
+                for name, o in open_.orders.items()
+            }
             return OpenRound(number, attempt, open_.kind, version, deadline, fresh), attempt
         abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
@@ -149,8 +158,8 @@ class Journal:
 
     def _round(self, kind: OrderKind, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
-            "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note "
-            "FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
+            "encoding FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (kind.value, number, attempt),
         )
         return OpenRound(number, attempt, kind, version, deadline, {row[0]: _order(*row) for row in rows})
@@ -187,6 +196,7 @@ def _order(
     nbytes: int,
     seconds: float,
     note: str,
+    encoding: str,
 ) -> OpenOrder:
     return OpenOrder(
         name,
@@ -200,6 +210,7 @@ def _order(
         nbytes,
         seconds,
         note,
+        encoding,
     )
 
 
