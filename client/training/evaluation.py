@@ -21,16 +21,21 @@ def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: EncodedSet, batc
         DataError: the model gives outputs that are not finite.
     """
     device = next(model.parameters()).device
-    outputs = np.empty((len(rows), task.outputs), dtype=np.float64)
-    loss_sum = 0.0
+    batches = length_batches(rows.lengths, batch_size)
+    scores, losses = [], []
     model.eval()
     with torch.inference_mode():
-        for indices in length_batches(rows.lengths, batch_size):
+        for indices in batches:
             batch = collate(rows, indices).to(device)
             assert batch.labels is not None
-            scores = model(task.name, batch)
-            loss_sum += float(task_loss(task, scores, batch.labels)) * len(indices)
-            outputs[indices] = scores.double().cpu().numpy()
+            scores.append(model(task.name, batch))
+            losses.append(task_loss(task, scores[-1], batch.labels))
+    outputs = np.empty((len(rows), task.outputs), dtype=np.float64)
+    loss_sum = 0.0
+    if batches:  # read at the end, since each reading waits for a GPU
+        outputs[np.concatenate(batches)] = torch.cat(scores).double().cpu().numpy()
+        values = torch.stack(losses).tolist()
+        loss_sum = sum(value * len(indices) for value, indices in zip(values, batches, strict=True))
     if not np.isfinite(outputs).all():
         raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
     return measure(task, outputs, np.asarray(rows.labels, dtype=np.float64), loss_sum)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
 from client.data.encoding import EncodedSet, collate
@@ -18,6 +20,9 @@ from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
+
+UNREAD_LOSSES = 200
+"""Reading a loss waits for a GPU, so it is done for many at once."""
 
 
 class TrainingStopped(FedMTLError):
@@ -63,44 +68,103 @@ def train(
         TrainingDiverged: a loss is NaN or infinite.
         TrainingStopped: raised by `progress`.
     """
-    by_name = {item.task.name: item for item in sets}
-    totals = dict.fromkeys(by_name, 0.0)
     device = next(model.parameters()).device
-    optimizer = _optimizer(model, settings)
+    optimizer = new_optimizer(model, settings)
+    losses = _Losses(sets)
     model.train()
     with borrowed_generator(derive_seed(seed, "dropout"), device):
         for epoch in range(settings.local_epochs):
-            batches = {
-                name: iter(epoch_batches(s.train.lengths, settings.batch_size, derive_seed(seed, epoch, name)))
-                for name, s in by_name.items()
-            }
-            schedule = interleave({n: -(-len(s.train) // settings.batch_size) for n, s in by_name.items()})
-            for number, names in enumerate(schedule):
-                progress((epoch + number / len(schedule)) / settings.local_epochs)
-                loss = torch.zeros((), device=device)
-                for name in names:
-                    rows = next(batches[name])
-                    task = by_name[name].task
-                    batch = collate(by_name[name].train, rows).to(device)
-                    assert batch.labels is not None
-                    part = task_loss(task, model(name, batch), batch.labels)
-                    totals[name] += _finite(part, name) * len(rows)
-                    loss = loss + task.weight * part
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if settings.max_grad_norm:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-                optimizer.step()
-    rounds = settings.local_epochs
-    return {name: total / (rounds * len(by_name[name].train)) for name, total in totals.items()} if rounds else {}
+            steps = epoch_steps(sets, settings.batch_size, seed, epoch)
+            for number, parts in enumerate(steps):
+                progress((epoch + number / len(steps)) / settings.local_epochs)
+                losses.add(parts, take_step(model, optimizer, parts, settings.max_grad_norm))
+        losses.check()
+    return losses.means(settings.local_epochs)
 
 
-def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+Part = tuple[TaskSet, NDArray[np.int64]]
+"""One batch of one task: which of its training rows, int64 (rows,)."""
+
+
+def epoch_steps(sets: Sequence[TaskSet], batch_size: int, seed: int, epoch: int) -> list[list[Part]]:
+    """The batches of every step of one epoch."""
+    by_name = {s.task.name: s for s in sets}
+    batches = {
+        name: iter(epoch_batches(s.train.lengths, batch_size, derive_seed(seed, epoch, name)))
+        for name, s in by_name.items()
+    }
+    schedule = interleave({s.task.name: -(-len(s.train) // batch_size) for s in sets})
+    return [[(by_name[name], next(batches[name])) for name in names] for names in schedule]
+
+
+def take_step(
+    model: MultiTaskModel, optimizer: torch.optim.Optimizer, parts: Sequence[Part], max_grad_norm: float
+) -> list[Tensor]:
+    """One step of the optimizer; the loss of each part, float32 () on the model's device.
+
+    Waits for nothing on a GPU: the next batch is put together while this one is computed.
+    """
+    device = next(model.parameters()).device
+    losses = []
+    total = torch.zeros((), device=device)
+    for item, rows in parts:
+        batch = collate(item.train, rows).to(device)
+        assert batch.labels is not None
+        loss = task_loss(item.task, model(item.task.name, batch), batch.labels)
+        losses.append(loss.detach())
+        total = total + item.task.weight * loss
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    if max_grad_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    return losses
+
+
+class _Losses:
+    """Training losses of every task; they stay on the device and are read and checked every so often."""
+
+    def __init__(self, sets: Sequence[TaskSet]) -> None:
+        self._rows = {s.task.name: len(s.train) for s in sets}
+        self._totals = dict.fromkeys(self._rows, 0.0)
+        self._unread: list[tuple[str, int, Tensor]] = []
+
+    def add(self, parts: Sequence[Part], losses: Sequence[Tensor]) -> None:
+        """Take the losses of one step.
+
+        Raises:
+            TrainingDiverged: see `check`.
+        """
+        self._unread += [(s.task.name, len(rows), loss) for (s, rows), loss in zip(parts, losses, strict=True)]
+        if len(self._unread) >= UNREAD_LOSSES:
+            self.check()
+
+    def check(self) -> None:
+        """Read what has come since the last time.
+
+        Raises:
+            TrainingDiverged: a loss is not finite.
+        """
+        if not self._unread:
+            return
+        values = torch.stack([loss for _, _, loss in self._unread]).tolist()
+        for (name, count, _), value in zip(self._unread, values, strict=True):
+            if not isfinite(value):
+                raise TrainingDiverged(f"task {name}: the training loss is {value}; lower training.learning_rate")
+            self._totals[name] += value * count
+        self._unread.clear()
+
+    def means(self, epochs: int) -> dict[str, float]:
+        """Mean loss per task over all rows of all epochs; empty without any epoch."""
+        return {n: total / (epochs * self._rows[n]) for n, total in self._totals.items()} if epochs else {}
+
+
+def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW; weight decay only on matrices of layers, neither on embeddings nor on biases and norms."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() > 1 and "embedding" not in name else plain).append(parameter)
+        (decayed if takes_decay(name, parameter) else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -108,8 +172,6 @@ def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Opti
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
 
 
-def _finite(loss: torch.Tensor, task: str) -> float:
-    value = float(loss.detach())
-    if not isfinite(value):
-        raise TrainingDiverged(f"task {task}: the training loss is {value}; lower training.learning_rate")
-    return value
+def takes_decay(name: str, parameter: Tensor) -> bool:
+    """Whether `training.weight_decay` pulls on a parameter of the model."""
+    return parameter.dim() > 1 and "embedding" not in name

@@ -23,12 +23,18 @@ class TextBatch:
     pair: TextBatch | None = None
     labels: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> TextBatch:
-        """The same batch on `device`."""
+    def to(self, device: torch.device) -> TextBatch:
+        """The same batch on `device`; a copy to a GPU goes on in the background."""
+        if device.type == "cpu":
+            return self
         return TextBatch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            None if self.token_type_ids is None else self.token_type_ids.to(device),
+            _moved(self.input_ids, device),
+            _moved(self.attention_mask, device),
+            None if self.token_type_ids is None else _moved(self.token_type_ids, device),
             None if self.pair is None else self.pair.to(device),
-            None if self.labels is None else self.labels.to(device),
+            None if self.labels is None else _moved(self.labels, device),
         )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)
