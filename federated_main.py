@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one mode and give its exit code (see `common.errors.EXIT_CODES`)."""
     # Small models on shared machines: a second thread costs more than it brings. PyTorch reads this at import.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for work sleep
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong there reaches us as an error of our own
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from client.data.sources import ColumnNames, DataRequest, TaskData, load
 from client.state.identity import claim
 from client.training.loop import Procedure, train
 from client.transport.grpc_port import GrpcCoordinator
-from client.worker import Worker
+from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, TaskDefinition
@@ -80,6 +81,12 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def limit_threads(count: int) -> None:
+    """Use `count` threads for computing, and as many for tokenising, which would otherwise take every core."""
+    torch.set_num_threads(count)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(count))
+
+
 def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCoordinator:
     """The coordinator that the configuration names, over gRPC; call it inside a running event loop.
 
@@ -102,7 +109,7 @@ async def take_part(config: Config, client_id: str | None, tasks: Sequence[str],
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
     section = config.client
-    torch.set_num_threads(section.threads)
+    limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
     data = load_data(config, definitions)
@@ -110,7 +117,9 @@ async def take_part(config: Config, client_id: str | None, tasks: Sequence[str],
         log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
-        worker = Worker(identity.client_id, definitions, data, device, (f"data-{config.data.source}",), procedure)
+        computing = Computing(section.compact_vocabulary, section.precision, identity.folder)
+        capabilities = (f"data-{config.data.source}",)
+        worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, worker, identity.folder)
         loop = asyncio.get_running_loop()

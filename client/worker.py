@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import xxhash
@@ -14,10 +16,13 @@ from torch import Tensor
 from client.data.encoding import encode
 from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
+from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
+from client.training.compact import CompactVocabulary, compact_vocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import Procedure, Progress, TaskSet, train
 from common.errors import WireError
+from common.metrics import TaskStatistics
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
     Order,
@@ -43,6 +48,15 @@ class Outcome:
     private: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Computing:
+    """How a client trains. `folder` keeps an automatic choice of precision, one folder per run; None: nowhere."""
+
+    compact_vocabulary: bool = True
+    precision: Precision = "float32"
+    folder: Path | None = None
+
+
 class Worker:
     """One client's tasks, data and device; the model follows when the coordinator has described it."""
 
@@ -54,6 +68,7 @@ class Worker:
         device: torch.device,
         capabilities: tuple[str, ...] = (),
         procedure: Procedure = train,
+        computing: Computing | None = None,
     ) -> None:
         self.client_id = client_id
         self.tasks = tuple(tasks)
@@ -62,6 +77,9 @@ class Worker:
         self._data = data
         self._device = device
         self._procedure = procedure
+        self._computing = computing or Computing()
+        self._vocabulary: CompactVocabulary | None = None
+        self._precision = PrecisionChoice("float32", None)
         self._sets: tuple[TaskSet, ...] = ()
         self.synchronizer: ClientModelSynchronizer | None = None
 
@@ -87,7 +105,19 @@ class Worker:
             )
             for name in names
         )
+        self._choose_computing(welcome.session.run_id)
         return self.synchronizer
+
+    def _choose_computing(self, run_id: str) -> None:
+        assert self.synchronizer is not None
+        wanted = self._computing
+        self._precision = PrecisionChoice(wanted.precision, wanted.folder / run_id if wanted.folder else None)
+        self._vocabulary = (
+            compact_vocabulary(self.synchronizer.model, self._sets) if wanted.compact_vocabulary else None
+        )
+        if self._vocabulary is not None:
+            self._sets = tuple(self._vocabulary.renumbered(item) for item in self._sets)
+            log.info("trains %d word embeddings, %.0f %% of all", len(self._vocabulary), 100 * self._vocabulary.share)
 
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """Score the received model, train it if the order says so, and pack the update.
@@ -104,18 +134,9 @@ class Worker:
         synchronizer = self.synchronizer
         synchronizer.load_received()
         synchronizer.load_private(dict(private))
-        settings = order.training
-        scores = {
-            s.task.name: evaluate(synchronizer.model, s.task, s.validation, settings.eval_batch_size)
-            for s in self._sets
-        }
-        losses: Mapping[str, float] = {}
-        scopes: tuple[ScopePayload, ...] = ()
-        payload = bytearray()
-        if order.kind is OrderKind.TRAIN:
-            seed = derive_seed(order.seed, order.round, self.client_id, "training")
-            losses = self._procedure(synchronizer.model, self._sets, settings, seed, progress)
-            scopes, payload = self._pack(order)
+        with self._vocabulary.in_place() if self._vocabulary is not None else nullcontext():
+            scores, losses = self._compute(order, progress)
+        scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), bytearray())
         results = tuple(
             TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets
         )
@@ -123,6 +144,21 @@ class Worker:
         header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         keeps = synchronizer.private_values() if order.kind is OrderKind.TRAIN else {}
         return Outcome(PendingUpdate(header, memoryview(payload)), keeps)
+
+    def _compute(self, order: Order, progress: Progress) -> tuple[dict[str, TaskStatistics], Mapping[str, float]]:
+        """Scores of the loaded model by task; then it is trained, if the order says so, and the losses go along."""
+        assert self.synchronizer is not None
+        model, settings = self.synchronizer.model, order.training
+        # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
+        scores = {s.task.name: evaluate(model, s.task, s.validation, settings.eval_batch_size) for s in self._sets}
+        if order.kind is not OrderKind.TRAIN:
+            return scores, {}
+        seed = derive_seed(order.seed, order.round, self.client_id, "training")
+        model.precision = self._precision.settle(model, self._sets, settings)
+        try:
+            return scores, self._procedure(model, self._sets, settings, seed, progress)
+        finally:
+            model.precision = torch.float32
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], bytearray]:
         """What leaves this client: one encoded delta per scope of the order, none of them private."""

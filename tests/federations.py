@@ -12,7 +12,7 @@ import torch
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.transport.grpc_port import GrpcCoordinator
-from client.worker import Worker
+from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.pretrained import resolve_encoder
@@ -83,7 +83,8 @@ def make_model(config: Config) -> MTLServerModel:
 def make_worker(config: Config, client: str, tasks: Sequence[str], partition: str) -> Worker:
     section = config.model_copy(update={"data": config.data.model_copy(update={"partition": partition})})
     definitions = local_definitions(section, tasks)
-    return Worker(client, definitions, load_data(section, definitions), torch.device("cpu"))
+    computing = Computing(config.client.compact_vocabulary, config.client.precision)
+    return Worker(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 
 
 class Turns:

@@ -177,6 +177,8 @@ class ClientSection(Section):
     state_dir: Text = ".fedmtl"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    compact_vocabulary: bool = True
     tls: ClientTLSSection = ClientTLSSection()
     insecure: bool = False
     connect_timeout_seconds: Seconds = 600.0

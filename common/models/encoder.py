@@ -84,7 +84,7 @@ def sentence_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
 
 def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
     """The mean of the last layer over each row's tokens, padding left out, (rows, hidden)."""
-    hidden, _ = _encode(encoder, batch)
+    hidden = _encode(encoder, batch)[0].float()
     mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 

@@ -38,6 +38,8 @@ class MultiTaskModel(nn.Module):
         architecture: configuration of the encoder and how pairs are read.
         tasks: the tasks whose heads this copy holds.
 
+    `precision` is what matrices are multiplied in; parameters, gradients and outputs are float32 in any case.
+
     Raises:
         ModelError: the encoder cannot be built, the encoding is unknown or a task's name cannot be used.
     """
@@ -47,6 +49,7 @@ class MultiTaskModel(nn.Module):
         if architecture.encoding not in PAIR_HEADS:
             raise ModelError(f"encoding '{architecture.encoding}' is not one of {', '.join(PAIR_HEADS)}")
         self.architecture = architecture
+        self.precision = torch.float32
         with borrowed_generator():
             self.encoder = build_encoder(architecture.encoder_config)
             self.heads = nn.ModuleDict()
@@ -55,6 +58,13 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, task: str, batch: TextBatch) -> Tensor:
         """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs."""
+        if self.precision == torch.float32:
+            return self._outputs(task, batch)
+        # Left after each forward pass, since autocast keeps its copies of the weights until then.
+        with torch.autocast(batch.input_ids.device.type, self.precision):
+            return self._outputs(task, batch).float()
+
+    def _outputs(self, task: str, batch: TextBatch) -> Tensor:
         head = self.heads[task]
         if isinstance(head, SiameseHead):
             if batch.pair is None:

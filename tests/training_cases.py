@@ -1,0 +1,79 @@
+"""Small models of several kinds with random rows, for tests of local training."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from client.data.encoding import EncodedSet, EncodedTexts
+from client.training.loop import TaskSet
+from common.models.multitask import MultiTaskModel, initialise
+from common.orders import ModelArchitecture, TrainingSettings
+from common.tasks import KNOWN_TASKS
+
+VOCABULARY = 300
+LAYER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 40,
+}
+CONFIGS = {
+    "bert": {"model_type": "bert", "pad_token_id": 0, **LAYER},
+    "roberta": {"model_type": "roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, **LAYER},
+    "distilbert": {
+        "model_type": "distilbert",
+        "dim": 16,
+        "hidden_dim": 32,
+        "n_layers": 1,
+        "n_heads": 2,
+        "vocab_size": VOCABULARY,
+    },
+    "albert": {"model_type": "albert", "pad_token_id": 0, "embedding_size": 8, **LAYER},
+    "mpnet": {"model_type": "mpnet", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, **LAYER},
+}
+SETTINGS = TrainingSettings(
+    local_epochs=2, batch_size=4, learning_rate=1e-2, weight_decay=0.01, max_grad_norm=0.0, eval_batch_size=8
+)
+CLIPPED = replace(SETTINGS, max_grad_norm=0.1)
+
+
+def make_model(kind: str = "bert", encoding: str = "siamese", **changes: object) -> MultiTaskModel:
+    """A model with heads for sst2 and qqp and the same values every time."""
+    architecture = ModelArchitecture(json.dumps(CONFIGS[kind] | changes), encoding, 32, "", 0)
+    model = MultiTaskModel(architecture, [KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"]])
+    initialise(model, 5)
+    return model
+
+
+def make_sets(padding_id: int, encoding: str = "siamese", ids: tuple[int, int] = (3, 150)) -> tuple[TaskSet, ...]:
+    """Rows of sst2 and qqp with token ids of that range; validation rows have ids that training rows lack."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    middle = ids[0] + 2 * (ids[1] - ids[0]) // 3
+
+    def texts(rows: int, high: int, *, types: bool = False) -> EncodedTexts:
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(2, 12, size=rows))])
+        values = rng.integers(ids[0], high, size=offsets[-1], dtype=np.int32)
+        return EncodedTexts(values, offsets, rng.integers(0, 2, size=len(values), dtype=np.int8) if types else None)
+
+    def encoded(task: str, rows: int, high: int) -> EncodedSet:
+        pair = task == "qqp"
+        second = texts(rows, high) if pair and encoding == "siamese" else None
+        first = texts(rows, high, types=pair and encoding == "cross")
+        return EncodedSet(first, second, rng.integers(0, 2, size=rows), padding_id)
+
+    return tuple(
+        TaskSet(KNOWN_TASKS[task], encoded(task, rows, middle), encoded(task, 7, ids[1]))
+        for task, rows in (("sst2", 18), ("qqp", 10))
+    )
+
+
+def values_of(model: MultiTaskModel) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def no_progress(_: float) -> None:
+    """For work that nobody watches."""
