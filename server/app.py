@@ -30,7 +30,7 @@ from server.report import build_report
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
-from server.storage.models import PRIVATE_FILE, ModelFiles
+from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
@@ -126,9 +126,8 @@ async def _run(
     facts = journal.facts()
     federation, rules, schemas, state = _restore(config, folder, journal)
     with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress:
-        coordinator = Coordinator(
-            rules, state, federation, journal, ModelFiles(folder.models, schemas), SystemClock(), progress
-        )
+        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
@@ -144,6 +143,7 @@ async def _run(
             if on_listening is not None:
                 on_listening(server.port_number)
             await _until_over(coordinator, asked)
+            models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
         finally:

@@ -24,6 +24,8 @@ log = logging.getLogger("fedmtl.server")
 
 
 REFRESH_SECONDS = 0.2
+TABLE_SECONDS = 1.0
+"""Rounds that close faster than anybody reads get no table each; `metrics.jsonl` has them all."""
 
 
 class RunProgress:
@@ -40,6 +42,7 @@ class RunProgress:
         self._before: dict[str, dict[str, Any]] = {}
         self._waiting_for = ""
         self._refresh_at = 0.0
+        self._table_at = 0.0
 
     def __enter__(self) -> RunProgress:
         if self._live is not None:
@@ -73,9 +76,11 @@ class RunProgress:
         if self._metrics is not None:
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_line(record, scores), allow_nan=False) + "\n")
-        if self._console is not None and scores:
+        last = record.round.kind is OrderKind.EVALUATE or record.round.number == self._num_rounds
+        if self._console is not None and scores and (last or time.monotonic() >= self._table_at):
             self._console.print(self._table(record, scores))
-        self._before = scores
+            self._table_at = time.monotonic() + TABLE_SECONDS
+            self._before = scores
 
     def _table(self, record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         version = record.round.version

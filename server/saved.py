@@ -11,7 +11,7 @@ from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
-from server.storage.models import ModelFiles
+from server.storage.models import JournalledModels, ModelFiles
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load_run(path: Path) -> SavedRun:
     journal = Journal(folder.journal)
     try:
         version = journal.restore(travelling, 0.0).completed_rounds
+        model.load_vectors(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     finally:
         journal.close()
-    model.load_vectors(ModelFiles(folder.models, model.schemas).read(version))
     return SavedRun(config, model, version)

@@ -16,7 +16,7 @@ from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from common.ports import Piece
+from common.ports import INLINE_BYTES, Piece
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""
@@ -68,6 +68,8 @@ class Uploads:
         self._budget = budget_bytes
         self._used = 0
         self._staged: dict[str, _Staged] = {}
+        self._spare: list[NDArray[np.uint8]] = []
+        self._spare_bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def received(self, order_id: str) -> int:
@@ -100,7 +102,7 @@ class Uploads:
         """Forget an update's bytes, if there are any."""
         staged = self._staged.pop(order_id, None)
         if staged is not None:
-            self._used -= len(staged.buffer)
+            self._release(staged)
             self._admit_waiting()
 
     def discard_all_but(self, order_ids: frozenset[str]) -> None:
@@ -127,7 +129,7 @@ class Uploads:
                 waited = True
                 await turn
             self._used += header.nbytes
-            self._staged[header.order_id] = staged = _Staged(header, np.empty(header.nbytes, dtype=np.uint8))
+            self._staged[header.order_id] = staged = _Staged(header, self._buffer(header.nbytes))
             return staged
         finally:
             self._admit_waiting()
@@ -158,7 +160,10 @@ class Uploads:
             if staged.received != size:
                 text = f"order {order_id}: the stream ended after {staged.received} of {size} bytes"
                 raise Refused(Reason.CORRUPT, text)
-            refusal = await asyncio.to_thread(_problem, staged, self._schemas)
+            if size <= INLINE_BYTES:  # sooner done than handed to a thread
+                refusal = _problem(staged, self._schemas)
+            else:
+                refusal = await asyncio.to_thread(_problem, staged, self._schemas)
             self._require_latest(staged, mine)
             if refusal is not None:
                 self.discard(order_id)
@@ -196,8 +201,28 @@ class Uploads:
             return False
         for name in [name for name, staged in self._staged.items() if staged.idle]:
             if self._used + nbytes > self._budget:
-                self._used -= len(self._staged.pop(name).buffer)
+                self._release(self._staged.pop(name))
         return True
+
+    def _buffer(self, nbytes: int) -> NDArray[np.uint8]:
+        """Memory for an update: that of an earlier one where it fits, since fresh memory costs page faults."""
+        for place, buffer in enumerate(self._spare):
+            if nbytes <= len(buffer) <= nbytes + nbytes // 4:
+                self._spare_bytes -= len(buffer)
+                return self._spare.pop(place)[:nbytes]
+        self._drop_spares(self._budget - self._used - nbytes)
+        return np.empty(nbytes, dtype=np.uint8)
+
+    def _release(self, staged: _Staged) -> None:
+        self._used -= len(staged.buffer)
+        buffer = staged.buffer if staged.buffer.base is None else staged.buffer.base
+        if len(buffer) > INLINE_BYTES and self._used + self._spare_bytes + len(buffer) <= self._budget:
+            self._spare.append(buffer)
+            self._spare_bytes += len(buffer)
+
+    def _drop_spares(self, most_bytes: int) -> None:
+        while self._spare and self._spare_bytes > most_bytes:
+            self._spare_bytes -= len(self._spare.pop(0))
 
     def _admit_waiting(self) -> None:
         while self._waiting:

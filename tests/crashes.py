@@ -30,7 +30,7 @@ from server.core.effects import Effect, Notice
 from server.core.state import FederationState
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
-from server.storage.models import ModelFiles
+from server.storage.models import JournalledModels, ModelFiles
 from tests.federations import CLIENTS, Clients, digest_of
 
 STREAMS = ("fetch", "fetch_tokenizer")
@@ -289,7 +289,7 @@ async def crash_and_recover(
         journal = Journal(folder.journal)
         try:
             federation, rules, schemas, state = _restore(config, folder, journal)
-            files = ModelFiles(folder.models, schemas)
+            files = JournalledModels(ModelFiles(folder.models, schemas), journal)
             coordinator = Mortal(rules, state, federation, journal, files, ManualClock(100.0))
             coordinator.dies_after = dies_after if effects is None else None
             await coordinator.start()

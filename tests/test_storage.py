@@ -16,7 +16,7 @@ from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
 from server.core.state import ENDED, OpenOrder, Phase
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
-from server.storage.models import MemoryModels, ModelFiles
+from server.storage.models import JournalledModels, MemoryModels, ModelFiles
 from tests.core_cases import RULES, SCHEMAS, Table, rules
 
 ROOT = Path(__file__).parent.parent
@@ -251,9 +251,22 @@ def files(tmp_path):
     return ModelFiles(tmp_path / "models", LAYOUT)
 
 
-@pytest.fixture(params=["files", "memory"])
+class Committed(JournalledModels):
+    """Every write is followed by the commit that makes it durable."""
+
+    def write(self, version, vectors):
+        super().write(version, vectors)
+        self._journal.commit(())
+
+
+@pytest.fixture
+def journalled(files):
+    return Committed(files, Journal(":memory:"))
+
+
+@pytest.fixture(params=["files", "memory", "journalled"])
 def store(request):
-    return request.getfixturevalue("files") if request.param == "files" else MemoryModels()
+    return MemoryModels() if request.param == "memory" else request.getfixturevalue(request.param)
 
 
 def test_a_version_reads_back_bit_for_bit_whatever_happens_to_the_vectors(store):
@@ -310,6 +323,34 @@ def test_a_write_that_was_killed_is_as_if_it_had_never_begun(files):
     files.write(1, published(1))
     assert same(files.read(1), published(1))
     assert sorted(p.name for p in files.folder.iterdir()) == ["0.safetensors", "1.safetensors"]
+
+
+def test_a_small_version_becomes_durable_with_the_next_commit_and_a_file_when_asked(tmp_path, files):
+    journal = Journal(tmp_path / "journal.sqlite")
+    models = JournalledModels(files, journal)
+    models.write(1, published(1))
+    assert not files.folder.exists() and Journal(tmp_path / "journal.sqlite").model(1) is None
+    journal.commit(())
+    assert same(JournalledModels(files, Journal(tmp_path / "journal.sqlite")).read(1), published(1))
+    models.write_out(1)
+    assert same(files.read(1), published(1))
+
+
+def test_a_large_version_is_a_file(tmp_path, monkeypatch, files):
+    monkeypatch.setattr("server.storage.models.INLINE_BYTES", 10)
+    journal = Journal(":memory:")
+    models = JournalledModels(files, journal)
+    models.write(1, published(1))
+    journal.commit(())
+    assert journal.model(1) is None and same(files.read(1), models.read(1))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 30, -1])
+def test_a_damaged_version_in_the_journal_is_named_instead_of_read(journalled, files, keep):
+    journalled._journal.enclose(0, files.encode(published(0))[:keep])
+    journalled._journal.commit(())
+    with pytest.raises(RunFolderError, match=r"0\.safetensors"):
+        journalled.read(0)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 30, -1])

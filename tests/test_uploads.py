@@ -322,3 +322,21 @@ def test_an_upload_whose_round_closes_is_refused():
         assert bytes(await uploads.receive(header("b"), stream())) == DATA
 
     asyncio.run(scenario())
+
+
+def test_a_later_update_takes_over_the_memory_of_an_earlier_one(monkeypatch):
+    monkeypatch.setattr(module, "INLINE_BYTES", 0)
+
+    async def run():
+        uploads = Uploads(SCHEMAS, budget_bytes=len(DATA))
+        first = await uploads.receive(header(), stream())
+        uploads.discard("train-1.1-a")
+        other = np.arange(10, 20, dtype=np.float32).tobytes()
+        second = await uploads.receive(header("train-2.1-a", other), stream(other))
+        assert np.shares_memory(first, second) and bytes(second) == other
+        uploads.discard("train-2.1-a")
+        double = DATA * 2  # does not fit the budget beside the kept memory: that is given back
+        third = await Uploads(DOUBLE, budget_bytes=2 * len(DATA)).receive(header("train-3.1-a", double), stream(double))
+        assert bytes(third) == double
+
+    asyncio.run(run())

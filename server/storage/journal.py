@@ -15,7 +15,11 @@ from common.orders import OrderKind, ScopeVersion, TaskResult
 from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
+KEPT_VERSIONS = 2
+"""Model versions that are kept: the published one and the one before it."""
+
 _TABLES = """
+CREATE TABLE IF NOT EXISTS models (version INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS members (
     client_id TEXT PRIMARY KEY, tasks TEXT NOT NULL, examples TEXT NOT NULL, capabilities TEXT NOT NULL,
@@ -39,6 +43,7 @@ class Journal:
     """Commits records durably and tells after a restart where the run stood. `:memory:` is its in-memory twin."""
 
     def __init__(self, path: Path | str) -> None:
+        self._model: tuple[int, bytes] | None = None
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -68,7 +73,11 @@ class Journal:
             for record in records:
                 self._write(record)
             self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list((facts or {}).items()))
+            if self._model is not None:
+                self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", self._model)
+                self._db.execute("DELETE FROM models WHERE version <= ?", (self._model[0] - KEPT_VERSIONS,))
             self._db.execute("COMMIT")
+            self._model = None
         except sqlite3.Error as error:
             raise RunFolderError(
                 f"the journal cannot be written ({error}); free space, then go on with --resume"
@@ -76,6 +85,15 @@ class Journal:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+    def enclose(self, version: int, data: bytes) -> None:
+        """Let the next commit hold a small model version too."""
+        self._model = (version, data)
+
+    def model(self, version: int) -> bytes | None:
+        """A model version, if the journal holds it."""
+        row = self._db.execute("SELECT data FROM models WHERE version = ?", (version,)).fetchone()
+        return None if row is None else row[0]
 
     def _write(self, record: Record) -> None:
         match record:

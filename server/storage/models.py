@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 
 from common.errors import RunFolderError
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.ports import INLINE_BYTES
+from server.storage.journal import KEPT_VERSIONS, Journal
 
 Vectors = Mapping[str, NDArray[np.float32]]
-KEPT_VERSIONS = 2
 PRIVATE_FILE = "private"
 """The file of the private scopes' initial values; versions are numbers."""
 
@@ -28,7 +30,7 @@ class ModelStore(Protocol):
     """Where published versions survive a crash."""
 
     def write(self, version: int, vectors: Vectors) -> None:
-        """Make a version durable before returning."""
+        """Make a version durable: before returning, or with the journal's next commit, which publishes it."""
         ...
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
@@ -69,16 +71,36 @@ class ModelFiles:
 
     def _write(self, name: str, vectors: Vectors) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        scopes = sorted(vectors)
         temporary = self.folder / f".{name}.partial"
         with temporary.open("wb") as file:
-            file.write(_header({scope: self.schemas[scope] for scope in scopes}))
-            for scope in scopes:
-                file.write(vectors[scope].data.cast("B"))
+            file.writelines(self._parts(vectors))
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path(name))
         sync_folder(self.folder)
+
+    def encode(self, vectors: Vectors) -> bytes:
+        """What the file of these vectors would hold."""
+        return b"".join(self._parts(vectors))
+
+    def _parts(self, vectors: Vectors) -> Iterator[bytes | memoryview]:
+        scopes = sorted(vectors)
+        yield _header({scope: self.schemas[scope] for scope in scopes})
+        for scope in scopes:
+            yield vectors[scope].data.cast("B")
+
+    def decode(self, data: bytes, where: Path) -> dict[str, NDArray[np.float32]]:
+        """The vectors of the travelling scopes out of `encode`'s bytes.
+
+        Raises:
+            RunFolderError: they are damaged, or do not hold these parameters; it names `where` they come from.
+        """
+        try:
+            tensors = load(data)
+        except SafetensorError as error:
+            raise RunFolderError(f"{where}: damaged ({error}); the run cannot go on, start a new one") from error
+        scopes = [scope for scope in self.schemas if not is_private(scope)]
+        return {scope: _vector(set(tensors), tensors.__getitem__, self.schemas[scope], where) for scope in scopes}
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
         """Read a version back into one vector per travelling scope."""
@@ -95,9 +117,37 @@ class ModelFiles:
             raise RunFolderError(f"{path}: missing; the run folder is incomplete, start a new run")
         try:
             with safe_open(path, framework="np") as file:
-                return {scope: _vector(file, self.schemas[scope], path) for scope in scopes}
+                names = set(file.keys())
+                return {scope: _vector(names, file.get_tensor, self.schemas[scope], path) for scope in scopes}
         except (OSError, SafetensorError) as error:
             raise RunFolderError(f"{path}: damaged ({error}); the run cannot go on, start a new one") from error
+
+
+class JournalledModels:
+    """Model files, but small models lie in the journal: the commit that publishes a version makes it durable too."""
+
+    def __init__(self, files: ModelFiles, journal: Journal) -> None:
+        self._files = files
+        self._journal = journal
+
+    def write(self, version: int, vectors: Vectors) -> None:
+        """Write a version, or let the next commit hold it."""
+        if sum(vector.nbytes for vector in vectors.values()) <= INLINE_BYTES:
+            self._journal.enclose(version, self._files.encode(vectors))
+        else:
+            self._files.write(version, vectors)
+
+    def read(self, version: int) -> dict[str, NDArray[np.float32]]:
+        """Read a version back from wherever it lies."""
+        data = self._journal.model(version)
+        if data is None:
+            return self._files.read(version)
+        return self._files.decode(data, self._files.path(version))
+
+    def write_out(self, version: int) -> None:
+        """Make the file of a version that lies in the journal alone, for those who look for it."""
+        if self._journal.model(version) is not None:
+            self._files.write(version, self.read(version))
 
 
 class MemoryModels:
@@ -118,14 +168,15 @@ class MemoryModels:
         return {scope: vector.copy() for scope, vector in self._kept[version].items()}
 
 
-def _vector(file: Any, schema: ParameterSchema, path: Path) -> NDArray[np.float32]:
-    """One scope's vector out of an open safetensors file."""
+def _vector(
+    present: Set[str], tensor_of: Callable[[str], Any], schema: ParameterSchema, path: Path
+) -> NDArray[np.float32]:
+    """One scope's vector out of the tensors of a safetensors file."""
     vector = np.empty(schema.size, dtype=np.float32)
-    present = set(file.keys())
     for entry in schema.entries:
         if entry.name not in present:
             raise RunFolderError(f"{path}: parameter '{entry.name}' is missing; start a new run")
-        tensor = file.get_tensor(entry.name)
+        tensor = tensor_of(entry.name)
         if tensor.shape != entry.shape:
             raise RunFolderError(f"{path}: '{entry.name}' is {tensor.shape}, expected {entry.shape}")
         vector[entry.offset : entry.offset + entry.count] = tensor.ravel()
