@@ -49,7 +49,7 @@ class EffectHandler:
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
         if isinstance(effect, Fold):
-            return self.uploads.received(effect.order_id) <= INLINE_BYTES
+            return self.uploads.dense_bytes(effect.order_id) <= INLINE_BYTES
         return not isinstance(effect, StoreVersion | Commit)
 
     async def carry_out(self, effect: Effect, state: FederationState) -> None:

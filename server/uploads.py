@@ -94,6 +94,10 @@ class Uploads:
             await self._read(staged, pieces(header.offset))
         return staged.buffer
 
+    def dense_bytes(self, order_id: str) -> int:
+        """Bytes of a staged update's deltas once they are decoded, which is what folding it costs."""
+        return sum(self._schemas[scope.scope].nbytes for scope in self._staged[order_id].header.scopes)
+
     def take(self, order_id: str) -> list[tuple[str, EncodedDelta]]:
         """The deltas of a received update, one per scope; valid until `discard`."""
         return self._staged[order_id].deltas(self._schemas)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -304,3 +306,20 @@ def test_any_bytes_give_a_finite_vector_or_a_refusal(case: tuple[Encoding, NDArr
         # What was taken is worth what it says: encoded again, it gives the same vector.
         np.testing.assert_array_equal(decoded(encoding, encoding.encode(vector, SMALL), SMALL), vector)
     assert payload.tobytes() == before
+
+
+@every_encoding
+def test_folding_takes_a_few_blocks_of_memory_whatever_the_size(encoding: Encoding) -> None:
+    schema = ParameterSchema.of({"words": (30_522, 128), "dense": (500_000,)})
+    delta = delta_of(schema, 0, 0.2)
+    update = EncodedDelta(encoding, schema, encoding.encode(delta, schema))
+    sums = StreamingMean()
+    sums.fold([("s", update)], {"s": 1})  # the sum itself stays
+    tracemalloc.start()
+    try:
+        update.check()
+        sums.fold([("s", update)], {"s": 2})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * 4 * BLOCK < schema.nbytes / 10

@@ -85,6 +85,7 @@ def test_a_whole_update_arrives_as_one_vector_per_scope(step):
         uploads = Uploads(SCHEMAS)
         assert bytes(await uploads.receive(header(), stream(step=step))) == DATA
         assert taken(uploads) == {"shared": [0, 1, 2, 3, 4], "task/t": [5, 6, 7, 8, 9]}
+        assert uploads.dense_bytes("train-1.1-a") == len(DATA)
         uploads.discard("train-1.1-a")
         assert uploads.received("train-1.1-a") == 0
 

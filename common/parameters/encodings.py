@@ -12,7 +12,8 @@ this order,
 
 Which parameters are tables follows from the schema alone. A row is touched if any of its float32 values is not zero.
 What is left out are rows of +0.0 and -0.0, and a sum that starts at +0.0 does not change a bit when either is added to
-it: rows and dense give the same model. NaN is not zero, so it travels, and is refused.
+it: rows and dense give the same model. NaN is not zero, so it travels, and is refused. Weight decay changes every row;
+then rows save nothing, and cost their bitmap.
 
 All numbers are little-endian. BFLOAT16 is the upper half of a float32, rounded to nearest, ties to even. Values that
 are not finite stay so, and finite ones above 3.3953e38 become infinite; either is refused when it arrives.
@@ -37,11 +38,11 @@ Values = NDArray[Any]
 Block = tuple[int, Float32]
 """Start in the vector, and float32 elements from there on."""
 
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 """Most elements worked on at a time: what a fold needs of one block stays in the core's cache."""
 
 TABLE_ROWS = 256
-"""A matrix with fewer rows is no table; so are matrices of rows that are very short or longer than BLOCK / 8."""
+"""A matrix with fewer rows is no table; nor is one whose rows are very short or longer than BLOCK / 8."""
 TABLE_COLUMNS = range(8, BLOCK // 8 + 1)
 
 
@@ -155,7 +156,7 @@ class Encoding:
             bitmap = payload[at : at + _bytes_of(rows)]
             if rows % 8 and bitmap[-1] >> rows % 8:
                 raise Refused(Reason.MALFORMED, f"marks rows that '{table.name}' does not have")
-            expected += int(np.bitwise_count(bitmap).sum(dtype=np.int64)) * table.shape[1] * self.format.width
+            expected += int(_BITS[bitmap].sum(dtype=np.int64)) * table.shape[1] * self.format.width
             at += len(bitmap)
         start = self._bitmap_bytes(schema)
         if payload[at:start].any():
@@ -223,6 +224,10 @@ class Encoding:
     def _bitmap_bytes(self, schema: ParameterSchema) -> int:
         """Bytes of all bitmaps; a multiple of four, so that the values behind them are aligned."""
         return -(-sum(_bytes_of(table.shape[0]) for table in self._tables(schema)) // 4) * 4
+
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum(axis=1, dtype=np.uint8)
+"""How many bits of each byte are set."""
 
 
 def _bytes_of(rows: int) -> int:

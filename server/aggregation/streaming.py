@@ -13,7 +13,7 @@ from common.parameters.encodings import BLOCK, Block
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-CHUNK = BLOCK * 64
+CHUNK = 1 << 21
 """Elements of a sum that are allocated, and given back, together (16 MiB)."""
 
 KEPT_BYTES = 64 << 20
