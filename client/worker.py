@@ -117,7 +117,7 @@ class Worker:
         )
         if self._vocabulary is not None:
             self._sets = tuple(self._vocabulary.renumbered(item) for item in self._sets)
-            log.info("trains %d word embeddings, %.0f %% of all", len(self._vocabulary), 100 * self._vocabulary.share)
+            log.info("trains %d of %d word embeddings", len(self._vocabulary), self._vocabulary.whole)
 
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """Score the received model, train it if the order says so, and pack the update.

@@ -42,9 +42,9 @@ class CompactVocabulary:
         return len(self._rows)
 
     @property
-    def share(self) -> float:
-        """Kept rows per row of the whole table."""
-        return len(self) / self._embedding.num_embeddings
+    def whole(self) -> int:
+        """Rows of the whole table."""
+        return self._embedding.num_embeddings
 
     def renumbered(self, item: TaskSet) -> TaskSet:
         """The same rows with token ids that count in the compact table; only for ids that it holds."""
