@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -34,7 +35,8 @@ from server.coordinator import Coordinator
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Joined, UpdateArrived
 from server.core.state import OrderState
-from server.report import uploads
+from server.progress import RunProgress
+from server.report import build_report, uploads
 from server.storage.journal import Journal
 from simulation.codec import CodecCoordinator
 from tests import federations
@@ -215,6 +217,22 @@ def test_a_journal_from_before_encodings_can_be_gone_on_with(tmp_path: Path) -> 
     closed = [record for effect in table.of(Commit) for record in effect.records if isinstance(record, RoundClosed)]
     journal.commit(closed)
     assert uploads(journal.rounds()) == {DENSE_FLOAT32: {"updates": 2, "bytes": 880}}
+    journal.close()
+
+
+def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path) -> None:
+    table, journal = two(), Journal(":memory:")
+    table.apply(UpdateArrived(0.0, "a", sized(table.header("a"), 40)))
+    table.answer("b")
+    commits = [effect for effect in table.of(Commit) if isinstance(effect, Commit)]
+    (closed,) = [record for commit in commits for record in commit.records if isinstance(record, RoundClosed)]
+    expected = {DENSE_FLOAT32: {"updates": 1, "bytes": 440}, ROWS_FLOAT32: {"updates": 1, "bytes": 80}}
+    RunProgress(TASKS, 2, tmp_path / "metrics.jsonl", None).closed(closed)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["uploads"] == expected
+    for commit in commits:
+        journal.commit(commit.records)
+    report = build_report({}, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
+    assert report["uploads"] == expected
     journal.close()
 
 
