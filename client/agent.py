@@ -25,7 +25,7 @@ from common.orders import (
     Settlement,
     Welcome,
 )
-from common.ports import PIECE_BYTES, CoordinatorPort, Piece, single
+from common.ports import INLINE_BYTES, PIECE_BYTES, CoordinatorPort, Piece, single
 
 log = logging.getLogger("fedmtl.client")
 
@@ -170,7 +170,10 @@ class Agent:
                 if outcome is None:
                     return
                 pending = outcome.update
-                await asyncio.to_thread(self._store.save, pending, outcome.private)
+                if pending.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
+                    self._store.save(pending, {})
+                else:
+                    await asyncio.to_thread(self._store.save, pending, outcome.private)
             await self._submit(session, pending)
             self.orders_done += 1
             log.info("%s handed in (%.1f MB)", order.order_id, pending.header.nbytes / 1e6)

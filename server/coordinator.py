@@ -344,7 +344,8 @@ class Coordinator:
             _, repeated = judge_update(self.rules, self._state, member.client_id, header)
             if not repeated:
                 if header.scopes:
-                    self.bytes_up += len(await self._uploads.receive(header, pieces))
+                    payload = await self._uploads.receive(header, pieces)
+                    self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
                 await self.apply(UpdateArrived(self._clock.now(), member.client_id, header))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again

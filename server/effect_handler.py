@@ -50,7 +50,9 @@ class EffectHandler:
         """Whether an effect takes less time than handing it to a thread would."""
         if isinstance(effect, Fold):
             return self.uploads.dense_bytes(effect.order_id) <= INLINE_BYTES
-        return not isinstance(effect, StoreVersion | Commit)
+        if isinstance(effect, StoreVersion):  # a small version only joins the next commit
+            return sum(vector.nbytes for vector in self.vectors.values()) <= INLINE_BYTES
+        return not isinstance(effect, Commit)
 
     async def carry_out(self, effect: Effect, state: FederationState) -> None:
         """Carry out one effect of the step that led to `state`.
