@@ -83,9 +83,13 @@ class ClientModelSynchronizer:
             for scope, vector in values.items():
                 self.vectors[scope].copy_(vector)
 
-    def delta(self, scope: str) -> Tensor:
-        """Float32 CPU vector: the model's values minus the published ones."""
-        return torch.sub(self.vectors[scope].detach().cpu(), self.received[scope])
+    def take_delta(self, scope: str) -> Tensor:
+        """Float32 CPU vector: the model's values minus the published ones.
+
+        On the CPU it takes the place of the model's values, since memory for another vector costs more time than the
+        subtraction; load the published values again before the model is used.
+        """
+        return self.vectors[scope].detach().cpu().sub_(self.received[scope])
 
 
 async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:

@@ -166,7 +166,7 @@ class Worker:
         encoding, scopes, payload = ENCODINGS[order.encoding], [], bytearray()
         for wanted in order.scopes:
             schema = self.synchronizer.schemas[wanted.scope]
-            encoded = encoding.encode(self.synchronizer.delta(wanted.scope).numpy(), schema)
+            encoded = encoding.encode(self.synchronizer.take_delta(wanted.scope).numpy(), schema)
             scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, len(encoded)))
             payload += encoded.data
         return tuple(scopes), payload

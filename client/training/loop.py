@@ -102,7 +102,8 @@ def take_step(
 ) -> list[Tensor]:
     """One step of the optimizer; the loss of each part, float32 () on the model's device.
 
-    Waits for nothing on a GPU: the next batch is put together while this one is computed.
+    Nothing of ours waits for a GPU here, so that the next batch is put together while this one is computed;
+    transformers does once per batch that has padding, to look at the mask.
     """
     device = next(model.parameters()).device
     losses = []
