@@ -12,13 +12,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the product's command line d
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 from benchmarks.sheet import Sheet
 
 COMMANDS = {
-    "memory": "the coordinator's memory with a large model",
     "rounds": "a round in which nobody trains: seconds, processor time, memory, bytes",
+    "vs_flower": "the same, and a real job, in turns with Flower",
+    "training": "local training in turns with the Hugging Face Trainer",
+    "aggregation": "ms per update in turns with torch and bare memory",
+    "wire": "bytes per round by encoding, and what they do to the model",
+    "fleet": "many light agents in few processes",
+    "memory": "the coordinator's memory with a large model",
+    "quality": "what federation costs or gains, on real rows",
 }
 
 
@@ -28,19 +35,20 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = {}
     for name, line in COMMANDS.items():
+        if name not in sys.argv[1:2]:
+            commands.add_parser(name, help=line)
+            continue
         module = importlib.import_module(f"benchmarks.{name}")
         command = commands.add_parser(
             name, help=line, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_argument("--json", type=Path, metavar="FILE", help="append the results as JSON lines")
         module.add_options(command)
-        chosen[name] = module
     options = parser.parse_args()
     settings = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
     with Sheet(options.command, settings, options.json) as sheet:
-        chosen[options.command].run(options, sheet)
+        module.run(options, sheet)
 
 
 if __name__ == "__main__":

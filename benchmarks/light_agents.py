@@ -1,17 +1,22 @@
 """Clients that speak the whole protocol and train nothing: no torch, no data, many in one process.
 
-Run as a program: `python -m benchmarks.light_agents PORT COUNT TASKS`.
+Every agent has a connection of its own, as clients on different machines have.
+
+Run as a program: `python -m benchmarks.light_agents PORT COUNT TASKS [FIRST]`; agents are numbered from FIRST on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
+import grpc
 import xxhash
 
+from client.transport.channel import address
 from client.transport.grpc_port import GrpcCoordinator
 from common.orders import (
     DENSE_FLOAT32,
@@ -21,12 +26,14 @@ from common.orders import (
     PollKind,
     ScopePayload,
     ScopeVersion,
+    Session,
     TaskResult,
     UpdateHeader,
 )
 from common.ports import PIECE_BYTES
 from common.tasks import KNOWN_TASKS
 
+HOST = "127.0.0.1"
 DELTA = b"\x00\x00\x80\x33"
 """The float32 2^-24: every parameter moves a little, so that no round leaves the model as it was."""
 
@@ -34,8 +41,11 @@ DELTA = b"\x00\x00\x80\x33"
 class LightAgent:
     """One client: fetches every version it is offered and answers with a constant delta."""
 
-    def __init__(self, port: GrpcCoordinator, client_id: str, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, port: GrpcCoordinator, client_id: str, tasks: Sequence[str], on_joined: Callable[[], None]
+    ) -> None:
         self._port = port
+        self._on_joined = on_joined
         self._tasks = tuple(KNOWN_TASKS[task] for task in tasks)
         self._id = client_id
         self._held: dict[str, int] = {}
@@ -47,6 +57,7 @@ class LightAgent:
         """Take part until the run is over."""
         examples = tuple((task.name, 100) for task in self._tasks)
         welcome = await self._port.join(JoinRequest(self._id, self._tasks, examples))
+        self._on_joined()
         session = welcome.session
         layouts = dict(welcome.schema_digests)
         pending = ""
@@ -64,12 +75,12 @@ class LightAgent:
                 if self._held.get(scope.scope) != scope.version:
                     await self._fetch(session, scope)
             header = self._header(order, layouts)
-            await self._port.submit(session, header, lambda offset, size=header.nbytes: self._payload(size - offset))
+            await self._port.submit(session, header, partial(self._payload, header.nbytes))
             pending = order.order_id
 
-    async def _fetch(self, session: object, scope: ScopeVersion) -> None:
+    async def _fetch(self, session: Session, scope: ScopeVersion) -> None:
         size = 0
-        async for piece in self._port.fetch(session, scope, 0):  # type: ignore[arg-type]
+        async for piece in self._port.fetch(session, scope, 0):
             size += len(piece)
         self._sizes[scope.scope] = size
         self._held[scope.scope] = scope.version
@@ -90,21 +101,44 @@ class LightAgent:
             self._digests[size] = digest.hexdigest()
         return self._digests[size]
 
-    async def _payload(self, size: int) -> AsyncIterator[bytes]:
-        for start in range(0, size, PIECE_BYTES):
+    async def _payload(self, size: int, offset: int) -> AsyncIterator[bytes]:
+        for start in range(offset, size, PIECE_BYTES):
             yield self._piece[: size - start]
 
 
-async def run_agents(port: int, count: int, tasks: Sequence[str]) -> None:
-    """Run `count` agents on one channel each; agent i holds task i modulo the number of tasks."""
+class LightCoordinator(GrpcCoordinator):
+    """The product's own side of the wire; only its connection is not shared with the other agents of this process."""
+
+    def __init__(self, port: int, client_id: str) -> None:
+        super().__init__(HOST, port, None, client_id)
+        # gRPC lets equal channels of one process share a connection, which real clients never do.
+        alone = (("grpc.use_local_subchannel_pool", 1),)
+        self._unused, self._channel = self._channel, grpc.aio.insecure_channel(address(HOST, port), options=alone)
+
+    async def close(self) -> None:
+        """Close both channels; the one that was never used has no connection."""
+        await self._unused.close()
+        await super().close()
+
+
+async def run_agents(port: int, count: int, tasks: Sequence[str], first: int) -> None:
+    """Run `count` agents; agent i holds task i modulo the number of tasks. Says so when all have joined."""
+    joined = 0
+
+    def count_one() -> None:
+        nonlocal joined
+        joined += 1
+        if joined == count:
+            print(f"all {count} agents joined", file=sys.stderr, flush=True)
 
     async def one(number: int) -> None:
-        name = f"agent-{number:04d}"
-        async with GrpcCoordinator("127.0.0.1", port, None, name) as coordinator:
-            await LightAgent(coordinator, name, [tasks[number % len(tasks)]]).run()
+        name = f"agent-{number:05d}"
+        async with LightCoordinator(port, name) as coordinator:
+            await LightAgent(coordinator, name, [tasks[number % len(tasks)]], count_one).run()
 
-    await asyncio.gather(*(one(number) for number in range(count)))
+    await asyncio.gather(*(one(first + number) for number in range(count)))
 
 
 if __name__ == "__main__":
-    asyncio.run(run_agents(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(",")))
+    words = [*sys.argv[1:], "0"]
+    asyncio.run(run_agents(int(words[0]), int(words[1]), words[2].split(","), int(words[3])))

@@ -1,0 +1,1 @@
+"""Flower, set up in an environment of its own and run as its documentation says."""
