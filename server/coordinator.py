@@ -38,6 +38,7 @@ from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.effects import (
     Commit,
     Effect,
+    Fold,
     Notice,
     RoundClosed,
     Wake,
@@ -164,16 +165,21 @@ class Coordinator:
     async def apply(self, event: Event) -> None:
         """Apply one event and carry out its effects before the next one.
 
+        For an update this returns when it is folded; where that closes its round, the rest goes on meanwhile.
+
         Raises:
             Refused: the event was an update that does not count; nothing changed.
         """
         if self._decide_at_once(event):
             return
         # A caller may be cancelled at any moment (its connection broke); the writer must not be.
-        task = asyncio.create_task(self._apply(event))
+        folded = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._apply(event, folded))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
-        await asyncio.shield(task)
+        await asyncio.wait((task, folded), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
 
     def _decide_at_once(self, event: Event) -> bool:
         """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
@@ -188,7 +194,7 @@ class Coordinator:
         self._publish(state, effects)
         return True
 
-    async def _apply(self, event: Event) -> None:
+    async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
         async with self._writer:
             if self._broken is not None:
                 raise RuntimeError("the coordinator is stopping after an error") from self._broken
@@ -196,6 +202,8 @@ class Coordinator:
             with self._or_broken():
                 for effect in effects:
                     await self._handler.carry_out(effect, state)
+                    if isinstance(effect, Fold):
+                        folded.set_result(None)
             self._publish(state, effects)
 
     @contextmanager

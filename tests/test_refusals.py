@@ -221,6 +221,7 @@ async def play(config: Config, wrong: dict[str, Any]) -> dict[str, bytes]:
             assert coordinator.state.members["b"].tally.refused > 8
         for name in ("d", "b"):
             await clients[name].submit(*clients[name].update())
+        await coordinator.tick()  # after everything that is still being carried out
         assert coordinator.state.completed_rounds == 1
         return {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()}
     finally:
@@ -365,6 +366,7 @@ def test_a_late_client_hears_so_and_goes_on_with_the_next_round(
             await accepted.count("train-1.1", 3)
             clock.advance(100.0)
             await coordinator.tick()
+            await coordinator.tick()  # after everything that is still being carried out
             assert coordinator.state.completed_rounds == 1
             for name in ("train-1.1", "train-2.1", "evaluate-2.1"):
                 gate.let_through(name)

@@ -367,6 +367,7 @@ def test_refused_payloads_leave_the_coordinator_as_it_was(tmp_path: Path, encodi
                 assert caught.value.reason is reason
                 assert snapshot(coordinator) == before
         await b.submit(b.payloads())
+        await coordinator.tick()  # after everything that is still being carried out
         assert coordinator.state.completed_rounds == 1
         return digest_of(coordinator)
 
