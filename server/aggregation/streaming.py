@@ -13,8 +13,8 @@ from common.parameters.encodings import BLOCK, Block
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-CHUNK = 1 << 21
-"""Elements of a sum that are allocated, and given back, together (16 MiB)."""
+CHUNK = 5 << 20
+"""Elements of a sum that are allocated, and given back, together (40 MiB: glibc may keep what is below 32)."""
 
 KEPT_BYTES = 64 << 20
 """Sums up to this size keep their memory between rounds: fresh memory costs page faults."""
