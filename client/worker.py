@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -77,6 +78,7 @@ class Worker:
         self._data = data
         self._device = device
         self._procedure = procedure
+        self._payload = np.empty(0, dtype=np.uint8)
         self._computing = computing or Computing()
         self._vocabulary: CompactVocabulary | None = None
         self._precision = PrecisionChoice("float32", None)
@@ -136,14 +138,14 @@ class Worker:
         synchronizer.load_private(dict(private))
         with self._vocabulary.in_place() if self._vocabulary is not None else nullcontext():
             scores, losses = self._compute(order, progress)
-        scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), bytearray())
+        scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
         results = tuple(
             TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets
         )
         digest = xxhash.xxh3_128_hexdigest(payload)
         header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         keeps = synchronizer.private_values() if order.kind is OrderKind.TRAIN else {}
-        return Outcome(PendingUpdate(header, memoryview(payload)), keeps)
+        return Outcome(PendingUpdate(header, payload), keeps)
 
     def _compute(self, order: Order, progress: Progress) -> tuple[dict[str, TaskStatistics], Mapping[str, float]]:
         """Scores of the loaded model by task; then it is trained, if the order says so, and the losses go along."""
@@ -160,13 +162,22 @@ class Worker:
         finally:
             model.precision = torch.float32
 
-    def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], bytearray]:
-        """What leaves this client: one encoded delta per scope of the order, none of them private."""
+    def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:
+        """What leaves this client: one encoded delta per scope of the order, none of them private.
+
+        The memory of the update before is used again: it is settled or void when another order is carried out.
+        """
         assert self.synchronizer is not None
-        encoding, scopes, payload = ENCODINGS[order.encoding], [], bytearray()
+        encoding, scopes, parts = ENCODINGS[order.encoding], [], []
         for wanted in order.scopes:
             schema = self.synchronizer.schemas[wanted.scope]
             encoded = encoding.encode(self.synchronizer.take_delta(wanted.scope).numpy(), schema)
             scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, len(encoded)))
-            payload += encoded.data
-        return tuple(scopes), payload
+            parts.append(encoded)
+        total = sum(map(len, parts))
+        if len(self._payload) < total:
+            self._payload = np.empty(total, dtype=np.uint8)
+        payload = self._payload[:total]
+        if parts:
+            np.concatenate(parts, out=payload)
+        return tuple(scopes), payload.data
