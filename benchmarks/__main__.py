@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the product's command line d
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.sheet import Sheet
@@ -26,17 +27,19 @@ COMMANDS = {
     "fleet": "many light agents in few processes",
     "memory": "the coordinator's memory with a large model",
     "quality": "what federation costs or gains, on real rows",
+    "all": "every one of them but quality, with the sizes of docs/performance.md",
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand."""
+    words = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, line in COMMANDS.items():
-        if name not in sys.argv[1:2]:
+        if name not in words[:1]:
             commands.add_parser(name, help=line)
             continue
         module = importlib.import_module(f"benchmarks.{name}")
@@ -45,8 +48,10 @@ def main() -> None:
         )
         command.add_argument("--json", type=Path, metavar="FILE", help="append the results as JSON lines")
         module.add_options(command)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     settings = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
+    if options.json:
+        options.json = options.json.resolve()
     with Sheet(options.command, settings, options.json) as sheet:
         module.run(options, sheet)
 

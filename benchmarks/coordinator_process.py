@@ -14,13 +14,21 @@ from common.config import load_config, render
 CLOSED = r"round (\d+) closed"
 
 
+ALONE = ("federation.start_timeout_seconds=200",)
+"""A run whose benchmark was killed ends by itself, and its clients with it."""
+
+
 class CoordinatorProcess(Program):
     """`federated_main.py --mode server` on a free port of this machine, configured by a file beside its run folder."""
+
+    grace_seconds = 0.0  # its run folder is thrown away: nothing is worth draining for
 
     def __init__(self, run_dir: Path, settings: Sequence[str], start_seconds: float = 300.0) -> None:
         self.run_dir = run_dir
         self.config = run_dir.with_name(f"{run_dir.name}.yaml")
-        self.config.write_text(render(load_config(None, [*settings, f"run.run_dir='{run_dir}'", "server.port=0"])))
+        self.config.write_text(
+            render(load_config(None, [*ALONE, *settings, f"run.run_dir='{run_dir}'", "server.port=0"]))
+        )
         command = [sys.executable, str(ROOT / "federated_main.py"), "--mode", "server", "--config", str(self.config)]
         super().__init__(command)
         try:

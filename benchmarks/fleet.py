@@ -83,7 +83,7 @@ def settings_for(options: argparse.Namespace, folder: Path, least: int) -> list[
     """The shipped defaults with the size of this measurement."""
     return [
         *model_settings(folder, options.size),
-        *(f"tasks.{task}.train_samples=100" for task in TASKS),
+        *(f"tasks.{task}.train_samples=100" for task in TASKS[:least]),
         f"training.num_rounds={WARM_UP + options.rounds}",
         f"federation.min_clients={least}",
         *options.set,

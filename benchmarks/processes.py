@@ -36,7 +36,12 @@ class ProgramFailed(RuntimeError):
 
 
 class Program:
-    """A process of this measurement; a thread reads what it writes to standard error, or to both outputs."""
+    """A process of this measurement; a thread reads what it writes to standard error, or to both outputs.
+
+    `grace_seconds` is how long it may take to end when it is stopped.
+    """
+
+    grace_seconds = STOP_SECONDS
 
     def __init__(
         self,
@@ -125,10 +130,10 @@ class Program:
     def stop(self) -> None:
         """End it and what it started, and wait until they are gone."""
         family = descendants(self.pid) if self.running else []
-        if self.running:
+        if self.running and self.grace_seconds:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(self.grace_seconds)
         for pid, born in family:
             if stat_of(pid).get("born") == born:  # still the same process, not a later one with its number
                 with suppress(ProcessLookupError):

@@ -1,7 +1,5 @@
 """What federation costs or gains in quality, on real rows: FedMTL, central single-task training, the majority class.
 
-    python -m benchmarks.quality --data_dir DIR [--model FOLDER|minilm-l6|random] [--seeds 0,1,2] [--tasks sst2]
-
 Every method sees the same training rows and epochs, and is scored on the same validation rows. FedMTL runs the real
 coordinator and clients in one process (the model is the same, bit for bit, as over gRPC). `--split 2` gives each task
 to two clients, half of the rows each.
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.machine import describe_machine
+from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.encoding import encode
@@ -47,7 +45,7 @@ def configuration(options: argparse.Namespace, seed: int, tasks: Sequence[str]) 
     random = options.model == "random"
     settings = [
         f"run.seed={seed}",
-        f"data.dir='{options.data_dir}'",
+        *([f"data.dir='{options.data_dir}'"] if options.data_dir else []),
         f"training.num_rounds={options.rounds}",
         f"training.local_epochs={options.epochs}",
         f"federation.min_clients={len(tasks) * options.split}",
@@ -136,10 +134,9 @@ def majority(task: TaskDefinition, parts: list[TaskData]) -> Scores:
     return summarise(task, measure(task, outputs, targets, 0.0)) | {"loss": None}
 
 
-def main() -> None:
-    """Print one table, and the curve of every round."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    parser.add_argument("--data_dir", help="folder with the tasks (default: built-in rows)")
     parser.add_argument("--model", default="random", help="folder, minilm-l6, or random (BERT-tiny)")
     parser.add_argument("--tokenizer", help="vocab.txt or folder, for random weights")
     parser.add_argument("--tasks", default="sst2,qqp,stsb")
@@ -149,17 +146,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="local epochs per round")
     parser.add_argument("--split", type=int, default=1, help="clients per task")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, sheet: Sheet) -> None:
+    """The curve of every round as notes, then one row per task and method."""
     torch.set_num_threads(1)
     tasks, seeds = options.tasks.split(","), [int(seed) for seed in options.seeds.split(",")]
-    config = configuration(options, seeds[0], tasks)
-    section = config.training
-    print(
-        f"{describe_machine()}\nmodel {options.model}, {options.rows} rows and {options.split} client(s) per task, "
-        f"{options.rounds} rounds x {options.epochs} epochs, batch {section.batch_size}, "
-        f"AdamW {section.learning_rate}, "
-        f"pairs {config.model.encoding}, seeds {options.seeds}"
-    )
     found: dict[tuple[str, str], list[Scores]] = {}
     for seed in seeds:
         config = configuration(options, seed, tasks)
@@ -169,24 +161,20 @@ def main() -> None:
         model, history = federated(config, parts)
         for number, scores in enumerate(history):
             line = {task: {name: v and round(v, 3) for name, v in s.items()} for task, s in scores.items()}
-            print(f"seed {seed}, model of round {number}: {line}", flush=True)
-        print(f"seed {seed}: federated training took {time.monotonic() - started:.0f} s", flush=True)
+            sheet.note(f"seed {seed}, model of round {number}: {line}")
+        sheet.note(f"seed {seed}: federated training took {time.monotonic() - started:.0f} s")
         for task in definitions:
-            found.setdefault((task.name, "FedMTL"), []).append(score(model, config, task, parts[task.name]))
             rows = parts[task.name]
+            found.setdefault((task.name, "FedMTL"), []).append(score(model, config, task, rows))
             found.setdefault((task.name, "central single-task"), []).append(central(config, task, rows))
             found.setdefault((task.name, "majority"), []).append(majority(task, rows))
-    print("\n| task | method | " + "metrics: mean (least .. greatest over seeds) |\n| --- | --- | --- |")
-    for (task_name, method), runs in found.items():
-        print(f"| {task_name} | {method} | {'; '.join(_spread(name, runs) for name in runs[0])} |")
+    sheet.columns({"task": "task", "method": "method", "metrics": "metrics: mean (least .. greatest over seeds)"})
+    for (name, method), runs in found.items():
+        sheet.row(task=name, method=method, metrics="; ".join(_spread(metric, runs) for metric in runs[0]))
 
 
 def _spread(name: str, runs: list[Scores]) -> str:
-    values = [run[name] for run in runs if run[name] is not None]
+    values = [value for run in runs if (value := run[name]) is not None]
     if not values:
         return f"{name} -"
     return f"{name} {np.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ clients add a constant to every parameter instead of training, and score the rec
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -127,9 +128,10 @@ def time_rounds(case: Case, parent: Path) -> Timing:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
         shared = [
             *model_settings(folder, case.size),
-            *(f"tasks.{task}.{key}" for task in TASKS for key in ("train_samples=8", "val_samples=1")),
+            *(f"tasks.{task}.{key}" for task in TASKS[: case.clients] for key in ("train_samples=8", "val_samples=1")),
             f"training.num_rounds={WARM_UP + case.rounds}",
             f"federation.min_clients={case.clients}",
+            "client.compact_vocabulary=false",  # the constant then reaches every parameter
             *(tls_settings(folder) if case.tls else ()),
             *case.settings,
         ]
@@ -158,9 +160,17 @@ def time_rounds(case: Case, parent: Path) -> Timing:
             peak,
             client_peaks,
             (report["bytes_down"] - tokenizer) / (WARM_UP + case.rounds + 1),  # the scoring order fetches, too
-            report["bytes_up"] / (WARM_UP + case.rounds),
+            bytes_up(folder / "run" / "journal.sqlite") / (WARM_UP + case.rounds),
             share,
         )
+
+
+def bytes_up(journal: Path) -> int:
+    """Bytes of all payloads that clients handed in."""
+    database = sqlite3.connect(journal)
+    (total,) = database.execute("SELECT SUM(nbytes) FROM orders").fetchone()
+    database.close()
+    return int(total)
 
 
 def start_clients(case: Case, coordinator: CoordinatorProcess, stack: ExitStack) -> Sequence[Program]:

@@ -31,9 +31,11 @@ class Spread:
 
 
 def number(value: float) -> str:
-    """A figure with three significant digits, and without an exponent."""
+    """A figure with three significant digits, and without an exponent unless it is tiny."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
+    if abs(value) < 1e-4:
+        return f"{value:.1e}"
     digits = 2
     while abs(value) * 10**digits < 100 and digits < 6:
         digits += 1

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks.coordinator_process import CoordinatorProcess, client_daemon
+from benchmarks.coordinator_process import CLOSED, CoordinatorProcess, client_daemon
 from benchmarks.encoders import write_encoder
-from benchmarks.flower.deployment import FlowerRun, environment, run_flower
+from benchmarks.flower.deployment import FlowerRun, add_environment_options, environment, run_flower
 from benchmarks.rounds import Case, time_rounds
 from benchmarks.sheet import Sheet, ratio
 from benchmarks.spread import Spread
@@ -49,7 +49,7 @@ STILL = {
 JOB = {
     "system": "system",
     "total_s": "wall s in all",
-    "rounds_s": "wall s of the rounds",
+    "round_s": "s per round after the first",
     "ratio": "time / FedMTL",
     "sst2": "sst2 accuracy",
     "qqp": "qqp F1",
@@ -60,9 +60,7 @@ JOB = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmtl-benchmarks"
-    parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
-    parser.add_argument("--torch_index", metavar="URL", help="extra package index with CPU builds of torch")
+    add_environment_options(parser)
     parser.add_argument("--clients", default="3", help="numbers of clients (default: %(default)s)")
     parser.add_argument("--size", default="1kb,bert-tiny", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=4, help="Flower's rounds, the first not counted (default: 4)")
@@ -152,7 +150,7 @@ def compare_jobs(options: argparse.Namespace, bin_folder: Path, folder: Path, sh
                 system=f"Flower, task poll {poll}",
                 turn=turn,
                 total_s=found.total_seconds,
-                rounds_s=sum(found.seconds),
+                round_s=Spread.of(found.seconds[1:-1]),
                 ratio=found.total_seconds / ours["total_s"],
                 **final_scores(last),
             )
@@ -206,7 +204,7 @@ def write_job(options: argparse.Namespace, job: Path) -> list[str]:
     return settings
 
 
-def our_job(settings: list[str], job: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def our_job(settings: list[str], job: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The job in FedMTL's real programs, from the start of the first process to the end of the run."""
     folder.mkdir()
     began = time.monotonic()
@@ -219,7 +217,9 @@ def our_job(settings: list[str], job: Path, folder: Path, options: argparse.Name
         for client in clients:
             client.wait(60.0)
     scores = {task: report["tasks"][task]["metrics"] for task in TASKS}
-    return {"total_s": total, "rounds_s": report["seconds"], **final_scores(scores)}
+    times = [at for at, _ in coordinator.matches(CLOSED)][: options.job_rounds]
+    seconds = Spread.of([later - earlier for earlier, later in pairwise(times)])
+    return {"total_s": total, "round_s": seconds, **final_scores(scores)}
 
 
 def final_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:

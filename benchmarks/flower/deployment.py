@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -30,6 +31,13 @@ class FlowerRun:
     clients_cpu: float
     server_peak: int
     client_peak: int
+
+
+def add_environment_options(parser: argparse.ArgumentParser) -> None:
+    """Where the environment of the peers lies and what it is made from."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedmtl-benchmarks"
+    parser.add_argument("--envs", type=Path, default=cache, help="folder of the environments (default: %(default)s)")
+    parser.add_argument("--torch_index", metavar="URL", help="extra package index with CPU builds of torch")
 
 
 def environment(folder: Path, index: str | None) -> Path:

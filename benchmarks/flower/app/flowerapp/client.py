@@ -31,6 +31,7 @@ def train(message: Message, context: Context) -> Message:
 def work(folder: Path, arrays: ArrayRecord, context: Context, number: int) -> tuple[ArrayRecord, int]:
     """Score the received encoder, train it together with this client's head, keep the head; last, only score."""
     import torch  # a process per message: rounds without training need not pay for it
+
     from flowerapp.job import Job  # type: ignore[import-not-found, unused-ignore]
 
     torch.set_num_threads(1)

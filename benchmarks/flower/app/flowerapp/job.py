@@ -69,7 +69,7 @@ class Job:
         settings = json.loads((folder / "job.json").read_text())
         task = settings["tasks"][number]
         words = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, pad_token="[PAD]")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, pad_token="[PAD]")  # type: ignore[no-untyped-call]
         rows = json.loads((folder / f"{task['name']}.json").read_text())
         for split in rows.values():
             for field in ("text", "text_pair"):

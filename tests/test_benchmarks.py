@@ -1,0 +1,59 @@
+"""Every benchmark that needs no network, at the smallest size: it ends, and its JSON lines hold what they promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+
+SPREAD = {"median", "least", "greatest", "count"}
+
+
+def rows_of(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Run a subcommand; the rows of its tables."""
+    file = folder / "results.jsonl"
+    main([*words, "--json", str(file)])
+    printed = capsys.readouterr().out
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert lines[-1]["complete"]
+    assert all({"benchmark", "settings", "machine", "load"} <= line.keys() for line in lines)
+    assert {"processor", "cores", "torch", "threads", "load_before"} <= lines[0]["machine"].keys()
+    assert f"## {words[0]}" in printed
+    assert "Load after" in printed
+    return [line for line in lines if "note" not in line and "complete" not in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "promised"),
+    [
+        (
+            "rounds --size 1kb --clients 2 --rounds 3",
+            1,
+            "round_ms coordinator_cpu_ms clients_cpu_ms coordinator_peak_mb client_peak_mb mb_up mb_down commit_ms",
+        ),
+        ("training --rows 32 --epochs 1 --turns 1 --without_trainer", 5, "precision"),
+        ("aggregation --words 600 --rest 1000 --updates 2 --repeats 2", 15, "what ms gb_s torch"),
+        ("wire --rows 20 --val_rows 10 --rounds 1 --epochs 1", 4, "encoding mb_up mb_down up_share metric same_model"),
+        ("fleet --agents 4 --size 1kb --rounds 2 --parked 5", 2, "agents connections"),
+        ("memory --model bert-tiny --clients 2 --rounds 1", 1, "model_mb start_peak_mb rounds_peak_mb ratio"),
+        ("quality --rows 16 --rounds 1 --epochs 1 --seeds 0 --tasks sst2", 3, "task method metrics"),
+    ],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
+)
+def test_a_benchmark_gives_what_it_promises(
+    words: str, count: int, promised: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(tmp_path, words.split(), capsys)
+    assert len(rows) == count
+    for row in rows:
+        assert set(promised.split()) <= row.keys()
+    if words.startswith("fleet"):  # every agent has a connection of its own
+        assert rows[1]["connections"] == rows[1]["agents"]
+    if words.startswith("wire"):
+        assert [row["same_model"] for row in rows if row["encoding"].endswith("float32")] == ["yes", "yes"]
+    spreads = [value for row in rows for value in row.values() if isinstance(value, dict) and "median" in value]
+    assert all(value.keys() == SPREAD for value in spreads)
