@@ -140,7 +140,7 @@ class Worker:
             scores, losses = self._compute(order, progress)
         scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
         results = tuple(
-            TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores[s.task.name]) for s in self._sets
+            TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores.get(s.task.name)) for s in self._sets
         )
         digest = xxhash.xxh3_128_hexdigest(payload)
         header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
@@ -152,7 +152,11 @@ class Worker:
         assert self.synchronizer is not None
         model, settings = self.synchronizer.model, order.training
         # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
-        scores = {s.task.name: evaluate(model, s.task, s.validation, settings.eval_batch_size) for s in self._sets}
+        scores = {
+            s.task.name: evaluate(model, s.task, s.validation, settings.eval_batch_size)
+            for s in self._sets
+            if len(s.validation)
+        }
         if order.kind is not OrderKind.TRAIN:
             return scores, {}
         seed = derive_seed(order.seed, order.round, self.client_id, "training")

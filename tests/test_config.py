@@ -104,7 +104,7 @@ class TestAllAtOnce:
         run: {name: a/b}
         training: {num_rounds: 0, learning_rate: abc, epochs: 3}
         model: {client_model: other}
-        tasks: {sst2: {val_samples: 0}, mrpc: , topics: {type: classification, labels: 1}}
+        tasks: {sst2: {val_samples: -1}, mrpc: , topics: {type: classification, labels: 1}}
         server: {host: 0.0.0.0, tls: {key: k}}
         sharing: {rules: [{"*": shared}]}
         """

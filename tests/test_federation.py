@@ -83,6 +83,18 @@ def test_transport_and_order_of_arrival_leave_no_trace_in_the_model(tmp_path):
     assert len(set(digests.values())) == 1, digests
 
 
+def test_without_validation_rows_there_are_no_scores_and_the_same_model(tmp_path):
+    digests = []
+    for rows in (12, 0):
+        config = small_config(tmp_path, "training.max_grad_norm=0", f"tasks.qqp.val_samples={rows}")
+        coordinator = asyncio.run(federate(config, tmp_path / str(rows), how="codec"))
+        digests.append(digest_of(coordinator))
+        for round_ in coordinator.journal.rounds():
+            results = [result for order in round_.orders.values() for result in order.results if result.task == "qqp"]
+            assert results and all((result.validation is not None) == bool(rows) for result in results)
+    assert digests[0] == digests[1]
+
+
 def test_another_seed_gives_another_model(tmp_path):
     digests = {
         digest_of(asyncio.run(federate(small_config(tmp_path, f"run.seed={seed}"), tmp_path / str(seed))))

@@ -106,8 +106,8 @@ def _tokenise(
     max_length: int,
 ) -> EncodedTexts:
     with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
-    ids: list[NDArray[np.int32]] = []
-    types: list[NDArray[np.int8]] = []
+    ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    types: list[NDArray[np.int8]] = [np.empty(0, np.int8)]
     lengths: list[int] = []
     for start in range(0, len(texts), TEXTS_PER_CALL):
         part = slice(start, start + TEXTS_PER_CALL)

@@ -88,6 +88,8 @@ def shard(examples: Sequence[Example], request: DataRequest, split: Split, sampl
         DataError: No row is left for this partition.
     """
     number, parts = request.partition
+    if samples == 0:
+        return []
     seed = derive_seed(request.seed, request.task.name, split, "partition")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(examples))
     mine = [examples[row] for row in order[number - 1 :: parts][:samples]]
@@ -106,7 +108,7 @@ def _builtin(request: DataRequest) -> TaskData:
         return generate(request.task.name, split, samples * parts, request.seed)[number - 1 :: parts]
 
     train = rows("train", request.train_samples or BUILTIN_TRAIN_SAMPLES)
-    validation = rows("validation", request.val_samples or BUILTIN_VAL_SAMPLES)
+    validation = rows("validation", BUILTIN_VAL_SAMPLES if request.val_samples is None else request.val_samples)
     return TaskData(train, validation, "synthetic (built-in)")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from common.config.values import Count, Section, Text
+from common.config.values import Count, CountOrZero, Section, Text
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, METRICS, TaskDefinition, TaskType
 
@@ -50,13 +50,13 @@ class ColumnsSection(Section):
 class TaskSection(Section):
     """One task. A known task needs nothing here; others state `type` and, unless a regression, `labels`.
 
-    `train_samples` and `val_samples` cap the rows of one client (None: all). `labels` are names in the order of
-    their indices; a number N stands for '0' to 'N-1'. The first of `metrics` is the primary one; `weight`
-    has at most 3 decimals.
+    `train_samples` and `val_samples` cap the rows of one client (None: all; without rows to score on there are no
+    scores). `labels` are names in the order of their indices; a number N stands for '0' to 'N-1'. The first of
+    `metrics` is the primary one; `weight` has at most 3 decimals.
     """
 
     train_samples: Count | None = None
-    val_samples: Count | None = None
+    val_samples: CountOrZero | None = None
     type: Annotated[TaskType, Field(strict=False)] | None = None
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
     columns: ColumnsSection | None = None

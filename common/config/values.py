@@ -54,6 +54,7 @@ def _partition(value: str) -> str:
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Address = Annotated[str, AfterValidator(_address)]
