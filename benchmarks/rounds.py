@@ -1,7 +1,7 @@
 """Zero training: what a round costs when nothing is learned.
 
 The coordinator and the clients are the real programs, each in a process of its own, with the shipped defaults; the
-clients add a constant to every parameter instead of training, and score the received model on one row. Three tasks
+clients add a constant to every parameter instead of training, and score nothing. Three tasks
 (sst2, qqp, stsb) take turns over the clients. Two rounds at the start do not count.
 """
 
@@ -128,7 +128,7 @@ def time_rounds(case: Case, parent: Path) -> Timing:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
         shared = [
             *model_settings(folder, case.size),
-            *(f"tasks.{task}.{key}" for task in TASKS[: case.clients] for key in ("train_samples=8", "val_samples=1")),
+            *(f"tasks.{task}.{key}" for task in TASKS[: case.clients] for key in ("train_samples=8", "val_samples=0")),
             f"training.num_rounds={WARM_UP + case.rounds}",
             f"federation.min_clients={case.clients}",
             "client.compact_vocabulary=false",  # the constant then reaches every parameter

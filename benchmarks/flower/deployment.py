@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,18 +74,7 @@ def run_flower(
     """
     folder.mkdir(parents=True)
     ports, marks = free_ports(clients + 1), folder / "marks.jsonl"
-    (folder / "home").mkdir()
-    (folder / "home" / "config.toml").write_text(
-        f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{HOST}:{ports[0]}"\ninsecure = true\n'
-    )
-    variables = {
-        "FLWR_HOME": str(folder / "home"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "PYTHONUNBUFFERED": "1",
-        **({POLL: task_poll} if task_poll else {}),
-    }
+    variables = variables_for(bin_folder, folder, ports[0]) | ({POLL: task_poll} if task_poll else {})
     began, deadline = time.time(), time.monotonic() + limit_seconds
     with ExitStack() as stack:
 
@@ -107,16 +97,10 @@ def run_flower(
         submit = start("flwr", "run", str(HERE / "app"), "here", "--run-config", config)
         everybody = {"server": link} | {f"client-{number}": node for number, node in enumerate(nodes)}
         with TreePeaks(everybody) as memory:
-            times: list[float] = []
-            cpu: list[dict[str, float]] = []
-            while len(times) <= rounds:
-                if time.monotonic() > deadline:
-                    raise ProgramFailed(f"Flower is not done in time:\n{submit.output[-1500:]}\n{link.output[-3000:]}")
-                time.sleep(0.05)
-                found = marks.read_text().splitlines() if marks.exists() else []
-                if len(found) > len(times):
-                    times = [json.loads(line)["at"] for line in found]
-                    cpu.append({name: program.cpu_seconds() for name, program in everybody.items()})
+            try:
+                times, cpu = watch(marks, rounds, everybody, deadline)
+            except ProgramFailed as error:
+                raise ProgramFailed(f"{error}:\n{submit.output[-1500:]}\n{link.output[-3000:]}") from None
     used = {name: cpu[-1][name] - cpu[0][name] for name in everybody}
     return FlowerRun(
         tuple(later - earlier for earlier, later in pairwise(times)),
@@ -126,6 +110,43 @@ def run_flower(
         memory.peaks["server"],
         max(peak for name, peak in memory.peaks.items() if name != "server"),
     )
+
+
+def variables_for(bin_folder: Path, folder: Path, port: int) -> dict[str, str]:
+    """A home of its own for Flower, and the environment variables that point there."""
+    home = folder / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{HOST}:{port}"\ninsecure = true\n'
+    )
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def watch(
+    marks: Path, rounds: int, programs: Mapping[str, Program], deadline: float
+) -> tuple[list[float], list[dict[str, float]]]:
+    """When each round ended, the start being round 0, and what every program had used by then.
+
+    Raises:
+        ProgramFailed: the last round did not end in time.
+    """
+    times: list[float] = []
+    cpu: list[dict[str, float]] = []
+    while len(times) <= rounds:
+        if time.monotonic() > deadline:
+            raise ProgramFailed(f"Flower closed {len(times)} of {rounds} rounds in time")
+        time.sleep(0.05)
+        found = marks.read_text().splitlines() if marks.exists() else []
+        if len(found) > len(times):
+            times = [json.loads(line)["at"] for line in found]
+            cpu.append({name: program.cpu_seconds() for name, program in programs.items()})
+    return times, cpu
 
 
 def await_port(port: int, deadline: float) -> None:
