@@ -62,10 +62,11 @@ def make_federation(
     private_vectors: Vectors,
 ) -> Federation:
     """What the coordinator serves besides the published model."""
+    plan = config.sharing_plan().resolved(entry.name for schema in schemas.values() for entry in schema.entries)
     return Federation(
         run_name=config.run.name,
         architecture=architecture,
-        rules=tuple((rule.match, rule.scope) for rule in config.sharing_plan().rules),
+        rules=tuple((rule.match, rule.scope) for rule in plan.rules),
         schemas=schemas,
         tokenizer=tokenizer,
         private_vectors=private_vectors,

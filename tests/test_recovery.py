@@ -82,8 +82,9 @@ def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_model(
         assert clients_die or not repeated, f"died after effect {step}: {repeated} were worked on again"
 
 
-def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path) -> None:
-    config = small_config(tmp_path, "sharing.plan=private_heads")
+@pytest.mark.parametrize(("choice", "fetches"), [("sharing.plan=private_heads", 2), ("sharing.plan=fedper", 3)])
+def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path, choice: str, fetches: int) -> None:
+    config = small_config(tmp_path, choice)
     model, cast = make_model(config), Cast(config)
 
     async def attempt(place: Path, fatal: int, when: str) -> tuple[dict[str, Any], list[str]]:
@@ -119,7 +120,7 @@ def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path)
         for scope, values in expected[name].items():
             assert not np.array_equal(values, model.vectors[scope]), f"{name} did not learn {scope}"
     train = ["poll", "fetch", "submit"]
-    assert calls == ["join", "fetch_tokenizer", "fetch", "fetch", *train, *train, *train, "poll"]
+    assert calls == ["join", "fetch_tokenizer", *["fetch"] * fetches, *train, *train, *train, "poll"]
     for number, name in enumerate(calls, start=1):
         for when in ("before", "after"):
             place = tmp_path / f"{when}{number}"

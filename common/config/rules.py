@@ -90,6 +90,16 @@ def _sharing_rules(config: Config) -> list[str]:
     return [f"sharing.rules.{i}: {problem}" for i, problem in found if problem]
 
 
+def _private_layers(config: Config) -> list[str]:
+    sharing = config.sharing
+    if "private_layers" not in sharing.model_fields_set or sharing.private_layers == 1:
+        return []
+    if any(rule.counts_layers for rule in config.sharing_plan().rules):
+        return []
+    remedy = "write sharing.plan: fedper or lg, or remove it"
+    return [f"sharing.private_layers: not read by plan {sharing.plan}; {remedy}"]
+
+
 def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
@@ -135,6 +145,7 @@ _RULES: _Rules = (
     (("data",), _data_source),
     (("data",), _tasks_have_data),
     (("sharing",), _sharing_rules),
+    (("sharing",), _private_layers),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("server",), _server_files),
     (("client",), _client_files),

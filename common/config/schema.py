@@ -121,9 +121,13 @@ class RuleSection(Section):
 
 
 class SharingSection(Section):
-    """Which parameters are shared by whom: a named plan, or `rules` of which the first match decides."""
+    """Which parameters are shared by whom: a named plan, or `rules` of which the first match decides.
 
-    plan: Literal["hard", "full", "private_heads", "rules"] = "hard"
+    `private_layers` is what fedper keeps at the top of the encoder and lg at its bottom.
+    """
+
+    plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "rules"] = "hard"
+    private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
 
 
@@ -216,7 +220,7 @@ class Config(Section):
         return tuple(section.definition(name) for name, section in self.tasks.items())
 
     def sharing_plan(self) -> SharingPlan:
-        """The rules that `sharing` stands for."""
-        if self.sharing.plan in PLANS:
-            return SharingPlan(PLANS[self.sharing.plan])
-        return SharingPlan(tuple(ScopeRule(rule.match, rule.scope) for rule in self.sharing.rules))
+        """The rules that `sharing` stands for; layers are written out when it meets a model."""
+        sharing = self.sharing
+        rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
+        return SharingPlan(rules, sharing.private_layers)

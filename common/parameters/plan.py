@@ -7,7 +7,7 @@ values and never leave the client afterwards.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from common.parameters.schema import ParameterSchema
 SHARED = "shared"
 PRIVATE = "private"
 _SCOPE = re.compile(r"shared|private|task/(?:\{task\}|[A-Za-z0-9_-]+)")
+_LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
+_COUNTED = ("{top}", "{bottom}")
+_PLACES = (*_COUNTED, "{layer}")
 
 
 def is_private(scope: str) -> bool:
@@ -29,11 +32,17 @@ class ScopeRule:
     """Parameters whose name matches `match` live in `scope`.
 
     `match` is a name in which `*` stands for any text and `{task}` for one task's name, which `scope` may repeat:
-    `heads.{task}.*` -> `task/{task}`.
+    `heads.{task}.*` -> `task/{task}`. `{layer}` stands for each of the encoder's layers, `{top}` and `{bottom}` for
+    the last and first few of them: `{top}.*`. What they stand for depends on the encoder: see `SharingPlan.resolved`.
     """
 
     match: str
     scope: str
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether it depends on the number of private layers."""
+        return any(place in self.match for place in _COUNTED)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -66,15 +75,52 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
     "hard": (ScopeRule("heads.{task}.*", "task/{task}"), ScopeRule("*", SHARED)),
     "full": (ScopeRule("*", SHARED),),
     "private_heads": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", SHARED)),
+    # Arivazhagan et al. 2019; the pooler (or last norm) and the heads lie above the top layers.
+    "fedper": (
+        ScopeRule("heads.{task}.*", PRIVATE),
+        ScopeRule("encoder.pooler.*", PRIVATE),
+        ScopeRule("encoder.final_norm.*", PRIVATE),
+        ScopeRule("{top}.*", PRIVATE),
+        ScopeRule("{layer}.*", SHARED),
+        ScopeRule("encoder.embeddings*", SHARED),
+    ),
+    # Liang et al. 2020 (LG-FedAvg): local representations below, what reads them is shared.
+    "lg": (
+        ScopeRule("encoder.embeddings*", PRIVATE),
+        ScopeRule("{bottom}.*", PRIVATE),
+        ScopeRule("{layer}.*", SHARED),
+        ScopeRule("encoder.pooler.*", SHARED),
+        ScopeRule("encoder.final_norm.*", SHARED),
+        ScopeRule("heads.{task}.*", "task/{task}"),
+    ),
+    "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
 }
 """Named plans: what `sharing.plan` may say."""
 
 
 @dataclass(frozen=True)
 class SharingPlan:
-    """Ordered rules; the first that matches a parameter decides its scope."""
+    """Ordered rules; the first that matches a parameter decides its scope.
+
+    `private_layers` is how many layers `{top}` and `{bottom}` stand for, 0 or more.
+    """
 
     rules: tuple[ScopeRule, ...]
+    private_layers: int = 1
+
+    def resolved(self, names: Iterable[str]) -> SharingPlan:
+        """The plan with `{layer}`, `{top}` and `{bottom}` written out for a model with these parameter names.
+
+        Raises:
+            ConfigError: it speaks of layers, and the encoder has none of its own, or too few.
+        """
+        if not any(place in rule.match for rule in self.rules for place in _PLACES):
+            return self
+        layers, count = _layers(names), self.private_layers
+        if count > len(layers):
+            raise ConfigError(f"sharing.private_layers: {count}, but the encoder has {len(layers)} layers; lower it")
+        meant = {"{top}": layers[len(layers) - count :], "{bottom}": layers[:count], "{layer}": layers}
+        return SharingPlan(tuple(written for rule in self.rules for written in _written_out(rule, meant)))
 
     def scope_of(self, name: str) -> str:
         """The one scope of a parameter.
@@ -86,14 +132,45 @@ class SharingPlan:
             scope = rule.scope_of(name)
             if scope is not None:
                 return scope
-        raise ConfigError(f"sharing.rules: no rule matches parameter '{name}'; add one, for instance '*': shared")
+        raise ConfigError(
+            f"sharing: no rule of the plan matches parameter '{name}'; use plan rules and add one for it, "
+            "for instance '*': shared"
+        )
 
     def schemas(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ParameterSchema]:
-        """Partition all parameters of a model into scopes; each keeps the mapping's order inside."""
+        """Partition all parameters of a model into scopes; each keeps the mapping's order inside.
+
+        Raises:
+            ConfigError: see `scope_of` and `resolved`.
+        """
+        plan = self.resolved(shapes)
         scopes: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():
-            scopes.setdefault(self.scope_of(name), {})[name] = shape
+            scopes.setdefault(plan.scope_of(name), {})[name] = shape
         return {scope: ParameterSchema.of(members) for scope, members in sorted(scopes.items())}
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    """Paths of the encoder's layers, such as `encoder.encoder.layer.0`, from the bottom up.
+
+    The encoder is built from its configuration, so it has as many as that says; ALBERT has one set of weights for all.
+    """
+    found = [match for name in names if (match := _LAYER.fullmatch(name))]
+    lists = sorted({match[1] for match in found})
+    numbers = sorted({int(match[2]) for match in found})
+    if len(lists) != 1 or numbers != list(range(len(numbers))):
+        raise ConfigError(
+            "sharing: this plan needs an encoder with layers of its own in one list, such as BERT, RoBERTa or "
+            "DistilBERT; this one has none (ALBERT's layers are one and the same); use another plan or encoder"
+        )
+    return [f"{lists[0]}.{number}" for number in numbers]
+
+
+def _written_out(rule: ScopeRule, meant: Mapping[str, Sequence[str]]) -> list[ScopeRule]:
+    place = next((place for place in _PLACES if place in rule.match), None)
+    if place is None:
+        return [rule]
+    return [ScopeRule(rule.match.replace(place, path), rule.scope) for path in meant[place]]
 
 
 def member_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:

@@ -202,4 +202,5 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     tail = f"; kept: {', '.join(kept)}" if kept else ""
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
-    return f"{head}, clients per task: {clients}; {'; '.join(parts)}{tail}"
+    changed = "; ".join(parts) if rules.schemas else "nothing is shared"
+    return f"{head}, clients per task: {clients}; {changed}{tail}"

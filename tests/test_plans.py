@@ -1,0 +1,207 @@
+"""Sharing plans: which layers stay at a client, and that they really stay there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+import simulation.codec
+from client.worker import Worker
+from common.config import Config
+from common.errors import ConfigError
+from common.models.layout import scope_schemas
+from common.orders import ModelArchitecture
+from common.parameters.plan import PLANS, ScopeRule, SharingPlan, is_private
+from common.parameters.schema import ParameterSchema
+from common.tasks import KNOWN_TASKS
+from common.wire.methods import METHODS
+from server.coordinator import Coordinator
+from server.core.state import Phase
+from server.report import build_report
+from tests.federations import CLIENTS, digest_of, federate, make_model, small_config
+from tests.training_cases import CONFIGS
+
+KEPT = ["private_heads", "fedper", "lg", "local"]
+"""Plans that keep something at the client."""
+
+HOW = ("direct", "grpc")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import client.worker
+
+    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def schemas_of(kind: str, plan: str, private_layers: int, layers: int = 3) -> dict[str, ParameterSchema]:
+    config = CONFIGS[kind] | {"num_hidden_layers": layers, "n_layers": layers}
+    architecture = ModelArchitecture(json.dumps(config), "siamese", 32, "", 0)
+    return scope_schemas(architecture, [KNOWN_TASKS["sst2"]], SharingPlan(PLANS[plan], private_layers))
+
+
+def parts_of(schema: ParameterSchema) -> set[str]:
+    """embeddings, 0, 1, ..., pooler and head: what a scope's parameters belong to."""
+    found = set()
+    for entry in schema.entries:
+        words = entry.name.split(".")
+        number = next((word for word in words if word.isdigit()), None) if words[0] == "encoder" else None
+        found.add(words[0] if words[0] == "heads" else number or words[1])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_fedper_keeps_the_top_and_lg_the_bottom(kind: str, count: int) -> None:
+    pooler = set() if kind == "distilbert" else {"pooler"}
+    layers = ["0", "1", "2"]
+    top = schemas_of(kind, "fedper", count)
+    assert sorted(top) == sorted({"private", "private/sst2", "shared"} - (set() if count or pooler else {"private"}))
+    assert parts_of(top["private/sst2"]) == {"heads"}
+    assert parts_of(top["shared"]) == {"embeddings", *layers[: 3 - count]}
+    assert parts_of(top["private"]) == {*layers[3 - count :], *pooler} if count or pooler else True
+    bottom = schemas_of(kind, "lg", count)
+    assert parts_of(bottom["private"]) == {"embeddings", *layers[:count]}
+    assert parts_of(bottom["task/sst2"]) == {"heads"}
+    shared = {*layers[count:], *pooler}
+    assert ("shared" in bottom) == bool(shared)
+    assert not shared or parts_of(bottom["shared"]) == shared
+
+
+def test_the_number_of_layers_is_that_of_the_encoder() -> None:
+    assert parts_of(schemas_of("bert", "fedper", 1, layers=12)["private"]) == {"11", "pooler"}
+    with pytest.raises(ConfigError, match=r"sharing.private_layers: 4, but the encoder has 3 layers"):
+        schemas_of("bert", "fedper", 4)
+
+
+@pytest.mark.parametrize("plan", ["fedper", "lg"])
+def test_an_encoder_whose_layers_are_tied_is_refused(plan: str) -> None:
+    with pytest.raises(ConfigError, match="ALBERT's layers are one and the same"):
+        schemas_of("albert", plan, 1)
+    assert set(schemas_of("albert", "private_heads", 1)) == {"private/sst2", "shared"}
+
+
+def test_a_parameter_that_a_plan_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'encoder.encoder.relative_attention_bias.weight'"):
+        schemas_of("mpnet", "fedper", 1)
+
+
+def test_rules_may_speak_of_layers_and_clients_get_them_written_out(tmp_path: Path) -> None:
+    rules = "sharing={plan: rules, private_layers: 2, rules: [{'{bottom}.*': private}, {'*': shared}]}"
+    config = deep_config(tmp_path, rules)
+    shapes = {e.name: e.shape for s in make_model(config).schemas.values() for e in s.entries}
+    written = config.sharing_plan().resolved(shapes)
+    assert [rule.match for rule in written.rules] == ["encoder.encoder.layer.0.*", "encoder.encoder.layer.1.*", "*"]
+    assert written.resolved(shapes) == written
+    assert SharingPlan((ScopeRule("*", "shared"),)).resolved([]).rules == (ScopeRule("*", "shared"),)
+
+
+def test_private_layers_must_be_read_by_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sharing.private_layers: not read by plan hard"):
+        deep_config(tmp_path, "sharing.private_layers=2")
+
+
+def deep_config(folder: Path, *overrides: str) -> Config:
+    """The small federation with an encoder of three layers."""
+    config = small_config(folder, "sharing.plan=full")
+    path = Path(config.model.server_model) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))
+    deep = folder / "deep"
+    path.parent.rename(deep)
+    return small_config(folder, f"model.server_model='{deep}'", *overrides)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_comes_to_one_model_over_every_transport(tmp_path: Path, plan: str) -> None:
+    config = deep_config(tmp_path, f"sharing.plan={plan}", "training.num_rounds=1")
+    found = [asyncio.run(federate(config, tmp_path / how, how=how, shuffle=3)) for how in HOW]
+    assert len({digest_of(coordinator) for coordinator in found}) == 1
+    assert all(coordinator.state.phase is Phase.FINISHED for coordinator in found)
+    kept = [{p.parent.parent.name: load_file(p) for p in (tmp_path / how).rglob("private.safetensors")} for how in HOW]
+    np.testing.assert_equal(kept[0], kept[1])
+    assert sorted(kept[0]) == (sorted(name for name, _, _ in CLIENTS) if plan in KEPT else [])
+
+
+def test_local_shares_nothing_and_still_learns_and_reports(tmp_path: Path) -> None:
+    coordinator = asyncio.run(federate(deep_config(tmp_path, "sharing.plan=local"), tmp_path / "state"))
+    rounds = coordinator.journal.rounds()
+    assert not coordinator.vectors and coordinator.bytes_up == 0 and not coordinator.rules.schemas
+    orders = [order for round_ in rounds for order in round_.orders.values()]
+    assert all(not order.scopes and not order.nbytes for order in orders)
+    assert [(round_.number, round_.version) for round_ in rounds] == [(1, 0), (2, 1), (2, 2)]
+    report = build_report({}, coordinator.rules.tasks, rounds, coordinator.journal.members(), "finished", "")
+    history = report["tasks"]["sst2"]["history"]
+    assert [entry["round"] for entry in history] == [0, 1, 2]
+    assert len({entry["loss"] for entry in history}) == 3, "the models that were scored did not move"
+
+
+def test_private_values_occur_in_no_byte_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [method.request for method in METHODS]
+    sent: list[bytes] = []
+    honest = simulation.codec._through
+
+    def recorded(codec: Any, value: Any) -> Any:
+        if any(codec is request for request in requests):
+            sent.append(codec.encode(value))
+        return honest(codec, value)
+
+    planted: list[tuple[str, np.ndarray[Any, Any]]] = []
+    execute = Worker.execute
+    rng = np.random.Generator(np.random.PCG64(17))
+
+    def with_sentinels(self: Worker, order: Any, private: Mapping[str, Tensor], progress: Any) -> Any:
+        values = {scope: torch.from_numpy(noise(rng, len(vector))) for scope, vector in private.items()}
+        outcome = execute(self, order, values, progress)
+        for scope, after in outcome.private.items():
+            before = values[scope].numpy()
+            planted.extend((scope, vector) for vector in (before, after.numpy(), after.numpy() - before))
+        return outcome
+
+    monkeypatch.setattr("simulation.codec._through", recorded)
+    monkeypatch.setattr(Worker, "execute", with_sentinels)
+    for plan in KEPT:
+        planted.clear()
+        sent.clear()
+        config = deep_config(tmp_path / plan, f"sharing.plan={plan}", "training.num_rounds=1")
+        coordinator = asyncio.run(federate(config, tmp_path / plan / "state", how="codec"))
+        check_nothing_left(coordinator, planted, b"".join(sent), rng)
+
+
+def noise(rng: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
+    return rng.uniform(-0.1, 0.1, size).astype(np.float32)
+
+
+def check_nothing_left(
+    coordinator: Coordinator,
+    planted: list[tuple[str, np.ndarray[Any, Any]]],
+    leaving: bytes,
+    rng: np.random.Generator,
+) -> None:
+    """No scope of an update is private or holds a private parameter, and no pair of planted values is in the bytes."""
+    schemas = coordinator._federation.schemas
+    names = {e.name for scope, schema in schemas.items() if is_private(scope) for e in schema.entries}
+    orders = [order for round_ in coordinator.journal.rounds() for order in round_.orders.values()]
+    for scope in {scope.scope for order in orders for scope in order.scopes}:
+        assert not is_private(scope) and names.isdisjoint(e.name for e in schemas[scope].entries)
+    assert planted
+    for scope, vector in planted:
+        assert is_private(scope)
+        moved = np.flatnonzero(vector[:-1])
+        for at in rng.choice(moved, size=min(20, len(moved)), replace=False):
+            assert vector[at : at + 2].tobytes() not in leaving, scope
+    for scope, vector in coordinator.vectors.items():  # the search finds what does leave
+        assert len(leaving) > vector.nbytes, scope
