@@ -18,6 +18,7 @@ from common.wire.calls import UploadStart
 from common.wire.codec import Codec
 from common.wire.limits import LINE_CHARS
 from common.wire.methods import Method
+from server.service.turns import Turns
 
 IDLE_SECONDS = 120.0
 """How long a stream may stand still before it is given up; the client continues it."""
@@ -42,14 +43,16 @@ class Router(grpc.GenericRpcHandler):
 
 
 def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
+    turns = Turns()
+
     async def status(_: None) -> FederationStatus:
         return await port.status()
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
         _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order)),
-        _download(methods.FETCH_SLICE, lambda call: port.fetch(call.session, call.scope, call.offset)),
-        _download(methods.FETCH_TOKENIZER, port.fetch_tokenizer),
+        _download(methods.FETCH_SLICE, lambda call: port.fetch(call.session, call.scope, call.offset), turns),
+        _download(methods.FETCH_TOKENIZER, port.fetch_tokenizer, turns),
         _upload(port),
         _unary(methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
         _unary(methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
@@ -68,11 +71,13 @@ def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Met
     return method, grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _download(method: Method[Q, Piece], call: Callable[[Q], AsyncIterator[Piece]]) -> tuple[Method[Q, Piece], Handler]:
+def _download(
+    method: Method[Q, Piece], call: Callable[[Q], AsyncIterator[Piece]], turns: Turns
+) -> tuple[Method[Q, Piece], Handler]:
     async def handle(data: bytes, context: Context) -> None:
         async with _answering(method, context):
             async for piece in call(method.request.decode(data)):
-                async with asyncio.timeout(IDLE_SECONDS):
+                async with turns.one(), asyncio.timeout(IDLE_SECONDS):
                     await context.write(_encoded(method.reply, piece))
 
     return method, grpc.unary_stream_rpc_method_handler(handle)

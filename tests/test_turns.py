@@ -1,0 +1,87 @@
+"""Turns: few at a time, and nobody waits for slow ones for long."""
+
+import asyncio
+
+import pytest
+
+from server.service import turns as module
+from server.service.turns import Turns
+
+
+def run(scenario):
+    asyncio.run(asyncio.wait_for(scenario, 20))
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class Worker:
+    """Holds a turn until it is told to go on."""
+
+    def __init__(self, turns):
+        self.inside = False
+        self.go_on = asyncio.Event()
+        self.task = asyncio.create_task(self._work(turns))
+
+    async def _work(self, turns):
+        async with turns.one():
+            self.inside = True
+            await self.go_on.wait()
+
+
+def test_quick_work_takes_turns(monkeypatch):
+    monkeypatch.setattr(module, "AT_A_TIME", 2)
+    monkeypatch.setattr(module, "TURN_SECONDS", 3600)
+
+    async def scenario():
+        workers = [Worker(turns := Turns())] + [Worker(turns) for _ in range(4)]
+        for done in range(5):
+            await settle()
+            assert [w.inside for w in workers] == [place < done + 2 for place in range(5)]
+            workers[done].go_on.set()
+        await asyncio.gather(*(w.task for w in workers))
+
+    run(scenario())
+
+
+def test_slow_work_gives_its_place_away_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(module, "AT_A_TIME", 1)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AT_MOST", 3)
+
+    async def scenario():
+        workers = [Worker(turns := Turns())] + [Worker(turns) for _ in range(4)]
+        while sum(w.inside for w in workers) < 3:
+            await asyncio.sleep(0)
+        await settle()
+        assert sum(w.inside for w in workers) == 3
+        for worker in workers:
+            worker.go_on.set()
+        await asyncio.gather(*(w.task for w in workers))
+        last = Worker(turns)  # every place was given back exactly once
+        last.go_on.set()
+        await last.task
+        assert turns._quick._value == 1 and turns._all._value == 3
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_work_that_fails_gives_its_place_back(monkeypatch, late):
+    monkeypatch.setattr(module, "AT_A_TIME", 1)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0 if late else 3600)
+
+    async def scenario():
+        turns = Turns()
+        for _ in range(3):
+            with pytest.raises(ValueError):
+                async with turns.one():
+                    if late:
+                        await asyncio.sleep(0.001)
+                    raise ValueError
+        await settle()
+        assert turns._quick._value == 1
+
+    run(scenario())
