@@ -320,7 +320,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = load_config(Path(options.run_dir) / "config.yaml", [*options.set, *chosen])
     tasks = _names(options.tasks) if options.tasks else list(config.tasks)
     architecture = run.model.architecture
-    reader = unpack_tokenizer(run.model.tokenizer_bytes)
+    reader = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
     print(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):

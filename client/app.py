@@ -65,6 +65,8 @@ def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str
                 val_samples=section.val_samples if section is not None else None,
                 partition=config.data.part or (1, 1),
                 seed=config.run.seed,
+                features=config.model.mlp.features,
+                standardise=config.data.standardise,
             )
         )
     return data

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from client.app import local_definitions
 from common.config import Config
 from common.models.layout import scope_schemas
-from common.models.pretrained import resolve_encoder
+from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
 from common.parameters.plan import is_private, member_scopes
 
@@ -21,10 +21,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     """
     local_definitions(config, tasks)
     section = config.model
-    source = resolve_encoder(section.server_model, "random", section.tokenizer, section.hub_timeout_seconds)
+    source = find_encoder(section, "random")
     architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
-    held = member_scopes(schemas, tasks)
+    held, text = member_scopes(schemas, tasks), section.reads_text
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     for scope in held:
         if not is_private(scope):
@@ -38,7 +38,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
-        "  texts, tokens, labels, predictions of single rows, file names and paths",
+        f"  {'texts, tokens' if text else 'features'}, labels, predictions of single rows, file names and paths",
     ]
     for scope in held:
         if is_private(scope):
@@ -46,7 +46,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
                 f"  scope {scope}: {schemas[scope].size:,} parameters, starting with {schemas[scope].entries[0].name}"
             )
     lines.append(
-        "Changes of parameters tell something about the rows that made them: the embedding rows that changed are "
-        "exactly the word pieces of this client's training texts. Nothing is clipped, noised or masked yet."
+        "Changes of parameters tell something about the rows that made them"
+        + (": the embedding rows that changed are exactly the word pieces of this client's training texts" * text)
+        + ". Nothing is clipped, noised or masked yet."
     )
     return lines

@@ -95,7 +95,7 @@ class Worker:
         names = tuple(task.name for task in self.tasks)
         self.synchronizer = ClientModelSynchronizer(welcome, names, self._device)
         architecture = welcome.architecture
-        reader = unpack_tokenizer(tokenizer)
+        reader = unpack_tokenizer(tokenizer) if architecture.tokenizer_bytes else None
         definitions = {task.name: task for task in welcome.tasks}
         self._sets = tuple(
             TaskSet(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.errors import ModelError
 from common.models.heads import SiameseHead
+from common.models.mlp import read_mlp
 from common.tasks import TaskDefinition, TaskType
 from server.model import SHARED_PREFIX, MTLServerModel
 
@@ -97,6 +98,10 @@ def export_task(model: MTLServerModel, task: str, out: Path) -> list[str]:
         raise ModelError(f"--out: {out} exists and is not an empty folder; choose another")
     # Written aside and renamed, so that `out` never holds half a model.
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    if read_mlp(model.architecture.encoder_config) is not None:
+        raise ModelError(
+            "--mode export: an mlp is no Hugging Face model; the run folder's models/*.safetensors hold it"
+        )
     try:
         aside.mkdir(parents=True)
         _write_files(model, model.tasks[task], aside)

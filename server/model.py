@@ -77,10 +77,10 @@ class MTLServerModel:
             ModelError: the encoder cannot be built, cannot read `max_length` tokens or does not fit its weights.
             ConfigError: the plan leaves a parameter without a scope.
         """
-        limit = longest_input(load_config(source.config_json))
+        limit = longest_input(load_config(source.config_json)) if source.tokenizer is not None else None
         if limit is not None and max_length > limit:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
-        packed = pack_tokenizer(source.tokenizer)
+        packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""
         architecture = ModelArchitecture(
             source.config_json, encoding, max_length, tokenizer_digest(packed), len(packed)
         )

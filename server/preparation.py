@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import Config
-from common.models.pretrained import resolve_encoder
+from common.models.sources import find_encoder
 from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
@@ -29,7 +29,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
         ConfigError: the sharing plan leaves a parameter without a scope.
     """
     section = config.model
-    source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
+    source = find_encoder(section)
     model = MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )

@@ -15,7 +15,7 @@ from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
-from common.models.pretrained import resolve_encoder
+from common.models.sources import find_encoder
 from common.parameters.digest import model_digest
 from common.ports import CoordinatorPort
 from server.assembly import in_memory
@@ -72,9 +72,29 @@ def small_config(folder: Path, *overrides: str, tasks: Sequence[str] = ("sst2", 
     )
 
 
+def array_config(*overrides: str, tasks: Sequence[str] = ("a0", "b1")) -> Config:
+    """Binary tasks over generated rows of numbers."""
+    kind = (
+        "{type: classification, labels: [no, yes], metrics: [auc_mean, accuracy], train_samples: 40, val_samples: 20}"
+    )
+    return load_config(
+        None,
+        [
+            "model.server_model=mlp",
+            "model.mlp={features: 5, hidden: [8]}",
+            "training.num_rounds=2",
+            "training.local_epochs=1",
+            "training.learning_rate=1e-2",
+            "training.batch_size=8",
+            "tasks={" + ", ".join(f"{task}: {kind}" for task in tasks) + "}",
+            *overrides,
+        ],
+    )
+
+
 def make_model(config: Config) -> MTLServerModel:
     section = config.model
-    source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
+    source = find_encoder(section)
     return MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )

@@ -304,8 +304,10 @@ class Reader:
         rows = "{train_samples: 8, val_samples: 4}"
         shipped = value_of(words, "--config") in (None, federated_main.DEFAULT_CONFIG)
         sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
-        small = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
-        return [*sizes, *small, "training.num_rounds=1", "training.local_epochs=1"]
+        text = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
+        named = value_of(words, "--config")
+        numbers = named is not None and not load_config(self.folder / named).model.reads_text
+        return [*sizes, *(() if numbers else text), "training.num_rounds=1", "training.local_epochs=1"]
 
 
 def free_port() -> int:

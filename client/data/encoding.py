@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from client.data.example import Example
+from client.data.features import FeatureRows
 from common.errors import DataError, ModelError
-from common.models.batch import TextBatch
+from common.models.batch import Batch, TextBatch
 from common.tasks import TaskDefinition, TaskType
 
 TEXTS_PER_CALL = 8192
@@ -59,26 +60,35 @@ class EncodedSet:
         return self.first.lengths if self.second is None else np.maximum(self.first.lengths, self.second.lengths)
 
 
+TrainingRows = EncodedSet | FeatureRows
+"""What batches are cut from."""
+
+
 def encode(
-    examples: Sequence[Example],
+    examples: Sequence[Example] | FeatureRows,
     task: TaskDefinition,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     encoding: str,
     max_length: int,
-) -> EncodedSet:
-    """Tokenise all examples.
+) -> TrainingRows:
+    """Tokenise all examples; rows of numbers need no tokenizer and stay as they are.
 
     Args:
         examples: Rows with labels of the task's type.
         task: Says whether rows are pairs and what labels are.
-        tokenizer: A tokenizer with a padding token.
+        tokenizer: A tokenizer with a padding token; None where the model reads numbers.
         encoding: `cross` reads a pair as one sequence, `siamese` each text by itself.
         max_length: Longest sequence in tokens, special tokens included; longer ones are truncated.
 
     Raises:
-        DataError: A text has no tokens.
+        DataError: A text has no tokens; or these are texts and the model reads numbers, or the other way round.
         ModelError: The tokenizer has no padding token.
     """
+    if isinstance(examples, FeatureRows) or tokenizer is None:
+        if not isinstance(examples, FeatureRows) or tokenizer is not None:
+            reads = "numbers, and here are texts" if tokenizer is None else "texts, and here are numbers"
+            raise DataError(f"task {task.name}: the coordinator's model reads {reads}; use its configuration here")
+        return examples
     if tokenizer.pad_token_id is None:
         raise ModelError("the tokenizer has no padding token; choose one that has")
     texts = [example.text for example in examples]
@@ -91,8 +101,10 @@ def encode(
     return EncodedSet(first, second, _labels(examples, task), int(tokenizer.pad_token_id))
 
 
-def collate(encoded: EncodedSet, rows: NDArray[np.integer]) -> TextBatch:
+def collate(encoded: TrainingRows, rows: NDArray[np.integer]) -> Batch:
     """The batch of `rows` (at least one), padded to the longest; siamese second texts are its `pair`."""
+    if isinstance(encoded, FeatureRows):
+        return encoded.batch(rows)
     pair = None if encoded.second is None else _pad(encoded.second, rows, encoded.padding_id)
     labels = torch.from_numpy(encoded.labels[rows])
     return _pad(encoded.first, rows, encoded.padding_id, pair, labels)

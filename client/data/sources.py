@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
+from client.data.arrays import read_rows
 from client.data.builtin import generate
 from client.data.columns import ColumnNames, Table, to_examples
 from client.data.example import Example
+from client.data.features import FeatureRows, standardised
 from client.data.files import read_split, task_folder
 from client.data.hub import read_glue
+from client.data.synthetic import generate_rows
 from common.errors import DataError
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
-__all__ = ["ColumnNames", "DataRequest", "TaskData", "load", "shard"]
+__all__ = ["ColumnNames", "DataRequest", "TaskData", "load", "pick", "shard"]
 
 Source = Literal["builtin", "files", "glue"]
 Split = Literal["train", "validation"]
@@ -33,7 +36,8 @@ class DataRequest:
 
     `folder` is needed for files. `partition` is (i, n): this client is the i-th of n, counted from 1, that
     share the rows. `train_samples` and `val_samples` cap the rows of this partition; None means all of them,
-    and 1000 and 200 for the built-in text, which has no end.
+    and 1000 and 200 for the built-in rows, which have no end. `features` says that rows are so many
+    numbers instead of texts; `standardise` is for those.
     """
 
     task: TaskDefinition
@@ -44,14 +48,19 @@ class DataRequest:
     val_samples: int | None = None
     partition: tuple[int, int] = (1, 1)
     seed: int = 0
+    features: int | None = None
+    standardise: bool = False
+
+
+Rows = list[Example] | FeatureRows
 
 
 @dataclass(frozen=True)
 class TaskData:
     """The rows of one task that a client trains on and scores with; `origin` says where they come from."""
 
-    train: list[Example]
-    validation: list[Example]
+    train: Rows
+    validation: Rows
     origin: str
 
 
@@ -64,6 +73,8 @@ def load(request: DataRequest) -> TaskData:
     number, parts = request.partition
     if not 1 <= number <= parts:
         raise DataError(f"partition {number} of {parts} does not exist; choose 1..{max(parts, 1)}")
+    if request.features is not None:
+        return _numbers(request, request.features)
     match request.source:
         case "builtin":
             return _builtin(request)
@@ -81,8 +92,8 @@ def load(request: DataRequest) -> TaskData:
             assert_never(request.source)
 
 
-def shard(examples: Sequence[Example], request: DataRequest, split: Split, samples: int | None) -> list[Example]:
-    """This client's part of `examples`: every n-th row of one seeded order that all n clients agree on.
+def shard(count: int, request: DataRequest, split: Split, samples: int | None) -> NDArray[np.int64]:
+    """Which of `count` rows are this client's: every n-th of one seeded order that all n clients agree on.
 
     Raises:
         DataError: No row is left for this partition.
@@ -91,14 +102,19 @@ def shard(examples: Sequence[Example], request: DataRequest, split: Split, sampl
     if samples == 0:
         return []
     seed = derive_seed(request.seed, request.task.name, split, "partition")
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(examples))
-    mine = [examples[row] for row in order[number - 1 :: parts][:samples]]
-    if not mine:
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    mine: NDArray[np.int64] = order[number - 1 :: parts][:samples]
+    if not len(mine):
         raise DataError(
             f"partition {number} of {parts} of {request.task.name} has no {split} rows: "
-            f"there are only {len(examples)}; use fewer partitions"
+            f"there are only {count}; use fewer partitions"
         )
     return mine
+
+
+def pick(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    """The rows at these places, in this order."""
+    return rows.take(places) if isinstance(rows, FeatureRows) else [rows[place] for place in places]
 
 
 def _builtin(request: DataRequest) -> TaskData:
@@ -118,7 +134,28 @@ def _from_tables(request: DataRequest, train: Table, validation: Table, origin: 
     left_out = sum(len(next(iter(table.columns.values()))) for table in (train, validation))
     left_out -= len(rows) + len(val_rows)
     return TaskData(
-        shard(rows, request, "train", request.train_samples),
-        shard(val_rows, request, "validation", request.val_samples),
+        pick(rows, shard(len(rows), request, "train", request.train_samples)),
+        pick(val_rows, shard(len(val_rows), request, "validation", request.val_samples)),
         f"{origin}, {left_out} incomplete rows left out" if left_out else origin,
     )
+
+
+def _numbers(request: DataRequest, features: int) -> TaskData:
+    """Rows of numbers, from files or generated."""
+    number, parts = request.partition
+    train_samples, val_samples = request.train_samples, request.val_samples
+    if request.source == "builtin":
+        train_samples, val_samples = train_samples or BUILTIN_TRAIN_SAMPLES, val_samples or BUILTIN_VAL_SAMPLES
+        train = generate_rows(request.task, features, "train", train_samples * parts, request.seed)
+        validation = generate_rows(request.task, features, "validation", val_samples * parts, request.seed)
+        train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
+        origin = "synthetic (built-in)"
+    else:
+        if request.folder is None:
+            raise DataError(f"task {request.task.name} is read from files but no data folder is given; set it")
+        train, validation, origin = read_rows(request.folder, request.task, features, request.seed)
+        train = train.take(shard(len(train), request, "train", train_samples))
+        validation = validation.take(shard(len(validation), request, "validation", val_samples))
+    if request.standardise:
+        train, validation = standardised(train, validation)
+    return TaskData(train, validation, origin)

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.data.encoding import EncodedSet, EncodedTexts
+from client.data.encoding import EncodedSet, EncodedTexts, TrainingRows
 from client.training.loop import TaskSet, takes_decay
+from common.models.mlp import MLPEncoder
 from common.models.multitask import MultiTaskModel
 
 LARGEST_SHARE = 0.75
@@ -66,7 +67,8 @@ class CompactVocabulary:
         with torch.no_grad():
             whole.index_copy_(0, self._rows, kept)
 
-    def _set(self, encoded: EncodedSet) -> EncodedSet:
+    def _set(self, encoded: TrainingRows) -> EncodedSet:
+        assert isinstance(encoded, EncodedSet)  # rows of numbers have no vocabulary
         second = None if encoded.second is None else self._texts(encoded.second)
         return replace(encoded, first=self._texts(encoded.first), second=second)
 
@@ -92,11 +94,12 @@ def choose_rows(used: NDArray[np.integer], fixed: Iterable[int]) -> NDArray[np.i
 def compact_vocabulary(model: MultiTaskModel, sets: Sequence[TaskSet]) -> CompactVocabulary | None:
     """The compact table for a model and all rows that it will read, or None where it is not exact or does not pay."""
     embedding = _word_embedding(model)
-    texts = [t for item in sets for s in (item.train, item.validation) for t in (s.first, s.second) if t is not None]
+    encoded = [s for item in sets for s in (item.train, item.validation) if isinstance(s, EncodedSet)]
+    texts = [t for s in encoded for t in (s.first, s.second) if t is not None]
     if embedding is None or not texts:
         return None
     used = np.unique(np.concatenate([np.unique(t.ids) for t in texts]))
-    fixed = _ids_with_meaning(model, embedding) | {item.train.padding_id for item in sets}
+    fixed = _ids_with_meaning(model, embedding) | {s.padding_id for s in encoded}
     if used[-1] >= embedding.num_embeddings or max(fixed) >= embedding.num_embeddings:
         return None  # the model itself says what is wrong with such an id
     rows = choose_rows(used, fixed)
@@ -117,6 +120,7 @@ def _word_embedding(model: MultiTaskModel) -> nn.Embedding | None:
 
 def _ids_with_meaning(model: MultiTaskModel, embedding: nn.Embedding) -> set[int]:
     """Ids that a model may compare its input with, above all padding (RoBERTa counts positions by it)."""
+    assert not isinstance(model.encoder, MLPEncoder)  # it has no embedding
     named = {
         value
         for name, value in model.encoder.config.to_dict().items()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from client.data.batching import length_batches
-from client.data.encoding import EncodedSet, collate
+from client.data.encoding import TrainingRows, collate
 from common.errors import DataError
 from common.metrics import TaskStatistics, measure
 from common.models.heads import task_loss
@@ -14,7 +14,7 @@ from common.models.multitask import MultiTaskModel
 from common.tasks import TaskDefinition
 
 
-def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: EncodedSet, batch_size: int) -> TaskStatistics:
+def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, batch_size: int) -> TaskStatistics:
     """Score all rows without dropout and reduce the predictions to sums that may travel.
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
-from client.data.encoding import EncodedSet, collate
+from client.data.encoding import TrainingRows, collate
 from common.errors import FedMTLError
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
@@ -38,8 +38,8 @@ class TaskSet:
     """One task's encoded rows at this client."""
 
     task: TaskDefinition
-    train: EncodedSet
-    validation: EncodedSet
+    train: TrainingRows
+    validation: TrainingRows
 
 
 Progress = Callable[[float], None]

@@ -26,6 +26,8 @@ def notes(config: Config) -> list[str]:
 
 def _learning_rate(config: Config) -> str | None:
     model, rate = config.model, config.training.learning_rate
+    if not model.reads_text:
+        return None
     small = "bert-tiny" in model.server_model or model.weights == "random"
     if not small or rate >= _SMALL_MODEL_RATE:
         return None

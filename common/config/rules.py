@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal
 
+from common.config import array_rules
 from common.config.schema import Config
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
@@ -68,7 +69,7 @@ def _data_source(config: Config) -> list[str]:
 
 
 def _tasks_have_data(config: Config) -> list[str]:
-    if config.data.source == "files":
+    if config.data.source == "files" or not config.model.reads_text:
         return []
     builtin = config.data.source == "builtin"
     remedy = "set data.dir to a folder of your own files"
@@ -140,10 +141,15 @@ _Rules = tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
 _RULES: _Rules = (
     (("model",), _one_model),
+    (("model",), array_rules.sizes),
+    (("model",), array_rules.text_settings),
+    (("model", "federation"), array_rules.encodings),
+    (("model",), array_rules.tasks),
+    (("model", "data"), array_rules.source),
     (("tasks",), _some_task),
     ((), _task_definitions),
     (("data",), _data_source),
-    (("data",), _tasks_have_data),
+    (("data", "model"), _tasks_have_data),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "tasks"), _scopes_of_known_tasks),

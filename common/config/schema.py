@@ -41,10 +41,19 @@ class RunSection(Section):
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
 
 
+class MLPSection(Section):
+    """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
+
+    features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1)] = (64,)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class ModelSection(Section):
     """The encoder, where its weights and tokenizer come from, and how texts are read.
 
-    `tokenizer` is a folder or a vocab.txt (None: the model's own); `max_length` is in tokens.
+    `tokenizer` is a folder or a vocab.txt (None: the model's own); `max_length` is in tokens. The encoder `mlp` reads
+    rows of numbers instead.
     """
 
     server_model: Text = "prajjwal1/bert-tiny"
@@ -54,6 +63,12 @@ class ModelSection(Section):
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
+    mlp: MLPSection = MLPSection()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether rows are texts; else they are numbers, and there is no tokenizer."""
+        return self.server_model != "mlp"
 
 
 class TrainingSection(Section):
@@ -82,12 +97,14 @@ class TrainingSection(Section):
 class DataSection(Section):
     """Where a client's rows come from; `partition` i/n takes one of n parts.
 
-    `dir` turns source `builtin` into `files`, so that a folder is all that a person has to name.
+    `dir` turns source `builtin` into `files`, so that a folder is all that a person has to name. `standardise` is for
+    rows of numbers.
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
     dir: Text | None = None
     partition: Partition | None = None
+    standardise: bool = False
 
     @model_validator(mode="before")
     @classmethod

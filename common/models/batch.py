@@ -9,6 +9,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class FeatureBatch:
+    """Rows of numbers: `features` is float32 (rows, features), `labels` as in `TextBatch`."""
+
+    features: Tensor
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> FeatureBatch:
+        """The same batch on `device`; a copy to a GPU goes on in the background."""
+        if device.type == "cpu":
+            return self
+        return FeatureBatch(_moved(self.features, device), None if self.labels is None else _moved(self.labels, device))
+
+
+@dataclass(frozen=True)
 class TextBatch:
     """Token ids of a batch of texts, padded to the longest.
 
@@ -34,6 +48,10 @@ class TextBatch:
             None if self.pair is None else self.pair.to(device),
             None if self.labels is None else _moved(self.labels, device),
         )
+
+
+Batch = TextBatch | FeatureBatch
+"""What a model reads at a time."""
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

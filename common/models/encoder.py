@@ -1,4 +1,4 @@
-"""The shared encoder: a Hugging Face model built from its configuration alone, and the vectors read off it."""
+"""The shared encoder, built from its configuration alone, and the vectors read off it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from common.errors import ModelError, foreign_errors
-from common.models.batch import TextBatch
+from common.models.batch import Batch, FeatureBatch, TextBatch
+from common.models.mlp import MLPEncoder, read_mlp
+
+Encoder = PreTrainedModel | MLPEncoder
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
@@ -51,14 +54,17 @@ def load_config(config_json: str) -> PretrainedConfig:
     return config
 
 
-def build_encoder(config_json: str) -> PreTrainedModel:
+def build_encoder(config_json: str) -> Encoder:
     """An encoder with random float32 weights from torch's global generator, with a pooler if its kind has one.
 
     Never reads a file or the network.
 
     Raises:
-        ModelError: the configuration does not describe a text encoder.
+        ModelError: the configuration does not describe an encoder.
     """
+    sizes = read_mlp(config_json)
+    if sizes is not None:
+        return MLPEncoder(sizes)
     config = load_config(config_json)
     with foreign_errors(lambda e: ModelError(f"encoder of type '{config.model_type}': {_first_line(e)}")):
         encoder: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
@@ -76,8 +82,13 @@ def longest_input(config: PretrainedConfig) -> int | None:
     return positions - unused
 
 
-def sentence_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
+def sentence_vectors(encoder: Encoder, batch: Batch) -> Tensor:
     """One vector per row, (rows, hidden): the pooled output, or the first token's where there is no pooler."""
+    if isinstance(encoder, MLPEncoder):
+        assert isinstance(batch, FeatureBatch)
+        vectors: Tensor = encoder(batch.features)
+        return vectors
+    assert isinstance(batch, TextBatch)
     hidden, pooled = _encode(encoder, batch)
     return hidden[:, 0] if pooled is None else pooled
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from common.errors import ModelError
-from common.models.batch import TextBatch
-from common.models.encoder import build_encoder, mean_vectors, sentence_vectors
+from common.models.batch import Batch, FeatureBatch, TextBatch
+from common.models.encoder import Encoder, build_encoder, mean_vectors, sentence_vectors
 from common.models.heads import Head, SiameseHead
+from common.models.mlp import MLPConfig, MLPEncoder
 from common.models.randomness import borrowed_generator
 from common.orders import ModelArchitecture
 from common.seeds import derive_seed
@@ -51,23 +52,24 @@ class MultiTaskModel(nn.Module):
         self.architecture = architecture
         self.precision = torch.float32
         with borrowed_generator():
-            self.encoder = build_encoder(architecture.encoder_config)
+            self.encoder: Encoder = build_encoder(architecture.encoder_config)
             self.heads = nn.ModuleDict()
             for task in tasks:
                 self._add_head(task)
 
-    def forward(self, task: str, batch: TextBatch) -> Tensor:
+    def forward(self, task: str, batch: Batch) -> Tensor:
         """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs."""
         if self.precision == torch.float32:
             return self._outputs(task, batch)
         # Left after each forward pass, since autocast keeps its copies of the weights until then.
-        with torch.autocast(batch.input_ids.device.type, self.precision):
+        rows = batch.features if isinstance(batch, FeatureBatch) else batch.input_ids
+        with torch.autocast(rows.device.type, self.precision):
             return self._outputs(task, batch).float()
 
-    def _outputs(self, task: str, batch: TextBatch) -> Tensor:
+    def _outputs(self, task: str, batch: Batch) -> Tensor:
         head = self.heads[task]
         if isinstance(head, SiameseHead):
-            if batch.pair is None:
+            if isinstance(batch, FeatureBatch) or batch.pair is None:
                 raise ValueError(f"task {task} reads pairs of texts, but the batch has no second texts")
             outputs: Tensor = head(*self._mean_vectors_of_pair(batch, batch.pair))
         else:
@@ -76,6 +78,7 @@ class MultiTaskModel(nn.Module):
 
     def _mean_vectors_of_pair(self, first: TextBatch, second: TextBatch) -> tuple[Tensor, Tensor]:
         """The vectors of both texts, (rows, hidden) each, in whichever number of encoder calls is faster."""
+        assert isinstance(self.encoder, PreTrainedModel)
         rows, separate = len(first.input_ids), first.input_ids.numel() + second.input_ids.numel()
         together = 2 * rows * max(first.input_ids.shape[1], second.input_ids.shape[1])
         if together > min(MOST_PADDING * separate, LARGEST_STACK):
@@ -93,6 +96,11 @@ class MultiTaskModel(nn.Module):
             raise ModelError(f"tasks.{task.name}: a head cannot have this name; choose another") from None
 
 
+def draws_in_training(model: MultiTaskModel) -> bool:
+    """Whether a training step takes random numbers from torch's generator; False only where that is certain."""
+    return not (isinstance(model.encoder, MLPEncoder) and model.encoder.config.hidden_dropout_prob == 0.0)
+
+
 def initialise(model: MultiTaskModel, seed: int) -> None:
     """Give every parameter its initial random value, in place.
 
@@ -107,7 +115,7 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
         head.reset(torch.Generator().manual_seed(derive_seed(seed, "head", task)))
 
 
-def _dropout(config: PretrainedConfig) -> float:
+def _dropout(config: PretrainedConfig | MLPConfig) -> float:
     """The rate before the head, in (0, 1): as in Hugging Face's own classification models."""
     rate = getattr(config, "classifier_dropout", None)
     return float(getattr(config, "hidden_dropout_prob", DEFAULT_DROPOUT) if rate is None else rate)

@@ -71,12 +71,12 @@ class EncoderSource:
     """An encoder as found.
 
     `config_json` is its Hugging Face configuration; `state` its float32 values by parameter name, or None for random
-    ones; `origin` says for logs and reports where both came from.
+    ones; `tokenizer` is None for an encoder of numbers; `origin` says for logs and reports where all came from.
     """
 
     config_json: str
     state: dict[str, Tensor] | None
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast | None
     origin: str
 
 
