@@ -32,8 +32,8 @@ class JoinRequest:
 class ModelArchitecture:
     """Everything a client needs to build the model, except its values.
 
-    `encoder_config` is the Hugging Face configuration as JSON, or that of `common.models.mlp`, which needs no tokenizer
-    (0 bytes). `encoding` is how pairs are read (`cross` or `siamese`); `max_length` is in tokens.
+    `encoder_config` is the Hugging Face configuration as JSON; `encoding` is how pairs are read (`cross` or
+    `siamese`); `max_length` is in tokens.
     """
 
     encoder_config: str

@@ -100,7 +100,7 @@ def shard(count: int, request: DataRequest, split: Split, samples: int | None) -
     """
     number, parts = request.partition
     if samples == 0:
-        return []
+        return np.empty(0, dtype=np.int64)
     seed = derive_seed(request.seed, request.task.name, split, "partition")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     mine: NDArray[np.int64] = order[number - 1 :: parts][:samples]
@@ -145,7 +145,8 @@ def _numbers(request: DataRequest, features: int) -> TaskData:
     number, parts = request.partition
     train_samples, val_samples = request.train_samples, request.val_samples
     if request.source == "builtin":
-        train_samples, val_samples = train_samples or BUILTIN_TRAIN_SAMPLES, val_samples or BUILTIN_VAL_SAMPLES
+        train_samples = train_samples or BUILTIN_TRAIN_SAMPLES
+        val_samples = BUILTIN_VAL_SAMPLES if val_samples is None else val_samples
         train = generate_rows(request.task, features, "train", train_samples * parts, request.seed)
         validation = generate_rows(request.task, features, "validation", val_samples * parts, request.seed)
         train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
