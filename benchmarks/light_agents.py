@@ -29,8 +29,9 @@ from common.orders import (
     Session,
     TaskResult,
     UpdateHeader,
+    WholeUpdate,
 )
-from common.ports import PIECE_BYTES
+from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.tasks import KNOWN_TASKS
 
 HOST = "127.0.0.1"
@@ -60,9 +61,10 @@ class LightAgent:
         self._on_joined()
         session = welcome.session
         layouts = dict(welcome.schema_digests)
-        pending = ""
+        pending, update = "", None
         while True:
-            reply = await self._port.poll(session, pending)
+            reply = await self._port.poll(session, pending, update)
+            update = None
             if reply.kind in (PollKind.FINISHED, PollKind.FAILED):
                 return
             if reply.order is None:
@@ -75,7 +77,10 @@ class LightAgent:
                 if self._held.get(scope.scope) != scope.version:
                     await self._fetch(session, scope)
             header = self._header(order, layouts)
-            await self._port.submit(session, header, partial(self._payload, header.nbytes))
+            if 0 < header.nbytes <= INLINE_BYTES:
+                update = WholeUpdate(header, self._piece[: header.nbytes])
+            else:
+                await self._port.submit(session, header, partial(self._payload, header.nbytes))
             pending = order.order_id
 
     async def _fetch(self, session: Session, scope: ScopeVersion) -> None:

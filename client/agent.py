@@ -23,7 +23,9 @@ from common.orders import (
     ScopeVersion,
     Session,
     Settlement,
+    UpdateHeader,
     Welcome,
+    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES, CoordinatorPort, Piece, single
 
@@ -52,6 +54,7 @@ class Agent:
         self._phase = ""
         self._fraction = 0.0
         self._store: RunStore | None = None
+        self._riding: WholeUpdate | None = None
         self._run_id = ""
         self._shown = ""
         self.orders_done = 0
@@ -149,7 +152,17 @@ class Agent:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""
         assert self._store is not None
         pending = self._store.pending.header.order_id if self._store.pending is not None else ""
-        return await _first(self._stop.wait(), self._port.poll(session, pending))
+        update, self._riding = self._riding, None
+        try:
+            reply = await _first(self._stop.wait(), self._port.poll(session, pending, update))
+        except Refused as refusal:
+            if update is None:
+                raise
+            await self._refused(session, update.header.order_id, refusal)
+            return await self._until_stopped(session)
+        if update is not None and reply is not None:
+            self._handed_in(update.header)
+        return reply
 
     def _settle(self, settlement: Settlement) -> None:
         assert self._store is not None
@@ -174,16 +187,27 @@ class Agent:
                     self._store.save(pending, {})
                 else:
                     await asyncio.to_thread(self._store.save, pending, outcome.private)
+            if 0 < pending.header.nbytes <= INLINE_BYTES:
+                self._riding = WholeUpdate(pending.header, bytes(pending.payload))
+                return
             await self._submit(session, pending)
-            self.orders_done += 1
-            log.info("%s handed in (%.1f MB)", order.order_id, pending.header.nbytes / 1e6)
+            self._handed_in(pending.header)
         except Refused as refusal:
-            if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
-                raise
-            log.warning("%s refused (%s): %s", order.order_id, refusal.reason.value, refusal.message)
-            self._store.roll_back()
-            if refusal.reason is not Reason.TOO_LATE:
-                await self._port.report_failure(session, order.order_id, f"refused: {refusal.reason.value}")
+            await self._refused(session, order.order_id, refusal)
+
+    def _handed_in(self, header: UpdateHeader) -> None:
+        self.orders_done += 1
+        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6)
+
+    async def _refused(self, session: Session, order_id: str, refusal: Refused) -> None:
+        """Give an update up that does not count."""
+        assert self._store is not None
+        if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
+            raise refusal
+        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message)
+        self._store.roll_back()
+        if refusal.reason is not Reason.TOO_LATE:
+            await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
     async def _execute(self, session: Session, welcome: Welcome, order: Order) -> Outcome | None:
         """Fetch what is missing, then work in a thread while heartbeats go out. None: given up."""

@@ -197,6 +197,14 @@ class UpdateHeader:
 
 
 @dataclass(frozen=True)
+class WholeUpdate:
+    """A small update, header and payload."""
+
+    header: UpdateHeader
+    payload: bytes
+
+
+@dataclass(frozen=True)
 class Receipt:
     """The update is folded in memory; it is settled only when its round is durable."""
 

@@ -16,6 +16,7 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
+    WholeUpdate,
 )
 
 PIECE_BYTES = 1 << 20
@@ -41,10 +42,11 @@ class CoordinatorPort(Protocol):
         """Become a member, or come back."""
         ...
 
-    async def poll(self, session: Session, pending_order: str) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
         """Ask for work; parked until there is some or the poll window ends.
 
-        `pending_order` names the client's last unsettled update, or is empty.
+        `pending_order` names the client's last unsettled update, or is empty. `update` is that update, if it is small
+        and not yet handed in; it is taken or refused first, as by `submit`.
         """
         ...
 

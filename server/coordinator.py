@@ -29,10 +29,11 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
+    WholeUpdate,
 )
 from common.parameters.plan import is_private, member_scopes
 from common.parameters.schema import ParameterSchema
-from common.ports import PIECE_BYTES, Piece, Pieces
+from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.effects import (
@@ -292,8 +293,10 @@ class Coordinator:
         async with self._writer:
             self._state = self._state.with_member(replace(known, token=token))
 
-    async def poll(self, session: Session, pending_order: str) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""
+        if update is not None:
+            await self.submit(session, update.header, lambda _: single(update.payload))
         deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
         if self._state.phase not in ENDED:
             member = self._member(session)
@@ -348,6 +351,8 @@ class Coordinator:
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
         member = self._member(session)
+        if header.order_id == member.settled:  # the answer to an earlier attempt was lost
+            return Receipt(header.order_id, header.digest)
         try:
             _, repeated = judge_update(self.rules, self._state, member.client_id, header)
             if not repeated:

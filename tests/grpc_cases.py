@@ -33,6 +33,7 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
+    WholeUpdate,
 )
 from common.ports import CoordinatorPort, Pieces
 from common.tasks import KNOWN_TASKS
@@ -96,7 +97,7 @@ class Memory:
         rules, digests = (("*", "shared"),), (("shared", "ab" * 32),)
         return Welcome(session, "Probe", architecture, (TASK,), rules, digests, self.poll_seconds, 5.0)
 
-    async def poll(self, session: Session, pending_order: str) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
         self._check(session)
         self.parked.set()
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import string
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +17,12 @@ from hypothesis import strategies as st
 from common.errors import WireError
 from common.metrics import TaskStatistics
 from common.orders import (
-    FederationStatus,
     JoinRequest,
-    MemberStatus,
-    ModelArchitecture,
     Order,
     OrderKind,
     PollKind,
     PollReply,
     Progress,
-    Receipt,
     ScopePayload,
     ScopeValues,
     ScopeVersion,
@@ -36,156 +31,20 @@ from common.orders import (
     TaskResult,
     TrainingSettings,
     UpdateHeader,
-    UploadStatus,
-    Welcome,
+    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.tasks import TaskDefinition, TaskType
 from common.wire import messages, methods
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
-from common.wire.checks import as_line
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.gen import admin_pb2, federation_pb2
-from common.wire.limits import CONTROL_BYTES, MAX_COUNT, MAX_SCOPES, MAX_SEED
+from common.wire.limits import CONTROL_BYTES, MAX_SCOPES
 from common.wire.pieces import PIECE, UPLOAD_PART
+from tests.wire_values import VALUES
 
 ROOT = Path(__file__).parent.parent
 
-ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
-task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
-client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64)
-scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
-digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
-counts = st.integers(0, MAX_COUNT)
-sizes = st.integers(0, 1 << 40)
-positive = st.integers(1, 1 << 20)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-amounts = st.floats(0, 1e300)
-lines = st.text(max_size=50).map(as_line)
-labels = st.text(string.printable.strip() + "äß漢\u200c", min_size=1, max_size=12)
-
-sessions = st.builds(Session, ids, client_ids, ids)
-
-
-def few(strategy: st.SearchStrategy[Any], key: Any = None, least: int = 0) -> st.SearchStrategy[Any]:
-    return st.lists(strategy, min_size=least, max_size=4, unique_by=key).map(tuple)
-
-
-def first(pair: Any) -> Any:
-    return pair[0]
-
-
-@st.composite
-def task_definitions(draw: st.DrawFn) -> TaskDefinition:
-    kind = draw(st.sampled_from(TaskType))
-    names = () if kind is TaskType.REGRESSION else draw(few(labels, lambda label: label, least=1))
-    metrics = draw(st.permutations(METRICS[kind]))[: draw(st.integers(1, len(METRICS[kind])))]
-    return TaskDefinition(draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts))
-
-
-task_lists = few(task_definitions(), lambda task: task.name, least=1)
-
-
-@st.composite
-def join_requests(draw: st.DrawFn) -> JoinRequest:
-    tasks = draw(task_lists)
-    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
-
-
-welcomes = st.builds(
-    Welcome,
-    sessions,
-    labels,
-    st.builds(ModelArchitecture, st.text(max_size=50), ids, positive, digests, sizes),
-    task_lists,
-    few(st.tuples(labels, labels)),
-    few(st.tuples(scopes, digests), first),
-    amounts,
-    amounts,
-)
-scope_versions = st.builds(ScopeVersion, scopes, counts)
-
-
-@st.composite
-def order_values(draw: st.DrawFn) -> Order:
-    versions = draw(few(scope_versions, lambda scope: scope.scope))
-    riding = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
-    return draw(
-        st.builds(
-            Order,
-            ids,
-            st.sampled_from(OrderKind),
-            counts,
-            counts,
-            st.just(versions),
-            st.integers(0, MAX_SEED),
-            st.builds(TrainingSettings, counts, positive, amounts, amounts, amounts, positive),
-            amounts,
-            ids,
-            st.just(riding),
-        )
-    )
-
-
-orders = order_values()
-poll_replies = st.one_of(
-    st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(Settlement), lines, orders),
-    st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(Settlement), lines),
-)
-statistics = st.builds(
-    TaskStatistics,
-    counts,
-    numbers,
-    few(counts),
-    st.one_of(st.just(()), st.tuples(numbers, numbers, numbers, numbers, numbers)),
-    few(st.tuples(ids, numbers, counts), first),
-)
-results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)
-
-
-@st.composite
-def update_headers(draw: st.DrawFn) -> UpdateHeader:
-    payloads = draw(few(st.builds(ScopePayload, scopes, counts, digests, sizes), lambda scope: scope.scope))
-    parts = draw(few(results, lambda result: result.task))
-    header = UpdateHeader(draw(ids), draw(ids), payloads, draw(digests), parts, draw(amounts))
-    return replace(header, offset=draw(st.integers(0, header.nbytes)))
-
-
-@st.composite
-def upload_starts(draw: st.DrawFn) -> UploadStart:
-    header = draw(update_headers())
-    if header.nbytes > 100:
-        return UploadStart(draw(sessions), header)
-    return UploadStart(draw(sessions), replace(header, offset=0), draw(st.none() | st.just(b"x" * header.nbytes)))
-
-
-uploads = upload_starts()
-members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
-statuses = st.builds(
-    FederationStatus, labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)
-)
-progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
-
-VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
-    (messages.JOIN_REQUEST, join_requests()),
-    (messages.WELCOME, welcomes),
-    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids)),
-    (messages.POLL_REPLY, poll_replies),
-    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes)),
-    (messages.TOKENIZER_REQUEST, sessions),
-    (PIECE, st.binary()),
-    (UPLOAD_PART, uploads | st.binary()),
-    (messages.RECEIPT, st.builds(Receipt, ids, digests)),
-    (messages.UPLOAD_STATUS_REQUEST, st.builds(OrderCall, sessions, ids)),
-    (messages.UPLOAD_STATUS_REPLY, st.builds(UploadStatus, st.sampled_from(Settlement), sizes)),
-    (messages.HEARTBEAT_REQUEST, st.builds(HeartbeatCall, sessions, progress)),
-    (messages.HEARTBEAT_REPLY, st.booleans()),
-    (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),
-    (messages.LEAVE_REQUEST, sessions),
-    (messages.DONE, st.none()),
-    (messages.STATUS_REQUEST, st.none()),
-    (messages.FEDERATION_STATUS, statuses),
-)
 every_codec = pytest.mark.parametrize(("codec", "values"), VALUES, ids=[codec.name for codec, _ in VALUES])
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -304,6 +163,7 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, Settlement.NONE), "order"),
     ("wait with order", messages.POLL_REPLY, replace(order_reply(), kind=PollKind.WAIT), "order"),
     ("offset beyond the end", UPLOAD_PART, upload(offset=441), "offset: 441 is not from 0 to 440"),
+    ("riding update", messages.POLL_REQUEST, PollCall(SESSION, "o", WholeUpdate(HEADER, b"x")), "1 bytes are not the"),
     ("short payload", UPLOAD_PART, replace(upload(), payload=b"x" * 439), "439 bytes are not the 440"),
     ("payload in mid-upload", UPLOAD_PART, replace(upload(offset=4), payload=b"x" * 440), "payload"),
     ("large payload", UPLOAD_PART, LARGE_UPLOAD, "nbytes: 65544 is not from 0 to 65536"),

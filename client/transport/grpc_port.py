@@ -26,6 +26,7 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
+    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, Piece, Pieces
 from common.tls import TlsFiles
@@ -87,9 +88,9 @@ class GrpcCoordinator:
         self._poll_seconds = welcome.poll_seconds
         return welcome
 
-    async def poll(self, session: Session, pending_order: str) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
         """See `CoordinatorPort`."""
-        return await self._call(methods.POLL, PollCall(session, pending_order), self._poll_seconds)
+        return await self._call(methods.POLL, PollCall(session, pending_order, update), self._poll_seconds)
 
     def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.orders import Progress, ScopeVersion, Session, UpdateHeader
+from common.orders import Progress, ScopeVersion, Session, UpdateHeader, WholeUpdate
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class PollCall:
 
     session: Session
     pending_order: str
+    update: WholeUpdate | None = None
 
 
 @dataclass(frozen=True)

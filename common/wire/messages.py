@@ -14,6 +14,7 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
+    WholeUpdate,
 )
 from common.wire import checks, limits, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall
@@ -86,7 +87,21 @@ def _unpack_poll(message: pb.PollRequest) -> PollCall:
     return PollCall(
         parts.unpack_session(message.session),
         checks.optional_identifier(message.pending_order, "pending_order"),
+        _unpack_whole_update(message.update) if message.HasField("update") else None,
     )
+
+
+def _pack_poll(call: PollCall) -> pb.PollRequest:
+    update = None
+    if call.update is not None:
+        update = pb.WholeUpdate(update=parts.pack_update(call.update.header), payload=call.update.payload)
+    return pb.PollRequest(session=parts.pack_session(call.session), pending_order=call.pending_order, update=update)
+
+
+def _unpack_whole_update(message: pb.WholeUpdate) -> WholeUpdate:
+    checks.require(message, "update")
+    header = parts.unpack_update(message.update)
+    return WholeUpdate(header, parts.whole_payload(header, message.payload))
 
 
 def _pack_reply(value: PollReply) -> pb.PollReply:
@@ -194,7 +209,7 @@ JOIN_REQUEST: Codec[JoinRequest] = codec(pb.JoinRequest, _pack_join, _unpack_joi
 WELCOME: Codec[Welcome] = codec(pb.Welcome, _pack_welcome, _unpack_welcome)
 POLL_REQUEST: Codec[PollCall] = codec(
     pb.PollRequest,
-    lambda call: pb.PollRequest(session=parts.pack_session(call.session), pending_order=call.pending_order),
+    _pack_poll,
     _unpack_poll,
 )
 POLL_REPLY: Codec[PollReply] = codec(pb.PollReply, _pack_reply, _unpack_reply)

@@ -305,3 +305,10 @@ def unpack_member(message: admin.MemberStatus) -> MemberStatus:
         message.present,
         checks.line(message.doing, "doing"),
     )
+
+
+def whole_payload(header: UpdateHeader, payload: bytes) -> bytes:
+    """The payload of an update that came in one message, if it is all of it and small."""
+    if header.offset or len(payload) != checks.count(header.nbytes, "nbytes", most=INLINE_BYTES):
+        raise WireError(f"payload: {len(payload)} bytes are not the {header.nbytes} of the update")
+    return payload

@@ -7,12 +7,12 @@ payload twice each way, this once where it is sent and not at all where it arriv
 from __future__ import annotations
 
 from common.errors import WireError
-from common.ports import INLINE_BYTES, PIECE_BYTES
+from common.ports import PIECE_BYTES
 from common.wire import checks
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec, codec
 from common.wire.gen import federation_pb2 as pb
-from common.wire.parts import pack_session, pack_update, unpack_session, unpack_update
+from common.wire.parts import pack_session, pack_update, unpack_session, unpack_update, whole_payload
 
 _FRAME_BYTES = PIECE_BYTES + 4
 _PIECE_TAG = pb.Piece.DATA_FIELD_NUMBER << 3 | 2
@@ -76,10 +76,7 @@ def _unpack_part(message: pb.UploadPart) -> UploadStart | bytes:
     session, header = unpack_session(message.header.session), unpack_update(message.header.update)
     if not message.header.HasField("payload"):
         return UploadStart(session, header)
-    payload = message.header.payload
-    if header.offset or len(payload) != checks.count(header.nbytes, "nbytes", most=INLINE_BYTES):
-        raise WireError(f"payload: {len(payload)} bytes are not the {header.nbytes} of the update")
-    return UploadStart(session, header, payload)
+    return UploadStart(session, header, whole_payload(header, message.header.payload))
 
 
 _ANY_PIECE: Codec[bytes] = codec(

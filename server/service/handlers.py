@@ -50,7 +50,7 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
-        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order)),
+        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.update)),
         _download(methods.FETCH_SLICE, lambda call: port.fetch(call.session, call.scope, call.offset), turns),
         _download(methods.FETCH_TOKENIZER, port.fetch_tokenizer, turns),
         _upload(port),

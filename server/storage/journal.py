@@ -70,8 +70,14 @@ class Journal:
         """
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            latest: dict[str, MemberRecord] = {}  # a commit that closes and opens names most members twice
             for record in records:
-                self._write(record)
+                if isinstance(record, MemberRecord):
+                    latest[record.member.client_id] = record
+                else:
+                    self._write(record)
+            for member in latest.values():
+                self._write(member)
             self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list((facts or {}).items()))
             if self._model is not None:
                 self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", self._model)

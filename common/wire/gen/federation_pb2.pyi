@@ -106,12 +106,22 @@ class SchemaDigest(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class PollRequest(_message.Message):
-    __slots__ = ("session", "pending_order")
+    __slots__ = ("session", "pending_order", "update")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PENDING_ORDER_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
     session: Session
     pending_order: str
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., pending_order: _Optional[str] = ...) -> None: ...
+    update: WholeUpdate
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., pending_order: _Optional[str] = ..., update: _Optional[_Union[WholeUpdate, _Mapping]] = ...) -> None: ...
+
+class WholeUpdate(_message.Message):
+    __slots__ = ("update", "payload")
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    update: UpdateHeader
+    payload: bytes
+    def __init__(self, update: _Optional[_Union[UpdateHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class PollReply(_message.Message):
     __slots__ = ("kind", "settlement", "waiting_for", "order")
