@@ -29,6 +29,7 @@ MODES = {
     "server": "hold the model and run the federation",
     "client": "train on this machine's data",
     "demo": "a server and its clients on this machine",
+    "simulate": "a federation of many clients in one process",
     "check": "show the configuration, or all its problems",
     "status": "ask a running server who is there",
     "evaluate": "score a finished run's model",
@@ -45,6 +46,8 @@ SHORTCUTS = {
     "device": "client.device",
     "state_dir": "client.state_dir",
     "data_dir": "data.dir",
+    "clients": "simulation.clients",
+    "workers": "simulation.workers",
     "partition": "data.partition",
     "tls_cert": "server.tls.certificate",
     "tls_key": "server.tls.key",
@@ -176,6 +179,16 @@ def _demo_options(parser: Parser) -> None:
     parser.add_argument("--data_dir", metavar="DIR", help="real data instead of generated text")
 
 
+def _simulate_options(parser: Parser) -> None:
+    _common_options(parser)
+    parser.add_argument("--clients", metavar="N", help="virtual clients (default: 100)")
+    parser.add_argument("--workers", metavar="N", help="models, each of which trains one client at a time (default: 1)")
+    parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/<run.name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    parser.add_argument("--data_dir", metavar="DIR", help="folder with the rows that are dealt out (implies files)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
+
+
 def _check_options(parser: Parser) -> None:
     _common_options(parser)
     parser.add_argument("--tasks", metavar="A,B", help="also tell what would leave a client with these tasks")
@@ -208,6 +221,7 @@ OPTIONS: dict[str, Callable[[Parser], None]] = {
     "server": _server_options,
     "client": _client_options,
     "demo": _demo_options,
+    "simulate": _simulate_options,
     "check": _check_options,
     "status": _status_options,
     "evaluate": _evaluate_options,
@@ -289,6 +303,14 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(config, options.clients_per_task, passed, Path(__file__), _console())
 
 
+def _simulate(options: argparse.Namespace) -> None:
+    from simulation.app import simulate
+
+    config = _configuration(options, "simulate")
+    _advise(config)
+    asyncio.run(simulate(config, options.resume, _console() if options.log_format == "text" else None))
+
+
 def _check(options: argparse.Namespace) -> None:
     config = _configuration(options)
     print(render(config), end="")
@@ -351,6 +373,7 @@ RUN: dict[str, Callable[[argparse.Namespace], None]] = {
     "server": _server,
     "client": _client,
     "demo": _demo,
+    "simulate": _simulate,
     "check": _check,
     "status": _status,
     "evaluate": _evaluate,

@@ -51,25 +51,25 @@ def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    data = {}
-    for task in definitions:
-        section = config.tasks.get(task.name)
-        columns = section.columns if section is not None else None
-        data[task.name] = load(
-            DataRequest(
-                task=task,
-                source=config.data.source,
-                folder=Path(config.data.dir) if config.data.dir else None,
-                columns=ColumnNames(columns.text, columns.text_pair, columns.label) if columns else None,
-                train_samples=section.train_samples if section is not None else None,
-                val_samples=section.val_samples if section is not None else None,
-                partition=config.data.part or (1, 1),
-                seed=config.run.seed,
-                features=config.model.mlp.features,
-                standardise=config.data.standardise,
-            )
-        )
-    return data
+    return {task.name: load(data_request(config, task)) for task in definitions}
+
+
+def data_request(config: Config, task: TaskDefinition) -> DataRequest:
+    """What the configuration says about this client's rows of a task."""
+    section = config.tasks.get(task.name)
+    columns = section.columns if section is not None else None
+    return DataRequest(
+        task=task,
+        source=config.data.source,
+        folder=Path(config.data.dir) if config.data.dir else None,
+        columns=ColumnNames(columns.text, columns.text_pair, columns.label) if columns else None,
+        train_samples=section.train_samples if section is not None else None,
+        val_samples=section.val_samples if section is not None else None,
+        partition=config.data.part or (1, 1),
+        seed=config.run.seed,
+        features=config.model.mlp.features,
+        standardise=config.data.standardise,
+    )
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -52,6 +53,21 @@ class ClientModelSynchronizer:
         }
         self.versions: dict[str, int] = {}
 
+    def part(self, tasks: tuple[str, ...]) -> ClientModelSynchronizer:
+        """The same for a client with some of these tasks: a view that shares vectors, received values and versions.
+
+        Its model has the modules that a client with these tasks would build, in the same order, so that it computes
+        the same; it is for one client at a time, since all views move the same parameters.
+        """
+        held = member_scopes(self.schemas, tasks)
+        names = {entry.name for scope in held for entry in self.schemas[scope].entries}
+        part = copy(self)
+        part.model = self.model.part([t for t in self.model.heads if any(n.startswith(f"heads.{t}.") for n in names)])
+        part.schemas = {scope: self.schemas[scope] for scope in held}
+        part.vectors = {scope: self.vectors[scope] for scope in held}
+        part.received = {scope: vector for scope, vector in self.received.items() if scope in held}
+        return part
+
     @property
     def private_scopes(self) -> tuple[str, ...]:
         """The scopes whose values stay here."""
@@ -82,6 +98,10 @@ class ClientModelSynchronizer:
         with torch.no_grad():
             for scope, vector in values.items():
                 self.vectors[scope].copy_(vector)
+
+    def write_delta(self, scope: str, out: Tensor) -> None:
+        """Write the same as `take_delta` gives to a float32 CPU vector; the model keeps its values."""
+        torch.sub(self.vectors[scope].detach().cpu(), self.received[scope], out=out)
 
     def take_delta(self, scope: str) -> Tensor:
         """Float32 CPU vector: the model's values minus the published ones.

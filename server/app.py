@@ -70,9 +70,9 @@ async def serve(
     journal = Journal(folder.journal)
     try:
         if "ready" not in journal.facts():
-            await asyncio.to_thread(_begin, config, folder, journal)
+            await asyncio.to_thread(begin_run, config, folder, journal)
         else:
-            _check_unchanged(config, folder)
+            check_unchanged(config, folder)
         return await _run(config, folder, journal, console, on_listening)
     finally:
         journal.close()
@@ -85,7 +85,7 @@ def _use_one_arena() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
-def _begin(config: Config, folder: RunFolder, journal: Journal) -> None:
+def begin_run(config: Config, folder: RunFolder, journal: Journal) -> None:
     """Make everything that a run starts from; the journal learns of it last."""
     folder.write(folder.config, render(config).encode())
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
@@ -112,7 +112,7 @@ def _prepare(config: Config, path: Path) -> tuple[str, str]:
     return prepared.origin, prepared.summary
 
 
-def _check_unchanged(config: Config, folder: RunFolder) -> None:
+def check_unchanged(config: Config, folder: RunFolder) -> None:
     """A resumed run must still be the same federation; how it is run may change."""
     before = load_config(folder.config)
     same = {"model": config.model, "tasks": config.tasks, "sharing": config.sharing}
@@ -135,7 +135,7 @@ async def _run(
     on_listening: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     facts = journal.facts()
-    federation, rules, schemas, state = _restore(config, folder, journal)
+    federation, rules, schemas, state = restore_run(config, folder, journal)
     with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress:
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
@@ -164,7 +164,7 @@ async def _run(
     return report
 
 
-def _restore(
+def restore_run(
     config: Config, folder: RunFolder, journal: Journal
 ) -> tuple[Federation, Rules, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""

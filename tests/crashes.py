@@ -24,7 +24,7 @@ from common.config import Config
 from common.orders import Order
 from common.ports import CoordinatorPort
 from common.tasks import TaskDefinition
-from server.app import _begin, _restore, serve
+from server.app import begin_run, restore_run, serve
 from server.coordinator import Coordinator
 from server.core.effects import Effect, Notice
 from server.core.state import FederationState
@@ -246,7 +246,7 @@ def prepare_run(config: Config, path: Path) -> Path:
     folder = RunFolder.create(path)
     journal = Journal(folder.journal)
     with model_made_here():
-        _begin(config, folder, journal)
+        begin_run(config, folder, journal)
     journal.close()
     return path
 
@@ -288,7 +288,7 @@ async def crash_and_recover(
     while True:
         journal = Journal(folder.journal)
         try:
-            federation, rules, schemas, state = _restore(config, folder, journal)
+            federation, rules, schemas, state = restore_run(config, folder, journal)
             files = JournalledModels(ModelFiles(folder.models, schemas), journal)
             coordinator = Mortal(rules, state, federation, journal, files, ManualClock(100.0))
             coordinator.dies_after = dies_after if effects is None else None

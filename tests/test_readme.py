@@ -36,6 +36,7 @@ PRELOADED = [
     "client.disclosure",
     "server.app",
     "server.export",
+    "simulation.app",
     "transformers.models.bert.modeling_bert",
 ]
 """What every mode imports; loaded once, then each command is a fork."""
@@ -283,7 +284,7 @@ class Reader:
             server.stop()
             server.finish()
         else:
-            self._start(words, port, self._sizes(words) if mode == "check" else []).finish()
+            self._start(words, port, self._sizes(words) if mode in ("check", "simulate") else []).finish()
 
     def _start(self, words: list[str], port: int, overrides: list[str]) -> Process:
         words = list(words)
@@ -307,7 +308,8 @@ class Reader:
         text = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
         named = value_of(words, "--config")
         numbers = named is not None and not load_config(self.folder / named).model.reads_text
-        return [*sizes, *(() if numbers else text), "training.num_rounds=1", "training.local_epochs=1"]
+        crowd = ("simulation.clients=6",) if mode_of(words) == "simulate" else ()
+        return [*sizes, *crowd, *(() if numbers else text), "training.num_rounds=1", "training.local_epochs=1"]
 
 
 def free_port() -> int:

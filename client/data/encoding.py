@@ -19,6 +19,9 @@ from common.tasks import TaskDefinition, TaskType
 
 TEXTS_PER_CALL = 8192
 
+Reader = PreTrainedTokenizerBase
+"""What turns texts into token ids."""
+
 
 @dataclass(frozen=True)
 class EncodedTexts:

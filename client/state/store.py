@@ -65,7 +65,7 @@ class RunStore:
             file.write(update.payload)
             file.truncate()
             file.flush()
-            os.fsync(file.fileno())
+            self._flush(file.fileno())
         spare.rename(self._folder / _PENDING)
         self.pending = update
 
@@ -81,6 +81,10 @@ class RunStore:
         # The update goes first: it must never be handed in again without its private values.
         self._forget()
         (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+
+    def _flush(self, descriptor: int) -> None:
+        """Bring a file to the disk itself, so that it outlives the machine's power."""
+        os.fsync(descriptor)
 
     def close(self) -> None:
         """The run is over: leave nothing behind that nobody needs."""
@@ -109,6 +113,6 @@ class RunStore:
         temporary = self._folder / f".{name}.partial"
         save_file({scope: tensor.to("cpu", torch.float32).contiguous() for scope, tensor in values.items()}, temporary)
         descriptor = os.open(temporary, os.O_RDONLY)
-        os.fsync(descriptor)
+        self._flush(descriptor)
         os.close(descriptor)
         temporary.rename(self._folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,7 +16,7 @@ from client.data.batching import epoch_batches, interleave
 from client.data.encoding import TrainingRows, collate
 from common.errors import FedMTLError
 from common.models.heads import task_loss
-from common.models.multitask import MultiTaskModel
+from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
 from common.seeds import derive_seed
@@ -72,7 +73,9 @@ def train(
     optimizer = new_optimizer(model, settings)
     losses = _Losses(sets)
     model.train()
-    with borrowed_generator(derive_seed(seed, "dropout"), device):
+    # Without dropout nothing draws, and clients that share a process need not wait for each other.
+    draws = draws_in_training(model)
+    with borrowed_generator(derive_seed(seed, "dropout"), device) if draws else nullcontext():
         for epoch in range(settings.local_epochs):
             steps = epoch_steps(sets, settings.batch_size, seed, epoch)
             for number, parts in enumerate(steps):

@@ -11,7 +11,7 @@ from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
 from common.tasks import KNOWN_TASKS
 
-Role = Literal["server", "client", "any"]
+Role = Literal["server", "client", "simulate", "any"]
 
 BUILTIN_TASKS = ("sst2", "qqp", "stsb")
 
@@ -41,6 +41,29 @@ def client_problems(config: Config) -> list[str]:
         return []
     remedy = "set client.tls.ca, or client.insecure: true in a trusted network"
     return [f"client.server: '{client.server}' is another machine, called without encryption; {remedy}"]
+
+
+def simulation_problems(config: Config) -> list[str]:
+    """What forbids a simulation: too few clients, or settings that only real clients can follow."""
+    section, tasks, found = config.simulation, len(config.tasks), []
+    if section.tasks_per_client > tasks:
+        found.append(f"simulation.tasks_per_client: {section.tasks_per_client}, but there are {tasks} tasks; lower it")
+    elif section.clients + section.tasks_per_client - 1 < tasks:
+        found.append(f"simulation.clients: {section.clients} cannot hold {tasks} tasks; raise it, or tasks_per_client")
+    if config.data.partition is not None:
+        found.append("data.partition: a simulation deals out the rows by itself; remove it")
+    if config.client.precision == "auto":
+        found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
+    if section.partition == "dirichlet":
+        many = [
+            d.name
+            for name, s in config.tasks.items()
+            if not s.problems(name) and (d := s.definition(name)).type == "multilabel"
+        ]
+        found += [
+            f"simulation.partition: dirichlet needs one label per row, task {name} has many; write iid" for name in many
+        ]
+    return found
 
 
 def _some_task(config: Config) -> list[str]:
@@ -160,4 +183,5 @@ _ROLE_RULES: dict[Role, _Rules] = {
     "any": (),
     "server": ((("server",), server_problems),),
     "client": ((("client",), client_problems),),
+    "simulate": ((("simulation", "tasks", "data", "client"), simulation_problems),),
 }

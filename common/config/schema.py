@@ -166,6 +166,21 @@ class FederationSection(Section):
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
 
 
+class SimulationSection(Section):
+    """Who takes part in `--mode simulate`, how rows are dealt out, and what goes wrong how often.
+
+    `alpha` is for partition `dirichlet`; `dropouts` and `stragglers` are shares of all orders to train.
+    """
+
+    clients: Count = 100
+    tasks_per_client: Count = 1
+    partition: Literal["iid", "dirichlet"] = "iid"
+    alpha: Annotated[float, Field(ge=0.01, le=1000)] = 0.5
+    dropouts: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stragglers: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+
+
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
@@ -222,6 +237,7 @@ class Config(Section):
     federation: FederationSection = FederationSection()
     server: ServerSection = ServerSection()
     client: ClientSection = ClientSection()
+    simulation: SimulationSection = SimulationSection()
 
     @model_validator(mode="before")
     @classmethod

@@ -57,6 +57,14 @@ class MultiTaskModel(nn.Module):
             for task in tasks:
                 self._add_head(task)
 
+    def part(self, tasks: Sequence[str]) -> MultiTaskModel:
+        """A model of the same encoder and some of the same heads: modules are shared, nothing is copied."""
+        made = MultiTaskModel.__new__(MultiTaskModel)
+        nn.Module.__init__(made)
+        made.architecture, made.precision, made.encoder = self.architecture, self.precision, self.encoder
+        made.heads = nn.ModuleDict({task: self.heads[task] for task in tasks})
+        return made
+
     def forward(self, task: str, batch: Batch) -> Tensor:
         """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs."""
         if self.precision == torch.float32:

@@ -1,0 +1,145 @@
+"""A simulated run from a configuration: run folder, report and progress of a real one, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from client.app import limit_threads
+from common.clock import ManualClock
+from common.config import Config
+from common.errors import FedMTLError, RunFailedError
+from common.orders import FederationStatus
+from server.app import begin_run, check_unchanged, restore_run, write_report
+from server.coordinator import Coordinator
+from server.core.effects import RoundClosed
+from server.core.state import Phase
+from server.progress import RunProgress
+from server.run_folder import RunFolder
+from server.storage.journal import Journal
+from server.storage.models import JournalledModels, ModelFiles
+from simulation.crowd import FOREVER, Crowd, rules_for_crowd
+from simulation.inprocess import run_together
+from simulation.population import VirtualClient, population
+
+log = logging.getLogger("fedmtl.simulation")
+
+SPARE_THREADS = 4
+"""Threads besides those that train: for folding, storing and preparing."""
+
+
+async def simulate(
+    config: Config, resume: bool, console: Console | None, clients: Sequence[VirtualClient] | None = None
+) -> dict[str, Any]:
+    """Simulate a federation to its end.
+
+    Args:
+        config: the resolved configuration.
+        resume: go on with the run in the folder instead of starting one.
+        console: where progress is shown; None for the log alone.
+        clients: who takes part; None for those that `config.simulation` describes.
+
+    Returns:
+        The report, as written to `report.json`.
+
+    Raises:
+        RunFailedError: the federation stopped before its last round.
+        FedMTLError: what is wrong with the configuration, the model, the data or the run folder.
+    """
+    limit_threads(config.client.threads)
+    folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
+    journal = Journal(folder.journal)
+    try:
+        if "ready" not in journal.facts():
+            await asyncio.to_thread(begin_run, config, folder, journal)
+        else:
+            check_unchanged(config, folder)
+        return await _run(config, folder, journal, console, population(config) if clients is None else clients)
+    finally:
+        journal.close()
+
+
+async def _run(
+    config: Config, folder: RunFolder, journal: Journal, console: Console | None, clients: Sequence[VirtualClient]
+) -> dict[str, Any]:
+    started, before = time.monotonic(), float(journal.facts().get("seconds", "0"))
+    federation, rules, schemas, state = restore_run(config, folder, journal)
+    rules, federation = rules_for_crowd(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
+    with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress, _few_words():
+        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        clock = ManualClock()
+        coordinator = Coordinator(rules, state, federation, journal, models, clock, Onlooker(progress))
+        crowd = Crowd(config, coordinator, clock, schemas, clients, folder.path / "clients")
+        log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
+        try:
+            await run_together(coordinator, crowd.agents)
+        except ExceptionGroup as group:
+            if coordinator.state.phase is not Phase.FAILED:
+                raise _cause(group) from None
+        models.write_out(coordinator.state.completed_rounds)
+        journal.commit((), {"seconds": f"{before + time.monotonic() - started:.3f}"})
+        report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
+    if coordinator.state.phase is Phase.FAILED:
+        raise RunFailedError(coordinator.state.failure)
+    return report
+
+
+class Onlooker:
+    """Shows rounds, and leaves out whom a run waits for while a crowd joins: it would say so a thousand times."""
+
+    def __init__(self, progress: RunProgress) -> None:
+        self._progress = progress
+
+    def notice(self, text: str, warning: bool) -> None:
+        """See `Observer`."""
+        self._progress.notice(text, warning)
+
+    def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
+        """See `Observer`."""
+        if not waiting:
+            self._progress.changed(waiting, describe)
+
+    def closed(self, record: RoundClosed) -> None:
+        """See `Observer`."""
+        self._progress.closed(record)
+
+
+@contextmanager
+def _few_words() -> Iterator[None]:
+    """Log rounds, but not what single clients do; what is wrong with one still is."""
+    clients, server = logging.getLogger("fedmtl.client"), logging.getLogger("fedmtl.server")
+    level = clients.level
+    clients.setLevel(logging.ERROR)
+    server.addFilter(_of_many)
+    try:
+        yield
+    finally:
+        clients.setLevel(level)
+        server.removeFilter(_of_many)
+
+
+def _of_many(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("client ", "order "))
+
+
+def _cause(group: ExceptionGroup[Exception]) -> Exception:
+    """One of our own errors, if there is one among what clients raised."""
+    found = list(_leaves(group))
+    return next((error for error in found if isinstance(error, FedMTLError)), found[0])
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,63 @@
+"""Who takes part in a simulation, and which rows are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from client.app import data_request
+from client.data.partitions import deal
+from client.data.sources import TaskData
+from common.config import Config
+
+
+@dataclass(frozen=True)
+class VirtualClient:
+    """One client. `shares` maps each of its tasks to (i, n): its rows are the i-th of n parts, counted from 1."""
+
+    client_id: str
+    shares: Mapping[str, tuple[int, int]]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks."""
+        return tuple(self.shares)
+
+
+def population(config: Config) -> list[VirtualClient]:
+    """The clients that `simulation` describes: client i holds `tasks_per_client` tasks from the i-th on, in turns.
+
+    Ids are `client-1` and so on, with as many digits as the last one needs. The clients of a task share its rows.
+    """
+    section, tasks = config.simulation, list(config.tasks)
+    held = [
+        [tasks[(number + step) % len(tasks)] for step in range(section.tasks_per_client)]
+        for number in range(section.clients)
+    ]
+    parts = {task: sum(task in mine for mine in held) for task in tasks}
+    given = dict.fromkeys(tasks, 0)
+    digits = len(str(section.clients))
+    clients = []
+    for number, mine in enumerate(held, start=1):
+        for task in mine:
+            given[task] += 1
+        clients.append(VirtualClient(f"client-{number:0{digits}}", {task: (given[task], parts[task]) for task in mine}))
+    return clients
+
+
+def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[str, TaskData]]:
+    """Every client's rows by task, by client id. A task's rows are read once, whoever shares them.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    alpha = config.simulation.alpha if config.simulation.partition == "dirichlet" else None
+    found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
+    for task in config.definitions():
+        for parts in sorted({client.shares[task.name][1] for client in clients if task.name in client.shares}):
+            dealt = deal(data_request(config, task), parts, alpha)
+            for client in clients:
+                number, of = client.shares.get(task.name, (0, 0))
+                if of == parts:
+                    found[client.client_id][task.name] = dealt[number - 1]
+    return found

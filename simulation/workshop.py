@@ -1,0 +1,160 @@
+"""The few real models of a simulation, and the clients that borrow them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.data.encoding import Reader
+from client.data.sources import TaskData
+from client.model import ClientModelSynchronizer
+from client.state.store import PendingUpdate, RunStore
+from client.training.loop import Procedure, Progress, train
+from client.worker import Computing, Outcome, Worker
+from common.models.pretrained import unpack_tokenizer
+from common.orders import Order, Welcome
+from common.parameters.schema import ParameterSchema
+from common.tasks import TaskDefinition
+
+
+class Bench:
+    """One model for all tasks, and the memory of one update: what a client needs while it works."""
+
+    def __init__(self, whole: ClientModelSynchronizer) -> None:
+        self.whole = whole
+        self.payload = np.empty(0, dtype=np.uint8)
+        self._parts: dict[tuple[str, ...], ClientModelSynchronizer] = {}
+
+    def part(self, tasks: tuple[str, ...]) -> ClientModelSynchronizer:
+        """The model as a client with these tasks sees it."""
+        if tasks not in self._parts:
+            self._parts[tasks] = self.whole.part(tasks)
+        return self._parts[tasks]
+
+
+class Workshop:
+    """A fixed number of benches. They are built when the first client has heard from the coordinator.
+
+    Args:
+        benches: how many clients work at a time.
+        schemas: of every scope of the federation, private ones included.
+        device: where models live.
+    """
+
+    def __init__(self, benches: int, schemas: Mapping[str, ParameterSchema], device: torch.device) -> None:
+        self._count = benches
+        self._digests = tuple((scope, schema.digest) for scope, schema in schemas.items())
+        self._device = device
+        self.benches: list[Bench] = []
+        self._free: list[Bench] | None = None
+        self._places = asyncio.Semaphore(benches)
+        self._reader: Reader | None = None
+        self._building = threading.Lock()
+
+    def open(self, welcome: Welcome, tokenizer: bytes) -> tuple[Bench, Reader | None]:
+        """The first bench, and what reads texts; called by every client, from any thread.
+
+        Raises:
+            Refused: the layouts of the two sides differ.
+            WireError: the tokenizer cannot be read.
+        """
+        with self._building:
+            if not self.benches:
+                self._reader = unpack_tokenizer(tokenizer) if tokenizer else None
+                everybody = replace(welcome, schema_digests=self._digests)
+                tasks = tuple(task.name for task in welcome.tasks)
+                self.benches = [
+                    Bench(ClientModelSynchronizer(everybody, tasks, self._device)) for _ in range(self._count)
+                ]
+            return self.benches[0], self._reader
+
+    @asynccontextmanager
+    async def bench(self) -> AsyncIterator[Bench]:
+        """A bench for as long as the caller needs it; waits for a free one."""
+        async with self._places:
+            if self._free is None:
+                self._free = list(self.benches)
+            bench = self._free.pop()
+            try:
+                yield bench
+            finally:
+                self._free.append(bench)
+
+
+class VirtualWorker(Worker):
+    """A worker that owns rows but no model: it works at a bench, and between orders it holds nothing large."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        client_id: str,
+        tasks: Sequence[TaskDefinition],
+        data: Mapping[str, TaskData],
+        device: torch.device,
+        capabilities: tuple[str, ...] = (),
+        procedure: Procedure = train,
+        computing: Computing | None = None,
+    ) -> None:
+        super().__init__(client_id, tasks, data, device, capabilities, procedure, computing)
+        self._workshop = workshop
+        self._names = tuple(task.name for task in self.tasks)
+        self._run_id = ""
+        self._bench: Bench | None = None
+
+    def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
+        """See `Worker`; the model is only looked at."""
+        bench, reader = self._workshop.open(welcome, tokenizer)
+        self._rows = self._encoded(welcome, reader)
+        self._data = {}
+        self._run_id = welcome.session.run_id
+        return bench.whole.part(self._names)
+
+    def sit_down(self, bench: Bench) -> None:
+        """Use a bench for the next order."""
+        self._bench = bench
+        self.synchronizer = bench.part(self._names)
+        self._payload = bench.payload
+
+    def get_up(self) -> None:
+        """Leave the bench as it is; the update that was packed there must not be needed any more."""
+        assert self._bench is not None
+        self._bench.payload = self._payload
+        self._bench, self.synchronizer, self._vocabulary = None, None, None
+        self._sets, self._payload = (), _NOTHING
+
+    def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
+        """See `Worker`."""
+        self._sets = self._rows
+        self._choose_computing(self._run_id)
+        return super().execute(order, private, progress)
+
+
+_NOTHING = np.empty(0, dtype=np.uint8)
+
+
+class VirtualStore(RunStore):
+    """What a virtual client keeps. A simulation dies as a whole, so nothing is flushed.
+
+    An update without private values is not written either: after a kill it is made again from the same seeds, with the
+    same bits. One with private values is, because they become final only after the coordinator's commit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+
+    def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
+        """Keep an update by its name; its bytes lie at a bench that others will use."""
+        if private:
+            super().save(update, private)
+        self.pending = PendingUpdate(update.header, memoryview(b""))
+
+    def _flush(self, descriptor: int) -> None:
+        """The operating system has the bytes, and outlives this process."""
