@@ -25,6 +25,7 @@ COMMANDS = {
     "aggregation": "ms per update in turns with torch and bare memory",
     "wire": "bytes per round by encoding, and what they do to the model",
     "fleet": "many light agents in few processes",
+    "simulation": "virtual clients in one process: ms per client, of a small and of a large model",
     "memory": "the coordinator's memory with a large model",
     "quality": "what federation costs or gains, on real rows",
     "all": "every one of them but quality, with the sizes of docs/performance.md",

@@ -39,6 +39,11 @@ def rows_of(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("aggregation --words 600 --rest 1000 --updates 2 --repeats 2", 15, "what ms gb_s torch"),
         ("wire --rows 20 --val_rows 10 --rounds 1 --epochs 1", 4, "encoding mb_up mb_down up_share metric same_model"),
         ("fleet --agents 4 --size 1kb --rounds 2 --parked 5", 2, "agents connections"),
+        (
+            "simulation --crowd 6 --tasks 2 --rows 8 --rounds 2 --clients 3 --workers 1,2",
+            4,
+            "what round_ms client_ms cpu_ms",
+        ),
         ("memory --model bert-tiny --clients 2 --rounds 1", 1, "model_mb start_peak_mb rounds_peak_mb ratio"),
         ("quality --rows 16 --rounds 1 --epochs 1 --seeds 0 --tasks sst2", 3, "task method metrics"),
     ],
