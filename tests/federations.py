@@ -17,7 +17,7 @@ from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.sources import find_encoder
 from common.parameters.digest import model_digest
-from common.ports import CoordinatorPort
+from common.ports import CoordinatorPort, single
 from server.assembly import in_memory
 from server.coordinator import Coordinator
 from server.model import MTLServerModel
@@ -138,6 +138,11 @@ class InTurn:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._port, name)
+
+    async def poll(self, session, pending_order, update=None):
+        if update is not None:
+            await self.submit(session, update.header, lambda _: single(update.payload))
+        return await self._port.poll(session, pending_order)
 
     async def submit(self, session, header, pieces):
         return await self._turns.submit(self._port, session, header, pieces)
