@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import logging
 import multiprocessing
 import secrets
@@ -99,6 +100,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal) -> None:
         "seed": str(config.run.seed),
         "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
+        "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
         "ready": "1",
     }
     journal.commit((), facts)
@@ -115,7 +117,8 @@ def _prepare(config: Config, path: Path) -> tuple[str, str]:
 def check_unchanged(config: Config, folder: RunFolder) -> None:
     """A resumed run must still be the same federation; how it is run may change."""
     before = load_config(folder.config)
-    same = {"model": config.model, "tasks": config.tasks, "sharing": config.sharing}
+    sections = ("model", "tasks", "sharing", "aggregation")
+    same = {name: getattr(config, name) for name in sections}
     for name, section in same.items():
         if getattr(before, name) != section:
             raise RunFolderError(
@@ -238,7 +241,7 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    report = build_report(facts, rules.tasks, journal.rounds(), journal.members(), status, digest)
+    report = build_report(facts, rules.tasks, journal.rounds(), journal.members(), status, digest, journal.cosines())
     path = folder.write_json("report.json", report)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
     return report

@@ -14,6 +14,7 @@ from common.orders import ModelArchitecture
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from server.aggregation.method import method_of
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Rules
 from server.observer import Observer
@@ -51,6 +52,8 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
             name: {scope: encoding.bounds(schema) for scope, schema in travelling.items()}
             for name, encoding in ENCODINGS.items()
         },
+        by_task=config.aggregation.by_task,
+        one_each=config.aggregation.weights == "uniform",
     )
 
 
@@ -70,7 +73,7 @@ def make_federation(
         schemas=schemas,
         tokenizer=tokenizer,
         private_vectors=private_vectors,
-        server_learning_rate=config.federation.server_learning_rate,
+        method=method_of(config),
     )
 
 

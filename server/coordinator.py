@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from common.orders import (
 from common.parameters.plan import is_private, member_scopes
 from common.parameters.schema import ParameterSchema
 from common.ports import PIECE_BYTES, Piece, Pieces, single
+from server.aggregation.method import Method
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.effects import (
@@ -82,7 +83,7 @@ class Federation:
     schemas: Mapping[str, ParameterSchema]
     tokenizer: bytes
     private_vectors: Mapping[str, Vector]
-    server_learning_rate: float = 1.0
+    method: Method = field(default_factory=Method)
     poll_seconds: float = 30.0
 
 
@@ -109,7 +110,7 @@ class Coordinator:
         self._clock = clock
         self._observer = observer
         self._handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.server_learning_rate, self._facts
+            journal, models, state.completed_rounds, federation.schemas, federation.method, self._facts
         )
         self._uploads = self._handler.uploads
         self._writer = asyncio.Lock()
@@ -248,7 +249,7 @@ class Coordinator:
             case Commit(records) if self._observer is not None:
                 for record in records:
                     if isinstance(record, RoundClosed):
-                        self._observer.closed(record)
+                        self._observer.closed(record, self._handler.cosines if record.published is not None else ())
 
     def _facts(self) -> dict[str, str]:
         seconds = self._seconds_before + self._clock.now() - self._started

@@ -10,9 +10,20 @@ from numpy.typing import NDArray
 
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
-from server.aggregation.streaming import StreamingMean
+from server.aggregation.combining import Combiner
+from server.aggregation.method import Method
 from server.broadcast import Broadcast
-from server.core.effects import ClearSums, Commit, Effect, Fold, InstallVersion, RoundClosed, RunEnded, StoreVersion
+from server.core.effects import (
+    ClearSums,
+    Commit,
+    Effect,
+    Fold,
+    InstallVersion,
+    RoundClosed,
+    RunEnded,
+    StoreVersion,
+    TaskCosines,
+)
 from server.core.state import FederationState
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
@@ -24,7 +35,8 @@ Vector = NDArray[np.float32]
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `facts` are written with every commit.
+    `vectors` are the published values of the travelling scopes; `facts` are written with every commit. `cosines` were
+    measured when the last version was stored.
     """
 
     def __init__(
@@ -33,7 +45,7 @@ class EffectHandler:
         models: ModelStore,
         version: int,
         schemas: Mapping[str, ParameterSchema],
-        server_learning_rate: float,
+        method: Method,
         facts: Callable[[], Mapping[str, str]],
     ) -> None:
         self.vectors: dict[str, Vector] = models.read(version)
@@ -41,9 +53,9 @@ class EffectHandler:
         self.broadcast = Broadcast()
         self._journal = journal
         self._models = models
-        self._rate = server_learning_rate
         self._facts = facts
-        self._sums = StreamingMean()
+        self._combiner = Combiner(method)
+        self.cosines: tuple[TaskCosines, ...] = ()
         self._stored: dict[str, Vector] = {}
 
     def is_quick(self, effect: Effect) -> bool:
@@ -79,19 +91,21 @@ class EffectHandler:
 
     def _work(self, effect: Effect) -> None:
         match effect:
-            case Fold(order_id, weights):
-                self._sums.fold(self.uploads.take(order_id), weights)
+            case Fold(order_id, weights, rows):
+                self._combiner.fold(self.uploads.take(order_id), weights, rows)
             case ClearSums():
-                self._sums.clear()
-            case StoreVersion(version, totals):
-                self._store(version, totals)
+                self._combiner.clear()
+            case StoreVersion():
+                self._store(effect)
             case Commit(records):
-                self._journal.commit(records, self._facts())
+                closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
+                self._journal.commit((*records, *self.cosines) if closed else records, self._facts())
 
-    def _store(self, version: int, totals: Mapping[str, int]) -> None:
-        fresh = {
-            scope: self._sums.combine(scope, self.vectors[scope], total, self._rate) for scope, total in totals.items()
-        }
-        self._sums.clear()
+    def _store(self, effect: StoreVersion) -> None:
+        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows)
+        self.cosines = tuple(
+            TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
+            for scope, (tasks, matrix) in self._combiner.cosines.items()
+        )
         self._stored = {**self.vectors, **fresh}
-        self._models.write(version, self._stored)
+        self._models.write(effect.version, self._stored)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from common.orders import FederationStatus
-from server.core.effects import RoundClosed
+from server.core.effects import RoundClosed, TaskCosines
 
 
 class Observer(Protocol):
@@ -20,6 +20,6 @@ class Observer(Protocol):
         """The picture changed; `waiting` means that no round is open. Describing many clients takes a while."""
         ...
 
-    def closed(self, record: RoundClosed) -> None:
-        """A round closed and is durable."""
+    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+        """A round closed and is durable; `cosines` tell how its tasks agreed, where they have sums of their own."""
         ...

@@ -17,8 +17,8 @@ from rich.text import Text
 from common.metrics import is_better
 from common.orders import FederationStatus, OrderKind
 from common.tasks import TaskDefinition
-from server.core.effects import RoundClosed
-from server.report import round_scores, uploads
+from server.core.effects import RoundClosed, TaskCosines
+from server.report import cosine_matrices, round_scores, uploads
 
 log = logging.getLogger("fedmtl.server")
 
@@ -70,12 +70,14 @@ class RunProgress:
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
             self._live.update(_overview(status), refresh=True)
 
-    def closed(self, record: RoundClosed) -> None:
-        """Append the round's scores to `metrics.jsonl` and show them."""
+    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+        """Append the round's scores to `metrics.jsonl` and show them; the log tells how its tasks agreed."""
+        for matrix in cosines:
+            log.info("%s", _agreement(matrix))
         scores = round_scores(self._tasks, record.round)
         if self._metrics is not None:
             with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_line(record, scores), allow_nan=False) + "\n")
+                file.write(json.dumps(_line(record, scores, cosines), allow_nan=False) + "\n")
         last = record.round.kind is OrderKind.EVALUATE or record.round.number == self._num_rounds
         if self._console is not None and scores and (last or time.monotonic() >= self._table_at):
             self._console.print(self._table(record, scores))
@@ -110,7 +112,20 @@ class RunProgress:
         return [task.name, text, *counts, _number(row.get("local_training_loss_next_round"))]
 
 
-def _line(record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+def _agreement(matrix: TaskCosines) -> str:
+    """One line about the cosines of every two tasks, the lowest first."""
+    pairs = [
+        (matrix.values[i][j], f"{first}, {second}")
+        for i, first in enumerate(matrix.tasks)
+        for j, second in enumerate(matrix.tasks[:i])
+    ]
+    text = "; ".join(f"{names} {value:+.3f}" for value, names in sorted(pairs))
+    return f"round {matrix.round}, cosines between the steps of tasks in {matrix.scope}: {text}"
+
+
+def _line(
+    record: RoundClosed, scores: Mapping[str, Mapping[str, Any]], cosines: Sequence[TaskCosines]
+) -> dict[str, object]:
     round_ = record.round
     states = [order.state.value for order in round_.orders.values()]
     return {
@@ -122,6 +137,7 @@ def _line(record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> dict[
         "weights": dict(record.totals),
         "uploads": uploads([round_]),
         "scores": scores,
+        **({"task_cosines": cosine_matrices(cosines)} if cosines else {}),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.tasks import TaskDefinition
+from server.core.effects import TaskCosines
 from server.core.state import Member, OpenRound, OrderState
 
 Scores = dict[str, float | None]
@@ -45,6 +47,14 @@ def uploads(rounds: Iterable[OpenRound]) -> dict[str, dict[str, int]]:
     return dict(sorted(found.items()))
 
 
+def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, dict[str, Any]]:
+    """Scope -> its tasks and the cosines of their steps, row by row, to six digits."""
+    return {
+        found.scope: {"tasks": list(found.tasks), "values": [[round(v, 6) for v in row] for row in found.values]}
+        for found in cosines
+    }
+
+
 def build_report(
     facts: Mapping[str, str],
     tasks: Iterable[TaskDefinition],
@@ -52,11 +62,15 @@ def build_report(
     members: list[Member],
     status: str,
     model_digest: str,
+    cosines: Iterable[TaskCosines] = (),
 ) -> dict[str, Any]:
     """The content of `report.json`."""
     tasks = list(tasks)
     histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
+    agreement: dict[int, list[TaskCosines]] = {}
+    for found in cosines:
+        agreement.setdefault(found.round, []).append(found)
     for round_ in rounds:
         for name, scores in round_scores(tasks, round_).items():
             histories[name] = [entry for entry in histories[name] if entry["round"] != scores["round"]] + [scores]
@@ -71,10 +85,12 @@ def build_report(
         "data": _data_sources(members),
         "encoder_init": facts.get("encoder_init", ""),
         "sharing_plan": facts.get("sharing_plan", ""),
+        "aggregation": json.loads(facts.get("aggregation", "{}")),
         "model_digest": model_digest,
         "bytes_down": int(facts.get("bytes_down", "0")),
         "bytes_up": int(facts.get("bytes_up", "0")),
         "uploads": uploads(rounds),
+        "task_cosines": [{"round": n, "scopes": cosine_matrices(found)} for n, found in sorted(agreement.items())],
         "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
         "clients": {member.client_id: _client_report(member) for member in members},
     }

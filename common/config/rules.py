@@ -132,6 +132,20 @@ def _scopes_of_known_tasks(config: Config) -> list[str]:
     ]
 
 
+def _aggregation(config: Config) -> list[str]:
+    return config.aggregation.problems()
+
+
+def _weights_of_tasks(config: Config) -> list[str]:
+    if config.aggregation.weights != "uniform":
+        return []
+    return [
+        f"tasks.{name}.weight: is not read where aggregation.weights is uniform; leave it out, or choose other weights"
+        for name, section in config.tasks.items()
+        if section.weight != 1.0
+    ]
+
+
 def _server_files(config: Config) -> list[str]:
     tls = config.server.tls
     found = _pair("server.tls", tls.certificate, tls.key)
@@ -176,6 +190,8 @@ _RULES: _Rules = (
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "tasks"), _scopes_of_known_tasks),
+    (("aggregation",), _aggregation),
+    (("aggregation",), _weights_of_tasks),
     (("server",), _server_files),
     (("client",), _client_files),
 )

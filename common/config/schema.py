@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.config.aggregation_section import AggregationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
     Address,
@@ -235,6 +236,7 @@ class Config(Section):
     data: DataSection = DataSection()
     sharing: SharingSection = SharingSection()
     federation: FederationSection = FederationSection()
+    aggregation: AggregationSection = AggregationSection()
     server: ServerSection = ServerSection()
     client: ClientSection = ClientSection()
     simulation: SimulationSection = SimulationSection()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
-from common.orders import JoinRequest, OrderKind, Session, UpdateHeader
+from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -141,14 +141,28 @@ def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mappi
     """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
 
     `task/<t>` weighs the client's examples of t. Everything else weighs its examples of all its tasks, each times the
-    task's weight; where all task weights are 1 these are plain example counts.
+    task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
+    brings examples weighs 1.
     """
     plain = all(task.weight == 1.0 for task in rules.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
     definitions = {task.name: task for task in rules.tasks}
     examples = {result.task: result.examples for result in header.results}
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
-    return {
+    weights = {
         scope.scope: examples[scope.scope.removeprefix("task/")] if scope.scope.startswith("task/") else everything
         for scope in order.scopes
     }
+    return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
+
+
+def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
+    """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
+
+    A client with several tasks enters each task's sum with that task's examples. Scopes of one task are not in the
+    result: they have one sum in any case.
+    """
+    if not rules.by_task:
+        return {}
+    examples = {result.task: result.examples for result in results if result.examples}
+    return {scope.scope: examples for scope in order.scopes if not scope.scope.startswith("task/")}

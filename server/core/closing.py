@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from operator import attrgetter
 
+from server.core.admission import task_rows
 from server.core.state import OpenRound, OrderState, Rules
 
 
@@ -37,3 +38,19 @@ def scope_totals(rules: Rules, round_: OpenRound) -> Mapping[str, int]:
         if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     return totals
+
+
+def row_totals(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:
+    """Of those among `scopes` that are summed by task, the examples of every task that brought some.
+
+    Tasks come in the order of the configuration, so that nothing depends on who answered first.
+    """
+    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    parts = [task_rows(rules, order, order.results) for order in accepted]
+    found: dict[str, dict[str, int]] = {}
+    for scope in scopes:
+        rows = [part[scope] for part in parts if scope in part]
+        if rows:
+            sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in rules.tasks}
+            found[scope] = {task: total for task, total in sums.items() if total}
+    return found

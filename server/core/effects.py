@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.core.state import Member, OpenRound, Phase
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Add the staged update of an order to the sums, with an integer weight per scope."""
+    """Add the staged update of an order to the sums, with an integer weight per scope.
+
+    A scope that is in `rows` has a sum per task instead, and the update enters each with the weight given there.
+    """
 
     order_id: str
     weights: Mapping[str, int]
+    rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,14 @@ class ClearSums:
 
 @dataclass(frozen=True)
 class StoreVersion:
-    """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk."""
+    """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk.
+
+    `rows` holds the scopes that are summed by task: scope -> task -> examples, without tasks that brought none.
+    """
 
     version: int
     totals: Mapping[str, int]
+    rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,4 +102,17 @@ class RunEnded:
     reason: str
 
 
-Record = MemberRecord | RoundOpened | RoundClosed | RunEnded
+@dataclass(frozen=True)
+class TaskCosines:
+    """How far the tasks' mean steps of a scope in a round pointed the same way: cosines, row by row.
+
+    Measured while a version is stored, and committed together with its round.
+    """
+
+    round: int
+    scope: str
+    tasks: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines

@@ -25,7 +25,8 @@ class Rules:
 
     `schemas` maps every travelling scope to its schema digest and bytes, `tensors` to how many tensors it holds.
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
-    to the least and most bytes of each travelling scope's payload.
+    to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
+    a scope; `one_each` lets every update weigh 1 instead of its examples.
     """
 
     run_id: str
@@ -45,6 +46,8 @@ class Rules:
     tensors: Mapping[str, int] = field(default_factory=dict)
     update_encoding: str = DENSE_FLOAT32
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    by_task: bool = False
+    one_each: bool = False
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""

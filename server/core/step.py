@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
-from server.core.admission import judge_update, scope_weights
+from server.core.admission import judge_update, scope_weights, task_rows
 from server.core.effects import Effect, Fold, Notice, Wake
 from server.core.events import (
     DrainRequested,
@@ -124,7 +124,8 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
         seconds=event.header.seconds,
     )
     state = _count(state.with_order(accepted), event.client_id, completed=1)
-    return state, [Fold(order.order_id, weights)] if event.header.scopes else []
+    rows = task_rows(rules, order, event.header.results)
+    return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:

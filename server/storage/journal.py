@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
-from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded
+from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded, TaskCosines
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
 KEPT_VERSIONS = 2
@@ -33,6 +33,9 @@ CREATE TABLE IF NOT EXISTS orders (
     client_id TEXT NOT NULL, tasks TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL, digest TEXT NOT NULL,
     weights TEXT NOT NULL, results TEXT NOT NULL, nbytes INTEGER NOT NULL, seconds REAL NOT NULL, note TEXT NOT NULL,
     encoding TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS task_cosines (
+    number INTEGER NOT NULL, scope TEXT NOT NULL, tasks TEXT NOT NULL, cosines TEXT NOT NULL,
+    PRIMARY KEY (number, scope));
 """
 
 # What journals of earlier versions lack; all their updates were dense.
@@ -121,6 +124,9 @@ class Journal:
             case RunEnded(phase, reason):
                 ended = {"ended": phase.value, "reason": reason}
                 self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list(ended.items()))
+            case TaskCosines(number, scope, tasks, values):
+                cells = (number, scope, _json(tasks), _json(values))
+                self._db.execute("INSERT OR REPLACE INTO task_cosines VALUES (?,?,?,?)", cells)
 
     def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
         self._db.execute(
@@ -161,6 +167,14 @@ class Journal:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
         return [self._round(OrderKind(k), number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+
+    def cosines(self) -> list[TaskCosines]:
+        """How the tasks agreed, round by round."""
+        rows = self._db.execute("SELECT number, scope, tasks, cosines FROM task_cosines ORDER BY number, scope")
+        return [
+            TaskCosines(number, scope, tuple(json.loads(tasks)), tuple(tuple(row) for row in json.loads(values)))
+            for number, scope, tasks, values in rows
+        ]
 
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""

@@ -1,0 +1,47 @@
+"""How updates become one step: the section `aggregation`, and which of its keys go together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.values import Section
+
+TASK_SHARES = ("task_balanced", "temperature")
+"""Weights that ask for sums by task."""
+
+
+class AggregationSection(Section):
+    """Weights, conflict rule and the parameters that they read; `docs/methods.md` says what each one does."""
+
+    weights: Literal["examples", "uniform", "task_balanced", "temperature"] = "examples"
+    temperature: Annotated[float, Field(ge=1)] = 2.0
+    conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
+    cagrad_c: Annotated[float, Field(gt=0)] = 0.4
+    only_conflicts: bool = True
+    rescale: bool = True
+
+    @property
+    def by_task(self) -> bool:
+        """Whether the updates of a scope that tasks share are summed task by task."""
+        return self.weights in TASK_SHARES or self.conflict != "none"
+
+    def problems(self) -> list[str]:
+        """What contradicts what, one line each."""
+        conflict = self.conflict != "none"
+        unread = (
+            ("temperature", self.weights == "temperature", "weights: temperature"),
+            ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
+            ("only_conflicts", conflict, "a conflict rule"),
+            ("rescale", conflict, "a conflict rule"),
+        )
+        found = [
+            f"aggregation.{key}: only {reader} reads it; write that, or leave the key out"
+            for key, read, reader in unread
+            if not read and getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if self.weights == "uniform" and conflict:
+            remedy = "conflict rules weigh tasks; write weights: task_balanced"
+            found.append(f"aggregation.weights: uniform counts clients, {remedy}")
+        return found

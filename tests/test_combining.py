@@ -1,0 +1,152 @@
+"""From the core's decisions to new values: weights of tasks, sums by task, conflicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.conflict import Settlement, conflict_rule
+from common.orders import DENSE_FLOAT32, TaskResult
+from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
+from common.parameters.schema import ParameterSchema
+from server.aggregation.combining import Combiner
+from server.aggregation.method import Method
+from server.aggregation.shares import balanced, by_examples, tempered
+from server.aggregation.streaming import StreamingMean
+from server.core.effects import Fold, StoreVersion
+from server.core.events import UpdateArrived
+from tests.core_cases import SCORES, TASKS, Table, rules
+
+
+def vector(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def encoded(deltas):
+    dense = ENCODINGS[DENSE_FLOAT32]
+    schemas = {scope: ParameterSchema.of({"values": delta.shape}) for scope, delta in deltas.items()}
+    return [(s, EncodedDelta(dense, schemas[s], dense.encode(d, schemas[s]))) for s, d in deltas.items()]
+
+
+def hold(core_rules, clients, deltas, method):
+    """One round through core and combiner: {client: {task: examples}}, each client's delta of `shared`."""
+    held = tuple(task for task in TASKS if any(task.name in examples for examples in clients.values()))
+    table, combiner = Table(replace(core_rules, min_clients=len(clients), tasks=held)), Combiner(method)
+    for client, examples in clients.items():
+        table.join(client, *examples)
+    for client, examples in clients.items():
+        header = table.header(client)
+        results = tuple(TaskResult(task, n, None, SCORES[task]) for task, n in examples.items())
+        effects = table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
+        (fold,) = [effect for effect in effects if isinstance(effect, Fold)]
+        own = {"shared": deltas[client]} | {f"task/{task}": vector(*range(10)) for task in examples}
+        combiner.fold(encoded(own), fold.weights, fold.rows)
+    (stored,) = table.of(StoreVersion)
+    base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
+    return combiner.combine(base, stored.totals, stored.rows), combiner, stored
+
+
+CLIENTS = {"a": {"sst2": 10}, "b": {"sst2": 30}, "c": {"qqp": 5}, "d": {"sst2": 20, "qqp": 15}}
+DELTAS = {"a": vector(1, 0), "b": vector(0, 2), "c": vector(3, 3), "d": vector(-1, 4)}
+
+
+def expected(shares):
+    """sum_t share_t sum_k n_kt delta_k / n_t, in the words of the definition."""
+    total = np.zeros(2)
+    for task, share in shares.items():
+        counts = {client: tasks.get(task, 0) for client, tasks in CLIENTS.items()}
+        mean = sum(n * DELTAS[client].astype(float) for client, n in counts.items()) / sum(counts.values())
+        total += share * mean
+    return total
+
+
+@pytest.mark.parametrize(
+    ("shares", "by_task"),
+    [
+        (by_examples, {"sst2": 60 / 80, "qqp": 20 / 80}),
+        (balanced, {"sst2": 0.5, "qqp": 0.5}),
+        (lambda n: tempered(n, 2.0), {"sst2": 60**0.5 / (60**0.5 + 20**0.5), "qqp": 20**0.5 / (60**0.5 + 20**0.5)}),
+    ],
+)
+def test_tasks_weigh_what_their_shares_say(shares, by_task):
+    values, combiner, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(shares=shares))
+    assert stored.rows == {"shared": {"sst2": 60, "qqp": 20}}
+    np.testing.assert_allclose(values["shared"], expected(by_task), rtol=1e-6)
+    tasks, matrix = combiner.cosines["shared"]
+    assert tasks == ("sst2", "qqp") and matrix.shape == (2, 2) and set(combiner.cosines) == {"shared"}
+
+
+def test_a_tasks_weight_multiplies_its_share():
+    method = Method(shares=balanced, task_weights={"sst2": 3.0})
+    values, *_ = hold(rules(by_task=True), CLIENTS, DELTAS, method)
+    np.testing.assert_allclose(values["shared"], expected({"sst2": 0.75, "qqp": 0.25}), rtol=1e-6)
+
+
+def test_uniform_counts_every_client_that_brings_rows_once():
+    clients = CLIENTS | {"e": {"sst2": 0}}
+    values, _, stored = hold(rules(one_each=True), clients, DELTAS | {"e": vector(100, 100)}, Method())
+    assert stored.totals == {"shared": 4, "task/sst2": 3, "task/qqp": 2} and not stored.rows
+    np.testing.assert_allclose(values["shared"], np.mean([DELTAS[c] for c in "abcd"], axis=0), rtol=1e-6)
+
+
+def test_a_task_without_rows_in_this_round_takes_no_share():
+    clients = {"a": {"sst2": 10}, "c": {"qqp": 0}}
+    values, combiner, stored = hold(rules(by_task=True), clients, DELTAS, Method(shares=balanced))
+    assert stored.rows == {"shared": {"sst2": 10}} and not combiner.cosines
+    assert values["shared"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"])
+def test_one_task_is_federated_averaging_bit_for_bit(name):
+    rng = np.random.default_rng(4)
+    clients = {"a": {"sst2": 7}, "b": {"sst2": 12}, "d": {"sst2": 1000}}
+    deltas = {client: rng.normal(size=3 * BLOCK + 5).astype(np.float32) for client in clients}
+    settlement = Settlement(conflict_rule(name, 0.4), only_conflicts=False) if name != "none" else None
+    plain, *_ = hold(rules(), clients, deltas, Method())
+    for shares in (by_examples, balanced):
+        found, *_ = hold(rules(by_task=True), clients, deltas, Method(shares=shares, settlement=settlement))
+        assert {scope: v.tobytes() for scope, v in found.items()} == {s: v.tobytes() for s, v in plain.items()}
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "nash"])
+def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
+    rng = np.random.default_rng(4)
+    deltas = {client: (1e-3 * rng.normal(size=BLOCK + 9)).astype(np.float32) for client in CLIENTS}
+    method = Method(shares=balanced, settlement=Settlement(conflict_rule(name, 0.4)))
+    values = [
+        hold(rules(by_task=True), {c: CLIENTS[c] for c in order}, deltas, method)[0]["shared"].tobytes()
+        for order in ("abcd", "dcba", "bdac")
+    ]
+    assert len(set(values)) == 1
+
+
+def test_a_conflict_is_settled_between_the_tasks_means():
+    clients = {"a": {"sst2": 10}, "b": {"sst2": 10}, "c": {"qqp": 5}}
+    deltas = {"a": vector(2, 1), "b": vector(0, -1), "c": vector(-0.8, 0.6)}
+    settlement = Settlement(conflict_rule("pcgrad", 0.4), rescale=False)
+    values, combiner, _ = hold(rules(by_task=True), clients, deltas, Method(shares=balanced, settlement=settlement))
+    np.testing.assert_allclose(values["shared"], (0.18, 0.54), atol=1e-6)
+    np.testing.assert_allclose(combiner.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
+    assert values["task/sst2"].tolist() == list(range(10)), "a head is its task's alone"
+
+
+def test_a_second_round_starts_from_nothing():
+    combiner = Combiner(Method(shares=balanced))
+    base = {"shared": np.zeros(3, np.float32)}
+    for delta in (vector(1, 2, 3), vector(4, 5, 6)):
+        combiner.fold(encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+        combiner.fold(encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
+        values = combiner.combine(base, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}})
+        np.testing.assert_allclose(values["shared"], delta * ((2 - 1) / 3 - 1) / 2, rtol=1e-6)
+    combiner.fold(encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+    combiner.clear()
+    combiner.fold(encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
+    assert combiner.combine(base, {"shared": 2}, {"shared": {"sst2": 2}})["shared"].tolist() == [1, 1, 1]
+
+
+def test_memory_is_kept_per_task_only_where_it_is_asked_for():
+    sums = StreamingMean()
+    sums.fold(encoded({"shared": vector(1), "task/sst2": vector(1)}), {"shared": 2, "task/sst2": 2})
+    assert set(sums._sums) == {("shared", ""), ("task/sst2", "")}

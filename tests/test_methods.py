@@ -1,0 +1,115 @@
+"""Every method as a whole: from its configuration over transports to model, journal and report."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from common.config import load_config
+from common.errors import ConfigError
+from server.report import build_report
+from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.federations import CLIENTS, digest_of, federate, small_config
+
+CONFLICTS = ("pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad")
+METHODS = {
+    "examples": (),
+    "uniform": ("aggregation.weights=uniform",),
+    "task_balanced": ("aggregation.weights=task_balanced",),
+    "temperature": ("aggregation.weights=temperature", "aggregation.temperature=3.0"),
+    **{
+        name: ("aggregation.weights=task_balanced", f"aggregation.conflict={name}", "aggregation.only_conflicts=false")
+        for name in CONFLICTS
+    },
+}
+UNEVEN = ("tasks.sst2.train_samples=32", "tasks.qqp.train_samples=16")
+
+
+DIFFERENT = ("examples", "uniform", "task_balanced", "temperature", "mgda", "cagrad", "nash")
+
+
+@pytest.fixture(autouse=True)
+def one_tokenizer(monkeypatch):
+    import client.worker
+
+    monkeypatch.setattr("client.worker.unpack_tokenizer", _cached(client.worker.unpack_tokenizer))
+
+
+_cached = functools.cache(functools.cache)
+
+
+@pytest.fixture(scope="module")
+def digests():
+    return {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_gives_one_model_over_every_transport(name, digests, tmp_path):
+    config = small_config(tmp_path, *METHODS[name], *UNEVEN)
+    runs = [("direct", None), ("grpc", 5)]
+    found = {
+        digest_of(asyncio.run(federate(config, tmp_path / how, how=how, shuffle=shuffle))) for how, shuffle in runs
+    }
+    assert len(found) == 1
+    digests[name] = found.pop()
+    different = [digest for method, digest in digests.items() if method in DIFFERENT]
+    assert len(set(different)) == len(different), "two methods came to the same model"
+
+
+def test_cosines_reach_journal_and_report(tmp_path):
+    config = small_config(tmp_path, *METHODS["task_balanced"])
+    coordinator = asyncio.run(federate(config, tmp_path / "state"))
+    found = coordinator.journal.cosines()
+    assert [(c.round, c.scope, c.tasks) for c in found] == [(n, "shared", ("sst2", "qqp")) for n in (1, 2)]
+    facts = {"aggregation": json.dumps(config.aggregation.model_dump(mode="json"))}
+    report = build_report(facts, coordinator.rules.tasks, [], [], "finished", "d" * 64, found)
+    assert report["aggregation"]["weights"] == "task_balanced"
+    first = report["task_cosines"][0]["scopes"]["shared"]
+    assert report["task_cosines"][0]["round"] == 1 and first["tasks"] == ["sst2", "qqp"]
+    assert first["values"][0][0] == 1.0 and -1 <= first["values"][0][1] == first["values"][1][0] <= 1
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["pcgrad"])
+def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
+    config = small_config(tmp_path, *METHODS[name])
+    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
+    expected, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
+    for step in [n for n, effect in enumerate(effects, 1) if effect in ("StoreVersion", "Commit")]:
+        found, _ = asyncio.run(crash_and_recover(config, template, tmp_path / str(step), cast, step, False))
+        assert found == expected, f"died after effect {step}, {effects[step - 1]}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature reads it"),
+        (["aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad reads it"),
+        (["aggregation.conflict=mgda", "aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad"),
+        (["aggregation.rescale=false"], "aggregation.rescale: only a conflict rule reads it"),
+        (["aggregation.weights=uniform", "aggregation.conflict=nash"], "aggregation.weights: uniform counts clients"),
+        (["aggregation.weights=uniform", "tasks.sst2.weight=2.0"], "tasks.sst2.weight: is not read where"),
+        (["aggregation.weights=majority"], "aggregation.weights: "),
+        (["aggregation.temperature=0.5"], "aggregation.temperature: 0.5 is out of range"),
+    ],
+)
+def test_a_contradiction_is_refused_in_one_line(overrides, line):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["tasks.sst2=", *overrides])
+    (problem,) = caught.value.problems
+    assert problem.startswith(line) and "\n" not in problem
+
+
+def test_every_choice_of_the_configuration_has_a_row_in_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\|.*`aggregation\.(\w+: \w+)`", text, re.MULTILINE))
+    from common.config.aggregation_section import AggregationSection as Section
+
+    for key in ("weights", "conflict"):
+        choices = set(Section.model_fields[key].annotation.__args__) - {"none"}
+        assert {f"{key}: {choice}" for choice in choices} <= shown
