@@ -185,7 +185,8 @@ def restore_run(
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
-    return federation, rules, schemas, state
+    method = replace(federation.method, folder=folder.path / "cohort")
+    return replace(federation, method=method), rules, schemas, state
 
 
 def _listen_for_signals() -> asyncio.Event:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
-from server.aggregation.combining import Combiner
+from server.aggregation.combining import Combiner, moment_name
 from server.aggregation.method import Method
 from server.broadcast import Broadcast
 from server.core.effects import (
@@ -54,7 +54,7 @@ class EffectHandler:
         self._journal = journal
         self._models = models
         self._facts = facts
-        self._combiner = Combiner(method)
+        self._combiner = Combiner(method, self._moments(method, version))
         self.cosines: tuple[TaskCosines, ...] = ()
         self._stored: dict[str, Vector] = {}
 
@@ -62,9 +62,21 @@ class EffectHandler:
         """Whether an effect takes less time than handing it to a thread would."""
         if isinstance(effect, Fold):
             return self.uploads.dense_bytes(effect.order_id) <= INLINE_BYTES
-        if isinstance(effect, StoreVersion):  # a small version only joins the next commit
-            return sum(vector.nbytes for vector in self.vectors.values()) <= INLINE_BYTES
+        if isinstance(effect, StoreVersion):  # a small version only joins the next commit; moments have a file
+            return not self._combiner.moments and self._nbytes() <= INLINE_BYTES
         return not isinstance(effect, Commit)
+
+    def _nbytes(self) -> int:
+        return sum(vector.nbytes for vector in self.vectors.values())
+
+    def _moments(self, method: Method, version: int) -> dict[str, Vector]:
+        """The optimizer's moments as of a version: as they were stored, or their first values at the start of a run."""
+        first = {
+            moment_name(moment, scope): np.full_like(vector, value)
+            for moment, value in method.optimizer.moments
+            for scope, vector in self.vectors.items()
+        }
+        return self._models.read_moments(version, list(first)) if version else first
 
     async def carry_out(self, effect: Effect, state: FederationState) -> None:
         """Carry out one effect of the step that led to `state`.
@@ -92,7 +104,7 @@ class EffectHandler:
     def _work(self, effect: Effect) -> None:
         match effect:
             case Fold(order_id, weights, rows):
-                self._combiner.fold(self.uploads.take(order_id), weights, rows)
+                self._combiner.fold(order_id, self.uploads.take(order_id), weights, rows)
             case ClearSums():
                 self._combiner.clear()
             case StoreVersion():
@@ -108,4 +120,4 @@ class EffectHandler:
             for scope, (tasks, matrix) in self._combiner.cosines.items()
         )
         self._stored = {**self.vectors, **fresh}
-        self._models.write(effect.version, self._stored)
+        self._models.write(effect.version, self._stored, self._combiner.moments)

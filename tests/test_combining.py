@@ -12,7 +12,7 @@ from common.orders import DENSE_FLOAT32, TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.combining import Combiner
-from server.aggregation.method import Method
+from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import balanced, by_examples, tempered
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Fold, StoreVersion
@@ -42,7 +42,7 @@ def hold(core_rules, clients, deltas, method):
         effects = table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
         (fold,) = [effect for effect in effects if isinstance(effect, Fold)]
         own = {"shared": deltas[client]} | {f"task/{task}": vector(*range(10)) for task in examples}
-        combiner.fold(encoded(own), fold.weights, fold.rows)
+        combiner.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
     (stored,) = table.of(StoreVersion)
     base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
     return combiner.combine(base, stored.totals, stored.rows), combiner, stored
@@ -71,7 +71,7 @@ def expected(shares):
     ],
 )
 def test_tasks_weigh_what_their_shares_say(shares, by_task):
-    values, combiner, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(shares=shares))
+    values, combiner, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(StreamingRule(shares)))
     assert stored.rows == {"shared": {"sst2": 60, "qqp": 20}}
     np.testing.assert_allclose(values["shared"], expected(by_task), rtol=1e-6)
     tasks, matrix = combiner.cosines["shared"]
@@ -79,7 +79,7 @@ def test_tasks_weigh_what_their_shares_say(shares, by_task):
 
 
 def test_a_tasks_weight_multiplies_its_share():
-    method = Method(shares=balanced, task_weights={"sst2": 3.0})
+    method = Method(StreamingRule(balanced, {"sst2": 3.0}))
     values, *_ = hold(rules(by_task=True), CLIENTS, DELTAS, method)
     np.testing.assert_allclose(values["shared"], expected({"sst2": 0.75, "qqp": 0.25}), rtol=1e-6)
 
@@ -93,7 +93,7 @@ def test_uniform_counts_every_client_that_brings_rows_once():
 
 def test_a_task_without_rows_in_this_round_takes_no_share():
     clients = {"a": {"sst2": 10}, "c": {"qqp": 0}}
-    values, combiner, stored = hold(rules(by_task=True), clients, DELTAS, Method(shares=balanced))
+    values, combiner, stored = hold(rules(by_task=True), clients, DELTAS, Method(StreamingRule(balanced)))
     assert stored.rows == {"shared": {"sst2": 10}} and not combiner.cosines
     assert values["shared"].tolist() == [1, 0]
 
@@ -106,7 +106,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
     settlement = Settlement(conflict_rule(name, 0.4), only_conflicts=False) if name != "none" else None
     plain, *_ = hold(rules(), clients, deltas, Method())
     for shares in (by_examples, balanced):
-        found, *_ = hold(rules(by_task=True), clients, deltas, Method(shares=shares, settlement=settlement))
+        found, *_ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(shares, settlement=settlement)))
         assert {scope: v.tobytes() for scope, v in found.items()} == {s: v.tobytes() for s, v in plain.items()}
 
 
@@ -114,7 +114,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
 def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
     rng = np.random.default_rng(4)
     deltas = {client: (1e-3 * rng.normal(size=BLOCK + 9)).astype(np.float32) for client in CLIENTS}
-    method = Method(shares=balanced, settlement=Settlement(conflict_rule(name, 0.4)))
+    method = Method(StreamingRule(balanced, settlement=Settlement(conflict_rule(name, 0.4))))
     values = [
         hold(rules(by_task=True), {c: CLIENTS[c] for c in order}, deltas, method)[0]["shared"].tobytes()
         for order in ("abcd", "dcba", "bdac")
@@ -126,23 +126,25 @@ def test_a_conflict_is_settled_between_the_tasks_means():
     clients = {"a": {"sst2": 10}, "b": {"sst2": 10}, "c": {"qqp": 5}}
     deltas = {"a": vector(2, 1), "b": vector(0, -1), "c": vector(-0.8, 0.6)}
     settlement = Settlement(conflict_rule("pcgrad", 0.4), rescale=False)
-    values, combiner, _ = hold(rules(by_task=True), clients, deltas, Method(shares=balanced, settlement=settlement))
+    values, combiner, _ = hold(
+        rules(by_task=True), clients, deltas, Method(StreamingRule(balanced, settlement=settlement))
+    )
     np.testing.assert_allclose(values["shared"], (0.18, 0.54), atol=1e-6)
     np.testing.assert_allclose(combiner.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
     assert values["task/sst2"].tolist() == list(range(10)), "a head is its task's alone"
 
 
 def test_a_second_round_starts_from_nothing():
-    combiner = Combiner(Method(shares=balanced))
+    combiner = Combiner(Method(StreamingRule(balanced)))
     base = {"shared": np.zeros(3, np.float32)}
     for delta in (vector(1, 2, 3), vector(4, 5, 6)):
-        combiner.fold(encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
-        combiner.fold(encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
+        combiner.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+        combiner.fold("o", encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
         values = combiner.combine(base, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}})
         np.testing.assert_allclose(values["shared"], delta * ((2 - 1) / 3 - 1) / 2, rtol=1e-6)
-    combiner.fold(encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+    combiner.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
     combiner.clear()
-    combiner.fold(encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
+    combiner.fold("o", encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
     assert combiner.combine(base, {"shared": 2}, {"shared": {"sst2": 2}})["shared"].tolist() == [1, 1, 1]
 
 

@@ -64,6 +64,7 @@ class TestNotes:
             (["model.weights=random", "model.server_model=x", "training.learning_rate=9e-5"], "training.learning"),
             (["training.local_epochs=0"], "training.local_epochs: 0 trains nothing"),
             (["federation.lease_seconds=1800"], "federation.lease_seconds: 1800 is not below"),
+            (["aggregation.optimizer=adam"], "federation.server_learning_rate: 1 is large for adam"),
             (["server.host=0.0.0.0", "server.insecure=true"], "server.insecure: everyone on the way"),
         ],
     )  # fmt: skip

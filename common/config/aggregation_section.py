@@ -12,8 +12,11 @@ TASK_SHARES = ("task_balanced", "temperature")
 """Weights that ask for sums by task."""
 
 
+ADAPTIVE = ("adam", "yogi")
+
+
 class AggregationSection(Section):
-    """Weights, conflict rule and the parameters that they read; `docs/methods.md` says what each one does."""
+    """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
     weights: Literal["examples", "uniform", "task_balanced", "temperature"] = "examples"
     temperature: Annotated[float, Field(ge=1)] = 2.0
@@ -21,6 +24,13 @@ class AggregationSection(Section):
     cagrad_c: Annotated[float, Field(gt=0)] = 0.4
     only_conflicts: bool = True
     rescale: bool = True
+    robust: Literal["none", "median", "trimmed_mean", "multi_krum"] = "none"
+    faulty_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    norm_bound: Annotated[float, Field(gt=0)] | None = None
+    optimizer: Literal["sgd", "momentum", "adam", "yogi"] = "sgd"
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, Field(gt=0)] = 1e-3
 
     @property
     def by_task(self) -> bool:
@@ -35,6 +45,10 @@ class AggregationSection(Section):
             ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
             ("only_conflicts", conflict, "a conflict rule"),
             ("rescale", conflict, "a conflict rule"),
+            ("faulty_share", self.robust in ("trimmed_mean", "multi_krum"), "robust: trimmed_mean or multi_krum"),
+            ("beta1", self.optimizer != "sgd", "optimizer: momentum, adam or yogi"),
+            ("beta2", self.optimizer in ADAPTIVE, "optimizer: adam or yogi"),
+            ("tau", self.optimizer in ADAPTIVE, "optimizer: adam or yogi"),
         )
         found = [
             f"aggregation.{key}: only {reader} reads it; write that, or leave the key out"
@@ -44,4 +58,7 @@ class AggregationSection(Section):
         if self.weights == "uniform" and conflict:
             remedy = "conflict rules weigh tasks; write weights: task_balanced"
             found.append(f"aggregation.weights: uniform counts clients, {remedy}")
+        if self.robust != "none" and (self.weights != "uniform" or conflict):
+            remedy = "write weights: uniform, and no conflict rule"
+            found.append(f"aggregation.robust: {self.robust} counts every update once; {remedy}")
         return found

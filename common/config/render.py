@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from common.config.aggregation_section import ADAPTIVE
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
 
 _SMALL_MODEL_RATE = 1e-4
+_LARGE_ADAPTIVE_RATE = 0.1
 
 
 def render(config: Config) -> str:
@@ -20,7 +22,7 @@ def render(config: Config) -> str:
 
 def notes(config: Config) -> list[str]:
     """Advice on values that are valid but may not be meant, one `path: advice` line each."""
-    checks = (_learning_rate, _local_epochs, _lease, _plain_text)
+    checks = (_learning_rate, _local_epochs, _lease, _plain_text, _server_rate)
     return [note for check in checks if (note := check(config))]
 
 
@@ -50,6 +52,16 @@ def _lease(config: Config) -> str | None:
         f"federation.lease_seconds: {federation.lease_seconds:g} is not below round_timeout_seconds"
         f" {federation.round_timeout_seconds:g}; a lost client is only noticed when its round has ended"
     )
+
+
+def _server_rate(config: Config) -> str | None:
+    rate = config.federation.server_learning_rate
+    if config.aggregation.optimizer not in ADAPTIVE or rate < _LARGE_ADAPTIVE_RATE:
+        return None
+    advice = (
+        f"{rate:g} is large for {config.aggregation.optimizer}, whose steps do not shrink with the updates; try 1e-3"
+    )
+    return f"federation.server_learning_rate: {advice}"
 
 
 def _plain_text(config: Config) -> str | None:

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.conflict import cosines
-from server.aggregation.method import Method
+from server.aggregation.bound import bounded
+from server.aggregation.cohort import Cohort
+from server.aggregation.method import Method, StreamingRule
 from server.aggregation.streaming import Delta, Part, StreamingMean
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
+def moment_name(moment: str, scope: str) -> str:
+    """What a scope's moment is called among all moments."""
+    return f"{moment}/{scope}"
+
+
 class Combiner:
     """Folds the updates of a round and combines them at its end.
 
-    `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task.
+    `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task. `moments`
+    are the server optimizer's, by `moment_name`; `combine` changes them in place.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, moments: Mapping[str, Float32] | None = None) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
+        self.moments: dict[str, Float32] = dict(moments or {})
         self._method = method
         self._sums = StreamingMean()
+        self._cohort = Cohort(method.rule, method.folder) if not isinstance(method.rule, StreamingRule) else None
 
     def fold(
         self,
+        order_id: str,
         deltas: Sequence[tuple[str, Delta]],
         weights: Mapping[str, int],
         rows: Mapping[str, Mapping[str, int]],
     ) -> None:
-        """Take one client's update in; see `core.effects.Fold`."""
-        self._sums.fold(deltas, weights, rows)
+        """Take one client's update in; see `core.effects.Fold`.
+
+        Raises:
+            RunFolderError: it is to be kept on disk, and the disk does not take it.
+        """
+        if self._method.norm_bound is not None:
+            deltas = bounded(deltas, self._method.norm_bound)
+        if self._cohort is not None:
+            self._cohort.fold(order_id, [(scope, delta) for scope, delta in deltas if weights[scope]])
+        else:
+            self._sums.fold(deltas, weights, rows)
 
     def combine(
         self, vectors: Mapping[str, Float32], totals: Mapping[str, int], rows: Mapping[str, Mapping[str, int]]
@@ -42,33 +62,49 @@ class Combiner:
         self.cosines = {}
         fresh = {}
         for scope, total in totals.items():
-            parts = self._weigh(scope, rows[scope]) if scope in rows else [Part("", total)]
-            fresh[scope] = self._move(scope, vectors[scope], parts)
+            steps = self._steps(scope, len(vectors[scope]), total, rows)
+            fresh[scope] = self._move(scope, vectors[scope], steps)
         self.clear()
         return fresh
 
     def clear(self) -> None:
         """Forget what was folded."""
         self._sums.clear()
+        if self._cohort is not None:
+            self._cohort.clear()
 
-    def _weigh(self, scope: str, examples: Mapping[str, int]) -> list[Part]:
+    def _steps(
+        self, scope: str, size: int, total: int, rows: Mapping[str, Mapping[str, int]]
+    ) -> Iterator[tuple[int, Float64]]:
+        rule = self._method.rule
+        if self._cohort is not None or not isinstance(rule, StreamingRule):
+            assert self._cohort is not None
+            return self._cohort.steps(scope, size)
+        parts = self._weigh(rule, scope, rows[scope]) if scope in rows else [Part("", total)]
+        return self._sums.steps(scope, parts)
+
+    def _weigh(self, rule: StreamingRule, scope: str, examples: Mapping[str, int]) -> list[Part]:
         """The sums of a scope's tasks with their shares in the step."""
-        method, tasks = self._method, tuple(examples)
+        tasks = tuple(examples)
         counts = np.array(list(examples.values()), dtype=np.float64)
-        shares = method.shares(counts) * np.array([method.task_weights.get(task, 1.0) for task in tasks])
+        shares = rule.shares(counts) * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
         shares = shares / shares.sum()
         if len(tasks) > 1:
             gram = self._sums.gram(scope, [Part(task, examples[task]) for task in tasks])
             self.cosines[scope] = tasks, cosines(gram)
-            if method.settlement is not None:
-                shares = method.settlement.weights(gram, shares)
+            if rule.settlement is not None:
+                shares = rule.settlement.weights(gram, shares)
         return [Part(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
-    def _move(self, scope: str, base: Float32, parts: Sequence[Part]) -> Float32:
-        """`base` plus the step, computed in float64 and rounded once."""
+    def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:
+        """`base` plus the optimizer's move, computed in float64 and rounded once."""
+        optimizer = self._method.optimizer
+        moments = [self.moments[moment_name(moment, scope)] for moment, _ in optimizer.moments]
         result = np.empty(len(base), dtype=np.float32)
-        for start, step in self._sums.steps(scope, parts):
-            step *= self._method.rate
-            step += base[start : start + len(step)]
-            result[start : start + len(step)] = step
+        for start, step in steps:
+            stop = start + len(step)
+            move = optimizer.advance(step, [moment[start:stop] for moment in moments])
+            move *= self._method.rate
+            move += base[start:stop]
+            result[start:stop] = move
         return result

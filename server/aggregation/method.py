@@ -4,36 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.config.schema import Config
 from common.conflict import Settlement, conflict_rule
+from server.aggregation.cohort import CohortRule, cohort_rule_of
+from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
 from server.aggregation.shares import Shares, by_examples, shares_of
+
+
+@dataclass(frozen=True)
+class StreamingRule:
+    """A rule that needs sums only, whatever the number of clients; the default is the weighted mean.
+
+    `shares` and `task_weights` (1 where a task is missing) weigh tasks that have sums of their own, and `settlement`
+    lets them settle their conflicts.
+    """
+
+    shares: Shares = by_examples
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    settlement: Settlement | None = None
 
 
 @dataclass(frozen=True)
 class Method:
     """The parts of a method; the default is federated averaging.
 
-    `shares` and `task_weights` (1 where a task is missing) weigh tasks that have sums of their own, and `settlement`
-    lets them settle their conflicts. `rate` scales the step.
+    The type of `rule` says what it needs: sums, or every update of the round. Updates longer than `norm_bound` are
+    shortened first. The optimizer's move is scaled by `rate`. A rule that needs every update keeps them in `folder`, or
+    in a temporary one.
     """
 
-    shares: Shares = by_examples
-    task_weights: Mapping[str, float] = field(default_factory=dict)
-    settlement: Settlement | None = None
+    rule: StreamingRule | CohortRule = field(default_factory=StreamingRule)
+    norm_bound: float | None = None
+    optimizer: ServerOptimizer = SGD
     rate: float = 1.0
+    folder: Path | None = None
 
 
 def method_of(config: Config) -> Method:
     """The method of a configuration."""
     section = config.aggregation
+    return Method(
+        rule=cohort_rule_of(config) or _streaming_rule_of(config),
+        norm_bound=section.norm_bound,
+        optimizer=optimizer_of(config),
+        rate=config.federation.server_learning_rate,
+    )
+
+
+def _streaming_rule_of(config: Config) -> StreamingRule:
+    section = config.aggregation
     settlement = None
     if section.conflict != "none":
         rule = conflict_rule(section.conflict, section.cagrad_c)
         settlement = Settlement(rule, section.only_conflicts, section.rescale)
-    return Method(
+    return StreamingRule(
         shares=shares_of(config) if section.by_task else by_examples,
         task_weights={name: task.weight for name, task in config.tasks.items()},
         settlement=settlement,
-        rate=config.federation.server_learning_rate,
     )

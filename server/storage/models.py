@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from common.ports import INLINE_BYTES
 from server.storage.journal import KEPT_VERSIONS, Journal
 
 Vectors = Mapping[str, NDArray[np.float32]]
+_NONE: Vectors = MappingProxyType({})
 PRIVATE_FILE = "private"
 """The file of the private scopes' initial values; versions are numbers."""
 
@@ -29,8 +31,19 @@ PRIVATE_FILE = "private"
 class ModelStore(Protocol):
     """Where published versions survive a crash."""
 
-    def write(self, version: int, vectors: Vectors) -> None:
-        """Make a version durable: before returning, or with the journal's next commit, which publishes it."""
+    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
+        """Make a version durable: before returning, or with the journal's next commit, which publishes it.
+
+        `moments` are the server optimizer's, `<moment>/<scope>`, of the same sizes; they are durable on return.
+        """
+        ...
+
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The optimizer's moments of these names as of a version.
+
+        Raises:
+            RunFolderError: they are not there.
+        """
         ...
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
@@ -53,12 +66,31 @@ class ModelFiles:
         """Where a version lies."""
         return self.folder / f"{version}.safetensors"
 
-    def write(self, version: int, vectors: Vectors) -> None:
+    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
         """Write a version and forget those that nobody needs any more."""
+        if moments:
+            self.write_moments(version, moments)
         self.write_named(str(version), vectors)
         for old in self.folder.glob("*.safetensors"):
             if old.stem.isdigit() and int(old.stem) <= version - KEPT_VERSIONS:
                 old.unlink()
+
+    def write_moments(self, version: int, moments: Vectors) -> None:
+        """Write the optimizer's moments of a version, beside the models and for the same versions."""
+        self._beside(list(moments)).write(version, moments)
+
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Read the moments of a version back."""
+        return self._beside(names).read_named(str(version), list(names)) if names else {}
+
+    def _beside(self, names: Sequence[str]) -> ModelFiles:
+        """The files of the optimizer's moments, whose tensors are called `<moment>.<parameter>`."""
+        schemas = {}
+        for name in names:
+            moment, _, scope = name.partition("/")
+            entries = self.schemas[scope].entries
+            schemas[name] = ParameterSchema(tuple(replace(entry, name=f"{moment}.{entry.name}") for entry in entries))
+        return ModelFiles(self.folder / "optimizer", schemas)
 
     def write_named(self, name: str, vectors: Vectors) -> None:
         """Write vectors under a name of their own, such as the initial values of private parameters."""
@@ -130,8 +162,10 @@ class JournalledModels:
         self._files = files
         self._journal = journal
 
-    def write(self, version: int, vectors: Vectors) -> None:
-        """Write a version, or let the next commit hold it."""
+    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
+        """Write a version, or let the next commit hold it. Moments go to files in any case."""
+        if moments:
+            self._files.write_moments(version, moments)
         if sum(vector.nbytes for vector in vectors.values()) <= INLINE_BYTES:
             self._journal.enclose(version, self._files.encode(vectors))
         else:
@@ -144,6 +178,10 @@ class JournalledModels:
             return self._files.read(version)
         return self._files.decode(data, self._files.path(version))
 
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Read the moments of a version back."""
+        return self._files.read_moments(version, names)
+
     def write_out(self, version: int) -> None:
         """Make the file of a version that lies in the journal alone, for those who look for it."""
         if self._journal.model(version) is not None:
@@ -155,11 +193,21 @@ class MemoryModels:
 
     def __init__(self) -> None:
         self._kept: dict[int, dict[str, NDArray[np.float32]]] = {}
+        self._moments: dict[int, dict[str, NDArray[np.float32]]] = {}
 
-    def write(self, version: int, vectors: Vectors) -> None:
+    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
         """Remember a version and forget those that nobody needs any more."""
-        self._kept = {old: kept for old, kept in self._kept.items() if old > version - KEPT_VERSIONS}
-        self._kept[version] = {scope: vector.copy() for scope, vector in vectors.items()}
+        for kept, values in ((self._kept, vectors), (self._moments, moments)):
+            kept[version] = {name: vector.copy() for name, vector in values.items()}
+            for old in [old for old in kept if old <= version - KEPT_VERSIONS]:
+                del kept[old]
+
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Give the moments of a version back."""
+        found = self._moments.get(version, {})
+        if not set(names) <= set(found):
+            raise RunFolderError(f"moments of version {version} are not in memory")
+        return {name: found[name].copy() for name in names}
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
         """Give a version back."""
