@@ -114,7 +114,7 @@ class EffectHandler:
                 self._journal.commit((*records, *self.cosines) if closed else records, self._facts())
 
     def _store(self, effect: StoreVersion) -> None:
-        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows)
+        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows, effect.trends)
         self.cosines = tuple(
             TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._combiner.cosines.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.combining import Combiner
 from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import balanced, by_examples, tempered
+from server.aggregation.shares import balanced, by_examples, by_trend, tempered
 from server.aggregation.streaming import StreamingMean
-from server.core.effects import Fold, StoreVersion
+from server.core.effects import Commit, Fold, StoreVersion
 from server.core.events import UpdateArrived
+from server.storage.journal import Journal
 from tests.core_cases import SCORES, TASKS, Table, rules
 
 
@@ -67,7 +69,7 @@ def expected(shares):
     [
         (by_examples, {"sst2": 60 / 80, "qqp": 20 / 80}),
         (balanced, {"sst2": 0.5, "qqp": 0.5}),
-        (lambda n: tempered(n, 2.0), {"sst2": 60**0.5 / (60**0.5 + 20**0.5), "qqp": 20**0.5 / (60**0.5 + 20**0.5)}),
+        (partial(tempered, temperature=2.0), {"sst2": 3**0.5 / (3**0.5 + 1), "qqp": 1 / (3**0.5 + 1)}),
     ],
 )
 def test_tasks_weigh_what_their_shares_say(shares, by_task):
@@ -152,3 +154,23 @@ def test_memory_is_kept_per_task_only_where_it_is_asked_for():
     sums = StreamingMean()
     sums.fold(encoded({"shared": vector(1), "task/sst2": vector(1)}), {"shared": 2, "task/sst2": 2})
     assert set(sums._sums) == {("shared", ""), ("task/sst2", "")}
+
+
+def test_dynamic_weights_come_from_two_rounds_of_losses():
+    table = Table(rules(by_task=True, min_clients=2))
+    for client, task in (("a", "sst2"), ("b", "qqp")):
+        table.join(client, task)
+    for losses in ((4.0, 2.0), (2.0, 1.8)):
+        for client, loss in zip("ab", losses, strict=True):
+            header = table.header(client)
+            results = tuple(replace(result, train_loss=loss) for result in header.results)
+            table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
+    first, second = table.of(StoreVersion)
+    assert first.trends == {} and second.trends == {"sst2": 0.5, "qqp": 0.9}
+    weights = by_trend(np.array([1.0, 9.0]), np.array([0.5, 0.9]), 2.0)
+    np.testing.assert_allclose(weights / weights.sum(), np.exp([0.25, 0.45]) / np.exp([0.25, 0.45]).sum())
+    journal = Journal(":memory:")
+    for effect in table.of(Commit):
+        journal.commit(effect.records)
+    assert journal.restore(table.rules.schemas, 1.0).losses == table.state.losses == {"sst2": 2.0, "qqp": 1.8}
+    journal.close()

@@ -22,6 +22,7 @@ METHODS = {
     "uniform": ("aggregation.weights=uniform",),
     "task_balanced": ("aggregation.weights=task_balanced",),
     "temperature": ("aggregation.weights=temperature", "aggregation.temperature=3.0"),
+    "dynamic": ("aggregation.weights=dynamic", "aggregation.temperature=1.0"),
     **{
         name: ("aggregation.weights=task_balanced", f"aggregation.conflict={name}", "aggregation.only_conflicts=false")
         for name in CONFLICTS
@@ -95,7 +96,7 @@ def test_cosines_reach_journal_and_report(tmp_path):
     json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["pcgrad", "adam", "median"])
+@pytest.mark.parametrize("name", ["pcgrad", "dynamic", "adam", "median"])
 def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
     config = small_config(tmp_path, *METHODS[name])
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
@@ -109,7 +110,7 @@ def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature reads it"),
+        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature or dynamic reads it"),
         (["aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad reads it"),
         (["aggregation.conflict=mgda", "aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad"),
         (["aggregation.rescale=false"], "aggregation.rescale: only a conflict rule reads it"),

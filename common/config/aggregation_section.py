@@ -8,7 +8,7 @@ from pydantic import Field
 
 from common.config.values import Section
 
-TASK_SHARES = ("task_balanced", "temperature")
+TASK_SHARES = ("task_balanced", "temperature", "dynamic")
 """Weights that ask for sums by task."""
 
 
@@ -18,7 +18,7 @@ ADAPTIVE = ("adam", "yogi")
 class AggregationSection(Section):
     """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
-    weights: Literal["examples", "uniform", "task_balanced", "temperature"] = "examples"
+    weights: Literal["examples", "uniform", "task_balanced", "temperature", "dynamic"] = "examples"
     temperature: Annotated[float, Field(ge=1)] = 2.0
     conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
     cagrad_c: Annotated[float, Field(gt=0)] = 0.4
@@ -41,7 +41,7 @@ class AggregationSection(Section):
         """What contradicts what, one line each."""
         conflict = self.conflict != "none"
         unread = (
-            ("temperature", self.weights == "temperature", "weights: temperature"),
+            ("temperature", self.weights in ("temperature", "dynamic"), "weights: temperature or dynamic"),
             ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
             ("only_conflicts", conflict, "a conflict rule"),
             ("rescale", conflict, "a conflict rule"),

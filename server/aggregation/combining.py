@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,13 +57,21 @@ class Combiner:
             self._sums.fold(deltas, weights, rows)
 
     def combine(
-        self, vectors: Mapping[str, Float32], totals: Mapping[str, int], rows: Mapping[str, Mapping[str, int]]
+        self,
+        vectors: Mapping[str, Float32],
+        totals: Mapping[str, int],
+        rows: Mapping[str, Mapping[str, int]],
+        trends: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, Float32]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`."""
         self.cosines = {}
         fresh = {}
         for scope, total in totals.items():
-            steps = self._steps(scope, len(vectors[scope]), total, rows)
+            if self._cohort is not None:
+                steps = self._cohort.steps(scope, len(vectors[scope]))
+            else:
+                parts = self._weigh(scope, rows[scope], trends) if scope in rows else [Part("", total)]
+                steps = self._sums.steps(scope, parts)
             fresh[scope] = self._move(scope, vectors[scope], steps)
         self.clear()
         return fresh
@@ -73,21 +82,13 @@ class Combiner:
         if self._cohort is not None:
             self._cohort.clear()
 
-    def _steps(
-        self, scope: str, size: int, total: int, rows: Mapping[str, Mapping[str, int]]
-    ) -> Iterator[tuple[int, Float64]]:
-        rule = self._method.rule
-        if self._cohort is not None or not isinstance(rule, StreamingRule):
-            assert self._cohort is not None
-            return self._cohort.steps(scope, size)
-        parts = self._weigh(rule, scope, rows[scope]) if scope in rows else [Part("", total)]
-        return self._sums.steps(scope, parts)
-
-    def _weigh(self, rule: StreamingRule, scope: str, examples: Mapping[str, int]) -> list[Part]:
+    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Mapping[str, float]) -> list[Part]:
         """The sums of a scope's tasks with their shares in the step."""
-        tasks = tuple(examples)
+        rule, tasks = self._method.rule, tuple(examples)
+        assert isinstance(rule, StreamingRule)
         counts = np.array(list(examples.values()), dtype=np.float64)
-        shares = rule.shares(counts) * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
+        moved = np.array([trends.get(task, 1.0) for task in tasks])
+        shares = rule.shares(counts, moved) * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
         shares = shares / shares.sum()
         if len(tasks) > 1:
             gram = self._sums.gram(scope, [Part(task, examples[task]) for task in tasks])

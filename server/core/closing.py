@@ -54,3 +54,19 @@ def row_totals(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Mappin
             sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in rules.tasks}
             found[scope] = {task: total for task, total in sums.items() if total}
     return found
+
+
+def task_losses(round_: OpenRound) -> Mapping[str, float]:
+    """The mean local training loss of every task that was trained, weighted by examples and summed by order id."""
+    sums: dict[str, tuple[float, int]] = {}
+    for _, order in sorted(round_.orders.items()):
+        for result in order.results if order.state is OrderState.ACCEPTED else ():
+            if result.train_loss is not None and result.examples:
+                loss, count = sums.get(result.task, (0.0, 0))
+                sums[result.task] = loss + result.train_loss * result.examples, count + result.examples
+    return {task: loss / count for task, (loss, count) in sums.items()}
+
+
+def trends(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
+    """Losses divided by those of the round before; tasks without a positive loss there are left out."""
+    return {task: loss / before[task] for task, loss in now.items() if before.get(task, 0.0) > 0.0}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from common.orders import OrderKind, ScopeVersion
-from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals
+from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
     Commit,
@@ -93,7 +93,9 @@ def _close(
     state = _settle(replace(state, versions=versions, completed_rounds=round_.number, attempt=1), round_)
     records: list[Record] = [RoundClosed(round_, totals, round_.number), *_member_records(state, round_)]
     notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
-    store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals))
+    losses = task_losses(round_)
+    store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), trends(state.losses, losses))
+    state = replace(state, losses=losses)
     return state, [store], records, notices
 
 

@@ -167,7 +167,10 @@ class OpenRound:
 
 @dataclass(frozen=True)
 class FederationState:
-    """Everything that `step` reads and writes. `versions` maps each travelling scope to its version."""
+    """Everything that `step` reads and writes. `versions` maps each travelling scope to its version.
+
+    `losses` are the tasks' mean local training losses in the last round that was published.
+    """
 
     versions: Mapping[str, int]
     phase: Phase = Phase.WAITING
@@ -178,6 +181,7 @@ class FederationState:
     open: OpenRound | None = None
     draining: bool = False
     failure: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

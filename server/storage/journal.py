@@ -12,6 +12,7 @@ from typing import Any
 from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
+from server.core.closing import task_losses
 from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded, TaskCosines
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
@@ -153,6 +154,8 @@ class Journal:
         ):
             versions |= dict.fromkeys(json.loads(totals), published)
             completed = published
+        last = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE published = ?", (completed,))
+        losses = [task_losses(self._round(OrderKind(k), n, attempt, v, 0.0)) for k, n, attempt, v in last.fetchall()]
         open_, attempt = self._open_round(completed, round_timeout_seconds)
         facts = self.facts()
         phase = Phase(facts.get("ended", Phase.WAITING.value))
@@ -160,7 +163,11 @@ class Journal:
             phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
         members = {member.client_id: member for member in self._members()}
         return FederationState(
-            versions, phase, completed, attempt, members=members, open=open_, failure=facts.get("reason", "")
+            *(versions, phase, completed, attempt),
+            members=members,
+            open=open_,
+            failure=facts.get("reason", ""),
+            losses=losses[0] if losses else {},
         )
 
     def rounds(self) -> list[OpenRound]:
