@@ -20,7 +20,7 @@ from common.errors import FedMTLError, RunFailedError
 from common.orders import FederationStatus
 from server.app import begin_run, check_unchanged, restore_run, write_report
 from server.coordinator import Coordinator
-from server.core.effects import RoundClosed
+from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import Phase
 from server.progress import RunProgress
 from server.run_folder import RunFolder
@@ -108,9 +108,9 @@ class Onlooker:
         if not waiting:
             self._progress.changed(waiting, describe)
 
-    def closed(self, record: RoundClosed) -> None:
+    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
         """See `Observer`."""
-        self._progress.closed(record)
+        self._progress.closed(record, cosines)
 
 
 @contextmanager
