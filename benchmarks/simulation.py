@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, process_time
@@ -22,7 +22,7 @@ from client.app import limit_threads
 from common.config import Config, load_config
 from common.models.sources import find_encoder
 from common.orders import FederationStatus
-from server.core.effects import RoundClosed
+from server.core.effects import RoundClosed, TaskCosines
 from server.model import MTLServerModel
 from simulation.crowd import run_crowd
 from simulation.population import population
@@ -93,7 +93,7 @@ class Stopwatch:
     def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
         """See `Observer`."""
 
-    def closed(self, record: RoundClosed) -> None:
+    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
         """See `Observer`."""
         if record.published is not None:
             self.closed_at.append((perf_counter(), process_time()))

@@ -58,10 +58,8 @@ def _server_rate(config: Config) -> str | None:
     rate = config.federation.server_learning_rate
     if config.aggregation.optimizer not in ADAPTIVE or rate < _LARGE_ADAPTIVE_RATE:
         return None
-    advice = (
-        f"{rate:g} is large for {config.aggregation.optimizer}, whose steps do not shrink with the updates; try 1e-3"
-    )
-    return f"federation.server_learning_rate: {advice}"
+    advice = f"{rate:g} is large for {config.aggregation.optimizer}, whose steps do not shrink with the updates"
+    return f"federation.server_learning_rate: {advice}; start near aggregation.tau"
 
 
 def _plain_text(config: Config) -> str | None:
