@@ -112,12 +112,24 @@ class TestRobust:
             found = combiner.combine({"shared": np.zeros(1, np.float32)}, {"shared": 1}, {})
             assert found["shared"].tolist() == [value] and not list(tmp_path.iterdir())
 
+    def test_a_disk_that_does_not_take_an_update_is_named(self, tmp_path: Path):
+        cohort = Cohort(median(), tmp_path / "cohort")
+        (tmp_path / "cohort").rmdir()
+        with pytest.raises(RunFolderError, match=r"cohort cannot be written \(No such file or directory\); free space"):
+            cohort.fold("o", encoded(np.ones(3, np.float32)))
+
 
 class TestNormBound:
     def test_a_long_update_is_shortened_and_a_short_one_is_not(self):
         first, second = vectors([3, 4], [0.3, 0.4])
         assert combine(Method(norm_bound=1.0), [first]).tolist() == pytest.approx([0.6, 0.8])
         assert combine(Method(norm_bound=1.0), [second]).tobytes() == combine(Method(), [second]).tobytes()
+
+    def test_the_log_tells_how_many_were_shortened(self, caplog):
+        caplog.set_level("INFO", "fedmtl.server")
+        combine(Method(norm_bound=1.0), vectors([3, 4], [0.3, 0.4], [0, 1]))
+        combine(Method(norm_bound=9.0), vectors([3, 4]))
+        assert caplog.messages == ["1 of 3 updates were longer than aggregation.norm_bound 1 and shortened"]
 
     def test_the_norm_is_that_of_all_scopes_together(self):
         parts = [("a", encoded(np.array([3.0], np.float32))[0][1]), ("b", encoded(np.array([4.0], np.float32))[0][1])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +14,8 @@ from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.streaming import Delta, Part, StreamingMean
+
+log = logging.getLogger("fedmtl.server")
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -34,6 +37,7 @@ class Combiner:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.moments: dict[str, Float32] = dict(moments or {})
         self._method = method
+        self._folded = self._shortened = 0
         self._sums = StreamingMean()
         self._cohort = Cohort(method.rule, method.folder) if not isinstance(method.rule, StreamingRule) else None
 
@@ -50,7 +54,10 @@ class Combiner:
             RunFolderError: it is to be kept on disk, and the disk does not take it.
         """
         if self._method.norm_bound is not None:
-            deltas = bounded(deltas, self._method.norm_bound)
+            within = bounded(deltas, self._method.norm_bound)
+            self._shortened += within is not deltas
+            deltas = within
+        self._folded += 1
         if self._cohort is not None:
             self._cohort.fold(order_id, [(scope, delta) for scope, delta in deltas if weights[scope]])
         else:
@@ -65,6 +72,9 @@ class Combiner:
     ) -> dict[str, Float32]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`."""
         self.cosines = {}
+        if self._shortened:
+            shares = (self._shortened, self._folded, self._method.norm_bound)
+            log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         fresh = {}
         for scope, total in totals.items():
             if self._cohort is not None:
@@ -78,6 +88,7 @@ class Combiner:
 
     def clear(self) -> None:
         """Forget what was folded."""
+        self._folded = self._shortened = 0
         self._sums.clear()
         if self._cohort is not None:
             self._cohort.clear()
