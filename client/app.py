@@ -14,7 +14,7 @@ import torch
 from client.agent import Agent
 from client.data.sources import ColumnNames, DataRequest, TaskData, load
 from client.state.identity import claim
-from client.training.loop import Procedure, train
+from client.training.loop import Procedure
 from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.config import Config
@@ -104,7 +104,9 @@ def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCo
     return GrpcCoordinator(host.strip("[]"), int(number), None if plain else files, client_id, patience_seconds)
 
 
-async def take_part(config: Config, client_id: str | None, tasks: Sequence[str], procedure: Procedure = train) -> None:
+async def take_part(
+    config: Config, client_id: str | None, tasks: Sequence[str], procedure: Procedure | None = None
+) -> None:
     """Be one client of a federation until it is over.
 
     Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,15 @@ class PrecisionChoice:
                 if self._chosen == torch.bfloat16 and not multiplies_bfloat16(device):
                     log.warning("client.precision: %s has no bfloat16 products; float32 is faster here", device)
         return self._chosen
+
+    @contextmanager
+    def in_use(self, model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings) -> Iterator[None]:
+        """Inside, the model multiplies in the chosen precision; outside in float32."""
+        model.precision = self.settle(model, sets, settings)
+        try:
+            yield
+        finally:
+            model.precision = torch.float32
 
     def _measure(
         self, model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings, device: torch.device

@@ -18,13 +18,13 @@ from torch import Tensor
 from client.data.encoding import Reader, encode
 from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
+from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
-from client.training.evaluation import evaluate
-from client.training.loop import Procedure, Progress, TaskSet, train
+from client.training.loop import Procedure, Progress, TaskSet
+from client.training.procedures import PROCEDURES, Work, share_of
 from common.errors import WireError
-from common.metrics import TaskStatistics
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
@@ -37,6 +37,7 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.encodings import ENCODINGS
+from common.parameters.plan import SHARED
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -45,7 +46,7 @@ log = logging.getLogger("fedmtl.client")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished order: the update to hand in and the private values that go with it."""
+    """A finished order: the update to hand in, and the private values and own model that go with it."""
 
     update: PendingUpdate
     private: dict[str, Tensor]
@@ -61,7 +62,10 @@ class Computing:
 
 
 class Worker:
-    """One client's tasks, data and device; the model follows when the coordinator has described it."""
+    """One client's tasks, data and device; the model follows when the coordinator has described it.
+
+    `procedure` takes the place of the one that orders name.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,7 @@ class Worker:
         data: Mapping[str, TaskData],
         device: torch.device,
         capabilities: tuple[str, ...] = (),
-        procedure: Procedure = train,
+        procedure: Procedure | None = None,
         computing: Computing | None = None,
     ) -> None:
         self.client_id = client_id
@@ -85,6 +89,7 @@ class Worker:
         self._vocabulary: CompactVocabulary | None = None
         self._precision = PrecisionChoice("float32", None)
         self._sets: tuple[TaskSet, ...] = ()
+        self._whole_sets: tuple[TaskSet, ...] = ()
         self.synchronizer: ClientModelSynchronizer | None = None
 
     def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
@@ -118,6 +123,7 @@ class Worker:
     def _choose_computing(self, run_id: str) -> None:
         assert self.synchronizer is not None
         wanted = self._computing
+        self._whole_sets = self._sets
         self._precision = PrecisionChoice(wanted.precision, wanted.folder / run_id if wanted.folder else None)
         self._vocabulary = (
             compact_vocabulary(self.synchronizer.model, self._sets) if wanted.compact_vocabulary else None
@@ -127,7 +133,12 @@ class Worker:
             log.info("trains %d of %d word embeddings", len(self._vocabulary), self._vocabulary.whole)
 
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
-        """Score the received model, train it if the order says so, and pack the update.
+        """Score the received model and the client's own, train both if the order says so, and pack the update.
+
+        Args:
+            order: what to do.
+            private: committed private values and those of the own model, float32 CPU vectors by scope.
+            progress: hears of the work done.
 
         Raises:
             TrainingDiverged: the loss is not finite.
@@ -140,36 +151,50 @@ class Worker:
         started = time.monotonic()
         synchronizer = self.synchronizer
         synchronizer.load_received()
-        synchronizer.load_private(dict(private))
+        synchronizer.load_private({scope: private[scope] for scope in synchronizer.private_scopes})
+        parts = 2 if order.kind is OrderKind.TRAIN and order.training.procedure.personal else 1
         with self._vocabulary.in_place() if self._vocabulary is not None else nullcontext():
-            scores, losses = self._compute(order, progress)
+            scores, losses = self._compute(order, share_of(progress, 0, 1, parts))
+        own = self._work(order, self._whole_sets, share_of(progress, parts - 1, 1, parts))
+        personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision)
         scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
         results = tuple(
-            TaskResult(s.task.name, len(s.train), losses.get(s.task.name), scores.get(s.task.name)) for s in self._sets
+            TaskResult(n, len(s.train), losses.get(n), scores.get(n), personal.get(n))
+            for s in self._sets
+            for n in [s.task.name]
         )
         digest = xxhash.xxh3_128_hexdigest(payload)
         header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
-        keeps = synchronizer.private_values() if order.kind is OrderKind.TRAIN else {}
+        if order.kind is OrderKind.TRAIN:
+            keeps |= synchronizer.private_values()
+        elif keeps:
+            keeps |= {scope: private[scope] for scope in synchronizer.private_scopes}
         return Outcome(PendingUpdate(header, payload), keeps)
 
-    def _compute(self, order: Order, progress: Progress) -> tuple[dict[str, TaskStatistics], Mapping[str, float]]:
+    def _work(self, order: Order, sets: tuple[TaskSet, ...], progress: Progress) -> Work:
+        assert self.synchronizer is not None
+        names = {
+            scope: frozenset(entry.name for entry in self.synchronizer.schemas[scope].entries)
+            for scope in self.synchronizer.received
+        }
+        seed = derive_seed(order.seed, order.round, self.client_id, "training")
+        travelling = frozenset[str]().union(*names.values())
+        body = names.get(SHARED, frozenset())
+        return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body)
+
+    def _compute(self, order: Order, progress: Progress) -> tuple[Scores, Mapping[str, float]]:
         """Scores of the loaded model by task; then it is trained, if the order says so, and the losses go along."""
         assert self.synchronizer is not None
         model, settings = self.synchronizer.model, order.training
         # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
-        scores = {
-            s.task.name: evaluate(model, s.task, s.validation, settings.eval_batch_size)
-            for s in self._sets
-            if len(s.validation)
-        }
+        scores = score(model, self._sets, settings.eval_batch_size)
         if order.kind is not OrderKind.TRAIN:
             return scores, {}
-        seed = derive_seed(order.seed, order.round, self.client_id, "training")
-        model.precision = self._precision.settle(model, self._sets, settings)
-        try:
-            return scores, self._procedure(model, self._sets, settings, seed, progress)
-        finally:
-            model.precision = torch.float32
+        work = self._work(order, self._sets, progress)
+        with self._precision.in_use(model, self._sets, settings):
+            if self._procedure is not None:
+                return scores, self._procedure(model, self._sets, settings, work.seed, progress)
+            return scores, PROCEDURES[settings.procedure.name](work)
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:
         """What leaves this client: one encoded delta per scope of the order, none of them private.

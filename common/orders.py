@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.metrics import TaskStatistics
+from common.procedures import PLAIN, LocalProcedure
 from common.tasks import TaskDefinition
 
 
@@ -74,6 +75,7 @@ class TrainingSettings:
     weight_decay: float
     max_grad_norm: float
     eval_batch_size: int
+    procedure: LocalProcedure = PLAIN
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,15 @@ class TaskResult:
     """One task's share of an update.
 
     `examples` is the integer weight (training rows used); `validation` scores the *received* model before training;
-    `train_loss` is the mean loss during local training and None where nothing was trained.
+    `train_loss` is the mean loss during local training and None where nothing was trained; `personal` scores the
+    client's own model on the same rows, where it has one.
     """
 
     task: str
     examples: int
     train_loss: float | None
     validation: TaskStatistics | None
+    personal: TaskStatistics | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
             total = merge(parts)
             scores[task.name] = {"round": round_.version, **_rounded(summarise(task, total))}
             scores[task.name] |= {"validation_examples": total.examples, "clients": len(parts)}
+        own = [result.personal for result in results if result.personal is not None]
+        if own:
+            scores.setdefault(task.name, {"round": round_.version})["personal"] = {
+                **_rounded(summarise(task, merge(own))),
+                "clients": len(own),
+            }
         loss = _train_loss(results)
         if loss is not None:
             scores.setdefault(task.name, {"round": round_.version})["local_training_loss_next_round"] = round(loss, 6)
@@ -93,7 +99,29 @@ def build_report(
         "task_cosines": [{"round": n, "scopes": cosine_matrices(found)} for n, found in sorted(agreement.items())],
         "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
         "clients": {member.client_id: _client_report(member) for member in members},
+        "personalisation": personalisation(tasks, rounds),
     }
+
+
+def personalisation(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, Any]:
+    """Per client and task, on that client's validation rows: what the received and its own model scored last.
+
+    Only clients with a model of their own are in it; `round` is the published model beside which it was scored.
+    """
+    definitions = {task.name: task for task in tasks}
+    found: dict[str, Any] = {}
+    for round_ in rounds:
+        for order in round_.orders.values():
+            for result in order.results if order.state is OrderState.ACCEPTED else ():
+                if result.personal is not None and result.validation is not None:
+                    task = definitions[result.task]
+                    scores = {
+                        "round": round_.version,
+                        "received": _rounded(summarise(task, result.validation)),
+                        "personal": _rounded(summarise(task, result.personal)),
+                    }
+                    found.setdefault(order.client_id, {})[task.name] = scores
+    return dict(sorted(found.items()))
 
 
 def final_metrics(task: TaskDefinition, history: list[dict[str, Any]]) -> Scores:

@@ -10,7 +10,7 @@ from pathlib import Path
 from client.agent import Agent
 from client.app import choose_device, local_definitions
 from client.state.store import PendingUpdate
-from client.training.loop import Procedure, train
+from client.training.loop import Procedure
 from client.worker import Computing
 from common.clock import ManualClock
 from common.config import Config
@@ -114,7 +114,7 @@ class Crowd:
         clients: who takes part.
         state: folder for what clients keep, one folder each.
         connect: what a client calls instead of the coordinator itself, by client id.
-        procedure: what clients do with an order to train.
+        procedure: takes the place of the one that orders name.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Crowd:
         clients: Sequence[VirtualClient],
         state: Path,
         connect: Callable[[str], CoordinatorPort] | None = None,
-        procedure: Procedure = train,
+        procedure: Procedure | None = None,
     ) -> None:
         self.config = config
         self.time = Time(coordinator, clock)

@@ -17,7 +17,7 @@ from client.data.encoding import Reader
 from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
 from client.state.store import PendingUpdate, RunStore
-from client.training.loop import Procedure, Progress, train
+from client.training.loop import Procedure, Progress
 from client.worker import Computing, Outcome, Worker
 from common.models.pretrained import unpack_tokenizer
 from common.orders import Order, Welcome
@@ -100,7 +100,7 @@ class VirtualWorker(Worker):
         data: Mapping[str, TaskData],
         device: torch.device,
         capabilities: tuple[str, ...] = (),
-        procedure: Procedure = train,
+        procedure: Procedure | None = None,
         computing: Computing | None = None,
     ) -> None:
         super().__init__(client_id, tasks, data, device, capabilities, procedure, computing)
@@ -128,7 +128,7 @@ class VirtualWorker(Worker):
         assert self._bench is not None
         self._bench.payload = self._payload
         self._bench, self.synchronizer, self._vocabulary = None, None, None
-        self._sets, self._payload = (), _NOTHING
+        self._sets, self._whole_sets, self._payload = (), (), _NOTHING
 
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """See `Worker`."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
 from client.data.encoding import TrainingRows, collate
+from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel, draws_in_training
@@ -47,7 +48,7 @@ Progress = Callable[[float], None]
 """Called with the share of the work that is done (0 to 1); raises `TrainingStopped` to end it."""
 
 Procedure = Callable[[MultiTaskModel, Sequence[TaskSet], TrainingSettings, int, Progress], Mapping[str, float]]
-"""What a client does with an order to train; `train` is one."""
+"""Training in place of a client's own procedures; `train` is one."""
 
 
 def train(
@@ -56,11 +57,13 @@ def train(
     settings: TrainingSettings,
     seed: int,
     progress: Progress,
+    rule: StepRule = PLAIN_STEP,
 ) -> Mapping[str, float]:
     """Train in place for `settings.local_epochs`, each row of each task once per epoch.
 
     A step takes one batch of every task that the schedule puts there and minimises the sum of task weight times mean
     batch loss. The optimizer (AdamW, Loshchilov and Hutter 2019) starts fresh. `seed` decides batches and dropout.
+    Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last one at its start.
 
     Returns:
         Mean training loss per task; empty where nothing was trained.
@@ -80,7 +83,8 @@ def train(
             steps = epoch_steps(sets, settings.batch_size, seed, epoch)
             for number, parts in enumerate(steps):
                 progress((epoch + number / len(steps)) / settings.local_epochs)
-                losses.add(parts, take_step(model, optimizer, parts, settings.max_grad_norm))
+                before = steps[number - 1] if rule.look_ahead else ()
+                losses.add(parts, take_step(model, optimizer, parts, settings.max_grad_norm, rule, before))
         losses.check()
     return losses.means(settings.local_epochs)
 
@@ -101,9 +105,35 @@ def epoch_steps(sets: Sequence[TaskSet], batch_size: int, seed: int, epoch: int)
 
 
 def take_step(
-    model: MultiTaskModel, optimizer: torch.optim.Optimizer, parts: Sequence[Part], max_grad_norm: float
+    model: MultiTaskModel,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Part],
+    max_grad_norm: float,
+    rule: StepRule = PLAIN_STEP,
+    before: Sequence[Part] = (),
 ) -> list[Tensor]:
     """One step of the optimizer; the loss of each part, float32 () on the model's device.
+
+    With parts `before` the gradient is that of the loss after a step of rate `rule.look_ahead` on those.
+    """
+    if before:
+        _take_gradients(model, optimizer, before)
+        with looked_ahead(list(model.parameters()), rule.look_ahead):
+            losses = _take_gradients(model, optimizer, parts)
+    else:
+        losses = _take_gradients(model, optimizer, parts)
+    if rule.pull is not None:
+        rule.pull.before_step()
+    if max_grad_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    if rule.pull is not None:
+        rule.pull.after_step()
+    return losses
+
+
+def _take_gradients(model: MultiTaskModel, optimizer: torch.optim.Optimizer, parts: Sequence[Part]) -> list[Tensor]:
+    """Gradients of the weighted sum of the parts' losses, in place of those before; the loss of each part.
 
     Nothing of ours waits for a GPU here, so that the next batch is put together while this one is computed;
     transformers does once per batch that has padding, to look at the mask.
@@ -119,9 +149,6 @@ def take_step(
         total = total + item.task.weight * loss
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    if max_grad_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
     return losses
 
 

@@ -124,6 +124,26 @@ def _private_layers(config: Config) -> list[str]:
     return [f"sharing.private_layers: not read by plan {sharing.plan}; {remedy}"]
 
 
+_NOTHING_TO_PULL_TO = "shares nothing to be pulled to; choose another plan, or training.procedure: plain"
+_NO_HALVES = "does not split the model into a shared encoder and heads; use hard, private_heads, fedper or rules"
+
+
+def _procedure_fits(config: Config) -> list[str]:
+    training, plan = config.training, config.sharing.plan
+    pulls = training.procedure in ("fedprox", "ditto")
+    found = []
+    if pulls and training.pull == "gradient" and training.mu * training.learning_rate > 1:
+        step = f"mu {training.mu:g} times learning_rate {training.learning_rate:g} is above 1 and would overshoot"
+        found.append(f"training.mu: {step}; write training.pull: proximal, or a smaller mu")
+    if training.procedure == "ditto" and training.finetune_epochs:
+        found.append("training.finetune_epochs: procedure ditto has personal models already; write 0")
+    if pulls and plan == "local":
+        found.append(f"training.procedure: plan local {_NOTHING_TO_PULL_TO}")
+    if training.procedure == "fedrep" and plan in ("full", "lg", "local"):
+        found.append(f"training.procedure: fedrep, but plan {plan} {_NO_HALVES}")
+    return found
+
+
 def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
@@ -189,6 +209,7 @@ _RULES: _Rules = (
     (("data", "model"), _tasks_have_data),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
+    (("sharing", "training"), _procedure_fits),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),

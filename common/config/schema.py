@@ -26,6 +26,7 @@ from common.config.values import (
 )
 from common.orders import TrainingSettings
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan
+from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 
 
@@ -73,7 +74,10 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off."""
+    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off.
+
+    `procedure` and what it reads (`common.procedures`) say how a client trains; the others are left out.
+    """
 
     num_rounds: Count = 10
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
@@ -82,6 +86,12 @@ class TrainingSection(Section):
     eval_batch_size: Count = 128
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    procedure: Literal["plain", "fedprox", "fedrep", "ditto", "per_fedavg"] = "plain"
+    mu: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    pull: Literal["gradient", "proximal"] = "gradient"
+    head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+    inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
@@ -92,7 +102,14 @@ class TrainingSection(Section):
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             eval_batch_size=self.eval_batch_size,
+            procedure=self.local_procedure(),
         )
+
+    def local_procedure(self) -> LocalProcedure:
+        """The procedure with the settings that it reads."""
+        name = ProcedureName(self.procedure)
+        read = {key: getattr(self, key) for key in READS[name] - {"pull"}}
+        return LocalProcedure(name, **read, pull=PullStep(self.pull if "pull" in READS[name] else "gradient"))
 
 
 class DataSection(Section):

@@ -21,6 +21,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
+from common.procedures import LocalProcedure, ProcedureName, PullStep
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -114,7 +115,6 @@ def unpack_scope(message: pb.ScopeVersion) -> ScopeVersion:
 
 def pack_order(value: Order) -> pb.Order:
     """Value to message."""
-    training = value.training
     return pb.Order(
         order_id=value.order_id,
         kind=value.kind.value,
@@ -122,14 +122,7 @@ def pack_order(value: Order) -> pb.Order:
         version=value.version,
         scopes=[pack_scope(scope) for scope in value.scopes],
         seed=value.seed,
-        training=pb.TrainingSettings(
-            local_epochs=training.local_epochs,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
-            eval_batch_size=training.eval_batch_size,
-        ),
+        training=_pack_training(value.training),
         seconds_left=value.seconds_left,
         encoding=value.encoding,
         values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
@@ -164,7 +157,28 @@ def _unpack_values(message: pb.Order, scopes: Sequence[str]) -> tuple[ScopeValue
     return tuple(ScopeValues(item.scope, item.data) for item in message.values)
 
 
+def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
+    chosen = value.procedure
+    return pb.TrainingSettings(
+        local_epochs=value.local_epochs,
+        batch_size=value.batch_size,
+        learning_rate=value.learning_rate,
+        weight_decay=value.weight_decay,
+        max_grad_norm=value.max_grad_norm,
+        eval_batch_size=value.eval_batch_size,
+        procedure=pb.LocalProcedure(
+            name=chosen.name.value,
+            mu=chosen.mu,
+            pull=chosen.pull.value,
+            head_epochs=chosen.head_epochs,
+            inner_learning_rate=chosen.inner_learning_rate,
+            finetune_epochs=chosen.finetune_epochs,
+        ),
+    )
+
+
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
+    checks.require(message, "procedure")
     return TrainingSettings(
         checks.count(message.local_epochs, "local_epochs"),
         checks.count(message.batch_size, "batch_size", least=1),
@@ -172,7 +186,22 @@ def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
         checks.amount(message.weight_decay, "weight_decay"),
         checks.amount(message.max_grad_norm, "max_grad_norm"),
         checks.count(message.eval_batch_size, "eval_batch_size", least=1),
+        _unpack_procedure(message.procedure),
     )
+
+
+def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:
+    procedure = LocalProcedure(
+        checks.member(ProcedureName, message.name, "procedure"),
+        message.mu,
+        checks.member(PullStep, message.pull, "pull"),
+        message.head_epochs,
+        message.inner_learning_rate,
+        message.finetune_epochs,
+    )
+    if problem := procedure.problem():
+        raise WireError(problem)
+    return procedure
 
 
 def pack_update(value: UpdateHeader) -> pb.UpdateHeader:
@@ -229,6 +258,7 @@ def _pack_result(value: TaskResult) -> pb.TaskResult:
         examples=value.examples,
         train_loss=value.train_loss,
         validation=None if value.validation is None else _pack_statistics(value.validation),
+        personal=None if value.personal is None else _pack_statistics(value.personal),
     )
 
 
@@ -238,6 +268,7 @@ def _unpack_result(message: pb.TaskResult) -> TaskResult:
         checks.count(message.examples, "examples"),
         checks.number(message.train_loss, "train_loss") if message.HasField("train_loss") else None,
         _unpack_statistics(message.validation) if message.HasField("validation") else None,
+        _unpack_statistics(message.personal) if message.HasField("personal") else None,
     )
 
 

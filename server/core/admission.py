@@ -129,7 +129,8 @@ def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None
     for result in header.results:
         definition = rules.definition(result.task)
         assert definition is not None
-        if result.examples < 0 or (result.validation is not None and not fits(definition, result.validation)):
+        scores = [found for found in (result.validation, result.personal) if found is not None]
+        if result.examples < 0 or not all(fits(definition, found) for found in scores):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
         if result.train_loss is not None and not abs(result.train_loss) <= LARGEST:
             raise Refused(

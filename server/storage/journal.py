@@ -259,18 +259,23 @@ def _order(
     )
 
 
-def _result(task: str, examples: int, train_loss: float | None, validation: dict[str, Any] | None) -> TaskResult:
-    if validation is None:
-        return TaskResult(task, examples, train_loss, None)
-    means = tuple((name, value, count) for name, value, count in validation["means"])
-    statistics = TaskStatistics(
-        validation["examples"],
-        validation["loss_sum"],
-        tuple(validation["confusion"]),
-        tuple(validation["moments"]),
-        means,
+def _result(
+    task: str,
+    examples: int,
+    train_loss: float | None,
+    validation: dict[str, Any] | None,
+    personal: dict[str, Any] | None = None,  # journals of earlier versions lack it
+) -> TaskResult:
+    return TaskResult(task, examples, train_loss, _statistics(validation), _statistics(personal))
+
+
+def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
+    if found is None:
+        return None
+    means = tuple((name, value, count) for name, value, count in found["means"])
+    return TaskStatistics(
+        found["examples"], found["loss_sum"], tuple(found["confusion"]), tuple(found["moments"]), means
     )
-    return TaskResult(task, examples, train_loss, statistics)
 
 
 def _json(value: object) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\tfedmtl.v1\";\n\x07Session\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\"\x06\n\x04\x44one\"\x8b\x01\n\x0bJoinRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12(\n\x05tasks\x18\x02 \x03(\x0b\x32\x19.fedmtl.v1.TaskDefinition\x12)\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\x17.fedmtl.v1.TaskExamples\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\"k\n\x0eTaskDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0c\n\x04pair\x18\x04 \x01(\x08\x12\x0f\n\x07metrics\x18\x05 \x03(\t\x12\x0e\n\x06weight\x18\x06 \x01(\x01\".\n\x0cTaskExamples\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\"\xa7\x02\n\x07Welcome\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08run_name\x18\x02 \x01(\t\x12\x32\n\x0c\x61rchitecture\x18\x03 \x01(\x0b\x32\x1c.fedmtl.v1.ModelArchitecture\x12(\n\x05tasks\x18\x04 \x03(\x0b\x32\x19.fedmtl.v1.TaskDefinition\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.fedmtl.v1.SharingRule\x12/\n\x0eschema_digests\x18\x06 \x03(\x0b\x32\x17.fedmtl.v1.SchemaDigest\x12\x14\n\x0cpoll_seconds\x18\x07 \x01(\x01\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\"\x84\x01\n\x11ModelArchitecture\x12\x16\n\x0e\x65ncoder_config\x18\x01 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x04\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x17\n\x0ftokenizer_bytes\x18\x05 \x01(\x04\"+\n\x0bSharingRule\x12\r\n\x05match\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"-\n\x0cSchemaDigest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"q\n\x0bPollRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x15\n\rpending_order\x18\x02 \x01(\t\x12&\n\x06update\x18\x03 \x01(\x0b\x32\x16.fedmtl.v1.WholeUpdate\"G\n\x0bWholeUpdate\x12\'\n\x06update\x18\x01 \x01(\x0b\x32\x17.fedmtl.v1.UpdateHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"c\n\tPollReply\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nsettlement\x18\x02 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x1f\n\x05order\x18\x04 \x01(\x0b\x32\x10.fedmtl.v1.Order\"\xfd\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\'\n\x06scopes\x18\x05 \x03(\x0b\x32\x17.fedmtl.v1.ScopeVersion\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12-\n\x08training\x18\x07 \x01(\x0b\x32\x1b.fedmtl.v1.TrainingSettings\x12\x14\n\x0cseconds_left\x18\x08 \x01(\x01\x12\x10\n\x08\x65ncoding\x18\t \x01(\t\x12&\n\x06values\x18\n \x03(\x0b\x32\x16.fedmtl.v1.ScopeValues\"*\n\x0bScopeValues\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\".\n\x0cScopeVersion\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x99\x01\n\x10TrainingSettings\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\x04\x12\x12\n\nbatch_size\x18\x02 \x01(\x04\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x04 \x01(\x01\x12\x15\n\rmax_grad_norm\x18\x05 \x01(\x01\x12\x17\n\x0f\x65val_batch_size\x18\x06 \x01(\x04\"k\n\x0c\x46\x65tchRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12&\n\x05scope\x18\x02 \x01(\x0b\x32\x17.fedmtl.v1.ScopeVersion\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"7\n\x10TokenizerRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\"\x15\n\x05Piece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"O\n\nUploadPart\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedmtl.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"~\n\x0cUploadHeader\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x17.fedmtl.v1.UpdateHeader\x12\x14\n\x07payload\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_payload\"\xb1\x01\n\x0cUpdateHeader\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\'\n\x06scopes\x18\x03 \x03(\x0b\x32\x17.fedmtl.v1.ScopePayload\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12&\n\x07results\x18\x05 \x03(\x0b\x32\x15.fedmtl.v1.TaskResult\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0e\n\x06offset\x18\x07 \x01(\x04\"Z\n\x0cScopePayload\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x02 \x01(\x04\x12\x15\n\rschema_digest\x18\x03 \x01(\t\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\"\x83\x01\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x17\n\ntrain_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12-\n\nvalidation\x18\x04 \x01(\x0b\x32\x19.fedmtl.v1.TaskStatisticsB\r\n\x0b_train_loss\"~\n\x0eTaskStatistics\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x11\n\tconfusion\x18\x03 \x03(\x04\x12\x0f\n\x07moments\x18\x04 \x03(\x01\x12$\n\x05means\x18\x05 \x03(\x0b\x32\x15.fedmtl.v1.MeanMetric\"=\n\nMeanMetric\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x03 \x01(\x04\"+\n\x07Receipt\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"L\n\x13UploadStatusRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08order_id\x18\x02 \x01(\t\"9\n\x11UploadStatusReply\x12\x12\n\nsettlement\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x04\"^\n\x10HeartbeatRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12%\n\x08progress\x18\x02 \x01(\x0b\x32\x13.fedmtl.v1.Progress\"=\n\x08Progress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\"V\n\rFailureReport\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"3\n\x0cLeaveRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session2\xb3\x04\n\nFederation\x12\x32\n\x04Join\x12\x16.fedmtl.v1.JoinRequest\x1a\x12.fedmtl.v1.Welcome\x12\x34\n\x04Poll\x12\x16.fedmtl.v1.PollRequest\x1a\x14.fedmtl.v1.PollReply\x12\x39\n\nFetchSlice\x12\x17.fedmtl.v1.FetchRequest\x1a\x10.fedmtl.v1.Piece0\x01\x12\x41\n\x0e\x46\x65tchTokenizer\x12\x1b.fedmtl.v1.TokenizerRequest\x1a\x10.fedmtl.v1.Piece0\x01\x12;\n\x0cSubmitUpdate\x12\x15.fedmtl.v1.UploadPart\x1a\x12.fedmtl.v1.Receipt(\x01\x12L\n\x0cUploadStatus\x12\x1e.fedmtl.v1.UploadStatusRequest\x1a\x1c.fedmtl.v1.UploadStatusReply\x12\x43\n\tHeartbeat\x12\x1b.fedmtl.v1.HeartbeatRequest\x1a\x19.fedmtl.v1.HeartbeatReply\x12:\n\rReportFailure\x12\x18.fedmtl.v1.FailureReport\x1a\x0f.fedmtl.v1.Done\x12\x31\n\x05Leave\x12\x17.fedmtl.v1.LeaveRequest\x1a\x0f.fedmtl.v1.Doneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x66\x65\x64\x65ration.proto\x12\tfedmtl.v1\";\n\x07Session\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\"\x06\n\x04\x44one\"\x8b\x01\n\x0bJoinRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12(\n\x05tasks\x18\x02 \x03(\x0b\x32\x19.fedmtl.v1.TaskDefinition\x12)\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\x17.fedmtl.v1.TaskExamples\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\"k\n\x0eTaskDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0c\n\x04pair\x18\x04 \x01(\x08\x12\x0f\n\x07metrics\x18\x05 \x03(\t\x12\x0e\n\x06weight\x18\x06 \x01(\x01\".\n\x0cTaskExamples\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\"\xa7\x02\n\x07Welcome\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08run_name\x18\x02 \x01(\t\x12\x32\n\x0c\x61rchitecture\x18\x03 \x01(\x0b\x32\x1c.fedmtl.v1.ModelArchitecture\x12(\n\x05tasks\x18\x04 \x03(\x0b\x32\x19.fedmtl.v1.TaskDefinition\x12%\n\x05rules\x18\x05 \x03(\x0b\x32\x16.fedmtl.v1.SharingRule\x12/\n\x0eschema_digests\x18\x06 \x03(\x0b\x32\x17.fedmtl.v1.SchemaDigest\x12\x14\n\x0cpoll_seconds\x18\x07 \x01(\x01\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\"\x84\x01\n\x11ModelArchitecture\x12\x16\n\x0e\x65ncoder_config\x18\x01 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x04\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x17\n\x0ftokenizer_bytes\x18\x05 \x01(\x04\"+\n\x0bSharingRule\x12\r\n\x05match\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"-\n\x0cSchemaDigest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"q\n\x0bPollRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x15\n\rpending_order\x18\x02 \x01(\t\x12&\n\x06update\x18\x03 \x01(\x0b\x32\x16.fedmtl.v1.WholeUpdate\"G\n\x0bWholeUpdate\x12\'\n\x06update\x18\x01 \x01(\x0b\x32\x17.fedmtl.v1.UpdateHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"c\n\tPollReply\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nsettlement\x18\x02 \x01(\t\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x1f\n\x05order\x18\x04 \x01(\x0b\x32\x10.fedmtl.v1.Order\"\xfd\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\'\n\x06scopes\x18\x05 \x03(\x0b\x32\x17.fedmtl.v1.ScopeVersion\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12-\n\x08training\x18\x07 \x01(\x0b\x32\x1b.fedmtl.v1.TrainingSettings\x12\x14\n\x0cseconds_left\x18\x08 \x01(\x01\x12\x10\n\x08\x65ncoding\x18\t \x01(\t\x12&\n\x06values\x18\n \x03(\x0b\x32\x16.fedmtl.v1.ScopeValues\"*\n\x0bScopeValues\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\".\n\x0cScopeVersion\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xc7\x01\n\x10TrainingSettings\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\x04\x12\x12\n\nbatch_size\x18\x02 \x01(\x04\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x04 \x01(\x01\x12\x15\n\rmax_grad_norm\x18\x05 \x01(\x01\x12\x17\n\x0f\x65val_batch_size\x18\x06 \x01(\x04\x12,\n\tprocedure\x18\x07 \x01(\x0b\x32\x19.fedmtl.v1.LocalProcedure\"\x83\x01\n\x0eLocalProcedure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02mu\x18\x02 \x01(\x01\x12\x0c\n\x04pull\x18\x03 \x01(\t\x12\x13\n\x0bhead_epochs\x18\x04 \x01(\x04\x12\x1b\n\x13inner_learning_rate\x18\x05 \x01(\x01\x12\x17\n\x0f\x66inetune_epochs\x18\x06 \x01(\x04\"k\n\x0c\x46\x65tchRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12&\n\x05scope\x18\x02 \x01(\x0b\x32\x17.fedmtl.v1.ScopeVersion\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"7\n\x10TokenizerRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\"\x15\n\x05Piece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"O\n\nUploadPart\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedmtl.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"~\n\x0cUploadHeader\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x17.fedmtl.v1.UpdateHeader\x12\x14\n\x07payload\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_payload\"\xb1\x01\n\x0cUpdateHeader\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\'\n\x06scopes\x18\x03 \x03(\x0b\x32\x17.fedmtl.v1.ScopePayload\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12&\n\x07results\x18\x05 \x03(\x0b\x32\x15.fedmtl.v1.TaskResult\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0e\n\x06offset\x18\x07 \x01(\x04\"Z\n\x0cScopePayload\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x02 \x01(\x04\x12\x15\n\rschema_digest\x18\x03 \x01(\t\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\"\xb0\x01\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x17\n\ntrain_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12-\n\nvalidation\x18\x04 \x01(\x0b\x32\x19.fedmtl.v1.TaskStatistics\x12+\n\x08personal\x18\x05 \x01(\x0b\x32\x19.fedmtl.v1.TaskStatisticsB\r\n\x0b_train_loss\"~\n\x0eTaskStatistics\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x11\n\tconfusion\x18\x03 \x03(\x04\x12\x0f\n\x07moments\x18\x04 \x03(\x01\x12$\n\x05means\x18\x05 \x03(\x0b\x32\x15.fedmtl.v1.MeanMetric\"=\n\nMeanMetric\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x03 \x01(\x04\"+\n\x07Receipt\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"L\n\x13UploadStatusRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08order_id\x18\x02 \x01(\t\"9\n\x11UploadStatusReply\x12\x12\n\nsettlement\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x01(\x04\"^\n\x10HeartbeatRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12%\n\x08progress\x18\x02 \x01(\x0b\x32\x13.fedmtl.v1.Progress\"=\n\x08Progress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\"V\n\rFailureReport\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"3\n\x0cLeaveRequest\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.fedmtl.v1.Session2\xb3\x04\n\nFederation\x12\x32\n\x04Join\x12\x16.fedmtl.v1.JoinRequest\x1a\x12.fedmtl.v1.Welcome\x12\x34\n\x04Poll\x12\x16.fedmtl.v1.PollRequest\x1a\x14.fedmtl.v1.PollReply\x12\x39\n\nFetchSlice\x12\x17.fedmtl.v1.FetchRequest\x1a\x10.fedmtl.v1.Piece0\x01\x12\x41\n\x0e\x46\x65tchTokenizer\x12\x1b.fedmtl.v1.TokenizerRequest\x1a\x10.fedmtl.v1.Piece0\x01\x12;\n\x0cSubmitUpdate\x12\x15.fedmtl.v1.UploadPart\x1a\x12.fedmtl.v1.Receipt(\x01\x12L\n\x0cUploadStatus\x12\x1e.fedmtl.v1.UploadStatusRequest\x1a\x1c.fedmtl.v1.UploadStatusReply\x12\x43\n\tHeartbeat\x12\x1b.fedmtl.v1.HeartbeatRequest\x1a\x19.fedmtl.v1.HeartbeatReply\x12:\n\rReportFailure\x12\x18.fedmtl.v1.FailureReport\x1a\x0f.fedmtl.v1.Done\x12\x31\n\x05Leave\x12\x17.fedmtl.v1.LeaveRequest\x1a\x0f.fedmtl.v1.Doneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,43 +62,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPEVERSION']._serialized_start=1513
   _globals['_SCOPEVERSION']._serialized_end=1559
   _globals['_TRAININGSETTINGS']._serialized_start=1562
-  _globals['_TRAININGSETTINGS']._serialized_end=1715
-  _globals['_FETCHREQUEST']._serialized_start=1717
-  _globals['_FETCHREQUEST']._serialized_end=1824
-  _globals['_TOKENIZERREQUEST']._serialized_start=1826
-  _globals['_TOKENIZERREQUEST']._serialized_end=1881
-  _globals['_PIECE']._serialized_start=1883
-  _globals['_PIECE']._serialized_end=1904
-  _globals['_UPLOADPART']._serialized_start=1906
-  _globals['_UPLOADPART']._serialized_end=1985
-  _globals['_UPLOADHEADER']._serialized_start=1987
-  _globals['_UPLOADHEADER']._serialized_end=2113
-  _globals['_UPDATEHEADER']._serialized_start=2116
-  _globals['_UPDATEHEADER']._serialized_end=2293
-  _globals['_SCOPEPAYLOAD']._serialized_start=2295
-  _globals['_SCOPEPAYLOAD']._serialized_end=2385
-  _globals['_TASKRESULT']._serialized_start=2388
-  _globals['_TASKRESULT']._serialized_end=2519
-  _globals['_TASKSTATISTICS']._serialized_start=2521
-  _globals['_TASKSTATISTICS']._serialized_end=2647
-  _globals['_MEANMETRIC']._serialized_start=2649
-  _globals['_MEANMETRIC']._serialized_end=2710
-  _globals['_RECEIPT']._serialized_start=2712
-  _globals['_RECEIPT']._serialized_end=2755
-  _globals['_UPLOADSTATUSREQUEST']._serialized_start=2757
-  _globals['_UPLOADSTATUSREQUEST']._serialized_end=2833
-  _globals['_UPLOADSTATUSREPLY']._serialized_start=2835
-  _globals['_UPLOADSTATUSREPLY']._serialized_end=2892
-  _globals['_HEARTBEATREQUEST']._serialized_start=2894
-  _globals['_HEARTBEATREQUEST']._serialized_end=2988
-  _globals['_PROGRESS']._serialized_start=2990
-  _globals['_PROGRESS']._serialized_end=3051
-  _globals['_HEARTBEATREPLY']._serialized_start=3053
-  _globals['_HEARTBEATREPLY']._serialized_end=3085
-  _globals['_FAILUREREPORT']._serialized_start=3087
-  _globals['_FAILUREREPORT']._serialized_end=3173
-  _globals['_LEAVEREQUEST']._serialized_start=3175
-  _globals['_LEAVEREQUEST']._serialized_end=3226
-  _globals['_FEDERATION']._serialized_start=3229
-  _globals['_FEDERATION']._serialized_end=3792
+  _globals['_TRAININGSETTINGS']._serialized_end=1761
+  _globals['_LOCALPROCEDURE']._serialized_start=1764
+  _globals['_LOCALPROCEDURE']._serialized_end=1895
+  _globals['_FETCHREQUEST']._serialized_start=1897
+  _globals['_FETCHREQUEST']._serialized_end=2004
+  _globals['_TOKENIZERREQUEST']._serialized_start=2006
+  _globals['_TOKENIZERREQUEST']._serialized_end=2061
+  _globals['_PIECE']._serialized_start=2063
+  _globals['_PIECE']._serialized_end=2084
+  _globals['_UPLOADPART']._serialized_start=2086
+  _globals['_UPLOADPART']._serialized_end=2165
+  _globals['_UPLOADHEADER']._serialized_start=2167
+  _globals['_UPLOADHEADER']._serialized_end=2293
+  _globals['_UPDATEHEADER']._serialized_start=2296
+  _globals['_UPDATEHEADER']._serialized_end=2473
+  _globals['_SCOPEPAYLOAD']._serialized_start=2475
+  _globals['_SCOPEPAYLOAD']._serialized_end=2565
+  _globals['_TASKRESULT']._serialized_start=2568
+  _globals['_TASKRESULT']._serialized_end=2744
+  _globals['_TASKSTATISTICS']._serialized_start=2746
+  _globals['_TASKSTATISTICS']._serialized_end=2872
+  _globals['_MEANMETRIC']._serialized_start=2874
+  _globals['_MEANMETRIC']._serialized_end=2935
+  _globals['_RECEIPT']._serialized_start=2937
+  _globals['_RECEIPT']._serialized_end=2980
+  _globals['_UPLOADSTATUSREQUEST']._serialized_start=2982
+  _globals['_UPLOADSTATUSREQUEST']._serialized_end=3058
+  _globals['_UPLOADSTATUSREPLY']._serialized_start=3060
+  _globals['_UPLOADSTATUSREPLY']._serialized_end=3117
+  _globals['_HEARTBEATREQUEST']._serialized_start=3119
+  _globals['_HEARTBEATREQUEST']._serialized_end=3213
+  _globals['_PROGRESS']._serialized_start=3215
+  _globals['_PROGRESS']._serialized_end=3276
+  _globals['_HEARTBEATREPLY']._serialized_start=3278
+  _globals['_HEARTBEATREPLY']._serialized_end=3310
+  _globals['_FAILUREREPORT']._serialized_start=3312
+  _globals['_FAILUREREPORT']._serialized_end=3398
+  _globals['_LEAVEREQUEST']._serialized_start=3400
+  _globals['_LEAVEREQUEST']._serialized_end=3451
+  _globals['_FEDERATION']._serialized_start=3454
+  _globals['_FEDERATION']._serialized_end=4017
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,87 @@
+"""A client's own model beside the one that it hands in: kept on its disk, scored, never sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from client.model import ClientModelSynchronizer
+from client.precision import PrecisionChoice
+from client.training.evaluation import evaluate
+from client.training.loop import TaskSet
+from client.training.procedures import Work, finetuned, pulled_to_received
+from common.metrics import TaskStatistics
+from common.models.multitask import MultiTaskModel
+from common.orders import OrderKind
+from common.parameters.flat import views
+
+PREFIX = "personal/"
+"""Of the scopes of the own model in what a client keeps."""
+
+Scores = dict[str, TaskStatistics]
+
+
+def score(model: MultiTaskModel, sets: Sequence[TaskSet], batch_size: int) -> Scores:
+    """Scores of the model as it stands, by task, on validation rows where there are any."""
+    return {s.task.name: evaluate(model, s.task, s.validation, batch_size) for s in sets if len(s.validation)}
+
+
+def work_on_own(
+    synchronizer: ClientModelSynchronizer,
+    kind: OrderKind,
+    work: Work,
+    kept: Mapping[str, Tensor],
+    precision: PrecisionChoice,
+) -> tuple[Scores, dict[str, Tensor]]:
+    """Score the client's own model, and train it if its procedure has one; the loaded model is afterwards as before.
+
+    A personal second model is scored as it arrives at an order, as the received one is, so that both scores belong to
+    one round; before its first training there is nothing to score. Fine-tuning happens once, after the last round,
+    and is scored afterwards.
+
+    Args:
+        synchronizer: holds the model, with this order's values or what was trained of them.
+        kind: of the order.
+        work: the whole model, not a compact one, since own values differ from the received ones in every row.
+        kept: private values and those of the own model, float32 CPU vectors by scope.
+        precision: what to train in; scores are float32.
+
+    Returns:
+        Scores by task, and the own model's values to keep: float32 CPU vectors by scope, none where it stays.
+    """
+    procedure, rows = work.settings.procedure, work.settings.eval_batch_size
+    own = {scope.removeprefix(PREFIX): vector for scope, vector in kept.items() if scope.startswith(PREFIX)}
+    finetunes = kind is OrderKind.EVALUATE and procedure.finetune_epochs > 0
+    if not (procedure.personal or finetunes):
+        return {}, {}
+    before = {scope: vector.clone() for scope, vector in synchronizer.vectors.items()}
+    try:
+        synchronizer.load_received()
+        synchronizer.load_private({scope: kept[scope] for scope in synchronizer.private_scopes})
+        if procedure.personal:
+            synchronizer.load_private(own)
+            scores = score(work.model, work.sets, rows) if own else {}
+            if kind is not OrderKind.TRAIN:
+                return scores, {}
+            with precision.in_use(work.model, work.sets, work.settings):
+                pulled_to_received(work, _received(synchronizer))
+        else:
+            with precision.in_use(work.model, work.sets, work.settings):
+                finetuned(work)
+            scores = score(work.model, work.sets, rows)
+        return scores, {f"{PREFIX}{name}": v.detach().cpu().clone() for name, v in synchronizer.vectors.items()}
+    finally:
+        with torch.no_grad():
+            for scope, vector in before.items():
+                synchronizer.vectors[scope].copy_(vector)
+
+
+def _received(synchronizer: ClientModelSynchronizer) -> dict[str, Tensor]:
+    """The received values by parameter name, on the model's device."""
+    return {
+        name: value
+        for scope, vector in synchronizer.received.items()
+        for name, value in views(vector.to(synchronizer.vectors[scope].device), synchronizer.schemas[scope]).items()
+    }

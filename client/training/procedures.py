@@ -1,0 +1,112 @@
+"""The local procedures: what a client does with an order to train. Each is a few lines around the one batch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from client.training.loop import Progress, TaskSet, train
+from client.training.pull import PLAIN_STEP, StepRule, pull_to, pull_to_here
+from common.models.multitask import MultiTaskModel
+from common.orders import TrainingSettings
+from common.procedures import ProcedureName
+from common.seeds import derive_seed
+
+Losses = Mapping[str, float]
+"""Mean training loss per task; empty where nothing was trained."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model as it was received, and what to train it on.
+
+    `travelling` names the parameters whose change leaves the client, `body` those that everybody shares: the encoder,
+    or what of it is not private.
+    """
+
+    model: MultiTaskModel
+    sets: Sequence[TaskSet]
+    settings: TrainingSettings
+    seed: int
+    progress: Progress
+    travelling: frozenset[str]
+    body: frozenset[str]
+
+    def train(self, rule: StepRule = PLAIN_STEP) -> Losses:
+        """Train for `settings.local_epochs`."""
+        return train(self.model, self.sets, self.settings, self.seed, self.progress, rule)
+
+
+def plain(work: Work) -> Losses:
+    """FedAvg (McMahan et al. 2017): epochs over the own rows."""
+    return work.train()
+
+
+def proximal(work: Work) -> Losses:
+    """FedProx (Li et al., MLSys 2020): the loss plus (mu/2) ||w - w_received||^2 over what travels."""
+    chosen, rate = work.settings.procedure, work.settings.learning_rate
+    return work.train(StepRule(pull_to_here(work.model, work.travelling, chosen.mu, chosen.pull, rate)))
+
+
+def alternating(work: Work) -> Losses:
+    """FedRep (Collins et al., ICML 2021): first the heads with the body frozen, then the body with the heads frozen."""
+    rest = frozenset(name for name, _ in work.model.named_parameters()) - work.body
+    heads, body = work.settings.procedure.head_epochs, work.settings.local_epochs
+    total, losses = heads + body, dict[str, float]()
+    phases = ((work.body, 0, heads, derive_seed(work.seed, "head")), (rest, heads, body, work.seed))
+    for still, done, epochs, seed in phases:
+        settings = replace(work.settings, local_epochs=epochs)
+        part = replace(work, settings=settings, seed=seed, progress=share_of(work.progress, done, epochs, total))
+        with frozen(work.model, still):
+            for task, loss in part.train().items():
+                losses[task] = losses.get(task, 0.0) + loss * epochs / total
+    return losses
+
+
+def looking_ahead(work: Work) -> Losses:
+    """Per-FedAvg, first order (Fallah et al., NeurIPS 2020): gradients taken after one step on the batch before."""
+    return work.train(StepRule(look_ahead=work.settings.procedure.inner_learning_rate))
+
+
+PROCEDURES: Mapping[ProcedureName, Callable[[Work], Losses]] = {
+    ProcedureName.PLAIN: plain,
+    ProcedureName.FEDPROX: proximal,
+    ProcedureName.FEDREP: alternating,
+    ProcedureName.DITTO: plain,  # the personal model is trained beside it, and leaves no trace in it
+    ProcedureName.PER_FEDAVG: looking_ahead,
+}
+"""What moves the values that a client hands in."""
+
+
+def pulled_to_received(work: Work, received: Mapping[str, Tensor]) -> Losses:
+    """Ditto's personal model (Li et al., ICML 2021): the loss plus (mu/2) ||v - w_received||^2, from where v stands."""
+    chosen, rate = work.settings.procedure, work.settings.learning_rate
+    anchors = {name: value for name, value in received.items() if name in work.travelling}
+    return work.train(StepRule(pull_to(work.model, anchors, chosen.mu, chosen.pull, rate)))
+
+
+def finetuned(work: Work) -> Losses:
+    """A personal model by plain epochs from the last published one."""
+    return replace(work, settings=replace(work.settings, local_epochs=work.settings.procedure.finetune_epochs)).train()
+
+
+def share_of(progress: Progress, done: int, part: int, total: int) -> Progress:
+    """The progress of a part of the work, `done` units of `total` being over."""
+    return lambda fraction: progress((done + fraction * part) / total)
+
+
+@contextmanager
+def frozen(model: MultiTaskModel, names: frozenset[str]) -> Iterator[None]:
+    """Inside, the named parameters get no gradient and no step moves them."""
+    still = [value for name, value in model.named_parameters() if name in names and value.requires_grad]
+    for parameter in still:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)

@@ -1,0 +1,90 @@
+"""The pull to an anchor, (mu/2) ||theta - anchor||^2, and the look ahead along a gradient: what a step may add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.procedures import PullStep
+
+
+class Pull:
+    """Pulls parameters to anchors while they are trained (Li et al. 2020, FedProx; Li et al. 2021, Ditto).
+
+    Args:
+        pairs: parameters and what they are pulled to, of the same shapes, dtypes and devices.
+        mu: strength, more than 0.
+        step: whether the pull joins the gradient or follows each step.
+        rate: learning rate of the steps, for the proximal kind.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], mu: float, step: PullStep, rate: float) -> None:
+        self._parameters = [parameter for parameter, _ in pairs]
+        self._anchors = [anchor for _, anchor in pairs]
+        self._mu = mu
+        self._step = step
+        self._share = rate * mu / (1.0 + rate * mu)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Add mu (theta - anchor) to the gradients; one that is missing counts as zero."""
+        if self._step is not PullStep.GRADIENT or not self._parameters:
+            return
+        gradients: list[Tensor] = []
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        torch._foreach_add_(gradients, torch._foreach_sub(self._parameters, self._anchors), alpha=self._mu)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move theta to (theta + eta mu anchor) / (1 + eta mu)."""
+        if self._step is PullStep.PROXIMAL and self._parameters:
+            torch._foreach_lerp_(self._parameters, self._anchors, self._share)
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """What a step of training adds to the plain one; `look_ahead` is the rate of the step before it, 0 for none."""
+
+    pull: Pull | None = None
+    look_ahead: float = 0.0
+
+
+PLAIN_STEP = StepRule()
+
+
+def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullStep, rate: float) -> Pull | None:
+    """A pull of the named parameters to the values that they have now; None where it would be none."""
+    anchors = {name: value.detach().clone() for name, value in model.named_parameters() if name in names and mu}
+    return pull_to(model, anchors, mu, step, rate)
+
+
+def pull_to(model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: PullStep, rate: float) -> Pull | None:
+    """A pull of parameters to anchors by name; None where it would be none."""
+    pairs = [(value, anchors[name]) for name, value in model.named_parameters() if name in anchors]
+    return Pull(pairs, mu, step, rate) if pairs and mu else None
+
+
+@contextmanager
+def looked_ahead(parameters: Sequence[nn.Parameter], rate: float) -> Iterator[None]:
+    """Inside, the parameters stand one gradient step further; afterwards exactly where they stood before.
+
+    The gradient that is computed inside is that of the loss after the step, first order (Fallah et al. 2020,
+    Per-FedAvg FO: w~ = w - a grad F(w)).
+    """
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    before = [parameter.detach().clone() for parameter in moved]
+    with torch.no_grad():
+        torch._foreach_add_(list(moved), [p.grad for p in moved if p.grad is not None], alpha=-rate)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in zip(moved, before, strict=True):
+                parameter.copy_(values)

@@ -1,0 +1,390 @@
+"""Local procedures: their numbers, their laws, and what a personal model may not do."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from client.training.compact import compact_vocabulary
+from client.training.procedures import PROCEDURES, Work, pulled_to_received
+from client.training.pull import Pull, looked_ahead
+from common.config import Config
+from common.errors import ConfigError, WireError
+from common.orders import Order, OrderKind, PollKind, PollReply, Settlement, TrainingSettings
+from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
+from common.wire.messages import POLL_REPLY
+from server.coordinator import Coordinator
+from server.report import build_report
+from tests.federations import digest_of, federate, make_model, small_config
+from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
+from tests.training_cases import make_model as small_model
+
+Values = dict[str, torch.Tensor]
+BODY = "encoder."
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import client.worker
+
+    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- the pull and the look ahead, on problems that can be worked out by hand ----
+
+X, W = [[1.0, 0.0], [0.0, 2.0]], [[2.0, 4.0], [3.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("targets", "mu", "delta"),
+    [
+        ([[4.0, 6.0], [8.0, 12.0]], 0.0, [[0.5, 0.5], [1.0, 1.0]]),
+        ([[4.0, 6.0], [8.0, 12.0]], 1.0, [[0.375, 0.375], [0.75, 0.75]]),
+        ([[0.0, 2.0], [2.0, 4.0]], 1.0, [[-0.375, -0.375], [-0.75, -0.75]]),
+        ([[4.0, 2.0], [8.0, 4.0]], 1.0, [[0.375, -0.375], [0.75, -0.75]]),
+    ],
+)
+def test_fedprox_numbers(targets: list[list[float]], mu: float, delta: list[list[float]]) -> None:
+    """Two full-batch steps of rate 0.5 on mean-over-rows absolute error, FedProx (Li et al. 2020).
+
+    The gradient is x' sign(xw - t) / 2 = -+[[.5, .5], [1, 1]]. The first step moves by [[.25, .25], [.5, .5]], and
+    the second by as much less 0.5 mu times that.
+    """
+    weights = torch.tensor(W, requires_grad=True)
+    pull = Pull([(weights, torch.tensor(W))], mu, PullStep.GRADIENT, 0.5) if mu else None
+    optimizer = torch.optim.SGD([weights], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        ((torch.tensor(X) @ weights - torch.tensor(targets)).abs().sum() / 2).backward()  # type: ignore[no-untyped-call]
+        if pull is not None:
+            pull.before_step()
+        optimizer.step()
+    assert (weights - torch.tensor(W)).tolist() == delta
+
+
+@pytest.mark.parametrize("step", list(PullStep))
+@pytest.mark.parametrize("mu", [0.1, 1.0, 7.5])
+def test_the_minimum_of_a_pulled_quadratic(step: PullStep, mu: float) -> None:
+    """F(v) = 0.5 ||v - a||^2 has its pulled minimum at (a + mu w) / (1 + mu): Ditto (Li et al. 2021)."""
+    a, w = torch.tensor([1.0, -2.0, 5.0]).double(), torch.tensor([0.5, 3.0, -1.0]).double()
+    v = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    pull = Pull([(v, w)], mu, step, 0.1)
+    optimizer = torch.optim.SGD([v], lr=0.1)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        (0.5 * (v - a).square().sum()).backward()  # type: ignore[no-untyped-call]
+        pull.before_step()
+        optimizer.step()
+        pull.after_step()
+    torch.testing.assert_close(v.detach(), (a + mu * w) / (1 + mu), rtol=0, atol=1e-8)
+
+
+def test_a_look_ahead_finds_the_first_order_optimum() -> None:
+    """F_k = 0.5 h_k (w - a_k)^2 gives sum h_k (1 - r h_k) a_k / sum h_k (1 - r h_k) (Fallah et al. 2020, FO).
+
+    The gradient at w - r h_k (w - a_k) is h_k (1 - r h_k) (w - a_k).
+    """
+    clients, rate = [(1.0, 3.0), (4.0, -1.0), (2.0, 0.5)], 0.1
+    w = nn.Parameter(torch.tensor(9.0, dtype=torch.float64))
+    untouched = nn.Parameter(torch.tensor(1.0))
+    for _ in range(2000):
+        total = torch.zeros((), dtype=torch.float64)
+        for h, a in clients:
+            w.grad = h * (w.detach() - a)
+            here = w.detach().clone()
+            with looked_ahead([w, untouched], rate):
+                total += h * (w.detach() - a)
+            assert torch.equal(w.detach(), here)
+        with torch.no_grad():
+            w -= 0.05 * total
+    weights = [h * (1 - rate * h) for h, _ in clients]
+    optimum = sum(c * a for c, (_, a) in zip(weights, clients, strict=True)) / sum(weights)
+    assert abs(w.item() - optimum) < 1e-8
+
+
+# ---- one client's training ----
+
+
+def settings_of(name: str, **changes: Any) -> TrainingSettings:
+    epochs = changes.pop("local_epochs", SETTINGS.local_epochs)
+    return replace(SETTINGS, local_epochs=epochs, procedure=LocalProcedure(ProcedureName(name), **changes))
+
+
+def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, dict[str, float]]:
+    """Values of a small model after a procedure, and its losses."""
+    model = small_model()
+    sets = make_sets(0)
+    names = [name for name, _ in model.named_parameters()]
+    body = frozenset(name for name in names if name.startswith(BODY))
+    seen: list[float] = []
+    work = Work(model, sets, settings, 9, seen.append, frozenset(names), body)
+    procedure = PROCEDURES[settings.procedure.name]
+    if compact:
+        vocabulary = compact_vocabulary(model, sets)
+        assert vocabulary is not None
+        with vocabulary.in_place():
+            losses = procedure(replace(work, sets=tuple(map(vocabulary.renumbered, sets))))
+    else:
+        losses = procedure(work)
+    assert seen == sorted(seen) and all(0 <= share < 1 for share in seen)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    return values_of(model), dict(losses)
+
+
+def same(one: Values, other: Values, prefix: str = "") -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one if name.startswith(prefix))
+
+
+def test_a_procedure_without_strength_is_plain_bit_for_bit() -> None:
+    plain = work_on(settings_of("plain"))
+    for name in ("fedprox", "ditto", "per_fedavg"):
+        values, losses = work_on(settings_of(name))
+        assert same(values, plain[0]) and losses == plain[1], name
+    for changes in ({"mu": 0.5}, {"mu": 0.5, "pull": PullStep.PROXIMAL}):
+        assert not same(work_on(settings_of("fedprox", **changes))[0], plain[0])
+    assert not same(work_on(settings_of("per_fedavg", inner_learning_rate=0.1))[0], plain[0])
+
+
+def test_the_stronger_the_pull_the_smaller_the_step() -> None:
+    start = values_of(small_model())
+
+    def moved(**changes: Any) -> float:
+        values = work_on(settings_of("fedprox", **changes))[0]
+        return max(float((values[name] - start[name]).abs().max()) for name in start)
+
+    steps = [moved(mu=mu, pull=PullStep.PROXIMAL) for mu in (0.0, 10.0, 1e3, 1e6)]
+    assert steps == sorted(steps, reverse=True) and steps[0] > 1e-2 and steps[-1] < 1e-5
+    assert moved(mu=50.0) < steps[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("fedprox", {"mu": 0.5}),
+        ("fedprox", {"mu": 5.0, "pull": PullStep.PROXIMAL}),
+        ("fedrep", {"head_epochs": 1}),
+        ("per_fedavg", {"inner_learning_rate": 0.1}),
+    ],
+)
+def test_compact_tables_change_no_bit(name: str, changes: dict[str, Any]) -> None:
+    whole, compact = (work_on(settings_of(name, **changes), compact=choice) for choice in (False, True))
+    assert same(*(values for values, _ in (whole, compact))) and whole[1] == compact[1]
+
+
+def test_fedrep_freezes_one_half_at_a_time() -> None:
+    start = values_of(small_model())
+    heads, losses = work_on(settings_of("fedrep", head_epochs=2, local_epochs=0))
+    assert same(start, heads, BODY) and not any(
+        torch.equal(start[name], heads[name]) for name in start if name.startswith("heads.")
+    )
+    assert set(losses) == {"sst2", "qqp"}
+    body = work_on(settings_of("fedrep", head_epochs=0, local_epochs=1))[0]
+    assert same(start, body, "heads.") and not same(start, body, BODY)
+    both = work_on(settings_of("fedrep", head_epochs=2, local_epochs=1))[0]
+    assert same(heads, both, "heads."), "the second phase moved a head"
+    assert not same(start, both, BODY)
+    nothing, losses = work_on(settings_of("fedrep", head_epochs=0, local_epochs=0))
+    assert same(start, nothing) and losses == {}
+
+
+def test_a_personal_model_is_pulled_to_what_it_is_not() -> None:
+    model = small_model()
+    received = {name: torch.full_like(value, 0.3) for name, value in model.named_parameters()}
+    settings = settings_of("ditto", mu=1e6, pull=PullStep.PROXIMAL)
+    travelling = frozenset(name for name in received if name.startswith(BODY))
+    before = values_of(model)
+    pulled_to_received(Work(model, make_sets(0), settings, 9, no_progress, travelling, travelling), received)
+    for name, value in values_of(model).items():
+        near = (value - received[name]).abs().max() < 1e-4
+        assert near == (name in travelling), f"{name}: private parameters have nothing to be pulled to"
+        assert not torch.equal(value, before[name])
+
+
+# ---- whole federations ----
+
+FEDERATED = {
+    "fedprox": ["training.procedure=fedprox", "training.mu=1.0"],
+    "fedrep": ["training.procedure=fedrep", "sharing.plan=private_heads"],
+    "ditto": ["training.procedure=ditto", "training.mu=0.5", "training.pull=proximal"],
+    "per_fedavg": ["training.procedure=per_fedavg", "training.finetune_epochs=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return small_config(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def plain(config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return digest_of(asyncio.run(federate(config, tmp_path_factory.mktemp("state"))))
+
+
+def own_values(state: Path) -> dict[str, dict[str, Any]]:
+    """What every client keeps, by client and scope."""
+    return {path.parent.parent.name: load_file(path) for path in sorted(state.rglob("private.safetensors"))}
+
+
+def report_of(coordinator: Coordinator) -> dict[str, Any]:
+    journal = coordinator.journal
+    return build_report({}, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_every_procedure_comes_to_one_model_over_every_transport(tmp_path: Path, plain: str, name: str) -> None:
+    config = small_config(tmp_path, *FEDERATED[name])
+    found = [asyncio.run(federate(config, tmp_path / how, how=how, shuffle=5)) for how in ("direct", "grpc")]
+    digests = {digest_of(coordinator) for coordinator in found}
+    assert len(digests) == 1
+    assert (digests == {plain}) == (name == "ditto"), "the global path of Ditto is that of FedAvg, and of no other"
+    np.testing.assert_equal(own_values(tmp_path / "direct"), own_values(tmp_path / "grpc"))
+    assert report_of(found[0]) == report_of(found[1])
+    personal = report_of(found[0])["personalisation"]
+    assert bool(personal) == (name in ("ditto", "per_fedavg"))
+
+
+def test_no_strength_and_no_look_ahead_is_fedavg(tmp_path: Path, plain: str) -> None:
+    for name in ("fedprox", "per_fedavg"):
+        changes = [f"training.procedure={name}", "training.mu=0", "training.inner_learning_rate=0"]
+        config = small_config(tmp_path, *changes, "training.finetune_epochs=1")
+        assert digest_of(asyncio.run(federate(config, tmp_path / name))) == plain
+
+
+def test_reptile_is_plain_deltas_and_a_server_rate(tmp_path: Path) -> None:
+    """w <- w + eps mean(w_k - w) (Nichol et al. 2018): with eps = 0.5 half the step of eps = 1."""
+    ends = []
+    for rate in (1.0, 0.5):
+        config = small_config(tmp_path, f"federation.server_learning_rate={rate}", "training.num_rounds=1")
+        ends.append(asyncio.run(federate(config, tmp_path / str(rate))).vectors)
+    start = make_model(config).vectors
+    for scope, first in start.items():
+        whole, half = (end[scope].astype(np.float64) - first.numpy() for end in ends)
+        np.testing.assert_allclose(half, whole / 2, rtol=0, atol=1e-7)
+
+
+def test_ditto_without_pull_is_training_alone(tmp_path: Path) -> None:
+    alone = small_config(tmp_path, "sharing.plan=local", "training.max_grad_norm=0")
+    ditto = small_config(tmp_path, "training.procedure=ditto", "training.mu=0", "training.max_grad_norm=0")
+    asyncio.run(federate(alone, tmp_path / "alone"))
+    asyncio.run(federate(ditto, tmp_path / "ditto"))
+    for client, scopes in own_values(tmp_path / "ditto").items():
+        lone = own_values(tmp_path / "alone")[client]
+        assert all(scope.startswith("personal/") for scope in scopes)
+        ours = np.sort(np.concatenate(list(scopes.values())))
+        np.testing.assert_array_equal(ours, np.sort(np.concatenate(list(lone.values()))))
+
+
+def test_a_personal_model_with_a_strong_pull_is_the_received_one(tmp_path: Path) -> None:
+    config = small_config(
+        *(tmp_path, "training.procedure=ditto", "training.mu=1e6", "training.pull=proximal"),
+        *("sharing.plan=private_heads", "training.num_rounds=1"),
+    )
+    asyncio.run(federate(config, tmp_path / "state"))
+    start = make_model(config).vectors
+    for scopes in own_values(tmp_path / "state").values():
+        np.testing.assert_allclose(scopes["personal/shared"], start["shared"], rtol=0, atol=1e-5)
+        for scope in scopes.keys() - {"personal/shared"}:
+            assert np.abs(scopes[scope] - start[scope.removeprefix("personal/")].numpy()).max() > 1e-4, scope
+
+
+def test_personal_scores_stand_beside_those_of_the_received_model(tmp_path: Path) -> None:
+    report = report_of(asyncio.run(federate(small_config(tmp_path, *FEDERATED["ditto"]), tmp_path / "state")))
+    rounds = [(entry["round"], "personal" in entry) for entry in report["tasks"]["sst2"]["history"]]
+    assert rounds == [(0, False), (1, True), (2, True)], "no own model before the first round"
+    found = report["personalisation"]
+    assert {client: sorted(tasks) for client, tasks in found.items()} == {
+        "a": ["sst2"],
+        "b": ["sst2"],
+        "c": ["qqp"],
+        "d": ["qqp", "sst2"],
+    }
+    for tasks in found.values():
+        for scores in tasks.values():
+            assert scores["round"] == 2 and scores["personal"]["loss"] != scores["received"]["loss"]
+
+
+def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_path: Path, plain: str) -> None:
+    tuned = small_config(tmp_path, "training.finetune_epochs=2", "training.learning_rate=2e-3")
+    coordinator = asyncio.run(federate(tuned, tmp_path / "tuned"))
+    usual = asyncio.run(federate(small_config(tmp_path, "training.learning_rate=2e-3"), tmp_path / "usual"))
+    assert digest_of(coordinator) == digest_of(usual)
+    found = report_of(coordinator)
+    assert sorted(found["personalisation"]) == ["a", "b", "c", "d"]
+    assert [("personal" in entry) for entry in found["tasks"]["qqp"]["history"]] == [False, False, True]
+    kept = own_values(tmp_path / "tuned")["d"]
+    assert sorted(kept) == ["personal/shared", "personal/task/qqp", "personal/task/sst2"]
+    assert not np.array_equal(kept["personal/shared"], coordinator.vectors["shared"])
+    before = [small_config(tmp_path, "sharing.plan=private_heads", f"training.finetune_epochs={n}") for n in (0, 1)]
+    for number, config in enumerate(before):
+        asyncio.run(federate(config, tmp_path / f"private{number}"))
+    for client, scopes in own_values(tmp_path / "private0").items():
+        after = own_values(tmp_path / "private1")[client]
+        assert scopes.keys() < after.keys()
+        np.testing.assert_equal({scope: after[scope] for scope in scopes}, scopes)
+
+
+# ---- settings: on the wire and in the configuration ----
+
+ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+
+
+@pytest.mark.parametrize("name", list(ProcedureName))
+def test_settings_travel_with_the_order(name: ProcedureName) -> None:
+    values = {"mu": 0.5, "pull": PullStep.PROXIMAL, "head_epochs": 3, "inner_learning_rate": 0.1, "finetune_epochs": 2}
+    procedure = LocalProcedure(name, **{key: value for key, value in values.items() if key in READS[name]})
+    order = replace(ORDER, training=replace(SETTINGS, procedure=procedure))
+    reply = PollReply(PollKind.ORDER, Settlement.NONE, order=order)
+    assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("fedprox", {"mu": math.nan}, "mu: nan"),
+        ("fedprox", {"mu": math.inf}, "mu: inf"),
+        ("fedprox", {"mu": -0.1}, "mu: -0.1"),
+        ("ditto", {"mu": 1e7}, "mu: 10000000.0 is not from 0 to 1e"),
+        ("plain", {"mu": 0.1}, "mu: 0.1 means nothing to procedure plain"),
+        ("fedrep", {"pull": PullStep.PROXIMAL}, "pull: proximal means nothing to procedure fedrep"),
+        ("per_fedavg", {"inner_learning_rate": -1.0}, "inner_learning_rate"),
+        ("fedprox", {"inner_learning_rate": 0.1}, "inner_learning_rate"),
+        ("fedrep", {"head_epochs": 2**31}, "head_epochs"),
+        ("plain", {"head_epochs": 1}, "head_epochs"),
+        ("ditto", {"finetune_epochs": 1}, "finetune_epochs: 1 means nothing to procedure ditto"),
+    ],
+)
+def test_the_decoder_refuses_nonsense(name: str, changes: dict[str, Any], problem: str) -> None:
+    order = replace(ORDER, training=settings_of(name, **changes))
+    with pytest.raises(WireError, match=problem):
+        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["training.procedure=fedprox", "training.mu=1e4"], r"training.mu: .* write training.pull: proximal"),
+        (["training.procedure=ditto", "sharing.plan=local"], "training.procedure: plan local shares nothing"),
+        (["training.procedure=fedrep", "sharing.plan=full"], "training.procedure: fedrep, but plan full"),
+        (["training.procedure=ditto", "training.finetune_epochs=1"], "training.finetune_epochs: procedure ditto"),
+        (["training.procedure=fedavg"], "training.procedure"),
+    ],
+)
+def test_the_configuration_refuses_what_contradicts_itself(tmp_path: Path, changes: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        small_config(tmp_path, *changes)
+    assert small_config(tmp_path).training.settings().procedure == LocalProcedure()
