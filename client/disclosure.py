@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from client.app import local_definitions
 from common.config import Config
+from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
+from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes
 from common.parameters.plan import is_private, member_scopes
 
 
@@ -16,7 +18,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     """One line for everything that a client with these tasks sends, and for what it never sends.
 
     Raises:
-        ConfigError: a task is unknown.
+        ConfigError: a task is unknown, or `client.trains` does not fit the sharing plan.
         ModelError: the model's architecture cannot be found.
     """
     local_definitions(config, tasks)
@@ -25,9 +27,13 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
     held, text = member_scopes(schemas, tasks), section.reads_text
+    trains, blocks = config.client.trains, blocks_of(schemas)
+    if problem := capacity_problem(trains, blocks):
+        raise ConfigError(problem)
+    fixed = fixed_scopes(trains, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     for scope in held:
-        if not is_private(scope):
+        if not is_private(scope) and scope not in fixed:
             size = schemas[scope]
             lines.append(
                 f"  each round, scope {scope}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"

@@ -23,8 +23,8 @@ from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
 from client.training.loop import Procedure, Progress, TaskSet
-from client.training.procedures import PROCEDURES, Work, share_of
-from common.errors import WireError
+from client.training.procedures import PROCEDURES, Work, frozen, share_of
+from common.errors import Reason, Refused, WireError
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
@@ -36,8 +36,9 @@ from common.orders import (
     Welcome,
     offer_of,
 )
+from common.parameters.capacity import ALL, blocks_of, capability_of, capacity_problem, fixed_scopes, trained_blocks
 from common.parameters.encodings import ENCODINGS
-from common.parameters.plan import SHARED
+from common.parameters.plan import block_of, is_shared
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -54,11 +55,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Computing:
-    """How a client trains. `folder` keeps an automatic choice of precision, one folder per run; None: nowhere."""
+    """How a client trains, and how much of the model: all, head or top_<n>.
+
+    `folder` keeps an automatic choice of precision, one folder per run; None: nowhere.
+    """
 
     compact_vocabulary: bool = True
     precision: Precision = "float32"
     folder: Path | None = None
+    trains: str = ALL
 
 
 class Worker:
@@ -80,12 +85,14 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
-        self.capabilities = (*capabilities, *map(offer_of, ENCODINGS))
         self._data = data
         self._device = device
         self._procedure = procedure
         self._payload = np.empty(0, dtype=np.uint8)
         self._computing = computing or Computing()
+        self.capabilities = (*capabilities, *map(offer_of, ENCODINGS), *capability_of(self._computing.trains))
+        self._still: frozenset[str] = frozenset()
+        self._fixed: frozenset[str] = frozenset()
         self._vocabulary: CompactVocabulary | None = None
         self._precision = PrecisionChoice("float32", None)
         self._sets: tuple[TaskSet, ...] = ()
@@ -96,7 +103,7 @@ class Worker:
         """Build the model and tokenise the data, once per run and architecture.
 
         Raises:
-            Refused: the layouts of the two sides differ.
+            Refused: the layouts of the two sides differ, or a part of a scope alone would be trained.
             WireError: the tokenizer cannot be read.
         """
         names = tuple(task.name for task in self.tasks)
@@ -120,10 +127,22 @@ class Worker:
             for name in (task.name for task in self.tasks)
         )
 
+    def _choose_parts(self, trains: str) -> None:
+        """Which parameters stay as received, and which scopes are therefore in no update."""
+        assert self.synchronizer is not None
+        blocks = blocks_of(self.synchronizer.schemas)
+        problem = capacity_problem(trains, blocks)
+        if problem is not None:
+            raise Refused(Reason.SCHEMA_MISMATCH, problem)
+        wanted, self._fixed = trained_blocks(trains, blocks), fixed_scopes(trains, blocks)
+        names = [name for name, _ in self.synchronizer.model.named_parameters()]
+        self._still = frozenset(name for name in names if block_of(name) not in wanted)
+
     def _choose_computing(self, run_id: str) -> None:
         assert self.synchronizer is not None
         wanted = self._computing
         self._whole_sets = self._sets
+        self._choose_parts(wanted.trains)
         self._precision = PrecisionChoice(wanted.precision, wanted.folder / run_id if wanted.folder else None)
         self._vocabulary = (
             compact_vocabulary(self.synchronizer.model, self._sets) if wanted.compact_vocabulary else None
@@ -156,7 +175,8 @@ class Worker:
         with self._vocabulary.in_place() if self._vocabulary is not None else nullcontext():
             scores, losses = self._compute(order, share_of(progress, 0, 1, parts))
         own = self._work(order, self._whole_sets, share_of(progress, parts - 1, 1, parts))
-        personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision)
+        with frozen(synchronizer.model, self._still):
+            personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision)
         scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
         results = tuple(
             TaskResult(n, len(s.train), losses.get(n), scores.get(n), personal.get(n))
@@ -179,7 +199,7 @@ class Worker:
         }
         seed = derive_seed(order.seed, order.round, self.client_id, "training")
         travelling = frozenset[str]().union(*names.values())
-        body = names.get(SHARED, frozenset())
+        body = frozenset[str]().union(*(found for scope, found in names.items() if is_shared(scope)))
         return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body)
 
     def _compute(self, order: Order, progress: Progress) -> tuple[Scores, Mapping[str, float]]:
@@ -191,13 +211,13 @@ class Worker:
         if order.kind is not OrderKind.TRAIN:
             return scores, {}
         work = self._work(order, self._sets, progress)
-        with self._precision.in_use(model, self._sets, settings):
+        with frozen(model, self._still), self._precision.in_use(model, self._sets, settings):
             if self._procedure is not None:
                 return scores, self._procedure(model, self._sets, settings, work.seed, progress)
             return scores, PROCEDURES[settings.procedure.name](work)
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:
-        """What leaves this client: one encoded delta per scope of the order, none of them private.
+        """What leaves this client: one encoded delta per scope of the order that it trains, none of them private.
 
         The memory of the update before is used again: it is settled or void when another order is carried out.
         """
@@ -206,6 +226,8 @@ class Worker:
             return self._pack_plain(order, self.synchronizer)
         encoding, scopes, parts = ENCODINGS[order.encoding], [], []
         for wanted in order.scopes:
+            if wanted.scope in self._fixed:
+                continue
             schema = self.synchronizer.schemas[wanted.scope]
             encoded = encoding.encode(self.synchronizer.take_delta(wanted.scope).numpy(), schema)
             scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, len(encoded)))
@@ -220,8 +242,9 @@ class Worker:
     ) -> tuple[tuple[ScopePayload, ...], memoryview]:
         """The same for plain float32: the difference is written where it is sent from, in one pass."""
         scopes, at = [], 0
-        payload = self._room(sum(synchronizer.schemas[wanted.scope].nbytes for wanted in order.scopes))
-        for wanted in order.scopes:
+        trained = [wanted for wanted in order.scopes if wanted.scope not in self._fixed]
+        payload = self._room(sum(synchronizer.schemas[wanted.scope].nbytes for wanted in trained))
+        for wanted in trained:
             schema = synchronizer.schemas[wanted.scope]
             part = payload[at : at + schema.nbytes].view(np.float32)
             synchronizer.write_delta(wanted.scope, torch.from_numpy(part))

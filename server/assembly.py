@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture
+from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
@@ -54,6 +55,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         },
         by_task=config.aggregation.by_task,
         one_each=config.aggregation.weights == "uniform",
+        blocks=blocks_of(schemas),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
+from common.parameters.capacity import trains_of
 from common.tasks import TaskDefinition
 from server.core.effects import TaskCosines
 from server.core.state import Member, OpenRound, OrderState
@@ -153,6 +154,7 @@ def _task_report(
 def _client_report(member: Member) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
+        "trains": trains_of(member.capabilities),
         "examples": dict(member.examples),
         "rounds": member.tally.completed,
         "assigned": member.tally.assigned,

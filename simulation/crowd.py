@@ -132,7 +132,8 @@ class Crowd:
         self.time = Time(coordinator, clock)
         device = choose_device(config.client.device)
         self.workshop = Workshop(config.simulation.workers, schemas, device)
-        computing = Computing(config.client.compact_vocabulary, config.client.precision)
+        section = config.client
+        computing = Computing(section.compact_vocabulary, section.precision, trains=section.trains)
         capabilities = (f"data-{config.data.source}",)
         rows = rows_of(config, clients)
         self.agents = [

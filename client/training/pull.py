@@ -61,13 +61,18 @@ PLAIN_STEP = StepRule()
 
 def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullStep, rate: float) -> Pull | None:
     """A pull of the named parameters to the values that they have now; None where it would be none."""
-    anchors = {name: value.detach().clone() for name, value in model.named_parameters() if name in names and mu}
+    anchors = {
+        name: value.detach().clone()
+        for name, value in model.named_parameters()
+        if name in names and value.requires_grad and mu
+    }
     return pull_to(model, anchors, mu, step, rate)
 
 
 def pull_to(model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: PullStep, rate: float) -> Pull | None:
-    """A pull of parameters to anchors by name; None where it would be none."""
-    pairs = [(value, anchors[name]) for name, value in model.named_parameters() if name in anchors]
+    """A pull of parameters to anchors by name, frozen ones left out; None where it would be none."""
+    named = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
+    pairs = [(value, anchors[name]) for name, value in named if name in anchors]
     return Pull(pairs, mu, step, rate) if pairs and mu else None
 
 

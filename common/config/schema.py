@@ -23,9 +23,10 @@ from common.config.values import (
     Section,
     TaskName,
     Text,
+    Trains,
 )
 from common.orders import TrainingSettings
-from common.parameters.plan import PLANS, ScopeRule, SharingPlan
+from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan
 from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 
@@ -158,11 +159,13 @@ class RuleSection(Section):
 class SharingSection(Section):
     """Which parameters are shared by whom: a named plan, or `rules` of which the first match decides.
 
-    `private_layers` is what fedper keeps at the top of the encoder and lg at its bottom.
+    `private_layers` is what fedper keeps at the top of the encoder and lg at its bottom; with `by_layer` each layer
+    of what is shared is a scope of its own, so that clients may train some and not others.
     """
 
     plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "rules"] = "hard"
     private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
+    by_layer: bool = False
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
 
 
@@ -229,6 +232,7 @@ class ClientSection(Section):
 
     server: Address = "127.0.0.1:50051"
     state_dir: Text = ".fedmtl"
+    trains: Trains = "all"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -275,4 +279,6 @@ class Config(Section):
         """The rules that `sharing` stands for; layers are written out when it meets a model."""
         sharing = self.sharing
         rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
+        if sharing.by_layer:
+            rules = tuple(ScopeRule(r.match, LAYERED if r.scope == SHARED else r.scope) for r in rules)
         return SharingPlan(rules, sharing.private_layers)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from common.parameters.capacity import is_capacity
+
 
 class Section(BaseModel):
     """Base of all sections: strict, frozen, finite numbers, no unknown keys; an empty body means defaults."""
@@ -45,6 +47,12 @@ def _task_name(value: str) -> str:
     return value
 
 
+def _trains(value: str) -> str:
+    if not is_capacity(value):
+        raise ValueError(f"'{value}' is not all, head or top_<n>; write e.g. top_2 for heads and the top two layers")
+    return value
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -61,6 +69,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Host = Annotated[str, AfterValidator(_host)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
+Trains = Annotated[str, AfterValidator(_trains)]
 Partition = Annotated[str, AfterValidator(_partition)]
 
 

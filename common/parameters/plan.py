@@ -1,7 +1,7 @@
 """Which parameter lives in which scope.
 
-A scope is named `shared`, `task/<t>`, `private` or `private/<t>`. Private scopes start from the coordinator's initial
-values and never leave the client afterwards.
+A scope is named `shared`, `shared/<block>`, `task/<t>`, `private` or `private/<t>`. Private scopes start from the
+coordinator's initial values and never leave the client afterwards.
 """
 
 from __future__ import annotations
@@ -15,11 +15,38 @@ from common.errors import ConfigError
 from common.parameters.schema import ParameterSchema
 
 SHARED = "shared"
+LAYERED = "shared/{block}"
 PRIVATE = "private"
-_SCOPE = re.compile(r"shared|private|task/(?:\{task\}|[A-Za-z0-9_-]+)")
+_SCOPE = re.compile(r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)")
 _LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
+
+
+EMBEDDINGS, TOP, HEADS = "embeddings", "top", "heads"
+
+
+def block_of(name: str) -> str:
+    """The part of the model that a parameter belongs to: `embeddings`, `layer_<i>`, `top` (pooler, last norm), `heads`.
+
+    Layers that are one and the same, as ALBERT's, are part of `top`.
+    """
+    layer = _LAYER.fullmatch(name)
+    if layer is not None:
+        return f"layer_{layer[2]}"
+    if name.startswith("heads."):
+        return HEADS
+    return EMBEDDINGS if name.startswith("encoder.embeddings") else TOP
+
+
+def layer_number(block: str) -> int:
+    """The number of a block `layer_<i>`."""
+    return int(block.removeprefix("layer_"))
+
+
+def is_shared(scope: str) -> bool:
+    """Whether everybody holds a scope, and it is not private."""
+    return scope == SHARED or scope.startswith(f"{SHARED}/")
 
 
 def is_private(scope: str) -> bool:
@@ -33,7 +60,8 @@ class ScopeRule:
 
     `match` is a name in which `*` stands for any text and `{task}` for one task's name, which `scope` may repeat:
     `heads.{task}.*` -> `task/{task}`. `{layer}` stands for each of the encoder's layers, `{top}` and `{bottom}` for
-    the last and first few of them: `{top}.*`. What they stand for depends on the encoder: see `SharingPlan.resolved`.
+    the last and first few of them: `{top}.*`; see `SharingPlan.resolved`. In a scope, `{block}` stands for the part of
+    the model that a parameter belongs to (`block_of`): `* -> shared/{block}` gives each layer a scope of its own.
     """
 
     match: str
@@ -53,7 +81,7 @@ class ScopeRule:
     def problem(self) -> str | None:
         """What is wrong with the rule, in one line, or None."""
         if not _SCOPE.fullmatch(self.scope):
-            return f"scope '{self.scope}' is not one of shared, private, task/{{task}}, task/<name>"
+            return f"scope '{self.scope}' is not one of shared, shared/{{block}}, private, task/{{task}}, task/<name>"
         if "{task}" in self.scope and "{task}" not in self.match:
             return f"scope '{self.scope}' needs {{task}} in match '{self.match}'"
         if self.match.count("{task}") > 1:
@@ -68,7 +96,7 @@ class ScopeRule:
         task = found.groupdict().get("task")
         if self.scope == PRIVATE and task:
             return f"{PRIVATE}/{task}"
-        return self.scope.replace("{task}", task or "")
+        return self.scope.replace("{task}", task or "").replace("{block}", block_of(name))
 
 
 PLANS: dict[str, tuple[ScopeRule, ...]] = {
@@ -175,8 +203,8 @@ def _written_out(rule: ScopeRule, meant: Mapping[str, Sequence[str]]) -> list[Sc
 
 def member_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:
     """The scopes, of those given, that a client with `tasks` holds; private ones included."""
-    own = {SHARED, PRIVATE} | {f"{kind}/{task}" for task in tasks for kind in ("task", PRIVATE)}
-    return tuple(scope for scope in sorted(scopes) if scope in own)
+    own = {PRIVATE} | {f"{kind}/{task}" for task in tasks for kind in ("task", PRIVATE)}
+    return tuple(scope for scope in sorted(scopes) if scope in own or is_shared(scope))
 
 
 def travelling_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:

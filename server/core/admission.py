@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
+from common.parameters.capacity import capacity_problem, trains_of
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -17,7 +18,8 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     """Check that a client's tasks are this federation's.
 
     Raises:
-        Refused: an unknown task, a definition that differs (labels, their order, type, metrics), or a run that is over.
+        Refused: an unknown task, a definition that differs (labels, their order, type, metrics), a run that is over,
+            or a part of the model to train that is no whole number of scopes.
     """
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
@@ -30,6 +32,9 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
+    problem = capacity_problem(trains_of(request.capabilities), rules.blocks)
+    if problem is not None:
+        raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
 
 
 def require_member(rules: Rules, state: FederationState, session: Session) -> Member:
@@ -92,7 +97,7 @@ def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
 
 
 def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: UpdateHeader) -> None:
-    expected = {scope.scope: scope.version for scope in order.scopes} if kind is OrderKind.TRAIN else {}
+    expected = {scope.scope: scope.version for scope in order.trained} if kind is OrderKind.TRAIN else {}
     given = {scope.scope: scope for scope in header.scopes}
     names = sorted(scope.scope for scope in header.scopes)
     if names != sorted(expected):
@@ -152,7 +157,7 @@ def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mappi
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
     weights = {
         scope.scope: examples[scope.scope.removeprefix("task/")] if scope.scope.startswith("task/") else everything
-        for scope in order.scopes
+        for scope in order.trained
     }
     return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
 
@@ -166,4 +171,4 @@ def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> 
     if not rules.by_task:
         return {}
     examples = {result.task: result.examples for result in results if result.examples}
-    return {scope.scope: examples for scope in order.scopes if not scope.scope.startswith("task/")}
+    return {scope.scope: examples for scope in order.trained if not scope.scope.startswith("task/")}

@@ -32,7 +32,7 @@ def scope_totals(rules: Rules, round_: OpenRound) -> Mapping[str, int]:
     """
     totals = {}
     for name in rules.schemas:
-        holders = [o for o in round_.orders.values() if any(scope.scope == name for scope in o.scopes)]
+        holders = [o for o in round_.orders.values() if any(scope.scope == name for scope in o.trained)]
         accepted = [order for order in holders if order.state is OrderState.ACCEPTED]
         weight = sum(order.weights.get(name, 0) for order in accepted)
         if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:

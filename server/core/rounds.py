@@ -159,7 +159,8 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
         name = order_id(kind, number, state.attempt, member.client_id)
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member.tasks))
         encoding = rules.encoding_for(member.capabilities)
-        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes, encoding=encoding)
+        fixed = rules.fixed_scopes(member.capabilities, member.tasks)
+        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes, encoding=encoding, fixed=fixed)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 
 

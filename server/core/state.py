@@ -15,6 +15,7 @@ from common.orders import (
     TrainingSettings,
     offer_of,
 )
+from common.parameters.capacity import Blocks, fixed_scopes, trains_of
 from common.parameters.plan import travelling_scopes
 from common.tasks import TaskDefinition
 
@@ -26,7 +27,8 @@ class Rules:
     `schemas` maps every travelling scope to its schema digest and bytes, `tensors` to how many tensors it holds.
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
-    a scope; `one_each` lets every update weigh 1 instead of its examples.
+    a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
+    scope has parameters of, private scopes included.
     """
 
     run_id: str
@@ -48,6 +50,7 @@ class Rules:
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     by_task: bool = False
     one_each: bool = False
+    blocks: Blocks = field(default_factory=dict)
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -56,6 +59,10 @@ class Rules:
     def scopes_of(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client with these tasks exchanges."""
         return travelling_scopes(self.schemas, tasks)
+
+    def fixed_scopes(self, capabilities: tuple[str, ...], tasks: tuple[str, ...]) -> frozenset[str]:
+        """The scopes that such a client receives and does not train."""
+        return fixed_scopes(trains_of(capabilities), self.blocks) & frozenset(self.scopes_of(tasks))
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""
@@ -127,7 +134,8 @@ class OrderState(StrEnum):
 class OpenOrder:
     """An order of the open round and, once accepted, what came back.
 
-    `encoding` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope.
+    `encoding` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope. The
+    scopes in `fixed` are received and not trained, so the update does not hold them.
     """
 
     order_id: str
@@ -142,6 +150,12 @@ class OpenOrder:
     seconds: float = 0.0
     note: str = ""
     encoding: str = DENSE_FLOAT32
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def trained(self) -> tuple[ScopeVersion, ...]:
+        """What the update holds."""
+        return tuple(scope for scope in self.scopes if scope.scope not in self.fixed)
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     if order is None or order.state is not OrderState.ISSUED:
         return state, effects
     unable = order.encoding != DENSE_FLOAT32 and offer_of(order.encoding) not in member.capabilities
-    if order.tasks != member.tasks or unable:
-        why = f"without encoding {order.encoding}" if unable else "with other tasks"
+    other = order.fixed != rules.fixed_scopes(member.capabilities, member.tasks)
+    if order.tasks != member.tasks or unable or other:
+        why = f"without encoding {order.encoding}" if unable else "with other tasks or another client.trains"
         state, more = _drop_order(state, order, OrderState.FAILED, f"the client came back {why}")
         effects += more
     return state, effects

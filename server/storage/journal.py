@@ -137,7 +137,7 @@ class Journal:
         rows = [
             (
                 *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, _json(o.tasks)),
-                _json([[s.scope, s.version] for s in o.scopes]),
+                _json([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes]),
                 *(o.state.value, o.digest, _json(o.weights), _json([asdict(result) for result in o.results])),
                 *(o.nbytes, o.seconds, o.note, o.encoding),
             )
@@ -193,7 +193,7 @@ class Journal:
             kind, number, attempt, version = row
             open_ = self._round(OrderKind(kind), number, attempt, version, deadline)
             fresh = {
-                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, encoding=o.encoding)
+                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, encoding=o.encoding, fixed=o.fixed)
                 for name, o in open_.orders.items()
             }
             return OpenRound(number, attempt, open_.kind, version, deadline, fresh), attempt
@@ -247,7 +247,7 @@ def _order(
         name,
         client,
         tuple(json.loads(tasks)),
-        tuple(ScopeVersion(scope, version) for scope, version in json.loads(scopes)),
+        tuple(ScopeVersion(scope, version) for scope, version, *_ in json.loads(scopes)),
         OrderState(state),
         digest,
         tuple(_result(**item) for item in json.loads(results)),
@@ -256,6 +256,7 @@ def _order(
         seconds,
         note,
         encoding,
+        frozenset(scope for scope, _, *marks in json.loads(scopes) if marks),
     )
 
 

@@ -1,0 +1,86 @@
+"""How much of the model a client trains: all of it, its heads alone, or heads and top layers.
+
+A client says so when it joins, with a capability such as `trains-top_2`. Both sides then work out alike which scopes
+its updates leave out; a block of the model is averaged over those who trained it. Scopes are trained whole or not at
+all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from common.parameters.plan import EMBEDDINGS, HEADS, TOP, block_of, is_private, layer_number
+from common.parameters.schema import ParameterSchema
+
+ALL = "all"
+HEAD = "head"
+_FORM = re.compile(r"all|head|top_([1-9][0-9]{0,3})")
+_WORD = "trains-"
+
+Blocks = Mapping[str, frozenset[str]]
+"""The blocks of the model (`embeddings`, `layer_<i>`, `top`, `heads`) that each scope has parameters of."""
+
+
+def blocks_of(schemas: Mapping[str, ParameterSchema]) -> dict[str, frozenset[str]]:
+    """The blocks of every scope, private ones included, since they count as layers too."""
+    return {scope: frozenset(block_of(e.name) for e in schema.entries) for scope, schema in schemas.items()}
+
+
+def is_capacity(trains: str) -> bool:
+    """Whether a text says how much is trained: `all`, `head` or `top_<n>`."""
+    return _FORM.fullmatch(trains) is not None
+
+
+def capability_of(trains: str) -> tuple[str, ...]:
+    """The words with which a client says how much it trains; none where that is everything."""
+    return () if trains == ALL else (f"{_WORD}{trains}",)
+
+
+def trains_of(capabilities: Collection[str]) -> str:
+    """How much a client with these capabilities trains."""
+    return next((word.removeprefix(_WORD) for word in capabilities if word.startswith(_WORD)), ALL)
+
+
+def trained_blocks(trains: str, blocks: Blocks) -> frozenset[str]:
+    """The blocks that a client trains; `trains` must have no `capacity_problem`."""
+    every = frozenset[str]().union(*blocks.values())
+    if trains == ALL:
+        return every
+    if trains == HEAD:
+        return every & {HEADS}
+    layers = _layers(every)
+    return every - {EMBEDDINGS, *layers[: len(layers) - _count(trains)]}
+
+
+def fixed_scopes(trains: str, blocks: Blocks) -> frozenset[str]:
+    """The travelling scopes that a client receives and does not train."""
+    wanted = trained_blocks(trains, blocks)
+    return frozenset(scope for scope, found in blocks.items() if not is_private(scope) and not found & wanted)
+
+
+def capacity_problem(trains: str, blocks: Blocks) -> str | None:
+    """Why a client cannot train so much and no more in a federation with these scopes, or None."""
+    if not is_capacity(trains):
+        return f"client.trains: '{trains}' is not all, head or top_<n>"
+    layers = _layers(frozenset[str]().union(*blocks.values()))
+    if _count(trains) > len(layers):
+        return f"client.trains: {trains}, but the encoder has {len(layers)} layers of its own; write all, or fewer"
+    wanted = trained_blocks(trains, blocks)
+    for scope, found in sorted(blocks.items()):
+        if not is_private(scope) and found & wanted and not found <= wanted:
+            return (
+                f"client.trains: {trains} is a part of scope '{scope}', and scopes are trained whole; the coordinator "
+                "needs sharing.by_layer: true"
+            )
+    return None
+
+
+def _count(trains: str) -> int:
+    found = _FORM.fullmatch(trains)
+    return int(found[1]) if found is not None and found[1] else 0
+
+
+def _layers(blocks: frozenset[str]) -> list[str]:
+    """Blocks that are layers, from the bottom up."""
+    return sorted(blocks - {EMBEDDINGS, TOP, HEADS}, key=layer_number)
