@@ -121,7 +121,9 @@ async def take_part(
         log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
-        computing = Computing(section.compact_vocabulary, section.precision, identity.folder, section.trains)
+        computing = Computing(
+            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers
+        )
         capabilities = (f"data-{config.data.source}",)
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)

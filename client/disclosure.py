@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
-from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes
+from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
 from common.parameters.plan import is_private, member_scopes
 
 
@@ -28,9 +28,9 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
     held, text = member_scopes(schemas, tasks), section.reads_text
     trains, blocks = config.client.trains, blocks_of(schemas)
-    if problem := capacity_problem(trains, blocks):
+    if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
-    fixed = fixed_scopes(trains, blocks)
+    fixed = fixed_scopes(trains, blocks) | lacking_scopes(config.client.layers, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     for scope in held:
         if not is_private(scope) and scope not in fixed:

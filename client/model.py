@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.errors import Reason, Refused, WireError
+from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
 from common.orders import ScopeVersion, Welcome
@@ -25,18 +27,24 @@ class ClientModelSynchronizer:
     vectors move away from them during training; the difference is the update.
     """
 
-    def __init__(self, welcome: Welcome, tasks: tuple[str, ...], device: torch.device) -> None:
-        """Build the model from the coordinator's description.
+    def __init__(
+        self, welcome: Welcome, tasks: tuple[str, ...], device: torch.device, layers: int | None = None
+    ) -> None:
+        """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
 
         Raises:
             Refused: the two sides lay parameters out differently.
+            ModelError: the encoder cannot have so many layers.
         """
+        architecture = welcome.architecture
+        if layers is not None:
+            architecture = replace(architecture, encoder_config=shallower(architecture.encoder_config, layers))
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
-        schemas = scope_schemas(welcome.architecture, welcome.tasks, plan)
+        schemas = scope_schemas(architecture, welcome.tasks, plan)
         held = member_scopes(schemas, tasks)
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
-        self.model = MultiTaskModel(welcome.architecture, needed)
+        self.model = MultiTaskModel(architecture, needed)
         self.schemas: dict[str, ParameterSchema] = {scope: schemas[scope] for scope in held}
         _compare(self.schemas, dict(welcome.schema_digests))
         homeless = sorted(set(shapes_of(self.model)) - names)

@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Computing:
-    """How a client trains, and how much of the model: all, head or top_<n>.
+    """How a client trains, and how much of the model: all, head or top_<n>; of the first `layers` layers, if given.
 
     `folder` keeps an automatic choice of precision, one folder per run; None: nowhere.
     """
@@ -64,6 +64,7 @@ class Computing:
     precision: Precision = "float32"
     folder: Path | None = None
     trains: str = ALL
+    layers: int | None = None
 
 
 class Worker:
@@ -90,7 +91,7 @@ class Worker:
         self._procedure = procedure
         self._payload = np.empty(0, dtype=np.uint8)
         self._computing = computing or Computing()
-        self.capabilities = (*capabilities, *map(offer_of, ENCODINGS), *capability_of(self._computing.trains))
+        self.capabilities = (*capabilities, *map(offer_of, ENCODINGS), *self._capacity())
         self._still: frozenset[str] = frozenset()
         self._fixed: frozenset[str] = frozenset()
         self._vocabulary: CompactVocabulary | None = None
@@ -98,6 +99,9 @@ class Worker:
         self._sets: tuple[TaskSet, ...] = ()
         self._whole_sets: tuple[TaskSet, ...] = ()
         self.synchronizer: ClientModelSynchronizer | None = None
+
+    def _capacity(self) -> tuple[str, ...]:
+        return capability_of(self._computing.trains, self._computing.layers)
 
     def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
         """Build the model and tokenise the data, once per run and architecture.
@@ -107,7 +111,7 @@ class Worker:
             WireError: the tokenizer cannot be read.
         """
         names = tuple(task.name for task in self.tasks)
-        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device)
+        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device, self._computing.layers)
         self._sets = self._encoded(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         self._choose_computing(welcome.session.run_id)
         return self.synchronizer

@@ -274,7 +274,8 @@ class Coordinator:
             await self._apply_late_join(request, token)
         federation = self._federation
         tasks = tuple(task.name for task in request.tasks)
-        held = member_scopes(federation.schemas, tasks)
+        lacking = self.rules.lacking_scopes(request.capabilities)
+        held = [scope for scope in member_scopes(federation.schemas, tasks) if scope not in lacking]
         return Welcome(
             session=Session(self.rules.run_id, request.client_id, token),
             run_name=federation.run_name,
@@ -329,7 +330,8 @@ class Coordinator:
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
-        if scope.scope not in member_scopes(self._federation.schemas, member.tasks):
+        lacking = self.rules.lacking_scopes(member.capabilities)
+        if scope.scope not in member_scopes(self._federation.schemas, member.tasks) or scope.scope in lacking:
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
         if is_private(scope.scope):
             vector, version = self._federation.private_vectors[scope.scope], 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
-from common.parameters.capacity import trains_of
+from common.parameters.capacity import layers_of, trains_of
 from common.tasks import TaskDefinition
 from server.core.effects import TaskCosines
 from server.core.state import Member, OpenRound, OrderState
@@ -155,6 +155,7 @@ def _client_report(member: Member) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
         "trains": trains_of(member.capabilities),
+        "layers": layers_of(member.capabilities),
         "examples": dict(member.examples),
         "rounds": member.tally.completed,
         "assigned": member.tally.assigned,

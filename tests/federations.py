@@ -103,7 +103,8 @@ def make_model(config: Config) -> MTLServerModel:
 def make_worker(config: Config, client: str, tasks: Sequence[str], partition: str) -> Worker:
     section = config.model_copy(update={"data": config.data.model_copy(update={"partition": partition})})
     definitions = local_definitions(section, tasks)
-    computing = Computing(config.client.compact_vocabulary, config.client.precision, trains=config.client.trains)
+    own = config.client
+    computing = Computing(own.compact_vocabulary, own.precision, trains=own.trains, layers=own.layers)
     return Worker(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from client.disclosure import what_leaves
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
-from common.errors import ConfigError, Refused
+from common.errors import ConfigError, ModelError, Refused
+from common.models.encoder import build_encoder, shallower
 from common.orders import JoinRequest
 from common.parameters.capacity import capability_of, capacity_problem, fixed_scopes, trained_blocks
 from common.parameters.plan import block_of
@@ -34,6 +36,7 @@ from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
 from tests.federations import CLIENTS, digest_of, federate, make_model, make_worker
 from tests.test_plans import deep_config
+from tests.training_cases import CONFIGS
 
 BLOCKS = {
     **{f"shared/{name}": frozenset({name}) for name in ("embeddings", "layer_0", "layer_1", "layer_2", "top")},
@@ -257,3 +260,70 @@ def test_mixed_clients_come_to_one_model_over_every_transport(tmp_path: Path, la
     trains = {"b": "head", "c": "top_1", "d": "top_2"}
     found = {digest_of(run_mixed(config, tmp_path / how, trains, how)) for how in ("direct", "grpc")}
     assert len(found) == 1
+
+
+# ---- shallower encoders ----
+
+
+def run_shallow(config: Config, state: Path, layers: dict[str, int], how: str = "direct") -> Coordinator:
+    """A federation in which some clients have the first few layers alone."""
+    with pytest.MonkeyPatch.context() as patched:
+        made = make_worker
+
+        def shallow(own: Config, name: str, tasks: Any, partition: str) -> Any:
+            return made(variant(own, "client", layers=layers.get(name)), name, tasks, partition)
+
+        patched.setattr("tests.test_capacity.make_worker", shallow)
+        return run_mixed(config, state, {}, how)
+
+
+def test_a_layer_is_averaged_over_those_who_have_it(tmp_path: Path, layered: Config) -> None:
+    shallow = run_shallow(layered, tmp_path / "shallow", {"b": 1, "c": 2, "d": 1})
+    orders = shallow.journal.rounds()[0].orders
+    held = {order.client_id: {scope.scope for scope in order.scopes} for order in orders.values()}
+    assert "shared/layer_2" in held["a"] and "shared/layer_1" not in held["b"]
+    assert {"shared/embeddings", "shared/layer_0", "shared/layer_1", "shared/top"} < held["c"]
+    alone = run_mixed(variant(layered, "federation", min_clients=2), tmp_path / "alone", {"x": "head"}, clients=LONE)
+    np.testing.assert_array_equal(shallow.vectors["shared/layer_2"], alone.vectors["shared/layer_2"])
+    assert not np.array_equal(shallow.vectors["shared/layer_0"], alone.vectors["shared/layer_0"])
+
+
+def test_shallow_clients_come_to_one_model_over_every_transport(tmp_path: Path, layered: Config) -> None:
+    config = variant(layered, "training", num_rounds=2, procedure="ditto")
+    found = [run_shallow(config, tmp_path / how, {"b": 1, "d": 2}, how) for how in ("direct", "grpc")]
+    assert len({digest_of(coordinator) for coordinator in found}) == 1
+    assert all(coordinator.state.phase is Phase.FINISHED for coordinator in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers", "problem"),
+    [
+        ({"by_layer": False}, 2, "client.layers: 2 would cut scope 'shared' in two"),
+        ({}, 4, "client.layers: 4, but the encoder has 3 layers"),
+        ({"plan": "fedper"}, 2, "would cut scope 'private' in two|scope 'private'"),
+    ],
+)
+def test_a_depth_that_does_not_fit_is_refused(
+    tmp_path: Path, layered: Config, changes: dict[str, Any], layers: int, problem: str
+) -> None:
+    config = variant(layered, "sharing", **changes)
+    with pytest.raises(ConfigError, match=problem):
+        what_leaves(variant(config, "client", layers=layers), ["sst2"])
+    with pytest.raises(ExceptionGroup) as caught:
+        run_shallow(config, tmp_path, dict.fromkeys("abcd", layers))
+    assert "client.layers" in str(caught.value.exceptions[0])
+
+
+def test_part_of_a_shallow_encoder_is_too_little(layered: Config) -> None:
+    with pytest.raises(ConfigError, match=r"client.layers: 2 and client.trains: top_1 exclude each other"):
+        what_leaves(variant(layered, "client", layers=2, trains="top_1"), ["sst2"])
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("bert", "encoder.layer"), ("distilbert", "transformer.layer")])
+def test_the_first_layers_of_an_encoder(kind: str, layers: str) -> None:
+    config = json.dumps(CONFIGS[kind] | {"num_hidden_layers": 3, "n_layers": 3})
+    names = [name for name, _ in build_encoder(shallower(config, 2)).named_parameters()]
+    assert any(name.startswith(f"{layers}.1.") for name in names)
+    assert not any(name.startswith(f"{layers}.2.") for name in names)
+    with pytest.raises(ModelError, match="cannot have 4 layers"):
+        shallower(config, 4)

@@ -78,7 +78,7 @@ def _one_model(config: Config) -> list[str]:
     model = config.model
     if model.client_model in (None, model.server_model):
         return []
-    remedy = "clients of another size than server_model are not supported yet, leave the key out"
+    remedy = "other models are not supported yet, leave it out; for fewer layers of this one set client.layers"
     return [f"model.client_model: '{model.client_model}' is not '{model.server_model}'; {remedy}"]
 
 

@@ -233,6 +233,7 @@ class ClientSection(Section):
     server: Address = "127.0.0.1:50051"
     state_dir: Text = ".fedmtl"
     trains: Trains = "all"
+    layers: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     precision: Literal["float32", "bfloat16", "auto"] = "float32"

@@ -73,6 +73,20 @@ def build_encoder(config_json: str) -> Encoder:
     return encoder
 
 
+def shallower(config_json: str, layers: int) -> str:
+    """The configuration of an encoder that has the first `layers` of another's layers.
+
+    Raises:
+        ModelError: it has fewer, or is no encoder whose depth is one number.
+    """
+    config = load_config(config_json)
+    depth = getattr(config, "num_hidden_layers", None)
+    if not isinstance(config, PretrainedConfig) or not isinstance(depth, int) or layers > depth:
+        raise ModelError(f"client.layers: an encoder of type '{config.model_type}' cannot have {layers} layers here")
+    config.num_hidden_layers = layers
+    return clean_config(config.to_json_string(use_diff=False))
+
+
 def longest_input(config: PretrainedConfig) -> int | None:
     """The most tokens that the encoder can read at once, or None where there is no limit."""
     positions = getattr(config, "max_position_embeddings", None)

@@ -1,8 +1,9 @@
-"""How much of the model a client trains: all of it, its heads alone, or heads and top layers.
+"""How much of the model a client holds and trains: all of it, its heads alone, heads and top layers, or no top layers.
 
 A client says so when it joins, with a capability such as `trains-top_2`. Both sides then work out alike which scopes
 its updates leave out; a block of the model is averaged over those who trained it. Scopes are trained whole or not at
-all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`).
+all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`). A client with the word
+`holds-3` has an encoder of the first three layers, and neither receives nor returns the scopes of the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ ALL = "all"
 HEAD = "head"
 _FORM = re.compile(r"all|head|top_([1-9][0-9]{0,3})")
 _WORD = "trains-"
+_HOLDS = re.compile(r"holds-([1-9][0-9]{0,3})")
 
 Blocks = Mapping[str, frozenset[str]]
 """The blocks of the model (`embeddings`, `layer_<i>`, `top`, `heads`) that each scope has parameters of."""
@@ -32,14 +34,28 @@ def is_capacity(trains: str) -> bool:
     return _FORM.fullmatch(trains) is not None
 
 
-def capability_of(trains: str) -> tuple[str, ...]:
-    """The words with which a client says how much it trains; none where that is everything."""
-    return () if trains == ALL else (f"{_WORD}{trains}",)
+def capability_of(trains: str, layers: int | None = None) -> tuple[str, ...]:
+    """The words with which a client says how much it trains and holds; none where that is everything."""
+    return (*([] if trains == ALL else [f"{_WORD}{trains}"]), *([] if layers is None else [f"holds-{layers}"]))
 
 
 def trains_of(capabilities: Collection[str]) -> str:
     """How much a client with these capabilities trains."""
     return next((word.removeprefix(_WORD) for word in capabilities if word.startswith(_WORD)), ALL)
+
+
+def layers_of(capabilities: Collection[str]) -> int | None:
+    """How many layers the encoder of a client with these capabilities has; None for all."""
+    found = [match for word in capabilities if (match := _HOLDS.fullmatch(word))]
+    return int(found[0][1]) if found else None
+
+
+def lacking_scopes(layers: int | None, blocks: Blocks) -> frozenset[str]:
+    """The scopes of the layers that such a client does not have."""
+    if layers is None:
+        return frozenset()
+    beyond = frozenset(_layers(frozenset[str]().union(*blocks.values()))[layers:])
+    return frozenset(scope for scope, found in blocks.items() if found <= beyond)
 
 
 def trained_blocks(trains: str, blocks: Blocks) -> frozenset[str]:
@@ -57,6 +73,25 @@ def fixed_scopes(trains: str, blocks: Blocks) -> frozenset[str]:
     """The travelling scopes that a client receives and does not train."""
     wanted = trained_blocks(trains, blocks)
     return frozenset(scope for scope, found in blocks.items() if not is_private(scope) and not found & wanted)
+
+
+def depth_problem(trains: str, layers: int | None, blocks: Blocks) -> str | None:
+    """Why a client cannot have an encoder of the first few layers in a federation with these scopes, or None."""
+    if layers is None:
+        return None
+    known = _layers(frozenset[str]().union(*blocks.values()))
+    if layers > len(known):
+        return f"client.layers: {layers}, but the encoder has {len(known)} layers of its own; lower it or leave it out"
+    if _count(trains):
+        return f"client.layers: {layers} and client.trains: {trains} exclude each other; write trains: all or head"
+    beyond = frozenset(known[layers:])
+    for scope, found in sorted(blocks.items()):
+        if found & beyond and not found <= beyond:
+            return (
+                f"client.layers: {layers} would cut scope '{scope}' in two; the coordinator needs sharing.by_layer: "
+                "true, and a plan that shares the top layers"
+            )
+    return None
 
 
 def capacity_problem(trains: str, blocks: Blocks) -> str | None:

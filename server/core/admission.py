@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
-from common.parameters.capacity import capacity_problem, trains_of
+from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -32,7 +32,8 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
-    problem = capacity_problem(trains_of(request.capabilities), rules.blocks)
+    trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
+    problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
 

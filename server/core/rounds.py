@@ -157,7 +157,8 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     orders = {}
     for member in chosen:
         name = order_id(kind, number, state.attempt, member.client_id)
-        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member.tasks))
+        held = rules.scopes_of(member.tasks, member.capabilities)
+        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in held)
         encoding = rules.encoding_for(member.capabilities)
         fixed = rules.fixed_scopes(member.capabilities, member.tasks)
         orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes, encoding=encoding, fixed=fixed)

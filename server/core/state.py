@@ -15,7 +15,7 @@ from common.orders import (
     TrainingSettings,
     offer_of,
 )
-from common.parameters.capacity import Blocks, fixed_scopes, trains_of
+from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.plan import travelling_scopes
 from common.tasks import TaskDefinition
 
@@ -56,13 +56,18 @@ class Rules:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
 
-    def scopes_of(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        """The scopes that a client with these tasks exchanges."""
-        return travelling_scopes(self.schemas, tasks)
+    def scopes_of(self, tasks: tuple[str, ...], capabilities: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The scopes that a client with these tasks and capabilities exchanges."""
+        lacking = self.lacking_scopes(capabilities)
+        return tuple(scope for scope in travelling_scopes(self.schemas, tasks) if scope not in lacking)
+
+    def lacking_scopes(self, capabilities: tuple[str, ...]) -> frozenset[str]:
+        """The scopes of layers that a client with these capabilities does not have."""
+        return lacking_scopes(layers_of(capabilities), self.blocks)
 
     def fixed_scopes(self, capabilities: tuple[str, ...], tasks: tuple[str, ...]) -> frozenset[str]:
         """The scopes that such a client receives and does not train."""
-        return fixed_scopes(trains_of(capabilities), self.blocks) & frozenset(self.scopes_of(tasks))
+        return fixed_scopes(trains_of(capabilities), self.blocks) & frozenset(self.scopes_of(tasks, capabilities))
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""
