@@ -14,6 +14,7 @@ from client.training.loop import Procedure
 from client.worker import Computing
 from common.clock import ManualClock
 from common.config import Config
+from common.errors import ConfigError
 from common.orders import Order, OrderKind, Session, Welcome
 from common.parameters.schema import ParameterSchema
 from common.payload import Payload
@@ -115,6 +116,9 @@ class Crowd:
         state: folder for what clients keep, one folder each.
         connect: what a client calls instead of the coordinator itself, by client id.
         procedure: takes the place of the one that orders name.
+
+    Raises:
+        ConfigError: the clients shall have an encoder of their own depth.
     """
 
     def __init__(
@@ -128,6 +132,8 @@ class Crowd:
         connect: Callable[[str], CoordinatorPort] | None = None,
         procedure: Procedure | None = None,
     ) -> None:
+        if config.client.layers is not None:
+            raise ConfigError("client.layers: simulated clients take turns at models of full depth; leave it out")
         self.config = config
         self.time = Time(coordinator, clock)
         device = choose_device(config.client.device)

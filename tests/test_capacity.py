@@ -32,6 +32,7 @@ from server.core.events import Joined
 from server.core.state import Phase
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
+from simulation.crowd import Crowd
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
 from tests.federations import CLIENTS, digest_of, federate, make_model, make_worker
@@ -312,6 +313,12 @@ def test_a_depth_that_does_not_fit_is_refused(
     with pytest.raises(ExceptionGroup) as caught:
         run_shallow(config, tmp_path, dict.fromkeys("abcd", layers))
     assert "client.layers" in str(caught.value.exceptions[0])
+
+
+def test_a_simulation_has_one_depth(tmp_path: Path, layered: Config) -> None:
+    config, clock = variant(layered, "client", layers=2), ManualClock()
+    with pytest.raises(ConfigError, match=r"client.layers: simulated clients"):
+        Crowd(config, in_memory(layered, make_model(layered), clock), clock, {}, [], tmp_path)
 
 
 def test_part_of_a_shallow_encoder_is_too_little(layered: Config) -> None:
