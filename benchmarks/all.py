@@ -24,6 +24,7 @@ QUICK = (
     "wire --rows 200 --rounds 1 --epochs 1",
     "fleet --agents 3,20 --rounds 2",
     "fleet --agents 100 --rounds 2 --size 1kb --processes 2 --parked 200",
+    "simulation --crowd 100 --rounds 3",
     "memory --model bert-mini --clients 2,4",
 )
 FULL = (
@@ -36,6 +37,7 @@ FULL = (
     "wire --rounds 10",
     "fleet --agents 3,50",
     "fleet --agents 1000 --rounds 10 --size 1kb --processes 4 --parked 2000",
+    "simulation",
     "memory",
 )
 JOB = {

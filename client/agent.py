@@ -140,13 +140,16 @@ class Agent:
         async for piece in self._port.fetch_tokenizer(session):
             tokenizer += piece
         synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
-        self._store = RunStore(self._state / session.run_id)
+        self._store = self._open_store(self._state / session.run_id)
         if synchronizer.private_scopes and self._store.private() is None:
             values = synchronizer.private_values()
             for scope, vector in values.items():
                 await fill(vector, self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
             self._store.start_private(values)
         self._run_id = session.run_id
+
+    def _open_store(self, folder: Path) -> RunStore:
+        return RunStore(folder)
 
     async def _until_stopped(self, session: Session) -> PollReply | None:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.agent import Agent
 from client.app import choose_device, local_definitions
-from client.state.store import PendingUpdate
+from client.state.store import PendingUpdate, RunStore
 from client.training.loop import Procedure
 from client.worker import Computing
 from common.clock import ManualClock
@@ -81,9 +81,8 @@ class VirtualAgent(Agent):
         self._virtual = worker
         self._crowd = crowd
 
-    async def _prepare(self, welcome: Welcome) -> None:
-        await super()._prepare(welcome)
-        self._store = VirtualStore(self._state / welcome.session.run_id)
+    def _open_store(self, folder: Path) -> RunStore:
+        return VirtualStore(folder)
 
     async def _submit(self, session: Session, update: PendingUpdate) -> None:
         await self._port.submit(session, update.header, Payload(update.payload))  # nothing is damaged on the way

@@ -20,7 +20,7 @@ from client.state.store import PendingUpdate, RunStore
 from client.training.loop import Procedure, Progress
 from client.worker import Computing, Outcome, Worker
 from common.models.pretrained import unpack_tokenizer
-from common.orders import Order, Welcome
+from common.orders import Order, OrderKind, Welcome
 from common.parameters.schema import ParameterSchema
 from common.tasks import TaskDefinition
 
@@ -133,7 +133,8 @@ class VirtualWorker(Worker):
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """See `Worker`."""
         self._sets = self._rows
-        self._choose_computing(self._run_id)
+        if order.kind is OrderKind.TRAIN and order.training.local_epochs:  # else the whole vocabulary is as good
+            self._choose_computing(self._run_id)
         return super().execute(order, private, progress)
 
 
@@ -148,7 +149,16 @@ class VirtualStore(RunStore):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        if folder.is_dir():
+            super().__init__(folder)
+        else:  # most clients never have anything to put there
+            self._folder = folder
+            self.pending = None
+
+    def start_private(self, values: Mapping[str, Tensor]) -> None:
+        """See `RunStore`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        super().start_private(values)
 
     def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
         """Keep an update by its name; its bytes lie at a bench that others will use."""

@@ -250,7 +250,7 @@ def test_memory_does_not_grow_with_the_number_of_clients(tmp_path, monkeypatch):
 def test_public_rows_leave_no_files_behind(tmp_path):
     config = array_config("simulation.clients=4")
     simulated(config, tmp_path / "hard", population(config))
-    assert [path for path in (tmp_path / "hard").rglob("*") if path.is_file()] == []
+    assert not (tmp_path / "hard").exists()
     private = array_config("simulation.clients=4", "sharing.plan=private_heads")
     simulated(private, tmp_path / "private", population(private))
     assert {path.name for path in (tmp_path / "private").rglob("*") if path.is_file()} == {"private.safetensors"}

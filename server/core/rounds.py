@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 
 from common.orders import OrderKind, ScopeVersion
 from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals, task_losses, trends
@@ -188,8 +190,9 @@ def _member_records(state: FederationState, round_: OpenRound) -> list[Record]:
 
 def _missing(rules: Rules, present: list[Member]) -> list[str]:
     """Tasks with too few clients, with the counts."""
-    held = {task.name: sum(task.name in member.tasks for member in present) for task in rules.tasks}
-    missing = [f"{task} ({n} of {rules.clients_per_task})" for task, n in held.items() if n < rules.clients_per_task]
+    held = Counter(chain.from_iterable(member.tasks for member in present))  # one pass, since thousands may join
+    counts = {task.name: held[task.name] for task in rules.tasks}
+    missing = [f"{task} ({n} of {rules.clients_per_task})" for task, n in counts.items() if n < rules.clients_per_task]
     few = len(present) < rules.min_clients
     return [*missing, f"any task ({len(present)} of {rules.min_clients} in all)"] if few else missing
 
