@@ -24,6 +24,7 @@ from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, DataError
 from common.models import multitask
+from common.ports import INLINE_BYTES
 from common.tasks import TaskDefinition, TaskType
 from server.assembly import in_memory
 from server.coordinator import Coordinator
@@ -90,6 +91,24 @@ def test_a_simulation_of_arrays_has_the_digest_of_real_clients(tmp_path, plan):
     real = asyncio.run(over_grpc(config, tmp_path / "real", MIXED))
     assert digest_of(virtual) == digest_of(coded) == digest_of(real)
     assert len({digest_of(virtual), digest_of(in_memory(config, make_model(config), ManualClock()))}) == 2
+
+
+@pytest.mark.parametrize(
+    "rule", ["={conflict: pcgrad}", "={robust: median, weights: uniform}", ".weights=task_balanced", ".optimizer=adam"]
+)
+def test_every_kind_of_rule_gives_the_same_in_both(tmp_path, rule):
+    config = array_config(f"aggregation{rule}", "simulation.workers=2", "model.mlp.hidden=[8, 8]")
+    virtual = simulated(config, tmp_path / "virtual", MIXED)
+    assert digest_of(virtual) == digest_of(asyncio.run(over_grpc(config, tmp_path / "real", MIXED)))
+
+
+def test_large_updates_are_lent_and_give_the_same(tmp_path):
+    config = array_config(
+        "model.mlp.hidden=[200, 200]", "aggregation={robust: median, weights: uniform}", "simulation.workers=2"
+    )
+    virtual = simulated(config, tmp_path / "virtual", MIXED)
+    assert virtual.vectors["shared"].nbytes > 2 * INLINE_BYTES
+    assert digest_of(virtual) == digest_of(asyncio.run(over_grpc(config, tmp_path / "real", MIXED)))
 
 
 def test_a_simulation_of_texts_has_the_digest_of_real_clients(tmp_path):
