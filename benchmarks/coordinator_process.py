@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,10 @@ class CoordinatorProcess(Program):
         )
         command = [sys.executable, str(ROOT / "federated_main.py"), "--mode", "server", "--config", str(self.config)]
         super().__init__(command)
-        try:
+        with ExitStack() as unless_it_listens:
+            unless_it_listens.callback(self.stop)
             self.port = int(self.wait_for(r"listens on \S+:(\d+)", seconds=start_seconds)[1])
-        except BaseException:
-            self.stop()
-            raise
+            unless_it_listens.pop_all()
 
     def wait_for_rounds(self, count: int, seconds: float) -> float:
         """Wait until `count` rounds are closed; when the last of them was."""

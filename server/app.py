@@ -9,8 +9,9 @@ import logging
 import multiprocessing
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,17 @@ async def serve(
     """
     _use_one_arena()
     require_free(config.server.host, config.server.port)
+    async with open_run(config, resume) as (folder, journal):
+        return await _run(config, folder, journal, console, on_listening)
+
+
+@asynccontextmanager
+async def open_run(config: Config, resume: bool) -> AsyncIterator[tuple[RunFolder, Journal]]:
+    """The folder and the journal of a run, a new one or one to go on with.
+
+    Raises:
+        RunFolderError: there is a run already, or none to go on with, or another one.
+    """
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
     journal = Journal(folder.journal)
     try:
@@ -74,7 +86,7 @@ async def serve(
             await asyncio.to_thread(begin_run, config, folder, journal)
         else:
             check_unchanged(config, folder)
-        return await _run(config, folder, journal, console, on_listening)
+        yield folder, journal
     finally:
         journal.close()
 

@@ -37,14 +37,7 @@ from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
-from server.core.effects import (
-    Commit,
-    Effect,
-    Fold,
-    Notice,
-    RoundClosed,
-    Wake,
-)
+from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, Wake
 from server.core.events import (
     DrainRequested,
     Event,
@@ -178,10 +171,15 @@ class Coordinator:
         folded = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._apply(event, folded))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        task.add_done_callback(self._written)
         await asyncio.wait((task, folded), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for here, since nobody may wait any more; `ended` raises what broke
 
     def _decide_at_once(self, event: Event) -> bool:
         """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
@@ -192,7 +190,7 @@ class Coordinator:
             return False
         with self._or_broken():
             for effect in effects:
-                self._handler.finish(effect, state)
+                self._handler.carry_out_at_once(effect, state)
         self._publish(state, effects)
         return True
 

@@ -84,14 +84,19 @@ class EffectHandler:
         Raises:
             RunFolderError: the disk does not take it.
         """
-        if not self.is_quick(effect):
+        if self.is_quick(effect):
+            self.carry_out_at_once(effect, state)
+        else:
             await asyncio.to_thread(self._work, effect)
+            self.finish(effect, state)
+
+    def carry_out_at_once(self, effect: Effect, state: FederationState) -> None:
+        """Carry out a quick effect."""
+        self._work(effect)
         self.finish(effect, state)
 
     def finish(self, effect: Effect, state: FederationState) -> None:
-        """The part of an effect that belongs into the event loop's thread; all of it where it is quick."""
-        if self.is_quick(effect):
-            self._work(effect)
+        """The part of an effect that belongs into the event loop's thread."""
         match effect:
             case Fold(order_id):
                 self.uploads.discard(order_id)

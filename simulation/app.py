@@ -18,7 +18,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError
 from common.orders import FederationStatus
-from server.app import begin_run, check_unchanged, restore_run, write_report
+from server.app import open_run, restore_run, write_report
 from server.coordinator import Coordinator
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import Phase
@@ -55,16 +55,8 @@ async def simulate(
         FedMTLError: what is wrong with the configuration, the model, the data or the run folder.
     """
     limit_threads(config.client.threads)
-    folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
-    journal = Journal(folder.journal)
-    try:
-        if "ready" not in journal.facts():
-            await asyncio.to_thread(begin_run, config, folder, journal)
-        else:
-            check_unchanged(config, folder)
+    async with open_run(config, resume) as (folder, journal):
         return await _run(config, folder, journal, console, population(config) if clients is None else clients)
-    finally:
-        journal.close()
 
 
 async def _run(
