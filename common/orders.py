@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from common.balance import PLAIN as PLAIN_BALANCE
+from common.balance import LocalBalance
 from common.metrics import TaskStatistics
 from common.procedures import PLAIN, LocalProcedure
 from common.tasks import TaskDefinition
@@ -76,6 +78,7 @@ class TrainingSettings:
     max_grad_norm: float
     eval_batch_size: int
     procedure: LocalProcedure = PLAIN
+    balance: LocalBalance = PLAIN_BALANCE
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
 from client.data.encoding import TrainingRows, collate
+from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
 from common.models.heads import task_loss
@@ -62,7 +63,8 @@ def train(
     """Train in place for `settings.local_epochs`, each row of each task once per epoch.
 
     A step takes one batch of every task that the schedule puts there and minimises the sum of task weight times mean
-    batch loss. The optimizer (AdamW, Loshchilov and Hutter 2019) starts fresh. `seed` decides batches and dropout.
+    batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer (AdamW, Loshchilov and
+    Hutter 2019) starts fresh. `seed` decides batches and dropout.
     Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last one at its start.
 
     Returns:
@@ -74,6 +76,7 @@ def train(
     """
     device = next(model.parameters()).device
     optimizer = new_optimizer(model, settings)
+    rule = replace(rule, balance=balance_of(model, settings.balance))
     losses = _Losses(sets)
     model.train()
     # Without dropout nothing draws, and clients that share a process need not wait for each other.
@@ -117,11 +120,11 @@ def take_step(
     With parts `before` the gradient is that of the loss after a step of rate `rule.look_ahead` on those.
     """
     if before:
-        _take_gradients(model, optimizer, before)
+        _take_gradients(model, optimizer, before, PLAIN_BALANCE)
         with looked_ahead(list(model.parameters()), rule.look_ahead):
-            losses = _take_gradients(model, optimizer, parts)
+            losses = _take_gradients(model, optimizer, parts, rule.balance)
     else:
-        losses = _take_gradients(model, optimizer, parts)
+        losses = _take_gradients(model, optimizer, parts, rule.balance)
     if rule.pull is not None:
         rule.pull.before_step()
     if max_grad_norm:
@@ -129,26 +132,32 @@ def take_step(
     optimizer.step()
     if rule.pull is not None:
         rule.pull.after_step()
+    rule.balance.after_step([item.task for item, _ in parts], losses, lambda: _forward(model, parts))
     return losses
 
 
-def _take_gradients(model: MultiTaskModel, optimizer: torch.optim.Optimizer, parts: Sequence[Part]) -> list[Tensor]:
-    """Gradients of the weighted sum of the parts' losses, in place of those before; the loss of each part.
+def _take_gradients(
+    model: MultiTaskModel, optimizer: torch.optim.Optimizer, parts: Sequence[Part], balance: Balance
+) -> list[Tensor]:
+    """The parts' gradients as the balance has it, in place of those before; the loss of each part."""
+    losses = _forward(model, parts)
+    optimizer.zero_grad(set_to_none=True)
+    balance.backward([item.task for item, _ in parts], losses)
+    return [loss.detach() for loss in losses]
+
+
+def _forward(model: MultiTaskModel, parts: Sequence[Part]) -> list[Tensor]:
+    """The mean loss of every part.
 
     Nothing of ours waits for a GPU here, so that the next batch is put together while this one is computed;
     transformers does once per batch that has padding, to look at the mask.
     """
     device = next(model.parameters()).device
     losses = []
-    total = torch.zeros((), device=device)
     for item, rows in parts:
         batch = collate(item.train, rows).to(device)
         assert batch.labels is not None
-        loss = task_loss(item.task, model(item.task.name, batch), batch.labels)
-        losses.append(loss.detach())
-        total = total + item.task.weight * loss
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+        losses.append(task_loss(item.task, model(item.task.name, batch), batch.labels))
     return losses
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from client.training.balance import PLAIN_BALANCE, Balance
 from common.procedures import PullStep
 
 
@@ -50,10 +51,14 @@ class Pull:
 
 @dataclass(frozen=True)
 class StepRule:
-    """What a step of training adds to the plain one; `look_ahead` is the rate of the step before it, 0 for none."""
+    """What a step of training adds to the plain one; `look_ahead` is the rate of the step before it, 0 for none.
+
+    `balance` says how tasks that meet in a step agree on it; what is looked ahead is the plain gradient.
+    """
 
     pull: Pull | None = None
     look_ahead: float = 0.0
+    balance: Balance = PLAIN_BALANCE
 
 
 PLAIN_STEP = StepRule()

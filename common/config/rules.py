@@ -144,6 +144,15 @@ def _procedure_fits(config: Config) -> list[str]:
     return found
 
 
+def _balance(config: Config) -> list[str]:
+    training = config.training
+    found = training.balance.problems()
+    if training.balance.rule == "famo" and training.procedure == "per_fedavg":
+        remedy = "per_fedavg takes gradients where the model does not stand; choose another of the two"
+        found.append(f"training.balance.rule: famo compares losses before and after a step, {remedy}")
+    return found
+
+
 def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
@@ -210,6 +219,7 @@ _RULES: _Rules = (
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
+    (("training",), _balance),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),

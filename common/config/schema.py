@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
+from common.config.balance_section import BalanceSection
 from common.config.task_section import TaskSection
 from common.config.values import (
     Address,
@@ -93,6 +94,7 @@ class TrainingSection(Section):
     head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    balance: BalanceSection = BalanceSection()
 
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
@@ -104,6 +106,7 @@ class TrainingSection(Section):
             max_grad_norm=self.max_grad_norm,
             eval_batch_size=self.eval_batch_size,
             procedure=self.local_procedure(),
+            balance=self.balance.chosen(),
         )
 
     def local_procedure(self) -> LocalProcedure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
 from common.metrics import TaskStatistics
 from common.orders import (
@@ -174,11 +175,20 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
             inner_learning_rate=chosen.inner_learning_rate,
             finetune_epochs=chosen.finetune_epochs,
         ),
+        balance=pb.LocalBalance(
+            rule=value.balance.rule.value,
+            rate=value.balance.rate,
+            alpha=value.balance.alpha,
+            decay=value.balance.decay,
+            cagrad_c=value.balance.cagrad_c,
+            rescale=value.balance.rescale,
+        ),
     )
 
 
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
     checks.require(message, "procedure")
+    checks.require(message, "balance")
     return TrainingSettings(
         checks.count(message.local_epochs, "local_epochs"),
         checks.count(message.batch_size, "batch_size", least=1),
@@ -187,6 +197,7 @@ def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
         checks.amount(message.max_grad_norm, "max_grad_norm"),
         checks.count(message.eval_batch_size, "eval_batch_size", least=1),
         _unpack_procedure(message.procedure),
+        _unpack_balance(message.balance),
     )
 
 
@@ -202,6 +213,20 @@ def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:
     if problem := procedure.problem():
         raise WireError(problem)
     return procedure
+
+
+def _unpack_balance(message: pb.LocalBalance) -> LocalBalance:
+    balance = LocalBalance(
+        checks.member(BalanceRule, message.rule, "balance"),
+        message.rate,
+        message.alpha,
+        message.decay,
+        message.cagrad_c,
+        message.rescale,
+    )
+    if problem := balance.problem():
+        raise WireError(problem)
+    return balance
 
 
 def pack_update(value: UpdateHeader) -> pb.UpdateHeader:

@@ -176,7 +176,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,7 @@ class TrainingSettings(_message.Message):
     MAX_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
     EVAL_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     PROCEDURE_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -191,7 +192,24 @@ class TrainingSettings(_message.Message):
     max_grad_norm: float
     eval_batch_size: int
     procedure: LocalProcedure
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ...) -> None: ...
+    balance: LocalBalance
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ...) -> None: ...
+
+class LocalBalance(_message.Message):
+    __slots__ = ("rule", "rate", "alpha", "decay", "cagrad_c", "rescale")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    DECAY_FIELD_NUMBER: _ClassVar[int]
+    CAGRAD_C_FIELD_NUMBER: _ClassVar[int]
+    RESCALE_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    rate: float
+    alpha: float
+    decay: float
+    cagrad_c: float
+    rescale: bool
+    def __init__(self, rule: _Optional[str] = ..., rate: _Optional[float] = ..., alpha: _Optional[float] = ..., decay: _Optional[float] = ..., cagrad_c: _Optional[float] = ..., rescale: bool = ...) -> None: ...
 
 class LocalProcedure(_message.Message):
     __slots__ = ("name", "mu", "pull", "head_epochs", "inner_learning_rate", "finetune_epochs")
