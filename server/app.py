@@ -86,6 +86,7 @@ async def open_run(config: Config, resume: bool) -> AsyncIterator[tuple[RunFolde
             await asyncio.to_thread(begin_run, config, folder, journal)
         else:
             check_unchanged(config, folder)
+            journal.commit((), _training_facts(config))
         yield folder, journal
     finally:
         journal.close()
@@ -113,9 +114,15 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal) -> None:
         "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
         "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
+        **_training_facts(config),
         "ready": "1",
     }
     journal.commit((), facts)
+
+
+def _training_facts(config: Config) -> dict[str, str]:
+    """What the report says of the training; a resumed run may have other settings than before."""
+    return {"training": json.dumps(config.training.model_dump(mode="json"))}
 
 
 def _prepare(config: Config, path: Path) -> tuple[str, str]:

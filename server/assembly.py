@@ -17,6 +17,7 @@ from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from server.aggregation.method import method_of
 from server.coordinator import Coordinator, Federation
+from server.core.schedule import Curve, Schedule
 from server.core.state import FederationState, Rules
 from server.observer import Observer
 from server.storage.journal import Journal
@@ -56,6 +57,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         by_task=config.aggregation.by_task,
         one_each=config.aggregation.weights == "uniform",
         blocks=blocks_of(schemas),
+        schedule=Schedule(Curve(config.training.schedule), config.training.final_rate_share),
     )
 
 

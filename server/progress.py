@@ -133,6 +133,7 @@ def _line(
         "round": round_.number,
         "attempt": round_.attempt,
         "published": record.published,
+        "learning_rate": record.learning_rate,
         "orders": {state: states.count(state) for state in sorted(set(states))},
         "weights": dict(record.totals),
         "uploads": uploads([round_]),

@@ -92,6 +92,7 @@ def build_report(
         "data": _data_sources(members),
         "encoder_init": facts.get("encoder_init", ""),
         "sharing_plan": facts.get("sharing_plan", ""),
+        "training": json.loads(facts.get("training", "{}")),
         "aggregation": json.loads(facts.get("aggregation", "{}")),
         "model_digest": model_digest,
         "bytes_down": int(facts.get("bytes_down", "0")),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 from common.config import array_rules
-from common.config.schema import Config
+from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
 from common.tasks import KNOWN_TASKS
@@ -153,6 +153,15 @@ def _balance(config: Config) -> list[str]:
     return found
 
 
+def _schedule(config: Config) -> list[str]:
+    training = config.training
+    if training.schedule != "constant" or "final_rate_share" not in training.model_fields_set:
+        return []
+    if training.final_rate_share == TrainingSection().final_rate_share:
+        return []
+    return ["training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"]
+
+
 def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
@@ -220,6 +229,7 @@ _RULES: _Rules = (
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
     (("training",), _balance),
+    (("training",), _schedule),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),

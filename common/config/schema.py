@@ -84,6 +84,8 @@ class TrainingSection(Section):
     num_rounds: Count = 10
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     batch_size: Count = 16
     eval_batch_size: Count = 128
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

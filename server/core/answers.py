@@ -71,7 +71,7 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         version=state.open.version,
         scopes=order.scopes,
         seed=rules.seed,
-        training=rules.training,
+        training=rules.training_in(state.open.kind, state.open.number),
         seconds_left=max(state.open.deadline - now, 0.0),
         encoding=order.encoding,
     )

@@ -88,12 +88,13 @@ class RoundClosed:
     """A round with the final state of its orders.
 
     `totals` are the weight sums of the scopes that changed; `published` is the version it made, or None for an
-    abandoned attempt or an evaluation.
+    abandoned attempt or an evaluation; `learning_rate` is that of the clients, where they trained.
     """
 
     round: OpenRound
     totals: Mapping[str, int]
     published: int | None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

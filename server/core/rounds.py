@@ -93,7 +93,8 @@ def _close(
     totals = scope_totals(rules, round_)
     versions = {**state.versions, **dict.fromkeys(totals, round_.number)}
     state = _settle(replace(state, versions=versions, completed_rounds=round_.number, attempt=1), round_)
-    records: list[Record] = [RoundClosed(round_, totals, round_.number), *_member_records(state, round_)]
+    rate = rules.training_in(round_.kind, round_.number).learning_rate
+    records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
     notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
     losses = task_losses(round_)
     store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), trends(state.losses, losses))

@@ -18,6 +18,7 @@ from common.orders import (
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.plan import travelling_scopes
 from common.tasks import TaskDefinition
+from server.core.schedule import CONSTANT_RATE, Schedule
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Rules:
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
-    scope has parameters of, private scopes included.
+    scope has parameters of, private scopes included; `schedule` says how `training` changes with the round.
     """
 
     run_id: str
@@ -51,10 +52,18 @@ class Rules:
     by_task: bool = False
     one_each: bool = False
     blocks: Blocks = field(default_factory=dict)
+    schedule: Schedule = CONSTANT_RATE
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
+
+    def training_in(self, kind: OrderKind, number: int) -> TrainingSettings:
+        """The settings of a round. Fine-tuning, which comes with an order to score, has the whole rate."""
+        if kind is not OrderKind.TRAIN:
+            return self.training
+        rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
+        return replace(self.training, learning_rate=rate)
 
     def scopes_of(self, tasks: tuple[str, ...], capabilities: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The scopes that a client with these tasks and capabilities exchanges."""

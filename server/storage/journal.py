@@ -120,7 +120,7 @@ class Journal:
                 self._db.execute("INSERT OR REPLACE INTO members VALUES (?,?,?,?,?,?,?)", row)
             case RoundOpened(r):
                 self._write_round(r, closed=False, published=None, totals={})
-            case RoundClosed(r, totals, published):
+            case RoundClosed(r, totals, published, _):
                 self._write_round(r, closed=True, published=published, totals=totals)
             case RunEnded(phase, reason):
                 ended = {"ended": phase.value, "reason": reason}

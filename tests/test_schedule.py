@@ -1,0 +1,93 @@
+"""The clients' learning rate over the rounds: its numbers, who carries it, and that a restart changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config import load_config
+from common.errors import ConfigError
+from common.orders import OrderKind
+from server.core.schedule import Curve, Schedule
+from tests.core_cases import SETTINGS, Table, rules
+from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.federations import CLIENTS, digest_of, federate, small_config
+
+LINEAR = Schedule(Curve.LINEAR, 0.2)
+COSINE = Schedule(Curve.COSINE, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        (Schedule(), [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (LINEAR, [1.0, 0.8, 0.6, 0.4, 0.2]),
+        (COSINE, [1.0, 0.8828427125, 0.6, 0.3171572875, 0.2]),
+        (Schedule(Curve.LINEAR, 0.0), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (Schedule(Curve.COSINE, 1.0), [1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_shares_of_five_rounds(schedule: Schedule, shares: list[float]) -> None:
+    """With p = 0, 1/4 .. 1: linear 0.2 + 0.8 (1 - p); cosine 0.2 + 0.4 (1 + cos(pi p)), and cos(pi/4) = 0.70710678."""
+    assert [schedule.share(number, 5) for number in range(1, 6)] == pytest.approx(shares, abs=1e-9)
+
+
+def test_one_round_has_the_whole_rate_and_none_is_beyond_the_last() -> None:
+    assert LINEAR.share(1, 1) == COSINE.share(1, 1) == 1.0
+    assert LINEAR.share(9, 5) == LINEAR.share(5, 5) == 0.2
+
+
+def test_the_order_carries_the_rate_of_its_round() -> None:
+    """Rate 1e-3 falls to 0.2 of it in the second and last round; the order to score has the whole one again."""
+    table = Table(rules(schedule=LINEAR))
+    found = []
+    table.join("a", "sst2")
+    table.join("b", "qqp")
+    while (order := table.order("a")) is not None:
+        found.append((order.kind, order.training.learning_rate))
+        assert order.training.batch_size == SETTINGS.batch_size
+        table.answer("a")
+        table.answer("b")
+    assert found == [(OrderKind.TRAIN, 1e-3), (OrderKind.TRAIN, 1e-3 * 0.2), (OrderKind.EVALUATE, 1e-3)]
+
+
+FALLING = ("training.num_rounds=3", "training.schedule=cosine", "training.final_rate_share=0.05")
+
+
+def test_a_schedule_gives_one_model_over_every_transport_and_another_than_none(tmp_path: Path) -> None:
+    config = small_config(tmp_path, *FALLING)
+    digests = {
+        digest_of(asyncio.run(federate(config, tmp_path / how, how=how, shuffle=shuffle)))
+        for how, shuffle in (("direct", None), ("grpc", 5))
+    }
+    constant = small_config(tmp_path, "training.num_rounds=3")
+    assert len(digests) == 1 and digest_of(asyncio.run(federate(constant, tmp_path / "none"))) not in digests
+
+
+def test_a_coordinator_that_dies_goes_on_with_the_rate_of_the_round(tmp_path: Path) -> None:
+    config = small_config(tmp_path, *FALLING)
+    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
+    expected, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
+    commit = [n for n, e in enumerate(effects, 1) if e == "Commit"][2]
+    found, _ = asyncio.run(crash_and_recover(config, template, tmp_path / "died", cast, commit, False))
+    assert found == expected
+
+
+def test_a_share_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["tasks.sst2=", "training.final_rate_share=0.5"])
+    (problem,) = caught.value.problems
+    assert problem == "training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"
+
+
+def test_metrics_tell_the_rate(tmp_path: Path) -> None:
+    from server.core.effects import RoundClosed
+    from server.core.state import OpenRound
+    from server.progress import RunProgress
+
+    round_ = OpenRound(2, 1, OrderKind.TRAIN, 1, 0.0, {})
+    RunProgress((), 2, tmp_path / "metrics.jsonl", None).closed(RoundClosed(round_, {}, 2, 2e-4))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["learning_rate"] == 2e-4
