@@ -8,7 +8,7 @@ from enum import StrEnum
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
 from common.metrics import TaskStatistics
-from common.procedures import PLAIN, LocalProcedure
+from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.tasks import TaskDefinition
 
 
@@ -69,7 +69,7 @@ class OrderKind(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train locally; travels with the order, so that all clients do the same."""
+    """How to train locally; travels with the order, so that all clients do the same. `momentum` is that of sgd."""
 
     local_epochs: int
     batch_size: int
@@ -79,6 +79,8 @@ class TrainingSettings:
     eval_batch_size: int
     procedure: LocalProcedure = PLAIN
     balance: LocalBalance = PLAIN_BALANCE
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    momentum: float = 0.0
 
 
 @dataclass(frozen=True)

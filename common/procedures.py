@@ -9,6 +9,7 @@ from math import isfinite
 
 LARGEST_MU = 1e6
 MOST_EPOCHS = 2**31 - 1
+LARGEST_MOMENTUM = 0.9999
 
 
 class ProcedureName(StrEnum):
@@ -19,6 +20,13 @@ class ProcedureName(StrEnum):
     FEDREP = "fedrep"
     DITTO = "ditto"
     PER_FEDAVG = "per_fedavg"
+
+
+class OptimizerName(StrEnum):
+    """What turns a client's gradients into steps."""
+
+    ADAMW = "adamw"
+    SGD = "sgd"
 
 
 class PullStep(StrEnum):

@@ -32,6 +32,7 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.procedures import LARGEST_MOMENTUM, OptimizerName
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
@@ -95,6 +96,14 @@ welcomes = st.builds(
 scope_versions = st.builds(ScopeVersion, scopes, counts)
 
 
+settings = st.builds(
+    TrainingSettings,
+    *(counts, positive, amounts, amounts, amounts, positive),
+    optimizer=st.sampled_from(OptimizerName),
+    momentum=st.floats(0, LARGEST_MOMENTUM),
+)
+
+
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
@@ -108,7 +117,7 @@ def order_values(draw: st.DrawFn) -> Order:
             counts,
             st.just(versions),
             st.integers(0, MAX_SEED),
-            st.builds(TrainingSettings, counts, positive, amounts, amounts, amounts, positive),
+            settings,
             amounts,
             ids,
             st.just(riding),

@@ -21,6 +21,7 @@ from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
+from common.procedures import OptimizerName
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -63,8 +64,8 @@ def train(
     """Train in place for `settings.local_epochs`, each row of each task once per epoch.
 
     A step takes one batch of every task that the schedule puts there and minimises the sum of task weight times mean
-    batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer (AdamW, Loshchilov and
-    Hutter 2019) starts fresh. `seed` decides batches and dropout.
+    batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer starts
+    fresh. `seed` decides batches and dropout.
     Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last one at its start.
 
     Returns:
@@ -200,7 +201,11 @@ class _Losses:
 
 
 def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW; weight decay only on matrices of layers, neither on embeddings nor on biases and norms."""
+    """AdamW (Loshchilov and Hutter 2019), or SGD with the momentum m = momentum m + gradient; step rate x m.
+
+    Weight decay is only on matrices of layers, neither on embeddings nor on biases and norms. With AdamW it shrinks
+    them by rate x decay per step; with SGD it joins the gradient, which is the same as long as there is no momentum.
+    """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -209,7 +214,10 @@ def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.O
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+    used = [group for group in groups if group["params"]]
+    if settings.optimizer is OptimizerName.SGD:
+        return torch.optim.SGD(used, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
+    return torch.optim.AdamW(used, lr=settings.learning_rate, fused=True)
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:

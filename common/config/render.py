@@ -8,6 +8,7 @@ from common.config.values import is_loopback
 from common.config.yaml_text import dump
 
 _SMALL_MODEL_RATE = 1e-4
+_SMALL_SGD_RATE = 1e-3
 _LARGE_ADAPTIVE_RATE = 0.1
 
 
@@ -28,6 +29,9 @@ def notes(config: Config) -> list[str]:
 
 def _learning_rate(config: Config) -> str | None:
     model, rate = config.model, config.training.learning_rate
+    if config.training.optimizer == "sgd":
+        advice = f"{rate:g} is small for sgd, whose steps are as small as the gradients; start near 0.1"
+        return f"training.learning_rate: {advice}" if rate < _SMALL_SGD_RATE else None
     if not model.reads_text:
         return None
     small = "bert-tiny" in model.server_model or model.weights == "random"

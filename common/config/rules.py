@@ -153,6 +153,12 @@ def _balance(config: Config) -> list[str]:
     return found
 
 
+def _momentum(config: Config) -> list[str]:
+    if config.training.optimizer == "sgd" or not config.training.momentum:
+        return []
+    return ["training.momentum: only optimizer: sgd reads it; write that, or remove it"]
+
+
 def _schedule(config: Config) -> list[str]:
     training = config.training
     if training.schedule != "constant" or "final_rate_share" not in training.model_fields_set:
@@ -229,6 +235,7 @@ _RULES: _Rules = (
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
     (("training",), _balance),
+    (("training",), _momentum),
     (("training",), _schedule),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("aggregation",), _aggregation),

@@ -28,7 +28,7 @@ from common.config.values import (
 )
 from common.orders import TrainingSettings
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan
-from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
+from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 
 
@@ -88,6 +88,8 @@ class TrainingSection(Section):
     final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     batch_size: Count = 16
     eval_batch_size: Count = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, le=LARGEST_MOMENTUM)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     procedure: Literal["plain", "fedprox", "fedrep", "ditto", "per_fedavg"] = "plain"
@@ -109,6 +111,8 @@ class TrainingSection(Section):
             eval_batch_size=self.eval_batch_size,
             procedure=self.local_procedure(),
             balance=self.balance.chosen(),
+            optimizer=OptimizerName(self.optimizer),
+            momentum=self.momentum,
         )
 
     def local_procedure(self) -> LocalProcedure:

@@ -22,7 +22,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
-from common.procedures import LocalProcedure, ProcedureName, PullStep
+from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -183,6 +183,8 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
             cagrad_c=value.balance.cagrad_c,
             rescale=value.balance.rescale,
         ),
+        optimizer=value.optimizer.value,
+        momentum=value.momentum,
     )
 
 
@@ -198,6 +200,8 @@ def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
         checks.count(message.eval_batch_size, "eval_batch_size", least=1),
         _unpack_procedure(message.procedure),
         _unpack_balance(message.balance),
+        checks.member(OptimizerName, message.optimizer, "optimizer"),
+        checks.amount(message.momentum, "momentum", most=LARGEST_MOMENTUM),
     )
 
 

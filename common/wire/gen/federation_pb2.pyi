@@ -176,7 +176,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "momentum")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +185,8 @@ class TrainingSettings(_message.Message):
     EVAL_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     PROCEDURE_FIELD_NUMBER: _ClassVar[int]
     BALANCE_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -193,7 +195,9 @@ class TrainingSettings(_message.Message):
     eval_batch_size: int
     procedure: LocalProcedure
     balance: LocalBalance
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ...) -> None: ...
+    optimizer: str
+    momentum: float
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ...) -> None: ...
 
 class LocalBalance(_message.Message):
     __slots__ = ("rule", "rate", "alpha", "decay", "cagrad_c", "rescale")
