@@ -11,6 +11,7 @@ from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
 from server.storage.models import PRIVATE_FILE, ModelFiles
+from server.warm_start import find_start
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,18 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     """Make the model and write what the coordinator and later readers of the run folder need of it.
 
     Raises:
-        ModelError: the encoder cannot be found, built or read.
+        ModelError: the encoder cannot be found, built or read, or does not fit the run to start from.
+        RunFolderError: there is no such run.
         ConfigError: the sharing plan leaves a parameter without a scope.
     """
     section = config.model
-    source = find_encoder(section)
+    start = find_start(config) if section.warm_start else None
+    source = find_encoder(section) if start is None else start.source
     model = MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
     model.base_model = section.server_model
+    origin = source.origin if start is None else f"{source.origin}; {start.give_heads(model)}"
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
     folder.write_description(model.architecture, model.schemas)
@@ -41,4 +45,4 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
     files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
-    return Prepared(source.origin, model.summary())
+    return Prepared(origin, model.summary())

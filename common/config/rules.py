@@ -82,6 +82,13 @@ def _one_model(config: Config) -> list[str]:
     return [f"model.client_model: '{model.client_model}' is not '{model.server_model}'; {remedy}"]
 
 
+def _warm_start(config: Config) -> list[str]:
+    model = config.model
+    if model.warm_start is None or model.weights == "auto":
+        return []
+    return [f"model.weights: {model.weights} contradicts model.warm_start, which gives the weights; write auto"]
+
+
 def _data_source(config: Config) -> list[str]:
     data = config.data
     if data.source == "files" and data.dir is None:
@@ -222,6 +229,7 @@ _Rules = tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
 _RULES: _Rules = (
     (("model",), _one_model),
+    (("model",), _warm_start),
     (("model",), array_rules.sizes),
     (("model",), array_rules.text_settings),
     (("model", "federation"), array_rules.encodings),

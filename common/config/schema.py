@@ -56,14 +56,15 @@ class MLPSection(Section):
 class ModelSection(Section):
     """The encoder, where its weights and tokenizer come from, and how texts are read.
 
-    `tokenizer` is a folder or a vocab.txt (None: the model's own); `max_length` is in tokens. The encoder `mlp` reads
-    rows of numbers instead.
+    `tokenizer` is a folder or a vocab.txt (None: the model's own); `warm_start` is the folder of an earlier run, from
+    which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
     """
 
     server_model: Text = "prajjwal1/bert-tiny"
     client_model: Text | None = None
     weights: Literal["auto", "pretrained", "random"] = "auto"
     tokenizer: Text | None = None
+    warm_start: Text | None = None
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
