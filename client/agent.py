@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from client.model import fill
+import torch
+from torch import Tensor
+
+from client.model import ClientModelSynchronizer, fill
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
 from client.worker import Outcome, Worker
@@ -33,6 +36,8 @@ log = logging.getLogger("fedmtl.client")
 
 T = TypeVar("T")
 
+_NOTHING = torch.empty(0)
+
 REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
 UPLOAD_TRIES = 3
 RETURN_SECONDS = 1.0
@@ -55,7 +60,7 @@ class Agent:
         self._fraction = 0.0
         self._store: RunStore | None = None
         self._riding: WholeUpdate | None = None
-        self._run_id = ""
+        self._prepared: tuple[object, ...] = ()
         self._shown = ""
         self.orders_done = 0
 
@@ -105,7 +110,7 @@ class Agent:
         if welcome is None:
             return False
         session = welcome.session
-        if session.run_id != self._run_id:
+        if _layout_of(welcome) != self._prepared:
             await self._prepare(welcome)
         log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
         while True:
@@ -134,19 +139,39 @@ class Agent:
                     self._say(f"waiting for {reply.waiting_for}")
 
     async def _prepare(self, welcome: Welcome) -> None:
-        """Get ready for a run: the model's make-up, the tokenizer, what this client kept from before."""
+        """Get ready for a run, or for what it has become: the model, the tokenizer, what this client kept."""
         session = welcome.session
         tokenizer = bytearray()
         async for piece in self._port.fetch_tokenizer(session):
             tokenizer += piece
         synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
         self._store = self._open_store(self._state / session.run_id)
-        if synchronizer.private_scopes and self._store.private() is None:
-            values = synchronizer.private_values()
-            for scope, vector in values.items():
-                await fill(vector, self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
-            self._store.start_private(values)
-        self._run_id = session.run_id
+        await self._private(session, synchronizer)  # before the first order, which it would hold up
+        self._prepared = _layout_of(welcome)
+
+    async def _private(self, session: Session, synchronizer: ClientModelSynchronizer) -> Mapping[str, Tensor]:
+        """What this client keeps of its private scopes; what it lacks begins with the coordinator's initial values.
+
+        It lacks all of a new task's scopes, and the end of a scope that grew with a task that joined the federation.
+        """
+        assert self._store is not None
+        kept, lacking = self._store.private() or {}, {}
+        for scope in synchronizer.private_scopes:
+            known, size = kept.get(scope, _NOTHING), synchronizer.schemas[scope].size
+            if len(known) < size:
+                lacking[scope] = torch.empty(size)
+                await fill(lacking[scope], self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
+                lacking[scope][: len(known)] = known
+        if lacking:
+            kept |= lacking
+            self._store.start_private(kept)
+        return kept
+
+    def _fits(self, header: UpdateHeader) -> bool:
+        """Whether a stored update has the layout that the federation has now."""
+        assert self._worker.synchronizer is not None
+        schemas = self._worker.synchronizer.schemas
+        return all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in header.scopes)
 
     def _open_store(self, folder: Path) -> RunStore:
         return RunStore(folder)
@@ -181,7 +206,7 @@ class Agent:
         self._shown = ""
         try:
             pending = self._store.pending
-            if pending is None or pending.header.order_id != order.order_id:
+            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending.header):
                 outcome = await self._execute(session, welcome, order)
                 if outcome is None:
                     return
@@ -214,7 +239,6 @@ class Agent:
 
     async def _execute(self, session: Session, welcome: Welcome, order: Order) -> Outcome | None:
         """Fetch what is missing, then work in a thread while heartbeats go out. None: given up."""
-        assert self._store is not None
         synchronizer = self._worker.synchronizer
         assert synchronizer is not None
         if not self._stop.is_set():
@@ -229,7 +253,7 @@ class Agent:
                 await synchronizer.receive(wanted, pieces)
             self._phase = "training" if order.kind.value == "train" else "scoring"
             log.info("round %d: %s", order.round, self._phase)
-            private = self._store.private() or {}
+            private = await self._private(session, synchronizer)
             return await asyncio.to_thread(self._worker.execute, order, private, self._progress)
         except TrainingStopped:
             log.info("%s given up", order.order_id)
@@ -285,6 +309,11 @@ class Agent:
         if text != self._shown:
             log.info("%s", text)
             self._shown = text
+
+
+def _layout_of(welcome: Welcome) -> tuple[object, ...]:
+    """What a client's model and files depend on."""
+    return welcome.session.run_id, welcome.schema_digests
 
 
 async def _first(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:

@@ -61,7 +61,7 @@ def work_on_own(
         synchronizer.load_received()
         synchronizer.load_private({scope: kept[scope] for scope in synchronizer.private_scopes})
         if procedure.personal:
-            synchronizer.load_private(own)
+            synchronizer.load_private({scope: own[scope] for scope in synchronizer.vectors if scope in own})
             scores = score(work.model, work.sets, rows) if own else {}
             if kind is not OrderKind.TRAIN:
                 return scores, {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,8 +166,32 @@ class Worker:
         Raises:
             TrainingDiverged: the loss is not finite.
             TrainingStopped: raised by `progress`.
-            WireError: the order asks for an encoding that was not offered.
+            WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
         """
+        with self._only(order):
+            return self._carry_out(order, private, progress)
+
+    @contextmanager
+    def _only(self, order: Order) -> Iterator[None]:
+        """Hold the tasks alone that an order names, as a client does that has no others."""
+        unknown = sorted(set(order.tasks) - {task.name for task in self.tasks})
+        if unknown:
+            raise WireError(f"order {order.order_id}: this client has no task '{unknown[0]}'")
+        if not order.tasks or len(order.tasks) == len(self.tasks):
+            yield
+            return
+        assert self.synchronizer is not None
+        everything = self.synchronizer, self._sets, self._whole_sets
+        self.synchronizer = self.synchronizer.part(order.tasks)
+        self._sets, self._whole_sets = (
+            tuple(item for item in sets if item.task.name in order.tasks) for sets in everything[1:]
+        )
+        try:
+            yield
+        finally:
+            self.synchronizer, self._sets, self._whole_sets = everything
+
+    def _carry_out(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         assert self.synchronizer is not None
         if order.encoding not in ENCODINGS:
             raise WireError(f"order {order.order_id}: this client does not know the encoding '{order.encoding}'")
@@ -191,8 +215,8 @@ class Worker:
         header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         if order.kind is OrderKind.TRAIN:
             keeps |= synchronizer.private_values()
-        elif keeps:
-            keeps |= {scope: private[scope] for scope in synchronizer.private_scopes}
+        if keeps:  # values of tasks that this order is not about stay as they are
+            keeps = {**private, **keeps}
         return Outcome(PendingUpdate(header, payload), keeps)
 
     def _work(self, order: Order, sets: tuple[TaskSet, ...], progress: Progress) -> Work:

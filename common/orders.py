@@ -114,7 +114,8 @@ def offer_of(encoding: str) -> str:
 class Order:
     """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline.
 
-    `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched.
+    `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched. `tasks` are
+    those that it is about, none for all that the client has.
     """
 
     order_id: str
@@ -127,6 +128,7 @@ class Order:
     seconds_left: float
     encoding: str = DENSE_FLOAT32
     values: tuple[ScopeValues, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 class Settlement(StrEnum):

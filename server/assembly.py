@@ -56,6 +56,8 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         },
         by_task=config.aggregation.by_task,
         one_each=config.aggregation.weights == "uniform",
+        tasks_per_order=section.tasks_per_order,
+        task_choice=section.task_choice,
         blocks=blocks_of(schemas),
         schedule=Schedule(Curve(config.training.schedule), config.training.final_rate_share),
     )

@@ -291,7 +291,8 @@ class Coordinator:
         if known is None:
             raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self._state.phase.value})")
         async with self._writer:
-            self._state = self._state.with_member(replace(known, token=token))
+            tasks = tuple(sorted(task.name for task in request.tasks))
+            self._state = self._state.with_member(replace(known, token=token, tasks=tasks))
 
     async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""

@@ -121,6 +121,7 @@ def order_values(draw: st.DrawFn) -> Order:
             amounts,
             ids,
             st.just(riding),
+            few(task_names, str),
         )
     )
 

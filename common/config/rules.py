@@ -183,6 +183,13 @@ def _scopes_of_known_tasks(config: Config) -> list[str]:
     ]
 
 
+def _task_choice(config: Config) -> list[str]:
+    section = config.federation
+    if section.tasks_per_order is not None or section.task_choice == "rotate":
+        return []
+    return ["federation.task_choice: only tasks_per_order reads it; set federation.tasks_per_order, or remove it"]
+
+
 def _aggregation(config: Config) -> list[str]:
     return config.aggregation.problems()
 
@@ -246,6 +253,7 @@ _RULES: _Rules = (
     (("training",), _momentum),
     (("training",), _schedule),
     (("sharing", "tasks"), _scopes_of_known_tasks),
+    (("federation",), _task_choice),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("server",), _server_files),

@@ -182,7 +182,8 @@ class SharingSection(Section):
 class FederationSection(Section):
     """How a round is held. `quorum` is the share of its orders that must come back by its deadline.
 
-    `update_encoding` is how updates travel: see `common.parameters.encodings`.
+    `update_encoding` is how updates travel: see `common.parameters.encodings`. With `tasks_per_order` a client
+    trains so many of its tasks per round, by `task_choice`: see `server.core.selection`.
     """
 
     clients_per_task: Count = 1
@@ -195,6 +196,8 @@ class FederationSection(Section):
     lease_seconds: Seconds = 60.0
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
+    tasks_per_order: Count | None = None
+    task_choice: Literal["rotate", "examples"] = "rotate"
 
 
 class SimulationSection(Section):

@@ -127,6 +127,7 @@ def pack_order(value: Order) -> pb.Order:
         seconds_left=value.seconds_left,
         encoding=value.encoding,
         values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
+        tasks=value.tasks,
     )
 
 
@@ -135,6 +136,7 @@ def unpack_order(message: pb.Order) -> Order:
     checks.require(message, "training")
     scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
     names = checks.distinct((scope.scope for scope in scopes), "scopes")
+    tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
     return Order(
         checks.identifier(message.order_id, "order_id"),
         checks.member(OrderKind, message.kind, "kind"),
@@ -146,6 +148,7 @@ def unpack_order(message: pb.Order) -> Order:
         checks.amount(message.seconds_left, "seconds_left"),
         checks.identifier(message.encoding, "encoding"),
         _unpack_values(message, names),
+        checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
     )
 
 

@@ -74,4 +74,5 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         training=rules.training_in(state.open.kind, state.open.number),
         seconds_left=max(state.open.deadline - now, 0.0),
         encoding=order.encoding,
+        tasks=order.tasks,
     )

@@ -23,7 +23,7 @@ from server.core.effects import (
     StoreVersion,
     Wake,
 )
-from server.core.selection import select
+from server.core.selection import select, tasks_of_order
 from server.core.state import (
     ENDED,
     FederationState,
@@ -160,11 +160,12 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     orders = {}
     for member in chosen:
         name = order_id(kind, number, state.attempt, member.client_id)
-        held = rules.scopes_of(member.tasks, member.capabilities)
+        tasks = tasks_of_order(rules, member, number) if training else member.tasks
+        held = rules.scopes_of(tasks, member.capabilities)
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in held)
         encoding = rules.encoding_for(member.capabilities)
-        fixed = rules.fixed_scopes(member.capabilities, member.tasks)
-        orders[name] = OpenOrder(name, member.client_id, member.tasks, scopes, encoding=encoding, fixed=fixed)
+        fixed = rules.fixed_scopes(member.capabilities, tasks)
+        orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 
 

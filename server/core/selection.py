@@ -1,6 +1,8 @@
-"""Which clients take part in a round."""
+"""Which clients take part in a round, and with which of their tasks."""
 
 from __future__ import annotations
+
+from math import inf, log
 
 from common.seeds import derive_seed
 from server.core.closing import required
@@ -19,3 +21,27 @@ def select(rules: Rules, present: list[Member], number: int) -> list[Member]:
         holders.sort(key=lambda client: (derive_seed(rules.seed, number, client, f"select {task.name}"), client))
         chosen.update(holders[: required(rules.client_fraction, len(holders))])
     return [member for member in present if member.client_id in chosen]
+
+
+def tasks_of_order(rules: Rules, member: Member, number: int) -> tuple[str, ...]:
+    """The tasks that a member trains in a round: `tasks_per_order` of those it has, by name.
+
+    `rotate` takes them in turns, and clients begin with different ones. `examples` draws them without replacement, a
+    task of n rows with probability proportional to n^a; a falls from 1 in the first round to 0 in the last (annealed
+    sampling, Stickland and Murray 2019, section 3.2, where it ends at 0.2).
+    """
+    count = rules.tasks_per_order
+    if count is None or count >= len(member.tasks):
+        return member.tasks
+    if rules.task_choice == "rotate":
+        start = derive_seed(rules.seed, member.client_id, "tasks") + (number - 1) * count
+        return tuple(sorted(member.tasks[(start + step) % len(member.tasks)] for step in range(count)))
+    power = max(rules.num_rounds - number, 0) / max(rules.num_rounds - 1, 1)
+
+    def key(task: str) -> tuple[float, str]:
+        """The largest keys log(u) / weight are a draw without replacement (Efraimidis and Spirakis 2006)."""
+        chance = (derive_seed(rules.seed, number, member.client_id, "tasks", task) + 1) / 2**63
+        rows = member.examples.get(task, 0)
+        return (log(chance) / rows**power if rows else -inf, task)
+
+    return tuple(sorted(sorted(member.tasks, key=key)[-count:]))

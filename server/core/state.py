@@ -29,7 +29,8 @@ class Rules:
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
-    scope has parameters of, private scopes included; `schedule` says how `training` changes with the round.
+    scope has parameters of, private scopes included; `schedule` says how `training` changes with the round. Orders to
+    train name at most `tasks_per_order` of a client's tasks, by `task_choice`.
     """
 
     run_id: str
@@ -51,6 +52,8 @@ class Rules:
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     by_task: bool = False
     one_each: bool = False
+    tasks_per_order: int | None = None
+    task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
     schedule: Schedule = CONSTANT_RATE
 

@@ -97,14 +97,12 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     if order is None or order.state is not OrderState.ISSUED:
         return state, effects
     unable = order.encoding != DENSE_FLOAT32 and offer_of(order.encoding) not in member.capabilities
-    other = order.fixed != rules.fixed_scopes(member.capabilities, member.tasks)
-    other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(member.tasks, member.capabilities)]
-    if order.tasks != member.tasks or unable or other:
-        why = (
-            f"without encoding {order.encoding}"
-            if unable
-            else "with other tasks, or trains or holds another part of the model"
-        )
+    other = order.fixed != rules.fixed_scopes(member.capabilities, order.tasks)
+    other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(order.tasks, member.capabilities)]
+    lacking = sorted(set(order.tasks) - set(member.tasks))
+    if lacking or unable or other:
+        why = f"without {', '.join(lacking)}" if lacking else "to train or hold another part of the model"
+        why = f"without encoding {order.encoding}" if unable else why
         state, more = _drop_order(state, order, OrderState.FAILED, f"the client came back {why}")
         effects += more
     return state, effects
