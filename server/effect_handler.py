@@ -73,8 +73,8 @@ class EffectHandler:
         """The optimizer's moments as of a version: as they were stored, or their first values at the start of a run."""
         first = {
             moment_name(moment, scope): np.full_like(vector, value)
-            for moment, value in method.optimizer.moments
             for scope, vector in self.vectors.items()
+            for moment, value in method.mover_of(scope)[0].moments
         }
         return self._models.read_moments(version, list(first)) if version else first
 

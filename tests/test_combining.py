@@ -14,7 +14,17 @@ from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.combining import Combiner
 from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import balanced, by_examples, by_trend, tempered
+from server.aggregation.optimizers import momentum
+from server.aggregation.shares import (
+    Evidence,
+    balanced,
+    by_attention,
+    by_examples,
+    by_fall,
+    by_trend,
+    famo_logits,
+    tempered,
+)
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Commit, Fold, StoreVersion
 from server.core.events import UpdateArrived
@@ -166,11 +176,61 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
             results = tuple(replace(result, train_loss=loss) for result in header.results)
             table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
     first, second = table.of(StoreVersion)
-    assert first.trends == {} and second.trends == {"sst2": 0.5, "qqp": 0.9}
-    weights = by_trend(np.array([1.0, 9.0]), np.array([0.5, 0.9]), 2.0)
+    assert first.trends == ({},) and second.trends == ({}, {"sst2": 0.5, "qqp": 0.9})
+    weights = by_trend(evidence([[1, 0], [0, 1]], trends=second.trends), 2.0)
     np.testing.assert_allclose(weights / weights.sum(), np.exp([0.25, 0.45]) / np.exp([0.25, 0.45]).sum())
     journal = Journal(":memory:")
     for effect in table.of(Commit):
         journal.commit(effect.records)
-    assert journal.restore(table.rules.schemas, 1.0).losses == table.state.losses == {"sst2": 2.0, "qqp": 1.8}
+    restored = journal.restore(table.rules.schemas, 1.0)
+    assert restored.losses == table.state.losses == {"sst2": 2.0, "qqp": 1.8}
+    assert restored.trends == table.state.trends == second.trends
     journal.close()
+
+
+def evidence(gram, trends=()):
+    gram = np.array(gram, dtype=np.float64)
+    return Evidence(("sst2", "qqp", "stsb")[: len(gram)], np.ones(len(gram)), gram, trends)
+
+
+def test_attention_goes_to_tasks_that_go_the_way_of_all():
+    """Steps (1, 0), (1, 0), (0, 2): their mean is (2, 2) / 3, so all cosines with it are 1 / sqrt(2), whatever lengths.
+
+    With (1, 0), (1, 0), (-1, 0) the mean is (1, 0) / 3 and the cosines are 1, 1, -1: softmax of twice these at
+    temperature 0.5. Steps that cancel out have no way in common.
+    """
+    steps = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    np.testing.assert_allclose(by_attention(evidence(steps @ steps.T), 0.1), [1 / 3] * 3)
+    steps[2] = -1.0, 0.0
+    powers = np.exp([2.0, 2.0, -2.0])
+    np.testing.assert_allclose(by_attention(evidence(steps @ steps.T), 0.5), powers / powers.sum())
+    np.testing.assert_allclose(by_attention(evidence([[1, -1], [-1, 1]]), 0.5), [0.5, 0.5])
+    np.testing.assert_allclose(by_attention(evidence([[1, 0], [0, 0]]), 1.0), np.exp([1, 0]) / (1 + np.e))
+
+
+def test_famo_over_rounds_gives_more_to_what_falls_less():
+    """Losses fall to 1/2 and 9/10: softmax's Jacobian at (.5, .5) gives slopes -+, and Adam's first step is -+rate.
+
+    Equal falls have no slope, so x moves on by what Adam remembers: with betas .9 and .999 its second move is
+    rate (.9 * .1 / .19) / sqrt(.999 * .001 / .001999) = .67 rate. A round that knows one task alone changes nothing.
+    """
+    rounds = [{}, {"sst2": 0.5, "qqp": 0.9}]
+    logits = famo_logits(rounds, 0.1, 0.0)
+    assert logits == pytest.approx({"sst2": -0.1, "qqp": 0.1}, abs=1e-6)
+    weights = by_fall(evidence([[1, 0], [0, 1]], trends=rounds), 0.1, 0.0)
+    np.testing.assert_allclose(weights, np.exp([-0.1, 0.1]) / np.exp([-0.1, 0.1]).sum(), rtol=1e-6)
+    more = 0.1 * (0.09 / 0.19) / np.sqrt(0.000999 / 0.001999)
+    rounds += [{"sst2": 0.8, "qqp": 0.8}, {"sst2": 0.1}]
+    assert famo_logits(rounds, 0.1, 0.0) == pytest.approx({"sst2": -0.1 - more, "qqp": 0.1 + more}, abs=1e-6)
+    np.testing.assert_allclose(by_fall(evidence([[1]], trends=rounds), 0.1, 0.0), [1.0])
+
+
+def test_heads_may_have_an_optimizer_and_a_rate_of_their_own():
+    method = Method(rate=0.5, task_optimizer=momentum(0.5), task_rate=2.0)
+    combiner = Combiner(method, {"first_moment/task/sst2": np.zeros(1, np.float32)})
+    values = {scope: np.zeros(1, np.float32) for scope in ("shared", "task/sst2")}
+    for expected in ((0.5, 2.0), (1.0, 5.0)):  # momentum: 1, then 0.5 + 1
+        combiner.fold("o", encoded(dict.fromkeys(values, vector(1))), dict.fromkeys(values, 1), {})
+        values = combiner.combine(values, dict.fromkeys(values, 1), {})
+        assert tuple(float(value[0]) for value in values.values()) == expected
+    assert set(combiner.moments) == {"first_moment/task/sst2"}

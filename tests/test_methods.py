@@ -23,6 +23,9 @@ METHODS = {
     "task_balanced": ("aggregation.weights=task_balanced",),
     "temperature": ("aggregation.weights=temperature", "aggregation.temperature=3.0"),
     "dynamic": ("aggregation.weights=dynamic", "aggregation.temperature=1.0"),
+    "attention": ("aggregation.weights=attention", "aggregation.temperature=0.2"),
+    "famo": ("aggregation.weights=famo", "aggregation.famo_rate=0.5"),
+    "task_optimizer": ("aggregation.task_optimizer=adam", "aggregation.task_learning_rate=1e-3"),
     **{
         name: ("aggregation.weights=task_balanced", f"aggregation.conflict={name}", "aggregation.only_conflicts=false")
         for name in CONFLICTS
@@ -96,7 +99,7 @@ def test_cosines_reach_journal_and_report(tmp_path):
     json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["pcgrad", "dynamic", "adam", "median"])
+@pytest.mark.parametrize("name", ["pcgrad", "dynamic", "famo", "adam", "task_optimizer", "median"])
 def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
     config = small_config(tmp_path, *METHODS[name])
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
@@ -110,7 +113,7 @@ def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature or dynamic reads it"),
+        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature, dynamic or attention"),
         (["aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad reads it"),
         (["aggregation.conflict=mgda", "aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad"),
         (["aggregation.rescale=false"], "aggregation.rescale: only a conflict rule reads it"),
@@ -122,7 +125,10 @@ def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
         (["aggregation.optimizer=momentum", "aggregation.tau=0.1"], "aggregation.tau: only optimizer: adam or yogi"),
         (["aggregation.norm_bound=0"], "aggregation.norm_bound: 0 is out of range"),
         (["aggregation.weights=majority"], "aggregation.weights: "),
-        (["aggregation.temperature=0.5"], "aggregation.temperature: 0.5 is out of range"),
+        (["aggregation.temperature=0"], "aggregation.temperature: 0 is out of range"),
+        (["aggregation.weights=temperature", "aggregation.temperature=0.5"], "aggregation.temperature: 0.5 is below 1"),
+        (["aggregation.famo_rate=0.5"], "aggregation.famo_rate: only weights: famo reads it"),
+        (["aggregation.task_optimizer=sgd", "aggregation.tau=0.1"], "aggregation.tau: only optimizer: adam or yogi"),
     ],
 )
 def test_a_contradiction_is_refused_in_one_line(overrides, line):

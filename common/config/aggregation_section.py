@@ -8,18 +8,23 @@ from pydantic import Field
 
 from common.config.values import Section
 
-TASK_SHARES = ("task_balanced", "temperature", "dynamic")
+TASK_SHARES = ("task_balanced", "temperature", "dynamic", "attention", "famo")
 """Weights that ask for sums by task."""
 
+TEMPERED = ("temperature", "dynamic", "attention")
 
 ADAPTIVE = ("adam", "yogi")
+
+OptimizerName = Literal["sgd", "momentum", "adam", "yogi"]
 
 
 class AggregationSection(Section):
     """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
-    weights: Literal["examples", "uniform", "task_balanced", "temperature", "dynamic"] = "examples"
-    temperature: Annotated[float, Field(ge=1)] = 2.0
+    weights: Literal["examples", "uniform", "task_balanced", "temperature", "dynamic", "attention", "famo"] = "examples"
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    famo_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    famo_decay: Annotated[float, Field(ge=0, le=1e6)] = 1e-3
     conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
     cagrad_c: Annotated[float, Field(gt=0)] = 0.4
     only_conflicts: bool = True
@@ -27,7 +32,9 @@ class AggregationSection(Section):
     robust: Literal["none", "median", "trimmed_mean", "multi_krum"] = "none"
     faulty_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
     norm_bound: Annotated[float, Field(gt=0)] | None = None
-    optimizer: Literal["sgd", "momentum", "adam", "yogi"] = "sgd"
+    optimizer: OptimizerName = "sgd"
+    task_optimizer: OptimizerName | None = None
+    task_learning_rate: Annotated[float, Field(gt=0)] | None = None
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Annotated[float, Field(gt=0)] = 1e-3
@@ -40,21 +47,28 @@ class AggregationSection(Section):
     def problems(self) -> list[str]:
         """What contradicts what, one line each."""
         conflict = self.conflict != "none"
+        optimizers = {self.optimizer, self.task_optimizer or self.optimizer}
+        adaptive = not optimizers.isdisjoint(ADAPTIVE)
         unread = (
-            ("temperature", self.weights in ("temperature", "dynamic"), "weights: temperature or dynamic"),
+            ("temperature", self.weights in TEMPERED, "weights: temperature, dynamic or attention"),
+            ("famo_rate", self.weights == "famo", "weights: famo"),
+            ("famo_decay", self.weights == "famo", "weights: famo"),
             ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
             ("only_conflicts", conflict, "a conflict rule"),
             ("rescale", conflict, "a conflict rule"),
             ("faulty_share", self.robust in ("trimmed_mean", "multi_krum"), "robust: trimmed_mean or multi_krum"),
-            ("beta1", self.optimizer != "sgd", "optimizer: momentum, adam or yogi"),
-            ("beta2", self.optimizer in ADAPTIVE, "optimizer: adam or yogi"),
-            ("tau", self.optimizer in ADAPTIVE, "optimizer: adam or yogi"),
+            ("beta1", optimizers != {"sgd"}, "optimizer: momentum, adam or yogi"),
+            ("beta2", adaptive, "optimizer: adam or yogi"),
+            ("tau", adaptive, "optimizer: adam or yogi"),
         )
         found = [
             f"aggregation.{key}: only {reader} reads it; write that, or leave the key out"
             for key, read, reader in unread
             if not read and getattr(self, key) != type(self).model_fields[key].default
         ]
+        if self.weights == "temperature" and self.temperature < 1:
+            remedy = "large tasks would count more than their rows; write 1 or more"
+            found.append(f"aggregation.temperature: {self.temperature:g} is below 1, {remedy}")
         if self.weights == "uniform" and conflict:
             remedy = "conflict rules weigh tasks; write weights: task_balanced"
             found.append(f"aggregation.weights: uniform counts clients, {remedy}")

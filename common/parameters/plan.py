@@ -49,6 +49,11 @@ def is_shared(scope: str) -> bool:
     return scope == SHARED or scope.startswith(f"{SHARED}/")
 
 
+def is_task(scope: str) -> bool:
+    """Whether a scope belongs to the clients of one task."""
+    return scope.startswith("task/")
+
+
 def is_private(scope: str) -> bool:
     """Whether a scope's parameters must never leave the client."""
     return scope == PRIVATE or scope.startswith(f"{PRIVATE}/")

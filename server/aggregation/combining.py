@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from common.conflict import cosines
 from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
 from server.aggregation.method import Method, StreamingRule
+from server.aggregation.shares import Evidence, Trends
 from server.aggregation.streaming import Delta, Part, StreamingMean
 
 log = logging.getLogger("fedmtl.server")
@@ -68,7 +68,7 @@ class Combiner:
         vectors: Mapping[str, Float32],
         totals: Mapping[str, int],
         rows: Mapping[str, Mapping[str, int]],
-        trends: Mapping[str, float] = MappingProxyType({}),
+        trends: Trends = (),
     ) -> dict[str, Float32]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`."""
         self.cosines = {}
@@ -93,16 +93,17 @@ class Combiner:
         if self._cohort is not None:
             self._cohort.clear()
 
-    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Mapping[str, float]) -> list[Part]:
+    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Part]:
         """The sums of a scope's tasks with their shares in the step."""
         rule, tasks = self._method.rule, tuple(examples)
         assert isinstance(rule, StreamingRule)
         counts = np.array(list(examples.values()), dtype=np.float64)
-        moved = np.array([trends.get(task, 1.0) for task in tasks])
-        shares = rule.shares(counts, moved) * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
+        several = len(tasks) > 1
+        gram = self._sums.gram(scope, [Part(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
+        shares = rule.shares(Evidence(tasks, counts, gram, trends))
+        shares = shares * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
         shares = shares / shares.sum()
-        if len(tasks) > 1:
-            gram = self._sums.gram(scope, [Part(task, examples[task]) for task in tasks])
+        if several:
             self.cosines[scope] = tasks, cosines(gram)
             if rule.settlement is not None:
                 shares = rule.settlement.weights(gram, shares)
@@ -110,13 +111,13 @@ class Combiner:
 
     def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:
         """`base` plus the optimizer's move, computed in float64 and rounded once."""
-        optimizer = self._method.optimizer
+        optimizer, rate = self._method.mover_of(scope)
         moments = [self.moments[moment_name(moment, scope)] for moment, _ in optimizer.moments]
         result = np.empty(len(base), dtype=np.float32)
         for start, step in steps:
             stop = start + len(step)
             move = optimizer.advance(step, [moment[start:stop] for moment in moments])
-            move *= self._method.rate
+            move *= rate
             move += base[start:stop]
             result[start:stop] = move
         return result

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.config.schema import Config
 from common.conflict import Settlement, conflict_rule
+from common.parameters.plan import is_task
 from server.aggregation.cohort import CohortRule, cohort_rule_of
 from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
 from server.aggregation.shares import Shares, by_examples, shares_of
@@ -31,8 +32,8 @@ class Method:
     """The parts of a method; the default is federated averaging.
 
     The type of `rule` says what it needs: sums, or every update of the round. Updates longer than `norm_bound` are
-    shortened first. The optimizer's move is scaled by `rate`. A rule that needs every update keeps them in `folder`, or
-    in a temporary one.
+    shortened first. The optimizer's move is scaled by `rate`; scopes of single tasks may have others of both. A rule
+    that needs every update keeps them in `folder`, or in a temporary one.
     """
 
     rule: StreamingRule | CohortRule = field(default_factory=StreamingRule)
@@ -40,6 +41,14 @@ class Method:
     optimizer: ServerOptimizer = SGD
     rate: float = 1.0
     folder: Path | None = None
+    task_optimizer: ServerOptimizer | None = None
+    task_rate: float | None = None
+
+    def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
+        """The optimizer and the rate of a scope."""
+        if not is_task(scope):
+            return self.optimizer, self.rate
+        return self.task_optimizer or self.optimizer, self.rate if self.task_rate is None else self.task_rate
 
 
 def method_of(config: Config) -> Method:
@@ -48,8 +57,10 @@ def method_of(config: Config) -> Method:
     return Method(
         rule=cohort_rule_of(config) or _streaming_rule_of(config),
         norm_bound=section.norm_bound,
-        optimizer=optimizer_of(config),
+        optimizer=optimizer_of(section, section.optimizer),
         rate=config.federation.server_learning_rate,
+        task_optimizer=optimizer_of(section, section.task_optimizer) if section.task_optimizer else None,
+        task_rate=section.task_learning_rate,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.schema import Config
+from common.config.aggregation_section import AggregationSection, OptimizerName
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -87,12 +87,11 @@ def _adaptive(second: Callable[[Float64, Float64], Float64], beta1: float, tau: 
     return ServerOptimizer(advance, ((FIRST, 0.0), (SECOND, tau * tau)))
 
 
-def optimizer_of(config: Config) -> ServerOptimizer:
-    """The optimizer that `aggregation.optimizer` names."""
-    section = config.aggregation
-    if section.optimizer == "momentum":
+def optimizer_of(section: AggregationSection, name: OptimizerName) -> ServerOptimizer:
+    """The optimizer of a name, with the section's settings."""
+    if name == "momentum":
         return momentum(section.beta1)
-    if section.optimizer == "sgd":
+    if name == "sgd":
         return SGD
     table = {"adam": adam, "yogi": yogi}
-    return table[section.optimizer](section.beta1, section.beta2, section.tau)
+    return table[name](section.beta1, section.beta2, section.tau)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from server.core.state import Member, OpenRound, Phase
@@ -30,13 +30,14 @@ class StoreVersion:
     """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk.
 
     `rows` holds the scopes that are summed by task: scope -> task -> examples, without tasks that brought none.
-    `trends` are the tasks' training losses divided by those of the round before, where both are known.
+    `trends` are, for every round up to this one, the tasks' training losses divided by those of the round before,
+    where both are known.
     """
 
     version: int
     totals: Mapping[str, int]
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    trends: Mapping[str, float] = field(default_factory=dict)
+    trends: Sequence[Mapping[str, float]] = ()
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def _close(
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
     notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
     losses = task_losses(round_)
-    store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), trends(state.losses, losses))
-    state = replace(state, losses=losses)
+    state = replace(state, losses=losses, trends=(*state.trends, trends(state.losses, losses)))
+    store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), state.trends)
     return state, [store], records, notices
 
 

@@ -200,7 +200,8 @@ class OpenRound:
 class FederationState:
     """Everything that `step` reads and writes. `versions` maps each travelling scope to its version.
 
-    `losses` are the tasks' mean local training losses in the last round that was published.
+    `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every such
+    round its losses divided by those of the one before, where both are known.
     """
 
     versions: Mapping[str, int]
@@ -213,6 +214,7 @@ class FederationState:
     draining: bool = False
     failure: str = ""
     losses: Mapping[str, float] = field(default_factory=dict)
+    trends: tuple[Mapping[str, float], ...] = ()
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

@@ -6,13 +6,15 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
-from server.core.closing import task_losses
+from server.core.closing import task_losses, trends
 from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded, TaskCosines
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
@@ -38,6 +40,8 @@ CREATE TABLE IF NOT EXISTS task_cosines (
     number INTEGER NOT NULL, scope TEXT NOT NULL, tasks TEXT NOT NULL, cosines TEXT NOT NULL,
     PRIMARY KEY (number, scope));
 """
+
+_ORDER_COLUMNS = "order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, encoding"
 
 # What journals of earlier versions lack; all their updates were dense.
 _ORDER_ENCODING = "ALTER TABLE orders ADD COLUMN encoding TEXT NOT NULL DEFAULT 'dense-float32'"
@@ -154,8 +158,7 @@ class Journal:
         ):
             versions |= dict.fromkeys(json.loads(totals), published)
             completed = published
-        last = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE published = ?", (completed,))
-        losses = [task_losses(self._round(OrderKind(k), n, attempt, v, 0.0)) for k, n, attempt, v in last.fetchall()]
+        losses = self._losses()
         open_, attempt = self._open_round(completed, round_timeout_seconds)
         facts = self.facts()
         phase = Phase(facts.get("ended", Phase.WAITING.value))
@@ -167,8 +170,21 @@ class Journal:
             members=members,
             open=open_,
             failure=facts.get("reason", ""),
-            losses=losses[0] if losses else {},
+            losses=losses[-1],
+            trends=tuple(trends(before, now) for before, now in pairwise(losses)),
         )
+
+    def _losses(self) -> list[Mapping[str, float]]:
+        """The tasks' training losses of every published round, with none before the first."""
+        rows = self._db.execute(
+            f"SELECT number, {_ORDER_COLUMNS} FROM orders JOIN rounds r USING (kind, number, attempt) "
+            "WHERE r.published IS NOT NULL ORDER BY number, order_id"
+        )
+        found: list[Mapping[str, float]] = [{}]
+        for number, orders in groupby(rows, key=itemgetter(0)):
+            held = {order_id: _order(order_id, *rest) for _, order_id, *rest in orders}
+            found.append(task_losses(OpenRound(number, 1, OrderKind.TRAIN, number - 1, 0.0, held)))
+        return found
 
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
@@ -203,8 +219,7 @@ class Journal:
 
     def _round(self, kind: OrderKind, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
-            "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
-            "encoding FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            f"SELECT {_ORDER_COLUMNS} FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (kind.value, number, attempt),
         )
         return OpenRound(number, attempt, kind, version, deadline, {row[0]: _order(*row) for row in rows})
