@@ -36,7 +36,15 @@ from common.orders import (
     Welcome,
     offer_of,
 )
-from common.parameters.capacity import ALL, blocks_of, capability_of, capacity_problem, fixed_scopes, trained_blocks
+from common.parameters.capacity import (
+    ALL,
+    blocks_of,
+    capability_of,
+    capacity_problem,
+    fixed_scopes,
+    frozen_blocks,
+    trained_blocks,
+)
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of, is_shared
 from common.seeds import derive_seed
@@ -131,14 +139,15 @@ class Worker:
             for name in (task.name for task in self.tasks)
         )
 
-    def _choose_parts(self, trains: str) -> None:
+    def _choose_parts(self, frozen: str = "") -> None:
         """Which parameters stay as received, and which scopes are therefore in no update."""
         assert self.synchronizer is not None
-        blocks = blocks_of(self.synchronizer.schemas)
+        trains, blocks = self._computing.trains, blocks_of(self.synchronizer.schemas)
         problem = capacity_problem(trains, blocks)
         if problem is not None:
             raise Refused(Reason.SCHEMA_MISMATCH, problem)
-        wanted, self._fixed = trained_blocks(trains, blocks), fixed_scopes(trains, blocks)
+        wanted = trained_blocks(trains, blocks) - frozen_blocks(frozen, blocks)
+        self._fixed = fixed_scopes(trains, blocks, frozen)
         names = [name for name, _ in self.synchronizer.model.named_parameters()]
         self._still = frozenset(name for name in names if block_of(name) not in wanted)
 
@@ -146,7 +155,7 @@ class Worker:
         assert self.synchronizer is not None
         wanted = self._computing
         self._whole_sets = self._sets
-        self._choose_parts(wanted.trains)
+        self._choose_parts()
         self._precision = PrecisionChoice(wanted.precision, wanted.folder / run_id if wanted.folder else None)
         self._vocabulary = (
             compact_vocabulary(self.synchronizer.model, self._sets) if wanted.compact_vocabulary else None
@@ -169,6 +178,7 @@ class Worker:
             WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
         """
         with self._only(order):
+            self._choose_parts(order.training.frozen)
             return self._carry_out(order, private, progress)
 
     @contextmanager

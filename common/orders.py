@@ -69,7 +69,10 @@ class OrderKind(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train locally; travels with the order, so that all clients do the same. `momentum` is that of sgd."""
+    """How to train locally; travels with the order, so that all clients do the same. `momentum` is that of sgd.
+
+    `frozen` is what of the encoder stands still: nothing (empty), `all`, or embeddings and the lowest `<n>` layers.
+    """
 
     local_epochs: int
     batch_size: int
@@ -81,6 +84,7 @@ class TrainingSettings:
     balance: LocalBalance = PLAIN_BALANCE
     optimizer: OptimizerName = OptimizerName.ADAMW
     momentum: float = 0.0
+    frozen: str = ""
 
 
 @dataclass(frozen=True)

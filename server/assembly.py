@@ -59,8 +59,13 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         tasks_per_order=section.tasks_per_order,
         task_choice=section.task_choice,
         blocks=blocks_of(schemas),
-        schedule=Schedule(Curve(config.training.schedule), config.training.final_rate_share),
+        schedule=_schedule(config),
     )
+
+
+def _schedule(config: Config) -> Schedule:
+    section = config.training
+    return Schedule(Curve(section.schedule), section.final_rate_share, section.frozen_layers, section.frozen_rounds)
 
 
 def make_federation(

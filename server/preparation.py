@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import Config
+from common.errors import ConfigError
 from common.models.sources import find_encoder
+from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
@@ -28,7 +30,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     Raises:
         ModelError: the encoder cannot be found, built or read, or does not fit the run to start from.
         RunFolderError: there is no such run.
-        ConfigError: the sharing plan leaves a parameter without a scope.
+        ConfigError: the sharing plan leaves a parameter without a scope, or layers are to be frozen that there are not.
     """
     section = config.model
     start = find_start(config) if section.warm_start else None
@@ -38,6 +40,10 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     )
     model.base_model = section.server_model
     origin = source.origin if start is None else f"{source.origin}; {start.give_heads(model)}"
+    if config.training.frozen_rounds and (
+        problem := frozen_problem(config.training.frozen_layers, blocks_of(model.schemas))
+    ):
+        raise ConfigError(problem)
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
     folder.write_description(model.architecture, model.schemas)

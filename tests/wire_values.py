@@ -101,6 +101,7 @@ settings = st.builds(
     *(counts, positive, amounts, amounts, amounts, positive),
     optimizer=st.sampled_from(OptimizerName),
     momentum=st.floats(0, LARGEST_MOMENTUM),
+    frozen=st.sampled_from(("", "all", "0", "12")),
 )
 
 

@@ -64,9 +64,9 @@ def train(
     """Train in place for `settings.local_epochs`, each row of each task once per epoch.
 
     A step takes one batch of every task that the schedule puts there and minimises the sum of task weight times mean
-    batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer starts
-    fresh. `seed` decides batches and dropout.
-    Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last one at its start.
+    batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer starts fresh. `seed` decides
+    batches and dropout. Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last
+    one at its start.
 
     Returns:
         Mean training loss per task; empty where nothing was trained.

@@ -55,15 +55,18 @@ def alternating(work: Work) -> Losses:
     """FedRep (Collins et al., ICML 2021): first the heads with the body frozen, then the body with the heads frozen."""
     rest = frozenset(name for name, _ in work.model.named_parameters()) - work.body
     heads, body = work.settings.procedure.head_epochs, work.settings.local_epochs
-    total, losses = heads + body, dict[str, float]()
+    total, trained, losses = heads + body, 0, dict[str, float]()
     phases = ((work.body, 0, heads, derive_seed(work.seed, "head")), (rest, heads, body, work.seed))
     for still, done, epochs, seed in phases:
         settings = replace(work.settings, local_epochs=epochs)
         part = replace(work, settings=settings, seed=seed, progress=share_of(work.progress, done, epochs, total))
         with frozen(work.model, still):
+            if not any(parameter.requires_grad for parameter in work.model.parameters()):
+                continue  # the body stands still in this round, or at this client
+            trained += epochs
             for task, loss in part.train().items():
-                losses[task] = losses.get(task, 0.0) + loss * epochs / total
-    return losses
+                losses[task] = losses.get(task, 0.0) + loss * epochs
+    return {task: loss / trained for task, loss in losses.items()}
 
 
 def looking_ahead(work: Work) -> Losses:

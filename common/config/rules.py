@@ -175,6 +175,13 @@ def _schedule(config: Config) -> list[str]:
     return ["training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"]
 
 
+def _frozen(config: Config) -> list[str]:
+    training = config.training
+    if training.frozen_rounds or training.frozen_layers == TrainingSection().frozen_layers:
+        return []
+    return ["training.frozen_layers: not read without training.frozen_rounds; set that, or remove it"]
+
+
 def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
@@ -252,6 +259,7 @@ _RULES: _Rules = (
     (("training",), _balance),
     (("training",), _momentum),
     (("training",), _schedule),
+    (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
     (("aggregation",), _aggregation),

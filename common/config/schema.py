@@ -16,7 +16,9 @@ from common.config.task_section import TaskSection
 from common.config.values import (
     Address,
     Count,
+    CountOrZero,
     Fraction,
+    FrozenLayers,
     Host,
     Partition,
     RunName,
@@ -93,6 +95,8 @@ class TrainingSection(Section):
     momentum: Annotated[float, Field(ge=0, le=LARGEST_MOMENTUM)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    frozen_rounds: CountOrZero = 0
+    frozen_layers: FrozenLayers = "all"
     procedure: Literal["plain", "fedprox", "fedrep", "ditto", "per_fedavg"] = "plain"
     mu: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     pull: Literal["gradient", "proximal"] = "gradient"

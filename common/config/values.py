@@ -6,9 +6,9 @@ import ipaddress
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from common.parameters.capacity import is_capacity
+from common.parameters.capacity import is_capacity, is_frozen
 
 
 class Section(BaseModel):
@@ -53,6 +53,13 @@ def _trains(value: str) -> str:
     return value
 
 
+def _frozen_layers(value: Any) -> Any:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not text or not is_frozen(text):
+        raise ValueError(f"'{value}' is not all or a number of layers; write e.g. 2 for embeddings and two layers")
+    return text
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -70,6 +77,7 @@ Host = Annotated[str, AfterValidator(_host)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
+FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
 Partition = Annotated[str, AfterValidator(_partition)]
 
 

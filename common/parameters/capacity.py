@@ -69,9 +69,37 @@ def trained_blocks(trains: str, blocks: Blocks) -> frozenset[str]:
     return every - {EMBEDDINGS, *layers[: len(layers) - _count(trains)]}
 
 
-def fixed_scopes(trains: str, blocks: Blocks) -> frozenset[str]:
+def is_frozen(frozen: str) -> bool:
+    """Whether a text says what of the encoder a round leaves alone: nothing (empty), `all`, or lowest layers `<n>`."""
+    return frozen in ("", ALL) or re.fullmatch(r"0|[1-9][0-9]{0,3}", frozen) is not None
+
+
+def frozen_blocks(frozen: str, blocks: Blocks) -> frozenset[str]:
+    """The blocks that nobody trains: all but the heads, or the embeddings and the lowest n layers."""
+    every = frozenset[str]().union(*blocks.values())
+    if frozen in ("", ALL):
+        return every - {HEADS} if frozen else frozenset()
+    return every & {EMBEDDINGS, *_layers(every)[: int(frozen)]}
+
+
+def frozen_problem(frozen: str, blocks: Blocks) -> str | None:
+    """Why a round cannot leave so much of an encoder with these scopes alone, or None."""
+    layers = _layers(frozenset[str]().union(*blocks.values()))
+    if frozen in ("", ALL):
+        return None
+    if int(frozen) > len(layers):
+        found = f"the encoder has {len(layers)} layers of its own"
+        return f"training.frozen_layers: {frozen}, but {found}; lower it, or write all"
+    if not frozen_blocks(frozen, blocks):
+        return (
+            f"training.frozen_layers: {frozen} is for the embeddings alone, and this encoder has none; write 1 or more"
+        )
+    return None
+
+
+def fixed_scopes(trains: str, blocks: Blocks, frozen: str = "") -> frozenset[str]:
     """The travelling scopes that a client receives and does not train."""
-    wanted = trained_blocks(trains, blocks)
+    wanted = trained_blocks(trains, blocks) - frozen_blocks(frozen, blocks)
     return frozenset(scope for scope, found in blocks.items() if not is_private(scope) and not found & wanted)
 
 

@@ -21,6 +21,7 @@ from common.orders import (
     TrainingSettings,
     UpdateHeader,
 )
+from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import METRICS, TaskDefinition, TaskType
@@ -188,6 +189,7 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
         ),
         optimizer=value.optimizer.value,
         momentum=value.momentum,
+        frozen=value.frozen,
     )
 
 
@@ -205,7 +207,14 @@ def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
         _unpack_balance(message.balance),
         checks.member(OptimizerName, message.optimizer, "optimizer"),
         checks.amount(message.momentum, "momentum", most=LARGEST_MOMENTUM),
+        _frozen(message.frozen),
     )
+
+
+def _frozen(text: str) -> str:
+    if not is_frozen(text):
+        raise WireError(f"frozen: {text[:80]!r} is not empty, all or a number of layers")
+    return text
 
 
 def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:

@@ -164,7 +164,7 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
         held = rules.scopes_of(tasks, member.capabilities)
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in held)
         encoding = rules.encoding_for(member.capabilities)
-        fixed = rules.fixed_scopes(member.capabilities, tasks)
+        fixed = rules.fixed_scopes(member.capabilities, tasks, number)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 

@@ -17,10 +17,15 @@ class Curve(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A curve from the whole rate in the first round to `final_share` of it in the last one."""
+    """A curve from the whole rate in the first round to `final_share` of it in the last one, and what is frozen first.
+
+    `frozen` says what of the encoder the first `frozen_rounds` leave alone (`common.parameters.capacity`).
+    """
 
     curve: Curve = Curve.CONSTANT
     final_share: float = 1.0
+    frozen: str = ""
+    frozen_rounds: int = 0
 
     def share(self, number: int, num_rounds: int) -> float:
         """The share of the rate that round `number` of `num_rounds` has, counted from 1.
@@ -34,5 +39,9 @@ class Schedule:
         left = 1.0 - passed if self.curve is Curve.LINEAR else (1.0 + math.cos(math.pi * passed)) / 2.0
         return self.final_share + (1.0 - self.final_share) * left
 
+    def frozen_in(self, number: int) -> str:
+        """What of the encoder stands still in a round."""
+        return self.frozen if number <= self.frozen_rounds else ""
 
-CONSTANT_RATE = Schedule()
+
+NO_CHANGE = Schedule()

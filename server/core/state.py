@@ -18,7 +18,7 @@ from common.orders import (
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.plan import travelling_scopes
 from common.tasks import TaskDefinition
-from server.core.schedule import CONSTANT_RATE, Schedule
+from server.core.schedule import NO_CHANGE, Schedule
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rules:
     tasks_per_order: int | None = None
     task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
-    schedule: Schedule = CONSTANT_RATE
+    schedule: Schedule = NO_CHANGE
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -66,7 +66,7 @@ class Rules:
         if kind is not OrderKind.TRAIN:
             return self.training
         rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
-        return replace(self.training, learning_rate=rate)
+        return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
     def scopes_of(self, tasks: tuple[str, ...], capabilities: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The scopes that a client with these tasks and capabilities exchanges."""
@@ -77,9 +77,10 @@ class Rules:
         """The scopes of layers that a client with these capabilities does not have."""
         return lacking_scopes(layers_of(capabilities), self.blocks)
 
-    def fixed_scopes(self, capabilities: tuple[str, ...], tasks: tuple[str, ...]) -> frozenset[str]:
-        """The scopes that such a client receives and does not train."""
-        return fixed_scopes(trains_of(capabilities), self.blocks) & frozenset(self.scopes_of(tasks, capabilities))
+    def fixed_scopes(self, capabilities: tuple[str, ...], tasks: tuple[str, ...], number: int) -> frozenset[str]:
+        """The scopes that such a client receives in a round to train, and does not train."""
+        fixed = fixed_scopes(trains_of(capabilities), self.blocks, self.schedule.frozen_in(number))
+        return fixed & frozenset(self.scopes_of(tasks, capabilities))
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""

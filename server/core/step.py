@@ -94,10 +94,10 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
         effects.append(Notice(f"client {member.client_id} {text}"))
     order = state.open.order_of(member.client_id) if state.open else None
-    if order is None or order.state is not OrderState.ISSUED:
+    if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
     unable = order.encoding != DENSE_FLOAT32 and offer_of(order.encoding) not in member.capabilities
-    other = order.fixed != rules.fixed_scopes(member.capabilities, order.tasks)
+    other = order.fixed != rules.fixed_scopes(member.capabilities, order.tasks, state.open.number)
     other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(order.tasks, member.capabilities)]
     lacking = sorted(set(order.tasks) - set(member.tasks))
     if lacking or unable or other:

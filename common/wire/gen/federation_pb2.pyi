@@ -178,7 +178,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "momentum")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "momentum", "frozen")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class TrainingSettings(_message.Message):
     BALANCE_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -199,7 +200,8 @@ class TrainingSettings(_message.Message):
     balance: LocalBalance
     optimizer: str
     momentum: float
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ...) -> None: ...
+    frozen: str
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ..., frozen: _Optional[str] = ...) -> None: ...
 
 class LocalBalance(_message.Message):
     __slots__ = ("rule", "rate", "alpha", "decay", "cagrad_c", "rescale")
