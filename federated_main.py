@@ -30,6 +30,7 @@ MODES = {
     "client": "train on this machine's data",
     "demo": "a server and its clients on this machine",
     "simulate": "a federation of many clients in one process",
+    "compare": "methods side by side: does sharing help?",
     "check": "show the configuration, or all its problems",
     "status": "ask a running server who is there",
     "evaluate": "score a finished run's model",
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         set_up_logging(options.log_format)
-        RUN[options.mode](options)
+        COMMANDS[options.mode][1](options)
     except FedMTLError as error:
         for line in error.message.splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -131,14 +132,14 @@ def _parser(mode: str | None) -> Parser:
     parser.add_argument("--mode", choices=MODES, metavar="MODE", help=argparse.SUPPRESS if mode else listing)
     parser.add_argument("--log_format", choices=("text", "json"), default="text", help="how to log (default: text)")
     if mode is not None:
-        OPTIONS[mode](parser)
+        COMMANDS[mode][0](parser)
     return parser
 
 
-def _common_options(parser: Parser) -> None:
+def _common_options(parser: Parser, seed: str = "--seed", says: str = "seed of the run", form: str = "N") -> None:
     parser.add_argument("--config", metavar="FILE", help=f"YAML configuration (default: {DEFAULT_CONFIG})")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
-    parser.add_argument("--seed", metavar="N", help="seed of the run")
+    parser.add_argument(seed, metavar=form, help=says)
 
 
 def _server_options(parser: Parser) -> None:
@@ -159,16 +160,20 @@ def _data_options(parser: Parser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
 
 
+def _caller_options(parser: Parser) -> None:
+    parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")
+    parser.add_argument("--tls_ca", metavar="FILE", help="CA of the coordinator's certificate, PEM")
+    parser.add_argument("--tls_cert", metavar="FILE", help="client certificate, PEM")
+    parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
+
+
 def _client_options(parser: Parser) -> None:
     _common_options(parser)
     parser.add_argument("--tasks", metavar="A,B", required=True, help="tasks whose data is here")
     parser.add_argument("--client_id", metavar="ID", help="name of this client (default: made and remembered)")
-    parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")
+    _caller_options(parser)
     _data_options(parser)
     parser.add_argument("--state_dir", metavar="DIR", help="what the client keeps (default: .fedmtl)")
-    parser.add_argument("--tls_ca", metavar="FILE", help="CA of the coordinator's certificate, PEM")
-    parser.add_argument("--tls_cert", metavar="FILE", help="client certificate, PEM")
-    parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
     parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
 
 
@@ -181,12 +186,22 @@ def _demo_options(parser: Parser) -> None:
 
 def _simulate_options(parser: Parser) -> None:
     _common_options(parser)
+    _crowd_options(parser, "run folder (default: runs/<run.name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+
+
+def _crowd_options(parser: Parser, run_dir: str) -> None:
     parser.add_argument("--clients", metavar="N", help="virtual clients (default: 100)")
     parser.add_argument("--workers", metavar="N", help="models, each of which trains one client at a time (default: 1)")
-    parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/<run.name>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    parser.add_argument("--run_dir", metavar="DIR", help=run_dir)
     parser.add_argument("--data_dir", metavar="DIR", help="folder with the rows that are dealt out (implies files)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
+
+
+def _compare_options(parser: Parser) -> None:
+    _common_options(parser, "--seeds", "one run of each method per seed (default: 0,1,2)", "N,M")
+    parser.add_argument("--methods", metavar="A,B", default="local,single_task,hard", help="default: %(default)s")
+    _crowd_options(parser, "folder of all runs (default: runs/compare-<run.name>)")
 
 
 def _check_options(parser: Parser) -> None:
@@ -197,10 +212,7 @@ def _check_options(parser: Parser) -> None:
 
 def _status_options(parser: Parser) -> None:
     _common_options(parser)
-    parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")
-    parser.add_argument("--tls_ca", metavar="FILE", help="CA of the coordinator's certificate, PEM")
-    parser.add_argument("--tls_cert", metavar="FILE", help="client certificate, PEM")
-    parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
+    _caller_options(parser)
     parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
 
 
@@ -215,18 +227,6 @@ def _export_options(parser: Parser) -> None:
     parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
     parser.add_argument("--task", required=True, help="task to export")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; must not exist or be empty")
-
-
-OPTIONS: dict[str, Callable[[Parser], None]] = {
-    "server": _server_options,
-    "client": _client_options,
-    "demo": _demo_options,
-    "simulate": _simulate_options,
-    "check": _check_options,
-    "status": _status_options,
-    "evaluate": _evaluate_options,
-    "export": _export_options,
-}
 
 
 def _configuration(options: argparse.Namespace, role: Role = "any") -> Config:
@@ -249,11 +249,11 @@ def _quoted(value: str) -> str:
     return value if value.lstrip("-").isdigit() else "'" + value.replace("'", "''") + "'"
 
 
-def _names(text: str) -> list[str]:
+def _names(text: str, flag: str = "--tasks", what: str = "tasks, such as sst2 or sst2,qqp") -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     repeated = {name for name in names if names.count(name) > 1}
     if not names or repeated:
-        raise ConfigError(f"--tasks: '{text}' must be one or more different tasks, such as sst2 or sst2,qqp")
+        raise ConfigError(f"{flag}: '{text}' must be one or more different {what}")
     return names
 
 
@@ -309,6 +309,19 @@ def _simulate(options: argparse.Namespace) -> None:
     config = _configuration(options, "simulate")
     _advise(config)
     asyncio.run(simulate(config, options.resume, _console() if options.log_format == "text" else None))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from simulation.comparison.app import compare_methods
+
+    names = _names(options.methods, "--methods", "methods, such as local,hard")
+    seeds = _names(options.seeds or "0,1,2", "--seeds", "seeds, such as 0,1,2")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"--seeds: '{options.seeds}' must be whole numbers of 0 or more, such as 0,1,2")
+    config = _configuration(options, "simulate")
+    _advise(config)
+    folder = config.run.folder if config.run.run_dir else Path("runs") / f"compare-{config.run.name}"
+    compare_methods(config, names, [*map(int, seeds)], folder, _console() if options.log_format == "text" else None)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -369,16 +382,18 @@ def _advise(config: Config) -> None:
         logging.getLogger("fedmtl").warning("%s", line)
 
 
-RUN: dict[str, Callable[[argparse.Namespace], None]] = {
-    "server": _server,
-    "client": _client,
-    "demo": _demo,
-    "simulate": _simulate,
-    "check": _check,
-    "status": _status,
-    "evaluate": _evaluate,
-    "export": _export,
+COMMANDS: dict[str, tuple[Callable[[Parser], None], Callable[[argparse.Namespace], None]]] = {
+    "server": (_server_options, _server),
+    "client": (_client_options, _client),
+    "demo": (_demo_options, _demo),
+    "simulate": (_simulate_options, _simulate),
+    "compare": (_compare_options, _compare),
+    "check": (_check_options, _check),
+    "status": (_status_options, _status),
+    "evaluate": (_evaluate_options, _evaluate),
+    "export": (_export_options, _export),
 }
+"""The options of each mode, and what it does."""
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ async def serve(
 
 
 @asynccontextmanager
-async def open_run(config: Config, resume: bool) -> AsyncIterator[tuple[RunFolder, Journal]]:
-    """The folder and the journal of a run, a new one or one to go on with.
+async def open_run(config: Config, resume: bool, apart: bool = True) -> AsyncIterator[tuple[RunFolder, Journal]]:
+    """The folder and the journal of a run, a new one or one to go on with; `apart`: see `begin_run`.
 
     Raises:
         RunFolderError: there is a run already, or none to go on with, or another one.
@@ -83,7 +83,7 @@ async def open_run(config: Config, resume: bool) -> AsyncIterator[tuple[RunFolde
     journal = Journal(folder.journal)
     try:
         if "ready" not in journal.facts():
-            await asyncio.to_thread(begin_run, config, folder, journal)
+            await asyncio.to_thread(begin_run, config, folder, journal, apart)
         else:
             check_unchanged(config, folder)
             journal.commit((), _training_facts(config))
@@ -99,11 +99,17 @@ def _use_one_arena() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
-def begin_run(config: Config, folder: RunFolder, journal: Journal) -> None:
-    """Make everything that a run starts from; the journal learns of it last."""
+def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> None:
+    """Make everything that a run starts from; the journal learns of it last.
+
+    The model is made `apart`, in a process that ends, unless this one has torch already.
+    """
     folder.write(folder.config, render(config).encode())
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
-        origin, summary = elsewhere.submit(_prepare, config, folder.path).result()
+    if apart:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
+            origin, summary = elsewhere.submit(_prepare, config, folder.path).result()
+    else:
+        origin, summary = _prepare(config, folder.path)
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -126,7 +132,7 @@ def _training_facts(config: Config) -> dict[str, str]:
 
 
 def _prepare(config: Config, path: Path) -> tuple[str, str]:
-    """Called in the other process; only there is torch imported."""
+    """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
 
     prepared = prepare_run(config, path)

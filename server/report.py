@@ -75,12 +75,13 @@ def build_report(
     tasks = list(tasks)
     histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
+    scores = client_scores(tasks, rounds)
     agreement: dict[int, list[TaskCosines]] = {}
-    for found in cosines:
-        agreement.setdefault(found.round, []).append(found)
+    for matrix in cosines:
+        agreement.setdefault(matrix.round, []).append(matrix)
     for round_ in rounds:
-        for name, scores in round_scores(tasks, round_).items():
-            histories[name] = [entry for entry in histories[name] if entry["round"] != scores["round"]] + [scores]
+        for name, found in round_scores(tasks, round_).items():
+            histories[name] = [entry for entry in histories[name] if entry["round"] != found["round"]] + [found]
     return {
         "run": facts.get("name", ""),
         "run_id": facts.get("run_id", ""),
@@ -98,11 +99,27 @@ def build_report(
         "bytes_down": int(facts.get("bytes_down", "0")),
         "bytes_up": int(facts.get("bytes_up", "0")),
         "uploads": uploads(rounds),
-        "task_cosines": [{"round": n, "scopes": cosine_matrices(found)} for n, found in sorted(agreement.items())],
+        "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
         "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
-        "clients": {member.client_id: _client_report(member) for member in members},
+        "clients": {m.client_id: _client_report(m, scores.get(m.client_id, {})) for m in members},
         "personalisation": personalisation(tasks, rounds),
     }
+
+
+def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, dict[str, Any]]:
+    """Per client and task, on that client's validation rows: what the newest model that it scored reached."""
+    definitions = {task.name: task for task in tasks}
+    newest = {
+        (order.client_id, result.task): (round_.version, result.validation)
+        for round_ in rounds
+        for order in round_.orders.values()
+        for result in (order.results if order.state is OrderState.ACCEPTED else ())
+        if result.validation is not None
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for (client, task), (version, sums) in newest.items():
+        found.setdefault(client, {})[task] = {"round": version, **_rounded(summarise(definitions[task], sums))}
+    return found
 
 
 def personalisation(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, Any]:
@@ -152,7 +169,7 @@ def _task_report(
     }
 
 
-def _client_report(member: Member) -> dict[str, Any]:
+def _client_report(member: Member, scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
         "trains": trains_of(member.capabilities),
@@ -163,6 +180,7 @@ def _client_report(member: Member) -> dict[str, Any]:
         "refused": member.tally.refused,
         "failed": member.tally.failed,
         "expired": member.tally.expired,
+        "scores": dict(scores),
     }
 
 

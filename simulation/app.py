@@ -55,7 +55,7 @@ async def simulate(
         FedMTLError: what is wrong with the configuration, the model, the data or the run folder.
     """
     limit_threads(config.client.threads)
-    async with open_run(config, resume) as (folder, journal):
+    async with open_run(config, resume, apart=False) as (folder, journal):
         return await _run(config, folder, journal, console, population(config) if clients is None else clients)
 
 

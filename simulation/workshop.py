@@ -132,7 +132,7 @@ class VirtualWorker(Worker):
 
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """See `Worker`."""
-        self._sets = self._rows
+        self._sets = self._whole_sets = self._rows
         if order.kind is OrderKind.TRAIN and order.training.local_epochs:  # else the whole vocabulary is as good
             self._choose_computing(self._run_id)
         return super().execute(order, private, progress)
@@ -163,6 +163,7 @@ class VirtualStore(RunStore):
     def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
         """Keep an update by its name; its bytes lie at a bench that others will use."""
         if private:
+            self._folder.mkdir(parents=True, exist_ok=True)
             super().save(update, private)
         self.pending = PendingUpdate(update.header, memoryview(b""))
 

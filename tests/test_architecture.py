@@ -89,6 +89,7 @@ def test_only_the_command_line_imports_simulation_and_nothing_imports_that() -> 
         ("sqlite3", ("server/storage/",)),
         ("datasets", ("client/data/",)),
         ("pyarrow", ("client/data/",)),
+        ("matplotlib", ("simulation/comparison/pictures.py",)),
         ("argparse", (MAIN,)),
     ],
 )

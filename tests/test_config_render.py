@@ -105,11 +105,14 @@ class TestReference:
 
     def test_examples_in_comments_are_valid(self, tmp_path: Path) -> None:
         lines = REFERENCE.read_text(encoding="utf-8").splitlines()
-        text = "\n".join(re.sub("^  # ", "  ", line) for line in lines if not line.startswith("  rules: []"))
+        text = "\n".join(
+            re.sub("^  # ", "  ", line) for line in lines if not re.match("  (rules: \\[]|methods: {})", line)
+        )
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         config = load_config(path, ["data.dir=d", "sharing.plan=rules"])
         assert config.sharing_plan().rules == PLANS["hard"]
+        assert list(config.compare.methods) == ["bold_cagrad"]
         assert config.definitions()[-1] == TaskDefinition(
             "topics", TaskType.CLASSIFICATION, ("world", "sport", "science"), True, ("accuracy", "f1")
         )

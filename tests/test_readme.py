@@ -36,7 +36,7 @@ PRELOADED = [
     "client.disclosure",
     "server.app",
     "server.export",
-    "simulation.app",
+    "simulation.comparison.app",
     "transformers.models.bert.modeling_bert",
 ]
 """What every mode imports; loaded once, then each command is a fork."""
@@ -284,7 +284,7 @@ class Reader:
             server.stop()
             server.finish()
         else:
-            self._start(words, port, self._sizes(words) if mode in ("check", "simulate") else []).finish()
+            self._start(words, port, self._sizes(words) if mode in ("check", "simulate", "compare") else []).finish()
 
     def _start(self, words: list[str], port: int, overrides: list[str]) -> Process:
         words = list(words)

@@ -28,6 +28,7 @@ from common.ports import INLINE_BYTES
 from common.tasks import TaskDefinition, TaskType
 from server.assembly import in_memory
 from server.coordinator import Coordinator
+from server.report import personalisation
 from server.service.grpc_server import start_server
 from simulation.app import simulate
 from simulation.codec import CodecCoordinator
@@ -341,3 +342,18 @@ def test_a_configuration_that_cannot_be_simulated_is_refused(override, line):
     with pytest.raises(ConfigError) as refused:
         load_config(None, [*keys, tasks, override], "simulate")
     assert any(line in problem for problem in refused.value.problems), refused.value.problems
+
+
+def test_personal_models_of_virtual_clients_score_and_stay_on_disk(tmp_path):
+    """Ditto without private scopes: the folder is made for the personal model, which is scored after the last round."""
+    procedures = {
+        "ditto": "training={num_rounds: 2, procedure: ditto}",
+        "own": "training={num_rounds: 2, finetune_epochs: 1}",
+    }
+    for name, override in procedures.items():
+        config = array_config(override, "federation.min_clients=4")
+        virtual = simulated(config, tmp_path / name, MIXED)
+        real = asyncio.run(over_grpc(config, tmp_path / f"{name}-real", MIXED))
+        found, expected = (personalisation(c.rules.tasks, c.journal.rounds()) for c in (virtual, real))
+        assert found == expected
+        assert {scores["round"] for tasks in found.values() for scores in tasks.values()} == {2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,35 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), role: Role = "
     raw, problems = _read(path) if path else ({}, [])
     for override in overrides:
         problems += _apply(raw, override)
+    return _checked(raw, problems, role)
+
+
+def vary(config: Config, changes: Mapping[str, object], forget: Sequence[str] = (), role: Role = "any") -> Config:
+    """The configuration with other values at some paths, checked as a whole.
+
+    Args:
+        config: what to start from.
+        changes: path -> value, such as `training.mu`; a missing section is made.
+        forget: paths of keys or sections that go back to their defaults before.
+        role: see `load_config`.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    raw = config.model_dump(mode="json", exclude_unset=True)
+    for path in forget:
+        *sections, key = path.split(".")
+        body: Any = raw
+        for name in sections:
+            body = body.get(name, {})
+        body.pop(key, None)
+    problems = [line for path, value in changes.items() for line in _put(raw, path.split("."), value, path)]
+    return _checked(raw, problems, role)
+
+
+def _checked(raw: dict[str, Any], problems: list[str], role: Role) -> Config:
     config, refused, broken = _validate(raw)
-    problems += refused + rules.problems(config, role, broken)
+    problems = problems + refused + rules.problems(config, role, broken)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     return config
@@ -61,6 +88,10 @@ def _apply(raw: dict[str, Any], override: str) -> list[str]:
         value, problems = parse(text)
     except ValueError as error:
         return [f"override '{override}': {error}; put the value in quotes of its own"]
+    return [f"override '{override}': {problem}" for problem in problems] + _put(raw, keys, value, override)
+
+
+def _put(raw: dict[str, Any], keys: Sequence[str], value: object, override: str) -> list[str]:
     section = raw
     for depth, key in enumerate(keys[:-1], start=1):
         if section.get(key) is None:
@@ -69,7 +100,7 @@ def _apply(raw: dict[str, Any], override: str) -> list[str]:
         if not isinstance(section, dict):
             return [f"override '{override}': {'.'.join(keys[:depth])} is not a section; set it as a whole"]
     section[keys[-1]] = value
-    return [f"override '{override}': {problem}" for problem in problems]
+    return []
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Config, list[str], set[str]]:

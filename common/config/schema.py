@@ -219,6 +219,12 @@ class SimulationSection(Section):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
 
 
+class CompareSection(Section):
+    """Methods of your own for `--mode compare`: name -> values to set, by their paths, such as `sharing.plan: lg`."""
+
+    methods: dict[RunName, dict[str, Any]] = Field(default={})
+
+
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
@@ -279,6 +285,7 @@ class Config(Section):
     server: ServerSection = ServerSection()
     client: ClientSection = ClientSection()
     simulation: SimulationSection = SimulationSection()
+    compare: CompareSection = CompareSection()
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,113 @@
+"""What can be compared: a name, and what its configuration changes. `docs/methods.md` has the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.config import Config, vary
+from common.config.aggregation_section import TASK_SHARES
+from common.errors import ConfigError
+
+LOCAL, SINGLE_TASK = "local", "single_task"
+BASELINES = (LOCAL, SINGLE_TASK)
+"""What it is to go alone: each client by itself, or each task by itself."""
+
+FORGET: tuple[str, ...] = (
+    *("sharing.plan", "sharing.private_layers", "sharing.rules"),
+    *("training.procedure", "training.finetune_epochs", "training.balance"),
+    "aggregation",
+)
+"""Keys that say which method it is; a built-in one starts with their defaults, which are plain federated averaging."""
+
+SAME_FOR_ALL: tuple[str, ...] = (
+    *("run", "tasks", "data", "simulation", "compare"),
+    *("training.num_rounds", "training.local_epochs", "training.batch_size"),
+    *("federation.client_fraction", "federation.tasks_per_order"),
+)
+"""What a method of one's own may not change: rows and budget. Weights of tasks it may."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. `changes` maps paths of the configuration to values; `by_task` gives each task a run of its own.
+
+    `forget` are paths that go back to their defaults before.
+    """
+
+    name: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+    by_task: bool = False
+    forget: tuple[str, ...] = FORGET
+
+    def configure(self, config: Config, changes: Mapping[str, object]) -> Config:
+        """The configuration of this method, with further changes.
+
+        Raises:
+            ConfigError: one line per problem, beginning with the method's name.
+        """
+        try:
+            return vary(config, {**self.changes, **changes}, self.forget, "simulate")
+        except ConfigError as error:
+            raise ConfigError(*(f"method {self.name}: {problem}" for problem in error.problems)) from None
+
+
+def _aggregation(**values: object) -> dict[str, object]:
+    return {f"aggregation.{key}": value for key, value in values.items()}
+
+
+def _optimizer(name: str, rate: float) -> dict[str, object]:
+    return {**_aggregation(optimizer=name), "federation.server_learning_rate": rate}
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(LOCAL, {"sharing.plan": "local"}),
+        Method(SINGLE_TASK, by_task=True),
+        Method("hard"),
+        *(Method(name, {"sharing.plan": name}) for name in ("full", "private_heads", "fedper", "lg")),
+        *(Method(name, _aggregation(weights=name)) for name in TASK_SHARES),
+        *(
+            Method(name, _aggregation(weights="task_balanced", conflict=name))
+            for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
+        ),
+        *(Method(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
+        Method("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
+        Method("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
+        Method("finetune", {"training.finetune_epochs": 1}),
+        Method("momentum", _optimizer("momentum", 0.3)),
+        *(Method(name, _optimizer(name, 0.01)) for name in ("adam", "yogi")),
+    )
+}
+
+
+def choose(config: Config, names: Sequence[str]) -> list[Method]:
+    """The methods of these names, built-in or of the configuration.
+
+    Raises:
+        ConfigError: a name is unknown, or a method of the configuration is not fit to be compared.
+    """
+    own = config.compare.methods
+    problems = [f"compare.methods.{name}: is a built-in method; choose another name" for name in own if name in METHODS]
+    problems += [
+        f"compare.methods.{name}: {path} must be the same for all methods; remove it"
+        for name, changes in own.items()
+        for path in changes
+        if any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
+        and not (path.startswith("tasks.") and path.endswith(".weight"))
+    ]
+    known = METHODS | {name: Method(name, changes, forget=()) for name, changes in own.items()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        problems.append(f"--methods: '{unknown[0]}' is unknown; known are {', '.join(known)}")
+    if problems:
+        raise ConfigError(*problems)
+    return [known[name] for name in names]
+
+
+def extra_epochs(config: Config) -> int:
+    """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
+    training = config.training
+    per_round = {"ditto": training.local_epochs, "per_fedavg": training.local_epochs, "fedrep": training.head_epochs}
+    return training.num_rounds * per_round.get(training.procedure, 0) + training.finetune_epochs

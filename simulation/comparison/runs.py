@@ -1,0 +1,138 @@
+"""The runs of a comparison: one simulation per method and seed, or per method, seed and task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import Config, load_config, vary
+from common.errors import ConfigError, RunFolderError
+from server.core.state import Phase
+from server.run_folder import CONFIG, JOURNAL
+from simulation.app import simulate
+from simulation.comparison.methods import Method
+from simulation.population import VirtualClient, population
+
+_LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers")
+"""What may differ between two runs with the same result."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One simulation."""
+
+    config: Config
+    clients: tuple[VirtualClient, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed; several parts where each task has a federation of its own."""
+
+    method: Method
+    seed: int
+    parts: tuple[Part, ...]
+
+
+def plan_runs(config: Config, methods: Sequence[Method], seeds: Sequence[int], folder: Path) -> list[Run]:
+    """All runs, seed by seed.
+
+    Raises:
+        ConfigError: what is wrong with any of them, one line per problem.
+    """
+    runs: list[Run] = []
+    problems: list[str] = []
+    for seed in seeds:
+        for method in methods:
+            try:
+                runs.append(Run(method, seed, _parts(config, method, seed, folder / method.name / f"seed-{seed}")))
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return runs
+
+
+def _parts(config: Config, method: Method, seed: int, folder: Path) -> tuple[Part, ...]:
+    clients = population(config)
+    common = {"run.seed": seed, "run.name": f"{method.name}-{seed}"}
+    if not method.by_task:
+        return (Part(method.configure(config, {**common, "run.run_dir": str(folder)}), tuple(clients)),)
+    parts = []
+    for task in config.tasks:
+        body = config.tasks[task].model_dump(mode="json", exclude_unset=True)
+        own = {"run.run_dir": str(folder / task), "tasks": {task: body}, "simulation.tasks_per_client": 1}
+        holders = (VirtualClient(c.client_id, {task: c.shares[task]}) for c in clients if task in c.shares)
+        parts.append(Part(method.configure(config, {**common, **own}), tuple(holders)))
+    return tuple(parts)
+
+
+def perform(run: Run) -> tuple[list[dict[str, Any]], bool]:
+    """The reports of a run's parts, and whether anything had to be done for them.
+
+    Raises:
+        RunFolderError: a folder holds a run of another configuration.
+        FedMTLError: what went wrong in a simulation.
+    """
+    reports, worked = [], False
+    for part in run.parts:
+        report = _finished(part)
+        if report is None:
+            worked = True
+            with _errors_only():
+                resume = (part.config.run.folder / JOURNAL).is_file()
+                report = asyncio.run(simulate(part.config, resume, None, part.clients))
+        reports.append(report)
+    return reports, worked
+
+
+def _finished(part: Part) -> dict[str, Any] | None:
+    """The report of a run that is over, if it is the same run."""
+    folder = part.config.run.folder
+    if not (folder / CONFIG).is_file():
+        return None
+    difference = _difference(load_config(folder / CONFIG), part.config)
+    if difference:
+        raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
+    if not (folder / "report.json").is_file():
+        return None
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report if report["status"] == Phase.FINISHED.value else None
+
+
+def _difference(before: Config, now: Config) -> str:
+    """The first key by which two runs differ in their results, as `path: X, but Y before`."""
+    old, new = (vary(config, {}, _LEAVES_NO_TRACE).model_dump(mode="json") for config in (before, now))
+    for path, value in _leaves(new, ""):
+        was = dict(_leaves(old, "")).get(path)
+        if value != was:
+            return f"{path}: {value}, but {was} before"
+    return ""
+
+
+def _leaves(body: object, path: str) -> Iterator[tuple[str, object]]:
+    if isinstance(body, dict) and body:
+        for key, value in body.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, body
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Leave out what the rounds of one run say; it is in its folder."""
+    loggers = [logging.getLogger(f"fedmtl.{name}") for name in ("server", "simulation", "client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
