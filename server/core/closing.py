@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from operator import attrgetter
 
+from common.orders import TaskResult
 from server.core.admission import task_rows
 from server.core.state import OpenRound, OrderState, Rules
 
@@ -58,12 +59,17 @@ def row_totals(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Mappin
 
 def task_losses(round_: OpenRound) -> Mapping[str, float]:
     """The mean local training loss of every task that was trained, weighted by examples and summed by order id."""
+    accepted = (order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED)
+    return mean_losses(result for order in accepted for result in order.results)
+
+
+def mean_losses(results: Iterable[TaskResult]) -> Mapping[str, float]:
+    """The same of results one after the other."""
     sums: dict[str, tuple[float, int]] = {}
-    for _, order in sorted(round_.orders.items()):
-        for result in order.results if order.state is OrderState.ACCEPTED else ():
-            if result.train_loss is not None and result.examples:
-                loss, count = sums.get(result.task, (0.0, 0))
-                sums[result.task] = loss + result.train_loss * result.examples, count + result.examples
+    for result in results:
+        if result.train_loss is not None and result.examples:
+            loss, count = sums.get(result.task, (0.0, 0))
+            sums[result.task] = loss + result.train_loss * result.examples, count + result.examples
     return {task: loss / count for task, (loss, count) in sums.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
-from server.core.closing import task_losses, trends
+from server.core.closing import mean_losses, trends
 from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded, TaskCosines
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
@@ -40,8 +40,6 @@ CREATE TABLE IF NOT EXISTS task_cosines (
     number INTEGER NOT NULL, scope TEXT NOT NULL, tasks TEXT NOT NULL, cosines TEXT NOT NULL,
     PRIMARY KEY (number, scope));
 """
-
-_ORDER_COLUMNS = "order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, encoding"
 
 # What journals of earlier versions lack; all their updates were dense.
 _ORDER_ENCODING = "ALTER TABLE orders ADD COLUMN encoding TEXT NOT NULL DEFAULT 'dense-float32'"
@@ -177,13 +175,14 @@ class Journal:
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""
         rows = self._db.execute(
-            f"SELECT number, {_ORDER_COLUMNS} FROM orders JOIN rounds r USING (kind, number, attempt) "
-            "WHERE r.published IS NOT NULL ORDER BY number, order_id"
+            "SELECT number, results FROM orders o JOIN rounds r USING (kind, number, attempt) "
+            "WHERE r.published IS NOT NULL AND o.state = ? ORDER BY number, order_id",
+            (OrderState.ACCEPTED.value,),
         )
         found: list[Mapping[str, float]] = [{}]
-        for number, orders in groupby(rows, key=itemgetter(0)):
-            held = {order_id: _order(order_id, *rest) for _, order_id, *rest in orders}
-            found.append(task_losses(OpenRound(number, 1, OrderKind.TRAIN, number - 1, 0.0, held)))
+        for _, orders in groupby(rows, key=itemgetter(0)):
+            items = (item for _, results in orders for item in json.loads(results))
+            found.append(mean_losses(TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items))
         return found
 
     def rounds(self) -> list[OpenRound]:
@@ -219,7 +218,8 @@ class Journal:
 
     def _round(self, kind: OrderKind, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
-            f"SELECT {_ORDER_COLUMNS} FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
+            "encoding FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (kind.value, number, attempt),
         )
         return OpenRound(number, attempt, kind, version, deadline, {row[0]: _order(*row) for row in rows})
