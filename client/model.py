@@ -102,10 +102,10 @@ class ClientModelSynchronizer:
         return {scope: self.vectors[scope].detach().cpu().clone() for scope in self.private_scopes}
 
     def load_private(self, values: dict[str, Tensor]) -> None:
-        """Put private values into the model."""
+        """Put private values into the model; of a scope that has grown since, the end stays as it is."""
         with torch.no_grad():
             for scope, vector in values.items():
-                self.vectors[scope].copy_(vector)
+                self.vectors[scope][: len(vector)].copy_(vector)
 
     def write_delta(self, scope: str, out: Tensor) -> None:
         """Write the same as `take_delta` gives to a float32 CPU vector; the model keeps its values."""

@@ -9,12 +9,13 @@ import logging
 import multiprocessing
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -28,6 +29,7 @@ from common.tls import TlsFiles
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
+from server.extension import grow, same_federation
 from server.progress import RunProgress
 from server.report import build_report
 from server.run_folder import RunFolder
@@ -36,6 +38,11 @@ from server.storage.journal import Journal
 from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
+    from server.preparation import NewHeads
 
 TICK_SECONDS = 0.5
 GOODBYE_SECONDS = 5.0
@@ -68,13 +75,17 @@ async def serve(
     """
     _use_one_arena()
     require_free(config.server.host, config.server.port)
-    async with open_run(config, resume) as (folder, journal):
+    async with open_run(config, resume) as (config, folder, journal):
         return await _run(config, folder, journal, console, on_listening)
 
 
 @asynccontextmanager
-async def open_run(config: Config, resume: bool, apart: bool = True) -> AsyncIterator[tuple[RunFolder, Journal]]:
-    """The folder and the journal of a run, a new one or one to go on with; `apart`: see `begin_run`.
+async def open_run(
+    config: Config, resume: bool, apart: bool = True
+) -> AsyncIterator[tuple[Config, RunFolder, Journal]]:
+    """A run, a new one or one to go on with: its configuration, tasks in their order, its folder and its journal.
+
+    `apart`: see `begin_run`.
 
     Raises:
         RunFolderError: there is a run already, or none to go on with, or another one.
@@ -85,9 +96,9 @@ async def open_run(config: Config, resume: bool, apart: bool = True) -> AsyncIte
         if "ready" not in journal.facts():
             await asyncio.to_thread(begin_run, config, folder, journal, apart)
         else:
-            check_unchanged(config, folder)
+            config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
             journal.commit((), _training_facts(config))
-        yield folder, journal
+        yield config, folder, journal
     finally:
         journal.close()
 
@@ -105,11 +116,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
-    if apart:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
-            origin, summary = elsewhere.submit(_prepare, config, folder.path).result()
-    else:
-        origin, summary = _prepare(config, folder.path)
+    origin, summary = _made(partial(_prepare, config, folder.path), apart)
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -131,6 +138,41 @@ def _training_facts(config: Config) -> dict[str, str]:
     return {"training": json.dumps(config.training.model_dump(mode="json"))}
 
 
+def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> Config:
+    """The configuration to go on with: a resumed run is the same federation, to which tasks may have been added.
+
+    New heads are made `apart`, as in `begin_run`.
+
+    Raises:
+        RunFolderError: something else differs that must stay, or the run is over and tasks would come too late.
+    """
+    before = load_config(folder.config)
+    config = same_federation(before, config, folder.config)
+    if before.training != config.training or before.federation != config.federation:
+        log.warning("training or federation settings differ from the run's first ones; the new ones hold from now on")
+    added = [name for name in config.tasks if name not in before.tasks]
+    if not added:
+        return config
+    state = journal.restore((), 0.0)
+    if state.phase is Phase.FINISHED and state.completed_rounds >= config.training.num_rounds:
+        late = f"the run is over after {state.completed_rounds} rounds; raise training.num_rounds to train it"
+        raise RunFolderError(f"tasks.{added[0]}: {late}")
+    new = _made(partial(_prepare_heads, config, folder.path, added), apart)
+    grow(config, before, new, folder, journal)
+    log.info("tasks that join this run: %s", ", ".join(added))
+    for line in new.summary.splitlines():
+        log.info("%s", line)
+    return config
+
+
+def _made(work: Callable[[], T], apart: bool) -> T:
+    """What a function gives, called here or in a process of its own."""
+    if not apart:
+        return work()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
+        return elsewhere.submit(work).result()
+
+
 def _prepare(config: Config, path: Path) -> tuple[str, str]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
@@ -139,20 +181,10 @@ def _prepare(config: Config, path: Path) -> tuple[str, str]:
     return prepared.origin, prepared.summary
 
 
-def check_unchanged(config: Config, folder: RunFolder) -> None:
-    """A resumed run must still be the same federation; how it is run may change."""
-    before = load_config(folder.config)
-    sections = ("model", "tasks", "sharing", "aggregation")
-    same = {name: getattr(config, name) for name in sections}
-    for name, section in same.items():
-        if getattr(before, name) != section:
-            raise RunFolderError(
-                f"{name}: differs from the run's (see {folder.config}); restore it or choose another run_dir"
-            )
-    if before.run.seed != config.run.seed:
-        raise RunFolderError(f"run.seed: {config.run.seed} is not the run's {before.run.seed}; leave --seed out")
-    if before.training != config.training or before.federation != config.federation:
-        log.warning("training or federation settings differ from the run's first ones; the new ones hold from now on")
+def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
+    from server.preparation import prepare_heads
+
+    return prepare_heads(config, path, added)
 
 
 async def _run(
@@ -204,6 +236,10 @@ def restore_run(
         log.warning("the run had stopped (%s); it tries again", state.failure)
         state = replace(state, phase=Phase.WAITING, failure="")
         journal.commit((), {"ended": Phase.WAITING.value, "reason": ""})
+    elif state.phase is Phase.FINISHED and state.completed_rounds < rules.num_rounds:
+        log.info("the run had finished after %d rounds; it goes on to %d", state.completed_rounds, rules.num_rounds)
+        state = replace(state, phase=Phase.WAITING)
+        journal.commit((), {"ended": Phase.WAITING.value})
     elif state.phase is Phase.FINISHED:
         log.info("the run is finished already, after %d rounds", state.completed_rounds)
     files = ModelFiles(folder.models, schemas)

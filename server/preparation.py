@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.config import Config
 from common.errors import ConfigError
+from common.models.multitask import initialise_heads
 from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
+from common.parameters.schema import ParameterSchema
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
 from server.storage.models import PRIVATE_FILE, ModelFiles
@@ -52,3 +58,28 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
     files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
     return Prepared(origin, model.summary())
+
+
+@dataclass(frozen=True)
+class NewHeads:
+    """What tasks bring that join a run: schemas of all scopes, the heads' initial values by name, the new summary."""
+
+    schemas: Mapping[str, ParameterSchema]
+    values: Mapping[str, NDArray[np.float32]]
+    summary: str
+
+
+def prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
+    """Make the heads of tasks that join the run in a folder; nothing is written.
+
+    Raises:
+        ModelError: a head cannot be built.
+        ConfigError: the sharing plan leaves a parameter without a scope.
+    """
+    folder = RunFolder(path)
+    architecture, _ = folder.read_description()
+    name, tasks, plan = config.model.server_model, config.definitions(), config.sharing_plan()
+    model = MTLServerModel(architecture, folder.tokenizer.read_bytes(), name, tasks, plan)
+    initialise_heads(model.model, config.run.seed)
+    values = {n: v.numpy() for task in added for n, v in model.get_task_head_parameters(task).items()}
+    return NewHeads(model.schemas, values, model.summary())

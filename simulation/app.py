@@ -16,12 +16,12 @@ from rich.console import Console
 from client.app import limit_threads
 from common.clock import ManualClock
 from common.config import Config
-from common.errors import FedMTLError, RunFailedError
+from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
 from server.app import open_run, restore_run, write_report
 from server.coordinator import Coordinator
 from server.core.effects import RoundClosed, TaskCosines
-from server.core.state import Phase
+from server.core.state import FederationState, Phase
 from server.progress import RunProgress
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
@@ -55,7 +55,7 @@ async def simulate(
         FedMTLError: what is wrong with the configuration, the model, the data or the run folder.
     """
     limit_threads(config.client.threads)
-    async with open_run(config, resume, apart=False) as (folder, journal):
+    async with open_run(config, resume, apart=False) as (config, folder, journal):
         return await _run(config, folder, journal, console, population(config) if clients is None else clients)
 
 
@@ -64,6 +64,7 @@ async def _run(
 ) -> dict[str, Any]:
     started, before = time.monotonic(), float(journal.facts().get("seconds", "0"))
     federation, rules, schemas, state = restore_run(config, folder, journal)
+    state = _as_dealt(state, clients)
     rules, federation = rules_for_crowd(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
     with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress, _few_words():
@@ -83,6 +84,19 @@ async def _run(
     if coordinator.state.phase is Phase.FAILED:
         raise RunFailedError(coordinator.state.failure)
     return report
+
+
+def _as_dealt(state: FederationState, clients: Sequence[VirtualClient]) -> FederationState:
+    """The state of a resumed run with the tasks that its clients have now: another task in the run deals them anew.
+
+    Raises:
+        RunFolderError: somebody of the run is not there any more, and would be waited for.
+    """
+    dealt = {client.client_id: tuple(sorted(client.tasks)) for client in clients}
+    gone = sorted(set(state.members) - set(dealt))
+    if gone:
+        raise RunFolderError(f"simulation.clients: {len(dealt)}, but the run has '{gone[0]}' too; restore the number")
+    return replace(state, members={name: replace(m, tasks=dealt[name]) for name, m in state.members.items()})
 
 
 class Onlooker:

@@ -225,7 +225,7 @@ def test_an_existing_run_is_refused_without_resume_and_left_alone(
     server = ["--mode", "server", "--config", written(config, tmp_path), "--port", "0", "--run_dir"]
     fails(capsys, 5, "holds a run; add --resume to go on, or choose another --run_dir", *server, str(finished))
     fails(capsys, 5, "holds no run; check the path or leave --resume out", *server, str(tmp_path / "no"), "--resume")
-    fails(capsys, 5, "model: differs from the run's", *server, str(finished), "--resume")
+    fails(capsys, 5, "differs from the run's", *server, str(finished), "--resume")
     assert (finished / "report.json").read_bytes() == before
 
 

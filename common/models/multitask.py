@@ -118,6 +118,11 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
     with borrowed_generator(derive_seed(seed, "encoder")):
         fresh = build_encoder(model.architecture.encoder_config)
     model.encoder.load_state_dict(fresh.state_dict())
+    initialise_heads(model, seed)
+
+
+def initialise_heads(model: MultiTaskModel, seed: int) -> None:
+    """The same for the heads alone."""
     for task, head in model.heads.items():
         assert isinstance(head, Head)
         head.reset(torch.Generator().manual_seed(derive_seed(seed, "head", task)))

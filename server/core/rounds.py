@@ -87,7 +87,7 @@ def _close(
             members[order.client_id] = replace(late, tally=late.tally.add(expired=1))
     state = replace(state, open=None, members=members)
     if round_.kind is OrderKind.EVALUATE:
-        return _finish(state, round_)
+        return _finish(rules, state, round_)
     if not has_quorum(rules, round_):
         return _abandon(rules, state, round_, now)
     totals = scope_totals(rules, round_)
@@ -103,10 +103,13 @@ def _close(
 
 
 def _finish(
-    state: FederationState, round_: OpenRound
+    rules: Rules, state: FederationState, round_: OpenRound
 ) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
-    state = _settle(replace(state, phase=Phase.FINISHED), round_)
+    state = _settle(state, round_)
     records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
+    if state.completed_rounds < rules.num_rounds:  # it was the last round until somebody asked for more
+        return state, [], records, []
+    state = replace(state, phase=Phase.FINISHED)
     return state, [], [*records, RunEnded(Phase.FINISHED, "")], [Notice("the run is finished")]
 
 

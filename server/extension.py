@@ -1,0 +1,128 @@
+"""A run that goes on with more tasks than it began with.
+
+The new heads begin as a fresh run with the same seed would begin them. Values, versions and moments of what was there
+stay as they are: in every scope the new parameters come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Config, render
+from common.errors import RunFolderError
+from common.parameters.plan import is_private
+from common.parameters.schema import ParameterEntry, ParameterSchema
+from server.aggregation.combining import moment_name
+from server.aggregation.method import method_of
+from server.run_folder import RunFolder
+from server.storage.journal import Journal
+from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
+
+if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
+    from server.preparation import NewHeads
+
+Vectors = dict[str, NDArray[np.float32]]
+Schemas = Mapping[str, ParameterSchema]
+
+
+def same_federation(before: Config, now: Config, where: Path) -> Config:
+    """The configuration to go on with: the run's tasks in their order, then those that are new.
+
+    Raises:
+        RunFolderError: something differs that must stay as it was; it names the key and the run's configuration.
+    """
+    for section in ("model", "tasks", "sharing", "aggregation"):
+        old, new = (getattr(config, section) for config in (before, now))
+        if section == "tasks":
+            gone = [name for name in old if name not in new]
+            if gone:
+                raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
+            old, new = _plain(old), {name: value for name, value in _plain(new).items() if name in old}
+        else:
+            old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
+        if problem := _difference(section, old, new):
+            raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
+    if before.run.seed != now.run.seed:
+        raise RunFolderError(f"run.seed: {now.run.seed} is not the run's {before.run.seed}; leave --seed out")
+    names = [*before.tasks, *(name for name in now.tasks if name not in before.tasks)]
+    return now.model_copy(update={"tasks": {name: now.tasks[name] for name in names}})
+
+
+def _plain(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: section.model_dump(mode="json") for name, section in tasks.items()}
+
+
+def _difference(path: str, before: object, now: object) -> str | None:
+    """The first key whose value differs, in words, or None."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
+        found = (_difference(f"{path}.{key}", before[key], now[key]) for key in before)
+        return next((line for line in found if line), None)
+    return None if before == now else f"{path}: {now} differs from the run's {before}"
+
+
+def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journal: Journal) -> None:
+    """Give the run's files the new tasks. Whenever the process dies in between, doing it again does all of it.
+
+    Files come first, and with more in them than the description names they can still be read by it; then the
+    description, and last the configuration, by which the new tasks are not new any more.
+
+    Raises:
+        RunFolderError: a file cannot be read or written.
+    """
+    architecture, old = folder.read_description()
+    files, grown = ModelFiles(folder.models, old), ModelFiles(folder.models, new.schemas)
+    public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
+
+    def initial(entry: ParameterEntry) -> NDArray[np.float32]:
+        return new.values[entry.name].ravel()
+
+    version = journal.restore((), 0.0).completed_rounds
+    vectors = _grown(JournalledModels(files, journal).read(version), old, new.schemas, public, initial)
+    moments = method_of(config).optimizer.moments if version else ()
+    names = [moment_name(moment, scope) for moment, _ in moments for scope in old if not is_private(scope)]
+    stored = files.read_moments(version, names)
+    more: Vectors = {}
+    for moment, first in moments:
+        kept = {scope: stored[name] for scope in old if (name := moment_name(moment, scope)) in stored}
+        longer = _grown(kept, old, new.schemas, public, partial(_constant, first))
+        more |= {moment_name(moment, scope): vector for scope, vector in longer.items()}
+    if more:
+        grown.write_moments(version, more)
+    if journal.model(version) is not None:
+        journal.enclose(version, grown.encode(vectors))
+        journal.commit(())
+    if journal.model(version) is None or files.path(version).is_file():
+        grown.write_named(str(version), vectors)
+    first_values = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
+    grown.write_named(PRIVATE_FILE, _grown(first_values, old, new.schemas, private, initial))
+    folder.write_description(architecture, new.schemas)
+    folder.write(folder.config, render(before.model_copy(update={"tasks": config.tasks})).encode())
+
+
+def _constant(value: float, entry: ParameterEntry) -> NDArray[np.float32]:
+    return np.full(entry.count, value, dtype=np.float32)
+
+
+def _grown(
+    vectors: Mapping[str, NDArray[np.float32]],
+    old: Schemas,
+    new: Schemas,
+    scopes: list[str],
+    fresh: Callable[[ParameterEntry], NDArray[np.float32]],
+) -> Vectors:
+    """Vectors by the new layout: what is known by name, and `fresh` for the rest."""
+    known = {
+        entry.name: vector[entry.offset : entry.offset + entry.count]
+        for scope, vector in vectors.items()
+        for entry in old[scope].entries
+    }
+    return {
+        scope: np.concatenate([known[e.name] if e.name in known else fresh(e) for e in new[scope].entries])
+        for scope in scopes
+    }
