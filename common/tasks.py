@@ -31,7 +31,8 @@ class TaskDefinition:
 
     `labels` are names in the order of the class indices (empty for regression); `pair` says whether an example is
     two texts; `metrics` are reported in this order, the first one is the task's primary metric; `weight` multiplies
-    the task's loss in a client that holds several tasks and its examples in the mean of the shared encoder.
+    the task's loss in a client that holds several tasks and its examples in the mean of the shared encoder. An
+    `auxiliary` task moves the shared encoder only where that helps the others.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TaskDefinition:
     pair: bool
     metrics: tuple[str, ...]
     weight: float = 1.0
+    auxiliary: bool = False
 
     @property
     def outputs(self) -> int:
@@ -47,11 +49,11 @@ class TaskDefinition:
         return max(len(self.labels), 1)
 
     def differences(self, other: TaskDefinition) -> list[str]:
-        """One `field: here X, there Y` line for every field in which `other` differs; weights may differ."""
+        """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""
         return [
             f"{field.name}: {_shown(getattr(self, field.name))} against {_shown(getattr(other, field.name))}"
             for field in fields(self)
-            if field.name != "weight" and getattr(self, field.name) != getattr(other, field.name)
+            if field.name not in ("weight", "auxiliary") and getattr(self, field.name) != getattr(other, field.name)
         ]
 
 

@@ -54,7 +54,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
             name: {scope: encoding.bounds(schema) for scope, schema in travelling.items()}
             for name, encoding in ENCODINGS.items()
         },
-        by_task=config.aggregation.by_task,
+        by_task=config.by_task,
         one_each=config.aggregation.weights == "uniform",
         tasks_per_order=section.tasks_per_order,
         task_choice=section.task_choice,

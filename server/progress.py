@@ -109,7 +109,8 @@ class RunProgress:
                 better = is_better(name, row[name], before[name])
                 text.append(f" ({row[name] - before[name]:+.3f})", style="green" if better else "red")
         counts = [_number(row.get(key)) for key in ("loss", "validation_examples", "clients")]
-        return [task.name, text, *counts, _number(row.get("local_training_loss_next_round"))]
+        label = f"{task.name} (auxiliary)" if task.auxiliary else task.name
+        return [label, text, *counts, _number(row.get("local_training_loss_next_round"))]
 
 
 def _agreement(matrix: TaskCosines) -> str:

@@ -160,6 +160,7 @@ def _task_report(
     holders = [member for member in members if task.name in member.tasks]
     return {
         "type": task.type.value,
+        "auxiliary": task.auxiliary,
         "metrics": final_metrics(task, history),
         "scored_round": _newest_scored(history).get("round"),
         "history": history,

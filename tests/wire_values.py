@@ -70,7 +70,9 @@ def task_definitions(draw: st.DrawFn) -> TaskDefinition:
     kind = draw(st.sampled_from(TaskType))
     names = () if kind is TaskType.REGRESSION else draw(few(labels, lambda label: label, least=1))
     metrics = draw(st.permutations(METRICS[kind]))[: draw(st.integers(1, len(METRICS[kind])))]
-    return TaskDefinition(draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts))
+    return TaskDefinition(
+        draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts), draw(st.booleans())
+    )
 
 
 task_lists = few(task_definitions(), lambda task: task.name, least=1)

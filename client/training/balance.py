@@ -84,6 +84,48 @@ class Conflict(Balance):
         self._gradients.give(torch.from_numpy(weights).to(rows) @ rows)
 
 
+class Auxiliary(Balance):
+    """Auxiliary tasks move the encoder as far as they point the way of the main tasks.
+
+    The main tasks meet as `main` has it. To their gradient g of the encoder each auxiliary task's, a, is added times
+    max(0, cos(a, g)), the gate of Du et al. 2018 ("Adapting auxiliary losses using gradient similarity"). In a step
+    without a main task, g is that of the last step that had one. Heads of auxiliary tasks follow their own gradients.
+
+    Args:
+        main: how the main tasks meet.
+        encoder: the module that tasks share.
+    """
+
+    def __init__(self, main: Balance, encoder: nn.Module) -> None:
+        self._main = main
+        self._gradients = TaskGradients(encoder)
+        self._last: Tensor | None = None
+
+    def backward(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+        """Add the step's gradient to every parameter's."""
+        mains, helpers = ([i for i, t in enumerate(tasks) if t.auxiliary is role] for role in (False, True))
+        rows = self._gradients.take([tasks[i].weight * losses[i] for i in helpers]) if helpers else None
+        if mains:
+            self._main.backward([tasks[i] for i in mains], [losses[i] for i in mains])
+            self._last = self._gradients.read()
+        if rows is None:
+            return
+        goal = rows.new_zeros(rows.shape[1]) if self._last is None else self._last
+        scale = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(goal)
+        gates = (rows @ goal / scale.clamp_min(torch.finfo(rows.dtype).tiny)).clamp(0.0, 1.0)
+        self._gradients.give(goal + gates @ rows if mains else gates @ rows)
+
+    def after_step(self, tasks: Tasks, losses: Sequence[Tensor], again: Callable[[], Sequence[Tensor]]) -> None:
+        """Tell how the main tasks meet of their part."""
+        mains = [i for i, task in enumerate(tasks) if not task.auxiliary]
+
+        def theirs() -> Sequence[Tensor]:
+            found = again()
+            return [found[i] for i in mains]
+
+        self._main.after_step([tasks[i] for i in mains], [losses[i] for i in mains], theirs)
+
+
 class GradNorm(Balance):
     """Task weights under which gradients keep one pace (Chen et al., ICML 2018, algorithm 1).
 
@@ -148,6 +190,7 @@ class TaskGradients:
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._touched: list[bool] = []
         self._rows = torch.empty(0)
+        self._device = next(module.parameters()).device
 
     def take(self, losses: Sequence[Tensor]) -> Tensor:
         """(losses, elements) float32, good until the next call; other parameters get the gradient of the sum."""
@@ -162,6 +205,17 @@ class TaskGradients:
                     part.copy_(parameter.grad.view(-1))
                     self._touched[i], parameter.grad = True, None
         return rows
+
+    def read(self) -> Tensor:
+        """(elements,) float32: the gradients that the parameters have now, zeros where they have none."""
+        found = torch.zeros(sum(self._sizes), device=self._device)
+        touched = self._touched or [False] * len(self._sizes)
+        for i, (parameter, part) in enumerate(zip(self._parameters, self._split(found), strict=True)):
+            if parameter.grad is not None:
+                part.copy_(parameter.grad.view(-1))
+                touched[i] = True
+        self._touched = touched
+        return found
 
     def give(self, gradient: Tensor) -> None:
         """Make a vector the gradient of the parameters that had one."""
@@ -251,6 +305,8 @@ BALANCES: Mapping[BalanceRule, Callable[[MultiTaskModel, LocalBalance], Balance]
 }
 
 
-def balance_of(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
+def balance_of(model: MultiTaskModel, chosen: LocalBalance, tasks: Tasks = ()) -> Balance:
     """The balance of an order, with nothing learned yet, for a model as it stands."""
-    return BALANCES[chosen.rule](model, chosen)
+    main = BALANCES[chosen.rule](model, chosen)
+    roles = {task.auxiliary for task in tasks}
+    return Auxiliary(main, model.encoder) if len(roles) > 1 else main

@@ -77,7 +77,7 @@ def train(
     """
     device = next(model.parameters()).device
     optimizer = new_optimizer(model, settings)
-    rule = replace(rule, balance=balance_of(model, settings.balance))
+    rule = replace(rule, balance=balance_of(model, settings.balance, [s.task for s in sets]))
     losses = _Losses(sets)
     model.train()
     # Without dropout nothing draws, and clients that share a process need not wait for each other.

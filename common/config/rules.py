@@ -211,6 +211,18 @@ def _weights_of_tasks(config: Config) -> list[str]:
     ]
 
 
+def _auxiliary_tasks(config: Config) -> list[str]:
+    names = [name for name, section in config.tasks.items() if section.auxiliary]
+    if not names:
+        return []
+    if len(names) == len(config.tasks):
+        return [f"tasks.{names[0]}.auxiliary: there is no other task to help; leave one that is not auxiliary"]
+    if config.aggregation.weights == "uniform":
+        remedy = "tasks must have sums of their own; write aggregation.weights: examples, and no robust rule"
+        return [f"tasks.{names[0]}.auxiliary: {remedy}"]
+    return []
+
+
 def _server_files(config: Config) -> list[str]:
     tls = config.server.tls
     found = _pair("server.tls", tls.certificate, tls.key)
@@ -264,6 +276,7 @@ _RULES: _Rules = (
     (("federation",), _task_choice),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
+    (("aggregation", "tasks"), _auxiliary_tasks),
     (("server",), _server_files),
     (("client",), _client_files),
 )

@@ -292,6 +292,11 @@ class Config(Section):
     def _no_tasks(cls, body: Any) -> Any:
         return {**body, "tasks": {}} if isinstance(body, dict) and body.get("tasks", {}) is None else body
 
+    @property
+    def by_task(self) -> bool:
+        """Whether what tasks share is summed task by task."""
+        return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
+
     def definitions(self) -> tuple[TaskDefinition, ...]:
         """Every task, in the file's order.
 

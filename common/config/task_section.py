@@ -52,7 +52,8 @@ class TaskSection(Section):
 
     `train_samples` and `val_samples` cap the rows of one client (None: all; without rows to score on there are no
     scores). `labels` are names in the order of their indices; a number N stands for '0' to 'N-1'. The first of
-    `metrics` is the primary one; `weight` has at most 3 decimals.
+    `metrics` is the primary one; `weight` has at most 3 decimals. An `auxiliary` task is there for
+    the others.
     """
 
     train_samples: Count | None = None
@@ -62,6 +63,7 @@ class TaskSection(Section):
     columns: ColumnsSection | None = None
     metrics: Names | None = None
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
+    auxiliary: bool = False
 
     def problems(self, name: str) -> list[str]:
         """What keeps this section from defining the task `name`, one `path: problem; remedy` line each."""
@@ -89,7 +91,7 @@ class TaskSection(Section):
         labels = self._labels(known)
         pair = known.pair if known else self.columns is not None and self.columns.text_pair is not None
         metrics = self.metrics or (known.metrics if known else _defined_metrics(kind, labels))
-        return TaskDefinition(name, kind, labels, pair, metrics, self.weight)
+        return TaskDefinition(name, kind, labels, pair, metrics, self.weight, self.auxiliary)
 
     def _labels(self, known: TaskDefinition | None) -> tuple[str, ...]:
         return self.labels or (known.labels if known else ())

@@ -53,6 +53,7 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
         pair=value.pair,
         metrics=value.metrics,
         weight=value.weight,
+        auxiliary=value.auxiliary,
     )
 
 
@@ -73,6 +74,7 @@ def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
         message.pair,
         checks.distinct(metrics, "metrics"),
         checks.amount(message.weight, "weight"),
+        message.auxiliary,
     )
 
 

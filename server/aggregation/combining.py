@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.conflict import cosines
+from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
 from server.aggregation.method import Method, StreamingRule
@@ -102,11 +103,12 @@ class Combiner:
         gram = self._sums.gram(scope, [Part(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
         shares = rule.shares(Evidence(tasks, counts, gram, trends))
         shares = shares * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
-        shares = shares / shares.sum()
+        shares = gated(shares / shares.sum(), gram, np.array([task in rule.auxiliary for task in tasks]))
         if several:
             self.cosines[scope] = tasks, cosines(gram)
             if rule.settlement is not None:
-                shares = rule.settlement.weights(gram, shares)
+                counted = np.flatnonzero(shares)
+                shares[counted] = rule.settlement.weights(gram[np.ix_(counted, counted)], shares[counted])
         return [Part(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
     def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:

@@ -19,12 +19,13 @@ class StreamingRule:
     """A rule that needs sums only, whatever the number of clients; the default is the weighted mean.
 
     `shares` and `task_weights` (1 where a task is missing) weigh tasks that have sums of their own, and `settlement`
-    lets them settle their conflicts.
+    lets them settle their conflicts. Tasks in `auxiliary` count as far as they help the others.
     """
 
     shares: Shares = by_examples
     task_weights: Mapping[str, float] = field(default_factory=dict)
     settlement: Settlement | None = None
+    auxiliary: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,4 +75,5 @@ def _streaming_rule_of(config: Config) -> StreamingRule:
         shares=shares_of(config) if section.by_task else by_examples,
         task_weights={name: task.weight for name, task in config.tasks.items()},
         settlement=settlement,
+        auxiliary=frozenset(name for name, task in config.tasks.items() if task.auxiliary),
     )

@@ -32,20 +32,22 @@ class JoinRequest(_message.Message):
     def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
-    __slots__ = ("name", "type", "labels", "pair", "metrics", "weight")
+    __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PAIR_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: str
     labels: _containers.RepeatedScalarFieldContainer[str]
     pair: bool
     metrics: _containers.RepeatedScalarFieldContainer[str]
     weight: float
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ...) -> None: ...
+    auxiliary: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., auxiliary: bool = ...) -> None: ...
 
 class TaskExamples(_message.Message):
     __slots__ = ("task", "examples")
