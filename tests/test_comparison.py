@@ -275,7 +275,8 @@ def test_an_interrupted_run_goes_on(folder, found, monkeypatch):
 
 def test_runs_with_other_settings_are_refused(found, folder):
     with pytest.raises(RunFolderError, match=r"^training.num_rounds: 3, but 2 before; .* choose another --run_dir$"):
-        compare_methods(crowd("training.num_rounds=3"), NAMES, SEEDS, folder, None)
+        compare_methods(crowd("training.num_rounds=3"), ["upgrad", *NAMES], SEEDS, folder, None)
+    assert not (folder / "upgrad").exists()
     with pytest.raises(RunFolderError, match="holds a run of its own"):
         compare_methods(crowd(), NAMES, SEEDS, folder / "local" / "seed-0", None)
 

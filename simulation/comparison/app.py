@@ -18,7 +18,7 @@ from server.run_folder import JOURNAL
 from simulation.comparison.methods import choose
 from simulation.comparison.outcome import Outcome, outcome_of
 from simulation.comparison.result import Comparison, put_together
-from simulation.comparison.runs import perform, plan_runs
+from simulation.comparison.runs import perform, plan_runs, require_same
 from simulation.comparison.tables import for_console, markdown
 
 log = logging.getLogger("fedmtl.compare")
@@ -45,11 +45,15 @@ def compare_methods(
         raise RunFolderError(f"run_dir: '{folder}' holds a run of its own; choose another --run_dir")
     methods = choose(config, names)
     runs = plan_runs(config, methods, seeds, folder)
+    require_same(runs)
     outcomes: dict[str, list[Outcome]] = {}
     for number, run in enumerate(runs, start=1):
         started = monotonic()
         reports, worked = perform(run)
         outcome = outcome_of(config.definitions(), reports)
+        if not outcomes:
+            level = logging.WARNING if outcome.encoder.startswith("random") else logging.INFO
+            log.log(level, "encoder: %s", outcome.encoder)
         outcomes.setdefault(run.method.name, []).append(outcome)
         said = " ".join(f"{task} {_shown(next(iter(scores.values())))}" for task, scores in outcome.scores.items())
         took = f"{monotonic() - started:.1f} s" if worked else "was done"

@@ -176,7 +176,9 @@ def _heatmap(
 ) -> Figure:
     """Numbers on colours: purple above zero, orange below, white at zero; full colour from `least` on or later."""
     most = max(least, *(abs(value) for row in values for value in row))
-    width, height = 1.9 + 0.85 * len(columns), 1.5 + 0.36 * len(rows)
+    heads = [name.replace(", ", "\n") for name in columns]
+    longest = max(len(line) for head in heads for line in head.split("\n"))
+    width, height = 1.9 + max(0.85, 0.09 * longest) * len(columns), 1.5 + 0.36 * len(rows)
     figure = Figure(figsize=(max(width, 0.082 * len(title)), height), layout="constrained")
     panel = figure.subplots()
     panel.imshow(values, cmap="PuOr", norm=TwoSlopeNorm(0.0, -most, most), aspect="auto")
@@ -184,8 +186,7 @@ def _heatmap(
         for j, text in enumerate(row):
             dark = abs(values[i][j]) > 0.6 * most
             panel.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
-    turned = any(len(name) > 9 for name in columns)
-    panel.set_xticks(range(len(columns)), columns, rotation=35 if turned else 0, ha="left" if turned else "center")
+    panel.set_xticks(range(len(heads)), heads)
     panel.set_yticks(range(len(rows)), rows)
     panel.tick_params(length=0, labelsize=9, labelcolor=INK, top=False, labeltop=True, bottom=False, labelbottom=False)
     panel.set_xticks([x - 0.5 for x in range(1, len(columns))], minor=True)

@@ -73,11 +73,23 @@ def _parts(config: Config, method: Method, seed: int, folder: Path) -> tuple[Par
     return tuple(parts)
 
 
+def require_same(runs: Sequence[Run]) -> None:
+    """Before anything is computed: what lies in the folders belongs to these runs.
+
+    Raises:
+        RunFolderError: a folder holds a run of another configuration.
+    """
+    for part in (part for run in runs for part in run.parts):
+        config, folder = part.config, part.config.run.folder
+        difference = _difference(load_config(folder / CONFIG), config) if (folder / CONFIG).is_file() else ""
+        if difference:
+            raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
+
+
 def perform(run: Run) -> tuple[list[dict[str, Any]], bool]:
     """The reports of a run's parts, and whether anything had to be done for them.
 
     Raises:
-        RunFolderError: a folder holds a run of another configuration.
         FedMTLError: what went wrong in a simulation.
     """
     reports, worked = [], False
@@ -93,16 +105,11 @@ def perform(run: Run) -> tuple[list[dict[str, Any]], bool]:
 
 
 def _finished(part: Part) -> dict[str, Any] | None:
-    """The report of a run that is over, if it is the same run."""
-    folder = part.config.run.folder
-    if not (folder / CONFIG).is_file():
+    """The report of a simulation that is over."""
+    path = part.config.run.folder / "report.json"
+    if not path.is_file():
         return None
-    difference = _difference(load_config(folder / CONFIG), part.config)
-    if difference:
-        raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
-    if not (folder / "report.json").is_file():
-        return None
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report if report["status"] == Phase.FINISHED.value else None
 
 
