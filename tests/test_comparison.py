@@ -56,6 +56,7 @@ def test_the_delta_of_fmtl_bench():
     assert found.delta.values == (0.225, -0.35) and found.delta.mean == -0.0625
     assert found.left_out == ("c",)
     assert found.tasks["c"].gain.values == (-0.2, 0.2) and found.tasks["c"].relative.mean is None
+    assert compare(metrics, scores, alone, ["b"]).delta.values == (0.2, -0.2)
     assert compare({"c": "matthews"}, {"c": [0.5]}, {"c": [-0.1]}).delta.mean is None
 
 
@@ -175,10 +176,12 @@ def test_what_cannot_be_compared_is_refused_in_one_line(overrides, names, line, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_of_tasks_may_be_a_method():
-    config = crowd("compare.methods={heavy: {tasks.a0.weight: 3.0}}")
-    (method,) = choose(config, ["heavy"])
-    assert method.configure(config, {}).tasks["a0"].weight == 3.0
+def test_weights_and_roles_of_tasks_may_be_methods(tmp_path):
+    config = crowd("compare.methods={heavy: {tasks.a0.weight: 3.0}, aside: {tasks.b1.auxiliary: true}}")
+    heavy, aside = (method.configure(config, {}) for method in choose(config, ["heavy", "aside"]))
+    assert heavy.tasks["a0"].weight == 3.0 and aside.tasks["b1"].auxiliary
+    for part in plan_runs(aside, choose(aside, ["single_task"]), [0], tmp_path)[0].parts:
+        assert not any(task.auxiliary for task in part.config.definitions())
 
 
 # ---- a whole comparison ----
@@ -199,7 +202,12 @@ def found(folder) -> Comparison:
 def test_the_file_holds_what_is_promised(found, folder):
     body = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     assert (body["seeds"], body["rounds"], body["local_epochs"], body["clients"]) == ([0, 1], 2, 1, 2)
-    assert body["tasks"]["a0"] == {"metric": "auc_mean", "lower_is_better": False, "metrics": ["auc_mean", "accuracy"]}
+    assert body["tasks"]["a0"] == {
+        "metric": "auc_mean",
+        "lower_is_better": False,
+        "metrics": ["auc_mean", "accuracy"],
+        "auxiliary": False,
+    }
     assert list(body["methods"]) == NAMES
     for name, method in body["methods"].items():
         assert set(method["scores"]["a0"]) == {"auc_mean", "accuracy", "loss"}

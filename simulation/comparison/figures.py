@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, stdev
@@ -93,6 +93,7 @@ def compare(
     metrics: Mapping[str, str],
     scores: Mapping[str, Sequence[float | None]],
     alone: Mapping[str, Sequence[float | None]],
+    auxiliary: Collection[str] = (),
 ) -> Against:
     """A method against a baseline.
 
@@ -100,6 +101,7 @@ def compare(
         metrics: task -> primary metric.
         scores: task -> the method's score per seed.
         alone: task -> the baseline's score per seed, in the same order.
+        auxiliary: tasks that are there for the others, and not in `delta`.
     """
     tasks, left_out = {}, []
     for task, metric in metrics.items():
@@ -111,7 +113,7 @@ def compare(
             left_out.append(task)
         flag = is_negative_transfer(metric, gains, alone[task])
         tasks[task] = Difference(spread(gains), spread(relative), flag)
-    kept = [task for task in metrics if task not in left_out]
+    kept = [task for task in metrics if task not in left_out and task not in auxiliary]
     by_seed = zip(*(tasks[task].relative.values for task in kept), strict=True)
     return Against(tasks, spread(_mean(values) for values in by_seed), tuple(left_out))
 

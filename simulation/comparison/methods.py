@@ -25,7 +25,7 @@ SAME_FOR_ALL: tuple[str, ...] = (
     *("training.num_rounds", "training.local_epochs", "training.batch_size"),
     *("federation.client_fraction", "federation.tasks_per_order"),
 )
-"""What a method of one's own may not change: rows and budget. Weights of tasks it may."""
+"""What a method of one's own may not change: rows and budget. Weights and roles of tasks it may."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def choose(config: Config, names: Sequence[str]) -> list[Method]:
         for name, changes in own.items()
         for path in changes
         if any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
-        and not (path.startswith("tasks.") and path.endswith(".weight"))
+        and not (path.startswith("tasks.") and path.endswith((".weight", ".auxiliary")))
     ]
     known = METHODS | {name: Method(name, changes, forget=()) for name, changes in own.items()}
     unknown = [name for name in names if name not in known]

@@ -15,11 +15,12 @@ from simulation.comparison.outcome import Agreement, Outcome, Scores
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task's metrics, the primary one first."""
+    """A task's metrics, the primary one first; an auxiliary task is in no mean over tasks."""
 
     metric: str
     lower_is_better: bool
     metrics: tuple[str, ...]
+    auxiliary: bool
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def put_together(
     """The comparison of methods, from their outcomes by name and in the order of the seeds."""
     definitions = config.definitions()
     first = outcomes[methods[0].name][0]
-    facts = {t.name: TaskFacts(t.metrics[0], t.metrics[0] in LOWER_IS_BETTER, t.metrics) for t in definitions}
+    facts = {
+        t.name: TaskFacts(t.metrics[0], t.metrics[0] in LOWER_IS_BETTER, t.metrics, t.auxiliary) for t in definitions
+    }
     return Comparison(
         tuple(seeds),
         config.training.num_rounds,
@@ -96,6 +99,7 @@ def _result(
 ) -> MethodResult:
     own = outcomes[method.name]
     primary = {task.name: task.metrics[0] for task in tasks}
+    auxiliary = {task.name for task in tasks if task.auxiliary}
     bases = [name for name in BASELINES if name in outcomes]
     return MethodResult(
         method.changes,
@@ -103,7 +107,10 @@ def _result(
         "personal" if any(run.personal for run in own) else "received",
         extra_epochs(method.configure(config, {})),
         {task.name: _spreads(task, [run.scores[task.name] for run in own]) for task in tasks},
-        {base: compare(primary, _by_task(primary, own), _by_task(primary, outcomes[base])) for base in bases},
+        {
+            base: compare(primary, _by_task(primary, own), _by_task(primary, outcomes[base]), auxiliary)
+            for base in bases
+        },
         _clients(tasks, own),
         {task.name: _curve([dict(run.curves[task.name]) for run in own]) for task in tasks},
         mean_agreement(agreement for run in own for agreement in run.agreements),

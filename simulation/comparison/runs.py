@@ -66,7 +66,7 @@ def _parts(config: Config, method: Method, seed: int, folder: Path) -> tuple[Par
         return (Part(method.configure(config, {**common, "run.run_dir": str(folder)}), tuple(clients)),)
     parts = []
     for task in config.tasks:
-        body = config.tasks[task].model_dump(mode="json", exclude_unset=True)
+        body = config.tasks[task].model_dump(mode="json", exclude_unset=True) | {"auxiliary": False}
         own = {"run.run_dir": str(folder / task), "tasks": {task: body}, "simulation.tasks_per_client": 1}
         holders = (VirtualClient(c.client_id, {task: c.shares[task]}) for c in clients if task in c.shares)
         parts.append(Part(method.configure(config, {**common, **own}), tuple(holders)))
