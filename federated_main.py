@@ -359,7 +359,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     run.model.model.to(choose_device(config.client.device))
     print(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):
-        run.require_head(task.name)
+        run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
         scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
@@ -372,7 +372,7 @@ def _export(options: argparse.Namespace) -> None:
     from server.saved import load_run
 
     run = load_run(Path(options.run_dir))
-    run.require_head(options.task)
+    run.load_task(options.task)
     for line in export_task(run.model, options.task, Path(options.out)):
         print(line)
 

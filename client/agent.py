@@ -247,7 +247,7 @@ class Agent:
         beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
         try:
             riding = {item.scope: item.data for item in order.values}
-            for wanted in synchronizer.missing(order.scopes):
+            for wanted in synchronizer.missing(order.needed):
                 data = riding.get(wanted.scope)
                 pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
                 await synchronizer.receive(wanted, pieces)

@@ -14,7 +14,7 @@ import torch
 from client.agent import Agent
 from client.data.sources import ColumnNames, DataRequest, TaskData, load
 from client.state.identity import claim
-from client.training.loop import Procedure
+from client.training.procedures import Procedure
 from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.config import Config

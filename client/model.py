@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from copy import copy
 from dataclasses import replace
 
@@ -13,8 +13,9 @@ from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
-from common.orders import ScopeVersion, Welcome
-from common.parameters.flat import bind, shapes_of
+from common.orders import ScopePull, ScopeVersion, Welcome
+from common.parameters.circles import ANCHOR, slot_of
+from common.parameters.flat import bind, shapes_of, views
 from common.parameters.plan import ScopeRule, SharingPlan, is_private, member_scopes
 from common.parameters.schema import ParameterSchema
 from common.ports import Piece
@@ -23,8 +24,8 @@ from common.ports import Piece
 class ClientModelSynchronizer:
     """Holds the model of this client's tasks as one flat vector per scope, and what the coordinator last published.
 
-    `received` are CPU vectors with the published values, `versions` the versions that they stand for. The model's own
-    vectors move away from them during training; the difference is the update.
+    `received` are CPU vectors with the published values, `anchors` those that scopes may be pulled to. The model's own
+    vectors move away from the received values during training; the difference is the update.
     """
 
     def __init__(
@@ -59,21 +60,25 @@ class ClientModelSynchronizer:
         self.received: dict[str, Tensor] = {
             scope: torch.zeros(schema.size) for scope, schema in self.schemas.items() if not is_private(scope)
         }
-        self.versions: dict[str, int] = {}
+        self.anchors: dict[str, Tensor] = {}
+        self._held: dict[str, ScopeVersion] = {}
 
-    def part(self, tasks: tuple[str, ...]) -> ClientModelSynchronizer:
+    def part(self, tasks: tuple[str, ...], scopes: Mapping[str, str] | None = None) -> ClientModelSynchronizer:
         """The same for a client with some of these tasks: a view that shares vectors, received values and versions.
 
         Its model has the modules that a client with these tasks would build, in the same order, so that it computes
-        the same; it is for one client at a time, since all views move the same parameters.
+        the same; it is for one client at a time, since all views move the same parameters. `scopes` maps the client's
+        scopes to those of this model, where they have other names.
         """
-        held = member_scopes(self.schemas, tasks)
-        names = {entry.name for scope in held for entry in self.schemas[scope].entries}
+        held = (
+            dict(sorted(scopes.items())) if scopes else {scope: scope for scope in member_scopes(self.schemas, tasks)}
+        )
+        names = {entry.name for slot in held.values() for entry in self.schemas[slot].entries}
         part = copy(self)
         part.model = self.model.part([t for t in self.model.heads if any(n.startswith(f"heads.{t}.") for n in names)])
-        part.schemas = {scope: self.schemas[scope] for scope in held}
-        part.vectors = {scope: self.vectors[scope] for scope in held}
-        part.received = {scope: vector for scope, vector in self.received.items() if scope in held}
+        part.schemas = {scope: self.schemas[slot] for scope, slot in held.items()}
+        part.vectors = {scope: self.vectors[slot] for scope, slot in held.items()}
+        part.received = {scope: self.received[slot] for scope, slot in held.items() if slot in self.received}
         return part
 
     @property
@@ -83,13 +88,23 @@ class ClientModelSynchronizer:
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
         """Those of an order's scopes that must be fetched."""
-        return [wanted for wanted in scopes if self.versions.get(wanted.scope) != wanted.version]
+        return [wanted for wanted in scopes if self._held.get(_place(wanted.scope)) != wanted]
 
     async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
-        """Take a scope's published values from the coordinator."""
-        self.versions.pop(wanted.scope, None)
-        await fill(self.received[wanted.scope], pieces, wanted.scope)
-        self.versions[wanted.scope] = wanted.version
+        """Take a scope's published values, or those of an anchor, from the coordinator."""
+        place = _place(wanted.scope)
+        self._held.pop(place, None)
+        vector = self.received.get(wanted.scope)
+        if vector is None:
+            size = self.schemas[wanted.scope.removeprefix(ANCHOR)].size
+            vector = self.anchors.setdefault(place, torch.zeros(size))
+        await fill(vector, pieces, wanted.scope)
+        self._held[place] = wanted
+
+    def anchor_values(self, pull: ScopePull) -> dict[str, Tensor]:
+        """What the parameters of a scope are pulled to, by name, on the model's device."""
+        vector = self.anchors[_place(pull.anchor.scope)].to(self.vectors[pull.scope].device)
+        return views(vector, self.schemas[pull.scope])
 
     def load_received(self) -> None:
         """Put the published values into the model."""
@@ -118,6 +133,11 @@ class ClientModelSynchronizer:
         subtraction; load the published values again before the model is used.
         """
         return self.vectors[scope].detach().cpu().sub_(self.received[scope])
+
+
+def _place(scope: str) -> str:
+    """Where a scope's values lie: scopes of one slot take turns at it."""
+    return f"{ANCHOR}{slot_of(scope)}" if scope.startswith(ANCHOR) else slot_of(scope)
 
 
 async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
-from client.training.loop import Procedure, Progress, TaskSet
-from client.training.procedures import PROCEDURES, Work, frozen, share_of
+from client.training.loop import Progress, TaskSet
+from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
 from common.errors import Reason, Refused, WireError
 from common.models.pretrained import unpack_tokenizer
 from common.orders import (
@@ -45,8 +45,9 @@ from common.parameters.capacity import (
     frozen_blocks,
     trained_blocks,
 )
+from common.parameters.circles import task_of
 from common.parameters.encodings import ENCODINGS
-from common.parameters.plan import block_of, is_shared
+from common.parameters.plan import block_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -210,9 +211,11 @@ class Worker:
         synchronizer.load_received()
         synchronizer.load_private({scope: private[scope] for scope in synchronizer.private_scopes})
         parts = 2 if order.kind is OrderKind.TRAIN and order.training.procedure.personal else 1
-        with self._vocabulary.in_place() if self._vocabulary is not None else nullcontext():
-            scores, losses = self._compute(order, share_of(progress, 0, 1, parts))
-        own = self._work(order, self._whole_sets, share_of(progress, parts - 1, 1, parts))
+        compact = self._vocabulary if not order.pulls else None  # a pull moves rows that no text of this client has
+        with compact.in_place() if compact is not None else nullcontext():
+            sets = self._sets if compact is not None else self._whole_sets
+            scores, losses = self._compute(order, sets, share_of(progress, 0, 1, parts))
+        own = replace(self._work(order, self._whole_sets, share_of(progress, parts - 1, 1, parts)), ties=())
         with frozen(synchronizer.model, self._still):
             personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision)
         scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
@@ -237,22 +240,24 @@ class Worker:
         }
         seed = derive_seed(order.seed, order.round, self.client_id, "training")
         travelling = frozenset[str]().union(*names.values())
-        body = frozenset[str]().union(*(found for scope, found in names.items() if is_shared(scope)))
-        return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body)
+        body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
+        ties = tuple((self.synchronizer.anchor_values(pull), pull.mu) for pull in order.pulls)
+        return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body, ties)
 
-    def _compute(self, order: Order, progress: Progress) -> tuple[Scores, Mapping[str, float]]:
+    def _compute(
+        self, order: Order, sets: tuple[TaskSet, ...], progress: Progress
+    ) -> tuple[Scores, Mapping[str, float]]:
         """Scores of the loaded model by task; then it is trained, if the order says so, and the losses go along."""
         assert self.synchronizer is not None
         model, settings = self.synchronizer.model, order.training
         # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
-        scores = score(model, self._sets, settings.eval_batch_size)
+        scores = score(model, sets, settings.eval_batch_size)
         if order.kind is not OrderKind.TRAIN:
             return scores, {}
-        work = self._work(order, self._sets, progress)
-        with frozen(model, self._still), self._precision.in_use(model, self._sets, settings):
-            if self._procedure is not None:
-                return scores, self._procedure(model, self._sets, settings, work.seed, progress)
-            return scores, PROCEDURES[settings.procedure.name](work)
+        work = self._work(order, sets, progress)
+        with frozen(model, self._still), self._precision.in_use(model, sets, settings):
+            procedure = self._procedure or PROCEDURES[settings.procedure.name]
+            return scores, procedure(work)
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:
         """What leaves this client: one encoded delta per scope of the order that it trains, none of them private.

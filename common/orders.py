@@ -103,6 +103,23 @@ class ScopeValues:
     data: bytes
 
 
+@dataclass(frozen=True)
+class ScopePull:
+    """A scope that is pulled with strength `mu` to its anchor: (mu/2) ||theta - anchor||^2 joins the loss.
+
+    The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own.
+    """
+
+    scope: str
+    mu: float
+    version: int
+
+    @property
+    def anchor(self) -> ScopeVersion:
+        """What to fetch."""
+        return ScopeVersion(f"anchor/{self.scope}", self.version)
+
+
 DENSE_FLOAT32 = "dense-float32"
 ROWS_FLOAT32 = "rows-float32"
 DENSE_BFLOAT16 = "dense-bfloat16"
@@ -119,7 +136,7 @@ class Order:
     """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline.
 
     `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched. `tasks` are
-    those that it is about, none for all that the client has.
+    those that it is about, none for all that the client has. `pulls` come from a relation between members.
     """
 
     order_id: str
@@ -133,6 +150,12 @@ class Order:
     encoding: str = DENSE_FLOAT32
     values: tuple[ScopeValues, ...] = ()
     tasks: tuple[str, ...] = ()
+    pulls: tuple[ScopePull, ...] = ()
+
+    @property
+    def needed(self) -> tuple[ScopeVersion, ...]:
+        """All that must be received: the scopes, and the anchors of those that are pulled."""
+        return self.scopes + tuple(pull.anchor for pull in self.pulls)
 
 
 class Settlement(StrEnum):

@@ -42,11 +42,11 @@ class PullStep(StrEnum):
 
 
 READS: Mapping[ProcedureName, frozenset[str]] = {
-    ProcedureName.PLAIN: frozenset({"finetune_epochs"}),
+    ProcedureName.PLAIN: frozenset({"pull", "finetune_epochs"}),
     ProcedureName.FEDPROX: frozenset({"mu", "pull", "finetune_epochs"}),
-    ProcedureName.FEDREP: frozenset({"head_epochs", "finetune_epochs"}),
+    ProcedureName.FEDREP: frozenset({"pull", "head_epochs", "finetune_epochs"}),
     ProcedureName.DITTO: frozenset({"mu", "pull"}),
-    ProcedureName.PER_FEDAVG: frozenset({"inner_learning_rate", "finetune_epochs"}),
+    ProcedureName.PER_FEDAVG: frozenset({"pull", "inner_learning_rate", "finetune_epochs"}),
 }
 """Which settings each row reads; all others keep their defaults."""
 

@@ -12,6 +12,7 @@ from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
+from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
@@ -37,7 +38,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
-        schemas={scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()},
+        schemas=BySlot({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
         training=config.training.settings(),
         clients_per_task=section.clients_per_task,
@@ -48,10 +49,10 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         start_timeout_seconds=section.start_timeout_seconds,
         round_timeout_seconds=section.round_timeout_seconds,
         lease_seconds=section.lease_seconds,
-        tensors={scope: len(schema.entries) for scope, schema in schemas.items()},
+        tensors=BySlot({scope: len(schema.entries) for scope, schema in schemas.items()}),
         update_encoding=section.update_encoding,
         payload_bytes={
-            name: {scope: encoding.bounds(schema) for scope, schema in travelling.items()}
+            name: BySlot({scope: encoding.bounds(schema) for scope, schema in travelling.items()})
             for name, encoding in ENCODINGS.items()
         },
         by_task=config.by_task,
@@ -60,6 +61,8 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         task_choice=section.task_choice,
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
+        circles=config.circles(),
+        related=config.relation.name not in ("none", "start"),
     )
 
 
@@ -76,16 +79,21 @@ def make_federation(
     private_vectors: Vectors,
 ) -> Federation:
     """What the coordinator serves besides the published model."""
-    plan = config.sharing_plan().resolved(entry.name for schema in schemas.values() for entry in schema.entries)
     return Federation(
         run_name=config.run.name,
         architecture=architecture,
-        rules=tuple((rule.match, rule.scope) for rule in plan.rules),
-        schemas=schemas,
+        rules=plan_rules(config, schemas),
+        schemas=BySlot(schemas),
         tokenizer=tokenizer,
         private_vectors=private_vectors,
         method=method_of(config),
     )
+
+
+def plan_rules(config: Config, schemas: Mapping[str, ParameterSchema]) -> tuple[tuple[str, str], ...]:
+    """The sharing plan as (match, slot) in order, written out for the model with these schemas."""
+    plan = config.sharing_plan().resolved(entry.name for schema in schemas.values() for entry in schema.entries)
+    return tuple((rule.match, rule.scope) for rule in plan.rules)
 
 
 def in_memory(
@@ -102,5 +110,5 @@ def in_memory(
     models.write(0, {scope: vector for scope, vector in vectors.items() if not is_private(scope)})
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
     federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
-    state = FederationState(dict.fromkeys(rules.schemas, 0))
+    state = FederationState(BySlot(dict.fromkeys(rules.schemas, 0)))
     return Coordinator(rules, state, federation, journal or Journal(":memory:"), models, clock, observer)

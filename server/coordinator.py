@@ -31,7 +31,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
-from common.parameters.plan import is_private, member_scopes
+from common.parameters.circles import ANCHOR
+from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
@@ -271,15 +272,14 @@ class Coordinator:
         else:
             await self._apply_late_join(request, token)
         federation = self._federation
-        tasks = tuple(task.name for task in request.tasks)
-        lacking = self.rules.lacking_scopes(request.capabilities)
-        held = [scope for scope in member_scopes(federation.schemas, tasks) if scope not in lacking]
+        member = self._state.members[request.client_id]
+        held = self.rules.held_scopes(federation.schemas, member, member.tasks)
         return Welcome(
             session=Session(self.rules.run_id, request.client_id, token),
             run_name=federation.run_name,
             architecture=federation.architecture,
             tasks=self.rules.tasks,
-            rules=federation.rules,
+            rules=self.rules.circles.rules(federation.rules, member.client_id, member.tasks),
             schema_digests=tuple((scope, federation.schemas[scope].digest) for scope in held),
             poll_seconds=federation.poll_seconds,
             heartbeat_seconds=self.rules.lease_seconds / 4,
@@ -322,22 +322,24 @@ class Coordinator:
                 continue
 
     def _with_values(self, order: Order) -> Order:
-        values = self._handler.broadcast.riding(order.scopes, self.vectors)
+        order = replace(order, pulls=self._handler.pulls(order.scopes))
+        values = self._handler.broadcast.riding(order.needed, self.vectors)
         self.bytes_down += sum(len(item.data) for item in values)
         return replace(order, values=values)
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
-        lacking = self.rules.lacking_scopes(member.capabilities)
-        if scope.scope not in member_scopes(self._federation.schemas, member.tasks) or scope.scope in lacking:
+        name = scope.scope.removeprefix(ANCHOR)
+        if name not in self.rules.held_scopes(self._federation.schemas, member, member.tasks):
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
-        if is_private(scope.scope):
-            vector, version = self._federation.private_vectors[scope.scope], 0
-        else:
-            vector, version = self.vectors[scope.scope], self._state.versions[scope.scope]
+        private = is_private(name)
+        version = 0 if private else self._state.versions[name]
+        if scope.scope != name:
+            version = next((pull.version for pull in self._handler.pulls([ScopeVersion(name, version)])), -1)
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
+        vector = self._federation.private_vectors[name] if private else self.vectors[scope.scope]
         for piece in self._handler.broadcast.pieces(scope, vector, offset):
             self.bytes_down += len(piece)
             yield piece

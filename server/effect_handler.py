@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.orders import ScopePull, ScopeVersion
+from common.parameters.circles import ANCHOR, DUAL, BySlot, slot_of
+from common.parameters.plan import is_shared
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
 from server.aggregation.combining import Combiner, moment_name
@@ -19,6 +22,7 @@ from server.core.effects import (
     Effect,
     Fold,
     InstallVersion,
+    Record,
     RoundClosed,
     RunEnded,
     StoreVersion,
@@ -48,7 +52,7 @@ class EffectHandler:
         method: Method,
         facts: Callable[[], Mapping[str, str]],
     ) -> None:
-        self.vectors: dict[str, Vector] = models.read(version)
+        self.vectors: BySlot[Vector] = BySlot(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
@@ -56,7 +60,23 @@ class EffectHandler:
         self._facts = facts
         self._combiner = Combiner(method, self._moments(method, version))
         self.cosines: tuple[TaskCosines, ...] = ()
-        self._stored: dict[str, Vector] = {}
+        self._related = {record.slot: record for record in journal.relations()}
+        self._start_pull = method.start_pull
+        if version == 0 and method.start_pull:
+            shared = {name: vector for name, vector in self.vectors.items() if is_shared(name)}
+            self.vectors.update({f"{ANCHOR}{name}": vector for name, vector in shared.items()})
+        self._stored: BySlot[Vector] = BySlot()
+
+    def pulls(self, scopes: Sequence[ScopeVersion]) -> tuple[ScopePull, ...]:
+        """What an order with these scopes says of anchors."""
+        found = []
+        for name, version in ((wanted.scope, wanted.version) for wanted in scopes):
+            record = self._related.get(slot_of(name))
+            if record is not None and record.mu.get(name):
+                found.append(ScopePull(name, record.mu[name], version))
+            elif self._start_pull and is_shared(name):
+                found.append(ScopePull(name, self._start_pull, 0))
+        return tuple(found)
 
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
@@ -75,6 +95,7 @@ class EffectHandler:
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
             for moment, value in method.mover_of(scope)[0].moments
+            if not scope.startswith((ANCHOR, DUAL))
         }
         return self._models.read_moments(version, list(first)) if version else first
 
@@ -101,7 +122,8 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self.vectors, self._stored = self._stored, {}
+                self._related |= {record.slot: record for record in self._combiner.related}
+                self.vectors, self._stored = self._stored, BySlot()
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
@@ -116,13 +138,15 @@ class EffectHandler:
                 self._store(effect)
             case Commit(records):
                 closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
-                self._journal.commit((*records, *self.cosines) if closed else records, self._facts())
+                measured: Sequence[Record] = (*self.cosines, *self._combiner.related) if closed else ()
+                self._journal.commit((*records, *measured), self._facts())
 
     def _store(self, effect: StoreVersion) -> None:
-        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows, effect.trends)
+        before = {slot: record.state for slot, record in self._related.items()}
+        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows, effect.trends, effect.version, before)
         self.cosines = tuple(
             TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._combiner.cosines.items()
         )
-        self._stored = {**self.vectors, **fresh}
+        self._stored = BySlot({**self.vectors, **fresh})
         self._models.write(effect.version, self._stored, self._combiner.moments)

@@ -189,8 +189,12 @@ class MTLServerModel:
                 raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, float32 ({size},) needed")
             if not np.isfinite(vector).all():
                 raise ModelError(f"scope '{scope}': a value is not finite")
-        for scope, vector in vectors.items():
-            np.copyto(self.vectors[scope].numpy(), vector)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for scope, vector in vectors.items():
+                for entry in self.schemas[scope].entries:
+                    values = torch.tensor(vector[entry.offset : entry.offset + entry.count])
+                    parameters[entry.name].copy_(values.view(entry.shape))
 
     def _head_prefix(self, task: str) -> str:
         if task not in self.tasks:

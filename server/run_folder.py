@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.orders import ModelArchitecture
+from common.parameters.circles import BySlot
 from common.parameters.schema import ParameterSchema
 from server.storage.models import sync_folder
 
@@ -93,14 +94,14 @@ class RunFolder:
         scopes = {scope: {entry.name: entry.shape for entry in schema.entries} for scope, schema in schemas.items()}
         self.write_json(DESCRIPTION, {"architecture": asdict(architecture), "scopes": scopes})
 
-    def read_description(self) -> tuple[ModelArchitecture, dict[str, ParameterSchema]]:
+    def read_description(self) -> tuple[ModelArchitecture, BySlot[ParameterSchema]]:
         """The model's architecture, and the schema of every scope, private ones included."""
         described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
         shapes = {
             scope: {name: tuple(shape) for name, shape in members.items()}
             for scope, members in described["scopes"].items()
         }
-        schemas = {scope: ParameterSchema.of(members) for scope, members in shapes.items()}
+        schemas = BySlot({scope: ParameterSchema.of(members) for scope, members in shapes.items()})
         return ModelArchitecture(**described["architecture"]), schemas
 
     def write(self, path: Path, data: bytes) -> None:

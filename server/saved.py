@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.config import Config, load_config
 from common.errors import ModelError
+from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
@@ -16,14 +20,20 @@ from server.storage.models import JournalledModels, ModelFiles
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The newest durable model of a run, with the configuration that made it. `version` is its round."""
+    """The newest durable model of a run, with the configuration that made it.
+
+    `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
+    """
 
     config: Config
     model: MTLServerModel
     version: int
+    vectors: BySlot[NDArray[np.float32]]
 
-    def require_head(self, task: str) -> None:
-        """Check that the coordinator has the task's head.
+    def load_task(self, task: str) -> None:
+        """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.
+
+        Where every client is a member of its own, that is their mean.
 
         Raises:
             ModelError: the task is unknown, or its head is private and never left the clients.
@@ -36,6 +46,17 @@ class SavedRun:
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
                     f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
                 )
+        held = {slot: self._scope_of(slot, task) for slot in self.model.schemas if not is_private(slot)}
+        self.model.load_vectors({slot: self.vectors[scope] for slot, scope in held.items()})
+
+    def _scope_of(self, slot: str, task: str) -> str:
+        """The scope in a slot that serves a task."""
+        scope = self.config.circles().scope(slot, "", [task])
+        if not slot.startswith(MEMBER) or scope in self.vectors:
+            return scope
+        holders = [s for s in sorted(self.vectors) if s.startswith(MEMBER) and s != slot and slot_of(s) == slot]
+        by_tasks = self.config.sharing.members == "tasks"
+        return next((s for s in holders if by_tasks and task in holder_of(s).split("+")), slot)
 
 
 def load_run(path: Path) -> SavedRun:
@@ -58,7 +79,8 @@ def load_run(path: Path) -> SavedRun:
     journal = Journal(folder.journal)
     try:
         version = journal.restore(travelling, 0.0).completed_rounds
-        model.load_vectors(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
+        vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     finally:
         journal.close()
-    return SavedRun(config, model, version)
+    model.load_vectors({scope: vectors[scope] for scope in travelling})
+    return SavedRun(config, model, version, vectors)

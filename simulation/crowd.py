@@ -10,7 +10,7 @@ from pathlib import Path
 from client.agent import Agent
 from client.app import choose_device, local_definitions
 from client.state.store import PendingUpdate, RunStore
-from client.training.loop import Procedure
+from client.training.procedures import Procedure
 from client.worker import Computing
 from common.clock import ManualClock
 from common.config import Config
@@ -20,7 +20,7 @@ from common.parameters.schema import ParameterSchema
 from common.payload import Payload
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
-from server.assembly import in_memory
+from server.assembly import in_memory, plan_rules
 from server.coordinator import Coordinator
 from server.core.state import OrderState, Rules
 from server.model import MTLServerModel
@@ -136,7 +136,7 @@ class Crowd:
         self.config = config
         self.time = Time(coordinator, clock)
         device = choose_device(config.client.device)
-        self.workshop = Workshop(config.simulation.workers, schemas, device)
+        self.workshop = Workshop(config.simulation.workers, schemas, plan_rules(config, schemas), device)
         section = config.client
         computing = Computing(section.compact_vocabulary, section.precision, trains=section.trains)
         capabilities = (f"data-{config.data.source}",)

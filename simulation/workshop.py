@@ -17,10 +17,12 @@ from client.data.encoding import Reader
 from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
 from client.state.store import PendingUpdate, RunStore
-from client.training.loop import Procedure, Progress
+from client.training.loop import Progress
+from client.training.procedures import Procedure
 from client.worker import Computing, Outcome, Worker
 from common.models.pretrained import unpack_tokenizer
 from common.orders import Order, OrderKind, Welcome
+from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
 from common.tasks import TaskDefinition
 
@@ -31,13 +33,13 @@ class Bench:
     def __init__(self, whole: ClientModelSynchronizer) -> None:
         self.whole = whole
         self.payload = np.empty(0, dtype=np.uint8)
-        self._parts: dict[tuple[str, ...], ClientModelSynchronizer] = {}
+        self._parts: dict[tuple[tuple[str, ...], tuple[str, ...]], ClientModelSynchronizer] = {}
 
-    def part(self, tasks: tuple[str, ...]) -> ClientModelSynchronizer:
-        """The model as a client with these tasks sees it."""
-        if tasks not in self._parts:
-            self._parts[tasks] = self.whole.part(tasks)
-        return self._parts[tasks]
+    def part(self, tasks: tuple[str, ...], scopes: tuple[str, ...]) -> ClientModelSynchronizer:
+        """The model as a client with these tasks and scopes sees it."""
+        if (tasks, scopes) not in self._parts:
+            self._parts[tasks, scopes] = self.whole.part(tasks, {scope: slot_of(scope) for scope in scopes})
+        return self._parts[tasks, scopes]
 
 
 class Workshop:
@@ -45,12 +47,20 @@ class Workshop:
 
     Args:
         benches: how many clients work at a time.
-        schemas: of every scope of the federation, private ones included.
+        schemas: of every scope or slot of the federation, private ones included.
+        rules: the sharing plan as (match, slot).
         device: where models live.
     """
 
-    def __init__(self, benches: int, schemas: Mapping[str, ParameterSchema], device: torch.device) -> None:
+    def __init__(
+        self,
+        benches: int,
+        schemas: Mapping[str, ParameterSchema],
+        rules: tuple[tuple[str, str], ...],
+        device: torch.device,
+    ) -> None:
         self._count = benches
+        self._rules = rules
         self._digests = tuple((scope, schema.digest) for scope, schema in schemas.items())
         self._device = device
         self.benches: list[Bench] = []
@@ -69,7 +79,7 @@ class Workshop:
         with self._building:
             if not self.benches:
                 self._reader = unpack_tokenizer(tokenizer) if tokenizer else None
-                everybody = replace(welcome, schema_digests=self._digests)
+                everybody = replace(welcome, rules=self._rules, schema_digests=self._digests)
                 tasks = tuple(task.name for task in welcome.tasks)
                 self.benches = [
                     Bench(ClientModelSynchronizer(everybody, tasks, self._device)) for _ in range(self._count)
@@ -115,12 +125,13 @@ class VirtualWorker(Worker):
         self._rows = self._encoded(welcome, reader)
         self._data = {}
         self._run_id = welcome.session.run_id
-        return bench.whole.part(self._names)
+        self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
+        return bench.part(self._names, self._scopes)
 
     def sit_down(self, bench: Bench) -> None:
         """Use a bench for the next order."""
         self._bench = bench
-        self.synchronizer = bench.part(self._names)
+        self.synchronizer = bench.part(self._names, self._scopes)
         self._payload = bench.payload
 
     def get_up(self) -> None:

@@ -143,7 +143,8 @@ def lower_rooms(place: str) -> set[str]:
 _BELOW: dict[str, tuple[str, ...]] = {
     "server.core": (),
     "server.observer": ("server.core",),
-    "server.aggregation": (),
+    "server.relations": ("server.core",),
+    "server.aggregation": ("server.relations",),
     "server.storage": ("server.core",),
     "server.service": (),
     "server.model": (),

@@ -360,7 +360,6 @@ def test_settings_travel_with_the_order(name: ProcedureName) -> None:
         ("fedprox", {"mu": -0.1}, "mu: -0.1"),
         ("ditto", {"mu": 1e7}, "mu: 10000000.0 is not from 0 to 1e"),
         ("plain", {"mu": 0.1}, "mu: 0.1 means nothing to procedure plain"),
-        ("fedrep", {"pull": PullStep.PROXIMAL}, "pull: proximal means nothing to procedure fedrep"),
         ("per_fedavg", {"inner_learning_rate": -1.0}, "inner_learning_rate"),
         ("fedprox", {"inner_learning_rate": 0.1}, "inner_learning_rate"),
         ("fedrep", {"head_epochs": 2**31}, "head_epochs"),

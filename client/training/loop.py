@@ -49,9 +49,6 @@ class TaskSet:
 Progress = Callable[[float], None]
 """Called with the share of the work that is done (0 to 1); raises `TrainingStopped` to end it."""
 
-Procedure = Callable[[MultiTaskModel, Sequence[TaskSet], TrainingSettings, int, Progress], Mapping[str, float]]
-"""Training in place of a client's own procedures; `train` is one."""
-
 
 def train(
     model: MultiTaskModel,
@@ -126,13 +123,13 @@ def take_step(
             losses = _take_gradients(model, optimizer, parts, rule.balance)
     else:
         losses = _take_gradients(model, optimizer, parts, rule.balance)
-    if rule.pull is not None:
-        rule.pull.before_step()
+    for pull in rule.pulls:
+        pull.before_step()
     if max_grad_norm:
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
-    if rule.pull is not None:
-        rule.pull.after_step()
+    for pull in rule.pulls:
+        pull.after_step()
     rule.balance.after_step([item.task for item, _ in parts], losses, lambda: _forward(model, parts))
     return losses
 

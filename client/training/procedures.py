@@ -24,7 +24,8 @@ class Work:
     """A model as it was received, and what to train it on.
 
     `travelling` names the parameters whose change leaves the client, `body` those that everybody shares: the encoder,
-    or what of it is not private.
+    or what of it is not private. `ties` are pulls that the order asks for, whatever the procedure: anchors by parameter
+    name, on the model's device, and their strength.
     """
 
     model: MultiTaskModel
@@ -34,10 +35,18 @@ class Work:
     progress: Progress
     travelling: frozenset[str]
     body: frozenset[str]
+    ties: tuple[tuple[Mapping[str, Tensor], float], ...] = ()
 
     def train(self, rule: StepRule = PLAIN_STEP) -> Losses:
         """Train for `settings.local_epochs`."""
+        step, rate = self.settings.procedure.pull, self.settings.learning_rate
+        ties = (pull for anchors, mu in self.ties for pull in pull_to(self.model, anchors, mu, step, rate))
+        rule = replace(rule, pulls=(*rule.pulls, *ties))
         return train(self.model, self.sets, self.settings, self.seed, self.progress, rule)
+
+
+Procedure = Callable[[Work], Losses]
+"""What a client does with an order to train."""
 
 
 def plain(work: Work) -> Losses:
@@ -74,7 +83,7 @@ def looking_ahead(work: Work) -> Losses:
     return work.train(StepRule(look_ahead=work.settings.procedure.inner_learning_rate))
 
 
-PROCEDURES: Mapping[ProcedureName, Callable[[Work], Losses]] = {
+PROCEDURES: Mapping[ProcedureName, Procedure] = {
     ProcedureName.PLAIN: plain,
     ProcedureName.FEDPROX: proximal,
     ProcedureName.FEDREP: alternating,

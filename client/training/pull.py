@@ -56,7 +56,7 @@ class StepRule:
     `balance` says how tasks that meet in a step agree on it; what is looked ahead is the plain gradient.
     """
 
-    pull: Pull | None = None
+    pulls: tuple[Pull, ...] = ()
     look_ahead: float = 0.0
     balance: Balance = PLAIN_BALANCE
 
@@ -64,8 +64,8 @@ class StepRule:
 PLAIN_STEP = StepRule()
 
 
-def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullStep, rate: float) -> Pull | None:
-    """A pull of the named parameters to the values that they have now; None where it would be none."""
+def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullStep, rate: float) -> tuple[Pull, ...]:
+    """A pull of the named parameters to the values that they have now; empty where it would be none."""
     anchors = {
         name: value.detach().clone()
         for name, value in model.named_parameters()
@@ -74,11 +74,13 @@ def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullS
     return pull_to(model, anchors, mu, step, rate)
 
 
-def pull_to(model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: PullStep, rate: float) -> Pull | None:
-    """A pull of parameters to anchors by name, frozen ones left out; None where it would be none."""
+def pull_to(
+    model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: PullStep, rate: float
+) -> tuple[Pull, ...]:
+    """A pull of parameters to anchors by name, frozen ones left out; empty where it would be none."""
     named = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
     pairs = [(value, anchors[name]) for name, value in named if name in anchors]
-    return Pull(pairs, mu, step, rate) if pairs and mu else None
+    return (Pull(pairs, mu, step, rate),) if pairs and mu else ()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from common.config import array_rules
+from common.config import array_rules, circle_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
@@ -274,6 +274,8 @@ _RULES: _Rules = (
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
+    (("sharing", "tasks"), circle_rules.groups),
+    (("sharing", "relation", "aggregation", "training", "tasks"), circle_rules.relation),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
 from common.config.balance_section import BalanceSection
+from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
     Address,
@@ -27,9 +28,11 @@ from common.config.values import (
     TaskName,
     Text,
     Trains,
+    group_tree,
 )
 from common.orders import TrainingSettings
-from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan
+from common.parameters.circles import Circles, paths_of
+from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 
@@ -174,10 +177,16 @@ class SharingSection(Section):
     """Which parameters are shared by whom: a named plan, or `rules` of which the first match decides.
 
     `private_layers` is what fedper keeps at the top of the encoder and lg at its bottom; with `by_layer` each layer
-    of what is shared is a scope of its own, so that clients may train some and not others.
+    of what is shared is a scope of its own, so that clients may train some and not others. `groups` is a tree of names
+    with lists of tasks as leaves; `members` is who holds a copy in plans soft and adaptive: every client, or all
+    clients with the same tasks together.
     """
 
-    plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "rules"] = "hard"
+    plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "groups", "soft", "adaptive", "rules"] = (
+        "hard"
+    )
+    groups: Annotated[dict[TaskName, Any], AfterValidator(group_tree)] = Field(default_factory=dict)
+    members: Literal["clients", "tasks"] = "tasks"
     private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
     by_layer: bool = False
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
@@ -280,12 +289,22 @@ class Config(Section):
     tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
     data: DataSection = DataSection()
     sharing: SharingSection = SharingSection()
+    relation: RelationSection = RelationSection()
     federation: FederationSection = FederationSection()
     aggregation: AggregationSection = AggregationSection()
     server: ServerSection = ServerSection()
     client: ClientSection = ClientSection()
     simulation: SimulationSection = SimulationSection()
     compare: CompareSection = CompareSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _relation_of_plan(cls, body: Any) -> Any:
+        """Copies of members' own are of little use without a relation, so these plans bring one."""
+        if isinstance(body, dict) and isinstance(body.get("sharing"), dict) and not body.get("relation"):
+            meant = {"soft": "mean", "adaptive": "agreement"}.get(str(body["sharing"].get("plan")))
+            return {**body, "relation": {"name": meant}} if meant else body
+        return body
 
     @model_validator(mode="before")
     @classmethod
@@ -296,6 +315,10 @@ class Config(Section):
     def by_task(self) -> bool:
         """Whether what tasks share is summed task by task."""
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
+
+    def circles(self) -> Circles:
+        """Which groups tasks belong to, and who holds a member's copy."""
+        return Circles(paths_of(self.sharing.groups, list(self.tasks)), self.sharing.members)
 
     def definitions(self) -> tuple[TaskDefinition, ...]:
         """Every task, in the file's order.
@@ -308,7 +331,10 @@ class Config(Section):
     def sharing_plan(self) -> SharingPlan:
         """The rules that `sharing` stands for; layers are written out when it meets a model."""
         sharing = self.sharing
-        rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
+        if sharing.plan == "groups":
+            rules = groups_plan(self.circles().levels)
+        else:
+            rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
         if sharing.by_layer:
             rules = tuple(ScopeRule(r.match, LAYERED if r.scope == SHARED else r.scope) for r in rules)
         return SharingPlan(rules, sharing.private_layers)

@@ -47,6 +47,19 @@ def _task_name(value: str) -> str:
     return value
 
 
+def group_tree(value: dict[str, Any]) -> dict[str, Any]:
+    """Groups of tasks by name: leaves are lists of tasks, kept as tuples, everything else further groups."""
+    tree: dict[str, Any] = {}
+    for name, members in value.items():
+        if isinstance(members, dict) and members:
+            tree[_task_name(str(name))] = group_tree(members)
+        elif isinstance(members, list | tuple) and members and all(isinstance(task, str) for task in members):
+            tree[_task_name(str(name))] = tuple(members)
+        else:
+            raise ValueError(f"'{name}' is neither a list of tasks nor further groups; write e.g. pairs: [qqp, stsb]")
+    return tree
+
+
 def _trains(value: str) -> str:
     if not is_capacity(value):
         raise ValueError(f"'{value}' is not all, head or top_<n>; write e.g. top_2 for heads and the top two layers")

@@ -1,6 +1,7 @@
 """Which parameter lives in which scope.
 
-A scope is named `shared`, `shared/<block>`, `task/<t>`, `private` or `private/<t>`. Private scopes start from the
+A scope is named `shared`, `shared/<block>`, `task/<t>`, `group/<name>`, `member/<holder>`, `private` or `private/<t>`.
+A plan has slots in place of groups and members: see `common.parameters.circles`. Private scopes start from the
 coordinator's initial values and never leave the client afterwards.
 """
 
@@ -17,10 +18,17 @@ from common.parameters.schema import ParameterSchema
 SHARED = "shared"
 LAYERED = "shared/{block}"
 PRIVATE = "private"
-_SCOPE = re.compile(r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)")
+OWN = "member/{holder}"
+OWN_HEAD = "member/{holder}/task/{task}"
+OWN_BLOCK = "member/{holder}/{block}"
+_SCOPE = re.compile(
+    r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)|group/\{[1-9]\}"
+    r"|member/\{holder\}(?:/\{block\}|/task/\{task\})?"
+)
 _LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
+_NTH_LAYER = re.compile(r"\{layer:(-?\d+)\}")
 
 
 EMBEDDINGS, TOP, HEADS = "embeddings", "top", "heads"
@@ -64,9 +72,10 @@ class ScopeRule:
     """Parameters whose name matches `match` live in `scope`.
 
     `match` is a name in which `*` stands for any text and `{task}` for one task's name, which `scope` may repeat:
-    `heads.{task}.*` -> `task/{task}`. `{layer}` stands for each of the encoder's layers, `{top}` and `{bottom}` for
-    the last and first few of them: `{top}.*`; see `SharingPlan.resolved`. In a scope, `{block}` stands for the part of
-    the model that a parameter belongs to (`block_of`): `* -> shared/{block}` gives each layer a scope of its own.
+    `heads.{task}.*` -> `task/{task}`. `{layer}` stands for each of the encoder's layers, `{layer:0}` for the first and
+    `{layer:-1}` for the last, `{top}` and `{bottom}` for the last and first few: `{top}.*`; see
+    `SharingPlan.resolved`. In a scope, `{block}` stands for the part of the model that a parameter belongs to
+    (`block_of`): `* -> shared/{block}` gives each layer a scope of its own.
     """
 
     match: str
@@ -86,7 +95,8 @@ class ScopeRule:
     def problem(self) -> str | None:
         """What is wrong with the rule, in one line, or None."""
         if not _SCOPE.fullmatch(self.scope):
-            return f"scope '{self.scope}' is not one of shared, shared/{{block}}, private, task/{{task}}, task/<name>"
+            known = "shared, shared/{block}, private, task/{task}, task/<name>, group/{1} (to {9})"
+            return f"scope '{self.scope}' is not one of {known}, {OWN}, {OWN_BLOCK}, {OWN_HEAD}"
         if "{task}" in self.scope and "{task}" not in self.match:
             return f"scope '{self.scope}' needs {{task}} in match '{self.match}'"
         if self.match.count("{task}") > 1:
@@ -127,8 +137,19 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
         ScopeRule("heads.{task}.*", "task/{task}"),
     ),
     "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
+    # Every member has a copy of its own, which the coordinator sees and relations act on (Evgeniou and Pontil 2004).
+    "soft": (ScopeRule("heads.{task}.*", OWN_HEAD), ScopeRule("*", OWN)),
+    # The same block by block, the heads apart: a relation decides which members' blocks are one.
+    "adaptive": (ScopeRule("heads.{task}.*", "task/{task}"), ScopeRule("*", OWN_BLOCK)),
 }
-"""Named plans: what `sharing.plan` may say."""
+"""Named plans: what `sharing.plan` may say, besides `groups` and `rules`."""
+
+
+def groups_plan(levels: int) -> tuple[ScopeRule, ...]:
+    """A hierarchy: each level of groups has one of the top layers, the lowest the last one with what lies above it."""
+    layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", f"group/{{{level}}}") for level in range(1, levels + 1)]
+    above = [ScopeRule(f"encoder.{part}.*", f"group/{{{levels}}}") for part in ("pooler", "final_norm")]
+    return (ScopeRule("heads.{task}.*", "task/{task}"), *above, *layers, ScopeRule("*", SHARED))
 
 
 @dataclass(frozen=True)
@@ -147,11 +168,18 @@ class SharingPlan:
         Raises:
             ConfigError: it speaks of layers, and the encoder has none of its own, or too few.
         """
-        if not any(place in rule.match for rule in self.rules for place in _PLACES):
+        if not any(_place_in(rule.match) for rule in self.rules):
             return self
         layers, count = _layers(names), self.private_layers
         if count > len(layers):
             raise ConfigError(f"sharing.private_layers: {count}, but the encoder has {len(layers)} layers; lower it")
+        for rule in self.rules:
+            nth = _NTH_LAYER.search(rule.match)
+            if nth is not None and not -len(layers) <= int(nth[1]) < len(layers):
+                raise ConfigError(
+                    f"sharing: '{nth[0]}' is asked for, but the encoder has {len(layers)} layers; use fewer levels of "
+                    "groups, or other rules"
+                )
         meant = {"{top}": layers[len(layers) - count :], "{bottom}": layers[:count], "{layer}": layers}
         return SharingPlan(tuple(written for rule in self.rules for written in _written_out(rule, meant)))
 
@@ -200,16 +228,31 @@ def _layers(names: Iterable[str]) -> list[str]:
 
 
 def _written_out(rule: ScopeRule, meant: Mapping[str, Sequence[str]]) -> list[ScopeRule]:
-    place = next((place for place in _PLACES if place in rule.match), None)
+    place = _place_in(rule.match)
     if place is None:
         return [rule]
-    return [ScopeRule(rule.match.replace(place, path), rule.scope) for path in meant[place]]
+    nth = _NTH_LAYER.fullmatch(place)
+    paths = [meant["{layer}"][int(nth[1])]] if nth is not None else meant[place]
+    return [ScopeRule(rule.match.replace(place, path), rule.scope) for path in paths]
+
+
+def _place_in(match: str) -> str | None:
+    nth = _NTH_LAYER.search(match)
+    return nth[0] if nth is not None else next((place for place in _PLACES if place in match), None)
 
 
 def member_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:
-    """The scopes, of those given, that a client with `tasks` holds; private ones included."""
+    """The scopes, or slots, of those given, that a client with `tasks` holds; private ones included.
+
+    Of scopes of groups and members it must have been given its own alone.
+    """
     own = {PRIVATE} | {f"{kind}/{task}" for task in tasks for kind in ("task", PRIVATE)}
-    return tuple(scope for scope in sorted(scopes) if scope in own or is_shared(scope))
+    return tuple(scope for scope in sorted(scopes) if is_shared(scope) or scope in own or _is_of_circle(scope, tasks))
+
+
+def _is_of_circle(scope: str, tasks: Sequence[str]) -> bool:
+    kind, _, task = scope.partition("/task/")
+    return kind.startswith(("group/", "member/")) and (not task or task in tasks)
 
 
 def travelling_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ E = TypeVar("E", bound=StrEnum)
 _ID = re.compile(r"[!-~]{1,128}")
 _CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})?")
+_SCOPE = re.compile(r"[a-z]{1,64}(/[A-Za-z0-9_.+-]{1,1024}){0,11}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
@@ -14,6 +14,7 @@ from common.orders import (
     OrderKind,
     Progress,
     ScopePayload,
+    ScopePull,
     ScopeValues,
     ScopeVersion,
     Session,
@@ -23,7 +24,7 @@ from common.orders import (
 )
 from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName, ProcedureName, PullStep
+from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -131,6 +132,7 @@ def pack_order(value: Order) -> pb.Order:
         encoding=value.encoding,
         values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
         tasks=value.tasks,
+        pulls=[pb.ScopePull(scope=pull.scope, mu=pull.mu, version=pull.version) for pull in value.pulls],
     )
 
 
@@ -140,6 +142,7 @@ def unpack_order(message: pb.Order) -> Order:
     scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
     names = checks.distinct((scope.scope for scope in scopes), "scopes")
     tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
+    pulls = _unpack_pulls(message, names)
     return Order(
         checks.identifier(message.order_id, "order_id"),
         checks.member(OrderKind, message.kind, "kind"),
@@ -150,12 +153,24 @@ def unpack_order(message: pb.Order) -> Order:
         _unpack_training(message.training),
         checks.amount(message.seconds_left, "seconds_left"),
         checks.identifier(message.encoding, "encoding"),
-        _unpack_values(message, names),
+        _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
+        pulls,
     )
 
 
-def _unpack_values(message: pb.Order, scopes: Sequence[str]) -> tuple[ScopeValues, ...]:
+def _unpack_pulls(message: pb.Order, scopes: Collection[str]) -> tuple[ScopePull, ...]:
+    checks.distinct((pull.scope for pull in message.pulls), "pulls")
+    for pull in message.pulls:
+        if pull.scope not in scopes:
+            raise WireError(f"pulls: scope {pull.scope[:80]!r} is not the order's")
+    return tuple(
+        ScopePull(pull.scope, checks.amount(pull.mu, "mu", LARGEST_MU), checks.count(pull.version, "version"))
+        for pull in message.pulls
+    )
+
+
+def _unpack_values(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeValues, ...]:
     checks.distinct((item.scope for item in message.values), "values")
     for item in message.values:
         if item.scope not in scopes:

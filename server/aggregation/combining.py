@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from server.aggregation.cohort import Cohort
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import Evidence, Trends
 from server.aggregation.streaming import Delta, Part, StreamingMean
+from server.core.effects import Related
+from server.relations.circle import relate, related_slots
 
 log = logging.getLogger("fedmtl.server")
 
@@ -30,12 +33,14 @@ def moment_name(moment: str, scope: str) -> str:
 class Combiner:
     """Folds the updates of a round and combines them at its end.
 
-    `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task. `moments`
-    are the server optimizer's, by `moment_name`; `combine` changes them in place.
+    `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task; `related`
+    is what the relation between members did in it. `moments` are the server optimizer's, by `moment_name`; `combine`
+    changes them in place.
     """
 
     def __init__(self, method: Method, moments: Mapping[str, Float32] | None = None) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
+        self.related: list[Related] = []
         self.moments: dict[str, Float32] = dict(moments or {})
         self._method = method
         self._folded = self._shortened = 0
@@ -70,14 +75,21 @@ class Combiner:
         totals: Mapping[str, int],
         rows: Mapping[str, Mapping[str, int]],
         trends: Trends = (),
+        version: int = 0,
+        before: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, Float32]:
-        """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`."""
-        self.cosines = {}
+        """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
+
+        `before` is what the relation said to remember of each slot, for the version to be made.
+        """
+        self.cosines, self.related = {}, []
         if self._shortened:
             shares = (self._shortened, self._folded, self._method.norm_bound)
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         fresh = {}
         for scope, total in totals.items():
+            if not total:  # a relation alone may move it
+                continue
             if self._cohort is not None:
                 steps = self._cohort.steps(scope, len(vectors[scope]))
             else:
@@ -85,6 +97,12 @@ class Combiner:
                 steps = self._sums.steps(scope, parts)
             fresh[scope] = self._move(scope, vectors[scope], steps)
         self.clear()
+        relation = self._method.relation
+        if relation is not None:
+            for slot in related_slots(list(fresh)):
+                moved, record = relate(relation, slot, vectors, fresh, totals, version, before.get(slot, ""))
+                fresh |= moved
+                self.related.append(record)
         return fresh
 
     def clear(self) -> None:
@@ -114,7 +132,10 @@ class Combiner:
     def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:
         """`base` plus the optimizer's move, computed in float64 and rounded once."""
         optimizer, rate = self._method.mover_of(scope)
-        moments = [self.moments[moment_name(moment, scope)] for moment, _ in optimizer.moments]
+        moments = [
+            self.moments.setdefault(moment_name(moment, scope), np.full_like(base, value))
+            for moment, value in optimizer.moments
+        ]
         result = np.empty(len(base), dtype=np.float32)
         for start, step in steps:
             stop = start + len(step)

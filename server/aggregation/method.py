@@ -12,6 +12,8 @@ from common.parameters.plan import is_task
 from server.aggregation.cohort import CohortRule, cohort_rule_of
 from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
 from server.aggregation.shares import Shares, by_examples, shares_of
+from server.relations.table import relation_of
+from server.relations.ties import Relation
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Method:
 
     The type of `rule` says what it needs: sums, or every update of the round. Updates longer than `norm_bound` are
     shortened first. The optimizer's move is scaled by `rate`; scopes of single tasks may have others of both. A rule
-    that needs every update keeps them in `folder`, or in a temporary one.
+    that needs every update keeps them in `folder`, or in a temporary one. The `relation` acts on members' copies
+    afterwards. What everybody shares is pulled to the run's first values with strength `start_pull`.
     """
 
     rule: StreamingRule | CohortRule = field(default_factory=StreamingRule)
@@ -44,6 +47,8 @@ class Method:
     folder: Path | None = None
     task_optimizer: ServerOptimizer | None = None
     task_rate: float | None = None
+    relation: Relation | None = None
+    start_pull: float = 0.0
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope."""
@@ -62,6 +67,8 @@ def method_of(config: Config) -> Method:
         rate=config.federation.server_learning_rate,
         task_optimizer=optimizer_of(section, section.task_optimizer) if section.task_optimizer else None,
         task_rate=section.task_learning_rate,
+        relation=relation_of(config),
+        start_pull=config.relation.strength if config.relation.name == "start" else 0.0,
     )
 
 

@@ -8,6 +8,7 @@ from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
+from common.parameters.circles import MEMBER, task_of
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -19,7 +20,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
 
     Raises:
         Refused: an unknown task, a definition that differs (labels, their order, type, metrics), a run that is over,
-            or a part of the model to train that is no whole number of scopes.
+            tasks of several groups, or a part of the model to train that is no whole number of scopes.
     """
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
@@ -32,6 +33,9 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
+    outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
+    if outside is not None:
+        raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
@@ -147,8 +151,8 @@ def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None
 def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mapping[str, int]:
     """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
 
-    `task/<t>` weighs the client's examples of t. Everything else weighs its examples of all its tasks, each times the
-    task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
+    Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
+    the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
     brings examples weighs 1.
     """
     plain = all(task.weight == 1.0 for task in rules.tasks)
@@ -156,20 +160,17 @@ def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mappi
     definitions = {task.name: task for task in rules.tasks}
     examples = {result.task: result.examples for result in header.results}
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
-    weights = {
-        scope.scope: examples[scope.scope.removeprefix("task/")] if scope.scope.startswith("task/") else everything
-        for scope in order.trained
-    }
+    weights = {scope.scope: examples[task] if (task := task_of(scope.scope)) else everything for scope in order.trained}
     return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
 
 
 def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
     """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
 
-    A client with several tasks enters each task's sum with that task's examples. Scopes of one task are not in the
-    result: they have one sum in any case.
+    A client with several tasks enters each task's sum with that task's examples. Scopes of one task or member are not
+    in the result: they have one sum in any case.
     """
     if not rules.by_task:
         return {}
     examples = {result.task: result.examples for result in results if result.examples}
-    return {scope.scope: examples for scope in order.trained if not scope.scope.startswith("task/")}
+    return {s.scope: examples for s in order.trained if not (task_of(s.scope) or s.scope.startswith(MEMBER))}

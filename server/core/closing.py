@@ -7,6 +7,7 @@ from math import ceil
 from operator import attrgetter
 
 from common.orders import TaskResult
+from common.parameters.circles import MEMBER, slot_of
 from server.core.admission import task_rows
 from server.core.state import OpenRound, OrderState, Rules
 
@@ -26,18 +27,22 @@ def has_quorum(rules: Rules, round_: OpenRound) -> bool:
     return round_.count(OrderState.ACCEPTED) >= required(rules.quorum, len(round_.orders))
 
 
-def scope_totals(rules: Rules, round_: OpenRound) -> Mapping[str, int]:
+def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:
     """Weight sum of every scope that changes: its own quorum is met and somebody brought examples.
 
-    A scope that is not in the result keeps its values and its version.
+    A scope that is not in the result keeps its values and its version. Where members are related, a change of one
+    changes all that are `known`, and what newcomers begin with: those that nobody trained are in the result with 0.
     """
     totals = {}
-    for name in rules.schemas:
+    for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):
         holders = [o for o in round_.orders.values() if any(scope.scope == name for scope in o.trained)]
         accepted = [order for order in holders if order.state is OrderState.ACCEPTED]
         weight = sum(order.weights.get(name, 0) for order in accepted)
         if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:
             totals[name] = weight
+    if rules.related:
+        moved = {slot_of(name) for name in totals if name.startswith(MEMBER)}
+        totals |= {name: 0 for name in sorted(moved.union(known)) if slot_of(name) in moved and name not in totals}
     return totals
 
 

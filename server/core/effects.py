@@ -119,4 +119,19 @@ class TaskCosines:
     values: tuple[tuple[float, ...], ...]
 
 
-Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines
+@dataclass(frozen=True)
+class Related:
+    """What a relation did with a slot's members at the end of a round; committed together with it.
+
+    `mu` is how strongly each scope is pulled to its anchor, without entries where there are no anchors. `state` is
+    what the relation remembers, JSON; `note` tells people what changed.
+    """
+
+    round: int
+    slot: str
+    mu: Mapping[str, float]
+    state: str
+    note: str
+
+
+Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import chain
 
 from common.orders import OrderKind, ScopeVersion
+from common.parameters.circles import BySlot, is_template
 from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
@@ -90,8 +91,8 @@ def _close(
         return _finish(rules, state, round_)
     if not has_quorum(rules, round_):
         return _abandon(rules, state, round_, now)
-    totals = scope_totals(rules, round_)
-    versions = {**state.versions, **dict.fromkeys(totals, round_.number)}
+    totals = scope_totals(rules, round_, state.versions)
+    versions = BySlot({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = _settle(replace(state, versions=versions, completed_rounds=round_.number, attempt=1), round_)
     rate = rules.training_in(round_.kind, round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
@@ -164,10 +165,9 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     for member in chosen:
         name = order_id(kind, number, state.attempt, member.client_id)
         tasks = tasks_of_order(rules, member, number) if training else member.tasks
-        held = rules.scopes_of(tasks, member.capabilities)
-        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in held)
+        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member, tasks))
         encoding = rules.encoding_for(member.capabilities)
-        fixed = rules.fixed_scopes(member.capabilities, tasks, number)
+        fixed = rules.fixed_scopes(member, tasks, number)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 
@@ -211,7 +211,8 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
         parts.append(f"{scope}: {rules.tensors.get(scope, 0)} tensors from {len(who)}{names}")
-    kept = sorted(set(rules.schemas) - set(totals))
+    known = {scope for scope in rules.schemas if not is_template(scope)}
+    kept = sorted(known.union(*(order.weights for order in accepted)) - set(totals))
     tail = f"; kept: {', '.join(kept)}" if kept else ""
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"

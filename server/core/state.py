@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
-from common.parameters.plan import travelling_scopes
+from common.parameters.circles import Circles, slot_of
 from common.tasks import TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
 
@@ -25,7 +25,8 @@ from server.core.schedule import NO_CHANGE, Schedule
 class Rules:
     """What does not change during a run.
 
-    `schemas` maps every travelling scope to its schema digest and bytes, `tensors` to how many tensors it holds.
+    `schemas` maps every travelling scope, or slot of `circles`, to its schema digest and bytes, `tensors` to how many
+    tensors it holds. With `related`, members' scopes change together: a relation acts on them after each round.
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
@@ -56,6 +57,8 @@ class Rules:
     task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
     schedule: Schedule = NO_CHANGE
+    circles: Circles = field(default_factory=Circles)
+    related: bool = False
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -68,19 +71,20 @@ class Rules:
         rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
         return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
-    def scopes_of(self, tasks: tuple[str, ...], capabilities: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The scopes that a client with these tasks and capabilities exchanges."""
-        lacking = self.lacking_scopes(capabilities)
-        return tuple(scope for scope in travelling_scopes(self.schemas, tasks) if scope not in lacking)
+    def scopes_of(self, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes that a client exchanges when it works on some of its tasks."""
+        return self.held_scopes(self.schemas, member, tasks)
 
-    def lacking_scopes(self, capabilities: tuple[str, ...]) -> frozenset[str]:
-        """The scopes of layers that a client with these capabilities does not have."""
-        return lacking_scopes(layers_of(capabilities), self.blocks)
+    def held_scopes(self, slots: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes in these slots that a client holds for some of its tasks, without layers that it lacks."""
+        lacking = lacking_scopes(layers_of(member.capabilities), self.blocks)
+        held = self.circles.scopes(slots, member.client_id, member.tasks, tasks)
+        return tuple(scope for scope in held if slot_of(scope) not in lacking)
 
-    def fixed_scopes(self, capabilities: tuple[str, ...], tasks: tuple[str, ...], number: int) -> frozenset[str]:
-        """The scopes that such a client receives in a round to train, and does not train."""
-        fixed = fixed_scopes(trains_of(capabilities), self.blocks, self.schedule.frozen_in(number))
-        return fixed & frozenset(self.scopes_of(tasks, capabilities))
+    def fixed_scopes(self, member: Member, tasks: tuple[str, ...], number: int) -> frozenset[str]:
+        """The scopes that it then receives in a round to train, and does not train."""
+        fixed = fixed_scopes(trains_of(member.capabilities), self.blocks, self.schedule.frozen_in(number))
+        return frozenset(scope for scope in self.scopes_of(member, tasks) if slot_of(scope) in fixed)
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""
@@ -199,10 +203,11 @@ class OpenRound:
 
 @dataclass(frozen=True)
 class FederationState:
-    """Everything that `step` reads and writes. `versions` maps each travelling scope to its version.
+    """Everything that `step` reads and writes.
 
-    `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every such
-    round its losses divided by those of the one before, where both are known.
+    `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at their
+    slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
+    such round its losses divided by those of the one before, where both are known.
     """
 
     versions: Mapping[str, int]

@@ -14,8 +14,9 @@ from typing import Any
 from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
+from common.parameters.circles import BySlot
 from server.core.closing import mean_losses, trends
-from server.core.effects import MemberRecord, Record, RoundClosed, RoundOpened, RunEnded, TaskCosines
+from server.core.effects import MemberRecord, Record, Related, RoundClosed, RoundOpened, RunEnded, TaskCosines
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
 KEPT_VERSIONS = 2
@@ -39,6 +40,9 @@ CREATE TABLE IF NOT EXISTS orders (
 CREATE TABLE IF NOT EXISTS task_cosines (
     number INTEGER NOT NULL, scope TEXT NOT NULL, tasks TEXT NOT NULL, cosines TEXT NOT NULL,
     PRIMARY KEY (number, scope));
+CREATE TABLE IF NOT EXISTS relations (
+    number INTEGER NOT NULL, slot TEXT NOT NULL, mu TEXT NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (number, slot));
 """
 
 # What journals of earlier versions lack; all their updates were dense.
@@ -130,6 +134,9 @@ class Journal:
             case TaskCosines(number, scope, tasks, values):
                 cells = (number, scope, _json(tasks), _json(values))
                 self._db.execute("INSERT OR REPLACE INTO task_cosines VALUES (?,?,?,?)", cells)
+            case Related(number, slot, mu, state, note):
+                entry = (number, slot, _json(mu), state, note)
+                self._db.execute("INSERT OR REPLACE INTO relations VALUES (?,?,?,?,?)", entry)
 
     def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
         self._db.execute(
@@ -149,12 +156,12 @@ class Journal:
 
     def restore(self, scopes: Iterable[str], round_timeout_seconds: float) -> FederationState:
         """The state as of the last commit; an open round's orders are all outstanding again."""
-        versions = dict.fromkeys(scopes, 0)
+        versions = BySlot(dict.fromkeys(scopes, 0))
         completed = 0
         for published, totals in self._db.execute(
             "SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number"
         ):
-            versions |= dict.fromkeys(json.loads(totals), published)
+            versions.update(dict.fromkeys(json.loads(totals), published))
             completed = published
         losses = self._losses()
         open_, attempt = self._open_round(completed, round_timeout_seconds)
@@ -197,6 +204,11 @@ class Journal:
             TaskCosines(number, scope, tuple(json.loads(tasks)), tuple(tuple(row) for row in json.loads(values)))
             for number, scope, tasks, values in rows
         ]
+
+    def relations(self) -> list[Related]:
+        """What relations did, round by round."""
+        rows = self._db.execute("SELECT number, slot, mu, state, note FROM relations ORDER BY number, slot")
+        return [Related(number, slot, json.loads(mu), state, note) for number, slot, mu, state, note in rows]
 
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from common.errors import RunFolderError
+from common.parameters.circles import slot_of
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
@@ -24,6 +25,7 @@ from server.storage.journal import KEPT_VERSIONS, Journal
 
 Vectors = Mapping[str, NDArray[np.float32]]
 _NONE: Vectors = MappingProxyType({})
+_OF_SCOPE = "scope:"
 PRIVATE_FILE = "private"
 """The file of the private scopes' initial values; versions are numbers."""
 
@@ -88,7 +90,7 @@ class ModelFiles:
         schemas = {}
         for name in names:
             moment, _, scope = name.partition("/")
-            entries = self.schemas[scope].entries
+            entries = self._schema(scope).entries
             schemas[name] = ParameterSchema(tuple(replace(entry, name=f"{moment}.{entry.name}") for entry in entries))
         return ModelFiles(self.folder / "optimizer", schemas)
 
@@ -117,7 +119,7 @@ class ModelFiles:
 
     def _parts(self, vectors: Vectors) -> Iterator[bytes | memoryview]:
         scopes = sorted(vectors)
-        yield _header({scope: self.schemas[scope] for scope in scopes})
+        yield _header({scope: self._schema(scope) for scope in scopes})
         for scope in scopes:
             yield vectors[scope].data.cast("B")
 
@@ -131,15 +133,16 @@ class ModelFiles:
             tensors = load(data)
         except SafetensorError as error:
             raise RunFolderError(f"{where}: damaged ({error}); the run cannot go on, start a new one") from error
-        scopes = [scope for scope in self.schemas if not is_private(scope)]
-        return {scope: _vector(set(tensors), tensors.__getitem__, self.schemas[scope], where) for scope in scopes}
+        length = int.from_bytes(data[:8], "little")
+        scopes = self._scopes(json.loads(data[8 : 8 + length])["__metadata__"])
+        return {scope: _vector(set(tensors), tensors.__getitem__, self._schema(scope), where) for scope in scopes}
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
         """Read a version back into one vector per travelling scope."""
-        return self.read_named(str(version), [scope for scope in self.schemas if not is_private(scope)])
+        return self.read_named(str(version))
 
-    def read_named(self, name: str, scopes: list[str]) -> dict[str, NDArray[np.float32]]:
-        """Read named vectors.
+    def read_named(self, name: str, scopes: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Read named vectors; without `scopes` all travelling ones of the federation, and more that the file has.
 
         Raises:
             RunFolderError: the file is missing or damaged, or does not hold these parameters.
@@ -150,9 +153,23 @@ class ModelFiles:
         try:
             with safe_open(path, framework="np") as file:
                 names = set(file.keys())
-                return {scope: _vector(names, file.get_tensor, self.schemas[scope], path) for scope in scopes}
+                wanted = self._scopes(file.metadata() or {}) if scopes is None else scopes
+                return {scope: _vector(names, file.get_tensor, self._schema(scope), path) for scope in wanted}
         except (OSError, SafetensorError) as error:
             raise RunFolderError(f"{path}: damaged ({error}); the run cannot go on, start a new one") from error
+
+    def _scopes(self, metadata: Mapping[str, str]) -> list[str]:
+        """The travelling scopes, and those of groups and members that a file's metadata names."""
+        known = [scope for scope in self.schemas if not is_private(scope)]
+        found = (key.removeprefix(_OF_SCOPE) for key in metadata if key.startswith(_OF_SCOPE))
+        return known + sorted(scope for scope in found if scope not in self.schemas)
+
+    def _schema(self, scope: str) -> ParameterSchema:
+        """A scope's schema. Scopes of one slot hold the same parameters, so theirs are named after the scope too."""
+        if scope in self.schemas:
+            return self.schemas[scope]
+        entries = self.schemas[slot_of(scope)].entries
+        return ParameterSchema(tuple(replace(entry, name=f"{scope}/{entry.name}") for entry in entries))
 
 
 class JournalledModels:
@@ -242,7 +259,7 @@ def sync_folder(folder: Path) -> None:
 
 def _header(schemas: Mapping[str, ParameterSchema]) -> bytes:
     """The safetensors header: its length as u64, then JSON padded with spaces to 8 bytes."""
-    entries: dict[str, object] = {"__metadata__": {f"scope:{s}": schema.digest for s, schema in schemas.items()}}
+    entries: dict[str, object] = {"__metadata__": {f"{_OF_SCOPE}{s}": schema.digest for s, schema in schemas.items()}}
     start = 0
     for schema in schemas.values():
         for entry in schema.entries:

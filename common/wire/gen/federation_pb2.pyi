@@ -138,7 +138,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks")
+    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class Order(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     kind: str
     round: int
@@ -161,7 +162,18 @@ class Order(_message.Message):
     encoding: str
     values: _containers.RepeatedCompositeFieldContainer[ScopeValues]
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    pulls: _containers.RepeatedCompositeFieldContainer[ScopePull]
+    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ...) -> None: ...
+
+class ScopePull(_message.Message):
+    __slots__ = ("scope", "mu", "version")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    MU_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    mu: float
+    version: int
+    def __init__(self, scope: _Optional[str] = ..., mu: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
 class ScopeValues(_message.Message):
     __slots__ = ("scope", "data")

@@ -1,0 +1,58 @@
+"""Rules about groups, members and the relation between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from common.config.schema import Config
+from common.parameters.circles import GROUP, MEMBER, leaves_of
+
+
+def groups(config: Config) -> list[str]:
+    """Groups of tasks that are there, each once, and somebody who reads them."""
+    sharing = config.sharing
+    wanted = sharing.plan == "groups" or any(rule.scope.startswith(GROUP) for rule in sharing.rules)
+    if wanted and not sharing.groups:
+        return ["sharing.groups: needed; write e.g. {pairs: [qqp, stsb], sentences: [sst2]}"]
+    if sharing.groups and not wanted:
+        return [f"sharing.groups: not read by plan {sharing.plan}; write sharing.plan: groups, or remove it"]
+    leaves = leaves_of(sharing.groups)
+    known = config.tasks
+    found = [
+        f"sharing.groups: '{task}' is not a task of this configuration; add it to tasks"
+        for task, _ in leaves
+        if task not in known
+    ]
+    twice = [task for task, times in Counter(task for task, _ in leaves).items() if times > 1]
+    found += [f"sharing.groups: '{task}' is in two groups; keep one" for task in twice]
+    alone = set(known) - {task for task, _ in leaves}
+    names = {name for _, path in leaves for name in path[:1]}
+    found += [
+        f"sharing.groups: '{name}' is a group and a task outside of it; name it differently"
+        for name in sorted(alone & names)
+    ]
+    return found
+
+
+def relation(config: Config) -> list[str]:
+    """A relation between members needs copies of their own, and is the only thing that combines them."""
+    section, sharing = config.relation, config.sharing
+    found = section.problems()
+    members = any(rule.scope.startswith(MEMBER) for rule in config.sharing_plan().rules)
+    between = section.name not in ("none", "start")
+    if between and not members:
+        remedy = "write sharing.plan: soft or adaptive, or rules with member/{holder}"
+        found.append(
+            f"relation.name: {section.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"
+        )
+    if members and config.aggregation.robust != "none":
+        text = "needs many updates of one scope, and members have scopes of their own; write none"
+        found.append(f"aggregation.robust: {config.aggregation.robust} {text}")
+    if sharing.members != "tasks" and not members:
+        remedy = "write sharing.plan: soft or adaptive, or remove it"
+        found.append(f"sharing.members: not read by plan {sharing.plan}; {remedy}")
+    rate, pulls = config.training.learning_rate, section.name in ("start", "mean", "clusters", "attention")
+    if pulls and section.strength * rate > 1 and config.training.pull == "gradient":
+        step = f"strength {section.strength:g} times learning_rate {rate:g} is above 1 and would overshoot"
+        found.append(f"relation.strength: {step}; write training.pull: proximal, or a smaller strength")
+    return found

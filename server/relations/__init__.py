@@ -1,0 +1,1 @@
+"""Relations: how the copies of different members pull on each other."""

@@ -1,0 +1,112 @@
+"""Adaptive sharing: members whose steps agree share a block of the model, others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.conflict import cosines
+from common.quadratic import Float64
+from server.relations.ties import Members, Relation, Ties
+
+Groups = list[list[int]]
+
+
+def agreement(margin: float, decay: float, patience: int) -> Relation:
+    """Groups of members whose steps point the same way; a group starts each round from its mean by examples.
+
+    All begin as one group. A running mean of the cosines between the members' steps, with `decay`, says who agrees:
+    from round `patience` on, the group whose two halves agree least is split where their mean cosine is below -margin,
+    and the two groups that agree most are joined where theirs is above margin: one move per round and slot, and in
+    between nothing moves. Halves come from average linkage, as in clustered federated learning (Sattler et al. 2020).
+    """
+
+    def observe(members: Members) -> Ties:
+        state = members.state
+        known: list[str] = list(state.get("holders", []))
+        agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), decay)
+        groups = _groups_now(members.holders, known, state.get("groups", []))
+        rounds = int(state.get("rounds", 0)) + 1
+        note = ""
+        if rounds >= patience:
+            groups, note = _moved(groups, agreed, margin, members.holders)
+        start = np.zeros((members.count, len(members.products)))
+        for group in groups:
+            weights = members.examples[group]
+            weights = weights if weights.any() else np.ones(len(group))
+            start[np.ix_(group, group)] = weights / weights.sum()
+        remembered = {
+            "holders": list(members.holders),
+            "groups": [[members.holders[k] for k in group] for group in groups],
+            "agreement": [[round(float(v), 6) for v in row] for row in agreed],
+            "rounds": rounds,
+        }
+        return Ties(start=start, state=remembered, note=note)
+
+    return observe
+
+
+def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: float) -> Float64:
+    """Cosines of this round's steps, mixed with those before where there are any; 0 for pairs never seen."""
+    now = cosines(members.steps)
+    seen = members.examples > 0.0
+    result = np.eye(members.count)
+    places = {holder: i for i, holder in enumerate(known)}
+    for k, one in enumerate(members.holders):
+        for j, other in enumerate(members.holders):
+            past = float(old[places[one], places[other]]) if one in places and other in places else None
+            if k != j and seen[k] and seen[j]:
+                result[k, j] = now[k, j] if past is None else decay * past + (1.0 - decay) * now[k, j]
+            elif k != j:
+                result[k, j] = 0.0 if past is None else past
+    return result
+
+
+def _groups_now(holders: Sequence[str], known: Sequence[str], groups: Sequence[Sequence[str]]) -> Groups:
+    """The groups as places in `holders`; newcomers join the largest."""
+    found = [[holders.index(name) for name in group if name in holders] for group in groups]
+    found = [group for group in found if group] or [[]]
+    max(found, key=len).extend(k for k, holder in enumerate(holders) if holder not in known)
+    return [sorted(group) for group in found]
+
+
+def _moved(groups: Groups, agreed: Float64, margin: float, holders: Sequence[str]) -> tuple[Groups, str]:
+    """The groups after at most one move, and what it was."""
+    splits = [(_between(agreed, *halves), i, halves) for i, g in enumerate(groups) if (halves := _halves(g, agreed))]
+    if splits:
+        worst, i, halves = min(splits, key=lambda found: found[0])
+        if worst < -margin:
+            parts = " from ".join(_named(half, holders) for half in halves)
+            return [*groups[:i], *halves, *groups[i + 1 :]], f"split {parts}: mean cosine {worst:.4f}"
+    joins = [(_between(agreed, a, b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups) if i < j]
+    if joins:
+        best, i, j = max(joins, key=lambda found: found[0])
+        if best > margin:
+            rest = [group for k, group in enumerate(groups) if k not in (i, j)]
+            text = f"joined {_named(groups[i], holders)} with {_named(groups[j], holders)}: mean cosine {best:.4f}"
+            return [*rest, sorted(groups[i] + groups[j])], text
+    return groups, ""
+
+
+def _halves(group: Sequence[int], agreed: Float64) -> tuple[list[int], list[int]] | None:
+    """The last two clusters of average linkage within a group."""
+    parts = [[k] for k in group]
+    if len(parts) < 2:
+        return None
+    while len(parts) > 2:
+        _, i, j = max(
+            (_between(agreed, a, b), -i, -j) for i, a in enumerate(parts) for j, b in enumerate(parts) if i < j
+        )
+        joined = sorted(parts[-i] + parts[-j])
+        parts = [part for k, part in enumerate(parts) if k not in (-i, -j)] + [joined]
+    return parts[0], parts[1]
+
+
+def _between(agreed: Float64, one: Sequence[int], other: Sequence[int]) -> float:
+    """The mean cosine between the members of two groups."""
+    return float(agreed[np.ix_(one, other)].mean())
+
+
+def _named(group: Sequence[int], holders: Sequence[str]) -> str:
+    return "{" + ", ".join(holders[k] for k in group) + "}"

@@ -1,0 +1,116 @@
+"""Applies a relation to the vectors of a slot's members, block by block."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.parameters.circles import ANCHOR, MEMBER, BySlot, dual_of, ends_of_dual, holder_of, slot_of
+from server.core.effects import Related
+from server.relations.ties import Float64, Members, Relation, Ties
+
+Float32 = NDArray[np.float32]
+
+BLOCK_ELEMENTS = 1 << 21
+"""Elements of all rows together that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Vectors of one slot: the members' new values, what they started the round from, and the duals."""
+
+    values: Sequence[Float32]
+    before: Sequence[Float32]
+    duals: Sequence[Float32]
+
+    def blocks(self) -> Iterator[tuple[int, Float64, Float64]]:
+        """Start, values with duals below (rows, n), and steps (members, n), in float64."""
+        size = len(self.values[0])
+        width = max(1, BLOCK_ELEMENTS // (2 * len(self.values) + len(self.duals)))
+        for start in range(0, size, width):
+            stop = start + width
+            rows = np.stack([row[start:stop] for row in (*self.values, *self.duals)]).astype(np.float64)
+            before = np.stack([row[start:stop] for row in self.before]).astype(np.float64)
+            yield start, rows, rows[: len(before)] - before
+
+
+def related_slots(scopes: Sequence[str]) -> list[str]:
+    """The slots of members among scopes that changed."""
+    return sorted({slot_of(scope) for scope in scopes if scope.startswith(MEMBER)})
+
+
+def relate(
+    relation: Relation,
+    slot: str,
+    vectors: Mapping[str, Float32],
+    fresh: Mapping[str, Float32],
+    examples: Mapping[str, int],
+    version: int,
+    state: str,
+) -> tuple[dict[str, Float32], Related]:
+    """Let a relation act on the members of a slot.
+
+    Args:
+        relation: what ties them.
+        slot: whose members.
+        vectors: the published values of all scopes, anchors and duals included.
+        fresh: the values after the round's steps, of scopes that changed; float32, as `vectors`.
+        examples: that a scope's step was made of.
+        version: of the values to be made.
+        state: what the relation said to remember, JSON.
+
+    Returns:
+        New values of the members, of the slot (what newcomers begin with: the mean), of anchors and duals; and the
+        record of it.
+    """
+    vectors = BySlot(vectors)
+    scopes = sorted(s for s in {*vectors, *fresh} if s.startswith(MEMBER) and slot_of(s) == slot and s != slot)
+    holders = tuple(map(holder_of, scopes))
+    names = {ends: s for s in vectors if slot_of(s) == slot and (ends := ends_of_dual(s)) is not None}
+    rows = _Rows(
+        [fresh.get(scope, vectors[scope]) for scope in scopes],
+        [vectors[scope] for scope in scopes],
+        [vectors[name] for name in names.values()],
+    )
+    products, steps = _inner_products(rows)
+    counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
+    size = len(rows.values[0])
+    ties = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
+    mus = {scope: float(mu) for scope, mu in zip(scopes, ties.mu, strict=True)} if ties.anchor is not None else {}
+    record = Related(version, slot, mus, json.dumps(ties.state, separators=(",", ":")), ties.note)
+    return _combined(rows, ties, scopes, slot), record
+
+
+def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
+    """Of values less their mean, with duals, and of steps."""
+    members, count = len(rows.values), len(rows.values) + len(rows.duals)
+    products, steps = np.zeros((count, count)), np.zeros((members, members))
+    for _, block, step in rows.blocks():
+        block[:members] -= block[:members].mean(axis=0)
+        products += block @ block.T
+        steps += step @ step.T
+    return products, steps
+
+
+def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], slot: str) -> dict[str, Float32]:
+    size, count = len(rows.values[0]), len(scopes)
+    outputs: dict[str, Float64] = {}
+    if ties.start is not None:
+        outputs |= dict(zip(scopes, ties.start, strict=True))
+    if ties.anchor is not None:
+        outputs |= {f"{ANCHOR}{scope}": row for scope, row in zip(scopes, ties.anchor, strict=True)}
+    places = {holder_of(scope): scope for scope in scopes}
+    outputs |= {dual_of(places[member], other): row for (member, other), row in ties.duals.items()}
+    newcomer = np.zeros(count + len(rows.duals))
+    newcomer[:count] = 1.0 / count
+    outputs[slot] = newcomer
+    made = {name: np.empty(size, dtype=np.float32) for name in outputs}
+    coefficients = np.stack(list(outputs.values()))
+    for start, block, _ in rows.blocks():
+        for name, values in zip(made, coefficients @ block, strict=True):
+            made[name][start : start + block.shape[1]] = values
+    return made

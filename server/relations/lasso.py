@@ -1,0 +1,64 @@
+"""Graph l1, or network lasso: neighbours become exactly equal where their tasks allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from common.quadratic import Float64
+from server.relations.linear import Links, adjacency_of
+from server.relations.ties import Members, Relation, Ties
+
+
+class _Edge(NamedTuple):
+    one: int
+    other: int
+    weight: float
+
+
+def network_lasso(strength: float, links: Links, penalty: float) -> Relation:
+    """Strength * sum over pairs of A_kj ||w_k - w_j||_2, by ADMM (Hallac, Leskovec and Boyd, KDD 2015, section 3).
+
+    Every edge has copies z_kj, z_jk of its ends and scaled duals u_kj, u_jk. With a = w_k + u_kj and b = w_j + u_jk,
+
+        theta = max(1 - strength A_kj / (penalty ||a - b||), 1/2),
+        z_kj = theta a + (1 - theta) b,  z_jk = (1 - theta) a + theta b,  u += w - z,
+
+    and member k minimises F_k + (penalty/2) sum_j ||w_k - z_kj + u_kj||^2: its anchor is the mean of z_kj - u_kj over
+    its neighbours, its mu penalty * number of neighbours. theta = 1/2 makes two ends one; `state` lists who is.
+    """
+
+    def observe(members: Members) -> Ties:
+        adjacency = adjacency_of(members.holders, links)
+        edges = [_Edge(k, j, adjacency[k, j]) for k, j in np.argwhere(np.triu(adjacency) > 0.0).tolist()]
+        rows, old = np.eye(len(members.products)), _dual_rows(members)
+        anchor, degrees = np.zeros((members.count, len(rows))), np.zeros(members.count)
+        duals: dict[tuple[str, str], Float64] = {}
+        fused = []
+        for k, j, weight in edges:
+            ends = (members.holders[k], members.holders[j]), (members.holders[j], members.holders[k])
+            before = [old[end] if end in old else np.zeros(len(rows)) for end in ends]
+            a, b = rows[k] + before[0], rows[j] + before[1]
+            gap = float(np.sqrt(max((a - b) @ members.products @ (a - b), 0.0)))
+            theta = max(1.0 - strength * weight / (penalty * gap), 0.5) if gap > 0.0 else 0.5
+            copies = theta * a + (1.0 - theta) * b, (1.0 - theta) * a + theta * b
+            for member, end, sum_, copy in zip((k, j), ends, (a, b), copies, strict=True):
+                duals[end] = sum_ - copy
+                anchor[member] += copy - duals[end]
+                degrees[member] += 1.0
+            if theta == 0.5:
+                fused.append(sorted(ends[0]))
+        alone = degrees == 0.0
+        anchor[~alone] /= degrees[~alone, np.newaxis]
+        anchor[alone] = rows[: members.count][alone]
+        note = f"{len(fused)} of {len(edges)} edges are fused"
+        return Ties(anchor=anchor, mu=penalty * degrees, duals=duals, state={"fused": fused}, note=note)
+
+    return observe
+
+
+def _dual_rows(members: Members) -> Mapping[tuple[str, str], Float64]:
+    rows = np.eye(len(members.products))
+    return {end: rows[members.count + i] for i, end in enumerate(members.duals)}
