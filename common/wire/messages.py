@@ -16,7 +16,7 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
-from common.wire import checks, limits, parts
+from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall
 from common.wire.codec import Codec, codec
 from common.wire.gen import admin_pb2 as admin
@@ -109,7 +109,7 @@ def _pack_reply(value: PollReply) -> pb.PollReply:
         kind=value.kind.value,
         settlement=value.settlement.value,
         waiting_for=checks.as_line(value.waiting_for),
-        order=None if value.order is None else parts.pack_order(value.order),
+        order=None if value.order is None else order_parts.pack_order(value.order),
     )
 
 
@@ -121,7 +121,7 @@ def _unpack_reply(message: pb.PollReply) -> PollReply:
         kind,
         checks.member(Settlement, message.settlement, "settlement"),
         checks.line(message.waiting_for, "waiting_for"),
-        parts.unpack_order(message.order) if kind is PollKind.ORDER else None,
+        order_parts.unpack_order(message.order) if kind is PollKind.ORDER else None,
     )
 
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
 from common.metrics import TaskStatistics
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
-    Order,
-    OrderKind,
     Progress,
     ScopePayload,
-    ScopePull,
-    ScopeValues,
     ScopeVersion,
     Session,
     TaskResult,
-    TrainingSettings,
     UpdateHeader,
 )
-from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -116,150 +108,6 @@ def pack_scope(value: ScopeVersion) -> pb.ScopeVersion:
 def unpack_scope(message: pb.ScopeVersion) -> ScopeVersion:
     """Message to value."""
     return ScopeVersion(checks.scope_name(message.scope), checks.count(message.version, "version"))
-
-
-def pack_order(value: Order) -> pb.Order:
-    """Value to message."""
-    return pb.Order(
-        order_id=value.order_id,
-        kind=value.kind.value,
-        round=value.round,
-        version=value.version,
-        scopes=[pack_scope(scope) for scope in value.scopes],
-        seed=value.seed,
-        training=_pack_training(value.training),
-        seconds_left=value.seconds_left,
-        encoding=value.encoding,
-        values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
-        tasks=value.tasks,
-        pulls=[pb.ScopePull(scope=pull.scope, mu=pull.mu, version=pull.version) for pull in value.pulls],
-    )
-
-
-def unpack_order(message: pb.Order) -> Order:
-    """Message to value."""
-    checks.require(message, "training")
-    scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
-    names = checks.distinct((scope.scope for scope in scopes), "scopes")
-    tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
-    pulls = _unpack_pulls(message, names)
-    return Order(
-        checks.identifier(message.order_id, "order_id"),
-        checks.member(OrderKind, message.kind, "kind"),
-        checks.count(message.round, "round"),
-        checks.count(message.version, "version"),
-        tuple(unpack_scope(scope) for scope in scopes),
-        checks.count(message.seed, "seed", most=limits.MAX_SEED),
-        _unpack_training(message.training),
-        checks.amount(message.seconds_left, "seconds_left"),
-        checks.identifier(message.encoding, "encoding"),
-        _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
-        checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
-        pulls,
-    )
-
-
-def _unpack_pulls(message: pb.Order, scopes: Collection[str]) -> tuple[ScopePull, ...]:
-    checks.distinct((pull.scope for pull in message.pulls), "pulls")
-    for pull in message.pulls:
-        if pull.scope not in scopes:
-            raise WireError(f"pulls: scope {pull.scope[:80]!r} is not the order's")
-    return tuple(
-        ScopePull(pull.scope, checks.amount(pull.mu, "mu", LARGEST_MU), checks.count(pull.version, "version"))
-        for pull in message.pulls
-    )
-
-
-def _unpack_values(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeValues, ...]:
-    checks.distinct((item.scope for item in message.values), "values")
-    for item in message.values:
-        if item.scope not in scopes:
-            raise WireError(f"values: scope {item.scope[:80]!r} is not the order's")
-    checks.count(sum(len(item.data) for item in message.values), "bytes of values", most=INLINE_BYTES)
-    return tuple(ScopeValues(item.scope, item.data) for item in message.values)
-
-
-def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
-    chosen = value.procedure
-    return pb.TrainingSettings(
-        local_epochs=value.local_epochs,
-        batch_size=value.batch_size,
-        learning_rate=value.learning_rate,
-        weight_decay=value.weight_decay,
-        max_grad_norm=value.max_grad_norm,
-        eval_batch_size=value.eval_batch_size,
-        procedure=pb.LocalProcedure(
-            name=chosen.name.value,
-            mu=chosen.mu,
-            pull=chosen.pull.value,
-            head_epochs=chosen.head_epochs,
-            inner_learning_rate=chosen.inner_learning_rate,
-            finetune_epochs=chosen.finetune_epochs,
-        ),
-        balance=pb.LocalBalance(
-            rule=value.balance.rule.value,
-            rate=value.balance.rate,
-            alpha=value.balance.alpha,
-            decay=value.balance.decay,
-            cagrad_c=value.balance.cagrad_c,
-            rescale=value.balance.rescale,
-        ),
-        optimizer=value.optimizer.value,
-        momentum=value.momentum,
-        frozen=value.frozen,
-    )
-
-
-def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
-    checks.require(message, "procedure")
-    checks.require(message, "balance")
-    return TrainingSettings(
-        checks.count(message.local_epochs, "local_epochs"),
-        checks.count(message.batch_size, "batch_size", least=1),
-        checks.amount(message.learning_rate, "learning_rate"),
-        checks.amount(message.weight_decay, "weight_decay"),
-        checks.amount(message.max_grad_norm, "max_grad_norm"),
-        checks.count(message.eval_batch_size, "eval_batch_size", least=1),
-        _unpack_procedure(message.procedure),
-        _unpack_balance(message.balance),
-        checks.member(OptimizerName, message.optimizer, "optimizer"),
-        checks.amount(message.momentum, "momentum", most=LARGEST_MOMENTUM),
-        _frozen(message.frozen),
-    )
-
-
-def _frozen(text: str) -> str:
-    if not is_frozen(text):
-        raise WireError(f"frozen: {text[:80]!r} is not empty, all or a number of layers")
-    return text
-
-
-def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:
-    procedure = LocalProcedure(
-        checks.member(ProcedureName, message.name, "procedure"),
-        message.mu,
-        checks.member(PullStep, message.pull, "pull"),
-        message.head_epochs,
-        message.inner_learning_rate,
-        message.finetune_epochs,
-    )
-    if problem := procedure.problem():
-        raise WireError(problem)
-    return procedure
-
-
-def _unpack_balance(message: pb.LocalBalance) -> LocalBalance:
-    balance = LocalBalance(
-        checks.member(BalanceRule, message.rule, "balance"),
-        message.rate,
-        message.alpha,
-        message.decay,
-        message.cagrad_c,
-        message.rescale,
-    )
-    if problem := balance.problem():
-        raise WireError(problem)
-    return balance
 
 
 def pack_update(value: UpdateHeader) -> pb.UpdateHeader:
