@@ -83,26 +83,37 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         return new.values[entry.name].ravel()
 
     version = journal.restore((), 0.0).completed_rounds
-    vectors = _grown(JournalledModels(files, journal).read(version), old, new.schemas, public, initial)
-    moments = method_of(config).optimizer.moments if version else ()
-    names = [moment_name(moment, scope) for moment, _ in moments for scope in old if not is_private(scope)]
-    stored = files.read_moments(version, names)
-    more: Vectors = {}
-    for moment, first in moments:
-        kept = {scope: stored[name] for scope in old if (name := moment_name(moment, scope)) in stored}
-        longer = _grown(kept, old, new.schemas, public, partial(_constant, first))
-        more |= {moment_name(moment, scope): vector for scope, vector in longer.items()}
-    if more:
-        grown.write_moments(version, more)
+    values = _grown(JournalledModels(files, journal).read(version), old, new.schemas, public, initial)
+    first = _first_moments(config, public) if version else {}
+    known = {name: scope for name, (scope, _) in first.items() if scope in old}
+    stored = files.read_moments(version, list(known))
+    moments = {
+        name: _grown(
+            {scope: stored[name]} if name in stored else {}, old, new.schemas, [scope], partial(_constant, value)
+        )
+        for name, (scope, value) in first.items()
+    }
+    if moments:
+        grown.write_moments(version, {name: vectors[first[name][0]] for name, vectors in moments.items()})
     if journal.model(version) is not None:
-        journal.enclose(version, grown.encode(vectors))
+        journal.enclose(version, grown.encode(values))
         journal.commit(())
     if journal.model(version) is None or files.path(version).is_file():
-        grown.write_named(str(version), vectors)
+        grown.write_named(str(version), values)
     first_values = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
     grown.write_named(PRIVATE_FILE, _grown(first_values, old, new.schemas, private, initial))
     folder.write_description(architecture, new.schemas)
     folder.write(folder.config, render(before.model_copy(update={"tasks": config.tasks})).encode())
+
+
+def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:
+    """The scope and the first value of every moment that the coordinator's optimizers have, by its name."""
+    method = method_of(config)
+    return {
+        moment_name(moment, scope): (scope, value)
+        for scope in scopes
+        for moment, value in method.mover_of(scope)[0].moments
+    }
 
 
 def _constant(value: float, entry: ParameterEntry) -> NDArray[np.float32]:

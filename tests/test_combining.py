@@ -117,7 +117,13 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
     deltas = {client: rng.normal(size=3 * BLOCK + 5).astype(np.float32) for client in clients}
     settlement = Settlement(conflict_rule(name, 0.4), only_conflicts=False) if name != "none" else None
     plain, *_ = hold(rules(), clients, deltas, Method())
-    for shares in (by_examples, balanced):
+    ways = (tempered, by_trend, by_attention)
+    for shares in (
+        by_examples,
+        balanced,
+        partial(by_fall, rate=0.1, decay=0.01),
+        *(partial(w, temperature=3.0) for w in ways),
+    ):
         found, *_ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(shares, settlement=settlement)))
         assert {scope: v.tobytes() for scope, v in found.items()} == {s: v.tobytes() for s, v in plain.items()}
 

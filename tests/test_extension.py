@@ -33,7 +33,7 @@ from tests.federations import CLIENTS, array_config, make_model, small_config
 MORE = (*CLIENTS, ("e", ("stsb",), "1/1"))
 CHOICES = {
     "hard": (),
-    "adam": ("aggregation.optimizer=adam", "federation.server_learning_rate=1e-3"),
+    "adam": ("aggregation={optimizer: adam, task_optimizer: momentum}", "federation.server_learning_rate=1e-3"),
     "full with ditto": ("sharing.plan=full", "training.procedure=ditto"),
     "heads in one private scope": ("sharing.plan=rules", "sharing.rules=[{'heads.*': private}, {'*': shared}]"),
 }
