@@ -71,7 +71,7 @@ class RelationSection(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    margin: Annotated[float, Field(ge=0, le=1)] = 0.005
+    margin: Annotated[float, Field(ge=0)] = 2.5
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
     patience: Annotated[int, Field(ge=1)] = 2
 

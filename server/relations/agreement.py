@@ -17,9 +17,11 @@ def agreement(margin: float, decay: float, patience: int) -> Relation:
     """Groups of members whose steps point the same way; a group starts each round from its mean by examples.
 
     All begin as one group. A running mean of the cosines between the members' steps, with `decay`, says who agrees:
-    from round `patience` on, the group whose two halves agree least is split where their mean cosine is below -margin,
-    and the two groups that agree most are joined where theirs is above margin: one move per round and slot, and in
-    between nothing moves. Halves come from average linkage, as in clustered federated learning (Sattler et al. 2020).
+    from round `patience` on, the group whose two halves agree least is split where their mean cosine is below
+    -margin / sqrt(parameters), and the two groups that agree most are joined where theirs is above the same: one move
+    per round and slot, and in between nothing moves. Directions drawn at random have cosines of standard deviation
+    1 / sqrt(parameters), so `margin` counts in those. Halves come from average linkage, as in clustered federated
+    learning (Sattler et al. 2020).
     """
 
     def observe(members: Members) -> Ties:
@@ -30,7 +32,7 @@ def agreement(margin: float, decay: float, patience: int) -> Relation:
         rounds = int(state.get("rounds", 0)) + 1
         note = ""
         if rounds >= patience:
-            groups, note = _moved(groups, agreed, margin, members.holders)
+            groups, note = _moved(groups, agreed, margin / np.sqrt(members.size), members.holders)
         start = np.zeros((members.count, len(members.products)))
         for group in groups:
             weights = members.examples[group]
