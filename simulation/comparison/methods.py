@@ -14,7 +14,7 @@ BASELINES = (LOCAL, SINGLE_TASK)
 """What it is to go alone: each client by itself, or each task by itself."""
 
 FORGET: tuple[str, ...] = (
-    *("sharing.plan", "sharing.private_layers", "sharing.rules"),
+    *("sharing.plan", "sharing.private_layers", "sharing.groups", "sharing.members", "sharing.rules", "relation"),
     *("training.procedure", "training.finetune_epochs", "training.balance"),
     "aggregation",
 )
@@ -56,6 +56,10 @@ def _aggregation(**values: object) -> dict[str, object]:
     return {f"aggregation.{key}": value for key, value in values.items()}
 
 
+def _related(name: str) -> dict[str, object]:
+    return {"sharing.plan": "soft", "relation.name": name}
+
+
 def _optimizer(name: str, rate: float) -> dict[str, object]:
     return {**_aggregation(optimizer=name), "federation.server_learning_rate": rate}
 
@@ -72,6 +76,9 @@ METHODS: dict[str, Method] = {
             Method(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        Method("adaptive", {"sharing.plan": "adaptive"}),
+        Method("soft", {"sharing.plan": "soft"}),
+        *(Method(name, _related(name)) for name in ("graph_l1", "attention", "similarity", "partial")),
         *(Method(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
         Method("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
         Method("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
