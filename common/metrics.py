@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import exp, sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from common.tasks import LOWER_IS_BETTER, TaskDefinition, TaskType
 Array = NDArray[np.float64]
 _Number = TypeVar("_Number", int, float)
 
+LARGEST_EXPONENT = 200.0
 LARGEST = 1e100
 """Sums from clients are at most this large, so that products of a few of them are still finite."""
 
@@ -29,8 +30,9 @@ class TaskStatistics:
     """Sums over one set of predictions.
 
     `confusion` is row-major: [true][predicted] counts for a classification, one (tp, fp, fn, tn) per label for a
-    multi-label task. `moments` of a regression are the sums of p, y, p^2, y^2, p*y for prediction p and target y.
-    `means` are (metric, value, examples) that can only be averaged.
+    multi-label task, (found, missed) for a masked one, whose examples are hidden words. `moments` of a regression are
+    the sums of p, y, p^2, y^2, p*y for prediction p and target y. `means` are (metric, value, examples) that can only
+    be averaged.
     """
 
     examples: int
@@ -66,7 +68,12 @@ def measure(task: TaskDefinition, outputs: Array, targets: Array, loss_sum: floa
 def fits(task: TaskDefinition, statistics: TaskStatistics) -> bool:
     """Whether statistics have the form that `measure` gives for this task and can be added up without overflow."""
     size = task.outputs
-    cells = {TaskType.CLASSIFICATION: size * size, TaskType.MULTILABEL: 4 * size, TaskType.REGRESSION: 0}[task.type]
+    cells = {
+        TaskType.CLASSIFICATION: size * size,
+        TaskType.MULTILABEL: 4 * size,
+        TaskType.REGRESSION: 0,
+        TaskType.MASKED_LM: 2,
+    }[task.type]
     sums = 5 if task.type is TaskType.REGRESSION else 0
     decisions = statistics.examples * (size if task.type is TaskType.MULTILABEL else 1)
     numbers = (statistics.loss_sum, *statistics.moments, *(value for _, value, _ in statistics.means))
@@ -102,6 +109,8 @@ def summarise(task: TaskDefinition, total: TaskStatistics) -> dict[str, float | 
     values: dict[str, float | None] = {name: value for name, value, _ in total.means}
     if task.type is TaskType.REGRESSION:
         values |= _regression(total)
+    elif task.type is TaskType.MASKED_LM:
+        values |= _masked(total)
     elif task.type is TaskType.MULTILABEL:
         values |= _multilabel(np.array(total.confusion, dtype=np.float64).reshape(-1, 4))
     else:
@@ -128,6 +137,12 @@ def _classification(confusion: Array) -> Mapping[str, float | None]:
         "f1": f1[1] if len(f1) == 2 else float(np.mean(f1)),
         "matthews": float(covariance / sqrt(spread)) if spread > 0 else 0.0,
     }
+
+
+def _masked(total: TaskStatistics) -> Mapping[str, float | None]:
+    """The share of hidden words that were found, and exp of their mean loss."""
+    perplexity = exp(min(total.loss_sum / total.examples, LARGEST_EXPONENT)) if total.examples else None
+    return {"masked_accuracy": _ratio(total.confusion[0], sum(total.confusion)), "perplexity": perplexity}
 
 
 def _multilabel(counts: Array) -> Mapping[str, float | None]:

@@ -8,31 +8,38 @@ from enum import StrEnum
 
 
 class TaskType(StrEnum):
-    """How a head's outputs are read: one class of many, any subset of labels, or one number."""
+    """How a head's outputs are read: one class of many, any subset of labels, one number, or hidden words."""
 
     CLASSIFICATION = "classification"
     MULTILABEL = "multilabel"
     REGRESSION = "regression"
+    MASKED_LM = "masked_lm"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether such a task names labels."""
+        return self in (TaskType.CLASSIFICATION, TaskType.MULTILABEL)
 
 
 METRICS: dict[TaskType, tuple[str, ...]] = {
     TaskType.CLASSIFICATION: ("accuracy", "f1", "matthews", "auc_mean"),
     TaskType.MULTILABEL: ("f1_micro", "f1_macro", "accuracy"),
     TaskType.REGRESSION: ("spearman_mean", "pearson", "rmse"),
+    TaskType.MASKED_LM: ("masked_accuracy", "perplexity"),
 }
 """Every metric of a task type; the first one is the type's default primary metric."""
 
-LOWER_IS_BETTER = frozenset({"rmse", "loss"})
+LOWER_IS_BETTER = frozenset({"rmse", "perplexity", "loss"})
 
 
 @dataclass(frozen=True)
 class TaskDefinition:
     """One task as all sites must understand it.
 
-    `labels` are names in the order of the class indices (empty for regression); `pair` says whether an example is
-    two texts; `metrics` are reported in this order, the first one is the task's primary metric; `weight` multiplies
-    the task's loss in a client that holds several tasks and its examples in the mean of the shared encoder. An
-    `auxiliary` task moves the shared encoder only where that helps the others.
+    `labels` are names in the order of the class indices (empty for regression and masked_lm); `pair` says whether an
+    example is two texts; `metrics` are reported in this order, the first one is the task's primary metric; `weight`
+    multiplies the task's loss in a client that holds several tasks and its examples in the mean of the shared encoder.
+    An `auxiliary` task moves the shared encoder only where that helps the others.
     """
 
     name: str

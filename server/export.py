@@ -94,6 +94,8 @@ def export_task(model: MTLServerModel, task: str, out: Path) -> list[str]:
         ModelError: the task is unknown, `out` exists and is not an empty folder, or it cannot be written.
     """
     model.get_task_head_parameters(task)
+    if model.tasks[task].type is TaskType.MASKED_LM:
+        raise ModelError(f"--task: '{task}' is a masked_lm and answers nothing; its encoder comes with another task")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"--out: {out} exists and is not an empty folder; choose another")
     # Written aside and renamed, so that `out` never holds half a model.

@@ -68,7 +68,7 @@ def first(pair: Any) -> Any:
 @st.composite
 def task_definitions(draw: st.DrawFn) -> TaskDefinition:
     kind = draw(st.sampled_from(TaskType))
-    names = () if kind is TaskType.REGRESSION else draw(few(labels, lambda label: label, least=1))
+    names = draw(few(labels, lambda label: label, least=1)) if kind.has_labels else ()
     metrics = draw(st.permutations(METRICS[kind]))[: draw(st.integers(1, len(METRICS[kind])))]
     return TaskDefinition(
         draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts), draw(st.booleans())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from client.data.example import Example
 from client.data.labels import QUOTED_CHARACTERS, CellError, label_parser
 from common.errors import DataError
-from common.tasks import TaskDefinition
+from common.tasks import TaskDefinition, TaskType
 
 TEXTS = ("sentence", "text")
 TEXT_PAIRS = (
@@ -51,7 +51,7 @@ def to_examples(table: Table, task: TaskDefinition, names: ColumnNames | None) -
         DataError: A column is missing, a cell cannot be used, or there is no row.
     """
     text, text_pair, label = _choose(table, task, names or ColumnNames())
-    parse = label_parser(task)
+    parse = label_parser(task) if task.type is not TaskType.MASKED_LM else lambda _: 0
     examples = []
     column = text
     cells = zip(table.columns[text], table.columns[text_pair or text], table.columns[label], strict=True)
@@ -97,6 +97,8 @@ def _choose(table: Table, task: TaskDefinition, names: ColumnNames) -> tuple[str
     else:
         texts = TEXT_PAIRS if task.pair else [(text,) for text in TEXTS]
     text, *second = _first_present(table, texts)
+    if task.type is TaskType.MASKED_LM:
+        return text, None, text
     (label,) = _first_present(table, [(name,) for name in ((names.label,) if names.label else LABELS)])
     return text, second[0] if second else None, label
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from client.data.example import Example
 from client.data.features import FeatureRows
+from client.data.masking import Masks, Vocabulary, draw_masks
 from common.errors import DataError, ModelError
 from common.models.batch import Batch, TextBatch
+from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
 
 TEXTS_PER_CALL = 8192
@@ -63,7 +65,29 @@ class EncodedSet:
         return self.first.lengths if self.second is None else np.maximum(self.first.lengths, self.second.lengths)
 
 
-TrainingRows = EncodedSet | FeatureRows
+@dataclass(frozen=True)
+class MaskedSet:
+    """Texts of a masked task ready for batching, with the masks that they have now."""
+
+    texts: EncodedTexts
+    padding_id: int
+    vocabulary: Vocabulary
+    masks: Masks
+
+    def __len__(self) -> int:
+        return len(self.texts.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, int64 (rows,)."""
+        return self.texts.lengths
+
+    def drawn(self, seed: int) -> MaskedSet:
+        """The same texts with other masks."""
+        return replace(self, masks=draw_masks(self.texts.ids, self.texts.offsets, self.vocabulary, seed))
+
+
+TrainingRows = EncodedSet | MaskedSet | FeatureRows
 """What batches are cut from."""
 
 
@@ -85,7 +109,7 @@ def encode(
 
     Raises:
         DataError: A text has no tokens; or these are texts and the model reads numbers, or the other way round.
-        ModelError: The tokenizer has no padding token.
+        ModelError: The tokenizer has no padding token, or no mask for a task that needs one.
     """
     if isinstance(examples, FeatureRows) or tokenizer is None:
         if not isinstance(examples, FeatureRows) or tokenizer is not None:
@@ -94,6 +118,8 @@ def encode(
         return examples
     if tokenizer.pad_token_id is None:
         raise ModelError("the tokenizer has no padding token; choose one that has")
+    if task.type is TaskType.MASKED_LM:
+        return _masked(examples, task, tokenizer, max_length)
     texts = [example.text for example in examples]
     pairs = [example.text_pair or "" for example in examples] if task.pair else None
     second = None
@@ -108,9 +134,35 @@ def collate(encoded: TrainingRows, rows: NDArray[np.integer]) -> Batch:
     """The batch of `rows` (at least one), padded to the longest; siamese second texts are its `pair`."""
     if isinstance(encoded, FeatureRows):
         return encoded.batch(rows)
+    if isinstance(encoded, MaskedSet):
+        return _hidden(encoded, rows)
     pair = None if encoded.second is None else _pad(encoded.second, rows, encoded.padding_id)
     labels = torch.from_numpy(encoded.labels[rows])
     return _pad(encoded.first, rows, encoded.padding_id, pair, labels)
+
+
+def _masked(
+    examples: Sequence[Example], task: TaskDefinition, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> MaskedSet:
+    """Texts with the same masks every time, as validation needs them; training draws others."""
+    if tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"tasks.{task.name}: the tokenizer has no mask token; choose one that has, or leave the task out"
+        )
+    texts = _tokenise([example.text for example in examples], None, task.name, tokenizer, max_length)
+    special = tuple(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))
+    vocabulary = Vocabulary(len(tokenizer), int(tokenizer.mask_token_id), special)
+    masks = draw_masks(texts.ids, texts.offsets, vocabulary, derive_seed(0, task.name, "masks"))
+    return MaskedSet(texts, int(tokenizer.pad_token_id), vocabulary, masks)
+
+
+def _hidden(encoded: MaskedSet, rows: NDArray[np.integer]) -> TextBatch:
+    """A batch of masked texts, the hidden words and where they are."""
+    shown = _pad(replace(encoded.texts, ids=encoded.masks.shown), rows, encoded.padding_id)
+    words = _pad(encoded.texts, rows, encoded.padding_id).input_ids.flatten()
+    chosen = _pad(replace(encoded.texts, ids=encoded.masks.chosen.astype(np.int32)), rows, 0).input_ids
+    positions = chosen.flatten().nonzero().squeeze(1)
+    return replace(shown, labels=words[positions], positions=positions)
 
 
 def _tokenise(

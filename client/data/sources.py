@@ -19,7 +19,7 @@ from client.data.hub import read_glue
 from client.data.synthetic import generate_rows
 from common.errors import DataError
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition
+from common.tasks import TaskDefinition, TaskType
 
 __all__ = ["ColumnNames", "DataRequest", "TaskData", "load", "pick", "shard"]
 
@@ -121,7 +121,8 @@ def _builtin(request: DataRequest) -> TaskData:
     number, parts = request.partition
 
     def rows(split: Split, samples: int) -> list[Example]:
-        return generate(request.task.name, split, samples * parts, request.seed)[number - 1 :: parts]
+        name = "sst2" if request.task.type is TaskType.MASKED_LM else request.task.name  # its texts, without labels
+        return generate(name, split, samples * parts, request.seed)[number - 1 :: parts]
 
     train = rows("train", request.train_samples or BUILTIN_TRAIN_SAMPLES)
     validation = rows("validation", BUILTIN_VAL_SAMPLES if request.val_samples is None else request.val_samples)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.data.encoding import EncodedSet, EncodedTexts, TrainingRows
+from client.data.encoding import EncodedSet, EncodedTexts, MaskedSet, TrainingRows
 from client.training.loop import TaskSet, takes_decay
 from common.models.mlp import MLPEncoder
 from common.models.multitask import MultiTaskModel
@@ -92,11 +92,14 @@ def choose_rows(used: NDArray[np.integer], fixed: Iterable[int]) -> NDArray[np.i
 
 
 def compact_vocabulary(model: MultiTaskModel, sets: Sequence[TaskSet]) -> CompactVocabulary | None:
-    """The compact table for a model and all rows that it will read, or None where it is not exact or does not pay."""
+    """The compact table for a model and all rows that it will read, or None where it is not exact or does not pay.
+
+    A masked task asks every row of the table for its word, so that all of them get a gradient.
+    """
     embedding = _word_embedding(model)
     encoded = [s for item in sets for s in (item.train, item.validation) if isinstance(s, EncodedSet)]
     texts = [t for s in encoded for t in (s.first, s.second) if t is not None]
-    if embedding is None or not texts:
+    if embedding is None or not texts or any(isinstance(item.train, MaskedSet) for item in sets):
         return None
     used = np.unique(np.concatenate([np.unique(t.ids) for t in texts]))
     fixed = _ids_with_meaning(model, embedding) | {s.padding_id for s in encoded}

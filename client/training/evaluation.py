@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from client.data.batching import length_batches
-from client.data.encoding import TrainingRows, collate
+from client.data.encoding import MaskedSet, TrainingRows, collate
 from common.errors import DataError
 from common.metrics import TaskStatistics, measure
 from common.models.heads import task_loss
@@ -20,6 +20,8 @@ def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, ba
     Raises:
         DataError: the model gives outputs that are not finite.
     """
+    if isinstance(rows, MaskedSet):
+        return _evaluate_masked(model, task, rows, batch_size)
     device = next(model.parameters()).device
     batches = length_batches(rows.lengths, batch_size)
     scores, losses = [], []
@@ -39,3 +41,22 @@ def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, ba
     if not np.isfinite(outputs).all():
         raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
     return measure(task, outputs, np.asarray(rows.labels, dtype=np.float64), loss_sum)
+
+
+def _evaluate_masked(model: MultiTaskModel, task: TaskDefinition, rows: MaskedSet, batch_size: int) -> TaskStatistics:
+    """The same for hidden words, of which there are too many outputs to keep."""
+    device = next(model.parameters()).device
+    found = torch.zeros(3, dtype=torch.float64, device=device)
+    model.eval()
+    with torch.inference_mode():
+        for indices in length_batches(rows.lengths, batch_size):
+            batch = collate(rows, indices).to(device)
+            assert batch.labels is not None
+            outputs = model(task.name, batch)
+            loss = task_loss(task, outputs, batch.labels, "sum").double()
+            hits = (outputs.argmax(dim=1) == batch.labels).sum().double()
+            found += torch.stack([loss, hits, torch.full_like(loss, len(batch.labels))])
+    loss_sum, hits_sum, words = found.tolist()
+    if not np.isfinite(loss_sum):
+        raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
+    return TaskStatistics(int(words), loss_sum, (int(hits_sum), int(words - hits_sum)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
-from client.data.encoding import TrainingRows, collate
+from client.data.encoding import MaskedSet, TrainingRows, collate
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
@@ -96,13 +96,18 @@ Part = tuple[TaskSet, NDArray[np.int64]]
 
 def epoch_steps(sets: Sequence[TaskSet], batch_size: int, seed: int, epoch: int) -> list[list[Part]]:
     """The batches of every step of one epoch."""
-    by_name = {s.task.name: s for s in sets}
+    by_name = {s.task.name: _with_masks(s, derive_seed(seed, epoch, s.task.name, "masks")) for s in sets}
     batches = {
         name: iter(epoch_batches(s.train.lengths, batch_size, derive_seed(seed, epoch, name)))
         for name, s in by_name.items()
     }
     schedule = interleave({s.task.name: -(-len(s.train) // batch_size) for s in sets})
     return [[(by_name[name], next(batches[name])) for name in names] for names in schedule]
+
+
+def _with_masks(item: TaskSet, seed: int) -> TaskSet:
+    """A masked task with words hidden anew, any other as it is."""
+    return replace(item, train=item.train.drawn(seed)) if isinstance(item.train, MaskedSet) else item
 
 
 def take_step(

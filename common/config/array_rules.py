@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.config.schema import Config, ModelSection
-from common.tasks import KNOWN_TASKS
+from common.tasks import KNOWN_TASKS, TaskType
 
 _REMEDY = "only texts have this; leave the key out, or name a text encoder as model.server_model"
 _TEXT_KEYS = ("tokenizer", "encoding", "max_length")
@@ -62,6 +62,11 @@ def tasks(config: Config) -> list[str]:
         f"tasks.{name}.columns: arrays have none (label and features are found by themselves); remove it"
         for name, section in config.tasks.items()
         if section.columns is not None and name not in KNOWN_TASKS
+    ]
+    found += [
+        f"tasks.{name}.type: masked_lm hides words, an mlp reads numbers; leave the task out"
+        for name, section in config.tasks.items()
+        if section.type is TaskType.MASKED_LM
     ]
     return found
 

@@ -9,7 +9,7 @@ from common.config import array_rules, circle_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
-from common.tasks import KNOWN_TASKS
+from common.tasks import KNOWN_TASKS, TaskType
 
 Role = Literal["server", "client", "simulate", "any"]
 
@@ -108,6 +108,7 @@ def _tasks_have_data(config: Config) -> list[str]:
         + (", or write data.source: glue" if builtin and name in KNOWN_TASKS else "")
         for name in config.tasks
         if name not in (BUILTIN_TASKS if builtin else KNOWN_TASKS)
+        and not (builtin and config.tasks[name].type is TaskType.MASKED_LM)
     ]
 
 

@@ -43,12 +43,12 @@ class ColumnsSection(Section):
     """Names of the columns that hold a task's text, its second text (if it reads pairs) and its label."""
 
     text: Text
-    label: Text
+    label: Text | None = None
     text_pair: Text | None = None
 
 
 class TaskSection(Section):
-    """One task. A known task needs nothing here; others state `type` and, unless a regression, `labels`.
+    """One task. A known task needs nothing here; others state `type` and, unless a regression or masked_lm, `labels`.
 
     `train_samples` and `val_samples` cap the rows of one client (None: all; without rows to score on there are no
     scores). `labels` are names in the order of their indices; a number N stands for '0' to 'N-1'. The first of
@@ -75,6 +75,7 @@ class TaskSection(Section):
             return [f"tasks.{name}.type: {name} is known as {known.type}; name a task of your own differently"]
         labels = self._labels(known)
         found = _column_problems(known, self.columns) if known and self.columns else []
+        found += _role_problems(kind, self.columns) if self.columns else []
         found += _label_problems(kind, labels) + _metric_problems(kind, labels, self.metrics or ())
         return [f"tasks.{name}.{line}" for line in found]
 
@@ -100,7 +101,7 @@ class TaskSection(Section):
 def _unknown_task(name: str) -> str:
     close = get_close_matches(name.lower(), KNOWN_TASKS, n=1)
     known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(KNOWN_TASKS)}."
-    needed = f"type ({', '.join(TaskType)}) and, unless it is a regression, labels"
+    needed = f"type ({', '.join(TaskType)}) and, unless it is a regression or masked_lm, labels"
     return f"not a known task; {known} A task of your own needs {needed}"
 
 
@@ -111,9 +112,17 @@ def _column_problems(known: TaskDefinition, columns: ColumnsSection) -> list[str
     return [f"columns.text_pair: {known.name} reads {'two texts' if known.pair else 'one text'}; {remedy}"]
 
 
+def _role_problems(kind: TaskType, columns: ColumnsSection) -> list[str]:
+    if kind is not TaskType.MASKED_LM:
+        return [] if columns.label else ["columns.label: missing; add it"]
+    if columns.label or columns.text_pair:
+        return ["columns: a masked_lm reads one text and no label; name text alone"]
+    return []
+
+
 def _label_problems(kind: TaskType, labels: tuple[str, ...]) -> list[str]:
-    if kind is TaskType.REGRESSION:
-        return ["labels: a regression has none; remove them"] if labels else []
+    if not kind.has_labels:
+        return [f"labels: a {kind} has none; remove them"] if labels else []
     if not labels:
         return [f"labels: a {kind} task needs them; write e.g. [negative, positive], or their number"]
     if kind is TaskType.CLASSIFICATION and len(labels) < 2:

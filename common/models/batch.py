@@ -28,7 +28,9 @@ class TextBatch:
 
     `input_ids`, `attention_mask` (1 at tokens, 0 at padding) and `token_type_ids` (which text of a cross-encoded pair)
     are int64 (rows, length). `pair` holds the second texts of siamese pairs and has no labels itself. `labels` is
-    int64 (rows,) for classes, float32 (rows,) for scores, float32 (rows, labels) for multi-label tasks.
+    int64 (rows,) for classes, float32 (rows,) for scores, float32 (rows, labels) for multi-label tasks. `positions` are
+    the hidden words of a masked task, int64 (words,), counted row by row over all of `input_ids`; its labels are those
+    words' ids, int64 (words,).
     """
 
     input_ids: Tensor
@@ -36,6 +38,7 @@ class TextBatch:
     token_type_ids: Tensor | None = None
     pair: TextBatch | None = None
     labels: Tensor | None = None
+    positions: Tensor | None = None
 
     def to(self, device: torch.device) -> TextBatch:
         """The same batch on `device`; a copy to a GPU goes on in the background."""
@@ -47,6 +50,7 @@ class TextBatch:
             None if self.token_type_ids is None else _moved(self.token_type_ids, device),
             None if self.pair is None else self.pair.to(device),
             None if self.labels is None else _moved(self.labels, device),
+            None if self.positions is None else _moved(self.positions, device),
         )
 
 

@@ -107,6 +107,12 @@ def sentence_vectors(encoder: Encoder, batch: Batch) -> Tensor:
     return hidden[:, 0] if pooled is None else pooled
 
 
+def token_vectors(encoder: Encoder, batch: Batch) -> Tensor:
+    """The last layer at every token, padding included, (rows, length, hidden)."""
+    assert isinstance(encoder, PreTrainedModel) and isinstance(batch, TextBatch)
+    return _encode(encoder, batch)[0]
+
+
 def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
     """The mean of the last layer over each row's tokens, padding left out, (rows, hidden)."""
     hidden = _encode(encoder, batch)[0].float()

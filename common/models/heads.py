@@ -67,8 +67,34 @@ class SiameseHead(Head):
             self.linear.weight[:, -1] = COSINE_START
 
 
+class MaskedHead(nn.Module):
+    """The word behind a hidden token: a layer as in BERT, then the word embeddings themselves (Devlin et al. 2019).
+
+    The decoder is tied to the encoder's table, so that it adds no more than a bias per word.
+    """
+
+    def __init__(self, hidden: int, width: int, words: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(words))
+
+    def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
+        """Outputs (tokens, words) for vectors (tokens, hidden) and word embeddings (words, width)."""
+        return functional.linear(self.norm(functional.gelu(self.transform(vectors))), table, self.bias)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw initial values from a generator on the CPU: normal weights (std 0.02), zero biases."""
+        weight = self.transform.weight
+        weight.copy_(torch.empty(weight.shape).normal_(std=INITIAL_STD, generator=generator))
+        for bias in (self.transform.bias, self.norm.bias, self.bias):
+            bias.zero_()
+        self.norm.weight.fill_(1.0)
+
+
 def task_loss(task: TaskDefinition, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Cross entropy, binary cross entropy averaged over the labels, or squared error.
+    """Cross entropy (of classes or hidden words), binary cross entropy averaged over the labels, or squared error.
 
     Args:
         task: says how to read the outputs.
@@ -76,7 +102,7 @@ def task_loss(task: TaskDefinition, outputs: Tensor, targets: Tensor, reduction:
         targets: class indices int64 (rows,), 0/1 indicators float32 (rows, labels) or scores float32 (rows,).
         reduction: over the rows; `none` gives one loss per row, (rows,).
     """
-    if task.type is TaskType.CLASSIFICATION:
+    if task.type in (TaskType.CLASSIFICATION, TaskType.MASKED_LM):
         return functional.cross_entropy(outputs, targets, reduction=reduction)
     if task.type is TaskType.REGRESSION:
         return functional.mse_loss(outputs.squeeze(-1), targets, reduction=reduction)

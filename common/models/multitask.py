@@ -11,13 +11,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from common.errors import ModelError
 from common.models.batch import Batch, FeatureBatch, TextBatch
-from common.models.encoder import Encoder, build_encoder, mean_vectors, sentence_vectors
-from common.models.heads import Head, SiameseHead
+from common.models.encoder import Encoder, build_encoder, mean_vectors, sentence_vectors, token_vectors
+from common.models.heads import Head, MaskedHead, SiameseHead
 from common.models.mlp import MLPConfig, MLPEncoder
 from common.models.randomness import borrowed_generator
 from common.orders import ModelArchitecture
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition
+from common.tasks import TaskDefinition, TaskType
 
 DEFAULT_DROPOUT = 0.1
 
@@ -66,7 +66,10 @@ class MultiTaskModel(nn.Module):
         return made
 
     def forward(self, task: str, batch: Batch) -> Tensor:
-        """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs."""
+        """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs.
+
+        A masked task has a row of outputs, one per word of the vocabulary, for each of `batch.positions`.
+        """
         if self.precision == torch.float32:
             return self._outputs(task, batch)
         # Left after each forward pass, since autocast keeps its copies of the weights until then.
@@ -80,9 +83,23 @@ class MultiTaskModel(nn.Module):
             if isinstance(batch, FeatureBatch) or batch.pair is None:
                 raise ValueError(f"task {task} reads pairs of texts, but the batch has no second texts")
             outputs: Tensor = head(*self._mean_vectors_of_pair(batch, batch.pair))
+        elif isinstance(head, MaskedHead):
+            outputs = head(self._hidden_words(batch), self._word_table().weight)
         else:
             outputs = head(sentence_vectors(self.encoder, batch))
         return outputs
+
+    def _hidden_words(self, batch: Batch) -> Tensor:
+        """The vectors of the tokens at a masked batch's positions, (words, hidden)."""
+        if isinstance(batch, FeatureBatch) or batch.positions is None:
+            raise ValueError("a masked task reads batches that say which words are hidden")
+        return token_vectors(self.encoder, batch).flatten(0, 1).index_select(0, batch.positions)
+
+    def _word_table(self) -> nn.Embedding:
+        found = self.encoder.get_input_embeddings()
+        if not isinstance(found, nn.Embedding):
+            raise ModelError("a masked_lm task needs an encoder with word embeddings; leave the task out")
+        return found
 
     def _mean_vectors_of_pair(self, first: TextBatch, second: TextBatch) -> tuple[Tensor, Tensor]:
         """The vectors of both texts, (rows, hidden) each, in whichever number of encoder calls is faster."""
@@ -97,9 +114,15 @@ class MultiTaskModel(nn.Module):
 
     def _add_head(self, task: TaskDefinition) -> None:
         config = self.encoder.config
-        kind = PAIR_HEADS[self.architecture.encoding] if task.pair else Head
+        head: nn.Module
+        if task.type is TaskType.MASKED_LM:
+            words, width = self._word_table().weight.shape
+            head = MaskedHead(config.hidden_size, width, words)
+        else:
+            kind = PAIR_HEADS[self.architecture.encoding] if task.pair else Head
+            head = kind(task, config.hidden_size, _dropout(config))
         try:
-            self.heads[task.name] = kind(task, config.hidden_size, _dropout(config))
+            self.heads[task.name] = head
         except KeyError:
             raise ModelError(f"tasks.{task.name}: a head cannot have this name; choose another") from None
 
@@ -124,7 +147,7 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
 def initialise_heads(model: MultiTaskModel, seed: int) -> None:
     """The same for the heads alone."""
     for task, head in model.heads.items():
-        assert isinstance(head, Head)
+        assert isinstance(head, Head | MaskedHead)
         head.reset(torch.Generator().manual_seed(derive_seed(seed, "head", task)))
 
 

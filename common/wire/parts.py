@@ -54,7 +54,7 @@ def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
     """Message to value."""
     kind = checks.member(TaskType, message.type, "type")
     labels = checks.items(message.labels, "labels", limits.MAX_LABELS)
-    if (kind is TaskType.REGRESSION) == bool(labels):
+    if kind.has_labels != bool(labels):
         raise WireError(f"labels: {len(labels)} do not fit a {kind}")
     metrics = checks.items(message.metrics, "metrics", limits.MAX_METRICS, least=1)
     for metric in metrics:
