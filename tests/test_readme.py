@@ -297,6 +297,7 @@ class Reader:
         elif mode == "client":
             overrides = [*overrides, f"client.server=localhost:{port}", f"client.connect_timeout_seconds={PATIENCE}"]
         words += [word for override in overrides for word in ("--set", override)]
+        words += ["--seeds", "0"] if mode == "compare" else []
         self._logs += 1
         return Process(words, self.folder, self.folder / f"{self._logs}.log")
 
