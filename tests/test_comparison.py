@@ -326,8 +326,8 @@ def test_labels_move_apart_as_little_as_possible():
     pictures = pytest.importorskip("simulation.comparison.pictures", reason="pictures need matplotlib")
     assert pictures.apart([0.0, 0.0, 1.0], 0.5) == pytest.approx([-0.25, 0.25, 1.0])
     assert pictures.apart([], 0.5) == []
-    styles = pictures.styles([*METHODS])
-    assert len({(colour, str(dash)) for colour, dash in styles.values()}) == len(METHODS)
+    styles = pictures.styles([*METHODS][:30])
+    assert len({(colour, str(dash)) for colour, dash in styles.values()}) == min(len(METHODS), 30)
 
 
 def test_without_matplotlib_one_line_says_what_to_install(found, tmp_path, monkeypatch, caplog):

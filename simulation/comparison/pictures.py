@@ -20,10 +20,7 @@ from simulation.comparison.result import Comparison, CurvePoint
 
 DPI = 160
 MOST_LABELS = 5
-"""Lines that carry their names at their ends; more of them get a legend."""
-
-MOST_BANDS = 7
-"""Bands of more methods would hide each other."""
+"""Lines that carry their names at their ends, and bands; more of them get a legend, and bands would hide each other."""
 
 MOST_PANELS = 24
 LEAST_COSINE = 0.1
@@ -78,7 +75,7 @@ def _curves(found: Comparison) -> Figure:
     rows, named = ceil(len(tasks) / columns), len(found.methods) <= MOST_LABELS
     figure = Figure(figsize=(3.3 * columns + 0.4, 2.5 * rows + (0.6 if named else 1.0)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    style, banded = styles(list(found.methods)), len(found.seeds) > 1 and len(found.methods) <= MOST_BANDS
+    style, banded = styles(list(found.methods)), len(found.seeds) > 1 and len(found.methods) <= MOST_LABELS
     for panel, task in zip(panels, tasks, strict=False):
         ends = {}
         for name, method in found.methods.items():

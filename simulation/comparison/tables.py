@@ -17,11 +17,12 @@ MOST_CLIENT_ROWS = 200
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of text; the first column names the row."""
+    """A table; the first column names the row, the others are numbers unless they are `words`."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: bool = False
 
 
 def summary(found: Comparison) -> Sheet:
@@ -52,7 +53,7 @@ def changes(found: Comparison) -> Sheet:
     for name, method in found.methods.items():
         said = ", ".join(f"`{path}: {value}`" for path, value in method.changes.items())
         rows.append((name, "a federation per task" if method.by_task else said or "nothing"))
-    return Sheet("Changes", ("method", "configuration"), tuple(rows))
+    return Sheet("Changes", ("method", "configuration"), tuple(rows), words=True)
 
 
 def scores(found: Comparison) -> Sheet:
@@ -168,7 +169,7 @@ def _preface(found: Comparison) -> Iterator[str]:
 
 
 def _as_markdown(sheet: Sheet) -> str:
-    lines = [sheet.columns, ("---", *("---:" for _ in sheet.columns[1:])), *sheet.rows]
+    lines = [sheet.columns, ("---", *("---" if sheet.words else "---:" for _ in sheet.columns[1:])), *sheet.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
