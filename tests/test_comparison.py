@@ -60,6 +60,15 @@ def test_the_delta_of_fmtl_bench():
     assert compare({"c": "matthews"}, {"c": [0.5]}, {"c": [-0.1]}).delta.mean is None
 
 
+def test_the_mean_gain_is_that_of_main_tasks_without_units():
+    """Gains +0.1, -0.1 of a and -0.2, +0.2 of c: their means are -0.05 and +0.05. With an rmse there is no such mean."""
+    metrics = {"a": "accuracy", "c": "matthews"}
+    scores, alone = {"a": [0.6, 0.4], "c": [0.1, 0.2]}, {"a": [0.5, 0.5], "c": [0.3, 0.0]}
+    assert compare(metrics, scores, alone).mean_gain.values == (-0.05, 0.05)
+    assert compare(metrics, scores, alone, ["c"]).mean_gain.values == (0.1, -0.1)
+    assert compare({**metrics, "b": "rmse"}, {**scores, "b": [1, 1]}, {**alone, "b": [1, 2]}).mean_gain.values == ()
+
+
 def test_a_ratio_needs_a_base():
     assert relative_gain("accuracy", 0.25, 0.5) == -0.5
     assert relative_gain("rmse", 3.0, 2.0) == -0.5

@@ -92,7 +92,7 @@ class TestReference:
 
     def test_shows_every_key(self) -> None:
         text = REFERENCE.read_text(encoding="utf-8")
-        shown = set(re.findall(r"^[ #-]*(\w+):", text, re.MULTILINE)) | {"match", "scope"}
+        shown = set(re.findall(r"^[ #-]*(\w+):", text, re.MULTILINE)) | {"match", "scope", "one", "other"}
         keys = set(_keys(Config))
         assert {"text_pair", "client_ca", "num_rounds", "metrics"} <= keys
         assert keys <= shown

@@ -80,12 +80,14 @@ class Difference:
 class Against:
     """A method against a baseline: task by task, and the mean of the relative gains as FMTL-Bench has it.
 
+    `mean_gain` is the mean over tasks of plain gains; it is empty where a primary metric is an error, which has units.
     `left_out` are tasks whose score alone is too small to divide by with some seed; they are not in `delta`, with any
     seed and any method alike.
     """
 
     tasks: Mapping[str, Difference]
     delta: Spread
+    mean_gain: Spread
     left_out: tuple[str, ...]
 
 
@@ -115,7 +117,10 @@ def compare(
         tasks[task] = Difference(spread(gains), spread(relative), flag)
     kept = [task for task in metrics if task not in left_out and task not in auxiliary]
     by_seed = zip(*(tasks[task].relative.values for task in kept), strict=True)
-    return Against(tasks, spread(_mean(values) for values in by_seed), tuple(left_out))
+    main = [task for task in metrics if task not in auxiliary]
+    plain = zip(*(tasks[task].gain.values for task in main), strict=True)
+    mean_gain = () if LOWER_IS_BETTER & {metrics[task] for task in main} else map(_mean, plain)
+    return Against(tasks, spread(map(_mean, by_seed)), spread(mean_gain), tuple(left_out))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

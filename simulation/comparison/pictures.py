@@ -23,7 +23,7 @@ MOST_LABELS = 5
 """Lines that carry their names at their ends, and bands; more of them get a legend, and bands would hide each other."""
 
 MOST_PANELS = 24
-LEAST_COSINE = 0.1
+LEAST_COSINE = 0.02
 """Smaller cosines do not get the full colour, however small all the others are."""
 
 INK, FAINT = "#222222", "#bbbbbb"
@@ -166,7 +166,7 @@ def _points(found: Comparison, base: str, task: str, name: str) -> float | None:
 def _affinity(affinity: Agreement, title: str) -> Figure:
     """Cosines between the tasks' steps; the diagonal is left empty."""
     values = [[0.0 if i == j else v for j, v in enumerate(row)] for i, row in enumerate(affinity.values)]
-    shown = [["" if i == j else _signed(v, 2) for j, v in enumerate(row)] for i, row in enumerate(affinity.values)]
+    shown = [["" if i == j else _signed(v, 3) for j, v in enumerate(row)] for i, row in enumerate(affinity.values)]
     title = f"How far the tasks' steps agree (cosine): {title}"
     return _heatmap(values, shown, affinity.tasks, affinity.tasks, title, LEAST_COSINE)
 

@@ -27,6 +27,7 @@ class Sheet:
 
 def summary(found: Comparison) -> Sheet:
     """One row per method: did sharing help on the whole, how many tasks pay for it, and what did it take."""
+    gains = tuple(f"mean gain, {base}" for base in found.baselines)
     deltas = tuple(f"delta, {base}" for base in found.baselines)
     worse = tuple(f"{WORSE} {base}" for base in found.baselines)
     costs = ("model", "extra epochs", "MB up", "seconds")
@@ -36,6 +37,7 @@ def summary(found: Comparison) -> Sheet:
         rows.append(
             (
                 name,
+                *("-" if base == name else _score(each.mean_gain, "+") for base, each in against),
                 *("-" if base == name else _percent(each.delta) for base, each in against),
                 *("-" if base == name else _worse(each) for base, each in against),
                 method.model,
@@ -44,7 +46,7 @@ def summary(found: Comparison) -> Sheet:
                 f"{method.seconds:.1f}",
             )
         )
-    return Sheet("Methods", ("method", *deltas, *worse, *costs), tuple(rows))
+    return Sheet("Methods", ("method", *gains, *deltas, *worse, *costs), tuple(rows))
 
 
 def changes(found: Comparison) -> Sheet:
@@ -157,7 +159,7 @@ def _preface(found: Comparison) -> Iterator[str]:
         yield "One seed, so there is no spread. Positive gains are better."
         rule = f"the loss exceeds {100 * MARGIN:g} point ({100 * MARGIN:g} % where lower is better)"
     yield f"{WORSE} marks negative transfer: {rule}."
-    yield "Delta is the mean over tasks of gain divided by the baseline's score (FMTL-Bench)."
+    yield "The mean gain is that over tasks; delta is the mean of gain divided by the baseline's score (FMTL-Bench)."
     for base in found.baselines:
         left = next(iter(found.methods.values())).against[base].left_out
         if left:
