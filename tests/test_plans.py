@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch import Tensor
 
-import simulation.codec
-from client.worker import Worker
 from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.orders import ModelArchitecture
-from common.parameters.plan import PLANS, ScopeRule, SharingPlan, is_private
+from common.parameters.plan import PLANS, ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.tasks import KNOWN_TASKS
-from common.wire.methods import METHODS
-from server.coordinator import Coordinator
 from server.core.state import Phase
 from server.report import build_report
 from tests.federations import CLIENTS, digest_of, federate, make_model, small_config
@@ -147,64 +141,3 @@ def test_local_shares_nothing_and_still_learns_and_reports(tmp_path: Path) -> No
     history = report["tasks"]["sst2"]["history"]
     assert [entry["round"] for entry in history] == [0, 1, 2]
     assert len({entry["loss"] for entry in history}) == 3, "the models that were scored did not move"
-
-
-def test_private_values_occur_in_no_byte_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = [method.request for method in METHODS]
-    sent: list[bytes] = []
-    honest = simulation.codec._through
-
-    def recorded(codec: Any, value: Any) -> Any:
-        if any(codec is request for request in requests):
-            sent.append(codec.encode(value))
-        return honest(codec, value)
-
-    planted: list[tuple[str, np.ndarray[Any, Any]]] = []
-    execute = Worker.execute
-    rng = np.random.Generator(np.random.PCG64(17))
-
-    def with_sentinels(self: Worker, order: Any, private: Mapping[str, Tensor], progress: Any) -> Any:
-        values = {scope: torch.from_numpy(noise(rng, len(vector))) for scope, vector in private.items()}
-        outcome = execute(self, order, values, progress)
-        for scope, after in outcome.private.items():
-            planted.append((scope, after.numpy()))
-            if scope in values:
-                planted.extend(
-                    (scope, vector) for vector in (values[scope].numpy(), after.numpy() - values[scope].numpy())
-                )
-        return outcome
-
-    monkeypatch.setattr("simulation.codec._through", recorded)
-    monkeypatch.setattr(Worker, "execute", with_sentinels)
-    for choice in (*(f"sharing.plan={plan}" for plan in KEPT), "training.procedure=ditto"):
-        planted.clear()
-        sent.clear()
-        config = deep_config(tmp_path / choice, choice, "training.num_rounds=1")
-        coordinator = asyncio.run(federate(config, tmp_path / choice / "state", how="codec"))
-        check_nothing_left(coordinator, planted, b"".join(sent), rng)
-
-
-def noise(rng: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
-    return rng.uniform(-0.1, 0.1, size).astype(np.float32)
-
-
-def check_nothing_left(
-    coordinator: Coordinator,
-    planted: list[tuple[str, np.ndarray[Any, Any]]],
-    leaving: bytes,
-    rng: np.random.Generator,
-) -> None:
-    """No scope of an update is private or holds a private parameter, and no pair of planted values is in the bytes."""
-    schemas = coordinator._federation.schemas
-    names = {e.name for scope, schema in schemas.items() if is_private(scope) for e in schema.entries}
-    orders = [order for round_ in coordinator.journal.rounds() for order in round_.orders.values()]
-    for scope in {scope.scope for order in orders for scope in order.scopes}:
-        assert not is_private(scope) and names.isdisjoint(e.name for e in schemas[scope].entries)
-    assert planted
-    for scope, vector in planted:
-        assert is_private(scope) or scope.startswith("personal/")
-        moved = np.flatnonzero(vector[:-1])
-        for at in rng.choice(moved, size=min(20, len(moved)), replace=False):
-            assert vector[at : at + 2].tobytes() not in leaving, scope
-    for scope, vector in coordinator.vectors.items():  # the search finds what does leave
-        assert len(leaving) > vector.nbytes, scope

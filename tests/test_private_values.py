@@ -1,0 +1,144 @@
+"""What is private to a client occurs in no byte that leaves it, whatever the plan, the procedure and the encoding."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import simulation.codec
+from client.worker import Worker
+from common.orders import UpdateHeader
+from common.parameters.encodings import to_bfloat16
+from common.parameters.plan import is_private
+from common.wire.calls import PollCall, UploadStart
+from common.wire.methods import METHODS
+from server.coordinator import Coordinator
+from tests.federations import array_config, federate
+from tests.test_plans import deep_config
+
+WAYS = [
+    *(f"sharing.plan={plan}" for plan in ("private_heads", "fedper", "lg", "local")),
+    *("training.procedure=ditto", "training.finetune_epochs=1"),
+]
+DENSE, ROWS = ("dense-float32", "dense-bfloat16"), ("rows-float32", "rows-bfloat16")
+TEXTS = [
+    *(("sharing.plan=private_heads", ROWS[0]), ("sharing.plan=fedper", ROWS[1]), ("sharing.plan=lg", ROWS[0])),
+    *(("training.procedure=ditto", ROWS[1]),),
+]
+"""Encodings that leave rows out are for embeddings."""
+
+CLIENTS = (("a", ("a0",), "1/2"), ("d", ("a0", "b1"), "2/2"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import client.worker
+
+    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Leak:
+    """Plants random values in what clients keep, and hears everything that they send."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rng = np.random.Generator(np.random.PCG64(17))
+        self.planted: list[tuple[str, np.ndarray[Any, Any]]] = []
+        self.moved: list[tuple[str, np.ndarray[Any, Any]]] = []
+        self.sent: list[bytes] = []
+        self.headers: list[UpdateHeader] = []
+        self.ways: set[str] = set()
+        requests = [method.request for method in METHODS]
+        honest, execute = simulation.codec._through, Worker.execute
+
+        def recorded(codec: Any, value: Any) -> Any:
+            if any(codec is request for request in requests):
+                self.sent.append(codec.encode(value))
+                self._look(value)
+            return honest(codec, value)
+
+        def with_sentinels(worker: Worker, order: Any, private: Mapping[str, Tensor], progress: Any) -> Any:
+            values = {scope: torch.from_numpy(self._noise(len(vector))) for scope, vector in private.items()}
+            outcome = execute(worker, order, values, progress)
+            for scope, after in outcome.private.items():
+                self.planted.append((scope, after.numpy()))
+                if scope in values:
+                    self.planted.append((scope, values[scope].numpy()))
+                    self.moved.append((scope, after.numpy() - values[scope].numpy()))
+            return outcome
+
+        monkeypatch.setattr("simulation.codec._through", recorded)
+        monkeypatch.setattr(Worker, "execute", with_sentinels)
+
+    def _look(self, value: Any) -> None:
+        if isinstance(value, PollCall) and value.update is not None:
+            self.ways.add("poll")
+            self.headers.append(value.update.header)
+        elif isinstance(value, UploadStart):
+            self.headers.append(value.header)
+        elif isinstance(value, bytes | memoryview):
+            self.ways.add("stream")
+
+    def _noise(self, size: int) -> np.ndarray[Any, Any]:
+        return self.rng.uniform(-0.1, 0.1, size).astype(np.float32)
+
+    def check(self, coordinator: Coordinator) -> None:
+        """No update holds a private scope or parameter, and no run of planted values is in the bytes."""
+        schemas = coordinator._federation.schemas
+        names = {e.name for scope, schema in schemas.items() if is_private(scope) for e in schema.entries}
+        for part in (part for header in self.headers for part in header.scopes):
+            assert not is_private(part.scope) and part.schema_digest == schemas[part.scope].digest
+            assert names.isdisjoint(entry.name for entry in schemas[part.scope].entries)
+        leaving = b"".join(self.sent)
+        assert self.planted
+        for scope, vector in (*self.planted, *self.moved):
+            assert is_private(scope) or scope.startswith("personal/")
+            for at in self._runs(vector):
+                assert vector[at : at + 2].tobytes() not in leaving, scope
+        for scope, vector in self.planted:  # steps of Adam are all of one length, and would be found anywhere
+            for at in self._runs(vector):
+                assert to_bfloat16(vector[at : at + 4].copy()).tobytes() not in leaving, scope
+        assert len(leaving) > sum(header.nbytes for header in self.headers)
+
+    def _runs(self, vector: np.ndarray[Any, Any]) -> list[int]:
+        """Where four values other than zero follow each other: some such places."""
+        found = np.flatnonzero(np.lib.stride_tricks.sliding_window_view(vector != 0, 4).all(axis=1))
+        return [int(at) for at in self.rng.choice(found, size=min(8, len(found)), replace=False)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "hidden", "way"), [(DENSE[0], 8, "poll"), (DENSE[0], 150, "stream"), (DENSE[1], 8, "poll")]
+)
+@pytest.mark.parametrize("choice", WAYS)
+def test_private_values_occur_in_no_byte_that_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str, encoding: str, hidden: int, way: str
+) -> None:
+    """Small updates ride in polls and large ones are streams; orders are about one task of a client's two."""
+    leak = Leak(monkeypatch)
+    config = array_config(
+        *(choice, f"model.mlp.hidden=[{hidden}, {hidden}, {hidden}]", f"federation.update_encoding={encoding}"),
+        *("federation.min_clients=2", "federation.tasks_per_order=1", "training.num_rounds=3"),
+    )
+    leak.check(asyncio.run(federate(config, tmp_path, CLIENTS, "codec")))
+    assert leak.ways == (set() if choice == "sharing.plan=local" else {way})
+
+
+@pytest.mark.parametrize(("choice", "encoding"), TEXTS)
+def test_private_values_occur_in_no_rows_that_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str, encoding: str
+) -> None:
+    leak = Leak(monkeypatch)
+    config = deep_config(tmp_path, choice, f"federation.update_encoding={encoding}", "training.num_rounds=1")
+    leak.check(asyncio.run(federate(config, tmp_path / "state", how="codec")))
+    assert leak.ways
