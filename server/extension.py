@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.config import Config, render
 from common.errors import RunFolderError
+from common.parameters.circles import ANCHOR, DUAL, slot_of
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from server.aggregation.combining import moment_name
@@ -27,7 +28,6 @@ from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
 
-Vectors = dict[str, NDArray[np.float32]]
 Schemas = Mapping[str, ParameterSchema]
 
 
@@ -79,29 +79,27 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     files, grown = ModelFiles(folder.models, old), ModelFiles(folder.models, new.schemas)
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
-    def initial(entry: ParameterEntry) -> NDArray[np.float32]:
-        return new.values[entry.name].ravel()
+    def initial(scope: str, entry: ParameterEntry) -> NDArray[np.float32]:
+        return _constant(0.0, scope, entry) if scope.startswith(DUAL) else new.values[entry.name].ravel()
 
     version = journal.restore((), 0.0).completed_rounds
-    values = _grown(JournalledModels(files, journal).read(version), old, new.schemas, public, initial)
-    first = _first_moments(config, public) if version else {}
-    known = {name: scope for name, (scope, _) in first.items() if scope in old}
-    stored = files.read_moments(version, list(known))
+    stored = JournalledModels(files, journal).read(version)
+    values = {s: _grown(s, stored.get(s), old, new.schemas, initial) for s in dict.fromkeys([*public, *stored])}
+    first = _first_moments(config, list(values)) if version else {}
+    kept = files.read_moments(version, [name for name, (scope, _) in first.items() if slot_of(scope) in old])
     moments = {
-        name: _grown(
-            {scope: stored[name]} if name in stored else {}, old, new.schemas, [scope], partial(_constant, value)
-        )
+        name: _grown(scope, kept.get(name), old, new.schemas, partial(_constant, value))
         for name, (scope, value) in first.items()
     }
     if moments:
-        grown.write_moments(version, {name: vectors[first[name][0]] for name, vectors in moments.items()})
+        grown.write_moments(version, moments)
     if journal.model(version) is not None:
         journal.enclose(version, grown.encode(values))
         journal.commit(())
     if journal.model(version) is None or files.path(version).is_file():
         grown.write_named(str(version), values)
-    first_values = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
-    grown.write_named(PRIVATE_FILE, _grown(first_values, old, new.schemas, private, initial))
+    starts = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
+    grown.write_named(PRIVATE_FILE, {s: _grown(s, starts.get(s), old, new.schemas, initial) for s in private})
     folder.write_description(architecture, new.schemas)
     folder.write(folder.config, render(before.model_copy(update={"tasks": config.tasks})).encode())
 
@@ -113,27 +111,23 @@ def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, fl
         moment_name(moment, scope): (scope, value)
         for scope in scopes
         for moment, value in method.mover_of(scope)[0].moments
+        if not scope.startswith((ANCHOR, DUAL))
     }
 
 
-def _constant(value: float, entry: ParameterEntry) -> NDArray[np.float32]:
+def _constant(value: float, _: str, entry: ParameterEntry) -> NDArray[np.float32]:
     return np.full(entry.count, value, dtype=np.float32)
 
 
 def _grown(
-    vectors: Mapping[str, NDArray[np.float32]],
+    scope: str,
+    vector: NDArray[np.float32] | None,
     old: Schemas,
     new: Schemas,
-    scopes: list[str],
-    fresh: Callable[[ParameterEntry], NDArray[np.float32]],
-) -> Vectors:
-    """Vectors by the new layout: what is known by name, and `fresh` for the rest."""
-    known = {
-        entry.name: vector[entry.offset : entry.offset + entry.count]
-        for scope, vector in vectors.items()
-        for entry in old[scope].entries
-    }
-    return {
-        scope: np.concatenate([known[e.name] if e.name in known else fresh(e) for e in new[scope].entries])
-        for scope in scopes
-    }
+    fresh: Callable[[str, ParameterEntry], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """A scope's vector by the new layout: what the old one has, and `fresh` for the rest."""
+    slot = slot_of(scope)
+    entries = old[slot].entries if vector is not None else ()
+    known = {e.name: vector[e.offset : e.offset + e.count] for e in entries if vector is not None}
+    return np.concatenate([known[e.name] if e.name in known else fresh(scope, e) for e in new[slot].entries])

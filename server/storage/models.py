@@ -159,10 +159,13 @@ class ModelFiles:
             raise RunFolderError(f"{path}: damaged ({error}); the run cannot go on, start a new one") from error
 
     def _scopes(self, metadata: Mapping[str, str]) -> list[str]:
-        """The travelling scopes, and those of groups and members that a file's metadata names."""
+        """The travelling scopes, and those of groups and members that a file's metadata names.
+
+        Others are of a task that is about to join the run.
+        """
         known = [scope for scope in self.schemas if not is_private(scope)]
         found = (key.removeprefix(_OF_SCOPE) for key in metadata if key.startswith(_OF_SCOPE))
-        return known + sorted(scope for scope in found if scope not in self.schemas)
+        return known + sorted(s for s in found if s not in self.schemas and slot_of(s) in self.schemas)
 
     def _schema(self, scope: str) -> ParameterSchema:
         """A scope's schema. Scopes of one slot hold the same parameters, so theirs are named after the scope too."""
