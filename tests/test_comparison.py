@@ -61,7 +61,7 @@ def test_the_delta_of_fmtl_bench():
 
 
 def test_the_mean_gain_is_that_of_main_tasks_without_units():
-    """Gains +0.1, -0.1 of a and -0.2, +0.2 of c: their means are -0.05 and +0.05. With an rmse there is no such mean."""
+    """Gains +0.1, -0.1 of a and -0.2, +0.2 of c: their means are -0.05 and +0.05. With an rmse there is none."""
     metrics = {"a": "accuracy", "c": "matthews"}
     scores, alone = {"a": [0.6, 0.4], "c": [0.1, 0.2]}, {"a": [0.5, 0.5], "c": [0.3, 0.0]}
     assert compare(metrics, scores, alone).mean_gain.values == (-0.05, 0.05)
