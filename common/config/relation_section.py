@@ -67,7 +67,7 @@ class RelationSection(Section):
     links: Annotated[tuple[LinkSection, ...], Field(strict=False)] = ()
     penalty: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     diagonal: float = 1.0
-    clusters: dict[Text, Holders] = Field(default_factory=dict)
+    clusters: dict[Text, Holders] = Field(default={})
     temperature: Annotated[float, Field(gt=0)] = 1.0
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     share: Annotated[float, Field(ge=0, le=1)] = 1.0

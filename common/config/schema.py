@@ -185,7 +185,7 @@ class SharingSection(Section):
     plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "groups", "soft", "adaptive", "rules"] = (
         "hard"
     )
-    groups: Annotated[dict[TaskName, Any], AfterValidator(group_tree)] = Field(default_factory=dict)
+    groups: Annotated[dict[TaskName, Any], AfterValidator(group_tree)] = Field(default={})
     members: Literal["clients", "tasks"] = "tasks"
     private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
     by_layer: bool = False
