@@ -127,6 +127,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
         "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
+        "relation": json.dumps(config.relation.model_dump(mode="json")),
         **_training_facts(config),
         "ready": "1",
     }
@@ -303,7 +304,9 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    report = build_report(facts, rules.tasks, journal.rounds(), journal.members(), status, digest, journal.cosines())
+    histories = journal.rounds(), journal.members()
+    measured = journal.cosines(), journal.relations()
+    report = build_report(facts, rules.tasks, *histories, status, digest, *measured)
     path = folder.write_json("report.json", report)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
     return report

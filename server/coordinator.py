@@ -322,7 +322,7 @@ class Coordinator:
                 continue
 
     def _with_values(self, order: Order) -> Order:
-        order = replace(order, pulls=self._handler.pulls(order.scopes))
+        order = self._handler.with_pulls(order)
         values = self._handler.broadcast.riding(order.needed, self.vectors)
         self.bytes_down += sum(len(item.data) for item in values)
         return replace(order, values=values)

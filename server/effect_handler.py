@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.orders import ScopePull, ScopeVersion
+from common.orders import Order, OrderKind, ScopePull, ScopeVersion
 from common.parameters.circles import ANCHOR, DUAL, BySlot, slot_of
 from common.parameters.plan import is_shared
 from common.parameters.schema import ParameterSchema
@@ -32,6 +34,8 @@ from server.core.state import FederationState
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
 from server.uploads import Uploads
+
+log = logging.getLogger("fedmtl.server")
 
 Vector = NDArray[np.float32]
 
@@ -78,6 +82,10 @@ class EffectHandler:
                 found.append(ScopePull(name, self._start_pull, 0))
         return tuple(found)
 
+    def with_pulls(self, order: Order) -> Order:
+        """The order with what it says of anchors; one to score alone needs none."""
+        return replace(order, pulls=self.pulls(order.scopes)) if order.kind is OrderKind.TRAIN else order
+
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
         if isinstance(effect, Fold):
@@ -123,6 +131,9 @@ class EffectHandler:
                 self.uploads.discard(order_id)
             case InstallVersion():
                 self._related |= {record.slot: record for record in self._combiner.related}
+                for record in self._combiner.related:
+                    if record.note:
+                        log.info("round %d, relation on %s: %s", record.round, record.slot, record.note)
                 self.vectors, self._stored = self._stored, BySlot()
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):

@@ -10,7 +10,7 @@ from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.parameters.capacity import layers_of, trains_of
 from common.tasks import TaskDefinition
-from server.core.effects import TaskCosines
+from server.core.effects import Related, TaskCosines
 from server.core.state import Member, OpenRound, OrderState
 
 Scores = dict[str, float | None]
@@ -62,6 +62,13 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, dict[str, Any]]
     }
 
 
+def relation_entry(found: Related) -> dict[str, Any]:
+    """What a relation did with the members of a slot in a round; its groups or fused pairs, where it has any."""
+    state = json.loads(found.state or "{}")
+    circles = {key: state[key] for key in ("groups", "fused") if key in state}
+    return {"round": found.round, "slot": found.slot, "note": found.note, **circles}
+
+
 def build_report(
     facts: Mapping[str, str],
     tasks: Iterable[TaskDefinition],
@@ -70,6 +77,7 @@ def build_report(
     status: str,
     model_digest: str,
     cosines: Iterable[TaskCosines] = (),
+    relations: Iterable[Related] = (),
 ) -> dict[str, Any]:
     """The content of `report.json`."""
     tasks = list(tasks)
@@ -100,6 +108,8 @@ def build_report(
         "bytes_up": int(facts.get("bytes_up", "0")),
         "uploads": uploads(rounds),
         "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
+        "relation": json.loads(facts.get("relation", "{}")),
+        "relations": [relation_entry(found) for found in relations],
         "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
         "clients": {m.client_id: _client_report(m, scores.get(m.client_id, {})) for m in members},
         "personalisation": personalisation(tasks, rounds),

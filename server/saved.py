@@ -46,17 +46,21 @@ class SavedRun:
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
                     f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
                 )
-        held = {slot: self._scope_of(slot, task) for slot in self.model.schemas if not is_private(slot)}
-        self.model.load_vectors({slot: self.vectors[scope] for slot, scope in held.items()})
+        self.model.load_vectors({slot: self._values(slot, task) for slot in self.model.schemas if not is_private(slot)})
 
-    def _scope_of(self, slot: str, task: str) -> str:
-        """The scope in a slot that serves a task."""
+    def _values(self, slot: str, task: str) -> NDArray[np.float32]:
+        """What serves a task in a slot."""
         scope = self.config.circles().scope(slot, "", [task])
         if not slot.startswith(MEMBER) or scope in self.vectors:
-            return scope
-        holders = [s for s in sorted(self.vectors) if s.startswith(MEMBER) and s != slot and slot_of(s) == slot]
-        by_tasks = self.config.sharing.members == "tasks"
-        return next((s for s in holders if by_tasks and task in holder_of(s).split("+")), slot)
+            return self.vectors[scope]
+        copies = [s for s in sorted(self.vectors) if s.startswith(MEMBER) and s != slot and slot_of(s) == slot]
+        if self.config.sharing.members == "tasks":
+            own = [copy for copy in copies if task in holder_of(copy).split("+")]
+            copies = own[:1] or copies
+        if not copies:
+            return self.vectors[slot]
+        mean: NDArray[np.float64] = np.mean([self.vectors[copy] for copy in copies], axis=0, dtype=np.float64)
+        return mean.astype(np.float32)
 
 
 def load_run(path: Path) -> SavedRun:

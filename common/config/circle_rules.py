@@ -48,6 +48,8 @@ def relation(config: Config) -> list[str]:
     if members and config.aggregation.robust != "none":
         text = "needs many updates of one scope, and members have scopes of their own; write none"
         found.append(f"aggregation.robust: {config.aggregation.robust} {text}")
+    if members and sharing.members == "tasks":
+        found += _unknown_holders(config)
     if sharing.members != "tasks" and not members:
         remedy = "write sharing.plan: soft or adaptive, or remove it"
         found.append(f"sharing.members: not read by plan {sharing.plan}; {remedy}")
@@ -55,4 +57,19 @@ def relation(config: Config) -> list[str]:
     if pulls and section.strength * rate > 1 and config.training.pull == "gradient":
         step = f"strength {section.strength:g} times learning_rate {rate:g} is above 1 and would overshoot"
         found.append(f"relation.strength: {step}; write training.pull: proximal, or a smaller strength")
+    return found
+
+
+def _unknown_holders(config: Config) -> list[str]:
+    """Names in links and clusters that no set of tasks has."""
+    section = config.relation
+    named = [(f"links.{i}", holder) for i, link in enumerate(section.links) for holder in (link.one, link.other)]
+    named += [(f"clusters.{name}", holder) for name, group in section.clusters.items() for holder in group]
+    found = []
+    for where, holder in named:
+        tasks = holder.split("+")
+        if tasks != sorted(set(tasks)) or not set(tasks) <= set(config.tasks):
+            text = "is no set of tasks of this configuration, in alphabetical order, such as a or a+b"
+            remedy = "correct it, or write sharing.members: clients to name clients"
+            found.append(f"relation.{where}: '{holder}' {text}; {remedy}")
     return found

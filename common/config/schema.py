@@ -301,9 +301,11 @@ class Config(Section):
     @classmethod
     def _relation_of_plan(cls, body: Any) -> Any:
         """Copies of members' own are of little use without a relation, so these plans bring one."""
-        if isinstance(body, dict) and isinstance(body.get("sharing"), dict) and not body.get("relation"):
+        if isinstance(body, dict) and isinstance(body.get("sharing"), dict):
             meant = {"soft": "mean", "adaptive": "agreement"}.get(str(body["sharing"].get("plan")))
-            return {**body, "relation": {"name": meant}} if meant else body
+            section = body.get("relation") or {}
+            if meant and isinstance(section, dict):
+                return {**body, "relation": {"name": meant, **section}}
         return body
 
     @model_validator(mode="before")

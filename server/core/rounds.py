@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 
 from common.orders import OrderKind, ScopeVersion
-from common.parameters.circles import BySlot, is_template
+from common.parameters.circles import MEMBER, BySlot, is_template, slot_of
 from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
@@ -207,10 +207,14 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
     held = {task.name: sum(task.name in order.tasks for order in accepted) for task in rules.tasks}
     parts = []
-    for scope in sorted(totals):
+    for scope in sorted(scope for scope in totals if not scope.startswith(MEMBER)):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
-        parts.append(f"{scope}: {rules.tensors.get(scope, 0)} tensors from {len(who)}{names}")
+        parts.append(f"{scope}: {rules.tensors.get(slot_of(scope), 0)} tensors from {len(who)}{names}")
+    members = Counter(slot_of(scope) for scope in totals if scope.startswith(MEMBER) and totals[scope])
+    parts += [
+        f"{slot}: {rules.tensors.get(slot, 0)} tensors, {count} members' own" for slot, count in sorted(members.items())
+    ]
     known = {scope for scope in rules.schemas if not is_template(scope)}
     kept = sorted(known.union(*(order.weights for order in accepted)) - set(totals))
     tail = f"; kept: {', '.join(kept)}" if kept else ""

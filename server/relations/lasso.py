@@ -53,7 +53,8 @@ def network_lasso(strength: float, links: Links, penalty: float) -> Relation:
         alone = degrees == 0.0
         anchor[~alone] /= degrees[~alone, np.newaxis]
         anchor[alone] = rows[: members.count][alone]
-        note = f"{len(fused)} of {len(edges)} edges are fused"
+        changed = fused != members.state.get("fused", [])
+        note = f"{len(fused)} of {len(edges)} edges are fused" if changed else ""
         return Ties(anchor=anchor, mu=penalty * degrees, duals=duals, state={"fused": fused}, note=note)
 
     return observe
