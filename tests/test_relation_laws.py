@@ -36,7 +36,7 @@ ROWS = {
     "attention": ("relation.strength=0.7",),
     "similarity": ("relation.share=0.5",),
     "partial": ("relation.share=0.25",),
-    "agreement": ("relation.patience=1",),
+    "agreement": ("relation.patience=1", "relation.margin=0.1"),
 }
 
 

@@ -146,7 +146,7 @@ RIGHT, LEFT, UP = (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0)
 def test_members_split_and_join_with_hysteresis() -> None:
     """c and d step against a and b for two rounds, then with them: their mean cosine goes -1, -1, 0, 0.5.
 
-    The split waits for the second round (patience); 0 lies between -margin and margin, so they join at 0.5.
+    The split waits for the second round (patience); 0 lies inside the margin, 0.1 / sqrt(2), so they join at 0.5.
     """
     story = Story()
     assert story.round(RIGHT, RIGHT, LEFT, LEFT) == ["abcd"]
