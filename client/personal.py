@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from client.model import ClientModelSynchronizer
 from client.precision import PrecisionChoice
+from client.training.compact import CompactVocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet
 from client.training.procedures import Work, finetuned, pulled_to_received
 from common.metrics import TaskStatistics
 from common.models.multitask import MultiTaskModel
 from common.orders import OrderKind
+from common.parameters.circles import task_of
 from common.parameters.flat import views
 
 PREFIX = "personal/"
@@ -34,19 +37,21 @@ def work_on_own(
     work: Work,
     kept: Mapping[str, Tensor],
     precision: PrecisionChoice,
+    compact: CompactVocabulary | None = None,
 ) -> tuple[Scores, dict[str, Tensor]]:
     """Score the client's own model, and train it if its procedure has one; the loaded model is afterwards as before.
 
     A personal second model is scored as it arrives at an order, as the received one is, so that both scores belong to
-    one round; before its first training there is nothing to score. Fine-tuning happens once, after the last round,
-    and is scored afterwards.
+    one round; before its first training there is nothing to score. An isolated one is the same without a pull.
+    Fine-tuning happens once, after the last round, and is scored afterwards.
 
     Args:
         synchronizer: holds the model, with this order's values or what was trained of them.
         kind: of the order.
-        work: the whole model, not a compact one, since own values differ from the received ones in every row.
+        work: the model and its rows; not compact where it is pulled, since it then moves in every row.
         kept: private values and those of the own model, float32 CPU vectors by scope.
         precision: what to train in; scores are float32.
+        compact: the table that the rows of `work` count in, if it is not the whole one.
 
     Returns:
         Scores by task, and the own model's values to keep: float32 CPU vectors by scope, none where it stays.
@@ -62,11 +67,13 @@ def work_on_own(
         synchronizer.load_private({scope: kept[scope] for scope in synchronizer.private_scopes})
         if procedure.personal:
             synchronizer.load_private({scope: own[scope] for scope in synchronizer.vectors if scope in own})
-            scores = score(work.model, work.sets, rows) if own else {}
-            if kind is not OrderKind.TRAIN:
-                return scores, {}
-            with precision.in_use(work.model, work.sets, work.settings):
-                pulled_to_received(work, _received(synchronizer))
+            begun = [item for item in work.sets if _holds(own, synchronizer.vectors, item.task.name)]
+            with compact.in_place() if compact is not None else nullcontext():
+                scores = score(work.model, begun, rows)
+                if kind is not OrderKind.TRAIN:
+                    return scores, {}
+                with precision.in_use(work.model, work.sets, work.settings):
+                    work.train() if procedure.isolated else pulled_to_received(work, _received(synchronizer))
         else:
             with precision.in_use(work.model, work.sets, work.settings):
                 finetuned(work)
@@ -76,6 +83,11 @@ def work_on_own(
         with torch.no_grad():
             for scope, vector in before.items():
                 synchronizer.vectors[scope].copy_(vector)
+
+
+def _holds(own: Collection[str], scopes: Collection[str], task: str) -> bool:
+    """Whether the own model has all that a task's scores depend on: it may have trained other tasks so far."""
+    return all(scope in own for scope in scopes if task_of(scope) in ("", task))
 
 
 def _received(synchronizer: ClientModelSynchronizer) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ from common.parameters.capacity import (
     frozen_blocks,
     trained_blocks,
 )
-from common.parameters.circles import task_of
+from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.seeds import derive_seed
@@ -180,6 +180,8 @@ class Worker:
         """
         with self._only(order):
             self._choose_parts(order.training.frozen)
+            assert self.synchronizer is not None
+            self._fixed |= idle_scopes(self.synchronizer.schemas, order.tasks, order.apart)
             return self._carry_out(order, private, progress)
 
     @contextmanager
@@ -215,12 +217,14 @@ class Worker:
         with compact.in_place() if compact is not None else nullcontext():
             sets = self._sets if compact is not None else self._whole_sets
             scores, losses = self._compute(order, sets, share_of(progress, 0, 1, parts))
-        own = replace(self._work(order, self._whole_sets, share_of(progress, parts - 1, 1, parts)), ties=())
+        alone = order.training.procedure.isolated  # no pull either: what the client would compute without the others
+        sets, compact = (self._sets, self._vocabulary) if alone else (self._whole_sets, None)
+        own = replace(self._work(order, sets, share_of(progress, parts - 1, 1, parts)), ties=())
         with frozen(synchronizer.model, self._still):
-            personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision)
+            personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision, compact)
         scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
         results = tuple(
-            TaskResult(n, len(s.train), losses.get(n), scores.get(n), personal.get(n))
+            TaskResult(n, 0 if n in order.apart else len(s.train), losses.get(n), scores.get(n), personal.get(n))
             for s in self._sets
             for n in [s.task.name]
         )
@@ -247,12 +251,13 @@ class Worker:
     def _compute(
         self, order: Order, sets: tuple[TaskSet, ...], progress: Progress
     ) -> tuple[Scores, Mapping[str, float]]:
-        """Scores of the loaded model by task; then it is trained, if the order says so, and the losses go along."""
+        """Scores of the loaded model by task; then the order's tasks train it, and the losses go along."""
         assert self.synchronizer is not None
         model, settings = self.synchronizer.model, order.training
         # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
         scores = score(model, sets, settings.eval_batch_size)
-        if order.kind is not OrderKind.TRAIN:
+        sets = tuple(item for item in sets if item.task.name not in order.apart)
+        if order.kind is not OrderKind.TRAIN or not sets:
             return scores, {}
         work = self._work(order, sets, progress)
         with frozen(model, self._still), self._precision.in_use(model, sets, settings):

@@ -136,7 +136,8 @@ class Order:
     """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline.
 
     `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched. `tasks` are
-    those that it is about, none for all that the client has. `pulls` come from a relation between members.
+    those that it is about, none for all that the client has. `pulls` come from a relation between members. Tasks in
+    `apart` are scored and trained in the client's isolated model alone; nothing of them enters what it hands in.
     """
 
     order_id: str
@@ -151,6 +152,7 @@ class Order:
     values: tuple[ScopeValues, ...] = ()
     tasks: tuple[str, ...] = ()
     pulls: tuple[ScopePull, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def needed(self) -> tuple[ScopeVersion, ...]:
@@ -201,9 +203,9 @@ class ScopePayload:
 class TaskResult:
     """One task's share of an update.
 
-    `examples` is the integer weight (training rows used); `validation` scores the *received* model before training;
-    `train_loss` is the mean loss during local training and None where nothing was trained; `personal` scores the
-    client's own model on the same rows, where it has one.
+    `examples` is the integer weight (rows that the update was trained on); `validation` scores the *received* model
+    before training; `train_loss` is the mean loss during local training and None where nothing was trained; `personal`
+    scores the client's own model on the same rows, where it has one.
     """
 
     task: str

@@ -57,7 +57,8 @@ class LocalProcedure:
 
     `mu` is the strength of a pull to the received values, `head_epochs` are passes with the encoder frozen before
     `local_epochs` passes with the heads frozen, `inner_learning_rate` that of the step that a meta-gradient looks
-    ahead, `finetune_epochs` passes over a client's rows after the last round, for a model of its own.
+    ahead, `finetune_epochs` passes over a client's rows after the last round, for a model of its own. With `isolated` a
+    client also trains a model that nobody else moves: what it would have alone.
     """
 
     name: ProcedureName = ProcedureName.PLAIN
@@ -66,6 +67,7 @@ class LocalProcedure:
     head_epochs: int = 0
     inner_learning_rate: float = 0.0
     finetune_epochs: int = 0
+    isolated: bool = False
 
     def problem(self) -> str | None:
         """What is wrong with the settings, as `name: reason`, or None."""
@@ -79,12 +81,14 @@ class LocalProcedure:
         for field in ("mu", "pull", "head_epochs", "inner_learning_rate", "finetune_epochs"):
             if field not in READS[self.name] and getattr(self, field) != getattr(LocalProcedure, field):
                 return f"{field}: {getattr(self, field)} means nothing to procedure {self.name}"
+        if self.isolated and (self.name is ProcedureName.DITTO or self.finetune_epochs):
+            return "isolated: clients with personal or fine-tuned models have no place for another one"
         return None
 
     @property
     def personal(self) -> bool:
         """Whether the client trains a second model of its own beside the one that it hands in."""
-        return self.name is ProcedureName.DITTO
+        return self.isolated or self.name is ProcedureName.DITTO
 
 
 PLAIN = LocalProcedure()

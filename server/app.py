@@ -128,6 +128,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "sharing_plan": config.sharing.plan,
         "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
         "relation": json.dumps(config.relation.model_dump(mode="json")),
+        "guard": json.dumps(config.guard.model_dump(mode="json")),
         **_training_facts(config),
         "ready": "1",
     }
@@ -305,7 +306,7 @@ def write_report(
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
     histories = journal.rounds(), journal.members()
-    measured = journal.cosines(), journal.relations()
+    measured = journal.cosines(), journal.relations(), journal.guarded()
     report = build_report(facts, rules.tasks, *histories, status, digest, *measured)
     path = folder.write_json("report.json", report)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.clock import Clock
 from common.config import Config
-from common.orders import ModelArchitecture
+from common.orders import ModelArchitecture, TrainingSettings
 from common.parameters.capacity import blocks_of
 from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS
@@ -19,7 +20,7 @@ from common.parameters.schema import ParameterSchema
 from server.aggregation.method import method_of
 from server.coordinator import Coordinator, Federation
 from server.core.schedule import Curve, Schedule
-from server.core.state import FederationState, Rules
+from server.core.state import FederationState, Guard, Rules
 from server.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import MemoryModels
@@ -40,7 +41,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         tasks=config.definitions(),
         schemas=BySlot({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
-        training=config.training.settings(),
+        training=_training(config),
         clients_per_task=section.clients_per_task,
         min_clients=section.min_clients,
         client_fraction=section.client_fraction,
@@ -63,7 +64,14 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         schedule=_schedule(config),
         circles=config.circles(),
         related=config.relation.name not in ("none", "start"),
+        guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
     )
+
+
+def _training(config: Config) -> TrainingSettings:
+    """What travels with orders: under the guard clients train isolated models too."""
+    settings = config.training.settings()
+    return replace(settings, procedure=replace(settings.procedure, isolated=config.guard.enabled))
 
 
 def _schedule(config: Config) -> Schedule:

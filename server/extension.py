@@ -37,7 +37,7 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     Raises:
         RunFolderError: something differs that must stay as it was; it names the key and the run's configuration.
     """
-    for section in ("model", "tasks", "sharing", "relation", "aggregation"):
+    for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard"):
         old, new = (getattr(config, section) for config in (before, now))
         if section == "tasks":
             gone = [name for name in old if name not in new]

@@ -10,7 +10,7 @@ from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.parameters.capacity import layers_of, trains_of
 from common.tasks import TaskDefinition
-from server.core.effects import Related, TaskCosines
+from server.core.effects import Guarded, Related, TaskCosines
 from server.core.state import Member, OpenRound, OrderState
 
 Scores = dict[str, float | None]
@@ -78,12 +78,14 @@ def build_report(
     model_digest: str,
     cosines: Iterable[TaskCosines] = (),
     relations: Iterable[Related] = (),
+    guarded: Iterable[Guarded] = (),
 ) -> dict[str, Any]:
     """The content of `report.json`."""
     tasks = list(tasks)
     histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
     scores = client_scores(tasks, rounds)
+    verdicts = guard_reports(tasks, guarded)
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
@@ -103,6 +105,7 @@ def build_report(
         "sharing_plan": facts.get("sharing_plan", ""),
         "training": json.loads(facts.get("training", "{}")),
         "aggregation": json.loads(facts.get("aggregation", "{}")),
+        "guard": json.loads(facts.get("guard", "{}")),
         "model_digest": model_digest,
         "bytes_down": int(facts.get("bytes_down", "0")),
         "bytes_up": int(facts.get("bytes_up", "0")),
@@ -110,7 +113,7 @@ def build_report(
         "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
         "relation": json.loads(facts.get("relation", "{}")),
         "relations": [relation_entry(found) for found in relations],
-        "tasks": {task.name: _task_report(task, histories[task.name], trained, members) for task in tasks},
+        "tasks": {t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name)) for t in tasks},
         "clients": {m.client_id: _client_report(m, scores.get(m.client_id, {})) for m in members},
         "personalisation": personalisation(tasks, rounds),
     }
@@ -153,9 +156,25 @@ def personalisation(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]
     return dict(sorted(found.items()))
 
 
-def final_metrics(task: TaskDefinition, history: list[dict[str, Any]]) -> Scores:
-    """The metrics of the newest published model that was scored."""
+def guard_reports(tasks: Iterable[TaskDefinition], guarded: Iterable[Guarded]) -> dict[str, dict[str, Any]]:
+    """Per task that was compared: which model its clients use, after which round it fell back, the last scores."""
+    metrics = {task.name: task.metrics[0] for task in tasks}
+    found: dict[str, dict[str, Any]] = {}
+    for record in guarded:
+        before = found.get(record.task, {}).get("fallen_back")
+        found[record.task] = {
+            "model": "isolated" if record.fallen else "received",
+            "fallen_back": (record.round if before is None else before) if record.fallen else None,
+            "metric": metrics[record.task],
+            **_rounded({"received": record.received, "isolated": record.isolated}),
+        }
+    return found
+
+
+def final_metrics(task: TaskDefinition, history: list[dict[str, Any]], isolated: bool = False) -> Scores:
+    """The metrics of the newest published model that was scored, or of the clients' isolated ones beside it."""
     last = _newest_scored(history)
+    last = last.get("personal", {}) if isolated else last
     return {name: last.get(name) for name in (*task.metrics, "loss")}
 
 
@@ -165,13 +184,18 @@ def _newest_scored(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _task_report(
-    task: TaskDefinition, history: list[dict[str, Any]], trained: list[OpenRound], members: list[Member]
+    task: TaskDefinition,
+    history: list[dict[str, Any]],
+    trained: list[OpenRound],
+    members: list[Member],
+    guard: dict[str, Any] | None,
 ) -> dict[str, Any]:
     holders = [member for member in members if task.name in member.tasks]
     return {
         "type": task.type.value,
         "auxiliary": task.auxiliary,
-        "metrics": final_metrics(task, history),
+        "metrics": final_metrics(task, history, guard is not None and guard["model"] == "isolated"),
+        **({"guard": guard} if guard is not None else {}),
         "scored_round": _newest_scored(history).get("round"),
         "history": history,
         "clients": sorted(member.client_id for member in holders),

@@ -224,6 +224,35 @@ def _auxiliary_tasks(config: Config) -> list[str]:
     return []
 
 
+def _guard(config: Config) -> list[str]:
+    guard, training, found = config.guard, config.training, []
+    if not guard.enabled:
+        return [
+            f"guard.{key}: is not read without the guard; write guard.enabled: true, or remove it"
+            for key in ("margin", "rounds")
+            if getattr(guard, key) != getattr(type(guard)(), key)
+        ]
+    if training.procedure == "ditto":
+        found.append("guard: clients train isolated models beside it, but ditto has personal ones; choose one of them")
+    if training.finetune_epochs:
+        found.append(
+            "guard: clients train isolated models beside it, but training.finetune_epochs asks for others too; write 0"
+        )
+    if config.sharing.plan == "local":
+        found.append("guard: plan local shares nothing that could hurt; choose another plan, or remove the guard")
+    if config.relation.name not in ("none", "start"):
+        remedy = "choose one of them"
+        found.append(
+            f"guard: relation {config.relation.name} would go on with copies of tasks that fell back; {remedy}"
+        )
+    found += [
+        f"tasks.{name}.val_samples: 0 leaves the guard nothing to compare by; raise it"
+        for name, section in config.tasks.items()
+        if section.val_samples == 0
+    ]
+    return found
+
+
 def _server_files(config: Config) -> list[str]:
     tls = config.server.tls
     found = _pair("server.tls", tls.certificate, tls.key)
@@ -280,6 +309,7 @@ _RULES: _Rules = (
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),
+    (("guard", "training", "sharing", "relation", "tasks"), _guard),
     (("server",), _server_files),
     (("client",), _client_files),
 )

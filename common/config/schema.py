@@ -213,6 +213,22 @@ class FederationSection(Section):
     task_choice: Literal["rotate", "examples"] = "rotate"
 
 
+class GuardSection(Section):
+    """Whether tasks that sharing hurts fall back to models of their clients' own; `guard: true` is the short form.
+
+    Worse by more than `margin` on validation rows, in units of the task's primary metric, for `rounds` in a row.
+    """
+
+    enabled: bool = False
+    margin: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    rounds: Count = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, body: Any) -> Any:
+        return {"enabled": body} if isinstance(body, bool) else body
+
+
 class SimulationSection(Section):
     """Who takes part in `--mode simulate`, how rows are dealt out, and what goes wrong how often.
 
@@ -291,6 +307,7 @@ class Config(Section):
     sharing: SharingSection = SharingSection()
     relation: RelationSection = RelationSection()
     federation: FederationSection = FederationSection()
+    guard: GuardSection = GuardSection()
     aggregation: AggregationSection = AggregationSection()
     server: ServerSection = ServerSection()
     client: ClientSection = ClientSection()

@@ -10,7 +10,7 @@ of all other kinds are their own slots.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -48,6 +48,12 @@ def task_of(scope: str) -> str:
     """The task whose head a scope is, of all its clients or of one member, or nothing."""
     _, _, task = f"/{scope}".partition("/task/")
     return task
+
+
+def idle_scopes(scopes: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
+    """Those among a client's scopes that nothing trains when it works on `tasks` and those in `apart` do not count."""
+    nobody = set(tasks) <= set(apart)
+    return frozenset(scope for scope in scopes if nobody or task_of(scope) in apart)
 
 
 def holder_of(scope: str) -> str:

@@ -36,6 +36,7 @@ def pack_order(value: Order) -> pb.Order:
         values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
         tasks=value.tasks,
         pulls=[pb.ScopePull(scope=pull.scope, mu=pull.mu, version=pull.version) for pull in value.pulls],
+        apart=value.apart,
     )
 
 
@@ -59,7 +60,15 @@ def unpack_order(message: pb.Order) -> Order:
         _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         pulls,
+        _unpack_apart(message),
     )
+
+
+def _unpack_apart(message: pb.Order) -> tuple[str, ...]:
+    for task in message.apart:
+        if task not in message.tasks:
+            raise WireError(f"apart: task {task[:80]!r} is not the order's")
+    return checks.distinct(message.apart, "apart")
 
 
 def _unpack_pulls(message: pb.Order, scopes: Collection[str]) -> tuple[ScopePull, ...]:
@@ -98,6 +107,7 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
             head_epochs=chosen.head_epochs,
             inner_learning_rate=chosen.inner_learning_rate,
             finetune_epochs=chosen.finetune_epochs,
+            isolated=chosen.isolated,
         ),
         balance=pb.LocalBalance(
             rule=value.balance.rule.value,
@@ -145,6 +155,7 @@ def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:
         message.head_epochs,
         message.inner_learning_rate,
         message.finetune_epochs,
+        message.isolated,
     )
     if problem := procedure.problem():
         raise WireError(problem)

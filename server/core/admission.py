@@ -85,7 +85,7 @@ def judge_update(rules: Rules, state: FederationState, client_id: str, header: U
         )
     assert state.open is not None
     _judge_scopes(rules, state.open.kind, order, header)
-    _judge_results(rules, order, header)
+    _judge_results(rules, state, order, header)
     return order, False
 
 
@@ -129,7 +129,7 @@ def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: Updat
             )
 
 
-def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None:
+def _judge_results(rules: Rules, state: FederationState, order: OpenOrder, header: UpdateHeader) -> None:
     tasks = sorted(result.task for result in header.results)
     if tasks != sorted(order.tasks):
         raise Refused(
@@ -142,6 +142,9 @@ def _judge_results(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None
         scores = [found for found in (result.validation, result.personal) if found is not None]
         if result.examples < 0 or not all(fits(definition, found) for found in scores):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
+        if result.task in state.fallen and result.examples:
+            text = f"task '{result.task}' has fallen back, so its {result.examples} examples cannot count"
+            raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
         if result.train_loss is not None and not abs(result.train_loss) <= LARGEST:
             raise Refused(
                 Reason.MALFORMED, f"order {order.order_id}: loss of task '{result.task}' is {result.train_loss}"

@@ -75,4 +75,5 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         seconds_left=max(state.open.deadline - now, 0.0),
         encoding=order.encoding,
         tasks=order.tasks,
+        apart=tuple(task for task in order.tasks if task in state.fallen),
     )

@@ -134,4 +134,22 @@ class Related:
     note: str
 
 
-Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related
+@dataclass(frozen=True)
+class Guarded:
+    """How the models of a task compared at the end of a round, on the rows that both were scored on.
+
+    `received` and `isolated` are values of its primary metric. `behind` counts the rounds in a row up to this one that
+    the guard did not like; `fallen` says that the isolated model takes over. `final` is the choice after the last
+    round.
+    """
+
+    round: int
+    task: str
+    received: float | None
+    isolated: float | None
+    behind: int
+    fallen: bool
+    final: bool
+
+
+Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded

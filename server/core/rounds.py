@@ -24,6 +24,7 @@ from server.core.effects import (
     StoreVersion,
     Wake,
 )
+from server.core.guard import guarded, told
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
     ENDED,
@@ -100,7 +101,9 @@ def _close(
     losses = task_losses(round_)
     state = replace(state, losses=losses, trends=(*state.trends, trends(state.losses, losses)))
     store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), state.trends)
-    return state, [store], records, notices
+    before = state.fallen
+    state, verdicts = guarded(rules, state, round_)
+    return state, [store], [*records, *verdicts], [*notices, *told(rules, before, verdicts)]
 
 
 def _finish(
@@ -110,8 +113,10 @@ def _finish(
     records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
     if state.completed_rounds < rules.num_rounds:  # it was the last round until somebody asked for more
         return state, [], records, []
+    _, verdicts = guarded(rules, state, round_)
+    ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, "")]
     state = replace(state, phase=Phase.FINISHED)
-    return state, [], [*records, RunEnded(Phase.FINISHED, "")], [Notice("the run is finished")]
+    return state, [], ended, [*told(rules, state.fallen, verdicts), Notice("the run is finished")]
 
 
 def _abandon(
@@ -167,7 +172,7 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
         tasks = tasks_of_order(rules, member, number) if training else member.tasks
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member, tasks))
         encoding = rules.encoding_for(member.capabilities)
-        fixed = rules.fixed_scopes(member, tasks, number)
+        fixed = rules.fixed_scopes(member, tasks, number, state.fallen)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 

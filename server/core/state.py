@@ -16,9 +16,20 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
-from common.parameters.circles import Circles, slot_of
+from common.parameters.circles import Circles, idle_scopes, slot_of
 from common.tasks import TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A task that is worse off than alone by more than `margin`, in so many `rounds` in a row, falls back.
+
+    `margin` is in units of the task's primary metric.
+    """
+
+    margin: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Rules:
     schedule: Schedule = NO_CHANGE
     circles: Circles = field(default_factory=Circles)
     related: bool = False
+    guard: Guard | None = None
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -81,10 +93,13 @@ class Rules:
         held = self.circles.scopes(slots, member.client_id, member.tasks, tasks)
         return tuple(scope for scope in held if slot_of(scope) not in lacking)
 
-    def fixed_scopes(self, member: Member, tasks: tuple[str, ...], number: int) -> frozenset[str]:
+    def fixed_scopes(
+        self, member: Member, tasks: tuple[str, ...], number: int, fallen: Collection[str] = ()
+    ) -> frozenset[str]:
         """The scopes that it then receives in a round to train, and does not train."""
         fixed = fixed_scopes(trains_of(member.capabilities), self.blocks, self.schedule.frozen_in(number))
-        return frozenset(scope for scope in self.scopes_of(member, tasks) if slot_of(scope) in fixed)
+        scopes = self.scopes_of(member, tasks)
+        return frozenset(scope for scope in scopes if slot_of(scope) in fixed) | idle_scopes(scopes, tasks, fallen)
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""
@@ -207,7 +222,8 @@ class FederationState:
 
     `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at their
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
-    such round its losses divided by those of the one before, where both are known.
+    such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
+    row in which a task was worse off than alone; `fallen` are tasks that the guard took out, and after which round.
     """
 
     versions: Mapping[str, int]
@@ -221,6 +237,8 @@ class FederationState:
     failure: str = ""
     losses: Mapping[str, float] = field(default_factory=dict)
     trends: tuple[Mapping[str, float], ...] = ()
+    behind: Mapping[str, int] = field(default_factory=dict)
+    fallen: Mapping[str, int] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

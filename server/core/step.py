@@ -97,7 +97,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
     unable = order.encoding != DENSE_FLOAT32 and offer_of(order.encoding) not in member.capabilities
-    other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number)
+    other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number, state.fallen)
     other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(member, order.tasks)]
     lacking = sorted(set(order.tasks) - set(member.tasks))
     if lacking or unable or other:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +16,17 @@ from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
 from common.parameters.circles import BySlot
 from server.core.closing import mean_losses, trends
-from server.core.effects import MemberRecord, Record, Related, RoundClosed, RoundOpened, RunEnded, TaskCosines
+from server.core.effects import (
+    Guarded,
+    MemberRecord,
+    Record,
+    Related,
+    RoundClosed,
+    RoundOpened,
+    RunEnded,
+    TaskCosines,
+)
+from server.core.guard import standing
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
 
 KEPT_VERSIONS = 2
@@ -43,6 +53,9 @@ CREATE TABLE IF NOT EXISTS task_cosines (
 CREATE TABLE IF NOT EXISTS relations (
     number INTEGER NOT NULL, slot TEXT NOT NULL, mu TEXT NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (number, slot));
+CREATE TABLE IF NOT EXISTS guarded (
+    number INTEGER NOT NULL, task TEXT NOT NULL, received REAL, isolated REAL, behind INTEGER NOT NULL,
+    fallen INTEGER NOT NULL, final INTEGER NOT NULL, PRIMARY KEY (task, number, final));
 """
 
 # What journals of earlier versions lack; all their updates were dense.
@@ -137,6 +150,8 @@ class Journal:
             case Related(number, slot, mu, state, note):
                 entry = (number, slot, _json(mu), state, note)
                 self._db.execute("INSERT OR REPLACE INTO relations VALUES (?,?,?,?,?)", entry)
+            case Guarded():
+                self._db.execute("INSERT OR REPLACE INTO guarded VALUES (?,?,?,?,?,?,?)", astuple(record))
 
     def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
         self._db.execute(
@@ -170,6 +185,7 @@ class Journal:
         if open_ is not None:
             phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
         members = {member.client_id: member for member in self._members()}
+        behind, fallen = standing(self.guarded())
         return FederationState(
             *(versions, phase, completed, attempt),
             members=members,
@@ -177,6 +193,8 @@ class Journal:
             failure=facts.get("reason", ""),
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
+            behind=behind,
+            fallen=fallen,
         )
 
     def _losses(self) -> list[Mapping[str, float]]:
@@ -209,6 +227,13 @@ class Journal:
         """What relations did, round by round."""
         rows = self._db.execute("SELECT number, slot, mu, state, note FROM relations ORDER BY number, slot")
         return [Related(number, slot, json.loads(mu), state, note) for number, slot, mu, state, note in rows]
+
+    def guarded(self) -> list[Guarded]:
+        """How tasks fared beside their isolated models, round by round."""
+        rows = self._db.execute(
+            "SELECT number, task, received, isolated, behind, fallen, final FROM guarded ORDER BY number, final, task"
+        )
+        return [Guarded(n, task, a, b, behind, bool(fell), bool(end)) for n, task, a, b, behind, fell, end in rows]
 
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""

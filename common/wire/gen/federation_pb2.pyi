@@ -138,7 +138,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls")
+    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls", "apart")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class Order(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
+    APART_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     kind: str
     round: int
@@ -163,7 +164,8 @@ class Order(_message.Message):
     values: _containers.RepeatedCompositeFieldContainer[ScopeValues]
     tasks: _containers.RepeatedScalarFieldContainer[str]
     pulls: _containers.RepeatedCompositeFieldContainer[ScopePull]
-    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ...) -> None: ...
+    apart: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ..., apart: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ScopePull(_message.Message):
     __slots__ = ("scope", "mu", "version")
@@ -234,20 +236,22 @@ class LocalBalance(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., rate: _Optional[float] = ..., alpha: _Optional[float] = ..., decay: _Optional[float] = ..., cagrad_c: _Optional[float] = ..., rescale: bool = ...) -> None: ...
 
 class LocalProcedure(_message.Message):
-    __slots__ = ("name", "mu", "pull", "head_epochs", "inner_learning_rate", "finetune_epochs")
+    __slots__ = ("name", "mu", "pull", "head_epochs", "inner_learning_rate", "finetune_epochs", "isolated")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MU_FIELD_NUMBER: _ClassVar[int]
     PULL_FIELD_NUMBER: _ClassVar[int]
     HEAD_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     INNER_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     FINETUNE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    ISOLATED_FIELD_NUMBER: _ClassVar[int]
     name: str
     mu: float
     pull: str
     head_epochs: int
     inner_learning_rate: float
     finetune_epochs: int
-    def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ...) -> None: ...
+    isolated: bool
+    def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("session", "scope", "offset")

@@ -1,0 +1,98 @@
+"""The guard: tasks that sharing hurts fall back to models that their clients train alone. Numbers in, decisions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from common.metrics import merge, summarise
+from common.orders import OrderKind
+from common.tasks import LOWER_IS_BETTER, TaskDefinition
+from server.core.effects import Guarded, Notice
+from server.core.state import FederationState, OpenRound, OrderState, Rules
+
+
+def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[FederationState, tuple[Guarded, ...]]:
+    """What the scores of a round mean for its tasks: the new state, and a record per task that was compared.
+
+    A round to train compares what clients received at its start with what they had made alone by then; the decision
+    holds from the next round on, and for good. A round to score comes after the last one and chooses between the two
+    final models, which is not carried on should the run get more rounds. Auxiliary tasks are there for the others,
+    whatever they score: only that last choice is about them too.
+    """
+    if rules.guard is None:
+        return state, ()
+    final = round_.kind is OrderKind.EVALUATE
+    found = []
+    for task in rules.tasks:
+        scores = compared(task, round_)
+        if scores is None:
+            continue
+        # Differences of rounded fractions: one point is one point, whatever floats say.
+        worse = shortfall(task, *scores) > rules.guard.margin + 1e-9
+        behind = state.behind.get(task.name, 0) + 1 if worse else 0
+        falls = worse if final else behind >= rules.guard.rounds and not task.auxiliary
+        fallen = falls or task.name in state.fallen
+        found.append(Guarded(round_.number, task.name, *scores, behind, fallen, final))
+    behind_now, fallen_now = standing(found)
+    state = replace(state, behind={**state.behind, **behind_now}, fallen={**fallen_now, **state.fallen})
+    return state, tuple(found)
+
+
+def compared(task: TaskDefinition, round_: OpenRound) -> tuple[float | None, float | None] | None:
+    """The primary metric of the received and of the isolated models, merged over clients that scored both.
+
+    None where no client did; a value is None where the metric is not defined.
+    """
+    pairs = [
+        (result.validation, result.personal)
+        for _, order in sorted(round_.orders.items())
+        if order.state is OrderState.ACCEPTED
+        for result in order.results
+        if result.task == task.name and result.validation is not None and result.personal is not None
+    ]
+    if not pairs:
+        return None
+    received, isolated = (summarise(task, merge(parts)) for parts in zip(*pairs, strict=True))
+    return received[task.metrics[0]], isolated[task.metrics[0]]
+
+
+def shortfall(task: TaskDefinition, received: float | None, isolated: float | None) -> float:
+    """By how much the isolated models are better; without limit where they alone have a score at all."""
+    if isolated is None:
+        return -inf
+    if received is None:  # such as the correlation of a model that says the same of every row
+        return inf
+    return received - isolated if task.metrics[0] in LOWER_IS_BETTER else isolated - received
+
+
+def standing(records: Iterable[Guarded]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Rounds in a row that tasks were behind, and the rounds after which they fell, from records in their order."""
+    behind, fallen = dict[str, int](), dict[str, int]()
+    for record in records:
+        if not record.final:
+            behind[record.task] = record.behind
+            if record.fallen:
+                fallen.setdefault(record.task, record.round)
+    return behind, fallen
+
+
+def told(rules: Rules, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:
+    """One line for each task that fell just now; `before` are those that had fallen already."""
+    return [
+        Notice(_line(rules, record), warning=True) for record in records if record.fallen and record.task not in before
+    ]
+
+
+def _line(rules: Rules, record: Guarded) -> str:
+    guard, task = rules.guard, rules.definition(record.task)
+    assert guard is not None and task is not None
+    numbers = f"{task.metrics[0]} {_number(record.received)} with the others, {_number(record.isolated)} alone"
+    rounds = "" if record.final else f" in {guard.rounds} rounds in a row"
+    why = f"{numbers}, worse by more than {guard.margin:g}{rounds}"
+    return f"task {record.task} falls back to its isolated models after round {record.round}: {why}"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
