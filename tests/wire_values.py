@@ -32,7 +32,7 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
-from common.procedures import LARGEST_MOMENTUM, OptimizerName
+from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
@@ -104,6 +104,7 @@ settings = st.builds(
     optimizer=st.sampled_from(OptimizerName),
     momentum=st.floats(0, LARGEST_MOMENTUM),
     frozen=st.sampled_from(("", "all", "0", "12")),
+    procedure=st.builds(LocalProcedure, isolated=st.booleans()),
 )
 
 
@@ -111,6 +112,7 @@ settings = st.builds(
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
     riding = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
+    tasks = draw(few(task_names, str))
     return draw(
         st.builds(
             Order,
@@ -124,7 +126,8 @@ def order_values(draw: st.DrawFn) -> Order:
             amounts,
             ids,
             st.just(riding),
-            few(task_names, str),
+            st.just(tasks),
+            apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
         )
     )
 

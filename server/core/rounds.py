@@ -225,5 +225,5 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     tail = f"; kept: {', '.join(kept)}" if kept else ""
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
-    changed = "; ".join(parts) if rules.schemas else "nothing is shared"
+    changed = "; ".join(parts) or ("nothing changed" if rules.schemas else "nothing is shared")
     return f"{head}, clients per task: {clients}; {changed}{tail}"
