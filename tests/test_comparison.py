@@ -261,6 +261,25 @@ def test_a_personal_model_is_scored_after_the_last_round(found, folder):
     assert found.methods["ditto"].scores["a0"]["loss"].values[0] == last["personal"]["loss"]
 
 
+def test_under_the_guard_nothing_ends_below_going_alone(found, folder):
+    """Isolated models are those of `local`: those that fell have its scores, none is worse by more than the margin."""
+    config = crowd("compare.methods={strict: {guard: {enabled: true, margin: 0.0, rounds: 1}}}")
+    both = compare_methods(config, [*NAMES, "guard", "strict"], SEEDS, folder, None)
+    fell = 0
+    for name, margin in (("guard", 0.01), ("strict", 0.0)):
+        result = both.methods[name]
+        assert result.extra_epochs == 2
+        for task, difference in result.against["local"].tasks.items():
+            assert min(difference.gain.values) >= -margin - 1e-6
+            for seed in SEEDS:
+                section = json.loads((folder / name / f"seed-{seed}" / "report.json").read_text())["tasks"][task]
+                if section["guard"]["model"] == "isolated":
+                    fell += 1
+                    own, alone = result.scores[task], found.methods["local"].scores[task]
+                    assert [own[m].values[seed] for m in own] == [alone[m].values[seed] for m in own]
+    assert fell
+
+
 def test_finished_runs_are_not_repeated(found, folder, monkeypatch):
     asked = []
     real = runs.simulate

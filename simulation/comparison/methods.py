@@ -16,7 +16,7 @@ BASELINES = (LOCAL, SINGLE_TASK)
 FORGET: tuple[str, ...] = (
     *("sharing.plan", "sharing.private_layers", "sharing.groups", "sharing.members", "sharing.rules", "relation"),
     *("training.procedure", "training.finetune_epochs", "training.balance"),
-    "aggregation",
+    *("aggregation", "guard"),
 )
 """Keys that say which method it is; a built-in one starts with their defaults, which are plain federated averaging."""
 
@@ -76,6 +76,7 @@ METHODS: dict[str, Method] = {
             Method(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        Method("guard", {"guard.enabled": True}),
         Method("adaptive", {"sharing.plan": "adaptive"}),
         Method("soft", {"sharing.plan": "soft"}),
         Method("graph_l1", _related("graph_l1")),
@@ -120,4 +121,5 @@ def extra_epochs(config: Config) -> int:
     """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
     training = config.training
     per_round = {"ditto": training.local_epochs, "per_fedavg": training.local_epochs, "fedrep": training.head_epochs}
-    return training.num_rounds * per_round.get(training.procedure, 0) + training.finetune_epochs
+    isolated = training.local_epochs if config.guard.enabled else 0
+    return training.num_rounds * (per_round.get(training.procedure, 0) + isolated) + training.finetune_epochs
