@@ -305,9 +305,8 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    histories = journal.rounds(), journal.members()
-    measured = journal.cosines(), journal.relations(), journal.guarded()
-    report = build_report(facts, rules.tasks, *histories, status, digest, *measured)
+    held = journal.rounds(), journal.members(), status, digest
+    report = build_report(facts, rules.tasks, *held, journal.cosines(), journal.relations(), journal.guarded())
     path = folder.write_json("report.json", report)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
     return report

@@ -276,8 +276,9 @@ RIVALS = [("big", ["a0"], "1/1"), ("small", ["b1"], "1/1")]
 
 def report_of(coordinator):
     journal = coordinator.journal
-    found = journal.rounds(), journal.members(), "finished", "", (), journal.guarded()
-    return json.loads(json.dumps(build_report({}, coordinator.rules.tasks, *found), allow_nan=False))
+    found = journal.rounds(), journal.members(), "finished", ""
+    report = build_report({}, coordinator.rules.tasks, *found, guarded=journal.guarded())
+    return json.loads(json.dumps(report, allow_nan=False))
 
 
 def test_a_task_that_sharing_hurts_ends_with_its_isolated_models(contradiction, tmp_path):
