@@ -94,6 +94,8 @@ def falls(table):
         ([(50, 52), (50, 51), (50, 52)], {}),  # one point is within the margin, and the row begins anew
         ([(50, 52), (60, 50), (50, 52), (50, 52)], {"sst2": 4}),
         ([(50, 52), (50, None), (50, 52)], {"sst2": 3}),  # a round without scores says nothing
+        ([(50, 60), (52, 60), (54, 60), (56, 60)], {}),  # who catches up is waited for
+        ([(50, 60), (52, 60), (50, 60), (48, 60)], {"sst2": 4}),
     ],
 )
 def test_a_task_falls_after_so_many_rounds_in_a_row(pairs, fallen):
@@ -178,6 +180,7 @@ def test_a_restart_knows_who_fell_and_who_is_behind():
     assert (
         (state.behind, state.fallen) == (table.state.behind, table.state.fallen) == ({"sst2": 3, "qqp": 1}, {"sst2": 2})
     )
+    assert state.gaps == table.state.gaps and state.gaps["sst2"] == pytest.approx(0.1)
 
 
 def test_the_last_choice_needs_no_patience_and_binds_no_further_rounds():

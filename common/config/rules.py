@@ -240,7 +240,7 @@ def _guard(config: Config) -> list[str]:
         )
     if config.sharing.plan == "local":
         found.append("guard: plan local shares nothing that could hurt; choose another plan, or remove the guard")
-    if config.relation.name not in ("none", "start"):
+    if config.relation.name not in ("none", "start", "agreement"):
         remedy = "choose one of them"
         found.append(
             f"guard: relation {config.relation.name} would go on with copies of tasks that fell back; {remedy}"

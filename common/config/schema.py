@@ -216,7 +216,8 @@ class FederationSection(Section):
 class GuardSection(Section):
     """Whether tasks that sharing hurts fall back to models of their clients' own; `guard: true` is the short form.
 
-    Worse by more than `margin` on validation rows, in units of the task's primary metric, for `rounds` in a row.
+    Worse by more than `margin` on validation rows, in units of the task's primary metric, and not catching up, for
+    `rounds` in a row.
     """
 
     enabled: bool = False

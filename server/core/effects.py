@@ -140,7 +140,7 @@ class Guarded:
 
     `received` and `isolated` are values of its primary metric. `behind` counts the rounds in a row up to this one that
     the guard did not like; `fallen` says that the isolated model takes over. `final` is the choice after the last
-    round.
+    round. `gap` is by how much the isolated model is better.
     """
 
     round: int
@@ -150,6 +150,7 @@ class Guarded:
     behind: int
     fallen: bool
     final: bool
+    gap: float = 0.0
 
 
 Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 
 from common.metrics import merge, summarise
@@ -12,14 +12,17 @@ from common.tasks import LOWER_IS_BETTER, TaskDefinition
 from server.core.effects import Guarded, Notice
 from server.core.state import FederationState, OpenRound, OrderState, Rules
 
+_ROUNDING = 1e-9
+
 
 def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[FederationState, tuple[Guarded, ...]]:
     """What the scores of a round mean for its tasks: the new state, and a record per task that was compared.
 
-    A round to train compares what clients received at its start with what they had made alone by then; the decision
-    holds from the next round on, and for good. A round to score comes after the last one and chooses between the two
-    final models, which is not carried on should the run get more rounds. Auxiliary tasks are there for the others,
-    whatever they score: only that last choice is about them too.
+    A round to train compares what clients received at its start with what they had made alone by then; it counts
+    against sharing where the gap exceeds the margin and does not shrink, since a mean of many starts slowly and may
+    catch up. The decision holds from the next round on, and for good. A round to score comes after the last one and
+    chooses between the two final models, which is not carried on should the run get more rounds. Auxiliary tasks are
+    there for the others, whatever they score: only that last choice is about them too.
     """
     if rules.guard is None:
         return state, ()
@@ -29,14 +32,21 @@ def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[Fe
         scores = compared(task, round_)
         if scores is None:
             continue
+        gap = shortfall(task, *scores)
         # Differences of rounded fractions: one point is one point, whatever floats say.
-        worse = shortfall(task, *scores) > rules.guard.margin + 1e-9
-        behind = state.behind.get(task.name, 0) + 1 if worse else 0
+        worse = gap > rules.guard.margin + _ROUNDING
+        slips = worse and gap >= state.gaps.get(task.name, -inf) - _ROUNDING
+        behind = state.behind.get(task.name, 0) + 1 if slips else 0
         falls = worse if final else behind >= rules.guard.rounds and not task.auxiliary
         fallen = falls or task.name in state.fallen
-        found.append(Guarded(round_.number, task.name, *scores, behind, fallen, final))
-    behind_now, fallen_now = standing(found)
-    state = replace(state, behind={**state.behind, **behind_now}, fallen={**fallen_now, **state.fallen})
+        found.append(Guarded(round_.number, task.name, *scores, behind, fallen, final, gap))
+    now = standing(found)
+    state = replace(
+        state,
+        behind={**state.behind, **now.behind},
+        gaps={**state.gaps, **now.gaps},
+        fallen={**now.fallen, **state.fallen},
+    )
     return state, tuple(found)
 
 
@@ -67,15 +77,24 @@ def shortfall(task: TaskDefinition, received: float | None, isolated: float | No
     return received - isolated if task.metrics[0] in LOWER_IS_BETTER else isolated - received
 
 
-def standing(records: Iterable[Guarded]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Rounds in a row that tasks were behind, and the rounds after which they fell, from records in their order."""
-    behind, fallen = dict[str, int](), dict[str, int]()
+@dataclass(frozen=True)
+class Standing:
+    """Rounds in a row that tasks slipped behind, their last gaps, and the rounds after which they fell."""
+
+    behind: Mapping[str, int]
+    gaps: Mapping[str, float]
+    fallen: Mapping[str, int]
+
+
+def standing(records: Iterable[Guarded]) -> Standing:
+    """Where tasks stand, from records in their order."""
+    behind, gaps, fallen = dict[str, int](), dict[str, float](), dict[str, int]()
     for record in records:
         if not record.final:
-            behind[record.task] = record.behind
+            behind[record.task], gaps[record.task] = record.behind, record.gap
             if record.fallen:
                 fallen.setdefault(record.task, record.round)
-    return behind, fallen
+    return Standing(behind, gaps, fallen)
 
 
 def told(rules: Rules, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:

@@ -223,7 +223,8 @@ class FederationState:
     `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at their
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
-    row in which a task was worse off than alone; `fallen` are tasks that the guard took out, and after which round.
+    row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
+    guard took out, and after which round.
     """
 
     versions: Mapping[str, int]
@@ -238,6 +239,7 @@ class FederationState:
     losses: Mapping[str, float] = field(default_factory=dict)
     trends: tuple[Mapping[str, float], ...] = ()
     behind: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, float] = field(default_factory=dict)
     fallen: Mapping[str, int] = field(default_factory=dict)
 
     def present(self) -> list[Member]:

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS relations (
     PRIMARY KEY (number, slot));
 CREATE TABLE IF NOT EXISTS guarded (
     number INTEGER NOT NULL, task TEXT NOT NULL, received REAL, isolated REAL, behind INTEGER NOT NULL,
-    fallen INTEGER NOT NULL, final INTEGER NOT NULL, PRIMARY KEY (task, number, final));
+    fallen INTEGER NOT NULL, final INTEGER NOT NULL, gap REAL NOT NULL, PRIMARY KEY (task, number, final));
 """
 
 # What journals of earlier versions lack; all their updates were dense.
@@ -151,7 +151,7 @@ class Journal:
                 entry = (number, slot, _json(mu), state, note)
                 self._db.execute("INSERT OR REPLACE INTO relations VALUES (?,?,?,?,?)", entry)
             case Guarded():
-                self._db.execute("INSERT OR REPLACE INTO guarded VALUES (?,?,?,?,?,?,?)", astuple(record))
+                self._db.execute("INSERT OR REPLACE INTO guarded VALUES (?,?,?,?,?,?,?,?)", astuple(record))
 
     def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
         self._db.execute(
@@ -185,7 +185,7 @@ class Journal:
         if open_ is not None:
             phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
         members = {member.client_id: member for member in self._members()}
-        behind, fallen = standing(self.guarded())
+        stand = standing(self.guarded())
         return FederationState(
             *(versions, phase, completed, attempt),
             members=members,
@@ -193,8 +193,9 @@ class Journal:
             failure=facts.get("reason", ""),
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
-            behind=behind,
-            fallen=fallen,
+            behind=stand.behind,
+            gaps=stand.gaps,
+            fallen=stand.fallen,
         )
 
     def _losses(self) -> list[Mapping[str, float]]:
@@ -231,9 +232,12 @@ class Journal:
     def guarded(self) -> list[Guarded]:
         """How tasks fared beside their isolated models, round by round."""
         rows = self._db.execute(
-            "SELECT number, task, received, isolated, behind, fallen, final FROM guarded ORDER BY number, final, task"
+            "SELECT number, task, received, isolated, behind, fallen, final, gap FROM guarded "
+            "ORDER BY number, final, task"
         )
-        return [Guarded(n, task, a, b, behind, bool(fell), bool(end)) for n, task, a, b, behind, fell, end in rows]
+        return [
+            Guarded(n, task, a, b, streak, bool(fell), bool(end), g) for n, task, a, b, streak, fell, end, g in rows
+        ]
 
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""

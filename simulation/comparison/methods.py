@@ -78,6 +78,7 @@ METHODS: dict[str, Method] = {
         ),
         Method("guard", {"guard.enabled": True}),
         Method("adaptive", {"sharing.plan": "adaptive"}),
+        Method("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
         Method("soft", {"sharing.plan": "soft"}),
         Method("graph_l1", _related("graph_l1")),
         Method("partial", {**_related("partial"), "relation.share": 0.5}),
