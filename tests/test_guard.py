@@ -16,6 +16,7 @@ from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
 from common.metrics import TaskStatistics
+from common.parameters.circles import idle_scopes
 from common.tasks import TaskDefinition, TaskType
 from server.app import restore_run
 from server.assembly import in_memory
@@ -203,6 +204,12 @@ def test_a_run_that_is_prolonged_reports_its_last_choice():
     before, after = (Guarded(n, "sst2", 0.5, value, 0, value > 0.5, True) for n, value in ((1, 0.6), (2, 0.5)))
     found = guard_reports(TASKS, [before, after])["sst2"]
     assert (found["model"], found["fallen_back"]) == ("received", None)
+
+
+def test_an_order_without_names_is_about_all_tasks():
+    assert idle_scopes(["shared", "task/a"], (), ()) == frozenset()
+    assert idle_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
+    assert idle_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
 
 
 # ---- federations ----

@@ -52,7 +52,7 @@ def task_of(scope: str) -> str:
 
 def idle_scopes(scopes: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
     """Those among a client's scopes that nothing trains when it works on `tasks` and those in `apart` do not count."""
-    nobody = set(tasks) <= set(apart)
+    nobody = bool(apart) and set(tasks) <= set(apart)  # an order without names is about all tasks
     return frozenset(scope for scope in scopes if nobody or task_of(scope) in apart)
 
 
