@@ -41,6 +41,9 @@ METHODS = {
         name: (f"aggregation.optimizer={name}", "federation.server_learning_rate=1e-3", "aggregation.beta2=0.5")
         for name in ("adam", "yogi")
     },
+    "soft": ("sharing.plan=soft",),
+    "adaptive": ("sharing.plan=adaptive", "sharing.members=clients", "relation.patience=1"),
+    "start": ("relation.name=start",),
     "everything": (
         *("aggregation.weights=temperature", "aggregation.conflict=cagrad", "aggregation.norm_bound=0.05"),
         *(
