@@ -119,7 +119,7 @@ def test_the_table_of_options_is_that_of_the_parsers():
 def test_the_exit_codes_and_the_plans_are_all_there():
     codes = re.search(r"^Exit codes: (.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1]
     assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", codes)} == {*EXIT_CODES}
-    assert {row[0].strip("`") for row in table("What is shared with whom")} == {*PLANS, "rules"}
+    assert {row[0].strip("`") for row in table("What is shared with whom")} == {*PLANS, "groups", "rules"}
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "yaml"], ids=lambda b: b.section)
