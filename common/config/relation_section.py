@@ -69,7 +69,7 @@ class RelationSection(Section):
     diagonal: float = 1.0
     clusters: dict[Text, Holders] = Field(default={})
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
     margin: Annotated[float, Field(ge=0)] = 2.5
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.5
