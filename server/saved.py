@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +18,22 @@ from server.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 
+log = logging.getLogger("fedmtl.server")
+
 
 @dataclass(frozen=True)
 class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
+    The clients of tasks in `fallen` use models of their own, which never left them.
     """
 
     config: Config
     model: MTLServerModel
     version: int
     vectors: BySlot[NDArray[np.float32]]
+    fallen: frozenset[str] = frozenset()
 
     def load_task(self, task: str) -> None:
         """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.
@@ -46,6 +51,8 @@ class SavedRun:
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
                     f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
                 )
+        if task in self.fallen:
+            log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)
         self.model.load_vectors({slot: self._values(slot, task) for slot in self.model.schemas if not is_private(slot)})
 
     def _values(self, slot: str, task: str) -> NDArray[np.float32]:
@@ -83,8 +90,9 @@ def load_run(path: Path) -> SavedRun:
     journal = Journal(folder.journal)
     try:
         version = journal.restore(travelling, 0.0).completed_rounds
+        last = {record.task: record.fallen for record in journal.guarded()}
         vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     finally:
         journal.close()
     model.load_vectors({scope: vectors[scope] for scope in travelling})
-    return SavedRun(config, model, version, vectors)
+    return SavedRun(config, model, version, vectors, frozenset(task for task, fell in last.items() if fell))

@@ -26,6 +26,7 @@ from server.core.guard import shortfall
 from server.core.state import Guard
 from server.report import build_report, guard_reports
 from server.run_folder import RunFolder
+from server.saved import load_run
 from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
@@ -355,3 +356,17 @@ def test_a_contradiction_is_refused_in_one_line(overrides, line):
         load_config(None, ["tasks.sst2=", *overrides])
     (problem,) = caught.value.problems
     assert problem.startswith(line) and "\n" not in problem
+
+
+def test_who_uses_the_shared_model_of_a_task_that_fell_is_warned(tmp_path, caplog):
+    config = array_config()
+    folder = RunFolder(prepare_run(config, tmp_path / "run"))
+    journal = Journal(folder.journal)
+    first, second = config.tasks
+    journal.commit((Guarded(1, first, 0.5, 0.6, 1, True, False), Guarded(1, second, 0.5, 0.4, 0, False, True)))
+    journal.close()
+    run = load_run(folder.path)
+    for task in (first, second):
+        run.load_task(task)
+    warnings = [record.getMessage() for record in caplog.records if "isolated" in record.getMessage()]
+    assert warnings == [f"task {first} fell back to isolated models of its clients; this is the shared one"]
