@@ -2,3 +2,25 @@ import os
 
 # Before torch is imported anywhere: tests run beside other processes, and thread counts decide the last bits.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+import functools
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test that asks for more threads leaves none of them to the next one."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clients of a test read the tokenizer once."""
+    import client.worker
+
+    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))

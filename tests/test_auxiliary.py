@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +28,6 @@ from tests.federations import array_config, digest_of, federate
 from tests.test_balance import Linear, choose, tasks
 from tests.test_combining import hold, vector
 from tests.training_cases import SETTINGS, make_model, make_sets, no_progress, values_of
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def stepped(model: Linear, balance: Balance, *roles: bool | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,6 @@ from tests.training_cases import SETTINGS, make_model, make_sets, no_progress, v
 CPU = torch.device("cpu")
 CONFLICTS = ("pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad")
 ROWS = [rule for rule in BalanceRule if rule is not BalanceRule.PLAIN]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tasks(*weights: float) -> list[TaskDefinition]:

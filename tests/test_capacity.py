@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from client.agent import Agent
@@ -45,15 +42,7 @@ BLOCKS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
-
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
 @pytest.fixture(scope="module")

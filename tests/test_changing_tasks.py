@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from client.agent import Agent
@@ -26,14 +24,6 @@ from tests.crashes import Fragile
 from tests.federations import array_config, digest_of, federate, make_model, make_worker
 
 CLIENTS = (("d", ("a0", "b1"), "1/3"), ("e", ("a0",), "2/3"), ("f", ("b1",), "3/3"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def member(name: str, **examples: int) -> Member:

@@ -35,14 +35,6 @@ Vector = NDArray[np.float32]
 SLOT = "member/{holder}"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # ---- saved models: --mode evaluate and export ----
 
 

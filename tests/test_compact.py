@@ -18,8 +18,6 @@ from common.orders import TrainingSettings
 from tests.federations import CLIENTS, digest_of, federate, small_config
 from tests.training_cases import CLIPPED, CONFIGS, SETTINGS, make_model, make_sets, no_progress, values_of
 
-torch.set_num_threads(1)
-
 ids = st.sets(st.integers(0, 60), max_size=40)
 
 

@@ -23,8 +23,6 @@ from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 from server.export import export_task
 from server.model import MTLServerModel
 
-torch.set_num_threads(1)
-
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT = json.loads(KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]) | SIZES
 ALBERT = {"model_type": "albert", "vocab_size": 30_522, "embedding_size": 8, **SIZES}

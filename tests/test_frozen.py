@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from common.config import load_config
 from common.errors import ConfigError, WireError
@@ -27,16 +24,7 @@ from tests.test_capacity import BLOCKS, by_name, run_mixed
 from tests.test_plans import deep_config
 from tests.training_cases import SETTINGS
 
-
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
-
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
 @pytest.mark.parametrize(

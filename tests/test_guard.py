@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from common.clock import ManualClock
@@ -34,14 +33,6 @@ from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, array_config, digest_of, federate, make_model, make_worker, small_config
 
 GUARD = Guard(0.01, 2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- the core ----

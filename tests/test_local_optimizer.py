@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +28,6 @@ from tests.training_cases import make_model as small_model
 
 SGD = replace(SETTINGS, optimizer=OptimizerName.SGD, learning_rate=0.3)
 FULL = replace(SGD, local_epochs=1, batch_size=100, weight_decay=0.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_momentum_by_hand() -> None:

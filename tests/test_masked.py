@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,6 @@ from tests.training_cases import make_model as small_model
 
 LM = TaskDefinition("lm", TaskType.MASKED_LM, (), False, ("masked_accuracy", "perplexity"))
 WORDS = Vocabulary(300, 4, (0, 2, 3, 4))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def texts(rows: int, length: int) -> EncodedTexts:

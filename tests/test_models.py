@@ -21,8 +21,6 @@ from common.orders import ModelArchitecture
 from common.parameters.flat import shapes_of
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 
-torch.set_num_threads(1)
-
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 120})
 DISTILBERT = json.dumps(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from common.config import Config
@@ -31,15 +28,7 @@ KEPT = ["private_heads", "fedper", "lg", "local"]
 HOW = ("direct", "grpc")
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
-
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
 def schemas_of(kind: str, plan: str, private_layers: int, layers: int = 3) -> dict[str, ParameterSchema]:

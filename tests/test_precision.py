@@ -15,8 +15,6 @@ from client.worker import Computing
 from tests.federations import digest_of, federate, small_config
 from tests.training_cases import CLIPPED, SETTINGS, make_model, make_sets, no_progress, values_of
 
-torch.set_num_threads(1)
-
 MODEL, SETS = make_model(), make_sets(0)
 
 

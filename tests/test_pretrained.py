@@ -30,8 +30,6 @@ from common.models.pretrained import (
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.flat import shapes_of
 
-torch.set_num_threads(1)
-
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 120})
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "##s"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,7 @@ TEXTS = [
 CLIENTS = (("a", ("a0",), "1/2"), ("d", ("a0", "b1"), "2/2"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
-
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
 class Leak:

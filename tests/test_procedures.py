@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +32,7 @@ Values = dict[str, torch.Tensor]
 BODY = "encoder."
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
-
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
 # ---- the pull and the look ahead, on problems that can be worked out by hand ----

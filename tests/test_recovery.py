@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from client.transport.grpc_port import GrpcCoordinator
@@ -37,16 +34,12 @@ EFFECTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import client.worker
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.transport.retries.LONGEST_PAUSE_SECONDS", 0.5)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

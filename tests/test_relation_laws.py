@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from client.data.features import FeatureRows
 from client.data.sources import TaskData
@@ -46,14 +45,6 @@ def pairs(*weights: tuple[str, str, float]) -> dict[frozenset[str], float]:
 
 def apart(found: dict[str, Vector], expected: dict[str, Vector]) -> float:
     return max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -17,8 +17,6 @@ from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS
 from server.model import MTLServerModel
 
-torch.set_num_threads(1)
-
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 8, "intermediate_size": 16})
 TASKS = tuple(KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb"))
