@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command line of the product does, before torch is there
@@ -17,24 +16,20 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import torch
 
 from client.app import take_part
-from client.training.loop import Progress, TaskSet
+from client.training.procedures import Losses, Work
 from common.config import load_config
 from common.logs import set_up_logging
-from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 
 SHIFT = 2.0**-10
 """What every parameter gains in a round, so that every byte of every update and of every version differs."""
 
 
-def stand_still(
-    model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings, seed: int, progress: Progress
-) -> Mapping[str, float]:
-    """In the place of `client.training.loop.train`."""
+def stand_still(work: Work) -> Losses:
+    """In the place of `client.training.procedures.plain`."""
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in work.model.parameters():
             parameter.add_(SHIFT)
-    progress(1.0)
+    work.progress(1.0)
     return {}
 
 

@@ -83,7 +83,7 @@ def test_cagrad_is_best_for_the_worst_off_in_its_ball(steps, radius):
 @given(step_sets())
 def test_nash_and_imtl_meet_their_equations(steps):
     gram = steps @ steps.T
-    if len(steps) > steps.shape[1] or np.linalg.cond(gram) > 1e6:
+    if len(steps) > steps.shape[1] or np.linalg.cond(gram) > 1e4:
         return
     a = nash(gram)
     np.testing.assert_allclose((gram @ a) * a, 1.0, atol=1e-5)
