@@ -22,7 +22,8 @@ from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.encoding import encode
-from client.data.sources import TaskData
+from client.data.example import Example
+from client.data.sources import Rows, TaskData
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from client.worker import Worker
@@ -101,9 +102,15 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
     return model, history
 
 
+def texts(rows: Rows) -> list[Example]:
+    """Rows of text, which is all that this benchmark is about."""
+    assert isinstance(rows, list)
+    return rows
+
+
 def score(model: MTLServerModel, config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """The model's metrics on all validation rows together."""
-    rows = [row for part in parts for row in part.validation]
+    rows = [row for part in parts for row in texts(part.validation)]
     reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
     encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
     return summarise(task, evaluate(model.model, task, encoded, config.training.eval_batch_size))
@@ -113,7 +120,7 @@ def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scor
     """One model, one task, all its rows in one place, as many epochs as the federation does in all."""
     model = create(config)
     reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
-    rows = [row for part in parts for row in part.train]
+    rows = [row for part in parts for row in texts(part.train)]
     encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
     section = config.training
     settings = section.model_copy(update={"local_epochs": section.num_rounds * section.local_epochs}).settings()
@@ -124,8 +131,8 @@ def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scor
 
 def majority(task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """Always the most frequent class, or the mean score, of the training rows."""
-    labels = [row.label for part in parts for row in part.train]
-    targets = np.array([row.label for part in parts for row in part.validation], dtype=np.float64)
+    labels = [row.label for part in parts for row in texts(part.train)]
+    targets = np.array([row.label for part in parts for row in texts(part.validation)], dtype=np.float64)
     if task.type is TaskType.REGRESSION:
         outputs = np.full((len(targets), 1), float(np.mean(np.array(labels, dtype=np.float64))))
     else:

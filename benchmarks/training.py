@@ -33,6 +33,7 @@ from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step, train
 from common.config import Config, load_config
 from common.config.schema import ModelSection
+from common.models.batch import TextBatch
 from common.models.heads import task_loss
 from common.models.pretrained import EncoderSource, resolve_encoder, unpack_tokenizer
 from server.model import MTLServerModel
@@ -167,6 +168,7 @@ def time_ours(config: Config, rows: TaskSet, precision: str) -> tuple[float, flo
 def trainer_job(config: Config, rows: TaskSet, precision: str, padding: str, threads: int) -> dict[str, Any]:
     """The same work for the Trainer."""
     batch = collate(rows.train, np.arange(len(rows.train)))
+    assert isinstance(batch, TextBatch)
     labels = [] if batch.labels is None else batch.labels.tolist()
     lengths = batch.attention_mask.sum(dim=1).tolist()
     ids = [line[:length] for line, length in zip(batch.input_ids.tolist(), lengths, strict=True)]

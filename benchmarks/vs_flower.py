@@ -188,7 +188,7 @@ def write_job(options: argparse.Namespace, job: Path) -> list[str]:
     config: Config = load_config(None, settings)
     for name, data in load_data(config, config.definitions()).items():
         rows = {"train": data.train, "validation": data.validation}
-        plain = {split: [asdict(row) for row in found] for split, found in rows.items()}
+        plain = {split: [asdict(row) for row in found] for split, found in rows.items() if isinstance(found, list)}
         (job / f"{name}.json").write_text(json.dumps(plain))
     section = config.training
     described: dict[str, Any] = {
