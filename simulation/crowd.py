@@ -145,7 +145,6 @@ class Crowd:
             VirtualAgent(
                 connect(client.client_id) if connect is not None else coordinator,
                 VirtualWorker(
-                    self.workshop,
                     client.client_id,
                     local_definitions(config, client.tasks),
                     rows[client.client_id],
@@ -153,7 +152,7 @@ class Crowd:
                     capabilities,
                     procedure,
                     computing,
-                ),
+                ).enter(self.workshop),
                 state / client.client_id,
                 self,
             )

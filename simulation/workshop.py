@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,14 @@ import torch
 from torch import Tensor
 
 from client.data.encoding import Reader
-from client.data.sources import TaskData
 from client.model import ClientModelSynchronizer
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import Progress
-from client.training.procedures import Procedure
-from client.worker import Computing, Outcome, Worker
+from client.worker import Outcome, Worker
 from common.models.pretrained import unpack_tokenizer
 from common.orders import Order, OrderKind, Welcome
 from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
-from common.tasks import TaskDefinition
 
 
 class Bench:
@@ -102,22 +99,18 @@ class Workshop:
 class VirtualWorker(Worker):
     """A worker that owns rows but no model: it works at a bench, and between orders it holds nothing large."""
 
-    def __init__(
-        self,
-        workshop: Workshop,
-        client_id: str,
-        tasks: Sequence[TaskDefinition],
-        data: Mapping[str, TaskData],
-        device: torch.device,
-        capabilities: tuple[str, ...] = (),
-        procedure: Procedure | None = None,
-        computing: Computing | None = None,
-    ) -> None:
-        super().__init__(client_id, tasks, data, device, capabilities, procedure, computing)
+    _workshop: Workshop
+    _run_id = ""
+    _bench: Bench | None = None
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    def enter(self, workshop: Workshop) -> VirtualWorker:
+        """Work in this workshop from now on."""
         self._workshop = workshop
-        self._names = tuple(task.name for task in self.tasks)
-        self._run_id = ""
-        self._bench: Bench | None = None
+        return self
 
     def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
         """See `Worker`; the model is only looked at."""

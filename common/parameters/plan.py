@@ -253,8 +253,3 @@ def member_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, .
 def _is_of_circle(scope: str, tasks: Sequence[str]) -> bool:
     kind, _, task = scope.partition("/task/")
     return kind.startswith(("group/", "member/")) and (not task or task in tasks)
-
-
-def travelling_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:
-    """The scopes, of those given, that a client with `tasks` receives each round and returns deltas for."""
-    return tuple(scope for scope in member_scopes(scopes, tasks) if not is_private(scope))
