@@ -62,7 +62,7 @@ def within(names: set[str], *places: str) -> set[str]:
 
 def test_the_walk_sees_the_product() -> None:
     assert {MAIN, "server/core/step.py", "client/agent.py", "common/wire/codec.py"} <= set(sources())
-    assert "server/coordinator.py" in importers("server.core.step")
+    assert "server/writer.py" in importers("server.core.step")
 
 
 def test_server_and_client_never_import_each_other() -> None:
