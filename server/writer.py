@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from common.errors import Refused
 from server.core.answers import describe
-from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, Wake
+from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
 from server.core.events import Event, UpdateArrived
 from server.core.state import ENDED, FederationState, Phase, Rules
 from server.core.step import step
@@ -81,11 +81,11 @@ class Writer:
         if self._writer.locked() or self._broken is not None:
             return False
         state, effects = self._step(event)
-        if not all(self._handler.is_quick(effect) for effect in effects):
+        if not all(self._handler.is_quick(effect) and not isinstance(effect, StoreVersion) for effect in effects):
             return False
         with self._or_broken():
             for effect in effects:
-                self._handler.carry_out_at_once(effect, state)
+                self._handler.carry_out_at_once(effect, state, event.now)
         self._publish(state, effects)
         return True
 
@@ -95,8 +95,11 @@ class Writer:
                 raise RuntimeError("the coordinator is stopping after an error") from self._broken
             state, effects = self._step(event)
             with self._or_broken():
-                for effect in effects:
-                    await self._handler.carry_out(effect, state)
+                for effect in effects:  # grows: what a version came to is the next event
+                    outcome = await self._handler.carry_out(effect, state, event.now)
+                    if outcome is not None:
+                        state, more = step(self.rules, state, outcome)
+                        effects += more
                     if isinstance(effect, Fold):
                         folded.set_result(None)
             self._publish(state, effects)
