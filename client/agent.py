@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -111,7 +112,8 @@ class Agent:
             return False
         session = welcome.session
         if _layout_of(welcome) != self._prepared:
-            await self._prepare(welcome)
+            async with self._signs_of_life(session, welcome, "", "preparing"):
+                await self._prepare(welcome)
         log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
         while True:
             reply = await self._until_stopped(session)
@@ -201,27 +203,36 @@ class Agent:
             self._store.roll_back()
 
     async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
-        """Carry out one order, or hand its stored update in again."""
-        assert self._store is not None
+        """Carry out one order, or hand its stored update in again, while heartbeats go out."""
         self._shown = ""
+        if not self._stop.is_set():
+            self._cancel.clear()
         try:
-            pending = self._store.pending
-            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending.header):
-                outcome = await self._execute(session, welcome, order)
-                if outcome is None:
+            async with self._signs_of_life(session, welcome, order.order_id, "fetching"):
+                update = await self._update_for(session, order)
+                if update is None or 0 < update.header.nbytes <= INLINE_BYTES:
+                    self._riding = None if update is None else WholeUpdate(update.header, bytes(update.payload))
                     return
-                pending = outcome.update
-                if pending.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
-                    self._store.save(pending, {})
-                else:
-                    await asyncio.to_thread(self._store.save, pending, outcome.private)
-            if 0 < pending.header.nbytes <= INLINE_BYTES:
-                self._riding = WholeUpdate(pending.header, bytes(pending.payload))
-                return
-            await self._submit(session, pending)
-            self._handed_in(pending.header)
+                self._phase, self._fraction = "handing in", 0.0
+                await self._submit(session, update)
+            self._handed_in(update.header)
         except Refused as refusal:
             await self._refused(session, order.order_id, refusal)
+
+    async def _update_for(self, session: Session, order: Order) -> PendingUpdate | None:
+        """What answers an order: the stored update if it fits, else a new one, stored. None: given up."""
+        assert self._store is not None
+        pending = self._store.pending
+        if pending is not None and pending.header.order_id == order.order_id and self._fits(pending.header):
+            return pending
+        outcome = await self._execute(session, order)
+        if outcome is None:
+            return None
+        if outcome.update.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
+            self._store.save(outcome.update, {})
+        else:
+            await asyncio.to_thread(self._store.save, outcome.update, outcome.private)
+        return outcome.update
 
     def _handed_in(self, header: UpdateHeader) -> None:
         self.orders_done += 1
@@ -237,14 +248,10 @@ class Agent:
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> Outcome | None:
-        """Fetch what is missing, then work in a thread while heartbeats go out. None: given up."""
+    async def _execute(self, session: Session, order: Order) -> Outcome | None:
+        """Fetch what is missing, then work in a thread. None: given up."""
         synchronizer = self._worker.synchronizer
         assert synchronizer is not None
-        if not self._stop.is_set():
-            self._cancel.clear()
-        self._phase, self._fraction = "fetching", 0.0
-        beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
         try:
             riding = {item.scope: item.data for item in order.values}
             for wanted in synchronizer.missing(order.needed):
@@ -264,8 +271,6 @@ class Agent:
             if not isinstance(error, FedMTLError):  # a defect: the coordinator hears its kind, never its words
                 await self._port.report_failure(session, order.order_id, type(error).__name__)
             raise
-        finally:
-            beats.cancel()
         return None
 
     def _progress(self, fraction: float) -> None:
@@ -273,6 +278,18 @@ class Agent:
         self._fraction = fraction
         if self._cancel.is_set():
             raise TrainingStopped("cancelled")
+
+    @asynccontextmanager
+    async def _signs_of_life(
+        self, session: Session, welcome: Welcome, order_id: str, phase: str
+    ) -> AsyncIterator[None]:
+        """Send heartbeats all the while: a client that works, fetches or uploads is there, however long it takes."""
+        self._phase, self._fraction = phase, 0.0
+        beats = asyncio.create_task(self._heartbeats(session, order_id, welcome.heartbeat_seconds))
+        try:
+            yield
+        finally:
+            beats.cancel()
 
     async def _heartbeats(self, session: Session, order_id: str, every: float) -> None:
         while True:
@@ -282,7 +299,7 @@ class Agent:
             except FedMTLError as error:  # the order's own calls report what is wrong
                 log.debug("heartbeat: %s", error)
                 continue
-            if unwanted:
+            if unwanted and order_id:
                 self._cancel.set()
 
     async def _submit(self, session: Session, update: PendingUpdate) -> None:
