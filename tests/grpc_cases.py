@@ -176,8 +176,8 @@ async def served(memory: CoordinatorPort, number: int = 0, tls: TlsFiles | None 
         await server.stop(0)
 
 
-def client(number: int, patience: float = 30.0, tls: TlsFiles | None = None) -> GrpcCoordinator:
-    return GrpcCoordinator(HOST, number, tls, "clinic-a", patience)
+def client(number: int, patience: float = 30.0, tls: TlsFiles | None = None, host: str = HOST) -> GrpcCoordinator:
+    return GrpcCoordinator(host, number, tls, "clinic-a", patience)
 
 
 @asynccontextmanager

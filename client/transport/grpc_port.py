@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,8 +13,9 @@ from typing import Self, TypeVar
 
 import grpc
 
-from client.transport.channel import address, open_channel
+from client.transport.channel import open_channel
 from client.transport.retries import Retry, explain, final, is_tls_problem
+from client.transport.target import Target
 from common.errors import Reason, Refused, UnreachableError
 from common.orders import (
     FederationStatus,
@@ -63,8 +65,8 @@ class GrpcCoordinator:
     def __init__(
         self, host: str, number: int, tls: TlsFiles | None, client_id: str = "", patience_seconds: float = 300.0
     ) -> None:
-        self._where = address(host, number)
-        self._channel = open_channel(host, number, tls)
+        self._target = Target.of(host, number, os.environ)
+        self._channel = open_channel(self._target, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
         self._poll_seconds = 30.0
@@ -224,16 +226,17 @@ class GrpcCoordinator:
         return received
 
     def _retry(self, since: float | None = None) -> Retry:
-        return Retry(self._where, self._jitter, self._patience, since)
+        return Retry(self._target, self._jitter, self._patience, since)
 
     async def _missed(self, error: grpc.aio.AioRpcError | TimeoutError, retry: Retry) -> None:
         """Pause after a failed attempt, or raise what the failure stands for."""
-        outcome = None if isinstance(error, TimeoutError) else final(error, self._where)
+        outcome = None if isinstance(error, TimeoutError) else final(error, str(self._target))
         if outcome is not None:
             raise outcome from None
         if not self._answered and is_tls_problem(error):
             reason, check = explain(error)
-            raise UnreachableError(f"coordinator at {self._where} not reachable: {reason}; check {check}") from None
+            check = self._target.to_check(check)
+            raise UnreachableError(f"coordinator at {self._target} not reachable: {reason}; check {check}") from None
         await retry.pause(error)
 
 
