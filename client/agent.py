@@ -163,7 +163,7 @@ class Agent:
         """Get ready for a run, or for what it has become: the model, the tokenizer, what this client kept."""
         session = welcome.session
         tokenizer = bytearray()
-        async for piece in self._port.fetch_tokenizer(session):
+        async for piece in self._port.fetch_tokenizer(session, 0):
             tokenizer += piece
         synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
         self._store = self._open_store(self._state / session.run_id)

@@ -114,10 +114,10 @@ class Memory:
         async for piece in cut(MODEL, offset):
             yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[bytes]:
         self._check(session)
-        self.fetched_from.append(-1)
-        async for piece in cut(TOKENIZER):
+        self.fetched_from.append(-1 - offset)
+        async for piece in cut(TOKENIZER, offset):
             yield piece
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:

@@ -47,6 +47,7 @@ _NETWORK_WORDS: tuple[tuple[str, str, str], ...] = (
     ("resolving", "the host name is not known", "the host name"),
     ("resolution", "the host name is not known", "the host name"),
     ("nreachable", "there is no route to that host", "host, port and the network"),
+    ("Internal error from Core", *_CLOSED),  # the stream ended while it was written to
     ("closed", *_CLOSED),
     ("reset", *_CLOSED),
 )
