@@ -223,11 +223,11 @@ class Coordinator(Writer):
             self.bytes_down += len(piece)
             yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """The packed tokenizer."""
         self._member(session)
         data = self._federation.tokenizer
-        for start in range(0, len(data), PIECE_BYTES):
+        for start in range(offset, len(data), PIECE_BYTES):
             self.bytes_down += len(data[start : start + PIECE_BYTES])
             yield data[start : start + PIECE_BYTES]
 

@@ -254,20 +254,26 @@ class LocalProcedure(_message.Message):
     def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("session", "scope", "offset")
+    __slots__ = ("session", "scope", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     scope: ScopeVersion
     offset: int
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenizerRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+    offset: int
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("data",)
