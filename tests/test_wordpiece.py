@@ -14,41 +14,9 @@ from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
 from common.models.pretrained import _load_tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [
-    *SPECIALS,
-    "<s>",
-    "</s>",
-    "<pad>",
-    "<unk>",
-    "<m>",
-    "ich",
-    "Ich",
-    "mochte",
-    "möchte",
-    "schon",
-    "schön",
-    "東",
-]
-WORDS += [
-    "東京駅",
-    "京",
-    "駅",
-    "##京",
-    "##駅",
-    "hello",
-    "world",
-    "wor",
-    "##ld",
-    "##s",
-    "[",
-    "]",
-    "ent",
-    "<",
-    ">",
-    ".",
-    ",",
-]
-WORDS += ["ent", "<", ">", ".", ",", "mask", "m"]
+WORDS = [*SPECIALS, "<s>", "</s>", "<pad>", "<unk>", "<m>"]
+WORDS += "ich Ich mochte möchte schon schön 東 東京駅 京 駅 ##京 ##駅 hello world wor ##ld ##s".split()  # noqa: SIM905
+WORDS += "[ ] < > . , ent mask m".split()  # noqa: SIM905
 TEXTS = ["ich möchte schon", "Ich MOCHTE schön, 東京駅.", "hello [MASK] worlds", "hello[MASK]world [ENT] ent"]
 TEXTS += ["<m> ich <ENT>", "  tab\tand\x00 control ", "x" * 120, ""]
 
