@@ -26,7 +26,7 @@ from client.training.compact import CompactVocabulary, compact_vocabulary
 from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
 from common.errors import Reason, Refused, WireError
-from common.models.pretrained import unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
     Order,
