@@ -111,7 +111,10 @@ class Agent:
             return False
         session = welcome.session
         if _layout_of(welcome) != self._prepared:
-            await self._prepare(welcome)
+            await _first(self._stop.wait(), self._prepare(welcome))
+            if self._stop.is_set():
+                await self._say_goodbye(session)
+                return False
         log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
         while True:
             reply = await self._until_stopped(session)
