@@ -122,7 +122,10 @@ class Agent:
             return False
         try:
             if _layout_of(welcome) != self._prepared:
-                await self._prepare(welcome)
+                await _first(self._stop.wait(), self._prepare(welcome))
+                if self._stop.is_set():
+                    await self._say_goodbye(welcome.session)
+                    return False
             return await self._work_for(welcome)
         except (Refused, UnreachableError, RunFailedError):
             raise
