@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import federated_main
+from cli.modes import MODES, parse
 from common.clock import ManualClock
 from common.config import Config, load_config, render
 from common.errors import EXIT_CODES
-from federated_main import MODES, main
+from federated_main import main
 from server.assembly import in_memory
 from server.service.grpc_server import start_server
 from tests.crashes import serve_here
@@ -65,14 +65,14 @@ def test_help_fits_a_screen(
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
     text = " ".join(" ".join(lines).split())
     for other in MODES if mode is None else ():
-        assert f"{other}: {MODES[other]}" in text
+        assert f"{other}: {MODES[other].says}" in text
     for code, meaning in EXIT_CODES.items() if mode else ():
         assert f"{code} {meaning}" in text
 
 
 def test_options_may_be_written_with_hyphens() -> None:
     for written_as in (["--client-id", "x-y_z"], ["--client_id", "x-y_z"], ["--client-id=x-y_z"]):
-        options = federated_main._parse(["--mode", "client", "--tasks", "sst2", *written_as])
+        options = parse(["--mode", "client", "--tasks", "sst2", *written_as])
         assert options.client_id == "x-y_z"
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import trustme
 
-import federated_main
+from cli.modes import parse
+from cli.options import configuration
 from client.agent import Agent
 from client.app import ask_status, take_part
 from client.transport.grpc_port import GrpcCoordinator
@@ -96,7 +97,7 @@ async def _drain_and_resume(path: str, number: int, cast: Cast, folder: Path) ->
 
 
 async def _status(arguments: list[str]) -> list[str]:
-    return await ask_status(federated_main._configuration(federated_main._parse(arguments), "client"))
+    return await ask_status(configuration(parse(arguments), "client"))
 
 
 def test_a_client_that_comes_late_joins_the_next_round(tmp_path: Path) -> None:

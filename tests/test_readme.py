@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 import federated_main
+from cli import modes
+from cli.options import DEFAULT_CONFIG
 from common.config import Config, load_config
 from common.config.schema import PLANS
 from common.config.task_section import TaskSection
@@ -110,10 +112,10 @@ def test_the_shipped_configuration_has_every_key_with_its_default():
 
 def test_the_table_of_options_is_that_of_the_parsers():
     for mode, options in table("Command line"):
-        parser = federated_main._parser(mode.strip("`"))
+        parser = modes.parser_of(mode.strip("`"))
         real = {name for action in parser._actions for name in action.option_strings}
         assert set(re.findall(r"--\w+", options)) == real - {"-h", "--help", "--mode", "--log_format"}, mode
-    assert {row[0].strip("`") for row in table("Command line")} == {*federated_main.MODES}
+    assert {row[0].strip("`") for row in table("Command line")} == {*modes.MODES}
 
 
 def test_the_exit_codes_and_the_plans_are_all_there():
@@ -156,7 +158,7 @@ def check_make(words: list[str]) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
     for line in done.stdout.splitlines():
         if "federated_main.py" in line:
-            federated_main._parse(shlex.split(line.partition("federated_main.py")[2]))
+            modes.parse(shlex.split(line.partition("federated_main.py")[2]))
 
 
 def check_pip(words: list[str]) -> None:
@@ -175,7 +177,7 @@ def check_compose(path: Path) -> None:
             if line.startswith("COPY "):
                 assert all((context / name).exists() for name in line.split()[1:-1]), line
     for service in compose["services"].values():
-        federated_main._parse(shlex.split(service["command"]))
+        modes.parse(shlex.split(service["command"]))
         assert all(volume.split(":")[0] in compose["volumes"] for volume in service["volumes"])
 
 
@@ -304,7 +306,7 @@ class Reader:
     def _sizes(self, words: list[str], tasks: Sequence[str] = TASKS) -> list[str]:
         """Overrides that make a run small; `tasks` are all that it has, unless its configuration is the README's."""
         rows = "{train_samples: 8, val_samples: 4}"
-        shipped = value_of(words, "--config") in (None, federated_main.DEFAULT_CONFIG)
+        shipped = value_of(words, "--config") in (None, DEFAULT_CONFIG)
         sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
         text = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
         named = value_of(words, "--config")

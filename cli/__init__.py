@@ -1,0 +1,1 @@
+"""The command line: how it is read, and one file per mode."""

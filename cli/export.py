@@ -1,0 +1,26 @@
+"""Mode export: write a task's model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cli.options import Parser
+
+
+def options(parser: Parser) -> None:
+    """The options of this mode."""
+    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    parser.add_argument("--task", required=True, help="task to export")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; must not exist or be empty")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from server.export import export_task
+    from server.saved import load_run
+
+    run = load_run(Path(options.run_dir))
+    run.load_task(options.task)
+    for line in export_task(run.model, options.task, Path(options.out)):
+        print(line)

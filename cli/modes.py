@@ -1,0 +1,82 @@
+"""The table of modes, and how a command line is read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cli import check, client, compare, demo, evaluate, export, server, simulate, status
+from cli.options import Parser
+from common.errors import EXIT_CODES, ConfigError
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a mode does in a few words, its options, and how it is run."""
+
+    says: str
+    options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+MODES = {
+    "server": Mode("hold the model and run the federation", server.options, server.run),
+    "client": Mode("train on this machine's data", client.options, client.run),
+    "demo": Mode("a server and its clients on this machine", demo.options, demo.run),
+    "simulate": Mode("a federation of many clients in one process", simulate.options, simulate.run),
+    "compare": Mode("methods side by side: does sharing help?", compare.options, compare.run),
+    "check": Mode("show the configuration, or all its problems", check.options, check.run),
+    "status": Mode("ask a running server who is there", status.options, status.run),
+    "evaluate": Mode("score a finished run's model", evaluate.options, evaluate.run),
+    "export": Mode("write a task's model as a Hugging Face folder", export.options, export.run),
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; `mode` says which mode they are for.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    mode = _mode_of(arguments)
+    parser = parser_of(mode)
+    options = parser.parse_args(list(map(_underscored, arguments)))
+    if options.mode is None:
+        parser.print_help()
+        raise ConfigError("command line: --mode is missing; one of " + ", ".join(MODES))
+    return options
+
+
+def _mode_of(arguments: Sequence[str]) -> str | None:
+    """The mode, read first: each mode has its own options and its own help."""
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--mode", choices=MODES)
+    mode: str | None = first.parse_known_args(arguments)[0].mode
+    return mode
+
+
+def _underscored(argument: str) -> str:
+    """`--client-id=x-y` as `--client_id=x-y`."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def parser_of(mode: str | None) -> Parser:
+    """The parser of a mode, or the one that lists all modes."""
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = Parser(
+        prog="federated_main.py" + (f" --mode {mode}" if mode else ""),
+        description=f"FedMTL: {MODES[mode].says}." if mode else "FedMTL: federated multi-task learning.",
+        epilog=f"Exit codes: {codes}." if mode else "Add --help after a mode for its options.",
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+    )
+    listing = "; ".join(f"{name}: {known.says}" for name, known in MODES.items())
+    parser.add_argument("--mode", choices=MODES, metavar="MODE", help=argparse.SUPPRESS if mode else listing)
+    parser.add_argument("--log_format", choices=("text", "json"), default="text", help="how to log (default: text)")
+    if mode is not None:
+        MODES[mode].options(parser)
+    return parser

@@ -1,0 +1,30 @@
+"""Mode server: hold the model and run the federation."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from cli.options import Parser, advise, common_options, configuration, console
+
+
+def options(parser: Parser) -> None:
+    """The options of this mode."""
+    common_options(parser)
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on (default: 50051)")
+    parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/<run.name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    parser.add_argument("--tls_cert", metavar="FILE", help="server certificate, PEM")
+    parser.add_argument("--tls_key", metavar="FILE", help="key of the certificate, PEM")
+    parser.add_argument("--tls_client_ca", metavar="FILE", help="demand client certificates signed by this CA")
+    parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from server.app import serve
+
+    config = configuration(options, "server")
+    advise(config)
+    asyncio.run(serve(config, options.resume, console() if options.log_format == "text" else None))

@@ -1,0 +1,24 @@
+"""Mode simulate: a federation of many clients in one process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from cli.options import Parser, advise, common_options, configuration, console, crowd_options
+
+
+def options(parser: Parser) -> None:
+    """The options of this mode."""
+    common_options(parser)
+    crowd_options(parser, "run folder (default: runs/<run.name>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from simulation.app import simulate
+
+    config = configuration(options, "simulate")
+    advise(config)
+    asyncio.run(simulate(config, options.resume, console() if options.log_format == "text" else None))

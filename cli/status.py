@@ -1,0 +1,23 @@
+"""Mode status: ask a running server who is there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from cli.options import Parser, caller_options, common_options, configuration
+
+
+def options(parser: Parser) -> None:
+    """The options of this mode."""
+    common_options(parser)
+    caller_options(parser)
+    parser.add_argument("--insecure", action="store_true", help="allow another address than loopback without TLS")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from client.app import ask_status
+
+    for line in asyncio.run(ask_status(configuration(options, "client"))):
+        print(line)
