@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.clock import Clock
-from common.errors import Reason, Refused
+from common.errors import Reason, Refused, RunFolderError
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -79,6 +79,10 @@ class Federation:
     private_vectors: Mapping[str, Vector]
     method: Method = field(default_factory=Method)
     poll_seconds: float = 30.0
+
+
+def _of_the_run_folder(error: OSError) -> RunFolderError:
+    return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
 
 
 _LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
@@ -197,8 +201,7 @@ class Coordinator:
 
     async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
         async with self._writer:
-            if self._broken is not None:
-                raise RuntimeError("the coordinator is stopping after an error") from self._broken
+            self._require_whole()
             state, effects = self._step(event)
             with self._or_broken():
                 for effect in effects:
@@ -213,9 +216,15 @@ class Coordinator:
         try:
             yield
         except BaseException as error:
-            self._broken = error
+            self._broken = _of_the_run_folder(error) if isinstance(error, OSError) else error
             self._ended.set()
-            raise
+            self._wake.set()
+            raise self._broken from None
+
+    def _require_whole(self) -> None:
+        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
+        if self._broken is not None:
+            raise self._broken
 
     def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
         try:
@@ -228,16 +237,22 @@ class Coordinator:
     def _publish(self, state: FederationState, effects: list[Effect]) -> None:
         """Show what was decided: only now, since it is durable and the new version is in place."""
         before, self._state = self._state, state
-        for effect in effects:
-            self._tell(effect)
         if any(isinstance(effect, Wake) for effect in effects):
             self._wake.set()
             self._wake = asyncio.Event()
+        try:
+            self._show(state, before, effects)
+        except OSError as error:  # a full disk or a closed terminal: showing is decoration
+            log.warning("the run goes on, but cannot be shown: %s", error)
+        if state.phase in ENDED or (state.draining and state.open is None):
+            self._ended.set()
+
+    def _show(self, state: FederationState, before: FederationState, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._tell(effect)
         if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
             waiting = state.phase is Phase.WAITING
             self._observer.changed(waiting, lambda: describe(self.rules, state, self._federation.run_name))
-        if state.phase in ENDED or (state.draining and state.open is None):
-            self._ended.set()
 
     def _tell(self, effect: Effect) -> None:
         match effect:
@@ -304,6 +319,7 @@ class Coordinator:
             doing = "update handed in" if pending_order else "waiting for work"
             await self.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
+            self._require_whole()
             wake = self._wake
             reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
