@@ -183,6 +183,7 @@ class Coordinator(Writer):
             doing = "update handed in" if pending_order else "waiting for work"
             await self.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
+            self._require_whole()
             wake = self._wake
             reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
