@@ -15,9 +15,11 @@ from common.errors import RunFolderError
 from common.metrics import TaskStatistics
 from common.orders import OrderKind, ScopeVersion, TaskResult
 from common.parameters.circles import BySlot
+from common.tasks import Header
 from server.core.closing import mean_losses, trends
 from server.core.effects import (
     Guarded,
+    HeaderFixed,
     MemberRecord,
     Record,
     Related,
@@ -57,6 +59,8 @@ CREATE TABLE IF NOT EXISTS guarded (
     number INTEGER NOT NULL, task TEXT NOT NULL, received REAL, isolated REAL, behind INTEGER NOT NULL,
     fallen INTEGER NOT NULL, final INTEGER NOT NULL, gap REAL NOT NULL, PRIMARY KEY (task, number, final));
 """
+
+_HEADER = "header/"
 
 # What journals of earlier versions lack; all their updates were dense.
 _ORDER_ENCODING = "ALTER TABLE orders ADD COLUMN encoding TEXT NOT NULL DEFAULT 'dense-float32'"
@@ -144,6 +148,9 @@ class Journal:
             case RunEnded(phase, reason):
                 ended = {"ended": phase.value, "reason": reason}
                 self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list(ended.items()))
+            case HeaderFixed(task, header):
+                fact = (f"{_HEADER}{task}", _json(asdict(header)))
+                self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", fact)
             case TaskCosines(number, scope, tasks, values):
                 cells = (number, scope, _json(tasks), _json(values))
                 self._db.execute("INSERT OR REPLACE INTO task_cosines VALUES (?,?,?,?)", cells)
@@ -196,7 +203,16 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            headers=self.headers(),
         )
+
+    def headers(self) -> dict[str, Header]:
+        """The named features of the first client that joined with a task, by task."""
+        said = {key: json.loads(value) for key, value in self.facts().items() if key.startswith(_HEADER)}
+        return {
+            key.removeprefix(_HEADER): Header(item["count"], item["digest"], tuple(item["names"]))
+            for key, item in said.items()
+        }
 
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""
