@@ -197,6 +197,7 @@ class Coordinator(Writer):
             doing = "update handed in" if pending_order else "waiting for work"
             await self.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
+            self._require_whole()
             wake = self._wake
             reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
@@ -236,11 +237,11 @@ class Coordinator(Writer):
                 self.bytes_down += len(piece)
                 yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """The packed tokenizer."""
         data = self._federation.tokenizer
         with self._connected(self._member(session).client_id):
-            for start in range(0, len(data), PIECE_BYTES):
+            for start in range(offset, len(data), PIECE_BYTES):
                 self.bytes_down += len(data[start : start + PIECE_BYTES])
                 yield data[start : start + PIECE_BYTES]
 

@@ -17,7 +17,7 @@ from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from server.model import MTLServerModel
-from server.run_folder import RunFolder
+from server.run_folder import DESCRIPTION, RunFolder
 from server.storage.models import PRIVATE_FILE, ModelFiles
 from server.warm_start import find_start
 
@@ -52,7 +52,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
         raise ConfigError(problem)
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
-    folder.write_description(model.architecture, model.schemas)
+    folder.write(folder.path / DESCRIPTION, folder.description(model.architecture, model.schemas))
     files = ModelFiles(folder.models, model.schemas)
     values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     _require_finite(values, model.schemas, section.warm_start or section.server_model)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common.errors import Refused
+from common.errors import Refused, RunFolderError
 from server.core.answers import describe
 from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
 from server.core.events import Event, UpdateArrived
@@ -17,6 +17,10 @@ from server.effect_handler import EffectHandler
 from server.observer import Observer
 
 log = logging.getLogger("fedmtl.server")
+
+
+def _of_the_run_folder(error: OSError) -> RunFolderError:
+    return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
 
 
 class Writer:
@@ -91,8 +95,7 @@ class Writer:
 
     async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
         async with self._writer:
-            if self._broken is not None:
-                raise RuntimeError("the coordinator is stopping after an error") from self._broken
+            self._require_whole()
             state, effects = self._step(event)
             with self._or_broken():
                 for effect in effects:  # grows: what a version came to is the next event
@@ -110,9 +113,15 @@ class Writer:
         try:
             yield
         except BaseException as error:
-            self._broken = error
+            self._broken = _of_the_run_folder(error) if isinstance(error, OSError) else error
             self._ended.set()
-            raise
+            self._wake.set()
+            raise self._broken from None
+
+    def _require_whole(self) -> None:
+        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
+        if self._broken is not None:
+            raise self._broken
 
     def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
         try:
@@ -125,16 +134,22 @@ class Writer:
     def _publish(self, state: FederationState, effects: list[Effect]) -> None:
         """Show what was decided: only now, since it is durable and the new version is in place."""
         before, self._state = self._state, state
-        for effect in effects:
-            self._tell(effect)
         if any(isinstance(effect, Wake) for effect in effects):
             self._wake.set()
             self._wake = asyncio.Event()
+        try:
+            self._show(state, before, effects)
+        except OSError as error:  # a full disk or a closed terminal: showing is decoration
+            log.warning("the run goes on, but cannot be shown: %s", error)
+        if state.phase in ENDED or (state.draining and state.open is None):
+            self._ended.set()
+
+    def _show(self, state: FederationState, before: FederationState, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._tell(effect)
         if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
             waiting = state.phase is Phase.WAITING
             self._observer.changed(waiting, lambda: describe(self.rules, state, self._run_name))
-        if state.phase in ENDED or (state.draining and state.open is None):
-            self._ended.set()
 
     def _tell(self, effect: Effect) -> None:
         match effect:
