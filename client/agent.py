@@ -117,6 +117,7 @@ class Agent:
             tuple(sorted(worker.examples.items())),
             worker.capabilities,
             headers=worker.headers,
+            validation=tuple(sorted(worker.validation.items())),
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:

@@ -96,6 +96,7 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        self.validation = {task.name: len(data[task.name].validation) for task in tasks}
         headers = {task.name: data[task.name].header for task in tasks}
         self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
         self._data = data

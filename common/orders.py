@@ -25,7 +25,7 @@ class Session:
 class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
-    `headers` say what the numbers of its rows are, for tasks over numbers.
+    `headers` say what the numbers of its rows are, for tasks over numbers; `validation` counts rows to score on.
     """
 
     client_id: str
@@ -33,6 +33,7 @@ class JoinRequest:
     examples: tuple[tuple[str, int], ...]
     capabilities: tuple[str, ...] = ()
     headers: tuple[tuple[str, Header], ...] = ()
+    validation: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
 from server.recovery import fall_back, mend_files, note_files
-from server.report import build_report
+from server.report import build_report, influence_of
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
@@ -308,8 +308,10 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    held = journal.rounds(), journal.members(), status, digest
-    report = build_report(facts, rules.tasks, *held, journal.cosines(), journal.relations(), journal.guarded())
+    rounds, members = journal.rounds(), journal.members()
+    influence = influence_of(rules, rounds, members, journal.totals())
+    measured = journal.cosines(), journal.relations(), journal.guarded(), influence
+    report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
     return report

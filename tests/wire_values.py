@@ -39,7 +39,7 @@ from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
 from common.wire.codec import Codec
-from common.wire.limits import MAX_COUNT, MAX_SEED
+from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SEED
 from common.wire.pieces import PIECE, UPLOAD_PART
 
 ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
@@ -48,6 +48,7 @@ client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, m
 scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
 digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
+row_counts = st.integers(0, MAX_EXAMPLES)
 sizes = st.integers(0, 1 << 40)
 piece_sizes = st.integers(LEAST_PIECE_BYTES, PIECE_BYTES)
 positive = st.integers(1, 1 << 20)
@@ -83,7 +84,9 @@ task_lists = few(task_definitions(), lambda task: task.name, least=1)
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
-    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
+    rows = [tuple((t.name, draw(row_counts)) for t in tasks) for _ in range(2)]
+    validation = tuple((name, count) for name, count in rows[1] if count)
+    return JoinRequest(draw(client_ids), tasks, rows[0], draw(few(ids, str)), validation=validation)
 
 
 welcomes = st.builds(
@@ -148,7 +151,7 @@ statistics = st.builds(
     st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
 )
-results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)
+results = st.builds(TaskResult, task_names, row_counts, st.none() | numbers, st.none() | statistics)
 
 
 @st.composite

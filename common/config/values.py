@@ -73,6 +73,14 @@ def _frozen_layers(value: Any) -> Any:
     return text
 
 
+def _max_examples(value: Any) -> Any:
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31 - 1
+    medians = re.fullmatch(r"([0-9]{1,6}(\.[0-9]{1,6})?)x", value) if isinstance(value, str) else None
+    if not count and (medians is None or not float(medians[1])):
+        raise ValueError(f"'{value}' is no number of rows and no multiple of the median; write e.g. 1000 or 2x")
+    return value
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -91,6 +99,7 @@ RunName = Annotated[str, AfterValidator(_run_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
+MaxExamples = Annotated[int | str, BeforeValidator(_max_examples)]
 Partition = Annotated[str, AfterValidator(_partition)]
 
 

@@ -21,6 +21,8 @@ MAX_MEMBERS = 1 << 16
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
 MAX_SEED = (1 << 63) - 1
+MAX_EXAMPLES = (1 << 29) - 1
+"""Rows of a client's task: so many times a float32 are exact in a float64."""
 
 LINE_CHARS = 1000
 """A line for a person; longer ones are cut when they are sent."""

@@ -27,7 +27,10 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
     return pb.JoinRequest(
         client_id=value.client_id,
         tasks=[parts.pack_task(task) for task in value.tasks],
-        examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
+        examples=[
+            pb.TaskExamples(task=task, examples=examples, validation=dict(value.validation).get(task, 0))
+            for task, examples in value.examples
+        ],
         capabilities=value.capabilities,
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
     )
@@ -46,10 +49,17 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
-        tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
+        tuple((row.task, _count_rows(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
         headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
+        validation=tuple(
+            (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
+        ),
     )
+
+
+def _count_rows(value: int, field: str) -> int:
+    return checks.count(value, field, most=limits.MAX_EXAMPLES)
 
 
 def _pack_welcome(value: Welcome) -> pb.Welcome:

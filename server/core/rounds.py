@@ -38,6 +38,7 @@ from server.core.state import (
     Rules,
     order_id,
 )
+from server.core.weighing import caps_of, step_shares
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -231,7 +232,9 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
         encoding = rules.encoding_for(member.capabilities)
         fixed = rules.fixed_scopes(member, tasks, number, state.fallen)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
-    return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
+    deadline = now + rules.round_timeout_seconds
+    caps = caps_of(rules, state.members, orders.values())
+    return OpenRound(number, state.attempt, kind, state.completed_rounds, deadline, orders, caps)
 
 
 def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:
@@ -286,4 +289,14 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
     changed = "; ".join(parts) or ("nothing changed" if rules.schemas else "nothing is shared")
-    return f"{head}, clients per task: {clients}; {changed}{tail}"
+    return f"{head}, clients per task: {clients}; {changed}{tail}{_largest_share(rules, round_, totals)}"
+
+
+def _largest_share(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
+    """Who moved something that several clients trained the most."""
+    shares = step_shares(rules, round_, totals)
+    found = [(share, label, who) for label, of in shares.items() if len(of) > 1 for who, share in of.items()]
+    if not found:
+        return ""
+    share, label, who = max(found)
+    return f"; largest share of a step: {who} {share:.0%} of {label}"

@@ -43,7 +43,8 @@ class Rules:
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
     scope has parameters of, private scopes included; `schedule` says how `training` changes with the round. Orders to
     train name at most `tasks_per_order` of a client's tasks, by `task_choice`. `headers` say what the numbers in a row
-    of each task are, none where rows are texts.
+    of each task are, none where rows are texts. A client's examples of a task count up to `max_examples`, or up to
+    `max_medians` times the median of the clients in the round. `max_length` is that of a text, in tokens.
     """
 
     run_id: str
@@ -63,6 +64,9 @@ class Rules:
     tensors: Mapping[str, int] = field(default_factory=dict)
     update_encoding: str = DENSE_FLOAT32
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    max_examples: int | None = None
+    max_medians: float | None = None
+    max_length: int = 512
     min_updates: int = 1
     rejoin_timeout_seconds: float = 120.0
     by_task: bool = False
@@ -147,7 +151,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Member:
-    """A client that has joined this run. `settled` is its last durable order."""
+    """A client that has joined this run. `settled` is its last durable order.
+
+    `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined.
+    """
 
     client_id: str
     tasks: tuple[str, ...]
@@ -160,6 +167,7 @@ class Member:
     doing: str = ""
     settled: str = ""
     tally: Tally = Tally()
+    validation: Mapping[str, int] = field(default_factory=dict)
 
 
 class OrderState(StrEnum):
@@ -201,7 +209,7 @@ class OpenOrder:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """The round under way. Its orders start from the published `version`."""
+    """The round under way. Its orders start from the published `version`; examples count up to `caps`, by task."""
 
     number: int
     attempt: int
@@ -209,6 +217,7 @@ class OpenRound:
     version: int
     deadline: float
     orders: Mapping[str, OpenOrder]
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
-from server.core.admission import judge_update, new_headers, scope_weights, task_rows
+from server.core.admission import judge_update, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
 from server.core.events import (
     DrainRequested,
@@ -23,6 +23,7 @@ from server.core.events import (
     VersionStored,
 )
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
+from server.core.weighing import caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -35,7 +36,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     """
     match event:
         case Started():
-            state, effects = _started(state, event)
+            state, effects = _started(rules, state, event)
         case Joined():
             state, effects = _joined(rules, state, event)
         case Seen():
@@ -64,7 +65,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     return state, effects + more
 
 
-def _started(state: FederationState, event: Started) -> Step:
+def _started(rules: Rules, state: FederationState, event: Started) -> Step:
     """Members known from before get a fresh lease, so that they can come back to their orders."""
     members = {
         name: replace(member, last_seen=event.now, present=not member.left, token="")
@@ -72,7 +73,8 @@ def _started(state: FederationState, event: Started) -> Step:
     }
     state = replace(state, members=members, waiting_since=event.now, short_since=None)
     if state.open is not None:
-        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline))
+        caps = caps_of(rules, members, state.open.orders.values())  # of the same clients as when it opened
+        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline, caps=caps))
     return state, []
 
 
@@ -83,6 +85,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         client_id=request.client_id,
         tasks=tuple(sorted(task.name for task in request.tasks)),
         examples=dict(request.examples),
+        validation=dict(request.validation),
         capabilities=request.capabilities,
         token=event.token,
         last_seen=event.now,
@@ -126,7 +129,8 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
     order, repeated = judge_update(rules, state, event.client_id, event.header)
     if repeated:
         return state, []
-    weights = scope_weights(rules, order, event.header)
+    assert state.open is not None
+    weights = scope_weights(rules, order, event.header.results, state.open.caps)
     accepted = replace(
         order,
         state=OrderState.ACCEPTED,
@@ -137,7 +141,7 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
         seconds=event.header.seconds,
     )
     state = _count(state.with_order(accepted), event.client_id, completed=1)
-    rows = task_rows(rules, order, event.header.results)
+    rows = task_rows(rules, order, event.header.results, state.open.caps)
     return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
 
 

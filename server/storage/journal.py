@@ -260,6 +260,11 @@ class Journal:
             found.append(mean_losses(TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items))
         return found
 
+    def totals(self) -> dict[int, dict[str, int]]:
+        """The weight sums of the scopes that every published round changed."""
+        rows = self._db.execute("SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number")
+        return {number: json.loads(totals) for number, totals in rows}
+
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
