@@ -139,7 +139,7 @@ def task_with(**changes: Any) -> JoinRequest:
 
 
 BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
-    ("client id", messages.JOIN_REQUEST, replace(JOIN, client_id="a/b"), "client_id: 'a/b' does not match"),
+    ("client id", messages.JOIN_REQUEST, replace(JOIN, client_id="a/b"), "client_id: 'a/b' is not an id"),
     ("empty client id", messages.JOIN_REQUEST, replace(JOIN, client_id=""), "client_id"),
     ("long client id", messages.JOIN_REQUEST, replace(JOIN, client_id="x" * 65), "client_id"),
     ("no tasks", messages.JOIN_REQUEST, replace(JOIN, tasks=(), examples=()), "number of tasks"),

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from common.metrics import TaskStatistics
+from common.names import is_id
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -42,9 +43,9 @@ from common.wire.codec import Codec
 from common.wire.limits import MAX_COUNT, MAX_SEED
 from common.wire.pieces import PIECE, UPLOAD_PART
 
-ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
+ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=20).filter(is_id)
 task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
-client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64)
+client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64).filter(is_id)
 scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
 digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
@@ -92,7 +93,7 @@ welcomes = st.builds(
     labels,
     st.builds(ModelArchitecture, st.text(max_size=50), ids, positive, digests, sizes),
     task_lists,
-    few(st.tuples(labels, labels)),
+    few(st.tuples(labels, scopes | st.sampled_from(["task/{task}", "shared/{block}", "member/a-1/task/{task}"]))),
     few(st.tuples(scopes, digests), first),
     amounts,
     amounts,

@@ -72,7 +72,7 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
         tuple(
             (
                 checks.label(rule.match, "match", limits.RULE_CHARS),
-                checks.label(rule.scope, "scope", limits.RULE_CHARS),
+                checks.rule_scope(rule.scope),
             )
             for rule in rules
         ),
