@@ -115,14 +115,21 @@ class Agent:
         """One session: join and work until the run ends (True) or this client is told to stop (False)."""
         worker = self._worker
         request = JoinRequest(
-            worker.client_id, worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities
+            worker.client_id,
+            worker.tasks,
+            tuple(sorted(worker.examples.items())),
+            worker.capabilities,
+            headers=worker.headers,
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:
             return False
         try:
             if _layout_of(welcome) != self._prepared:
-                await self._prepare(welcome)
+                await _first(self._stop.wait(), self._prepare(welcome))
+                if self._stop.is_set():
+                    await self._say_goodbye(welcome.session)
+                    return False
             return await self._work_for(welcome)
         except (Refused, UnreachableError, RunFailedError):
             raise

@@ -19,7 +19,7 @@ from client.state.disk import disk
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import Progress
 from client.worker import Outcome, Worker
-from common.models.pretrained import unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, OrderKind, Welcome
 from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema

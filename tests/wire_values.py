@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.metrics import TaskStatistics
+from common.metrics import MOMENTS, TaskStatistics
 from common.names import is_id
 from common.orders import (
     FederationStatus,
@@ -143,9 +143,10 @@ poll_replies = st.one_of(
 statistics = st.builds(
     TaskStatistics,
     counts,
-    numbers,
+    amounts,
+    counts,
     few(counts),
-    st.one_of(st.just(()), st.tuples(numbers, numbers, numbers, numbers, numbers)),
+    st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
 )
 results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)

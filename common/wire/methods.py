@@ -25,6 +25,8 @@ REASON_KEY = "fedmtl-reason"
 CONTINUE_KEY = "fedmtl-continue"
 """Initial metadata by which the coordinator asks for the payload of an update."""
 
+STOPPING = "the coordinator cannot use its run folder and stops; it will be back with --resume"
+"""Details of the status *unavailable* where its disk is why."""
 INTERNAL_ERROR = "internal error"
 """Details of the status that stands for a defect of the coordinator."""
 

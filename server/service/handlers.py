@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from common.errors import Refused, WireError
+from common.errors import Refused, RunFolderError, WireError
 from common.orders import FederationStatus
 from common.ports import CoordinatorPort, Piece, parts_of, single
 from common.wire import methods
@@ -146,6 +146,8 @@ async def _answering(method: Method[Any, Any], context: Context) -> AsyncIterato
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message[:LINE_CHARS], reason)
     except WireError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message[:LINE_CHARS])
+    except RunFolderError:  # the coordinator ends with it; clients wait until it is back
+        await context.abort(grpc.StatusCode.UNAVAILABLE, methods.STOPPING)
     except TimeoutError as error:
         text = str(error) or f"the stream stood still for {IDLE_SECONDS:g} s"
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
