@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from client.model import ClientModelSynchronizer, fill
+from client.pulse import Pulse
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
 from client.worker import Outcome, Worker
@@ -30,7 +30,6 @@ from common.orders import (
     Order,
     PollKind,
     PollReply,
-    Progress,
     ScopeVersion,
     Session,
     Settlement,
@@ -66,9 +65,7 @@ class Agent:
         self._worker = worker
         self._state = state
         self._stop = asyncio.Event()
-        self._cancel = threading.Event()
-        self._phase = ""
-        self._fraction = 0.0
+        self._pulse = Pulse(port)
         self._store: RunStore | None = None
         self._riding: WholeUpdate | None = None
         self._prepared: tuple[object, ...] = ()
@@ -77,7 +74,7 @@ class Agent:
 
     def stop(self) -> None:
         """Drain: give up the order under way, say goodbye and return from `run`."""
-        self._cancel.set()
+        self._pulse.unwanted.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -126,7 +123,8 @@ class Agent:
             return False
         try:
             if _layout_of(welcome) != self._prepared:
-                await _first(self._stop.wait(), self._prepare(welcome))
+                async with self._pulse.during(welcome, "", "preparing"):
+                    await _first(self._stop.wait(), self._prepare(welcome))
                 if self._stop.is_set():
                     await self._say_goodbye(welcome.session)
                     return False
@@ -233,19 +231,23 @@ class Agent:
             self._store.roll_back()
 
     async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
-        """Carry out one order, or hand its stored update in again."""
+        """Carry out one order, or hand its stored update in again, while heartbeats go out."""
         assert self._store is not None
         self._shown = ""
+        if not self._stop.is_set():
+            self._pulse.unwanted.clear()
         try:
-            pending = self._store.pending
-            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
-                pending = await self._execute(session, welcome, order)
-                if pending is None:
+            async with self._pulse.during(welcome, order.order_id, "fetching"):
+                pending = self._store.pending
+                if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                    pending = await self._execute(session, order)
+                    if pending is None:
+                        return
+                if 0 < pending.header.nbytes <= INLINE_BYTES:
+                    self._riding = WholeUpdate(pending.header, bytes(pending.payload))
                     return
-            if 0 < pending.header.nbytes <= INLINE_BYTES:
-                self._riding = WholeUpdate(pending.header, bytes(pending.payload))
-                return
-            await self._submit(session, pending)
+                self._pulse.enter("handing in")
+                await self._submit(session, pending)
             self._handed_in(pending.header)
         except Refused as refusal:
             await self._refused(session, order.order_id, refusal)
@@ -264,24 +266,20 @@ class Agent:
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> PendingUpdate | None:
-        """Fetch what is missing, work in a thread and keep the update, while heartbeats go out. None: given up."""
+    async def _execute(self, session: Session, order: Order) -> PendingUpdate | None:
+        """Fetch what is missing, work in a thread and keep the update. None: given up."""
         synchronizer = self._worker.synchronizer
         assert synchronizer is not None
-        if not self._stop.is_set():
-            self._cancel.clear()
-        self._phase, self._fraction = "fetching", 0.0
-        beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
         try:
             riding = {item.scope: item.data for item in order.values}
             for wanted in synchronizer.missing(order.needed):
                 data = riding.get(wanted.scope)
                 pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
                 await synchronizer.receive(wanted, pieces)
-            self._phase = "training" if order.kind.value == "train" else "scoring"
-            log.info("round %d: %s", order.round, self._phase)
+            self._pulse.enter("training" if order.kind.value == "train" else "scoring")
+            log.info("round %d: %s", order.round, self._pulse.phase)
             private = await self._private(session, synchronizer)
-            outcome = await asyncio.to_thread(self._worker.execute, order, private, self._progress)
+            outcome = await asyncio.to_thread(self._worker.execute, order, private, self._pulse.progress)
             await self._keep(outcome)
             return outcome.update
         except TrainingStopped:
@@ -294,8 +292,6 @@ class Agent:
         except Exception as error:
             await self._give_back(session, order.order_id, error)
             raise
-        finally:
-            beats.cancel()
         return None
 
     async def _keep(self, outcome: Outcome) -> None:
@@ -317,7 +313,7 @@ class Agent:
                     log.warning("%s; trying again for %g s", error, SHORTAGE_SECONDS)
                 waits = True
             await asyncio.sleep(SHORTAGE_PAUSE_SECONDS)
-            self._progress(self._fraction)
+            self._pulse.progress(self._pulse.fraction)
 
     async def _give_back(self, session: Session, order_id: str, error: Exception) -> None:
         """Tell the coordinator that an order failed, before this client ends; no path and no defect's words leave."""
@@ -330,23 +326,6 @@ class Agent:
             await self._port.report_failure(session, order_id, reason)
         except FedMTLError as unheard:
             log.warning("could not report that %s failed: %s", order_id, unheard)
-
-    def _progress(self, fraction: float) -> None:
-        """Called from the worker's thread after every batch."""
-        self._fraction = fraction
-        if self._cancel.is_set():
-            raise TrainingStopped("cancelled")
-
-    async def _heartbeats(self, session: Session, order_id: str, every: float) -> None:
-        while True:
-            await asyncio.sleep(every)
-            try:
-                unwanted = await self._port.heartbeat(session, Progress(order_id, self._phase, self._fraction))
-            except FedMTLError as error:  # the order's own calls report what is wrong
-                log.debug("heartbeat: %s", error)
-                continue
-            if unwanted:
-                self._cancel.set()
 
     async def _submit(self, session: Session, update: PendingUpdate) -> None:
         """Hand in an update; bytes that were damaged on the way are sent again."""

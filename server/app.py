@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
-from common.clock import SystemClock
+from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.parameters.digest import model_digest
@@ -45,6 +45,8 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
 
 TICK_SECONDS = 0.5
+NOTABLE_SECONDS = 2.0
+"""A pause of the whole process that is worth a line in the log."""
 GOODBYE_SECONDS = 5.0
 """How long clients may take to hear that the run is over before the coordinator closes its port."""
 DRAIN_SECONDS = 10.0
@@ -202,7 +204,8 @@ async def _run(
     shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
-        coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
+        clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
+        coordinator = Coordinator(rules, state, federation, journal, models, clock, progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
@@ -216,7 +219,7 @@ async def _run(
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
                 on_listening(server.port_number)
-            await _until_over(coordinator, asked)
+            await _until_over(coordinator, clock, asked)
             models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
@@ -253,14 +256,18 @@ def restore_run(
     return replace(federation, method=method), rules, schemas, state
 
 
-async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
+async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
     over = asyncio.ensure_future(coordinator.ended())
     deadline: float | None = None
+    lost = clock.lost
     while not over.done():
         await asyncio.wait((over,), timeout=TICK_SECONDS)
-        await coordinator.tick()
+        await _tick(coordinator, clock)
+        if clock.lost - lost > NOTABLE_SECONDS:
+            log.warning("stood still for %.0f s, which count for no lease and no deadline", clock.lost - lost)
+        lost = clock.lost
         if asked.is_set() and deadline is None:
             deadline = loop.time() + DRAIN_SECONDS
             log.warning("stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS)
@@ -269,6 +276,15 @@ async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
             over.cancel()
             return
     over.result()
+
+
+async def _tick(coordinator: Coordinator, clock: AwakeClock) -> None:
+    """Let time take effect; the clock is looked at also while the tick waits for its turn."""
+    tick = asyncio.ensure_future(coordinator.tick())
+    while not tick.done():
+        await asyncio.wait((tick,), timeout=TICK_SECONDS)
+        clock.now()
+    tick.result()
 
 
 async def _say_goodbye(coordinator: Coordinator) -> None:

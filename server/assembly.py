@@ -46,6 +46,8 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         min_clients=section.min_clients,
         client_fraction=section.client_fraction,
         quorum=section.quorum,
+        min_updates=section.min_updates,
+        rejoin_timeout_seconds=section.rejoin_timeout_seconds,
         round_attempts=section.round_attempts,
         start_timeout_seconds=section.start_timeout_seconds,
         round_timeout_seconds=section.round_timeout_seconds,

@@ -182,7 +182,8 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.precision": ("client.training",),
     "client.personal": ("client.training", "client.model", "client.precision"),
     "client.worker": ("client.personal", "client.state"),
-    "client.agent": ("client.worker",),
+    "client.pulse": ("client.training",),
+    "client.agent": ("client.worker", "client.pulse"),
     "client.app": ("client.agent", "client.transport"),
     "client.disclosure": ("client.app",),
 }

@@ -195,6 +195,7 @@ class SharingSection(Section):
 class FederationSection(Section):
     """How a round is held. `quorum` is the share of its orders that must come back by its deadline.
 
+    Clients say that they live four times per lease, and time is looked at twice per second: hence its least value.
     `update_encoding` is how updates travel: see `common.parameters.encodings`. With `tasks_per_order` a client
     trains so many of its tasks per round, by `task_choice`: see `server.core.selection`.
     """
@@ -203,10 +204,12 @@ class FederationSection(Section):
     min_clients: Count = 1
     client_fraction: Fraction = 1.0
     quorum: Fraction = 0.5
+    min_updates: Count = 1
     start_timeout_seconds: Seconds = 600.0
+    rejoin_timeout_seconds: Annotated[float, Field(ge=0, le=365 * 86400)] = 120.0
     round_timeout_seconds: Seconds = 1800.0
     round_attempts: Count = 3
-    lease_seconds: Seconds = 60.0
+    lease_seconds: Annotated[float, Field(ge=2, le=365 * 86400)] = 60.0
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
     tasks_per_order: Count | None = None

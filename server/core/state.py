@@ -63,6 +63,8 @@ class Rules:
     tensors: Mapping[str, int] = field(default_factory=dict)
     update_encoding: str = DENSE_FLOAT32
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    min_updates: int = 1
+    rejoin_timeout_seconds: float = 120.0
     by_task: bool = False
     one_each: bool = False
     tasks_per_order: int | None = None
@@ -226,7 +228,8 @@ class FederationState:
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round. `headers` are the named features of the first client that joined with a task.
+    guard took out, and after which round. `headers` are the named features of the first client that joined with a task;
+    `short_since` is since when fewer than `min_clients` are there after a round.
     """
 
     versions: Mapping[str, int]
@@ -234,6 +237,7 @@ class FederationState:
     completed_rounds: int = 0
     attempt: int = 1
     waiting_since: float = 0.0
+    short_since: float | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
     open: OpenRound | None = None
     draining: bool = False

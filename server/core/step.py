@@ -51,7 +51,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
         case Left():
             state, effects = _left(state, event)
         case Tick():
-            state, effects = _expire_leases(rules, state, event.now)
+            state, effects = _expire_leases(rules, state, event)
         case VersionStored():
             return rounds.publish(rules, state, event)
         case VersionSpoiled():
@@ -70,7 +70,7 @@ def _started(state: FederationState, event: Started) -> Step:
         name: replace(member, last_seen=event.now, present=not member.left, token="")
         for name, member in state.members.items()
     }
-    state = replace(state, members=members, waiting_since=event.now)
+    state = replace(state, members=members, waiting_since=event.now, short_since=None)
     if state.open is not None:
         state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline))
     return state, []
@@ -164,10 +164,14 @@ def _left(state: FederationState, event: Left) -> Step:
     return state, effects
 
 
-def _expire_leases(rules: Rules, state: FederationState, now: float) -> Step:
+def _expire_leases(rules: Rules, state: FederationState, tick: Tick) -> Step:
+    """Let go of clients that were silent for a whole lease; a call is a sign of life for as long as it is open."""
     effects: list[Effect] = []
     for member in state.present():
-        if now - member.last_seen < rules.lease_seconds:
+        silent = tick.now - member.last_seen
+        if member.client_id in tick.connected and silent >= rules.lease_seconds / 4:  # not with every tick
+            state = state.with_member(replace(member, last_seen=tick.now))
+        if member.client_id in tick.connected or silent < rules.lease_seconds:
             continue
         state = state.with_member(replace(member, present=False, doing=""))
         silence = f"not heard from for {rules.lease_seconds:g} s"
