@@ -22,6 +22,9 @@ MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
 MAX_SEED = (1 << 63) - 1
 
+MAX_SECONDS = 366.0 * 86400
+"""Any time to wait."""
+
 LINE_CHARS = 1000
 """A line for a person; longer ones are cut when they are sent."""
 LABEL_CHARS = 256

@@ -83,8 +83,8 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
             for rule in rules
         ),
         tuple((checks.scope_name(row.scope), checks.digest(row.digest)) for row in digests),
-        checks.amount(message.poll_seconds, "poll_seconds"),
-        checks.amount(message.heartbeat_seconds, "heartbeat_seconds"),
+        checks.amount(message.poll_seconds, "poll_seconds", limits.MAX_SECONDS),
+        checks.amount(message.heartbeat_seconds, "heartbeat_seconds", limits.MAX_SECONDS),
     )
 
 
