@@ -99,6 +99,11 @@ def limit_threads(count: int) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(count))
 
 
+def limits_of(config: Config) -> Limits:
+    """What a coordinator may ask of this client."""
+    return Limits(**config.client.limits.model_dump())
+
+
 def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCoordinator:
     """The coordinator that the configuration names, over gRPC; call it inside a running event loop.
 
@@ -122,7 +127,7 @@ async def take_part(
     Raises:
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
-    section, limits = config.client, Limits(**config.client.limits.model_dump())
+    section, limits = config.client, limits_of(config)
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
