@@ -181,7 +181,7 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.limits": (),
     "client.model": (),
     "client.keeping": ("client.worker",),
-    "client.precision": ("client.training",),
+    "client.precision": ("client.state", "client.training"),
     "client.personal": ("client.training", "client.model", "client.precision"),
     "client.worker": ("client.limits", "client.personal", "client.state"),
     "client.pulse": ("client.training",),
