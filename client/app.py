@@ -13,6 +13,7 @@ from client.agent import Agent
 from client.data.columns import ColumnNames
 from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
+from client.limits import Limits
 from client.state.identity import claim
 from client.training.procedures import Procedure
 from client.transport.grpc_port import GrpcCoordinator
@@ -98,6 +99,11 @@ def limit_threads(count: int) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(count))
 
 
+def limits_of(config: Config) -> Limits:
+    """What a coordinator may ask of this client."""
+    return Limits(**config.client.limits.model_dump())
+
+
 def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCoordinator:
     """The coordinator that the configuration names, over gRPC; call it inside a running event loop.
 
@@ -121,7 +127,7 @@ async def take_part(
     Raises:
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
-    section = config.client
+    section, limits = config.client, limits_of(config)
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
@@ -132,12 +138,12 @@ async def take_part(
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(
-            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers
+            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers, limits
         )
         capabilities = (f"data-{config.data.source}",)
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
-        agent = Agent(port, worker, identity.folder)
+        agent = Agent(port, worker, identity.folder, limits)
         try:
             with asking(agent.stop) as request:
                 await agent.run()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from client.data.encoding import Reader, encode
 from client.data.rows import TaskData
+from client.limits import Limits
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
@@ -75,6 +76,7 @@ class Computing:
     folder: Path | None = None
     trains: str = ALL
     layers: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Worker:
@@ -124,7 +126,10 @@ class Worker:
             WireError: the tokenizer cannot be read.
         """
         names = tuple(task.name for task in self.tasks)
-        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device, self._computing.layers)
+        wanted = self._computing
+        self.synchronizer = ClientModelSynchronizer(
+            welcome, names, self._device, wanted.layers, wanted.limits.judge_parameters
+        )
         self._sets = self._encoded(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         self._choose_computing(welcome.session.run_id)
         return self.synchronizer

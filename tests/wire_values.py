@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from common.metrics import MOMENTS, TaskStatistics
+from common.names import is_id
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -39,12 +40,12 @@ from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
 from common.wire.codec import Codec
-from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SEED
+from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SECONDS, MAX_SEED
 from common.wire.pieces import PIECE, UPLOAD_PART
 
-ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
+ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=20).filter(is_id)
 task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
-client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64)
+client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64).filter(is_id)
 scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
 digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
@@ -54,6 +55,7 @@ piece_sizes = st.integers(LEAST_PIECE_BYTES, PIECE_BYTES)
 positive = st.integers(1, 1 << 20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 amounts = st.floats(0, 1e300)
+seconds = st.floats(0, MAX_SECONDS)
 lines = st.text(max_size=50).map(as_line)
 labels = st.text(string.printable.strip() + "äß漢\u200c", min_size=1, max_size=12)
 
@@ -95,10 +97,10 @@ welcomes = st.builds(
     labels,
     st.builds(ModelArchitecture, st.text(max_size=50), ids, positive, digests, sizes),
     task_lists,
-    few(st.tuples(labels, labels)),
+    few(st.tuples(labels, scopes | st.sampled_from(["task/{task}", "shared/{block}", "member/a-1/task/{task}"]))),
     few(st.tuples(scopes, digests), first),
-    amounts,
-    amounts,
+    seconds,
+    seconds,
 )
 scope_versions = st.builds(ScopeVersion, scopes, counts)
 
@@ -128,7 +130,7 @@ def order_values(draw: st.DrawFn) -> Order:
             st.just(versions),
             st.integers(0, MAX_SEED),
             settings,
-            amounts,
+            seconds,
             ids,
             st.just(riding),
             st.just(tasks),

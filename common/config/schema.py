@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
 from common.config.balance_section import BalanceSection
+from common.config.client_section import ClientSection
 from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
-    Address,
     Count,
     CountOrZero,
     Fraction,
@@ -27,7 +27,6 @@ from common.config.values import (
     Section,
     TaskName,
     Text,
-    Trains,
     group_tree,
 )
 from common.orders import TrainingSettings
@@ -269,35 +268,6 @@ class ServerSection(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     tls: ServerTLSSection = ServerTLSSection()
     insecure: bool = False
-
-
-class ClientTLSSection(Section):
-    """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
-
-    ca: Text | None = None
-    certificate: Text | None = None
-    key: Text | None = None
-
-
-class ClientSection(Section):
-    """Which coordinator a client calls, where it keeps its state and what it computes on."""
-
-    server: Address = "127.0.0.1:50051"
-    state_dir: Text = ".fedmtl"
-    trains: Trains = "all"
-    layers: Count | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    compact_vocabulary: bool = True
-    tls: ClientTLSSection = ClientTLSSection()
-    insecure: bool = False
-    connect_timeout_seconds: Seconds = 600.0
-
-    @property
-    def server_host(self) -> str:
-        """The host part of `server`, without the brackets of an IPv6 address."""
-        return self.server.rpartition(":")[0].strip("[]")
 
 
 class Config(Section):

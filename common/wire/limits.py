@@ -24,6 +24,9 @@ MAX_SEED = (1 << 63) - 1
 MAX_EXAMPLES = (1 << 29) - 1
 """Rows of a client's task: so many times a float32 are exact in a float64."""
 
+MAX_SECONDS = 366.0 * 86400
+"""Any time to wait."""
+
 LINE_CHARS = 1000
 """A line for a person; longer ones are cut when they are sent."""
 LABEL_CHARS = 256

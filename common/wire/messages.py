@@ -88,13 +88,13 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
         tuple(
             (
                 checks.label(rule.match, "match", limits.RULE_CHARS),
-                checks.label(rule.scope, "scope", limits.RULE_CHARS),
+                checks.rule_scope(rule.scope),
             )
             for rule in rules
         ),
         tuple((checks.scope_name(row.scope), checks.digest(row.digest)) for row in digests),
-        checks.amount(message.poll_seconds, "poll_seconds"),
-        checks.amount(message.heartbeat_seconds, "heartbeat_seconds"),
+        checks.amount(message.poll_seconds, "poll_seconds", limits.MAX_SECONDS),
+        checks.amount(message.heartbeat_seconds, "heartbeat_seconds", limits.MAX_SECONDS),
     )
 
 
