@@ -22,5 +22,5 @@ def run(options: argparse.Namespace) -> None:
 
     run = load_run(Path(options.run_dir))
     run.load_task(options.task)
-    for line in export_task(run.model, options.task, Path(options.out)):
+    for line in export_task(run.model, options.task, Path(options.out), run.units_of(options.task)):
         print(line)

@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,9 +25,11 @@ from common.errors import RunFailedError, RunFolderError
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
+from server.core.effects import UnitsFixed
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
@@ -116,7 +118,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
-    origin, summary = _made(partial(_prepare, config, folder.path), apart)
+    origin, summary, units = _made(partial(_prepare, config, folder.path), apart)
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -132,7 +134,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         **_training_facts(config),
         "ready": "1",
     }
-    journal.commit((), facts)
+    journal.commit([UnitsFixed(task, found) for task, found in units.items()], facts)
 
 
 def _training_facts(config: Config) -> dict[str, str]:
@@ -175,12 +177,12 @@ def _made(work: Callable[[], T], apart: bool) -> T:
         return elsewhere.submit(work).result()
 
 
-def _prepare(config: Config, path: Path) -> tuple[str, str]:
+def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
 
     prepared = prepare_run(config, path)
-    return prepared.origin, prepared.summary
+    return prepared.origin, prepared.summary, prepared.units
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:

@@ -33,6 +33,7 @@ from common.orders import (
     WholeUpdate,
 )
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
+from common.targets import TargetSums, TargetUnits
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
@@ -81,7 +82,10 @@ task_lists = few(task_definitions(), lambda task: task.name, least=1)
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
-    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
+    examples, words = tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str))
+    sums = st.builds(TargetSums, numbers, amounts)
+    targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
+    return JoinRequest(draw(client_ids), tasks, examples, words, targets)
 
 
 welcomes = st.builds(
@@ -108,6 +112,9 @@ settings = st.builds(
 )
 
 
+units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
+
+
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
@@ -128,6 +135,7 @@ def order_values(draw: st.DrawFn) -> Order:
             st.just(riding),
             st.just(tasks),
             apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
+            units=few(st.tuples(task_names, units), first),
         )
     )
 

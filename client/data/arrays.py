@@ -164,7 +164,7 @@ def _labels(y: Array, task: TaskDefinition) -> Labels:
     if task.type is TaskType.CLASSIFICATION:
         return np.array(parsed, dtype=np.int64)[places]
     if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float32)[places]
+        return np.array(parsed, dtype=np.float64)[places]
     table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
     for row, chosen in enumerate(parsed):
         table[row, np.asarray(chosen, dtype=np.int64)] = 1.0

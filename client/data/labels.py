@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 
-import numpy as np
-
+from common.targets import LARGEST_TARGET
 from common.tasks import TaskDefinition, TaskType
 
 Label = int | float | tuple[int, ...]
@@ -17,7 +15,6 @@ LabelParser = Callable[[object], Label]
 SEPARATOR = "|"
 LISTED_NAMES = 10
 QUOTED_CHARACTERS = 24
-LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
 class CellError(ValueError):
@@ -86,8 +83,9 @@ def _score(value: object) -> float:
     # Python reads 1_0 as ten, which in a data file is a slip.
     if score is None or "_" in text:
         raise CellError(f"{quoted(text)} is not a number; give a score such as 3.5")
-    if not math.isfinite(score) or abs(score) > LARGEST_SCORE:
-        raise CellError(f"score {quoted(text)} is not a finite float32; mend or remove the row")
+    if not abs(score) <= LARGEST_TARGET:
+        bound = f"is not a finite number up to {LARGEST_TARGET:g}"
+        raise CellError(f"score {quoted(text)} {bound}; mend or remove the row, or use another unit")
     return score
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from common.errors import WireError
 from common.orders import (
     FederationStatus,
@@ -16,6 +18,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.targets import TargetSums
+from common.tasks import TaskType
 from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall
 from common.wire.codec import Codec, codec
@@ -29,6 +33,7 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         tasks=[parts.pack_task(task) for task in value.tasks],
         examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
         capabilities=value.capabilities,
+        targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
     )
 
 
@@ -43,6 +48,17 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
         tasks,
         tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
+        _unpack_targets(message, {task.name for task in tasks if task.type is TaskType.REGRESSION}),
+    )
+
+
+def _unpack_targets(message: pb.JoinRequest, regressions: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
+    for name in checks.distinct((row.task for row in message.targets), "targets"):
+        if name not in regressions:
+            raise WireError(f"targets: {name[:80]!r} is no regression among the tasks")
+    return tuple(
+        (row.task, TargetSums(checks.number(row.mean, "mean"), checks.amount(row.squares, "squares")))
+        for row in message.targets
     )
 
 

@@ -37,6 +37,7 @@ from server.core.state import (
     Rules,
     order_id,
 )
+from server.core.units import with_units
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -149,6 +150,7 @@ def _open_if_possible(
         state = replace(state, phase=Phase.FAILED, failure=reason)
         return state, [RunEnded(Phase.FAILED, reason)], [Notice(reason, warning=True)]
     training = state.completed_rounds < rules.num_rounds
+    state, fixed, said = with_units(rules, state, present)
     round_ = _new_round(rules, state, present, training, now)
     members = dict(state.members)
     for order in round_.orders.values():
@@ -156,10 +158,10 @@ def _open_if_possible(
         members[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
     phase = Phase.TRAINING if training else Phase.EVALUATING
     state = replace(state, open=round_, phase=phase, members=members)
-    notices: list[Effect] = []
+    notices: list[Effect] = [*said]
     if missing and training and state.attempt == 1:
         notices.append(Notice(f"round {round_.number} goes without clients for {', '.join(missing)}", warning=True))
-    return state, [RoundOpened(round_), *_member_records(state, round_)], notices
+    return state, [*fixed, RoundOpened(round_), *_member_records(state, round_)], notices
 
 
 def _new_round(rules: Rules, state: FederationState, present: list[Member], training: bool, now: float) -> OpenRound:

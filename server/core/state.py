@@ -17,6 +17,7 @@ from common.orders import (
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.circles import Circles, idle_scopes, slot_of
+from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
 
@@ -143,7 +144,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Member:
-    """A client that has joined this run. `settled` is its last durable order."""
+    """A client that has joined this run. `settled` is its last durable order.
+
+    `targets` are sums over its regression targets; they are not durable, since what is made of them is.
+    """
 
     client_id: str
     tasks: tuple[str, ...]
@@ -156,6 +160,7 @@ class Member:
     doing: str = ""
     settled: str = ""
     tally: Tally = Tally()
+    targets: Mapping[str, TargetSums] = field(default_factory=dict)
 
 
 class OrderState(StrEnum):
@@ -224,7 +229,7 @@ class FederationState:
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round.
+    guard took out, and after which round. `units` are those of regression heads, as soon as they are fixed.
     """
 
     versions: Mapping[str, int]
@@ -241,6 +246,7 @@ class FederationState:
     behind: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[str, float] = field(default_factory=dict)
     fallen: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, TargetUnits] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

@@ -83,6 +83,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         doing="joined",
         settled=known.settled if known else "",
         tally=known.tally if known else Tally(),
+        targets=dict(request.targets),
     )
     state = state.with_member(member)
     effects: list[Effect] = []

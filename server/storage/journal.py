@@ -25,9 +25,11 @@ from server.core.effects import (
     RoundOpened,
     RunEnded,
     TaskCosines,
+    UnitsFixed,
 )
 from server.core.guard import standing
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
+from server.core.units import FACT, units_in
 
 KEPT_VERSIONS = 2
 """Model versions that are kept: the published one and the one before it."""
@@ -144,6 +146,8 @@ class Journal:
             case RunEnded(phase, reason):
                 ended = {"ended": phase.value, "reason": reason}
                 self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list(ended.items()))
+            case UnitsFixed(task, units):
+                self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (f"{FACT}{task}", _json(asdict(units))))
             case TaskCosines(number, scope, tasks, values):
                 cells = (number, scope, _json(tasks), _json(values))
                 self._db.execute("INSERT OR REPLACE INTO task_cosines VALUES (?,?,?,?)", cells)
@@ -196,6 +200,7 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            units=units_in(facts),
         )
 
     def _losses(self) -> list[Mapping[str, float]]:
