@@ -10,7 +10,7 @@ from common.balance import LocalBalance
 from common.metrics import TaskStatistics
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.targets import TargetSums, TargetUnits
-from common.tasks import TaskDefinition
+from common.tasks import Header, TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class Session:
 class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
-    `targets` are of regressions alone.
+    `headers` say what the numbers of its rows are, for tasks over numbers; `targets` are of regressions alone.
     """
 
     client_id: str
     tasks: tuple[TaskDefinition, ...]
     examples: tuple[tuple[str, int], ...]
     capabilities: tuple[str, ...] = ()
+    headers: tuple[tuple[str, Header], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config, load_config
-from common.errors import ModelError
+from common.errors import ModelError, RunFolderError
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
 from common.targets import OWN_UNITS, TargetUnits
+from server.core.units import units_in
 from server.model import MTLServerModel
+from server.recovery import fall_back, require_files
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -82,9 +84,21 @@ def load_run(path: Path) -> SavedRun:
     """Read a run folder.
 
     Raises:
-        RunFolderError: it holds no complete run.
+        RunFolderError: it holds no run, or one of which no version is whole.
     """
     folder = RunFolder.open(path)
+    journal = Journal.read(folder.journal)
+    try:
+        if "ready" not in journal.facts():
+            raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
+        require_files(folder, journal)
+        fall_back(folder, journal)
+        return _read(folder, journal)
+    finally:
+        journal.close()
+
+
+def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     config = load_config(folder.config)
     architecture, _ = folder.read_description()
     model = MTLServerModel.restore(
@@ -95,14 +109,9 @@ def load_run(path: Path) -> SavedRun:
         config.sharing_plan(),
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
-    journal = Journal(folder.journal)
-    try:
-        state = journal.restore(travelling, 0.0)
-        last = {record.task: record.fallen for record in journal.guarded()}
-        models = JournalledModels(ModelFiles(folder.models, model.schemas), journal)
-        vectors = BySlot(models.read(state.completed_rounds))
-    finally:
-        journal.close()
+    version = journal.completed()
+    last = {record.task: record.fallen for record in journal.guarded()}
+    vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallen = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, state.completed_rounds, vectors, fallen, state.units)
+    return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()))

@@ -6,8 +6,8 @@ from common.metrics import TaskStatistics
 from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
-from server.core.effects import Effect
-from server.core.events import Event, Joined, Started, UpdateArrived
+from server.core.effects import Effect, StoreVersion
+from server.core.events import Event, Joined, Outcome, Started, UpdateArrived, VersionStored
 from server.core.state import FederationState, Rules
 from server.core.step import step
 
@@ -36,9 +36,18 @@ class Table:
         self.apply(Started(0.0))
 
     def apply(self, event: Event) -> list[Effect]:
+        """What `event` leads to; versions that it asks for are stored."""
         self.state, effects = step(self.rules, self.state, event)
+        for effect in effects:  # grows, as in the writer
+            if isinstance(effect, StoreVersion):
+                self.state, more = step(self.rules, self.state, self.outcome(event.now, effect))
+                effects += more
         self.effects += effects
         return effects
+
+    def outcome(self, now: float, asked: StoreVersion) -> Outcome:
+        """What a version comes to."""
+        return VersionStored(now, asked)
 
     def join(self, client: str, *tasks: str, examples: int = 100) -> list[Effect]:
         definitions = tuple(task for task in TASKS if task.name in tasks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,30 +192,6 @@ def test_after_a_restart_the_orders_ask_for_the_same_encodings() -> None:
     restored = journal.restore(SCHEMAS, 60.0)
     assert restored.open is not None and table.state.open is not None
     assert {o.client_id: o.encoding for o in restored.open.orders.values()} == {"a": ROWS_FLOAT32, "b": DENSE_FLOAT32}
-    journal.close()
-
-
-def test_a_journal_from_before_encodings_can_be_gone_on_with(tmp_path: Path) -> None:
-    path, table = tmp_path / "journal.sqlite", Table()
-    join(table, "a", "sst2")
-    join(table, "b", "qqp")
-    journal = Journal(path)
-    for effect in table.of(Commit):
-        assert isinstance(effect, Commit)
-        journal.commit(effect.records)
-    journal.close()
-    with sqlite3.connect(path) as database:
-        database.execute("ALTER TABLE orders DROP COLUMN encoding")
-    database.close()
-    journal = Journal(path)
-    restored = journal.restore(SCHEMAS, 60.0)
-    assert restored.open is not None
-    assert {order.encoding for order in restored.open.orders.values()} == {DENSE_FLOAT32}
-    for client in "ab":
-        table.answer(client)
-    closed = [record for effect in table.of(Commit) for record in effect.records if isinstance(record, RoundClosed)]
-    journal.commit(closed)
-    assert uploads(journal.rounds()) == {DENSE_FLOAT32: {"updates": 2, "bytes": 880}}
     journal.close()
 
 

@@ -20,18 +20,20 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets")
+    __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets", "headers")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     targets: _containers.RepeatedCompositeFieldContainer[TargetSums]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ...) -> None: ...
+    headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
 
 class TargetSums(_message.Message):
     __slots__ = ("task", "mean", "squares")
@@ -42,6 +44,18 @@ class TargetSums(_message.Message):
     mean: float
     squares: float
     def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ...) -> None: ...
+
+class TaskHeader(_message.Message):
+    __slots__ = ("task", "count", "digest", "names")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    count: int
+    digest: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
     __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")
@@ -278,20 +292,26 @@ class LocalProcedure(_message.Message):
     def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("session", "scope", "offset")
+    __slots__ = ("session", "scope", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     scope: ScopeVersion
     offset: int
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenizerRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+    offset: int
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("data",)
