@@ -35,20 +35,23 @@ def pcgrad(gram: Float64) -> Float64:
     the others, on which the result depends for T > 2. Up to ALL_ORDERS tasks it is the mean over all orders; beyond,
     the most opposed comes first, so that there, too, the numbers of the tasks mean nothing.
     """
-    count = len(gram)
-    if count > ALL_ORDERS:
-        return np.stack([_most_opposed_first(gram, task) for task in range(count)]).sum(axis=0) / count
-    total = np.zeros(count)
-    for task in range(count):
-        orders = np.array(list(permutations(other for other in range(count) if other != task)), dtype=np.int64)
-        mixtures = np.zeros((len(orders), count))
-        mixtures[:, task] = 1.0
-        rows = np.arange(len(orders))
-        for others in orders.T:
-            against = np.minimum(np.einsum("kt,kt->k", mixtures, gram[others]), 0.0)
-            mixtures[rows, others] -= against / gram[others, others]
-        total += mixtures.mean(axis=0)
-    return total / count
+    project = _over_all_orders if len(gram) <= ALL_ORDERS else _most_opposed_first
+    mixtures: Float64 = np.array([project(gram, task) for task in range(len(gram))])
+    result: Float64 = mixtures.mean(axis=0)
+    return result
+
+
+def _over_all_orders(gram: Float64, task: int) -> Float64:
+    """What is left of a task's step, (T,), on the mean over all orders of the others."""
+    orders = np.array(list(permutations(other for other in range(len(gram)) if other != task)), dtype=np.int64)
+    mixtures = np.zeros((len(orders), len(gram)))
+    mixtures[:, task] = 1.0
+    rows = np.arange(len(orders))
+    for others in orders.T:
+        against = np.minimum(np.einsum("kt,kt->k", mixtures, gram[others]), 0.0)
+        mixtures[rows, others] -= against / gram[others, others]
+    result: Float64 = mixtures.mean(axis=0)
+    return result
 
 
 def _most_opposed_first(gram: Float64, task: int) -> Float64:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.builtin import generate
+from client.disclosure import what_leaves
 from common.config import Config, load_config
 from common.errors import Reason, Refused, WireError
 from common.orders import JoinRequest, PollKind, PollReply, Settlement
@@ -251,3 +252,9 @@ def test_a_regression_that_joins_a_run_gets_units_of_its_own(tmp_path: Path) -> 
     assert abs(after["rain"].mean + 40) < 2 and after["rain"].scale in (2.0, 4.0)
     report = json.loads((folder / "report.json").read_text())
     assert report["tasks"]["rain"]["metrics"]["rmse"] < 10
+
+
+def test_what_leaves_names_the_sums_of_scores(tmp_path: Path) -> None:
+    lines = "\n".join(what_leaves(small_config(tmp_path, tasks=("sst2", "stsb")), ["sst2", "stsb"]))
+    assert "once, of stsb: mean and sum of squared deviations of the training scores" in lines
+    assert "deviations" not in "\n".join(what_leaves(small_config(tmp_path), ["sst2"]))

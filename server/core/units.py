@@ -42,9 +42,9 @@ def with_units(
     notices: list[Notice] = []
     for task in _regressions(rules.tasks):
         parts = [
-            (m.examples.get(task.name, 0), m.targets[task.name])
-            for m in sorted(present, key=lambda m: m.client_id)
-            if task.name in m.targets
+            (m.examples[task.name], m.targets[task.name])
+            for m in present
+            if task.name in m.targets and m.examples.get(task.name)
         ]
         if not parts:
             continue
