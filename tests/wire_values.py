@@ -87,7 +87,7 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     examples, words = tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str))
     sums = st.builds(TargetSums, numbers, amounts)
     targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
-    return JoinRequest(draw(client_ids), tasks, examples, words, targets)
+    return JoinRequest(draw(client_ids), tasks, examples, words, targets=targets)
 
 
 welcomes = st.builds(
