@@ -248,4 +248,6 @@ def _train_loss(results: list[TaskResult]) -> float | None:
 
 
 def _rounded(scores: Mapping[str, float | None]) -> Scores:
-    return {name: None if value is None else round(value, 6) for name, value in scores.items()}
+    """Six decimals; seven digits of an error, which is as small as the scores are."""
+    digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name == "rmse" and value is not None}
+    return {name: None if value is None else digits.get(name, round(value, 6)) for name, value in scores.items()}

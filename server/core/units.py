@@ -40,7 +40,11 @@ def with_units(
     """
     records: list[UnitsFixed] = []
     notices: list[Notice] = []
+    begins = state.completed_rounds == 0 and state.attempt == 1
     for task in _regressions(rules.tasks):
+        fixed = state.units.get(task.name)
+        if fixed is not None and not begins:
+            continue
         parts = [
             (m.examples[task.name], m.targets[task.name])
             for m in present
@@ -49,11 +53,10 @@ def with_units(
         if not parts:
             continue
         mean, deviation = pooled(parts)
-        fixed = state.units.get(task.name)
         if fixed is None:
             records.append(UnitsFixed(task.name, coarse(mean, deviation)))
             notices += _told(records[-1], deviation)
-        elif state.completed_rounds == 0 and state.attempt == 1 and not _near(fixed, mean, deviation):
+        elif not _near(fixed, mean, deviation):
             text = f"is trained in the units of the run it starts from, {_words(fixed)}, far from its scores here"
             notices.append(Notice(f"task {task.name} {text}; leave model.warm_start out or rename it", warning=True))
     units = {**state.units, **{record.task: record.units for record in records}}
