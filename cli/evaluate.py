@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
-        scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
+        found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
+        scores = summarise(task, found)
         text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")

@@ -23,4 +23,4 @@ def run(options: argparse.Namespace) -> None:
 
     run = load_run(Path(options.run_dir))
     run.load_task(options.task)
-    say(*export_task(run.model, options.task, Path(options.out)))
+    say(*export_task(run.model, options.task, Path(options.out), run.units_of(options.task)))

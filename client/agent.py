@@ -115,6 +115,7 @@ class Agent:
             worker.capabilities,
             headers=worker.headers,
             validation=tuple(sorted(worker.validation.items())),
+            targets=tuple(sorted(worker.targets.items())),
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:

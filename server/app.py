@@ -7,7 +7,7 @@ import ctypes
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,10 +23,12 @@ from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.stopping import asking
+from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.apart import done_apart
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
+from server.core.effects import UnitsFixed
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
@@ -124,7 +126,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     """
     folder.write(folder.config, render(config).encode())
     prepare = partial(_prepare, config, folder.path)
-    origin, summary = done_apart(prepare) if apart else prepare()
+    origin, summary, units = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -141,7 +143,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "ready": "1",
     }
     note_files(folder, journal)
-    journal.commit((), facts)
+    journal.commit([UnitsFixed(task, found) for task, found in units.items()], facts)
 
 
 def _training_facts(config: Config) -> dict[str, str]:
@@ -177,12 +179,12 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
     return config
 
 
-def _prepare(config: Config, path: Path) -> tuple[str, str]:
+def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
 
     prepared = prepare_run(config, path)
-    return prepared.origin, prepared.summary
+    return prepared.origin, prepared.summary, prepared.units
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:

@@ -35,6 +35,7 @@ from common.orders import (
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
+from common.targets import TargetSums, TargetUnits
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
@@ -88,7 +89,9 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
     rows = [tuple((t.name, draw(row_counts)) for t in tasks) for _ in range(2)]
     validation = tuple((name, count) for name, count in rows[1] if count)
-    return JoinRequest(draw(client_ids), tasks, rows[0], draw(few(ids, str)), validation=validation)
+    sums = st.builds(TargetSums, numbers, amounts)
+    targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str))), validation=validation, targets=targets)
 
 
 welcomes = st.builds(
@@ -115,6 +118,9 @@ settings = st.builds(
 )
 
 
+units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
+
+
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
@@ -135,6 +141,7 @@ def order_values(draw: st.DrawFn) -> Order:
             st.just(riding),
             st.just(tasks),
             apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
+            units=few(st.tuples(task_names, units), first),
         )
     )
 

@@ -288,7 +288,7 @@ def _as_array(parsed: list[object], task: TaskDefinition) -> Labels:
     if task.type is TaskType.CLASSIFICATION:
         return np.array(parsed, dtype=np.int64)
     if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float32)
+        return np.array(parsed, dtype=np.float64)
     table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
     for row, chosen in enumerate(parsed):
         table[row, np.asarray(chosen, dtype=np.int64)] = 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from common.errors import WireError
 from common.orders import (
     FederationStatus,
@@ -16,6 +18,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.targets import TargetSums
+from common.tasks import TaskType
 from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
 from common.wire.codec import Codec, codec
@@ -33,6 +37,7 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         ],
         capabilities=value.capabilities,
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
+        targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
     )
 
 
@@ -55,6 +60,17 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
         validation=tuple(
             (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
         ),
+        targets=_unpack_targets(message, {task.name for task in tasks if task.type is TaskType.REGRESSION}),
+    )
+
+
+def _unpack_targets(message: pb.JoinRequest, regressions: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
+    for name in checks.distinct((row.task for row in message.targets), "targets"):
+        if name not in regressions:
+            raise WireError(f"targets: {name[:80]!r} is no regression among the tasks")
+    return tuple(
+        (row.task, TargetSums(checks.number(row.mean, "mean"), checks.amount(row.squares, "squares")))
+        for row in message.targets
     )
 
 

@@ -8,6 +8,7 @@ from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHea
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
 from common.tasks import Header, TaskDefinition, TaskType
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
+from server.core.units import targets_problem
 
 
 def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
@@ -33,6 +34,8 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
+    if problem := targets_problem(request):
+        raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
     trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:

@@ -38,6 +38,7 @@ from server.core.state import (
     Rules,
     order_id,
 )
+from server.core.units import with_units
 from server.core.weighing import caps_of, step_shares
 
 Step = tuple[FederationState, list[Effect]]
@@ -187,6 +188,7 @@ def _open_if_possible(
         waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
         return waiting, [], []
     training = state.completed_rounds < rules.num_rounds
+    state, fixed, said = with_units(rules, state, present)
     round_ = _new_round(rules, state, present, training, now)
     members = dict(state.members)
     for order in round_.orders.values():
@@ -194,10 +196,10 @@ def _open_if_possible(
         members[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
     phase = Phase.TRAINING if training else Phase.EVALUATING
     state = replace(state, open=round_, phase=phase, members=members)
-    notices: list[Effect] = []
+    notices: list[Effect] = [*said]
     if missing and training and state.attempt == 1:
         notices.append(Notice(f"round {round_.number} goes without clients for {', '.join(missing)}", warning=True))
-    return state, [RoundOpened(round_), *_member_records(state, round_)], notices
+    return state, [*fixed, RoundOpened(round_), *_member_records(state, round_)], notices
 
 
 def _short_since(rules: Rules, state: FederationState, present: list[Member], now: float) -> float | None:

@@ -92,6 +92,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         doing="joined",
         settled=known.settled if known else "",
         tally=known.tally if known else Tally(),
+        targets=dict(request.targets),
     )
     effects: list[Effect] = []
     if fixed := new_headers(rules, state, request):
@@ -130,7 +131,8 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
     if repeated:
         return state, []
     assert state.open is not None
-    weights = scope_weights(rules, order, event.header.results, state.open.caps)
+    caps = state.open.caps
+    weights = scope_weights(rules, order, event.header.results, caps)
     accepted = replace(
         order,
         state=OrderState.ACCEPTED,
@@ -141,7 +143,7 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
         seconds=event.header.seconds,
     )
     state = _count(state.with_order(accepted), event.client_id, completed=1)
-    rows = task_rows(rules, order, event.header.results, state.open.caps)
+    rows = task_rows(rules, order, event.header.results, caps)
     return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
 
 

@@ -19,6 +19,7 @@ from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
 from server.core.guard import standing
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase
+from server.core.units import units_in
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
@@ -236,6 +237,7 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            units=units_in(facts),
             headers=self.headers(),
         )
 
