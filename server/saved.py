@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from common.config import Config, load_config
 from common.errors import ModelError
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
+from common.tasks import Header
 from server.model import MTLServerModel
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
@@ -26,7 +28,8 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallen` use models of their own, which never left them.
+    The clients of tasks in `fallen` use models of their own, which never left them. `headers` say what the numbers in
+    a row of each task are, none where rows are texts.
     """
 
     config: Config
@@ -34,6 +37,7 @@ class SavedRun:
     version: int
     vectors: BySlot[NDArray[np.float32]]
     fallen: frozenset[str] = frozenset()
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     def load_task(self, task: str) -> None:
         """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.
@@ -91,8 +95,9 @@ def load_run(path: Path) -> SavedRun:
     try:
         version = journal.restore(travelling, 0.0).completed_rounds
         last = {record.task: record.fallen for record in journal.guarded()}
+        headers = {**config.headers(), **journal.headers()}
         vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     finally:
         journal.close()
     model.load_vectors({scope: vectors[scope] for scope in travelling})
-    return SavedRun(config, model, version, vectors, frozenset(task for task, fell in last.items() if fell))
+    return SavedRun(config, model, version, vectors, frozenset(task for task, fell in last.items() if fell), headers)
