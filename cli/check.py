@@ -12,9 +12,7 @@ from common.errors import DataError
 def options(parser: Parser) -> None:
     """The options of this mode."""
     common_options(parser)
-    parser.add_argument(
-        "--tasks", metavar="A,B", help="also read a client's rows of these tasks and tell what leaves it"
-    )
+    parser.add_argument("--tasks", metavar="A,B", help="also read these tasks' rows and tell what leaves the client")
     data_options(parser)
 
 

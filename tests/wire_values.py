@@ -33,7 +33,7 @@ from common.orders import (
     WholeUpdate,
 )
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
 from common.wire.checks import as_line
@@ -78,10 +78,16 @@ def task_definitions(draw: st.DrawFn) -> TaskDefinition:
 task_lists = few(task_definitions(), lambda task: task.name, least=1)
 
 
+headers = st.one_of(
+    st.builds(Header, st.integers(1, 1_000_000)), st.builds(Header.of, few(labels.map(as_line), str, least=1))
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
-    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
+    rows, offers = tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str))
+    return JoinRequest(draw(client_ids), tasks, rows, offers, tuple((t.name, draw(headers)) for t in tasks[1:]))
 
 
 welcomes = st.builds(
