@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cli.options import Parser, advise, common_options, configuration, data_options, names_in
+from cli.output import say
 from common.config import Config, render
 from common.errors import DataError
 
@@ -19,12 +20,12 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = configuration(options)
-    print(render(config), end="")
+    say(*render(config).splitlines())
     advise(config)
     if options.tasks:
         from client.disclosure import what_leaves
 
-        print("\n".join(what_leaves(config, names_in(options.tasks))))
+        say(*what_leaves(config, names_in(options.tasks)))
     if options.tasks or options.data_dir:
         _read_rows(config, names_in(options.tasks) if options.tasks else list(config.tasks))
 
@@ -38,11 +39,11 @@ def _read_rows(config: Config, tasks: list[str]) -> None:
     from client.app import load_data, local_definitions
     from client.data.summary import summary
 
-    print("Rows:")
+    say("Rows:")
     refused = []
     for task in local_definitions(config, tasks):
         try:
-            print("\n".join(summary(task, load_data(config, [task])[task.name])))
+            say(*summary(task, load_data(config, [task])[task.name]))
         except DataError as error:
             refused.append(error.message)
     if refused:

@@ -19,7 +19,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
-from server.app import open_run, restore_run, write_report
+from server.app import Resume, open_run, restore_run, write_report
 from server.coordinator import Coordinator
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import FederationState, Phase
@@ -38,13 +38,13 @@ SPARE_THREADS = 4
 
 
 async def simulate(
-    config: Config, resume: bool, console: Console | None, clients: Sequence[VirtualClient] | None = None
+    config: Config, resume: Resume, console: Console | None, clients: Sequence[VirtualClient] | None = None
 ) -> dict[str, Any]:
     """Simulate a federation to its end.
 
     Args:
         config: the resolved configuration.
-        resume: go on with the run in the folder instead of starting one.
+        resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         clients: who takes part; None for those that `config.simulation` describes.
 
