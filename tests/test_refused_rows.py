@@ -104,3 +104,12 @@ def test_check_reads_rows_and_tells_every_refusal(here: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert "What leaves a client with fruit:" in shown
     assert "names of their columns" in shown
+
+
+def test_rows_to_train_on_suffice_where_no_scores_are_wanted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "train" / "fruit").mkdir(parents=True)
+    (here / "good" / "fruit.csv").rename(here / "train" / "fruit" / "train.csv")
+    more = ["--clients", "2", "--run_dir", "run"]
+    assert run("simulate", "train", *more) == 3
+    assert "train/fruit has no validation file; name it" in capsys.readouterr().err
+    assert run("simulate", "train", *more, "--set", "tasks.fruit.val_samples=0") == 0
