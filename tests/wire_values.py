@@ -36,7 +36,7 @@ from common.orders import (
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
 from common.targets import TargetSums, TargetUnits
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
@@ -84,6 +84,11 @@ def task_definitions(draw: st.DrawFn) -> TaskDefinition:
 task_lists = few(task_definitions(), lambda task: task.name, least=1)
 
 
+headers = st.one_of(
+    st.builds(Header, st.integers(1, 1_000_000)), st.builds(Header.of, few(labels.map(as_line), str, least=1))
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
@@ -91,7 +96,8 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     validation = tuple((name, count) for name, count in rows[1] if count)
     sums = st.builds(TargetSums, numbers, amounts)
     targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
-    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str))), validation=validation, targets=targets)
+    said = tuple((t.name, draw(headers)) for t in tasks[1:])
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str)), said), validation, targets)
 
 
 welcomes = st.builds(

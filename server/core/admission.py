@@ -55,11 +55,11 @@ def _judge_header(rules: Rules, state: FederationState, request: JoinRequest, ta
     for ours in (asked, others.get(task, asked)):
         if not ours.fits(theirs):
             here, there = ours.beside(theirs)
-            raise Refused(
-                Reason.TASK_MISMATCH,
-                f"task '{task}': its features are {here} in this federation, and {there} at client "
-                f"'{request.client_id}'; name them in one order for all, as tasks.{task}.columns.features",
-            )
+            what = f"its features are {here} in this federation, and {there} at client '{request.client_id}'"
+            remedy = f"name them in one order for all, as tasks.{task}.columns.features"
+            if not (ours.digest and theirs.digest):
+                remedy = "model.mlp.features must be the same number for all"
+            raise Refused(Reason.TASK_MISMATCH, f"task '{task}': {what}; {remedy}")
 
 
 def _alone(state: FederationState, client_id: str, task: str) -> bool:
