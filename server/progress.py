@@ -149,7 +149,7 @@ def _overview(status: FederationStatus) -> RenderableType:
     for member in status.members[:20]:
         mark = "[green]●[/]" if member.present else "[red]○[/]"
         table.add_row(mark, member.client_id, ", ".join(member.tasks), member.doing)
-    hidden = len(status.members) - 20
+    hidden = status.member_count - 20
     return Group(Text(head, style="bold"), table, *([Text(f"and {hidden} more")] if hidden > 0 else []))
 
 

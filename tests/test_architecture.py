@@ -173,7 +173,9 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.personal": ("client.training", "client.model", "client.precision"),
     "client.worker": ("client.personal", "client.state"),
     "client.agent": ("client.worker",),
-    "client.app": ("client.agent", "client.transport"),
+    "client.connection": ("client.transport",),
+    "client.status": ("client.connection",),
+    "client.app": ("client.agent", "client.connection"),
     "client.disclosure": ("client.app",),
 }
 

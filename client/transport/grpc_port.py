@@ -13,7 +13,8 @@ from typing import Self, TypeVar
 import grpc
 
 from client.transport.channel import address, open_channel
-from client.transport.retries import Retry, explain, final, is_tls_problem
+from client.transport.handshake import certificate_lapse
+from client.transport.retries import Retry, explain, final, is_refused_certificate, is_tls_problem
 from common.errors import Reason, Refused, UnreachableError
 from common.orders import (
     FederationStatus,
@@ -64,6 +65,7 @@ class GrpcCoordinator:
         self, host: str, number: int, tls: TlsFiles | None, client_id: str = "", patience_seconds: float = 300.0
     ) -> None:
         self._where = address(host, number)
+        self._place = host, number, tls
         self._channel = open_channel(host, number, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
@@ -129,9 +131,9 @@ class GrpcCoordinator:
         """See `CoordinatorPort`."""
         await self._call(methods.LEAVE, session)
 
-    async def status(self) -> FederationStatus:
+    async def status(self, after: str = "") -> FederationStatus:
         """See `CoordinatorPort`."""
-        return await self._call(methods.STATUS, None)
+        return await self._call(methods.STATUS, after)
 
     async def _call(self, method: Method[Q, A], request: Q, parked_seconds: float = 0.0) -> A:
         """One request and its reply, which may be parked for a while before it is due.
@@ -233,6 +235,9 @@ class GrpcCoordinator:
             raise outcome from None
         if not self._answered and is_tls_problem(error):
             reason, check = explain(error)
+            host, number, tls = self._place
+            if tls is not None and is_refused_certificate(error):
+                reason, check = await certificate_lapse(host, number, tls) or (reason, check)
             raise UnreachableError(f"coordinator at {self._where} not reachable: {reason}; check {check}") from None
         await retry.pause(error)
 

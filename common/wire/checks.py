@@ -11,17 +11,13 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from common.errors import WireError
-from common.wire.limits import LINE_CHARS, MAX_COUNT
+from common.wire.limits import CLIENT_ID, CONTROL, LINE_CHARS, MAX_COUNT, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 E = TypeVar("E", bound=StrEnum)
 
 _ID = re.compile(r"[!-~]{1,128}")
-_CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SCOPE = re.compile(r"[a-z]{1,64}(/[A-Za-z0-9_.+-]{1,1024}){0,11}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 
 
@@ -43,17 +39,17 @@ def optional_identifier(value: str, field: str) -> str:
 
 def client_id(value: str, field: str = "client_id") -> str:
     """A client's id."""
-    return _matching(_CLIENT, value, field)
+    return _matching(CLIENT_ID, value, field)
 
 
 def task_name(value: str, field: str = "task") -> str:
     """A task's name."""
-    return _matching(_TASK, value, field)
+    return _matching(TASK_NAME, value, field)
 
 
 def scope_name(value: str, field: str = "scope") -> str:
     """A scope's name, such as `shared` or `task/sst2`."""
-    return _matching(_SCOPE, value, field)
+    return _matching(SCOPE_NAME, value, field)
 
 
 def digest(value: str, field: str = "digest") -> str:
@@ -70,7 +66,7 @@ def text(value: str, field: str, limit: int) -> str:
 
 def label(value: str, field: str, limit: int) -> str:
     """A text of at least one character, without control characters."""
-    if not value or _CONTROL.search(value):
+    if not value or CONTROL.search(value):
         raise WireError(f"{field}: {value[:80]!r} is empty or holds control characters")
     return text(value, field, limit)
 
@@ -82,7 +78,7 @@ def line(value: str, field: str) -> str:
 
 def as_line(value: str) -> str:
     """The sender's half of `line`: folds blanks, drops control characters, cuts what is too long."""
-    shown = _CONTROL.sub(" ", value[: 4 * LINE_CHARS])
+    shown = CONTROL.sub(" ", value[: 4 * LINE_CHARS])
     return " ".join(shown.split())[:LINE_CHARS].rstrip()
 
 
