@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from common.config import Config, Role, load_config, notes
 from common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 DEFAULT_CONFIG = "federated_config.yaml"
 
@@ -113,13 +109,6 @@ def names_in(text: str, flag: str = "--tasks", what: str = "tasks, such as sst2 
     if not names or repeated:
         raise ConfigError(f"{flag}: '{text}' must be one or more different {what}")
     return names
-
-
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is a file."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=116)
 
 
 def advise(config: Config) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from cli.options import Parser, advise, common_options, configuration, console
+from cli.options import Parser, advise, common_options, configuration
+from cli.output import console
 
 
 def options(parser: Parser) -> None:

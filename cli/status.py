@@ -7,6 +7,7 @@ import asyncio
 import json
 
 from cli.options import Parser, caller_options, common_options, configuration
+from cli.output import say
 
 
 def options(parser: Parser) -> None:
@@ -22,4 +23,4 @@ def run(options: argparse.Namespace) -> None:
     from client.status import as_json, as_lines, ask_status
 
     status = asyncio.run(ask_status(configuration(options, "client")))
-    print(json.dumps(as_json(status)) if options.format == "json" else "\n".join(as_lines(status)))
+    say(*([json.dumps(as_json(status))] if options.format == "json" else as_lines(status)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +11,15 @@ import torch
 
 from client.agent import Agent
 from client.connection import open_port
-from client.data.sources import ColumnNames, DataRequest, TaskData, load
+from client.data.columns import ColumnNames
+from client.data.rows import TaskData
+from client.data.sources import DataRequest, load
 from client.state.identity import claim
 from client.training.procedures import Procedure
 from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.stopping import ENDING_SECONDS, asking, end_within
 from common.tasks import KNOWN_TASKS, TaskDefinition
 
 log = logging.getLogger("fedmtl.client")
@@ -54,12 +55,12 @@ def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str
 def data_request(config: Config, task: TaskDefinition) -> DataRequest:
     """What the configuration says about this client's rows of a task."""
     section = config.tasks.get(task.name)
-    columns = section.columns if section is not None else None
+    named = section.columns if section is not None else None
     return DataRequest(
         task=task,
         source=config.data.source,
         folder=Path(config.data.dir) if config.data.dir else None,
-        columns=ColumnNames(columns.text, columns.text_pair, columns.label) if columns else None,
+        columns=ColumnNames(named.text, named.text_pair, named.label, named.features or ()) if named else None,
         train_samples=section.train_samples if section is not None else None,
         val_samples=section.val_samples if section is not None else None,
         partition=config.data.part or (1, 1),
@@ -67,6 +68,14 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         features=config.model.mlp.features,
         standardise=config.data.standardise,
     )
+
+
+def log_columns(log: logging.Logger, task: str, data: TaskData) -> None:
+    """Say which column of a task is what, and what may not be meant."""
+    if data.described:
+        log.info("%s: columns: %s", task, data.described)
+    for note in data.notes:
+        log.warning("%s", note)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -101,6 +110,7 @@ async def take_part(
     data = load_data(config, definitions)
     for name, rows in data.items():
         log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
+        log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(
@@ -110,10 +120,10 @@ async def take_part(
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, worker, identity.folder)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.stop)
         try:
-            await agent.run()
+            with asking(agent.stop) as request:
+                await agent.run()
         finally:
             await port.close()
+    if request.heard:  # a thread may still build or tokenise what nobody needs any more
+        end_within(ENDING_SECONDS, 0)

@@ -6,16 +6,13 @@ import asyncio
 import ctypes
 import json
 import logging
-import multiprocessing
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
@@ -25,12 +22,15 @@ from common.errors import RunFailedError, RunFolderError
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.stopping import asking
 from common.tls import TlsFiles
+from server.apart import done_apart
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
+from server.recovery import fall_back, mend_files, note_files
 from server.report import build_report
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
@@ -39,7 +39,7 @@ from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
-T = TypeVar("T")
+Resume: TypeAlias = 'bool | Literal["auto"]'
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
@@ -54,7 +54,7 @@ M_ARENA_MAX = -8
 
 async def serve(
     config: Config,
-    resume: bool,
+    resume: Resume,
     console: Console | None,
     on_listening: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -62,7 +62,7 @@ async def serve(
 
     Args:
         config: the resolved configuration.
-        resume: go on with the run in the folder instead of starting one.
+        resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         on_listening: called with the port number as soon as clients can connect.
 
@@ -81,7 +81,7 @@ async def serve(
 
 @asynccontextmanager
 async def open_run(
-    config: Config, resume: bool, apart: bool = True
+    config: Config, resume: Resume, apart: bool = True
 ) -> AsyncIterator[tuple[Config, RunFolder, Journal]]:
     """A run, a new one or one to go on with: its configuration, tasks in their order, its folder and its journal.
 
@@ -90,12 +90,17 @@ async def open_run(
     Raises:
         RunFolderError: there is a run already, or none to go on with, or another one.
     """
+    if resume == "auto":
+        resume = RunFolder.exists(config.run.folder)
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
     journal = Journal(folder.journal)
     try:
         if "ready" not in journal.facts():
+            folder.require_untrained()
             await asyncio.to_thread(begin_run, config, folder, journal, apart)
         else:
+            await asyncio.to_thread(mend_files, folder, journal)
+            await asyncio.to_thread(fall_back, folder, journal)
             config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
             journal.commit((), _training_facts(config))
         yield config, folder, journal
@@ -117,7 +122,8 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     """
     folder.write(folder.config, render(config).encode())
     log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
-    origin, summary = _made(partial(_prepare, config, folder.path), apart)
+    prepare = partial(_prepare, config, folder.path)
+    origin, summary = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -133,6 +139,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         **_training_facts(config),
         "ready": "1",
     }
+    note_files(folder, journal)
     journal.commit((), facts)
 
 
@@ -160,20 +167,13 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
     if state.phase is Phase.FINISHED and state.completed_rounds >= config.training.num_rounds:
         late = f"the run is over after {state.completed_rounds} rounds; raise training.num_rounds to train it"
         raise RunFolderError(f"tasks.{added[0]}: {late}")
-    new = _made(partial(_prepare_heads, config, folder.path, added), apart)
+    prepare = partial(_prepare_heads, config, folder.path, added)
+    new = done_apart(prepare) if apart else prepare()
     grow(config, before, new, folder, journal)
     log.info("tasks that join this run: %s", ", ".join(added))
     for line in new.summary.splitlines():
         log.info("%s", line)
     return config
-
-
-def _made(work: Callable[[], T], apart: bool) -> T:
-    """What a function gives, called here or in a process of its own."""
-    if not apart:
-        return work()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
-        return elsewhere.submit(work).result()
 
 
 def _prepare(config: Config, path: Path) -> tuple[str, str]:
@@ -199,13 +199,14 @@ async def _run(
 ) -> dict[str, Any]:
     facts = journal.facts()
     federation, rules, schemas, state = restore_run(config, folder, journal)
-    with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress:
+    asked = asyncio.Event()
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
+    with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
-        asked = _listen_for_signals()
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
@@ -253,14 +254,6 @@ def restore_run(
     return replace(federation, method=method), rules, schemas, state
 
 
-def _listen_for_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set; a second one stops at once."""
-    asked = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, _on_signal, asked)
-    return asked
-
-
 async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
@@ -277,12 +270,6 @@ async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
             over.cancel()
             return
     over.result()
-
-
-def _on_signal(asked: asyncio.Event) -> None:
-    if asked.is_set():
-        raise KeyboardInterrupt
-    asked.set()
 
 
 async def _say_goodbye(coordinator: Coordinator) -> None:

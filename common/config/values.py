@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from common.parameters.capacity import is_capacity, is_frozen
-from common.wire.limits import CONTROL, MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
+from common.plain_text import is_plain_name
+from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
 
 
 class Section(BaseModel):
@@ -31,10 +32,9 @@ def short(value: str, limit: int) -> str:
 
 
 def visible(value: str) -> str:
-    """A text without control characters, which no message carries."""
-    found = CONTROL.search(value)
-    if found is not None:
-        raise ValueError(f"{value[:60]!r} holds the control character {found[0]!r}; remove it")
+    """A text without control, format and other characters that show nothing, which no message carries."""
+    if not is_plain_name(value):
+        raise ValueError(f"{value[:60]!r} holds control characters or others that show nothing; remove them")
     return value
 
 

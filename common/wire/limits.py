@@ -15,6 +15,11 @@ MAX_LABELS = 1 << 14
 """Labels of all tasks together: a client's counts per label must fit into one message beside everything else."""
 DEFINITION_BYTES = 1 << 19
 """The definitions of all tasks, as `definition_bytes` counts them: they travel together, in one message."""
+MAX_FEATURES = 1_000_000
+MAX_NAMES = 64
+"""Names of features that travel; their digest stands for all of them."""
+NAMES_CHARS = 1 << 16
+"""Characters of all names of features in one message."""
 MAX_METRICS = 64
 MAX_SCOPES = 4096
 MAX_RULES = 4096
@@ -22,8 +27,6 @@ RULES_BYTES = 1 << 17
 """The rules of a sharing plan, written out for the encoder's layers."""
 MAX_CAPABILITIES = 64
 MAX_MEMBERS = 1 << 16
-MAX_CELLS = 1 << 20
-"""Cells of a confusion matrix; the size of a message binds first."""
 
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
@@ -46,8 +49,6 @@ MAX_LAYERS = 1000
 CLIENT_ID = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS}}}")
 TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
 SCOPE_NAME = re.compile(rf"[a-z]{{1,64}}(/[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Characters that are in no name and in no line."""
 
 
 def definition_bytes(name: str, labels: tuple[str, ...]) -> int:
