@@ -61,7 +61,8 @@ def describe(rules: Rules, state: FederationState, run_name: str, after: str = "
     """The whole picture for an operator; of the members, by client id, a page that begins after the id `after`."""
     open_ = state.open
     names = sorted(name for name in state.members if name > after)
-    members, size = [], 0
+    members: list[MemberStatus] = []
+    size = 0
     for member in map(state.members.__getitem__, names):
         size += len(member.client_id) + sum(len(task) + 4 for task in member.tasks) + len(member.doing[:1000]) + 16
         if members and size > PAGE_CHARS:
