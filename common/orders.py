@@ -291,7 +291,10 @@ class MemberStatus:
 
 @dataclass(frozen=True)
 class FederationStatus:
-    """The answer to an operator's question: who is there, which round, what it waits for."""
+    """The answer to an operator's question: who is there, which round, what it waits for.
+
+    `members` are a page of all `member_count` by client id; `more` says that others follow.
+    """
 
     run_name: str
     run_id: str
@@ -300,3 +303,5 @@ class FederationStatus:
     num_rounds: int
     waiting_for: str
     members: tuple[MemberStatus, ...] = field(default=())
+    member_count: int = 0
+    more: bool = False

@@ -125,6 +125,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
+    log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
     origin, summary, units = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)

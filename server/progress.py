@@ -156,7 +156,7 @@ def _overview(status: FederationStatus) -> RenderableType:
     for member in status.members[:20]:
         mark = Text("●", "green") if member.present else Text("○", "red")
         table.add_row(mark, _text(member.client_id), _text(", ".join(member.tasks)), _text(member.doing))
-    hidden = len(status.members) - 20
+    hidden = status.member_count - 20
     return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
 
 

@@ -186,7 +186,9 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.worker": ("client.limits", "client.personal", "client.state"),
     "client.pulse": ("client.training",),
     "client.agent": ("client.keeping", "client.worker", "client.pulse"),
-    "client.app": ("client.agent", "client.transport"),
+    "client.connection": ("client.transport",),
+    "client.status": ("client.connection",),
+    "client.app": ("client.agent", "client.connection"),
     "client.disclosure": ("client.app",),
 }
 

@@ -198,7 +198,10 @@ def whole_updates(draw: st.DrawFn) -> WholeUpdate:
 
 members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
 statuses = st.builds(
-    FederationStatus, labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)
+    FederationStatus,
+    *(labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)),
+    member_count=st.integers(4, MAX_COUNT),
+    more=st.booleans(),
 )
 progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
 
@@ -219,6 +222,6 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),
     (messages.LEAVE_REQUEST, sessions),
     (messages.DONE, st.none()),
-    (messages.STATUS_REQUEST, st.none()),
+    (messages.STATUS_REQUEST, st.just("") | client_ids),
     (messages.FEDERATION_STATUS, statuses),
 )

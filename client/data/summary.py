@@ -55,4 +55,5 @@ def _labels(rows: Rows) -> Iterable[int | float | tuple[int, ...]]:
         return (row.label for row in rows)
     if rows.labels.ndim == 2:
         return (tuple(np.flatnonzero(row).tolist()) for row in rows.labels)
-    return iter(rows.labels.tolist())
+    labels: list[int | float] = rows.labels.tolist()
+    return labels

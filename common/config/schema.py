@@ -22,6 +22,7 @@ from common.config.values import (
     FrozenLayers,
     Host,
     Partition,
+    RuleText,
     RunName,
     Seconds,
     Section,
@@ -34,6 +35,7 @@ from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import Header, TaskDefinition
+from common.wire.limits import MAX_LAYERS
 
 
 class RunSection(Section):
@@ -53,7 +55,9 @@ class MLPSection(Section):
     """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
 
     features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1)] = (64,)
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
+    ] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -160,8 +164,8 @@ class DataSection(Section):
 class RuleSection(Section):
     """Parameters whose name matches `match` live in `scope`; `- match: scope` is the short form."""
 
-    match: Text
-    scope: Text
+    match: RuleText
+    scope: RuleText
 
     @model_validator(mode="before")
     @classmethod

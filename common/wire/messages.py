@@ -98,7 +98,7 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
     checks.distinct((row.scope for row in digests), "schema_digests")
     return Welcome(
         parts.unpack_session(message.session),
-        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        checks.label(message.run_name, "run_name", limits.RUN_NAME_CHARS),
         parts.unpack_architecture(message.architecture),
         parts.unpack_tasks(message.tasks),
         tuple(
@@ -234,20 +234,28 @@ def _pack_status(value: FederationStatus) -> admin.FederationStatus:
         num_rounds=value.num_rounds,
         waiting_for=checks.as_line(value.waiting_for),
         members=[parts.pack_member(member) for member in value.members],
+        member_count=value.member_count,
+        more=value.more,
     )
+
+
+def _unpack_status_request(message: admin.StatusRequest) -> str:
+    return checks.client_id(message.after, "after") if message.after else ""
 
 
 def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
     members = checks.items(message.members, "members", limits.MAX_MEMBERS)
     checks.distinct((member.client_id for member in members), "members")
     return FederationStatus(
-        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        checks.label(message.run_name, "run_name", limits.RUN_NAME_CHARS),
         checks.identifier(message.run_id, "run_id"),
         checks.label(message.phase, "phase", limits.LABEL_CHARS),
         checks.count(message.round, "round"),
         checks.count(message.num_rounds, "num_rounds"),
         checks.line(message.waiting_for, "waiting_for"),
         tuple(parts.unpack_member(member) for member in members),
+        checks.count(message.member_count, "member_count", least=len(members)),
+        message.more,
     )
 
 
@@ -296,5 +304,7 @@ LEAVE_REQUEST: Codec[Session] = codec(
     pb.LeaveRequest, lambda session: pb.LeaveRequest(session=parts.pack_session(session)), _unpack_leave
 )
 DONE: Codec[None] = codec(pb.Done, lambda _: pb.Done(), lambda _: None)
-STATUS_REQUEST: Codec[None] = codec(admin.StatusRequest, lambda _: admin.StatusRequest(), lambda _: None)
+STATUS_REQUEST: Codec[str] = codec(
+    admin.StatusRequest, lambda after: admin.StatusRequest(after=after), _unpack_status_request
+)
 FEDERATION_STATUS: Codec[FederationStatus] = codec(admin.FederationStatus, _pack_status, _unpack_status)
