@@ -24,8 +24,8 @@ setup: .venv/.stamp ## make .venv from requirements.lock (nothing to do when up 
 demo: setup ## a whole federation on this machine; ARGS adds options
 	$(BIN)/python federated_main.py --mode demo $(ARGS)
 
-test: setup ## run the tests; ARGS adds options
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests on all cores; ARGS adds options
+	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 format: setup ## put the code into its standard form
 	$(BIN)/ruff check --fix-only .

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.modes import MODES, parse
 from common.errors import FedMTLError
-from common.logs import set_up_logging
+from common.stopping import INTERRUPTED, heard
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,25 +17,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for work sleep
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong there reaches us as an error of our own
+    with heard():  # first of all: imports take long enough for somebody to change their mind
+        from cli.output import standard_streams
+
+        with standard_streams():
+            return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from cli.output import complain
+
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        from cli.modes import MODES, parse
+        from common.logs import set_up_logging
+
+        options = parse(arguments)
         set_up_logging(options.log_format)
         MODES[options.mode].run(options)
     except FedMTLError as error:
         for line in error.message.splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            complain(f"error: {line}")
         return error.exit_code
     except ModuleNotFoundError as error:
         if error.name is None or (Path(__file__).parent / error.name.split(".")[0]).exists():
             raise
-        print(
-            f"error: the package '{error.name}' is missing; run `make setup`, then use .venv/bin/python",
-            file=sys.stderr,
-        )
+        complain(f"error: the package '{error.name}' is missing; run `make setup`, then use .venv/bin/python")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        complain("interrupted")
+        return INTERRUPTED
     return 0
 
 

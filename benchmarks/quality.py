@@ -30,7 +30,8 @@ from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.metrics import measure, merge, summarise
-from common.models.pretrained import resolve_encoder, unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
 from server.assembly import in_memory

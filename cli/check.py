@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cli.options import Parser, advise, common_options, configuration, data_options, names_in
+from cli.output import say
 from common.config import render
 
 
@@ -18,9 +19,9 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = configuration(options)
-    print(render(config), end="")
+    say(*render(config).splitlines())
     advise(config)
     if options.tasks:
         from client.disclosure import what_leaves
 
-        print("\n".join(what_leaves(config, names_in(options.tasks))))
+        say(*what_leaves(config, names_in(options.tasks)))

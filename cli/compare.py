@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cli.options import Parser, advise, common_options, configuration, console, crowd_options, names_in
+from cli.options import Parser, advise, common_options, configuration, crowd_options, names_in
+from cli.output import console
 from common.errors import ConfigError
 
 

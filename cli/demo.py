@@ -6,7 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
-from cli.options import Parser, common_options, configuration, console
+from cli.options import Parser, common_options, configuration
+from cli.output import console
 from common.errors import ConfigError
 
 PROGRAM = Path(__file__).parent.parent / "federated_main.py"

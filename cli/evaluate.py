@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cli.options import Parser, data_options, names_in, setting
+from cli.output import say
 from common.config import load_config
 
 
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     from client.data.encoding import encode
     from client.training.evaluation import evaluate
     from common.metrics import summarise
-    from common.models.pretrained import unpack_tokenizer
+    from common.models.packed_tokenizer import unpack_tokenizer
     from server.saved import load_run
 
     run = load_run(Path(options.run_dir))
@@ -34,11 +35,11 @@ def run(options: argparse.Namespace) -> None:
     architecture = run.model.architecture
     reader = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
-    print(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
+    say(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
         scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
         text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
-        print(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
+        say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")

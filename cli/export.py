@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cli.options import Parser
+from cli.output import say
 
 
 def options(parser: Parser) -> None:
@@ -22,5 +23,4 @@ def run(options: argparse.Namespace) -> None:
 
     run = load_run(Path(options.run_dir))
     run.load_task(options.task)
-    for line in export_task(run.model, options.task, Path(options.out)):
-        print(line)
+    say(*export_task(run.model, options.task, Path(options.out)))

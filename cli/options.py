@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from common.config import Config, Role, load_config, notes
 from common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 DEFAULT_CONFIG = "federated_config.yaml"
 
@@ -56,6 +52,12 @@ def common_options(parser: Parser, seed: str = "--seed", says: str = "seed of th
     parser.add_argument("--config", metavar="FILE", help=f"YAML configuration (default: {DEFAULT_CONFIG})")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
     parser.add_argument(seed, metavar=form, help=says)
+
+
+def resume_option(parser: Parser) -> None:
+    """Whether to go on with a run; read as a truth value, or "auto"."""
+    says = "go on with the run in the folder; with auto, start one where there is none"
+    parser.add_argument("--resume", nargs="?", const=True, default=False, choices=("auto",), metavar="auto", help=says)
 
 
 def data_options(parser: Parser) -> None:
@@ -113,13 +115,6 @@ def names_in(text: str, flag: str = "--tasks", what: str = "tasks, such as sst2 
     if not names or repeated:
         raise ConfigError(f"{flag}: '{text}' must be one or more different {what}")
     return names
-
-
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is a file."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=116)
 
 
 def advise(config: Config) -> None:

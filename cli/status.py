@@ -6,6 +6,7 @@ import argparse
 import asyncio
 
 from cli.options import Parser, caller_options, common_options, configuration
+from cli.output import say
 
 
 def options(parser: Parser) -> None:
@@ -19,5 +20,4 @@ def run(options: argparse.Namespace) -> None:
     """Do it."""
     from client.app import ask_status
 
-    for line in asyncio.run(ask_status(configuration(options, "client"))):
-        print(line)
+    say(*asyncio.run(ask_status(configuration(options, "client"))))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.stopping import ENDING_SECONDS, asking, end_within
 from common.tasks import KNOWN_TASKS, TaskDefinition
 from common.tls import TlsFiles
 
@@ -128,13 +127,13 @@ async def take_part(
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, worker, identity.folder)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.stop)
         try:
-            await agent.run()
+            with asking(agent.stop) as request:
+                await agent.run()
         finally:
             await port.close()
+    if request.heard:  # a thread may still build or tokenise what nobody needs any more
+        end_within(ENDING_SECONDS, 0)
 
 
 async def ask_status(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Log lines for people or for machines."""
+"""Log lines for people or for machines, in UTC, so that lines of several sites can be put side by side."""
 
 from __future__ import annotations
 
@@ -8,26 +8,45 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from common.log_fields import LONGEST_VALUE
+from common.plain_text import plain
+
 LogFormat = Literal["text", "json"]
 
 
+class _PlainLines(logging.Formatter):
+    """A line per record. Text from outside cannot begin another one, nor drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record, 'seconds')} {record.levelname[0]} {plain(record.getMessage())}"
+        error = self.formatException(record.exc_info) if record.exc_info else ""
+        return "\n".join([line, *(f"  {plain(more)}" for more in error.splitlines())])
+
+
 class _JsonLines(logging.Formatter):
+    """A JSON object per record: `time`, `level`, `logger`, `message`, and the fields that the record is `about`."""
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _time(record, "milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": plain(record.getMessage()),
         }
+        for name, value in getattr(record, "about", {}).items():
+            line[name] = plain(value[:LONGEST_VALUE]) if isinstance(value, str) else value
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = "\n".join(map(plain, self.formatException(record.exc_info).splitlines()))
         return json.dumps(line)
+
+
+def _time(record: logging.LogRecord, precision: str) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def set_up_logging(style: LogFormat, stream: TextIO | None = None) -> None:
     """Send this project's log to `stream` (standard error by default) and keep libraries quiet below warnings."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
-    handler.setFormatter(_JsonLines() if style == "json" else plain)
+    handler.setFormatter(_JsonLines() if style == "json" else _PlainLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("fedmtl").setLevel(logging.INFO)

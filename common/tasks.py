@@ -23,7 +23,7 @@ class TaskType(StrEnum):
 
 METRICS: dict[TaskType, tuple[str, ...]] = {
     TaskType.CLASSIFICATION: ("accuracy", "f1", "matthews", "auc_mean"),
-    TaskType.MULTILABEL: ("f1_micro", "f1_macro", "accuracy"),
+    TaskType.MULTILABEL: ("f1_micro", "f1_macro", "accuracy", "label_accuracy"),
     TaskType.REGRESSION: ("spearman_mean", "pearson", "rmse"),
     TaskType.MASKED_LM: ("masked_accuracy", "perplexity"),
 }

@@ -6,16 +6,13 @@ import asyncio
 import ctypes
 import json
 import logging
-import multiprocessing
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
@@ -25,7 +22,9 @@ from common.errors import RunFailedError, RunFolderError
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.stopping import asking
 from common.tls import TlsFiles
+from server.apart import done_apart
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
@@ -40,7 +39,6 @@ from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
-T = TypeVar("T")
 Resume: TypeAlias = 'bool | Literal["auto"]'
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
@@ -123,7 +121,8 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
-    origin, summary = _made(partial(_prepare, config, folder.path), apart)
+    prepare = partial(_prepare, config, folder.path)
+    origin, summary = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -167,20 +166,13 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
     if state.phase is Phase.FINISHED and state.completed_rounds >= config.training.num_rounds:
         late = f"the run is over after {state.completed_rounds} rounds; raise training.num_rounds to train it"
         raise RunFolderError(f"tasks.{added[0]}: {late}")
-    new = _made(partial(_prepare_heads, config, folder.path, added), apart)
+    prepare = partial(_prepare_heads, config, folder.path, added)
+    new = done_apart(prepare) if apart else prepare()
     grow(config, before, new, folder, journal)
     log.info("tasks that join this run: %s", ", ".join(added))
     for line in new.summary.splitlines():
         log.info("%s", line)
     return config
-
-
-def _made(work: Callable[[], T], apart: bool) -> T:
-    """What a function gives, called here or in a process of its own."""
-    if not apart:
-        return work()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
-        return elsewhere.submit(work).result()
 
 
 def _prepare(config: Config, path: Path) -> tuple[str, str]:
@@ -206,13 +198,14 @@ async def _run(
 ) -> dict[str, Any]:
     facts = journal.facts()
     federation, rules, schemas, state = restore_run(config, folder, journal)
-    with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress:
+    asked = asyncio.Event()
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
+    with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
-        asked = _listen_for_signals()
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
@@ -260,14 +253,6 @@ def restore_run(
     return replace(federation, method=method), rules, schemas, state
 
 
-def _listen_for_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set; a second one stops at once."""
-    asked = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, _on_signal, asked)
-    return asked
-
-
 async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
@@ -284,12 +269,6 @@ async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
             over.cancel()
             return
     over.result()
-
-
-def _on_signal(asked: asyncio.Event) -> None:
-    if asked.is_set():
-        raise KeyboardInterrupt
-    asked.set()
 
 
 async def _say_goodbye(coordinator: Coordinator) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from common.config import Config
 from common.errors import RunFailedError
+from common.plain_text import plain
+from common.stopping import at_the_end
 from server.app import serve
 
 STOP_SECONDS = 10.0
@@ -46,11 +49,15 @@ class Clients:
                 lines = (self._folder / "logs" / f"{name}.log").read_text(errors="replace").splitlines()
                 yield f"{name} (exit code {process.returncode}): {lines[-1] if lines else 'no output'}"
 
-    def stop(self) -> None:
-        """End those that still run."""
+    def tell(self) -> None:
+        """Ask those that still run to end."""
         for _, process in self._processes:
             if process.poll() is None:
                 process.terminate()
+
+    def stop(self) -> None:
+        """End those that still run."""
+        self.tell()
         for _, process in self._processes:
             try:
                 process.wait(STOP_SECONDS)
@@ -78,12 +85,13 @@ def run_demo(config: Config, clients_per_task: int, options: list[str], program:
         for part in range(1, clients_per_task + 1)
     ]
     clients = Clients(program, config.run.folder, arguments)
-    try:
-        report = asyncio.run(_run(config, clients, console))
-    finally:
-        clients.stop()
-    console.print(f"model {report['model_digest'][:16]}, {report['seconds']:.0f} s; data: {report['data']}")
-    console.print(f"report: {config.run.folder / 'report.json'}", soft_wrap=True)
+    with at_the_end(clients.tell):
+        try:
+            report = asyncio.run(_run(config, clients, console))
+        finally:
+            clients.stop()
+    said = f"model {report['model_digest'][:16]}, {report['seconds']:.0f} s; data: {plain(report['data'])}"
+    console.print(Text(f"{said}\nreport: {plain(str(config.run.folder / 'report.json'))}"), soft_wrap=True)
 
 
 async def _run(config: Config, clients: Clients, console: Console) -> dict[str, Any]:

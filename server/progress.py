@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from common.metrics import is_better
 from common.orders import FederationStatus, OrderKind
+from common.plain_text import plain
+from common.stopping import at_the_end
 from common.tasks import TaskDefinition
 from server.core.effects import RoundClosed, TaskCosines
 from server.report import cosine_matrices, round_scores, uploads
@@ -39,17 +42,20 @@ class RunProgress:
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
         )
+        self._open = ExitStack()
         self._before: dict[str, dict[str, Any]] = {}
         self._waiting_for = ""
         self._refresh_at = 0.0
         self._table_at = 0.0
 
     def __enter__(self) -> RunProgress:
-        if self._live is not None:
+        if self._live is not None and self._console is not None:
             self._live.start()
+            self._open.enter_context(at_the_end(self._console.show_cursor))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._open.close()
         if self._live is not None:
             self._live.stop()
 
@@ -91,7 +97,7 @@ class RunProgress:
             title = f"Final scores: {model}"
         else:
             title = f"Round {record.round.number} of {self._num_rounds} closed. On arrival, {model} scored"
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=_text(title, "bold"), title_justify="left")
         table.add_column("task")
         table.add_column("scores on validation rows", min_width=40)
         for name in ("loss", "rows", "clients", "local training loss"):
@@ -110,7 +116,8 @@ class RunProgress:
                 text.append(f" ({row[name] - before[name]:+.3f})", style="green" if better else "red")
         counts = [_number(row.get(key)) for key in ("loss", "validation_examples", "clients")]
         label = f"{task.name} (auxiliary)" if task.auxiliary else task.name
-        return [label, text, *counts, _number(row.get("local_training_loss_next_round"))]
+        counts.append(_number(row.get("local_training_loss_next_round")))
+        return [_text(label), text, *map(_text, counts)]
 
 
 def _agreement(matrix: TaskCosines) -> str:
@@ -147,10 +154,15 @@ def _overview(status: FederationStatus) -> RenderableType:
     head = f"{status.phase}, round {status.round} of {status.num_rounds}; waits for {status.waiting_for}"
     table = Table(box=None, pad_edge=False, show_header=False)
     for member in status.members[:20]:
-        mark = "[green]●[/]" if member.present else "[red]○[/]"
-        table.add_row(mark, member.client_id, ", ".join(member.tasks), member.doing)
+        mark = Text("●", "green") if member.present else Text("○", "red")
+        table.add_row(mark, _text(member.client_id), _text(", ".join(member.tasks)), _text(member.doing))
     hidden = len(status.members) - 20
-    return Group(Text(head, style="bold"), table, *([Text(f"and {hidden} more")] if hidden > 0 else []))
+    return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
+
+
+def _text(shown: str, style: str = "") -> Text:
+    """Text that is only text: a plain `str` would be read as markup."""
+    return Text(plain(shown), style)
 
 
 def _number(value: object) -> str:

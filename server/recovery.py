@@ -14,7 +14,6 @@ from common.errors import RunFolderError
 from server.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
 from server.storage.files import digest_of, digest_of_file
 from server.storage.journal import KEPT_VERSIONS, Journal
-from server.storage.mending import sound
 from server.storage.models import MODELS, OPTIMIZER, PRIVATE_FILE
 
 log = logging.getLogger("fedmtl.server")
@@ -138,8 +137,8 @@ def examine(path: Path) -> tuple[list[str], str]:
         RunFolderError: there is no run, or both copies of its journal are damaged.
     """
     folder = RunFolder.open(path)
-    found = list(sound(folder.journal).findings)
     journal = Journal.read(folder.journal)
+    found = list(journal.findings)
     try:
         if "ready" not in journal.facts():
             folder.require_untrained()

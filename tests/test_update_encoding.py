@@ -253,7 +253,7 @@ class Upload:
             for s, data in zip(self.order.scopes, payloads, strict=True)
         )
         data = b"".join(payloads)
-        results = (TaskResult("sst2", 24, 0.5, TaskStatistics(10, 5.0, (4, 1, 2, 3))),)
+        results = (TaskResult("sst2", 24, 0.5, TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4))),)
         header = UpdateHeader(
             self.order.order_id,
             changes.get("codec", self.order.encoding),

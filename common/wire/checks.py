@@ -11,6 +11,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from common.errors import WireError
+from common.plain_text import blanked, is_plain, is_plain_name
+from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.wire.limits import LINE_CHARS, MAX_COUNT
 
 T = TypeVar("T")
@@ -21,7 +23,6 @@ _ID = re.compile(r"[!-~]{1,128}")
 _CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SCOPE = re.compile(r"[a-z]{1,64}(/[A-Za-z0-9_.+-]{1,1024}){0,11}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 
 
@@ -69,21 +70,22 @@ def text(value: str, field: str, limit: int) -> str:
 
 
 def label(value: str, field: str, limit: int) -> str:
-    """A text of at least one character, without control characters."""
-    if not value or _CONTROL.search(value):
-        raise WireError(f"{field}: {value[:80]!r} is empty or holds control characters")
-    return text(value, field, limit)
+    """A text of at least one character, without control, format and other characters that show nothing."""
+    if not value or not is_plain_name(text(value, field, limit)):
+        raise WireError(f"{field}: {value[:80]!r} is empty or holds control characters or others that show nothing")
+    return value
 
 
 def line(value: str, field: str) -> str:
-    """A line for a person; without control characters, which could drive the terminal that shows it."""
-    return label(value, field, LINE_CHARS) if value else value
+    """A line for a person, who may read it on a terminal: plain text and nothing else."""
+    if not is_plain(text(value, field, LINE_CHARS)):
+        raise WireError(f"{field}: {value[:80]!r} holds control characters or others that show nothing")
+    return value
 
 
 def as_line(value: str) -> str:
-    """The sender's half of `line`: folds blanks, drops control characters, cuts what is too long."""
-    shown = _CONTROL.sub(" ", value[: 4 * LINE_CHARS])
-    return " ".join(shown.split())[:LINE_CHARS].rstrip()
+    """The sender's half of `line`: blanks are folded and stand for what is not plain; what is too long is cut."""
+    return blanked(value[: 4 * LINE_CHARS])[:LINE_CHARS].rstrip()
 
 
 def count(value: int, field: str, least: int = 0, most: int = MAX_COUNT) -> int:
@@ -91,6 +93,11 @@ def count(value: int, field: str, least: int = 0, most: int = MAX_COUNT) -> int:
     if not least <= value <= most:
         raise WireError(f"{field}: {value} is not from {least} to {most}")
     return value
+
+
+def piece_bytes(value: int, field: str = "piece_bytes") -> int:
+    """The size of pieces that a receiver asks for; 0 stands for the largest."""
+    return count(value, field, LEAST_PIECE_BYTES, PIECE_BYTES) if value else PIECE_BYTES
 
 
 def number(value: float, field: str) -> float:

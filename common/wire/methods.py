@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from common.orders import FederationStatus, JoinRequest, PollReply, Receipt, Session, UploadStatus, Welcome
 from common.ports import Piece
 from common.wire import messages
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.pieces import PIECE, UPLOAD_PART
 
@@ -61,7 +61,7 @@ POLL: Method[PollCall, PollReply] = Method(
 FETCH_SLICE: Method[FetchCall, Piece] = Method(
     _CLIENTS + "FetchSlice", Kind.UNARY_STREAM, messages.FETCH_REQUEST, PIECE
 )
-FETCH_TOKENIZER: Method[Session, Piece] = Method(
+FETCH_TOKENIZER: Method[TokenizerCall, Piece] = Method(
     _CLIENTS + "FetchTokenizer", Kind.UNARY_STREAM, messages.TOKENIZER_REQUEST, PIECE
 )
 SUBMIT_UPDATE: Method[UploadStart | Piece, Receipt] = Method(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
-from common.metrics import TaskStatistics
+from common.metrics import COUNTS, MOMENTS, TaskStatistics
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -182,7 +182,8 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
     return pb.TaskStatistics(
         examples=value.examples,
         loss_sum=value.loss_sum,
-        confusion=value.confusion,
+        right=value.right,
+        labels=value.labels,
         moments=value.moments,
         means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
     )
@@ -191,15 +192,15 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
 def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
     means = checks.items(message.means, "means", limits.MAX_METRICS)
     checks.distinct((mean.metric for mean in means), "means")
-    moments = checks.items(message.moments, "moments", most=5)
-    if len(moments) not in (0, 5):
-        raise WireError(f"moments: {len(moments)} numbers are not five sums")
+    moments = checks.items(message.moments, "moments", most=MOMENTS)
+    if len(moments) not in (0, MOMENTS):
+        raise WireError(f"moments: {len(moments)} numbers are not {MOMENTS}")
+    labels = checks.items(message.labels, "labels", COUNTS * limits.MAX_LABELS)
     return TaskStatistics(
         checks.count(message.examples, "examples"),
-        checks.number(message.loss_sum, "loss_sum"),
-        tuple(
-            checks.count(cell, "confusion") for cell in checks.items(message.confusion, "confusion", limits.MAX_CELLS)
-        ),
+        checks.amount(message.loss_sum, "loss_sum"),
+        checks.count(message.right, "right"),
+        tuple(checks.count(number, "labels") for number in labels),
         tuple(checks.number(moment, "moments") for moment in moments),
         tuple(
             (

@@ -29,6 +29,8 @@ class ClearSums:
 class StoreVersion:
     """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk.
 
+    Always the last effect of its step: whether all values are finite, and so stored, comes back as the next event.
+
     `rows` holds the scopes that are summed by task: scope -> task -> examples, without tasks that brought none.
     `trends` are, for every round up to this one, the tasks' training losses divided by those of the round before,
     where both are known.

@@ -19,6 +19,8 @@ from server.core.events import (
     Tick,
     UpdateArrived,
     UpdateRefused,
+    VersionSpoiled,
+    VersionStored,
 )
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
 
@@ -50,6 +52,10 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
             state, effects = _left(state, event)
         case Tick():
             state, effects = _expire_leases(rules, state, event.now)
+        case VersionStored():
+            return rounds.publish(rules, state, event)
+        case VersionSpoiled():
+            return rounds.spoil(rules, state, event)
         case DrainRequested():
             state, effects = replace(state, draining=True), [Wake()]
     if state.phase in ENDED:

@@ -182,10 +182,10 @@ def for_console(found: Comparison) -> list[Table]:
 
 
 def _as_table(sheet: Sheet) -> Table:
-    table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    table.add_column(sheet.columns[0], min_width=max(len(row[0]) for row in sheet.rows))
+    table = Table(title=Text(sheet.title, "bold"), title_justify="left")
+    table.add_column(Text(sheet.columns[0]), min_width=max(len(row[0]) for row in sheet.rows))
     for number, column in enumerate(sheet.columns[1:], start=1):
-        table.add_column(column, justify="right", min_width=max(len(row[number]) for row in sheet.rows))
+        table.add_column(Text(column), justify="right", min_width=max(len(row[number]) for row in sheet.rows))
     for row in sheet.rows:
         table.add_row(*(Text(cell, style="red" if cell.endswith(WORSE) else "") for cell in row))
     return table

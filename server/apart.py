@@ -1,0 +1,80 @@
+"""Work in a process of its own, which takes its libraries and its memory with it when it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from common.errors import FedMTLError, ModelError
+from common.stopping import at_the_end
+
+T = TypeVar("T")
+
+
+def done_apart(work: Callable[[], T]) -> T:
+    """Call `work`, which must be picklable, in another process and give what it gives. It never outlives this process.
+
+    Raises:
+        ModelError: the process was ended from outside.
+        Exception: what `work` raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_do, args=(work, sending), daemon=True)
+    with at_the_end(partial(_end, process)), receiving:
+        process.start()
+        sending.close()
+        try:
+            made, error = receiving.recv()
+        except EOFError:
+            process.join()
+            raise ModelError(f"the process that makes the model was ended ({_how(process)}); try again") from None
+        process.join()
+    if error is not None:
+        raise error
+    result: T = made
+    return result
+
+
+def _do(work: Callable[[], Any], sending: Connection) -> None:
+    """Run in the other process. Its group is its own: what it starts in turn ends with it, and Ctrl-C is not for it."""
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer: tuple[Any, Exception | None] = work(), None
+    except Exception as error:
+        if not isinstance(error, FedMTLError):  # a defect keeps its traceback
+            error.add_note(traceback.format_exc())
+        answer = None, error
+    sending.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _end(process: BaseProcess) -> None:
+    """End it and what it started; it may have no group yet, or not have begun."""
+    if process.pid is not None:
+        for kill in (os.killpg, os.kill):
+            with suppress(OSError):
+                kill(process.pid, signal.SIGKILL)
+
+
+def _how(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code == -signal.SIGKILL:
+        return "killed; the system does that when memory runs out"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
