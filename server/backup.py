@@ -55,6 +55,9 @@ def _copied(folder: RunFolder, copy: Path) -> int:
                 fall_back(folder, journal)  # no round closed meanwhile: the version is damaged
                 version = journal.completed()
                 _copy_version(folder, journal, version, copy)
+            if version and not _copy_version(folder, journal, version - 1, copy):  # the reserve; it may be gone
+                for name in (version_name(version - 1), moments_name(version - 1)):
+                    (copy / name).unlink(missing_ok=True)
             for name in FIXED:
                 _copy(folder.path / name, copy / name)
             journal.copy_to(copy / JOURNAL)
