@@ -23,7 +23,7 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.encoding import encode
 from client.data.example import Example
-from client.data.sources import Rows, TaskData
+from client.data.rows import Rows, TaskData
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from client.worker import Worker

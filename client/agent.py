@@ -115,7 +115,11 @@ class Agent:
         """One session: join and work until the run ends (True) or this client is told to stop (False)."""
         worker = self._worker
         request = JoinRequest(
-            worker.client_id, worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities
+            worker.client_id,
+            worker.tasks,
+            tuple(sorted(worker.examples.items())),
+            worker.capabilities,
+            headers=worker.headers,
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:

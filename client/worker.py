@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.data.encoding import Reader, encode
-from client.data.sources import TaskData
+from client.data.rows import TaskData
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
@@ -96,6 +96,8 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        headers = {task.name: data[task.name].header for task in tasks}
+        self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
         self._data = data
         self._device = device
         self._procedure = procedure

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,8 +23,9 @@ def done_apart(work: Callable[[], T]) -> T:
     """Call `work`, which must be picklable, in another process and give what it gives. It never outlives this process.
 
     Raises:
-        ModelError: the process was ended from outside.
-        Exception: what `work` raises.
+        FedMTLError: what `work` raises.
+        ModelError: the process was killed.
+        RuntimeError: `work` has a defect; its traceback is on standard error.
     """
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
@@ -37,7 +37,9 @@ def done_apart(work: Callable[[], T]) -> T:
             made, error = receiving.recv()
         except EOFError:
             process.join()
-            raise ModelError(f"the process that makes the model was ended ({_how(process)}); try again") from None
+            if process.exitcode == 1:
+                raise RuntimeError("the process that makes the model failed; its traceback is above") from None
+            raise ModelError("the process that makes the model was killed; is there memory enough? Try again") from None
         process.join()
     if error is not None:
         raise error
@@ -50,12 +52,11 @@ def _do(work: Callable[[], Any], sending: Connection) -> None:
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer: tuple[Any, Exception | None] = work(), None
-    except Exception as error:
-        if not isinstance(error, FedMTLError):  # a defect keeps its traceback
-            error.add_note(traceback.format_exc())
-        answer = None, error
-    sending.send(answer)
+        answer = work(), None
+    except FedMTLError as error:
+        sending.send((None, error))
+    else:
+        sending.send(answer)
 
 
 def _end_with_parent() -> None:
@@ -71,10 +72,3 @@ def _end(process: BaseProcess) -> None:
         for kill in (os.killpg, os.kill):
             with suppress(OSError):
                 kill(process.pid, signal.SIGKILL)
-
-
-def _how(process: BaseProcess) -> str:
-    code = process.exitcode or 0
-    if code == -signal.SIGKILL:
-        return "killed; the system does that when memory runs out"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -19,6 +19,10 @@ from server.observer import Observer
 log = logging.getLogger("fedmtl.server")
 
 
+def _of_the_run_folder(error: OSError) -> RunFolderError:
+    return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
+
+
 class Writer:
     """Holds the state; `apply` is the only way to change it, and the effect handler's only caller."""
 
@@ -115,7 +119,7 @@ class Writer:
             raise self._broken from None
 
     def _require_whole(self) -> None:
-        """Raise what broke. Callers whose coordinator lost its disk are told to come back; see `server/service`."""
+        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
         if self._broken is not None:
             raise self._broken
 
@@ -135,8 +139,8 @@ class Writer:
             self._wake = asyncio.Event()
         try:
             self._show(state, before, effects)
-        except OSError as error:  # a full disk, for instance: showing is decoration
-            log.warning("the run goes on, but this cannot be shown: %s", error)
+        except OSError as error:  # a full disk or a closed terminal: showing is decoration
+            log.warning("the run goes on, but cannot be shown: %s", error)
         if state.phase in ENDED or (state.draining and state.open is None):
             self._ended.set()
 

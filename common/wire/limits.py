@@ -7,6 +7,11 @@ CONTROL_BYTES = 1 << 20
 
 MAX_TASKS = 1024
 MAX_LABELS = 10_000
+MAX_FEATURES = 1_000_000
+MAX_NAMES = 64
+"""Names of features that travel; their digest stands for all of them."""
+NAMES_CHARS = 1 << 16
+"""Characters of all names of features in one message."""
 MAX_METRICS = 64
 MAX_SCOPES = 4096
 MAX_RULES = 4096

@@ -29,20 +29,26 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         tasks=[parts.pack_task(task) for task in value.tasks],
         examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
         capabilities=value.capabilities,
+        headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
     )
 
 
 def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     tasks = parts.unpack_tasks(message.tasks)
-    names = checks.distinct((row.task for row in message.examples), "examples")
-    if unknown := set(names) - {task.name for task in tasks}:
-        raise WireError(f"examples: {min(unknown)[:80]!r} is not among the tasks")
+    named = {
+        "examples": checks.distinct((row.task for row in message.examples), "examples"),
+        "headers": checks.distinct((row.task for row in message.headers), "headers"),
+    }
+    for field, names in named.items():
+        if unknown := set(names) - {task.name for task in tasks}:
+            raise WireError(f"{field}: {min(unknown)[:80]!r} is not among the tasks")
     capabilities = checks.items(message.capabilities, "capabilities", limits.MAX_CAPABILITIES)
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
         tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
+        headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
     )
 
 

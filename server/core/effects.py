@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.tasks import Header
 from server.core.state import Member, OpenRound, Phase
 
 
@@ -109,6 +110,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True)
+class HeaderFixed:
+    """What the numbers in a task's rows are from now on, as its first client said."""
+
+    task: str
+    header: Header
+
+
+@dataclass(frozen=True)
 class TaskCosines:
     """How far the tasks' mean steps of a scope in a round pointed the same way: cosines, row by row.
 
@@ -155,4 +164,4 @@ class Guarded:
     gap: float = 0.0
 
 
-Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+Record = MemberRecord | HeaderFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.errors import RunFolderError
 from common.orders import OrderKind, TaskResult
 from common.parameters.circles import BySlot
+from common.tasks import Header
 from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
 from server.core.guard import standing
@@ -21,7 +22,7 @@ from server.core.state import FederationState, Member, OpenOrder, OpenRound, Ord
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import json_of, member_of, order_of, rows_of
+from server.storage.rows import HEADER, json_of, member_of, order_of, rows_of
 from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 
@@ -244,7 +245,16 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            headers=self.headers(),
         )
+
+    def headers(self) -> dict[str, Header]:
+        """The named features of the first client that joined with a task, by task."""
+        said = {key: json.loads(value) for key, value in self.facts().items() if key.startswith(HEADER)}
+        return {
+            key.removeprefix(HEADER): Header(item["count"], item["digest"], tuple(item["names"]))
+            for key, item in said.items()
+        }
 
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""

@@ -11,6 +11,7 @@ from common.metrics import TaskStatistics
 from common.orders import ScopeVersion, TaskResult
 from server.core.effects import (
     Guarded,
+    HeaderFixed,
     MemberRecord,
     Record,
     Related,
@@ -21,6 +22,9 @@ from server.core.effects import (
 )
 from server.core.state import Member, OpenOrder, OpenRound, OrderState, Tally
 from server.storage.tables import Row
+
+HEADER = "header/"
+"""Begins the keys of the run's facts that hold a task's header."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -36,6 +40,8 @@ def rows_of(record: Record) -> Iterator[Row]:
         case RunEnded(phase, reason):
             yield "run", ("ended", phase.value)
             yield "run", ("reason", reason)
+        case HeaderFixed(task, header):
+            yield "run", (f"{HEADER}{task}", json_of(asdict(header)))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, slot, mu, state, note):
@@ -129,8 +135,7 @@ def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
         return None
     means = tuple((name, value, count) for name, value, count in found["means"])
     return TaskStatistics(
-        *(found["examples"], found["loss_sum"], found["right"]),
-        *(tuple(found["labels"]), tuple(found["moments"]), means),
+        found["examples"], found["loss_sum"], found["right"], tuple(found["labels"]), tuple(found["moments"]), means
     )
 
 

@@ -20,16 +20,30 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("client_id", "tasks", "examples", "capabilities")
+    __slots__ = ("client_id", "tasks", "examples", "capabilities", "headers")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+    headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+
+class TaskHeader(_message.Message):
+    __slots__ = ("task", "count", "digest", "names")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    count: int
+    digest: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
     __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")
