@@ -161,7 +161,3 @@ class Writer:
                 for record in records:
                     if isinstance(record, RoundClosed):
                         self._observer.closed(record, self._handler.cosines if record.published is not None else ())
-
-
-def _of_the_run_folder(error: OSError) -> RunFolderError:
-    return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
