@@ -90,6 +90,7 @@ def load_run(path: Path) -> SavedRun:
     """
     folder = RunFolder.open(path)
     journal = Journal.read(folder.journal)
+    journal.tell()
     try:
         if "ready" not in journal.facts():
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")

@@ -157,6 +157,7 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "server.report": ("server.core",),
     "server.progress": ("server.report",),
     "server.recovery": ("server.run_folder",),
+    "server.backup": ("server.recovery",),
     "server.saved": ("server.model", "server.recovery"),
     "server.warm_start": ("server.saved",),
     "server.preparation": ("server.model", "server.run_folder", "server.warm_start"),
