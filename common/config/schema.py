@@ -21,6 +21,7 @@ from common.config.values import (
     Fraction,
     FrozenLayers,
     Host,
+    Location,
     Partition,
     RunName,
     Seconds,
@@ -42,7 +43,7 @@ class RunSection(Section):
 
     name: RunName = "fedmtl"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
-    run_dir: Text | None = None
+    run_dir: Location | None = None
 
     @property
     def folder(self) -> Path:
@@ -65,11 +66,11 @@ class ModelSection(Section):
     which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
     """
 
-    server_model: Text = "prajjwal1/bert-tiny"
-    client_model: Text | None = None
+    server_model: Location = "prajjwal1/bert-tiny"
+    client_model: Location | None = None
     weights: Literal["auto", "pretrained", "random"] = "auto"
-    tokenizer: Text | None = None
-    warm_start: Text | None = None
+    tokenizer: Location | None = None
+    warm_start: Location | None = None
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
@@ -138,7 +139,7 @@ class DataSection(Section):
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
-    dir: Text | None = None
+    dir: Location | None = None
     partition: Partition | None = None
     standardise: bool = False
 
@@ -254,9 +255,9 @@ class CompareSection(Section):
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
-    certificate: Text | None = None
-    key: Text | None = None
-    client_ca: Text | None = None
+    certificate: Location | None = None
+    key: Location | None = None
+    client_ca: Location | None = None
 
 
 class ServerSection(Section):
@@ -271,16 +272,16 @@ class ServerSection(Section):
 class ClientTLSSection(Section):
     """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
 
-    ca: Text | None = None
-    certificate: Text | None = None
-    key: Text | None = None
+    ca: Location | None = None
+    certificate: Location | None = None
+    key: Location | None = None
 
 
 class ClientSection(Section):
     """Which coordinator a client calls, where it keeps its state and what it computes on."""
 
     server: Address = "127.0.0.1:50051"
-    state_dir: Text = ".fedmtl"
+    state_dir: Location = ".fedmtl"
     trains: Trains = "all"
     layers: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

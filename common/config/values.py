@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from common.parameters.capacity import is_capacity, is_frozen
+
+CLOSE = 0.8
+"""How alike two names are that are probably the same: one slip in five letters, two in ten (see `difflib`)."""
 
 
 class Section(BaseModel):
@@ -80,7 +84,21 @@ def _partition(value: str) -> str:
     return value
 
 
+def location(value: str) -> str:
+    """A path as it is, or with a home folder in place of `~` or `~name`, also where no shell has seen it.
+
+    Raises:
+        ValueError: nobody knows that folder.
+    """
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError(f"'{value}' names a home folder that is not known here; write the whole path") from None
+
+
 Text = Annotated[str, Field(min_length=1)]
+Location = Annotated[Text, AfterValidator(location)]
+"""The path of a file or a folder; `~` is the home folder."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
