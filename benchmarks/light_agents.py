@@ -16,8 +16,8 @@ from functools import partial
 import grpc
 import xxhash
 
-from client.transport.channel import address
 from client.transport.grpc_port import GrpcCoordinator
+from client.transport.target import Target
 from common.orders import (
     DENSE_FLOAT32,
     JoinRequest,
@@ -118,7 +118,8 @@ class LightCoordinator(GrpcCoordinator):
         super().__init__(HOST, port, None, client_id)
         # gRPC lets equal channels of one process share a connection, which real clients never do.
         alone = (("grpc.use_local_subchannel_pool", 1),)
-        self._unused, self._channel = self._channel, grpc.aio.insecure_channel(address(HOST, port), options=alone)
+        channel = grpc.aio.insecure_channel(Target(HOST, port).address, options=alone)
+        self._unused, self._channel = self._channel, channel
 
     async def close(self) -> None:
         """Close both channels; the one that was never used has no connection."""

@@ -23,14 +23,15 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.encoding import encode
 from client.data.example import Example
-from client.data.sources import Rows, TaskData
+from client.data.rows import Rows, TaskData
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.metrics import measure, merge, summarise
-from common.models.pretrained import resolve_encoder, unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
 from server.assembly import in_memory

@@ -35,7 +35,9 @@ from common.config import Config, load_config
 from common.config.schema import ModelSection
 from common.models.batch import TextBatch
 from common.models.heads import task_loss
-from common.models.pretrained import EncoderSource, resolve_encoder, unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.models.pretrained import resolve_encoder
+from common.models.sources import EncoderSource
 from server.model import MTLServerModel
 
 SPEED = {

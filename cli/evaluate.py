@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     from client.data.encoding import encode
     from client.training.evaluation import evaluate
     from common.metrics import summarise
-    from common.models.pretrained import unpack_tokenizer
+    from common.models.packed_tokenizer import unpack_tokenizer
     from server.saved import load_run
 
     folder = path_of("run_dir", options.run_dir)

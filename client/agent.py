@@ -16,7 +16,15 @@ from client.model import ClientModelSynchronizer, fill
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
 from client.worker import Outcome, Worker
-from common.errors import DataError, FedMTLError, Reason, Refused, RunFailedError
+from common.errors import (
+    DataError,
+    FedMTLError,
+    Reason,
+    Refused,
+    RunFailedError,
+    StateError,
+    UnreachableError,
+)
 from common.orders import (
     JoinRequest,
     Order,
@@ -42,6 +50,9 @@ REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
 UPLOAD_TRIES = 3
 RETURN_SECONDS = 1.0
 """How soon a client asks again after a coordinator said that it is stopping."""
+SHORTAGE_SECONDS = 60.0
+"""How long a client tries to write its update while the disk is full or too many files are open."""
+SHORTAGE_PAUSE_SECONDS = 1.0
 GOODBYE_SECONDS = 5.0
 STOP_SECONDS = 15.0
 """How long a client that was told to stop may take, goodbye included."""
@@ -104,17 +115,31 @@ class Agent:
         """One session: join and work until the run ends (True) or this client is told to stop (False)."""
         worker = self._worker
         request = JoinRequest(
-            worker.client_id, worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities
+            worker.client_id,
+            worker.tasks,
+            tuple(sorted(worker.examples.items())),
+            worker.capabilities,
+            headers=worker.headers,
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:
             return False
+        try:
+            if _layout_of(welcome) != self._prepared:
+                await _first(self._stop.wait(), self._prepare(welcome))
+                if self._stop.is_set():
+                    await self._say_goodbye(welcome.session)
+                    return False
+            return await self._work_for(welcome)
+        except (Refused, UnreachableError, RunFailedError):
+            raise
+        except FedMTLError:  # nobody shall wait for a client that cannot go on
+            await self._say_goodbye(welcome.session)
+            raise
+
+    async def _work_for(self, welcome: Welcome) -> bool:
+        """Poll and work until the run ends (True) or this client is told to stop (False)."""
         session = welcome.session
-        if _layout_of(welcome) != self._prepared:
-            await _first(self._stop.wait(), self._prepare(welcome))
-            if self._stop.is_set():
-                await self._say_goodbye(session)
-                return False
         log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
         while True:
             reply = await self._until_stopped(session)
@@ -145,7 +170,7 @@ class Agent:
         """Get ready for a run, or for what it has become: the model, the tokenizer, what this client kept."""
         session = welcome.session
         tokenizer = bytearray()
-        async for piece in self._port.fetch_tokenizer(session):
+        async for piece in self._port.fetch_tokenizer(session, 0):
             tokenizer += piece
         synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
         self._store = self._open_store(self._state / session.run_id)
@@ -158,7 +183,7 @@ class Agent:
         It lacks all of a new task's scopes, and the end of a scope that grew with a task that joined the federation.
         """
         assert self._store is not None
-        kept, lacking = self._store.private() or {}, {}
+        kept, lacking = dict(self._store.private() or {}), {}
         for scope in synchronizer.private_scopes:
             known, size = kept.get(scope, _NOTHING), synchronizer.schemas[scope].size
             if len(known) < size:
@@ -166,15 +191,20 @@ class Agent:
                 await fill(lacking[scope], self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
                 lacking[scope][: len(known)] = known
         if lacking:
+            if self._store.returning and not kept:
+                log.warning(
+                    "private values of %s are not in '%s' any more: they begin anew with the coordinator's initial "
+                    "values, and what this client alone had learnt is lost", ", ".join(lacking), self._state
+                )  # fmt: skip
             kept |= lacking
             self._store.start_private(kept)
         return kept
 
-    def _fits(self, header: UpdateHeader) -> bool:
-        """Whether a stored update has the layout that the federation has now."""
+    def _fits(self, update: PendingUpdate) -> bool:
+        """Whether a stored update is whole and has the layout that the federation has now."""
         assert self._worker.synchronizer is not None
-        schemas = self._worker.synchronizer.schemas
-        return all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in header.scopes)
+        schemas, scopes = self._worker.synchronizer.schemas, update.header.scopes
+        return update.whole and all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in scopes)
 
     def _open_store(self, folder: Path) -> RunStore:
         return RunStore(folder)
@@ -182,10 +212,9 @@ class Agent:
     async def _until_stopped(self, session: Session) -> PollReply | None:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""
         assert self._store is not None
-        pending = self._store.pending.header.order_id if self._store.pending is not None else ""
         update, self._riding = self._riding, None
         try:
-            reply = await _first(self._stop.wait(), self._port.poll(session, pending, update))
+            reply = await _first(self._stop.wait(), self._port.poll(session, self._store.unsettled, update))
         except Refused as refusal:
             if update is None:
                 raise
@@ -209,15 +238,10 @@ class Agent:
         self._shown = ""
         try:
             pending = self._store.pending
-            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending.header):
-                outcome = await self._execute(session, welcome, order)
-                if outcome is None:
+            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                pending = await self._execute(session, welcome, order)
+                if pending is None:
                     return
-                pending = outcome.update
-                if pending.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
-                    self._store.save(pending, {})
-                else:
-                    await asyncio.to_thread(self._store.save, pending, outcome.private)
             if 0 < pending.header.nbytes <= INLINE_BYTES:
                 self._riding = WholeUpdate(pending.header, bytes(pending.payload))
                 return
@@ -240,8 +264,8 @@ class Agent:
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> Outcome | None:
-        """Fetch what is missing, then work in a thread while heartbeats go out. None: given up."""
+    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> PendingUpdate | None:
+        """Fetch what is missing, work in a thread and keep the update, while heartbeats go out. None: given up."""
         synchronizer = self._worker.synchronizer
         assert synchronizer is not None
         if not self._stop.is_set():
@@ -257,19 +281,55 @@ class Agent:
             self._phase = "training" if order.kind.value == "train" else "scoring"
             log.info("round %d: %s", order.round, self._phase)
             private = await self._private(session, synchronizer)
-            return await asyncio.to_thread(self._worker.execute, order, private, self._progress)
+            outcome = await asyncio.to_thread(self._worker.execute, order, private, self._progress)
+            await self._keep(outcome)
+            return outcome.update
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
             log.error("%s failed: %s", order.order_id, error)
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
+        except (Refused, UnreachableError):
+            raise
         except Exception as error:
-            if not isinstance(error, FedMTLError):  # a defect: the coordinator hears its kind, never its words
-                await self._port.report_failure(session, order.order_id, type(error).__name__)
+            await self._give_back(session, order.order_id, error)
             raise
         finally:
             beats.cancel()
         return None
+
+    async def _keep(self, outcome: Outcome) -> None:
+        """Write an update to the disk; a shortage that may pass is waited for."""
+        assert self._store is not None
+        update, loop = outcome.update, asyncio.get_running_loop()
+        until, waits = loop.time() + SHORTAGE_SECONDS, False
+        while True:
+            try:
+                if update.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
+                    self._store.save(update, {})
+                else:
+                    await asyncio.to_thread(self._store.save, update, outcome.private)
+                return
+            except StateError as error:
+                if not error.passing or loop.time() >= until:
+                    raise
+                if not waits:
+                    log.warning("%s; trying again for %g s", error, SHORTAGE_SECONDS)
+                waits = True
+            await asyncio.sleep(SHORTAGE_PAUSE_SECONDS)
+            self._progress(self._fraction)
+
+    async def _give_back(self, session: Session, order_id: str, error: Exception) -> None:
+        """Tell the coordinator that an order failed, before this client ends; no path and no defect's words leave."""
+        kind = type(error).__name__
+        if isinstance(error, StateError):
+            reason = f"{kind}: {error.cause}"
+        else:
+            reason = f"{kind}: {error}" if isinstance(error, FedMTLError) else kind
+        try:
+            await self._port.report_failure(session, order_id, reason)
+        except FedMTLError as unheard:
+            log.warning("could not report that %s failed: %s", order_id, unheard)
 
     def _progress(self, fraction: float) -> None:
         """Called from the worker's thread after every batch."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from client.agent import Agent
-from client.data.sources import ColumnNames, DataRequest, TaskData, load
+from client.data.columns import ColumnNames
+from client.data.rows import TaskData
+from client.data.sources import DataRequest, load
 from client.state.identity import claim
 from client.training.procedures import Procedure
 from client.transport.grpc_port import GrpcCoordinator
@@ -56,12 +58,12 @@ def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str
 def data_request(config: Config, task: TaskDefinition) -> DataRequest:
     """What the configuration says about this client's rows of a task."""
     section = config.tasks.get(task.name)
-    columns = section.columns if section is not None else None
+    named = section.columns if section is not None else None
     return DataRequest(
         task=task,
         source=config.data.source,
         folder=Path(config.data.dir) if config.data.dir else None,
-        columns=ColumnNames(columns.text, columns.text_pair, columns.label) if columns else None,
+        columns=ColumnNames(named.text, named.text_pair, named.label, named.features or ()) if named else None,
         train_samples=section.train_samples if section is not None else None,
         val_samples=section.val_samples if section is not None else None,
         partition=config.data.part or (1, 1),
@@ -69,6 +71,14 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         features=config.model.mlp.features,
         standardise=config.data.standardise,
     )
+
+
+def log_columns(log: logging.Logger, task: str, data: TaskData) -> None:
+    """Say which column of a task is what, and what may not be meant."""
+    if data.described:
+        log.info("%s: columns: %s", task, data.described)
+    for note in data.notes:
+        log.warning("%s", note)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -118,6 +128,7 @@ async def take_part(
     data = load_data(config, definitions)
     for name, rows in data.items():
         log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
+        log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(

@@ -49,9 +49,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         )
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
-        "    (confusion counts, or sums of predictions and scores; Spearman and AUC as one number each)",
+        "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
+        *([] if text else ["    number of features, and the names of their columns in order where they have names"]),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
         f"  {'texts, tokens' if text else 'features'}, labels, predictions of single rows, file names and paths",

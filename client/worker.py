@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.data.encoding import Reader, encode
-from client.data.sources import TaskData
+from client.data.rows import TaskData
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
-from client.training.loop import Progress, TaskSet
+from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
 from common.errors import Reason, Refused, WireError
-from common.models.pretrained import unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
     Order,
@@ -95,6 +96,8 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        headers = {task.name: data[task.name].header for task in tasks}
+        self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
         self._data = data
         self._device = device
         self._procedure = procedure
@@ -174,7 +177,8 @@ class Worker:
             progress: hears of the work done.
 
         Raises:
-            TrainingDiverged: the loss is not finite.
+            TrainingDiverged: a loss, a score or a private value is not finite.
+            DataError: the model gives outputs that are not finite.
             TrainingStopped: raised by `progress`.
             WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
         """
@@ -228,10 +232,11 @@ class Worker:
             for s in self._sets
             for n in [s.task.name]
         )
-        digest = xxhash.xxh3_128_hexdigest(payload)
-        header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         if order.kind is OrderKind.TRAIN:
             keeps |= synchronizer.private_values()
+        _require_finite(results, keeps)
+        digest = xxhash.xxh3_128_hexdigest(payload)
+        header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
         if keeps:  # values of tasks that this order is not about stay as they are
             keeps = {**private, **keeps}
         return Outcome(PendingUpdate(header, payload), keeps)
@@ -305,3 +310,26 @@ class Worker:
         if len(self._payload) < nbytes:
             self._payload = np.empty(nbytes, dtype=np.uint8)
         return self._payload[:nbytes]
+
+
+def _require_finite(results: Sequence[TaskResult], keeps: Mapping[str, Tensor]) -> None:
+    """Check that nothing but numbers leaves or is kept; what travels as bytes the coordinator checks itself.
+
+    Raises:
+        TrainingDiverged: what is not a finite number.
+    """
+    for result in results:
+        for what, scores in (("the received model", result.validation), ("its own model", result.personal)):
+            sums = (
+                () if scores is None else (scores.loss_sum, *scores.moments, *(value for _, value, _ in scores.means))
+            )
+            if not all(map(isfinite, sums)):
+                raise TrainingDiverged(
+                    f"task {result.task}: the loss or a score of {what} on validation rows is not a finite number; "
+                    "lower training.learning_rate"
+                )
+        if result.train_loss is not None and not isfinite(result.train_loss):
+            raise TrainingDiverged(f"task {result.task}: its training loss is {result.train_loss}")
+    for scope, values in keeps.items():
+        if not bool(torch.isfinite(values).all()):
+            raise TrainingDiverged(f"scope {scope}: values that this client keeps are no longer finite numbers")

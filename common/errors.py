@@ -49,6 +49,20 @@ class RunFolderError(FedMTLError):
     exit_code = 5
 
 
+class StateError(FedMTLError):
+    """What a client keeps on its disk cannot be written, or is damaged.
+
+    `cause` says why without naming a path; `passing` whether it may pass by itself, as a full disk does.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, cause: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.passing = passing
+
+
 class UnreachableError(FedMTLError):
     """The coordinator did not answer within the deadline."""
 
@@ -116,7 +130,7 @@ EXIT_CODES: dict[int, str] = {
     ConfigError.exit_code: "command line or configuration",
     DataError.exit_code: "data",
     ModelError.exit_code: "model, tokenizer or export",
-    RunFolderError.exit_code: "run folder",
+    RunFolderError.exit_code: "run folder, or a client's state folder",
     UnreachableError.exit_code: "coordinator not reachable",
     Refused.exit_code: "refused by the coordinator",
     RunFailedError.exit_code: "the federation stopped early",

@@ -1,16 +1,16 @@
 """Scores that can be added up over clients.
 
-A client reduces its predictions to `TaskStatistics`; the coordinator adds them and reads metrics off the sum. Metrics
-from confusion counts and moments are then exactly those of the pooled predictions. Spearman and AUC need the rows
-themselves, so they are example-weighted means over clients and carry `_mean` in their names.
+A client reduces its predictions to `TaskStatistics`; the coordinator merges them and reads metrics off the result.
+Metrics from counts and moments are then those of the pooled predictions: counts exactly, moments to rounding, whatever
+the order of the clients. Spearman and AUC need the rows themselves, so they are example-weighted means over clients
+and carry `_mean` in their names. Definitions are those of scikit-learn's functions with their defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
-from typing import TypeVar
+from math import exp, fsum, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,32 +18,47 @@ from numpy.typing import NDArray
 from common.tasks import LOWER_IS_BETTER, TaskDefinition, TaskType
 
 Array = NDArray[np.float64]
-_Number = TypeVar("_Number", int, float)
 
 LARGEST_EXPONENT = 200.0
 LARGEST = 1e100
-"""Sums from clients are at most this large, so that products of a few of them are still finite."""
+"""Moments from clients are at most this large, so that products of a few of them are still finite."""
+LARGEST_LOSS = float(np.finfo(np.float32).max)
+"""Of one example: losses are computed in float32."""
+
+COUNTS = 3
+"""Numbers per label: how often it was rightly predicted, was true, was predicted."""
+MOMENTS = 6
+"""Numbers of a regression."""
+
+_RANGES = {"spearman_mean": (-1.0, 1.0), "auc_mean": (0.0, 1.0)}
+_ROUNDING = 1e-9
+_CONSTANT = 1e-13
+"""A standard deviation this small against the mean is rounding; the bound of scipy.stats.pearsonr."""
 
 
 @dataclass(frozen=True)
 class TaskStatistics:
-    """Sums over one set of predictions.
+    """What is kept of one set of predictions.
 
-    `confusion` is row-major: [true][predicted] counts for a classification, one (tp, fp, fn, tn) per label for a
-    multi-label task, (found, missed) for a masked one, whose examples are hidden words. `moments` of a regression are
-    the sums of p, y, p^2, y^2, p*y for prediction p and target y. `means` are (metric, value, examples) that can only
-    be averaged.
+    `right` are the examples that were predicted rightly as a whole: the class, all labels of a multi-label row, the
+    hidden word of a masked task, whose examples are hidden words. `labels` holds `COUNTS` numbers per label, one label
+    after the other: predicted and true, true, predicted. They give accuracy, F1 and Matthews exactly, at a cost that
+    grows with the labels, where a confusion matrix grows with their square. `moments` of a regression with predictions
+    p and targets y are mean(p), mean(y), sum((p - mean p)^2), sum((y - mean y)^2), sum((p - mean p)(y - mean y)) and
+    sum((p - y)^2): centred, so that scores far from zero lose nothing. `means` are (metric, value, examples) that can
+    only be averaged.
     """
 
     examples: int
     loss_sum: float
-    confusion: tuple[int, ...] = ()
+    right: int = 0
+    labels: tuple[int, ...] = ()
     moments: tuple[float, ...] = ()
     means: tuple[tuple[str, float, int], ...] = ()
 
 
 def measure(task: TaskDefinition, outputs: Array, targets: Array, loss_sum: float) -> TaskStatistics:
-    """Reduce a head's outputs to sums.
+    """Reduce a head's outputs to what may travel.
 
     Args:
         task: the definition that says how to read the outputs.
@@ -54,68 +69,131 @@ def measure(task: TaskDefinition, outputs: Array, targets: Array, loss_sum: floa
     count = len(targets)
     if task.type is TaskType.REGRESSION:
         p, y = outputs[:, 0], targets
-        moments = tuple(float(v) for v in (p.sum(), y.sum(), (p * p).sum(), (y * y).sum(), (p * y).sum()))
-        return TaskStatistics(count, loss_sum, (), moments, _mean("spearman_mean", _spearman(p, y), count))
+        spearman = _mean("spearman_mean", _spearman(p, y), count)
+        return TaskStatistics(count, loss_sum, moments=_moments(p, y), means=spearman)
     if task.type is TaskType.MULTILABEL:
-        return TaskStatistics(count, loss_sum, _label_counts(outputs > 0, targets > 0.5))
-    labels, predicted = targets.astype(np.int64), outputs.argmax(axis=1)
-    size = task.outputs
-    confusion = np.bincount(labels * size + predicted, minlength=size * size)
-    auc = _auc(outputs[:, 1] - outputs[:, 0], labels) if size == 2 else None
-    return TaskStatistics(count, loss_sum, tuple(confusion.tolist()), (), _mean("auc_mean", auc, count))
+        predicted, true = outputs > 0, targets > 0.5
+        counts = ((predicted & true).sum(axis=0), true.sum(axis=0), predicted.sum(axis=0))
+        return TaskStatistics(count, loss_sum, int((predicted == true).all(axis=1).sum()), _by_label(counts))
+    labels, chosen = targets.astype(np.int64), outputs.argmax(axis=1)
+    hits = labels[labels == chosen]
+    found = [np.bincount(indices, minlength=task.outputs) for indices in (hits, labels, chosen)]
+    auc = _auc(outputs[:, 1] - outputs[:, 0], labels) if task.outputs == 2 else None
+    return TaskStatistics(count, loss_sum, len(hits), _by_label(found), means=_mean("auc_mean", auc, count))
 
 
 def fits(task: TaskDefinition, statistics: TaskStatistics) -> bool:
-    """Whether statistics have the form that `measure` gives for this task and can be added up without overflow."""
-    size = task.outputs
-    cells = {
-        TaskType.CLASSIFICATION: size * size,
-        TaskType.MULTILABEL: 4 * size,
-        TaskType.REGRESSION: 0,
-        TaskType.MASKED_LM: 2,
+    """Whether `measure` can have given these statistics for this task.
+
+    Counts must be those of some predictions, correlations and areas lie in their ranges, losses are not negative and
+    no larger per example than float32 goes, and moments obey Cauchy and Schwarz.
+    """
+    n, means = statistics.examples, statistics.means
+    if n <= 0 or not 0.0 <= statistics.loss_sum <= n * LARGEST_LOSS or not 0 <= statistics.right <= n:
+        return False
+    possible = {
+        TaskType.CLASSIFICATION: _classes_fit,
+        TaskType.MULTILABEL: _subsets_fit,
+        TaskType.REGRESSION: _moments_fit,
+        TaskType.MASKED_LM: _words_fit,
     }[task.type]
-    sums = 5 if task.type is TaskType.REGRESSION else 0
-    decisions = statistics.examples * (size if task.type is TaskType.MULTILABEL else 1)
-    numbers = (statistics.loss_sum, *statistics.moments, *(value for _, value, _ in statistics.means))
-    return (
-        statistics.examples > 0
-        and len(statistics.confusion) == cells
-        and len(statistics.moments) == sums
-        and min(statistics.confusion, default=0) >= 0
-        and sum(statistics.confusion) == (decisions if cells else 0)
-        and all(0 < examples <= statistics.examples for _, _, examples in statistics.means)
-        and all(abs(number) <= LARGEST for number in numbers)
-    )
+    return possible(task, statistics) and len(means) <= 1 and all(_mean_fits(task, statistics, *mean) for mean in means)
+
+
+def _mean_fits(task: TaskDefinition, statistics: TaskStatistics, name: str, value: float, examples: int) -> bool:
+    """Ranks need two rows, an area rows of both classes."""
+    if task.type is TaskType.REGRESSION:
+        defined = name == "spearman_mean" and statistics.examples > 1
+    else:
+        two_classes = task.type is TaskType.CLASSIFICATION and task.outputs == 2
+        defined = two_classes and name == "auc_mean" and min(statistics.labels[1::COUNTS]) > 0
+    if not defined:
+        return False
+    low, high = _RANGES[name]
+    return examples == statistics.examples and low - _ROUNDING <= value <= high + _ROUNDING
+
+
+def _counts_fit(task: TaskDefinition, statistics: TaskStatistics) -> bool:
+    """Whether there are counts of every label and no moments, and no label was hit more often than it was there."""
+    if len(statistics.labels) != COUNTS * task.outputs or statistics.moments:
+        return False
+    rows = zip(*(statistics.labels[at::COUNTS] for at in range(COUNTS)), strict=True)
+    return all(0 <= hits <= min(true, said) and max(true, said) <= statistics.examples for hits, true, said in rows)
+
+
+def _classes_fit(task: TaskDefinition, statistics: TaskStatistics) -> bool:
+    """Such counts belong to a confusion matrix: what is missed of a class goes to others, which must have the room."""
+    if not _counts_fit(task, statistics):
+        return False
+    hits, true, said = (statistics.labels[at::COUNTS] for at in range(COUNTS))
+    n, missed = statistics.examples, statistics.examples - statistics.right
+    sums = sum(hits) == statistics.right and sum(true) == n and sum(said) == n
+    return sums and all(t - h + p - h <= missed for h, t, p in zip(hits, true, said, strict=True))
+
+
+def _subsets_fit(task: TaskDefinition, statistics: TaskStatistics) -> bool:
+    """A row that is not right has at least one wrong label, and at most all."""
+    if not _counts_fit(task, statistics):
+        return False
+    hits, true, said = (statistics.labels[at::COUNTS] for at in range(COUNTS))
+    wrong = [t + p - 2 * h for h, t, p in zip(hits, true, said, strict=True)]
+    missed = statistics.examples - statistics.right
+    room = all(t + p - h <= statistics.examples for h, t, p in zip(hits, true, said, strict=True))
+    return room and max(wrong) <= missed <= sum(wrong)
+
+
+def _words_fit(_: TaskDefinition, statistics: TaskStatistics) -> bool:
+    return not statistics.labels and not statistics.moments
+
+
+def _moments_fit(_: TaskDefinition, statistics: TaskStatistics) -> bool:
+    """Moments of some predictions and targets, to rounding."""
+    if len(statistics.moments) != MOMENTS or statistics.labels or statistics.right:
+        return False
+    if not all(isfinite(value) and abs(value) <= LARGEST for value in statistics.moments):
+        return False
+    n, (p, y, pp, yy, py, error) = statistics.examples, statistics.moments
+    if min(pp, yy, error) < 0 or abs(py) > sqrt(pp) * sqrt(yy) * (1 + _ROUNDING):
+        return False
+    if n == 1 and max(pp, yy) > 0:
+        return False
+    expected = pp - 2 * py + yy + n * (p - y) ** 2
+    rounding = 1e-6 * (pp + yy + n * (p - y) ** 2) + n * (_ROUNDING * (abs(p) + abs(y))) ** 2
+    return abs(error - expected) <= rounding
 
 
 def merge(parts: Iterable[TaskStatistics]) -> TaskStatistics:
-    """Add statistics of one task from several clients, in the order given."""
+    """The statistics of the pooled rows of several clients; the same numbers in whatever order they are given.
+
+    Moments by Chan, Golub and LeVeque (1979); floating-point sums are exactly rounded (`math.fsum`).
+    """
     items = list(parts)
-    means: dict[str, tuple[float, int]] = {}
+    means: dict[str, list[tuple[float, int]]] = {}
     for name, value, examples in (mean for item in items for mean in item.means):
-        total, weight = means.get(name, (0.0, 0))
-        means[name] = (total + value * examples, weight + examples)
+        means.setdefault(name, []).append((value, examples))
+    weights = {name: sum(count for _, count in found) for name, found in means.items()}
     return TaskStatistics(
         sum(item.examples for item in items),
-        sum(item.loss_sum for item in items),
-        _add([item.confusion for item in items]),
-        _add([item.moments for item in items]),
-        tuple((name, total / weight, weight) for name, (total, weight) in means.items()),
+        fsum(item.loss_sum for item in items),
+        sum(item.right for item in items),
+        tuple(map(sum, zip(*(item.labels for item in items), strict=True))),
+        _pooled([(item.examples, item.moments) for item in items if item.moments]),
+        tuple((n, fsum(v * k for v, k in means[n]) / weights[n], weights[n]) for n in sorted(means)),
     )
 
 
 def summarise(task: TaskDefinition, total: TaskStatistics) -> dict[str, float | None]:
     """The task's metrics and the mean loss; None where a metric is not defined (such as Pearson of a constant)."""
     values: dict[str, float | None] = {name: value for name, value, _ in total.means}
+    counts = np.array(total.labels, dtype=np.float64).reshape(-1, COUNTS).T
     if task.type is TaskType.REGRESSION:
         values |= _regression(total)
     elif task.type is TaskType.MASKED_LM:
         values |= _masked(total)
     elif task.type is TaskType.MULTILABEL:
-        values |= _multilabel(np.array(total.confusion, dtype=np.float64).reshape(-1, 4))
+        values |= _multilabel(total, *counts)
     else:
-        size = task.outputs
-        values |= _classification(np.array(total.confusion, dtype=np.float64).reshape(size, size))
+        values |= _classification(total, *counts)
     chosen = {name: values.get(name) for name in task.metrics}
     return chosen | {"loss": total.loss_sum / total.examples if total.examples else None}
 
@@ -125,52 +203,91 @@ def is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 
-def _classification(confusion: Array) -> Mapping[str, float | None]:
-    """Accuracy, F1 (of class 1 if there are two classes, else the unweighted mean over classes), Matthews."""
-    total, hits = confusion.sum(), np.diag(confusion)
-    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    f1 = [_ratio(2 * h, t + p) for h, t, p in zip(hits, true, predicted, strict=True)]
-    spread = (total**2 - (predicted**2).sum()) * (total**2 - (true**2).sum())
-    covariance = hits.sum() * total - (true * predicted).sum()
+def _classification(total: TaskStatistics, hits: Array, true: Array, said: Array) -> Mapping[str, float | None]:
+    """Accuracy, F1 (of class 1 if there are two classes, else the mean over classes), Matthews.
+
+    As f1_score(average="macro") of scikit-learn, the mean is over the classes that are true or predicted anywhere.
+    Matthews for several classes is that of Gorodkin (2004); 0 where it is not defined, as matthews_corrcoef.
+    """
+    n = float(total.examples)
+    f1 = [_ratio(2 * h, t + p) for h, t, p in zip(hits, true, said, strict=True)]
+    present = [value for value, t, p in zip(f1, true, said, strict=True) if t + p > 0]
+    covariance = total.right * n - float(true @ said)
+    spread = (n * n - float(said @ said)) * (n * n - float(true @ true))
     return {
-        "accuracy": _ratio(hits.sum(), total),
-        "f1": f1[1] if len(f1) == 2 else float(np.mean(f1)),
-        "matthews": float(covariance / sqrt(spread)) if spread > 0 else 0.0,
+        "accuracy": _ratio(total.right, n),
+        "f1": f1[1] if len(f1) == 2 else float(np.mean(present or [0.0])),
+        "matthews": covariance / sqrt(spread) if spread > 0 else 0.0,
     }
 
 
 def _masked(total: TaskStatistics) -> Mapping[str, float | None]:
     """The share of hidden words that were found, and exp of their mean loss."""
     perplexity = exp(min(total.loss_sum / total.examples, LARGEST_EXPONENT)) if total.examples else None
-    return {"masked_accuracy": _ratio(total.confusion[0], sum(total.confusion)), "perplexity": perplexity}
+    return {"masked_accuracy": _ratio(total.right, total.examples), "perplexity": perplexity}
 
 
-def _multilabel(counts: Array) -> Mapping[str, float | None]:
-    """F1 pooled over labels, F1 averaged over labels, and the share of right yes/no decisions."""
-    tp, fp, fn, tn = counts.T
-    per_label = [_ratio(2 * t, 2 * t + p + n) for t, p, n in zip(tp, fp, fn, strict=True)]
+def _multilabel(total: TaskStatistics, hits: Array, true: Array, said: Array) -> Mapping[str, float | None]:
+    """F1 pooled over labels; F1 averaged over labels, 0 for one that is nowhere; shares of right rows and decisions.
+
+    `f1_micro`, `f1_macro` and `accuracy` (all labels of a row) are f1_score and accuracy_score of scikit-learn;
+    `label_accuracy` counts every yes or no.
+    """
+    per_label = [_ratio(2 * h, t + p) for h, t, p in zip(hits, true, said, strict=True)]
+    decisions = float(total.examples * len(hits))
+    wrong = float((true + said - 2 * hits).sum())
     return {
-        "f1_micro": _ratio(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum()),
+        "f1_micro": _ratio(2 * float(hits.sum()), float((true + said).sum())),
         "f1_macro": float(np.mean(per_label)),
-        "accuracy": _ratio(tp.sum() + tn.sum(), counts.sum()),
+        "accuracy": _ratio(total.right, total.examples),
+        "label_accuracy": _ratio(decisions - wrong, decisions),
     }
 
 
 def _regression(total: TaskStatistics) -> Mapping[str, float | None]:
     n = total.examples
-    p, y, pp, yy, py = total.moments
-    spread = (n * pp - p * p) * (n * yy - y * y)
-    defined = spread > 1e-12 * max(n * pp * n * yy, 1e-300)
-    squared_error = max(pp - 2 * py + yy, 0.0)
+    p, y, pp, yy, py, error = total.moments
+    lengths = sqrt(pp), sqrt(yy)
+    defined = all(length > _CONSTANT * abs(mean) * sqrt(n) for length, mean in zip(lengths, (p, y), strict=True))
     return {
-        "pearson": min(max((n * py - p * y) / sqrt(spread), -1.0), 1.0) if defined else None,
-        "rmse": sqrt(squared_error / n) if n else None,
+        "pearson": min(max(py / lengths[0] / lengths[1], -1.0), 1.0) if defined else None,
+        "rmse": sqrt(error / n) if n else None,
     }
 
 
-def _label_counts(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[int, ...]:
-    cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth)
-    return tuple(np.stack([cell.sum(axis=0) for cell in cells], axis=1).ravel().tolist())
+def _moments(p: Array, y: Array) -> tuple[float, ...]:
+    """The moments of predictions and targets, (rows,) each: means first, then sums of what is left."""
+    mean_p, mean_y = _mean_of(p), _mean_of(y)
+    a, b = p - mean_p, y - mean_y
+    sums = (float((a * a).sum()), float((b * b).sum()), float((a * b).sum()), float(((p - y) ** 2).sum()))
+    return (mean_p, mean_y, *sums)
+
+
+def _mean_of(values: Array) -> float:
+    """The mean, exact where all values are equal."""
+    first = float(values[0]) if len(values) else 0.0
+    return first + float((values - first).sum()) / max(len(values), 1)
+
+
+def _pooled(parts: Sequence[tuple[int, tuple[float, ...]]]) -> tuple[float, ...]:
+    """Moments of the union of rows from moments and numbers of rows."""
+    total = sum(count for count, _ in parts)
+    if not total:
+        return ()
+    if len(parts) == 1:
+        return parts[0][1]
+    p, y = (fsum(count * moments[at] for count, moments in parts) / total for at in (0, 1))
+    shifts = [(count, moments[0] - p, moments[1] - y) for count, moments in parts]
+    between = ([n * a * a for n, a, _ in shifts], [n * b * b for n, _, b in shifts], [n * a * b for n, a, b in shifts])
+    spreads = (
+        fsum([*(moments[at] for _, moments in parts), *more]) for at, more in zip((2, 3, 4), between, strict=True)
+    )
+    return (p, y, *spreads, fsum(moments[5] for _, moments in parts))
+
+
+def _by_label(counts: Sequence[NDArray[np.int64]]) -> tuple[int, ...]:
+    """Hits, true and predicted of all labels, (labels,) each, label by label."""
+    return tuple(np.stack(counts, axis=1).ravel().tolist())
 
 
 def _spearman(p: Array, y: Array) -> float | None:
@@ -200,10 +317,6 @@ def _auc(scores: Array, labels: NDArray[np.int64]) -> float | None:
 
 def _mean(name: str, value: float | None, examples: int) -> tuple[tuple[str, float, int], ...]:
     return () if value is None else ((name, value, examples),)
-
-
-def _add(rows: Sequence[tuple[_Number, ...]]) -> tuple[_Number, ...]:
-    return tuple(sum(column) for column in zip(*rows, strict=True))
 
 
 def _ratio(part: float, whole: float) -> float:

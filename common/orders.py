@@ -9,7 +9,7 @@ from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
 from common.metrics import TaskStatistics
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
-from common.tasks import TaskDefinition
+from common.tasks import Header, TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,16 @@ class Session:
 
 @dataclass(frozen=True)
 class JoinRequest:
-    """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task."""
+    """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
+
+    `headers` say what the numbers of its rows are, for tasks over numbers.
+    """
 
     client_id: str
     tasks: tuple[TaskDefinition, ...]
     examples: tuple[tuple[str, int], ...]
     capabilities: tuple[str, ...] = ()
+    headers: tuple[tuple[str, Header], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 from common.orders import (
@@ -21,6 +21,9 @@ from common.orders import (
 
 PIECE_BYTES = 1 << 20
 """Size of one piece of a stream; gRPC's default message limit stays as it is."""
+
+LEAST_PIECE_BYTES = 1 << 14
+"""Pieces get smaller on links that break, but not smaller than this."""
 
 INLINE_BYTES = 1 << 16
 """So much data may ride inside an order, or inside the first message of an update, and needs no stream of its own."""
@@ -54,8 +57,8 @@ class CoordinatorPort(Protocol):
         """The bytes of one scope's vector from `offset` on, in pieces."""
         ...
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
-        """The tokenizer's files, packed, in pieces."""
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
+        """The tokenizer's files, packed, from `offset` on, in pieces."""
         ...
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
@@ -84,6 +87,16 @@ class CoordinatorPort(Protocol):
     async def status(self) -> FederationStatus:
         """Who is there, which round, what it waits for."""
         ...
+
+
+def parts_of(piece: Piece, size: int) -> Iterator[Piece]:
+    """A piece in parts of at most `size` bytes, without a copy."""
+    if len(piece) <= size:
+        yield piece
+        return
+    view = memoryview(piece)
+    for start in range(0, len(view), size):
+        yield view[start : start + size]
 
 
 async def single(data: Piece) -> AsyncIterator[Piece]:

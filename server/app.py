@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
@@ -30,6 +30,7 @@ from server.coordinator import Coordinator, Federation
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
+from server.recovery import fall_back, mend_files, note_files
 from server.report import build_report
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
@@ -37,6 +38,8 @@ from server.storage.journal import Journal
 from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
+
+Resume: TypeAlias = 'bool | Literal["auto"]'
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
@@ -51,7 +54,7 @@ M_ARENA_MAX = -8
 
 async def serve(
     config: Config,
-    resume: bool,
+    resume: Resume,
     console: Console | None,
     on_listening: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -59,7 +62,7 @@ async def serve(
 
     Args:
         config: the resolved configuration.
-        resume: go on with the run in the folder instead of starting one.
+        resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         on_listening: called with the port number as soon as clients can connect.
 
@@ -78,7 +81,7 @@ async def serve(
 
 @asynccontextmanager
 async def open_run(
-    config: Config, resume: bool, apart: bool = True
+    config: Config, resume: Resume, apart: bool = True
 ) -> AsyncIterator[tuple[Config, RunFolder, Journal]]:
     """A run, a new one or one to go on with: its configuration, tasks in their order, its folder and its journal.
 
@@ -87,12 +90,17 @@ async def open_run(
     Raises:
         RunFolderError: there is a run already, or none to go on with, or another one.
     """
+    if resume == "auto":
+        resume = RunFolder.exists(config.run.folder)
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
     journal = Journal(folder.journal)
     try:
         if "ready" not in journal.facts():
+            folder.require_untrained()
             await asyncio.to_thread(begin_run, config, folder, journal, apart)
         else:
+            await asyncio.to_thread(mend_files, folder, journal)
+            await asyncio.to_thread(fall_back, folder, journal)
             config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
             journal.commit((), _training_facts(config))
         yield config, folder, journal
@@ -130,6 +138,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         **_training_facts(config),
         "ready": "1",
     }
+    note_files(folder, journal)
     journal.commit((), facts)
 
 

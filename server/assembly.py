@@ -65,6 +65,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         circles=config.circles(),
         related=config.relation.name not in ("none", "start"),
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
+        headers=config.headers(),
     )
 
 

@@ -1,12 +1,10 @@
-"""The coordinator: one writer around the deterministic core. It knows neither sockets nor files by name."""
+"""The coordinator as clients call it. It knows neither sockets nor files by name."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,10 +36,8 @@ from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
 from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
-from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, Wake
 from server.core.events import (
     DrainRequested,
-    Event,
     Joined,
     Left,
     OrderFailed,
@@ -52,14 +48,12 @@ from server.core.events import (
     UpdateRefused,
 )
 from server.core.rounds import waits_for
-from server.core.state import ENDED, FederationState, Member, Phase, Rules
-from server.core.step import step
+from server.core.state import ENDED, FederationState, Member, Rules
 from server.effect_handler import EffectHandler
 from server.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-
-log = logging.getLogger("fedmtl.server")
+from server.writer import Writer
 
 Vector = NDArray[np.float32]
 
@@ -84,7 +78,7 @@ class Federation:
 _LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
 
 
-class Coordinator:
+class Coordinator(Writer):
     """Implements `CoordinatorPort`. All changes go through `apply`, one event at a time."""
 
     def __init__(
@@ -97,21 +91,13 @@ class Coordinator:
         clock: Clock,
         observer: Observer | None = None,
     ) -> None:
-        self.rules = rules
-        self._state = state
+        handler = EffectHandler(
+            journal, models, state.completed_rounds, federation.schemas, federation.method, self._facts
+        )
+        super().__init__(rules, state, handler, federation.run_name, observer)
         self._federation = federation
         self.journal = journal
         self._clock = clock
-        self._observer = observer
-        self._handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.method, self._facts
-        )
-        self._uploads = self._handler.uploads
-        self._writer = asyncio.Lock()
-        self._writing: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._broken: BaseException | None = None
         self._told: set[str] = set()
         self._heard = asyncio.Event()
         facts = journal.facts()
@@ -119,11 +105,6 @@ class Coordinator:
         self.bytes_up = int(facts.get("bytes_up", "0"))
         self._seconds_before = float(facts.get("seconds", "0"))
         self._started = clock.now()
-
-    @property
-    def state(self) -> FederationState:
-        """The state after the last event."""
-        return self._state
 
     @property
     def vectors(self) -> Mapping[str, Vector]:
@@ -142,113 +123,11 @@ class Coordinator:
         """Open no further round; clients are told to come back later."""
         await self.apply(DrainRequested(self._clock.now()))
 
-    async def ended(self) -> None:
-        """Return when the run is over, or when draining and no round is open.
-
-        Raises:
-            Exception: an effect could not be carried out, such as a full disk.
-        """
-        await self._ended.wait()
-        if self._broken is not None:
-            raise self._broken
-
     async def everybody_heard(self) -> None:
         """Return when every client that is present has been told that the run is over or stopping."""
         while {member.client_id for member in self._state.present()} - self._told:
             self._heard.clear()
             await self._heard.wait()
-
-    async def apply(self, event: Event) -> None:
-        """Apply one event and carry out its effects before the next one.
-
-        For an update this returns when it is folded; where that closes its round, the rest goes on meanwhile.
-
-        Raises:
-            Refused: the event was an update that does not count; nothing changed.
-        """
-        if self._decide_at_once(event):
-            return
-        # A caller may be cancelled at any moment (its connection broke); the writer must not be.
-        folded = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._apply(event, folded))
-        self._writing.add(task)
-        task.add_done_callback(self._written)
-        await asyncio.wait((task, folded), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-
-    def _written(self, task: asyncio.Task[None]) -> None:
-        self._writing.discard(task)
-        if not task.cancelled():
-            task.exception()  # asked for here, since nobody may wait any more; `ended` raises what broke
-
-    def _decide_at_once(self, event: Event) -> bool:
-        """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
-        if self._writer.locked() or self._broken is not None:
-            return False
-        state, effects = self._step(event)
-        if not all(self._handler.is_quick(effect) for effect in effects):
-            return False
-        with self._or_broken():
-            for effect in effects:
-                self._handler.carry_out_at_once(effect, state)
-        self._publish(state, effects)
-        return True
-
-    async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
-        async with self._writer:
-            if self._broken is not None:
-                raise RuntimeError("the coordinator is stopping after an error") from self._broken
-            state, effects = self._step(event)
-            with self._or_broken():
-                for effect in effects:
-                    await self._handler.carry_out(effect, state)
-                    if isinstance(effect, Fold):
-                        folded.set_result(None)
-            self._publish(state, effects)
-
-    @contextmanager
-    def _or_broken(self) -> Iterator[None]:
-        """After an effect that failed, state and disk may differ: nothing but a restart from the journal is safe."""
-        try:
-            yield
-        except BaseException as error:
-            self._broken = error
-            self._ended.set()
-            raise
-
-    def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
-        try:
-            return step(self.rules, self._state, event)
-        except Refused:
-            if isinstance(event, UpdateArrived):
-                self._uploads.discard(event.header.order_id)
-            raise
-
-    def _publish(self, state: FederationState, effects: list[Effect]) -> None:
-        """Show what was decided: only now, since it is durable and the new version is in place."""
-        before, self._state = self._state, state
-        for effect in effects:
-            self._tell(effect)
-        if any(isinstance(effect, Wake) for effect in effects):
-            self._wake.set()
-            self._wake = asyncio.Event()
-        if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
-            waiting = state.phase is Phase.WAITING
-            self._observer.changed(waiting, lambda: describe(self.rules, state, self._federation.run_name))
-        if state.phase in ENDED or (state.draining and state.open is None):
-            self._ended.set()
-
-    def _tell(self, effect: Effect) -> None:
-        match effect:
-            case Notice(text, warning):
-                log.log(logging.WARNING if warning else logging.INFO, "%s", text)
-                if self._observer is not None:
-                    self._observer.notice(text, warning)
-            case Commit(records) if self._observer is not None:
-                for record in records:
-                    if isinstance(record, RoundClosed):
-                        self._observer.closed(record, self._handler.cosines if record.published is not None else ())
 
     def _facts(self) -> dict[str, str]:
         seconds = self._seconds_before + self._clock.now() - self._started
@@ -304,6 +183,7 @@ class Coordinator:
             doing = "update handed in" if pending_order else "waiting for work"
             await self.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
+            self._require_whole()
             wake = self._wake
             reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
@@ -344,11 +224,11 @@ class Coordinator:
             self.bytes_down += len(piece)
             yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """The packed tokenizer."""
         self._member(session)
         data = self._federation.tokenizer
-        for start in range(0, len(data), PIECE_BYTES):
+        for start in range(offset, len(data), PIECE_BYTES):
             self.bytes_down += len(data[start : start + PIECE_BYTES])
             yield data[start : start + PIECE_BYTES]
 

@@ -15,7 +15,7 @@ from common.parameters.circles import ANCHOR, DUAL, BySlot, slot_of
 from common.parameters.plan import is_shared
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
-from server.aggregation.combining import Combiner, moment_name
+from server.aggregation.combining import Combiner, NotFinite, moment_name
 from server.aggregation.method import Method
 from server.broadcast import Broadcast
 from server.core.effects import (
@@ -30,6 +30,7 @@ from server.core.effects import (
     StoreVersion,
     TaskCosines,
 )
+from server.core.events import Outcome, VersionSpoiled, VersionStored
 from server.core.state import FederationState
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
@@ -62,7 +63,8 @@ class EffectHandler:
         self._journal = journal
         self._models = models
         self._facts = facts
-        self._combiner = Combiner(method, self._moments(method, version))
+        self._method = method
+        self._combiner = Combiner(method, self._moments(version))
         self.cosines: tuple[TaskCosines, ...] = ()
         self._related = {record.slot: record for record in journal.relations()}
         self._start_pull = method.start_pull
@@ -97,32 +99,33 @@ class EffectHandler:
     def _nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
 
-    def _moments(self, method: Method, version: int) -> dict[str, Vector]:
+    def _moments(self, version: int, names: Sequence[str] | None = None) -> dict[str, Vector]:
         """The optimizer's moments as of a version: as they were stored, or their first values at the start of a run."""
         first = {
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
-            for moment, value in method.mover_of(scope)[0].moments
+            for moment, value in self._method.mover_of(scope)[0].moments
             if not scope.startswith((ANCHOR, DUAL))
         }
-        return self._models.read_moments(version, list(first)) if version else first
+        return self._models.read_moments(version, names or list(first)) if version else first
 
-    async def carry_out(self, effect: Effect, state: FederationState) -> None:
-        """Carry out one effect of the step that led to `state`.
+    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
+        """Carry out one effect of the step that led to `state`, and say what came of it where the core has to know.
 
         Raises:
             RunFolderError: the disk does not take it.
         """
         if self.is_quick(effect):
-            self.carry_out_at_once(effect, state)
-        else:
-            await asyncio.to_thread(self._work, effect)
-            self.finish(effect, state)
-
-    def carry_out_at_once(self, effect: Effect, state: FederationState) -> None:
-        """Carry out a quick effect."""
-        self._work(effect)
+            return self.carry_out_at_once(effect, state, now)
+        outcome = await asyncio.to_thread(self._work, effect, now)
         self.finish(effect, state)
+        return outcome
+
+    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
+        """Carry out a quick effect."""
+        outcome = self._work(effect, now)
+        self.finish(effect, state)
+        return outcome
 
     def finish(self, effect: Effect, state: FederationState) -> None:
         """The part of an effect that belongs into the event loop's thread."""
@@ -139,25 +142,34 @@ class EffectHandler:
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
 
-    def _work(self, effect: Effect) -> None:
+    def _work(self, effect: Effect, now: float) -> Outcome | None:
         match effect:
             case Fold(order_id, weights, rows):
                 self._combiner.fold(order_id, self.uploads.take(order_id), weights, rows)
             case ClearSums():
                 self._combiner.clear()
             case StoreVersion():
-                self._store(effect)
+                return self._store(effect, now)
             case Commit(records):
                 closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
                 measured: Sequence[Record] = (*self.cosines, *self._combiner.related) if closed else ()
                 self._journal.commit((*records, *measured), self._facts())
+        return None
 
-    def _store(self, effect: StoreVersion) -> None:
+    def _store(self, effect: StoreVersion, now: float) -> Outcome:
         before = {slot: record.state for slot, record in self._related.items()}
-        fresh = self._combiner.combine(self.vectors, effect.totals, effect.rows, effect.trends, effect.version, before)
+        moments = list(self._combiner.moments)
+        try:
+            fresh = self._combiner.combine(
+                self.vectors, effect.totals, effect.rows, effect.trends, effect.version, before
+            )
+        except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
+            self._combiner.moments = self._moments(effect.version - 1, moments)
+            return VersionSpoiled(now, found.scopes, found.lengths)
         self.cosines = tuple(
             TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._combiner.cosines.items()
         )
         self._stored = BySlot({**self.vectors, **fresh})
         self._models.write(effect.version, self._stored, self._combiner.moments)
+        return VersionStored(now, effect)

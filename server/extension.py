@@ -21,14 +21,17 @@ from common.parameters.plan import is_private
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from server.aggregation.combining import moment_name
 from server.aggregation.method import method_of
-from server.run_folder import RunFolder
+from server.recovery import moments_name, note_file, version_name
+from server.run_folder import CONFIG, DESCRIPTION, RunFolder
+from server.storage.files import digest_of
 from server.storage.journal import Journal
-from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
+from server.storage.models import MODELS, PRIVATE_FILE, JournalledModels, ModelFiles
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
 
 Schemas = Mapping[str, ParameterSchema]
+_PRIVATE = f"{MODELS}/{PRIVATE_FILE}.safetensors"
 
 
 def same_federation(before: Config, now: Config, where: Path) -> Config:
@@ -82,7 +85,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     def initial(scope: str, entry: ParameterEntry) -> NDArray[np.float32]:
         return _constant(0.0, scope, entry) if scope.startswith(DUAL) else new.values[entry.name].ravel()
 
-    version = journal.restore((), 0.0).completed_rounds
+    version = journal.completed()
     stored = JournalledModels(files, journal).read(version)
     values = {s: _grown(s, stored.get(s), old, new.schemas, initial) for s in dict.fromkeys([*public, *stored])}
     first = _first_moments(config, list(values)) if version else {}
@@ -91,17 +94,36 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         name: _grown(scope, kept.get(name), old, new.schemas, partial(_constant, value))
         for name, (scope, value) in first.items()
     }
+    starts = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
+    starts = {s: _grown(s, starts.get(s), old, new.schemas, initial) for s in private}
+    made = {
+        version_name(version): grown.digest(values),
+        **({moments_name(version): grown.digest_of_moments(moments)} if moments else {}),
+        _PRIVATE: grown.digest(starts),
+    }
+    texts = {
+        DESCRIPTION: folder.description(architecture, new.schemas),
+        CONFIG: render(before.model_copy(update={"tasks": config.tasks})).encode(),
+    }
+    # Until all are written, each file may be as it was or as it will be.
+    for name, digest in (made | {name: digest_of(text) for name, text in texts.items()}).items():
+        journal.note(name, {digest, *journal.digests(name)}, journal.copy(name))
+    if inside := journal.model(version) is not None:
+        journal.enclose(version, grown.encode(values))
+    journal.commit(())
     if moments:
         grown.write_moments(version, moments)
-    if journal.model(version) is not None:
-        journal.enclose(version, grown.encode(values))
-        journal.commit(())
-    if journal.model(version) is None or files.path(version).is_file():
+    if not inside or files.path(version).is_file():
         grown.write_named(str(version), values)
-    starts = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
-    grown.write_named(PRIVATE_FILE, {s: _grown(s, starts.get(s), old, new.schemas, initial) for s in private})
-    folder.write_description(architecture, new.schemas)
-    folder.write(folder.config, render(before.model_copy(update={"tasks": config.tasks})).encode())
+    grown.write_named(PRIVATE_FILE, starts)
+    folder.write(folder.path / DESCRIPTION, texts[DESCRIPTION])
+    for name, digest in made.items():
+        journal.note(name, [digest])
+    note_file(journal, _PRIVATE, (folder.path / _PRIVATE).read_bytes())
+    note_file(journal, DESCRIPTION, texts[DESCRIPTION])
+    note_file(journal, CONFIG, texts[CONFIG], journal.digests(CONFIG))
+    journal.commit(())
+    folder.write(folder.config, texts[CONFIG])
 
 
 def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from common.errors import ModelError
 from common.models.encoder import load_config, longest_input
 from common.models.multitask import MultiTaskModel, initialise
-from common.models.pretrained import EncoderSource, pack_tokenizer, tokenizer_digest
+from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
+from common.models.sources import EncoderSource
 from common.orders import ModelArchitecture
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import SharingPlan

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
 from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from server.model import MTLServerModel
-from server.run_folder import RunFolder
+from server.run_folder import DESCRIPTION, RunFolder
 from server.storage.models import PRIVATE_FILE, ModelFiles
 from server.warm_start import find_start
 
@@ -52,12 +52,24 @@ def prepare_run(config: Config, path: Path) -> Prepared:
         raise ConfigError(problem)
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
-    folder.write_description(model.architecture, model.schemas)
+    folder.write(folder.path / DESCRIPTION, folder.description(model.architecture, model.schemas))
     files = ModelFiles(folder.models, model.schemas)
     values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
+    _require_finite(values, model.schemas, section.warm_start or section.server_model)
     files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
     files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
     return Prepared(origin, model.summary())
+
+
+def _require_finite(
+    values: Mapping[str, NDArray[np.float32]], schemas: Mapping[str, ParameterSchema], source: str
+) -> None:
+    """Check the first version, as every later one is checked."""
+    for scope, vector in values.items():
+        for entry in schemas[scope].entries:
+            if not np.isfinite(vector[entry.offset : entry.offset + entry.count]).all():
+                problem = f"parameter '{entry.name}' holds NaN or infinite values"
+                raise ModelError(f"{source}: {problem}; choose other weights, or model.weights: random")
 
 
 @dataclass(frozen=True)

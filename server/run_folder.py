@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +12,14 @@ from common.errors import RunFolderError
 from common.orders import ModelArchitecture
 from common.parameters.circles import BySlot
 from common.parameters.schema import ParameterSchema
-from server.storage.models import sync_folder
+from server.storage.files import write_whole
+from server.storage.mending import log_of
+from server.storage.models import MODELS
 
 JOURNAL = "journal.sqlite"
 CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
+TOKENIZER = "tokenizer.pack"
 LOCK = "lock"
 
 
@@ -34,7 +36,7 @@ class RunFolder:
         Raises:
             RunFolderError: it exists already.
         """
-        if (path / JOURNAL).exists():
+        if (path / JOURNAL).exists() or log_of(path / JOURNAL).exists():
             raise RunFolderError(f"run_dir: '{path}' holds a run; add --resume to go on, or choose another --run_dir")
         # A lock alone is what a coordinator leaves that died before it wrote anything.
         if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
@@ -65,9 +67,34 @@ class RunFolder:
         Raises:
             RunFolderError: there is no run.
         """
-        if not (path / JOURNAL).is_file():
+        folder = cls(path)
+        if not folder.journal.is_file() and not log_of(folder.journal).is_file():
+            folder.require_untrained()
             raise RunFolderError(f"run_dir: '{path}' holds no run; check the path or leave --resume out")
-        return cls(path)
+        return folder
+
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Whether a folder holds a run, or what is left of one."""
+        folder = cls(path)
+        return folder.journal.is_file() or log_of(folder.journal).is_file() or bool(folder._trained())
+
+    def _trained(self) -> list[str]:
+        """The files of versions that a round has made, the newest last."""
+        numbers = (int(file.stem) for file in self.models.glob("*.safetensors") if file.stem.isdigit())
+        return [f"{MODELS}/{number}.safetensors" for number in sorted(numbers) if number > 0]
+
+    def require_untrained(self) -> None:
+        """Check that a run without a journal may begin here.
+
+        Raises:
+            RunFolderError: there are trained models, which a new run would replace.
+        """
+        if found := self._trained():
+            raise RunFolderError(
+                f"run_dir: '{self.path}' holds {found[-1]} but no journal that knows it; put {JOURNAL} and "
+                f"{log_of(self.journal).name} back from a backup, or choose another --run_dir for a new run"
+            )
 
     @property
     def journal(self) -> Path:
@@ -77,7 +104,7 @@ class RunFolder:
     @property
     def models(self) -> Path:
         """The folder of model versions."""
-        return self.path / "models"
+        return self.path / MODELS
 
     @property
     def config(self) -> Path:
@@ -87,12 +114,13 @@ class RunFolder:
     @property
     def tokenizer(self) -> Path:
         """The packed tokenizer."""
-        return self.path / "tokenizer.pack"
+        return self.path / TOKENIZER
 
-    def write_description(self, architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema]) -> None:
-        """Write the model's make-up, so that the run can go on, be scored and be exported without any hub."""
+    @staticmethod
+    def description(architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema]) -> bytes:
+        """The model's make-up, so that the run can go on, be scored and be exported without any hub."""
         scopes = {scope: {entry.name: entry.shape for entry in schema.entries} for scope, schema in schemas.items()}
-        self.write_json(DESCRIPTION, {"architecture": asdict(architecture), "scopes": scopes})
+        return _json({"architecture": asdict(architecture), "scopes": scopes})
 
     def read_description(self) -> tuple[ModelArchitecture, BySlot[ParameterSchema]]:
         """The model's architecture, and the schema of every scope, private ones included."""
@@ -105,19 +133,17 @@ class RunFolder:
         return ModelArchitecture(**described["architecture"]), schemas
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file whole or not at all."""
-        temporary = path.with_name(f".{path.name}.partial")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_folder(path.parent)
+        """Write a file whole or not at all.
+
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        write_whole(path, [data])
 
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file, indented, whole or not at all."""
         path = self.path / name
-        self.write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        self.write(path, _json(value))
         return path
 
     def _hold(self) -> None:
@@ -132,3 +158,7 @@ class RunFolder:
         except OSError:
             self._lock.close()
             raise RunFolderError(f"run_dir: another coordinator works in '{self.path}'; stop it first") from None
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config, load_config
-from common.errors import ModelError
+from common.errors import ModelError, RunFolderError
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
 from server.model import MTLServerModel
+from server.recovery import fall_back, require_files
 from server.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -74,9 +75,21 @@ def load_run(path: Path) -> SavedRun:
     """Read a run folder.
 
     Raises:
-        RunFolderError: it holds no complete run.
+        RunFolderError: it holds no run, or one of which no version is whole.
     """
     folder = RunFolder.open(path)
+    journal = Journal.read(folder.journal)
+    try:
+        if "ready" not in journal.facts():
+            raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
+        require_files(folder, journal)
+        fall_back(folder, journal)
+        return _read(folder, journal)
+    finally:
+        journal.close()
+
+
+def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     config = load_config(folder.config)
     architecture, _ = folder.read_description()
     model = MTLServerModel.restore(
@@ -87,12 +100,8 @@ def load_run(path: Path) -> SavedRun:
         config.sharing_plan(),
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
-    journal = Journal(folder.journal)
-    try:
-        version = journal.restore(travelling, 0.0).completed_rounds
-        last = {record.task: record.fallen for record in journal.guarded()}
-        vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
-    finally:
-        journal.close()
+    version = journal.completed()
+    last = {record.task: record.fallen for record in journal.guarded()}
+    vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     return SavedRun(config, model, version, vectors, frozenset(task for task, fell in last.items() if fell))

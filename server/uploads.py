@@ -96,7 +96,8 @@ class Uploads:
             return await self._borrow(header, pieces.data)
         staged = await self._stage(header)
         if not staged.sealed:
-            await self._read(staged, pieces(header.offset))
+            # What has arrived of the stream before since the client asked comes again, and is left out.
+            await self._read(staged, _without(pieces(header.offset), staged.received - header.offset))
         return staged.buffer
 
     async def _borrow(self, header: UpdateHeader, data: memoryview) -> NDArray[np.uint8]:
@@ -162,7 +163,8 @@ class Uploads:
     def _continued(self, header: UpdateHeader) -> _Staged | None:
         known = self._staged.get(header.order_id)
         if known is not None and known.header.digest == header.digest:
-            if known.sealed or header.offset == known.received:
+            starts_over = header.offset == 0 < known.received
+            if known.sealed or (header.offset <= known.received and not starts_over):
                 return known
         elif known is not None and known.sealed:
             raise Refused(Reason.CORRUPT, f"order {header.order_id}: another upload of it is complete; ask again")
@@ -268,8 +270,16 @@ async def _unstalled(pieces: AsyncIterator[Piece], order_id: str) -> AsyncGenera
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise Refused(Reason.CORRUPT, f"order {order_id}: no byte for {STALL_SECONDS:g} s; send again") from None
+            raise TimeoutError(f"order {order_id}: no byte for {STALL_SECONDS:g} s") from None
         yield piece
+
+
+async def _without(pieces: AsyncIterator[Piece], nbytes: int) -> AsyncIterator[Piece]:
+    """The pieces without their first `nbytes` bytes."""
+    async for piece in pieces:
+        if nbytes < len(piece):
+            yield piece[nbytes:] if nbytes else piece
+        nbytes = max(nbytes - len(piece), 0)
 
 
 def _problem(staged: _Staged, schemas: Mapping[str, ParameterSchema]) -> Refused | None:

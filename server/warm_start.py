@@ -10,7 +10,8 @@ from torch import Tensor
 
 from common.config import Config
 from common.errors import ModelError, RunFolderError
-from common.models.pretrained import EncoderSource, unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.models.sources import EncoderSource
 from common.parameters.plan import is_private
 from common.tasks import TaskDefinition
 from server.model import SHARED_PREFIX, MTLServerModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from client.app import limit_threads
+from client.app import limit_threads, log_columns
+from client.data.rows import TaskData
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
-from server.app import open_run, restore_run, write_report
+from server.app import Resume, open_run, restore_run, write_report
 from server.coordinator import Coordinator
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import FederationState, Phase
@@ -28,7 +29,7 @@ from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.crowd import FOREVER, Crowd, rules_for_crowd
 from simulation.inprocess import run_together
-from simulation.population import VirtualClient, population
+from simulation.population import VirtualClient, population, rows_of
 
 log = logging.getLogger("fedmtl.simulation")
 
@@ -37,13 +38,13 @@ SPARE_THREADS = 4
 
 
 async def simulate(
-    config: Config, resume: bool, console: Console | None, clients: Sequence[VirtualClient] | None = None
+    config: Config, resume: Resume, console: Console | None, clients: Sequence[VirtualClient] | None = None
 ) -> dict[str, Any]:
     """Simulate a federation to its end.
 
     Args:
         config: the resolved configuration.
-        resume: go on with the run in the folder instead of starting one.
+        resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         clients: who takes part; None for those that `config.simulation` describes.
 
@@ -55,12 +56,24 @@ async def simulate(
         FedMTLError: what is wrong with the configuration, the model, the data or the run folder.
     """
     limit_threads(config.client.threads)
+    who = population(config) if clients is None else clients
+    rows = rows_of(config, who)  # before there is a folder, or anything changes in it: they may be refused
+    for task, data in {task: data for mine in rows.values() for task, data in mine.items()}.items():
+        log_columns(log, task, data)
     async with open_run(config, resume, apart=False) as (config, folder, journal):
-        return await _run(config, folder, journal, console, population(config) if clients is None else clients)
+        in_order = population(config) if clients is None else clients
+        if in_order != who:  # tasks that joined the run come last
+            rows = rows_of(config, in_order)
+        return await _run(config, folder, journal, console, in_order, rows)
 
 
 async def _run(
-    config: Config, folder: RunFolder, journal: Journal, console: Console | None, clients: Sequence[VirtualClient]
+    config: Config,
+    folder: RunFolder,
+    journal: Journal,
+    console: Console | None,
+    clients: Sequence[VirtualClient],
+    rows: Mapping[str, Mapping[str, TaskData]],
 ) -> dict[str, Any]:
     started, before = time.monotonic(), float(journal.facts().get("seconds", "0"))
     federation, rules, schemas, state = restore_run(config, folder, journal)
@@ -71,7 +84,7 @@ async def _run(
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         clock = ManualClock()
         coordinator = Coordinator(rules, state, federation, journal, models, clock, Onlooker(progress))
-        crowd = Crowd(config, coordinator, clock, schemas, clients, folder.path / "clients")
+        crowd = Crowd(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
             await run_together(coordinator, crowd.agents)

@@ -20,7 +20,7 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES, CoordinatorPort, Piece, Pieces, single
 from common.wire import methods
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.methods import Method
 
@@ -48,10 +48,10 @@ class CodecCoordinator:
         call = _sent(methods.FETCH_SLICE, FetchCall(session, scope, offset))
         return _each(methods.FETCH_SLICE.reply, self._inner.fetch(call.session, call.scope, call.offset))
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`."""
-        call = _sent(methods.FETCH_TOKENIZER, session)
-        return _each(methods.FETCH_TOKENIZER.reply, self._inner.fetch_tokenizer(call))
+        call = _sent(methods.FETCH_TOKENIZER, TokenizerCall(session, offset))
+        return _each(methods.FETCH_TOKENIZER.reply, self._inner.fetch_tokenizer(call.session, call.offset))
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """See `CoordinatorPort`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client.agent import Agent
 from client.app import choose_device, local_definitions
+from client.data.rows import TaskData
 from client.state.store import PendingUpdate, RunStore
 from client.training.procedures import Procedure
 from client.worker import Computing
@@ -115,6 +116,7 @@ class Crowd:
         state: folder for what clients keep, one folder each.
         connect: what a client calls instead of the coordinator itself, by client id.
         procedure: takes the place of the one that orders name.
+        rows: of every client by task, where they were read before.
 
     Raises:
         ConfigError: the clients shall have an encoder of their own depth.
@@ -130,6 +132,7 @@ class Crowd:
         state: Path,
         connect: Callable[[str], CoordinatorPort] | None = None,
         procedure: Procedure | None = None,
+        rows: Mapping[str, Mapping[str, TaskData]] | None = None,
     ) -> None:
         if config.client.layers is not None:
             raise ConfigError("client.layers: simulated clients take turns at models of full depth; leave it out")
@@ -140,7 +143,7 @@ class Crowd:
         section = config.client
         computing = Computing(section.compact_vocabulary, section.precision, trains=section.trains)
         capabilities = (f"data-{config.data.source}",)
-        rows = rows_of(config, clients)
+        rows = rows_of(config, clients) if rows is None else rows
         self.agents = [
             VirtualAgent(
                 connect(client.client_id) if connect is not None else coordinator,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from client.app import data_request
 from client.data.partitions import deal
-from client.data.sources import TaskData
+from client.data.rows import TaskData
 from common.config import Config
 
 

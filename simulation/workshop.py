@@ -15,10 +15,11 @@ from torch import Tensor
 
 from client.data.encoding import Reader
 from client.model import ClientModelSynchronizer
+from client.state.disk import disk
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import Progress
 from client.worker import Outcome, Worker
-from common.models.pretrained import unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, OrderKind, Welcome
 from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
@@ -157,19 +158,25 @@ class VirtualStore(RunStore):
             super().__init__(folder)
         else:  # most clients never have anything to put there
             self._folder = folder
-            self.pending = None
+            self.pending, self.unsettled, self.returning = None, "", False
 
     def start_private(self, values: Mapping[str, Tensor]) -> None:
         """See `RunStore`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with disk(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         super().start_private(values)
 
     def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
         """Keep an update by its name; its bytes lie at a bench that others will use."""
         if private:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            with disk(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
             super().save(update, private)
         self.pending = PendingUpdate(update.header, memoryview(b""))
+        self.unsettled = update.header.order_id
+
+    def _retire(self, newest: Path) -> None:
+        """Thousands of clients keep no second copy of what a simulation can make again."""
 
     def _flush(self, descriptor: int) -> None:
         """The operating system has the bytes, and outlives this process."""

@@ -6,8 +6,8 @@ from common.metrics import TaskStatistics
 from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
-from server.core.effects import Effect
-from server.core.events import Event, Joined, Started, UpdateArrived
+from server.core.effects import Effect, StoreVersion
+from server.core.events import Event, Joined, Outcome, Started, UpdateArrived, VersionStored
 from server.core.state import FederationState, Rules
 from server.core.step import step
 
@@ -15,7 +15,10 @@ TASKS = tuple(KNOWN_TASKS[name] for name in ("sst2", "qqp"))
 SCHEMAS = {"shared": ("s" * 64, 400), "task/sst2": ("a" * 64, 40), "task/qqp": ("b" * 64, 40)}
 SETTINGS = TrainingSettings(1, 8, 1e-3, 0.0, 1.0, 32)
 RULES = Rules("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
-SCORES = {"sst2": TaskStatistics(10, 5.0, (4, 1, 2, 3)), "qqp": TaskStatistics(10, 5.0, (5, 0, 5, 0))}
+SCORES = {
+    "sst2": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),
+    "qqp": TaskStatistics(10, 5.0, 5, (5, 5, 10, 0, 5, 0)),
+}
 
 
 def rules(**changes: object) -> Rules:
@@ -33,9 +36,18 @@ class Table:
         self.apply(Started(0.0))
 
     def apply(self, event: Event) -> list[Effect]:
+        """What `event` leads to; versions that it asks for are stored."""
         self.state, effects = step(self.rules, self.state, event)
+        for effect in effects:  # grows, as in the writer
+            if isinstance(effect, StoreVersion):
+                self.state, more = step(self.rules, self.state, self.outcome(event.now, effect))
+                effects += more
         self.effects += effects
         return effects
+
+    def outcome(self, now: float, asked: StoreVersion) -> Outcome:
+        """What a version comes to."""
+        return VersionStored(now, asked)
 
     def join(self, client: str, *tasks: str, examples: int = 100) -> list[Effect]:
         definitions = tuple(task for task in TASKS if task.name in tasks)

@@ -114,10 +114,10 @@ class Memory:
         async for piece in cut(MODEL, offset):
             yield piece
 
-    async def fetch_tokenizer(self, session: Session) -> AsyncIterator[bytes]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[bytes]:
         self._check(session)
-        self.fetched_from.append(-1)
-        async for piece in cut(TOKENIZER):
+        self.fetched_from.append(-1 - offset)
+        async for piece in cut(TOKENIZER, offset):
             yield piece
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
@@ -176,8 +176,8 @@ async def served(memory: CoordinatorPort, number: int = 0, tls: TlsFiles | None 
         await server.stop(0)
 
 
-def client(number: int, patience: float = 30.0, tls: TlsFiles | None = None) -> GrpcCoordinator:
-    return GrpcCoordinator(HOST, number, tls, "clinic-a", patience)
+def client(number: int, patience: float = 30.0, tls: TlsFiles | None = None, host: str = HOST) -> GrpcCoordinator:
+    return GrpcCoordinator(host, number, tls, "clinic-a", patience)
 
 
 @asynccontextmanager

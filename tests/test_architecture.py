@@ -62,7 +62,7 @@ def within(names: set[str], *places: str) -> set[str]:
 
 def test_the_walk_sees_the_product() -> None:
     assert {MAIN, "server/core/step.py", "client/agent.py", "common/wire/codec.py"} <= set(sources())
-    assert "server/coordinator.py" in importers("server.core.step")
+    assert "server/writer.py" in importers("server.core.step")
 
 
 def test_server_and_client_never_import_each_other() -> None:
@@ -156,12 +156,14 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "server.run_folder": ("server.storage",),
     "server.report": ("server.core",),
     "server.progress": ("server.report",),
-    "server.saved": ("server.model", "server.run_folder"),
+    "server.recovery": ("server.run_folder",),
+    "server.saved": ("server.model", "server.recovery"),
     "server.warm_start": ("server.saved",),
     "server.preparation": ("server.model", "server.run_folder", "server.warm_start"),
-    "server.extension": ("server.aggregation", "server.preparation", "server.run_folder", "server.storage"),
+    "server.extension": ("server.aggregation", "server.preparation", "server.recovery"),
     "server.effect_handler": ("server.aggregation", "server.broadcast", "server.storage", "server.uploads"),
-    "server.coordinator": ("server.observer", "server.effect_handler", "server.storage"),
+    "server.writer": ("server.observer", "server.effect_handler"),
+    "server.coordinator": ("server.writer", "server.storage"),
     "server.assembly": ("server.coordinator", "server.model"),
     "server.app": (
         "server.apart",
@@ -249,7 +251,7 @@ def test_inheritance_is_at_most_two_deep() -> None:
 # Where an exception of any kind is caught, how often, and why that is right there.
 CATCHES_EVERYTHING = {
     "client/agent.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
-    "server/coordinator.py": (1, "after a failed effect only a restart is safe; raised again"),
+    "server/writer.py": (1, "after a failed effect only a restart is safe; raised again"),
     "server/service/handlers.py": (1, "the log gets the defect, the caller hears that there was one"),
     "common/errors.py": (1, "what libraries raise on foreign files and servers becomes one line of ours"),
 }

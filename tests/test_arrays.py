@@ -45,7 +45,10 @@ def save(path: Path, **arrays: object) -> Path:
 def rows(
     folder: Path, task: TaskDefinition = MINE, features: int = 2, seed: int = 1
 ) -> tuple[FeatureRows, FeatureRows]:
-    return read_rows(folder, task, features, seed)[:2]
+    data = read_rows(folder, task, features, seed)
+    assert isinstance(data.train, FeatureRows)
+    assert isinstance(data.validation, FeatureRows)
+    return data.train, data.validation
 
 
 # ---- files ----
@@ -106,7 +109,7 @@ def test_images_are_flattened(tmp_path):
         ({"x": X}, "array 'y' is missing; present are x"),
         ({"x": X[:0], "y": Y[:0]}, "has no rows"),
         ({"x": X[:, :1], "y": Y}, "rows have 1 features, model.mlp.features is 2"),
-        ({"x": np.where(X == 6, np.nan, X), "y": Y}, "row 4: a feature is not a finite float32"),
+        ({"x": np.where(X == 6, np.nan, X), "y": Y}, "row 4, feature 1: nan is not a finite float32"),
         ({"x": X * 1e300, "y": Y}, "is not a finite float32"),
         ({"x": X.astype(str), "y": Y}, "features are of type"),
         ({"x": X, "y": Y + 1}, "label '2' is out of range"),
@@ -133,13 +136,13 @@ def test_missing_and_doubled_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="'tags' ends with none"):
         rows(tmp_path, TAGS)
     (tmp_path / "mine3.csv").write_text("u,v\n1,2\n")
-    with pytest.raises(DataError, match="no column is called label"):
+    with pytest.raises(DataError, match="column missing, needed label or "):
         rows(tmp_path)
     (tmp_path / "mine3.csv").write_text("u,v,y\n1,x,0\n")
-    with pytest.raises(DataError, match="row 1: a feature is not a number"):
+    with pytest.raises(DataError, match=r"mine3\.csv, row 1, column 'v': 'x' is not a number; mend or remove the row"):
         rows(tmp_path)
     (tmp_path / "mine3.csv").write_text("u,v,y\n1,0\n")
-    with pytest.raises(DataError, match="row 1: 2 columns where the header has 3"):
+    with pytest.raises(DataError, match="row 1: columns: 2 where the header has 3"):
         rows(tmp_path)
     save(tmp_path / "mine3.npz", x=X, y=Y)
     with pytest.raises(DataError, match="keep one"):
@@ -267,7 +270,7 @@ SENSORS = ("model.server_model=mlp", "model.mlp.features=9", "tasks={a: {type: r
             "leaves out rows of word embeddings, an mlp has none; write dense-float32",
         ),
         ("tasks={sst2: {}}", "tasks.sst2: known as a task over texts"),
-        ("tasks={a: {type: regression, columns: {text: t, label: l}}}", "tasks.a.columns: arrays have none"),
+        ("tasks={a: {type: regression, columns: {text: t, label: l}}}", "tasks.a.columns.text: an mlp reads numbers"),
         ("data.source=glue", "data.source: glue has texts"),
         ("model.mlp.hidden=[]", "model.mlp.hidden: is empty"),
         ("model.mlp.dropout=1", "model.mlp.dropout"),

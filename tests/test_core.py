@@ -119,7 +119,7 @@ def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():
         (lambda h: replace(h, results=()), Reason.MALFORMED),
         (
             lambda h: replace(
-                h, results=(replace(h.results[0], validation=replace(h.results[0].validation, confusion=(1,))),)
+                h, results=(replace(h.results[0], validation=replace(h.results[0].validation, labels=(1,))),)
             ),
             Reason.MALFORMED,
         ),

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.data.columns import ColumnNames
 from client.data.example import Example
-from client.data.labels import label_parser
-from client.data.sources import ColumnNames, DataRequest, TaskData, load, pick, shard
+from client.data.rows import TaskData, pick
+from client.data.sources import DataRequest, load, shard
 from common.errors import DataError
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 
@@ -132,7 +133,8 @@ def test_official_glue_folders(tmp_path: Path, official: str) -> None:
     task, content, expected = OFFICIAL[official]
     dev = "dev_matched.tsv" if official == "MNLI" else "dev.tsv"
     write(tmp_path, {f"{official}/train.tsv": content, f"{official}/{dev}": content})
-    assert read(tmp_path, KNOWN_TASKS[task]) == TaskData([expected], [expected], str(tmp_path / official))
+    data = read(tmp_path, KNOWN_TASKS[task])
+    assert (data.train, data.validation, data.origin) == ([expected], [expected], str(tmp_path / official))
 
 
 def test_incomplete_rows_of_official_files_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -164,18 +166,6 @@ def test_named_columns_win(tmp_path: Path) -> None:
     assert rows(tmp_path, "train.tsv", content, QQP, columns=names) == [Example("p", "q", 1)]
 
 
-def test_multilabel_forms() -> None:
-    parse = label_parser(TOPICS)
-    assert parse("sport|art") == parse(" art | 0 ") == parse('["art", 0, "art"]') == parse([2, "sport"]) == (0, 2)
-    assert parse("") == parse("[]") == parse([]) == ()
-    assert parse("politics") == (1,)
-
-
-def test_a_number_that_is_a_label_name_is_the_name() -> None:
-    stars = TaskDefinition("stars", TaskType.CLASSIFICATION, ("1", "2", "3"), False, ("accuracy",))
-    assert [label_parser(stars)(value) for value in ("1", 3, "0")] == [0, 2, 0]
-
-
 # Every line names file, row, column and value where there is one, and a remedy.
 BAD_FILES: dict[str, tuple[TaskDefinition, str, str | bytes, str]] = {
     "unknown label": (
@@ -191,8 +181,8 @@ BAD_FILES: dict[str, tuple[TaskDefinition, str, str | bytes, str]] = {
         "row 1, column 'label': label '2' is out of range; the task has labels 0..1",
     ),
     "label -1 of a test set": (SST2, "train.jsonl", '{"text": "a", "label": -1}', "label '-1' is out of range"),
-    "float class": (SST2, "train.jsonl", '{"text": "a", "label": 1.0}', "unknown label '1.0'"),
-    "boolean class": (SST2, "train.jsonl", '{"text": "a", "label": true}', "unknown label 'True'"),
+    "half a class": (SST2, "train.jsonl", '{"text": "a", "label": 0.5}', "unknown label '0.5'"),
+    "boolean of six": (TREC, "train.jsonl", '{"text": "a", "label": true}', "unknown label 'True'"),
     "missing label": (SST2, "train.tsv", "text\tlabel\na\t\n", "row 1, column 'label': the label is missing; fill"),
     "missing key": (SST2, "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "row 2, column 'label': the la"),
     "empty text": (SST2, "train.tsv", GOOD + " \t1\n", "row 2, column 'sentence': the text is empty; fill it in"),
@@ -217,9 +207,9 @@ BAD_FILES: dict[str, tuple[TaskDefinition, str, str | bytes, str]] = {
         SST2,
         "train.tsv",
         "body\tlabel\na\t1\n",
-        "column missing, needed sentence or text; present are body, label; rename it or set the columns",
+        "column missing, needed sentence or text; present are body, label; rename it or set tasks.sst2.columns.text",
     ),
-    "missing label column": (SST2, "train.csv", "text,y\na,1\n", "needed label or score or is_duplicate"),
+    "missing label column": (SST2, "train.csv", "text,z\na,1\n", "needed label or labels or score or is_duplicate"),
     "missing pair column": (QQP, "train.tsv", GOOD, "needed sentence1+sentence2 or question1+question2"),
     "repeated column": (SST2, "train.tsv", "text\tlabel\tlabel\na\t1\t1\n", "column 'label' appears twice"),
     "too many columns": (SST2, "train.tsv", GOOD + "a\tb\t1\n", "row 2: columns: 3 where the header has 2; remove"),

@@ -16,7 +16,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from common.errors import ModelError
 from common.models.batch import TextBatch
-from common.models.pretrained import KNOWN_ARCHITECTURES, EncoderSource, unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.models.pretrained import KNOWN_ARCHITECTURES
+from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType

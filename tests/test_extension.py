@@ -214,12 +214,13 @@ def dies_after(config: Config, place: Path, writes: int) -> bool:
         return False
 
     def mortal(write: Any) -> Any:
-        def wrapped(*arguments: Any, **named: Any) -> None:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
             nonlocal done
-            write(*arguments, **named)
+            written = write(*arguments, **named)
             done += 1
             if done == writes:
                 raise Crash
+            return written
 
         return wrapped
 
@@ -228,7 +229,7 @@ def dies_after(config: Config, place: Path, writes: int) -> bool:
     try:
         with (
             mock.patch.object(RunFolder, "write", mortal(RunFolder.write)),
-            mock.patch.object(ModelFiles, "_write", mortal(ModelFiles._write)),
+            mock.patch.object(ModelFiles, "write_named", mortal(ModelFiles.write_named)),
             mock.patch.object(Journal, "commit", mortal(Journal.commit)),
         ):
             go_on(config, folder, journal)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from client.data.batching import epoch_batches
 from client.data.encoding import collate, encode
-from common.models.pretrained import unpack_tokenizer
+from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import OrderKind
 from common.seeds import derive_seed
 from server.core.state import Phase

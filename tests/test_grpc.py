@@ -53,7 +53,7 @@ def test_all_calls_give_the_same_over_every_path(path: str) -> None:
         )
         assert await collect(coordinator.fetch(session, SHARED, 0)) == MODEL
         assert await collect(coordinator.fetch(session, SHARED, 70_001)) == MODEL[70_001:]
-        assert await collect(coordinator.fetch_tokenizer(session)) == TOKENIZER
+        assert await collect(coordinator.fetch_tokenizer(session, 0)) == TOKENIZER
         assert await coordinator.heartbeat(session, Progress("order-1", "training", 0.25)) is False
         assert await coordinator.heartbeat(session, Progress("order-1", "training", 0.75)) is True
         for _ in range(2):
@@ -182,7 +182,7 @@ def test_downloads_go_on_where_the_connection_broke() -> None:
                 assert await collect(coordinator.fetch(session, SHARED, 0)) == MODEL
                 offsets = list(memory.fetched_from)
                 assert offsets[0] == 0 and offsets == sorted(offsets) and offsets[-1] > 0
-                assert await collect(coordinator.fetch_tokenizer(session)) == TOKENIZER
+                assert await collect(coordinator.fetch_tokenizer(session, 0)) == TOKENIZER
                 assert relay.connections == 4
 
     run(test())

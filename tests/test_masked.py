@@ -99,7 +99,7 @@ def test_scores_are_sums_over_hidden_words() -> None:
         model.heads["lm"].bias[7] = 50.0  # always this word
     found = evaluate(model, LM, rows, 3)
     sevens = int((rows.texts.ids[rows.masks.chosen] == 7).sum())
-    assert found.examples == rows.masks.chosen.sum() and found.confusion == (sevens, found.examples - sevens)
+    assert (found.examples, found.right) == (rows.masks.chosen.sum(), sevens)
     assert fits(LM, found) and evaluate(model, LM, rows, 20).loss_sum == pytest.approx(found.loss_sum)
     scores = summarise(LM, evaluate(lm_model(), LM, rows, 8))
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"] or 0)) and 200 < scores["perplexity"] < 450

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
-from common.metrics import LARGEST, TaskStatistics, fits, is_better, measure, merge, summarise
+from common.metrics import LARGEST, LARGEST_LOSS, TaskStatistics, fits, is_better, measure, merge, summarise
 from common.tasks import METRICS, TaskDefinition, TaskType
 
 BINARY = TaskDefinition("b", TaskType.CLASSIFICATION, ("no", "yes"), False, METRICS[TaskType.CLASSIFICATION])
-THREE = TaskDefinition("c", TaskType.CLASSIFICATION, ("x", "y", "z"), False, ("accuracy", "f1", "matthews"))
+THREE = TaskDefinition("c", TaskType.CLASSIFICATION, ("x", "y", "z"), False, METRICS[TaskType.CLASSIFICATION])
 TAGS = TaskDefinition("m", TaskType.MULTILABEL, ("p", "q"), False, METRICS[TaskType.MULTILABEL])
 SCORE = TaskDefinition("r", TaskType.REGRESSION, (), True, METRICS[TaskType.REGRESSION])
 
@@ -51,19 +51,40 @@ def test_merged_class_counts_equal_those_of_pooled_predictions(case):
 
 
 @settings(max_examples=60, deadline=None)
-@given(split_rows())
-def test_merged_moments_give_pearson_and_rmse_of_pooled_predictions(case):
+@given(split_rows(), st.sampled_from([(0, 1), (3, 1), (1100, 1), (273.15, 20), (101325, 500), (-1e6, 5)]))
+def test_merged_moments_give_pearson_and_rmse_of_pooled_predictions(case, place):
     rng, rows, parts = case
-    p, y = rng.normal(3, 1, rows), rng.uniform(0, 5, rows)
+    y = rng.normal(*place, rows)
+    p = y + rng.normal(0.1, 0.5, rows) * place[1]
     values = summarise(SCORE, merge([measure(SCORE, column(p[a:b]), y[a:b], 0.0) for a, b in parts]))
+    pooled = scores(SCORE, column(p), y)
     assert values["rmse"] == pytest.approx(sqrt(np.mean((p - y) ** 2)), rel=1e-9)
     if rows > 2:
-        assert values["pearson"] == pytest.approx(np.corrcoef(p, y)[0, 1], abs=1e-7)
+        assert values["pearson"] == pytest.approx(pooled["pearson"], abs=1e-9)
+        assert values["pearson"] == pytest.approx(pearsonr(p, y).statistic, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(split_rows())
+def test_merging_gives_the_same_numbers_in_any_order(case):
+    rng, rows, parts = case
+    p, y = rng.normal(1e3, 1, rows), rng.normal(1e3, 1, rows)
+    found = [measure(SCORE, column(p[a:b]), y[a:b], rng.uniform(0, 9)) for a, b in parts]
+    order = rng.permutation(len(found))
+    assert merge(found) == merge([found[at] for at in order])
+
+
+def test_the_error_is_that_of_the_rows_even_where_it_is_tiny_against_the_scores():
+    y = np.linspace(0, 1e6, 500)
+    assert scores(SCORE, column(y + 1e-4), y)["rmse"] == pytest.approx(1e-4, rel=1e-5)
 
 
 def test_scores_that_need_the_rows_are_means_weighted_by_examples():
-    parts = [TaskStatistics(1, 0, (1, 0, 0, 0), (), (("auc_mean", 0.5, 1),)), TaskStatistics(2, 0, (2, 0, 0, 0))]
-    parts.append(TaskStatistics(3, 0, (3, 0, 0, 0), (), (("auc_mean", 0.9, 3),)))
+    parts = [
+        TaskStatistics(1, 0, 1, (1, 1, 1, 0, 0, 0), (), (("auc_mean", 0.5, 1),)),
+        TaskStatistics(2, 0, 2, (2, 2, 2, 0, 0, 0)),
+        TaskStatistics(3, 0, 3, (3, 3, 3, 0, 0, 0), (), (("auc_mean", 0.9, 3),)),
+    ]
     assert summarise(BINARY, merge(parts))["auc_mean"] == pytest.approx((0.5 + 2.7) / 4)
 
 
@@ -84,6 +105,32 @@ def test_three_class_scores_by_hand():
     assert values["matthews"] == pytest.approx((4 * 6 - (2 * 3 + 2 * 2 + 2 * 1)) / sqrt((36 - 14) * (36 - 12)))
 
 
+def test_classes_that_are_nowhere_are_not_in_the_mean():
+    """As f1_score(average="macro"), whose labels are those of y_true and y_pred: of x and y, 2/3 and 4/5."""
+    values = scores(THREE, one_hot([0, 1, 1, 1], 3), [0, 0, 1, 1])
+    assert values["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    # predicted once and never true: it counts, as 0
+    values = scores(THREE, one_hot([0, 1, 1, 2], 3), [0, 0, 1, 1])
+    assert values["f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(split_rows(), st.integers(2, 6))
+def test_counts_by_label_tell_as_much_as_the_confusion_matrix(case, size):
+    rng, rows, parts = case
+    task = replace(THREE, labels=tuple(map(str, range(size))))
+    outputs, targets = rng.normal(size=(rows, size)), rng.integers(size, size=rows).astype(float)
+    parts = [measure(task, outputs[a:b], targets[a:b], 0.0) for a, b in parts]
+    assert all(fits(task, part) for part in parts)
+    found = summarise(task, merge(parts))
+    table = np.zeros((size, size))
+    np.add.at(table, (targets.astype(int), outputs.argmax(axis=1)), 1)
+    true, said, hits = table.sum(axis=1), table.sum(axis=0), np.trace(table)
+    spread = (rows**2 - said @ said) * (rows**2 - true @ true)
+    assert found["accuracy"] == hits / rows
+    assert found["matthews"] == pytest.approx((hits * rows - true @ said) / sqrt(spread) if spread else 0.0, abs=1e-12)
+
+
 def test_regression_scores_by_hand():
     values = scores(SCORE, column([1, 2, 3]), [1, 3, 2])
     assert values["pearson"] == pytest.approx(0.5) and values["spearman_mean"] == pytest.approx(0.5)
@@ -102,10 +149,17 @@ def test_multilabel_counts_and_scores_by_hand():
     outputs = [[1, -1], [1, 1], [-1, 1], [-1, -1]]
     targets = [[1, 0], [0, 1], [1, 1], [0, 1]]
     statistics = measure(TAGS, np.array(outputs, float), np.array(targets, float), 0.0)
-    assert statistics.confusion == (1, 1, 1, 1, 2, 0, 1, 1)  # (tp, fp, fn, tn) of p, then of q
+    assert statistics.labels == (1, 2, 2, 2, 3, 2)  # (hits, true, predicted) of p, then of q
     values = summarise(TAGS, statistics)
-    assert values["f1_micro"] == pytest.approx(6 / 9) and values["accuracy"] == 5 / 8
+    assert values["f1_micro"] == pytest.approx(6 / 9) and values["label_accuracy"] == 5 / 8
     assert values["f1_macro"] == pytest.approx((2 / 4 + 4 / 5) / 2)
+    assert values["accuracy"] == 1 / 4  # only the first row is right as a whole
+
+
+def test_a_label_that_is_nowhere_counts_as_zero_in_a_multilabel_mean():
+    """As f1_score(average="macro") of indicators, whose labels are all columns."""
+    values = scores(TAGS, [[1, -1], [1, -1]], [[1, 0], [1, 0]])
+    assert values == {"f1_micro": 1.0, "f1_macro": 0.5, "accuracy": 1.0, "label_accuracy": 1.0, "loss": 0.0}
 
 
 @settings(max_examples=80, deadline=None)
@@ -128,7 +182,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows):
     assert ours == (pytest.approx(np.mean(pairs), abs=1e-12) if pairs else None)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 3.7, 1e6])
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.7, 1e6, 101325.1])
 @pytest.mark.parametrize("rows", [1, 2, 7, 100])
 def test_constant_predictions_have_no_correlation_instead_of_nan(value, rows):
     targets = np.linspace(0, 5, rows)
@@ -156,26 +210,63 @@ def test_what_measure_gives_fits_its_own_task_only(task):
     [
         (BINARY, {"examples": 0}),
         (BINARY, {"examples": 4}),
-        (BINARY, {"confusion": (4, -1, 0, 0)}),
-        (BINARY, {"confusion": (3, 0, 0)}),
+        (BINARY, {"right": 4}),
+        (BINARY, {"labels": (4, 4, 4, -1, -1, -1)}),
+        (BINARY, {"labels": (3, 3, 3)}),
+        (BINARY, {"right": 2, "labels": (1, 2, 1, 1, 2, 1)}),  # sums of true classes are not the rows
+        (BINARY, {"right": 0, "labels": (0, 1, 1, 0, 2, 2)}),  # two of the second class went to a first said once
+        (THREE, {"right": 1, "labels": (1, 2, 3, 0, 1, 0, 0, 0, 0)}),  # one of the two misses goes to its own class
         (BINARY, {"loss_sum": float("nan")}),
-        (BINARY, {"loss_sum": 10 * LARGEST}),
+        (BINARY, {"loss_sum": -1.0}),
+        (BINARY, {"loss_sum": 4 * LARGEST_LOSS}),
         (BINARY, {"means": (("auc_mean", 0.5, 0),)}),
+        (BINARY, {"means": (("auc_mean", 0.5, 2),)}),
         (BINARY, {"means": (("auc_mean", 0.5, 4),)}),
+        (BINARY, {"means": (("auc_mean", 1.5, 3),)}),
+        (BINARY, {"means": (("auc_mean", -0.1, 3),)}),
         (BINARY, {"means": (("auc_mean", float("inf"), 3),)}),
-        (TAGS, {"confusion": (3, 0, 0, 0, 0, 0, 0, 0)}),
+        (BINARY, {"means": (("auc_mean", float("nan"), 3),)}),
+        (BINARY, {"means": (("accuracy", 0.5, 3),)}),
+        (BINARY, {"means": (("auc_mean", 0.5, 3), ("auc_mean", 0.5, 3))}),
+        (THREE, {"means": (("auc_mean", 0.5, 3),)}),
+        (TAGS, {"labels": (3, 3, 3, 0, 0, 0, 0, 0)}),
+        (TAGS, {"right": 3, "labels": (1, 2, 2, 2, 2, 2)}),  # all rows right, and a label wrong
+        (TAGS, {"right": 0, "labels": (1, 1, 1, 2, 2, 2)}),  # no row right, and no label wrong
+        (TAGS, {"right": 0, "labels": (0, 2, 2, 2, 2, 2)}),  # of three rows two true, two predicted: one must hit
+        (SCORE, {"right": 1}),
         (SCORE, {"moments": (1.0, 2.0)}),
-        (SCORE, {"moments": (float("nan"),) * 5}),
+        (SCORE, {"moments": (float("nan"),) * 6}),
+        (SCORE, {"moments": (0.0, 0.0, -1.0, 1.0, 0.0, 0.0)}),
+        (SCORE, {"moments": (0.0, 0.0, 1.0, 1.0, 1.001, 0.002)}),  # a correlation above one
+        (SCORE, {"moments": (0.0, 0.0, 1.0, 1.0, 0.0, 1.0)}),  # the error must be two
+        (SCORE, {"moments": (10 * LARGEST, 0.0, 0.0, 0.0, 0.0, 0.0)}),
+        (SCORE, {"means": (("spearman_mean", 1e100, 3),)}),
+        (SCORE, {"means": (("auc_mean", 0.5, 3),)}),
     ],
 )
 def test_statistics_that_measure_cannot_give_do_not_fit(task, change):
     assert fits(task, good(task)) and not fits(task, replace(good(task), **change))
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 50),
+    st.sampled_from([0.0, 1e-9, 1.0, 1e3, 1e12]),
+    st.sampled_from([0.0, 1e-6, 1.0, 1e6, 1e19]),
+)
+def test_whatever_measure_gives_fits(seed, rows, place, size):
+    rng = np.random.default_rng(seed)
+    p, y = (np.float32(place + size * rng.normal(size=rows)).astype(float) for _ in range(2))
+    for predictions in (p, y, np.full(rows, place), y + 1e-7 * abs(y)):
+        assert fits(SCORE, measure(SCORE, column(predictions), y, 1.0))
+    tags = (rng.random((rows, 2)) < rng.random(2)).astype(float)
+    assert fits(TAGS, measure(TAGS, rng.normal(size=(rows, 2)), tags, 1.0))
+
+
 def test_the_largest_sums_that_fit_still_give_finite_scores():
-    huge = TaskStatistics(2**53 - 1, LARGEST, (), (LARGEST, -LARGEST, LARGEST, LARGEST, -LARGEST))
-    assert fits(SCORE, huge)
-    values = summarise(SCORE, merge([huge] * 1000))
+    huge = TaskStatistics(2**53 - 1, LARGEST, moments=(LARGEST, -LARGEST, LARGEST, LARGEST, -LARGEST, LARGEST))
+    values = summarise(SCORE, merge([huge, replace(huge, moments=huge.moments[1:] + huge.moments[:1])] * 500))
     assert all(value is None or isfinite(value) for value in values.values())
 
 

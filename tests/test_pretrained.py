@@ -21,12 +21,8 @@ from safetensors.torch import save_file
 from common.errors import ModelError, WireError
 from common.models import hub
 from common.models.encoder import build_encoder
-from common.models.pretrained import (
-    KNOWN_ARCHITECTURES,
-    pack_tokenizer,
-    resolve_encoder,
-    unpack_tokenizer,
-)
+from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
+from common.models.pretrained import KNOWN_ARCHITECTURES, resolve_encoder
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.flat import shapes_of
 
@@ -232,7 +228,7 @@ def test_the_cache_is_used_without_asking_the_hub(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_cached_folder", lambda name, config_only: None)
+    monkeypatch.setattr(hub, "_cached_folder", lambda name: None)
     monkeypatch.setattr(hub, "_download", lambda name, config_only, seconds: hub.Found(None, "no network"))
 
 

@@ -43,7 +43,10 @@ from server.service.grpc_server import start_server
 from tests.crashes import Cast, Gate, Watch
 from tests.federations import make_model, small_config
 
-SCORES = {"sst2": TaskStatistics(10, 5.0, (4, 1, 2, 3)), "qqp": TaskStatistics(10, 5.0, (5, 0, 5, 0))}
+SCORES = {
+    "sst2": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),
+    "qqp": TaskStatistics(10, 5.0, 5, (5, 5, 10, 0, 5, 0)),
+}
 SST2 = KNOWN_TASKS["sst2"]
 
 
@@ -184,7 +187,7 @@ WRONG: dict[str, tuple[Callable[[Client], Update], Reason | None, str]] = {
     ),
     "statistics that do not fit": (
         lambda c: (
-            replace(c.update()[0], results=(TaskResult("sst2", 24, 0.5, TaskStatistics(3, 1.0, (1, 1, 1))),)),
+            replace(c.update()[0], results=(TaskResult("sst2", 24, 0.5, TaskStatistics(3, 1.0, 1, (1, 1, 1))),)),
             c.update()[1],
         ),
         Reason.MALFORMED,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.data.features import FeatureRows
-from client.data.sources import TaskData
+from client.data.rows import TaskData
 from server.relations.lasso import network_lasso
 from server.relations.linear import graph, mean, precision
 from server.relations.table import relation_of

@@ -28,7 +28,7 @@ def report_of(table):
 
 def answer(table, client, right, loss=0.5):
     """An update whose received model was right on `right` of 10 rows of each of its tasks."""
-    scores = TaskStatistics(10, 20.0 - 2 * right, (right, 0, 10 - right, 0))
+    scores = TaskStatistics(10, 20.0 - 2 * right, right, (right, right, 10, 0, 10 - right, 0))
     header = table.header(client)
     results = tuple(replace(result, validation=scores, train_loss=loss) for result in header.results)
     table.apply(UpdateArrived(table.now, client, replace(header, results=results)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,30 +195,6 @@ def test_after_a_restart_the_orders_ask_for_the_same_encodings() -> None:
     journal.close()
 
 
-def test_a_journal_from_before_encodings_can_be_gone_on_with(tmp_path: Path) -> None:
-    path, table = tmp_path / "journal.sqlite", Table()
-    join(table, "a", "sst2")
-    join(table, "b", "qqp")
-    journal = Journal(path)
-    for effect in table.of(Commit):
-        assert isinstance(effect, Commit)
-        journal.commit(effect.records)
-    journal.close()
-    with sqlite3.connect(path) as database:
-        database.execute("ALTER TABLE orders DROP COLUMN encoding")
-    database.close()
-    journal = Journal(path)
-    restored = journal.restore(SCHEMAS, 60.0)
-    assert restored.open is not None
-    assert {order.encoding for order in restored.open.orders.values()} == {DENSE_FLOAT32}
-    for client in "ab":
-        table.answer(client)
-    closed = [record for effect in table.of(Commit) for record in effect.records if isinstance(record, RoundClosed)]
-    journal.commit(closed)
-    assert uploads(journal.rounds()) == {DENSE_FLOAT32: {"updates": 2, "bytes": 880}}
-    journal.close()
-
-
 def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path) -> None:
     table, journal = two(), Journal(":memory:")
     table.apply(UpdateArrived(0.0, "a", sized(table.header("a"), 40)))
@@ -278,7 +253,7 @@ class Upload:
             for s, data in zip(self.order.scopes, payloads, strict=True)
         )
         data = b"".join(payloads)
-        results = (TaskResult("sst2", 24, 0.5, TaskStatistics(10, 5.0, (4, 1, 2, 3))),)
+        results = (TaskResult("sst2", 24, 0.5, TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4))),)
         header = UpdateHeader(
             self.order.order_id,
             changes.get("codec", self.order.encoding),

@@ -92,15 +92,15 @@ def test_a_whole_update_arrives_as_one_vector_per_scope(step):
     asyncio.run(scenario())
 
 
-def test_an_interrupted_upload_goes_on_where_it_broke():
+@pytest.mark.parametrize("offset", [23, 22, 20, 9, 1])  # bytes may still arrive after the client asked what stands
+def test_an_interrupted_upload_goes_on_where_it_broke(offset):
     async def scenario():
         uploads = Uploads(SCHEMAS)
         with pytest.raises(ConnectionError):
             await uploads.receive(header(), stream(stop=23))
         assert uploads.received("train-1.1-a") == 23
-        assert await refused(uploads.receive(header(offset=20), stream())) is Reason.CORRUPT
         assert await refused(uploads.receive(header(offset=30), stream())) is Reason.CORRUPT
-        assert bytes(await uploads.receive(header(offset=23), stream())) == DATA
+        assert bytes(await uploads.receive(header(offset=offset), stream())) == DATA
 
     asyncio.run(scenario())
 
@@ -248,7 +248,8 @@ def test_a_stalled_stream_is_given_up_and_can_be_continued(monkeypatch):
         monkeypatch.setattr(module, "STALL_SECONDS", 0.02)
         stalled = await start(uploads, header(), tap)
         await tap.give(DATA[:12])
-        assert await refused(stalled) is Reason.CORRUPT
+        with pytest.raises(TimeoutError, match=r"no byte for 0\.02 s"):
+            await stalled
         assert bytes(await uploads.receive(header(offset=12), stream())) == DATA
 
     asyncio.run(scenario())

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.metrics import TaskStatistics
+from common.metrics import TaskStatistics, measure
 from common.orders import (
     JoinRequest,
     Order,
@@ -39,7 +40,7 @@ from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.gen import admin_pb2, federation_pb2
-from common.wire.limits import CONTROL_BYTES, MAX_SCOPES
+from common.wire.limits import CONTROL_BYTES, MAX_COUNT, MAX_SCOPES
 from common.wire.pieces import PIECE, UPLOAD_PART
 from tests.wire_values import VALUES
 
@@ -105,7 +106,7 @@ HEADER = UpdateHeader(
     "dense-float32",
     (ScopePayload("shared", 3, "ab" * 32, 400), ScopePayload("task/sst2", 3, "cd" * 32, 40)),
     "ef" * 16,
-    (TaskResult("sst2", 7, None, TaskStatistics(7, 1.5, (3, 1, 1, 2), (), (("auc_mean", 0.5, 7),))),),
+    (TaskResult("sst2", 7, None, TaskStatistics(7, 1.5, 5, (3, 4, 4, 2, 3, 3), (), (("auc_mean", 0.5, 7),))),),
     1.0,
 )
 TASK = TaskDefinition("sst2", TaskType.CLASSIFICATION, ("no", "yes"), False, ("accuracy",))
@@ -169,7 +170,7 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("large payload", UPLOAD_PART, LARGE_UPLOAD, "nbytes: 65544 is not from 0 to 65536"),
     ("train loss", UPLOAD_PART, results_with(train_loss=math.nan), "train_loss"),
     ("loss sum", UPLOAD_PART, results_with(validation=TaskStatistics(1, math.inf)), "loss_sum"),
-    ("moments", UPLOAD_PART, results_with(validation=TaskStatistics(1, 0.0, (), (1.0,))), "moments"),
+    ("moments", UPLOAD_PART, results_with(validation=TaskStatistics(1, 0.0, moments=(1.0,))), "moments"),
     ("huge count", UPLOAD_PART, results_with(examples=1 << 60), "examples"),
     ("digest", UPLOAD_PART, upload(digest="XYZ"), "digest"),
     ("scope name", messages.FETCH_REQUEST, FetchCall(SESSION, ScopeVersion("../x/y", 1), 0), "scope"),
@@ -202,9 +203,23 @@ def test_what_no_message_can_carry_is_told_to_the_sender() -> None:
     for scope in (ScopeVersion("shared", -1), ScopeVersion("shared", 1 << 64), ScopeVersion("\ud800", 1)):
         with pytest.raises(WireError, match="FetchRequest: cannot be sent"):
             messages.FETCH_REQUEST.encode(FetchCall(SESSION, scope, 0))
-    cells = tuple([1] * (CONTROL_BYTES + 1))
+    counts = tuple([1] * (CONTROL_BYTES + 1))
     with pytest.raises(WireError, match="more than"):
-        UPLOAD_PART.encode(results_with(validation=TaskStatistics(1, 0.0, cells)))
+        UPLOAD_PART.encode(results_with(validation=TaskStatistics(1, 0.0, 0, counts)))
+
+
+def test_five_thousand_labels_fit_every_message_with_room_to_spare() -> None:
+    names = tuple(f"a label with a name of forty characters {number}" for number in range(5000))
+    task = TaskDefinition("m", TaskType.CLASSIFICATION, names, False, ("f1",))
+    rng = np.random.default_rng(0)
+    found = measure(task, rng.normal(size=(100, 5000)), rng.integers(5000, size=100).astype(float), 1.0)
+    largest = replace(found, examples=MAX_COUNT, right=MAX_COUNT, labels=(MAX_COUNT,) * len(found.labels))
+    for statistics, most in ((found, 50_000), (largest, 250_000)):
+        value = results_with(validation=statistics, personal=statistics)
+        data = UPLOAD_PART.encode(value)
+        assert UPLOAD_PART.decode(data) == value and len(data) < most
+    join = replace(JOIN, tasks=(replace(task, name="sst2"),))
+    assert messages.JOIN_REQUEST.decode(messages.JOIN_REQUEST.encode(join)) == join
 
 
 def test_lines_for_people_are_folded_and_cut_when_sent() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.metrics import TaskStatistics
+from common.metrics import MOMENTS, TaskStatistics
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -32,10 +32,11 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
 from common.wire.codec import Codec
 from common.wire.limits import MAX_COUNT, MAX_SEED
@@ -48,6 +49,7 @@ scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), cli
 digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
 sizes = st.integers(0, 1 << 40)
+piece_sizes = st.integers(LEAST_PIECE_BYTES, PIECE_BYTES)
 positive = st.integers(1, 1 << 20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 amounts = st.floats(0, 1e300)
@@ -140,9 +142,10 @@ poll_replies = st.one_of(
 statistics = st.builds(
     TaskStatistics,
     counts,
-    numbers,
+    amounts,
+    counts,
     few(counts),
-    st.one_of(st.just(()), st.tuples(numbers, numbers, numbers, numbers, numbers)),
+    st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
 )
 results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)
@@ -186,8 +189,8 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.WELCOME, welcomes),
     (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates())),
     (messages.POLL_REPLY, poll_replies),
-    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes)),
-    (messages.TOKENIZER_REQUEST, sessions),
+    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes, piece_sizes)),
+    (messages.TOKENIZER_REQUEST, st.builds(TokenizerCall, sessions, sizes, piece_sizes)),
     (PIECE, st.binary()),
     (UPLOAD_PART, uploads | st.binary()),
     (messages.RECEIPT, st.builds(Receipt, ids, digests)),

@@ -1,96 +1,218 @@
-"""Rows of numbers from files: `all.npz`, one `.npz` or `.csv` file per task, or two of them in the task's folder."""
+"""Rows of numbers from files: `all.npz`, one `.npz` file or table per task, or two of them in the task's folder."""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.columns import LABELS
+from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
 from client.data.features import FeatureRows, Labels
-from client.data.labels import CellError, label_parser
+from client.data.files import SPLIT_NAMES, find, read_all
+from client.data.formats import SUFFIXES
+from client.data.labels import CellError, label_parser, quoted
+from client.data.rows import TaskData
 from common.errors import DataError, foreign_errors
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import Header, TaskDefinition, TaskType
 
 ALL = "all.npz"
-SUFFIXES = (".npz", ".csv")
+ARRAYS = ".npz"
+FORMS = (ARRAYS, *SUFFIXES)
+NAMES = ("names", "feature_names", "columns")
+"""What an array is called that holds the names of the features."""
 VALIDATION_SHARE = 4
 """Where a file holds all rows of a task, one in so many is for validation."""
 
 Array = NDArray[Any]
 
 
-def read_rows(folder: Path, task: TaskDefinition, features: int, seed: int) -> tuple[FeatureRows, FeatureRows, str]:
-    """Training rows, validation rows, and where they come from.
+@dataclass(frozen=True)
+class Numbers:
+    """Features and labels as they were read. `table` is where they stand, for messages; an array file has none."""
 
-    Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y) or .csv
-    (a header; the label's column is called label, score or y), then `all.npz` (arrays task, x and y; task holds the
-    tasks' names, or the number at the end of each name). From a file with all rows, every fourth in an order that
-    depends on `seed` and the task's name is for validation.
+    origin: str
+    features: Array
+    labels: Array | list[object]
+    columns: ColumnNames
+    table: Table | None = None
+
+    def place(self, row: int) -> str:
+        """Where a row is, counted from 1."""
+        return self.table.place(row) if self.table is not None else f"{self.origin}, row {row}"
+
+    def feature(self, number: int) -> str:
+        """What a feature is called, counted from 1."""
+        return f"column {self.columns.features[number - 1]!r}" if self.columns.features else f"feature {number}"
+
+
+def read_rows(
+    folder: Path,
+    task: TaskDefinition,
+    features: int,
+    seed: int,
+    names: ColumnNames | None = None,
+    *,
+    scored: bool = True,
+) -> TaskData:
+    """Training and validation rows, and what their columns are.
+
+    Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y, and the
+    features' names where there are any) or as a table (features are matched by name), then `all.npz` (arrays task, x
+    and y; task holds the tasks' names, or the number at the end of each name). From a file with all rows, every fourth
+    in an order that depends on `seed` and the task's name is for validation. Unless rows shall be `scored`, the folder
+    of a task needs no validation rows.
 
     Raises:
         DataError: there is no such file, or what is wrong with it.
     """
     if not folder.is_dir():
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task.name}.npz or {ALL}")
-    split = [_find(folder / task.name, name) for name in ("train", "validation")]
-    if split[0] is not None and split[1] is not None:
-        train, validation = (_checked(path, *_read(path), task, features) for path in split if path is not None)
-        return train, validation, str(folder / task.name)
-    path = _find(folder, task.name)
-    if path is not None:
-        whole = _checked(path, *_read(path), task, features)
+    own = folder / task.name
+    train, validation = find(own, SPLIT_NAMES["train"], FORMS), find(own, SPLIT_NAMES["validation"], FORMS)
+    if train and (validation or not scored):
+        read = _read(train, task, names)
+        rows = _checked(read, task, features)
+        if not validation:
+            return _data(read, rows, rows.take(np.empty(0, dtype=np.int64)), str(own))
+        wanted = replace(names or ColumnNames(), features=read.columns.features)
+        return _data(read, rows, _checked(_read(validation, task, wanted), task, features), str(own))
+    paths = find(folder, (task.name,), FORMS)
+    if paths:
+        read = _read(paths, task, names)
     elif (folder / ALL).is_file():
-        path = folder / ALL
-        whole = _checked(path, *_read_task(path, task), task, features)
+        read = _read_arrays(folder / ALL, task, names, whose=True)
+    elif train:
+        raise DataError(f"{own} has no validation file; name it validation with .npz or .csv, or write val_samples: 0")
     else:
-        names = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
-        raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {names} (or .csv)")
+        needed = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
+        raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {needed} (or {_OTHERS})")
+    whole = _checked(read, task, features)
     if len(whole) < 2:
-        raise DataError(f"{path}: task {task.name} has one row; it takes two, to train on and to score on")
+        raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     order = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, "split"))).permutation(len(whole))
     held_out = max(len(whole) // VALIDATION_SHARE, 1)
-    return whole.take(np.sort(order[held_out:])), whole.take(np.sort(order[:held_out])), str(path)
+    return _data(read, whole.take(np.sort(order[held_out:])), whole.take(np.sort(order[:held_out])), read.origin)
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-    if len(found) > 1:
-        raise DataError(f"{folder} has both {found[0].name} and {found[1].name}; keep one")
-    return found[0] if found else None
+_OTHERS = ", ".join(SUFFIXES)
 
 
-def _read(path: Path) -> tuple[Array, Array]:
-    """Features and raw labels."""
-    if path.suffix == ".csv":
-        return _read_csv(path)
-    x, y = _read_npz(path, "x", "y")
-    return x, y
+def _data(read: Numbers, train: FeatureRows, validation: FeatureRows, origin: str) -> TaskData:
+    named = read.columns.features
+    header = Header.of(named) if named else Header(train.features.shape[1])
+    return TaskData(train, validation, origin, read.columns, header, read.table.notes if read.table is not None else ())
 
 
-def _read_npz(path: Path, *names: str) -> tuple[Array, ...]:
+def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> Numbers:
+    if paths[0].name.endswith(ARRAYS):
+        if len(paths) > 1:
+            raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
+        return _read_arrays(paths[0], task, names)
+    if paths[0].name.endswith(ARRAYS + ".gz"):
+        raise DataError(f"{paths[0]}: an {ARRAYS} file is packed by itself; unpack it with gunzip")
+    table = read_all(paths)
+    columns = number_columns(table, task, names)
+    features = np.empty((len(table), len(columns.features)), dtype=np.float64)
+    for place, name in enumerate(columns.features):
+        features[:, place] = _numbers(table, name)
+    assert columns.label is not None
+    return Numbers(table.origin, features, table.columns[columns.label], columns, table)
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """A column of a table as numbers."""
+    cells = table.columns[name]
+    try:
+        column = np.array(cells, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        column = None
+    # Python reads 1_0 as ten, which in a data file is a slip.
+    if column is not None and column.ndim == 1 and not any(cell is None or "_" in str(cell) for cell in cells):
+        return column
+    for row, cell in enumerate(cells, start=1):
+        if not _is_number(cell):
+            text = "" if cell is None else str(cell).strip()
+            what = f"{quoted(text)} is not a number" if text else "the cell is empty"
+            raise DataError(f"{table.place(row)}, column {name!r}: {what}; mend or remove the row")
+    raise DataError(f"{table.origin}, column {name!r}: its cells are not numbers; mend it")
+
+
+def _is_number(cell: object) -> bool:
+    if cell is None or "_" in str(cell):
+        return False
+    try:
+        float(cell)  # type: ignore[arg-type]
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
+def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> Numbers:
+    """The arrays of a file; where it says `whose` rows they are, those of one task."""
     unreadable = DataError(f"{path} is not a readable .npz file of plain arrays; write it again")
     with foreign_errors(lambda error: unreadable), np.load(path, allow_pickle=False) as file:
-        missing = [name for name in names if name not in file.files]
-        if missing:
-            present = ", ".join(file.files) or "none"
-            raise DataError(f"{path}: array '{missing[0]}' is missing; present are {present}")
-        arrays = tuple(file[name] for name in names)
-    if len({len(array) if array.ndim else -1 for array in arrays}) > 1:
-        sizes = ", ".join(f"{name} {array.shape}" for name, array in zip(names, arrays, strict=True))
+        arrays: dict[str, Array] = {name: file[name] for name in file.files}
+    named = names or ColumnNames()
+    label = _label_array(path, arrays, task, named.label)
+    needed = ("task", "x", label) if whose else ("x", label)
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: array '{missing[0]}' is missing; present are {', '.join(arrays) or 'none'}")
+    x, y = arrays["x"], arrays[label]
+    if len({len(arrays[name]) if arrays[name].ndim else -1 for name in needed}) > 1:
+        sizes = ", ".join(f"{name} {arrays[name].shape}" for name in needed)
         raise DataError(f"{path}: the arrays differ in their number of rows ({sizes})")
-    return arrays
+    if whose:
+        mine = _rows_of(path, arrays["task"], task)
+        x, y = x[mine], y[mine]
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
+    flat = x.reshape(len(x), -1) if len(x) else x.reshape(0, 0)
+    return _by_name(path, flat, y, _feature_names(path, arrays, flat), task, replace(named, label=label))
 
 
-def _read_task(path: Path, task: TaskDefinition) -> tuple[Array, Array]:
-    """One task's rows of a file that holds all tasks."""
-    whose, x, y = _read_npz(path, "task", "x", "y")
+def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+    candidates: dict[str, list[object]] = {name: [] for name in arrays if name not in ("x", "task", *NAMES)}
+    if named is None and not {name.casefold() for name in candidates} & {name.casefold() for name in LABELS}:
+        return "y"
+    return label_column(Table(str(path), candidates), task, named, ())
+
+
+def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
+    """The names of the features, none where the file does not tell."""
+    found = [name for name in arrays if name in NAMES and arrays[name].dtype.kind in "US"]
+    if len(found) > 1:
+        raise DataError(f"{path}: the features' names could be in '{found[0]}' or '{found[1]}'; keep one")
+    if not found:
+        return []
+    names = [name.decode(errors="replace") if isinstance(name, bytes) else name for name in arrays[found[0]].tolist()]
+    if arrays[found[0]].shape != (x.shape[1],) or len({*names}) < len(names):
+        raise DataError(f"{path}: array '{found[0]}' must name each of {x.shape[1]} features once; mend it")
+    return names
+
+
+def _by_name(path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames) -> Numbers:
+    """The features that a person named, in their order; all of them where nobody did, or where they have no names."""
+    wanted = named.features or tuple(present)
+    if present:
+        missing = next((name for name in wanted if name not in present), None)
+        if missing is not None:
+            raise DataError(
+                f"{path}: feature '{missing}' is missing; present are {', '.join(present)}; rename it or set "
+                f"tasks.{task.name}.columns.features"
+            )
+        x = x[:, [present.index(name) for name in wanted]]
+    return Numbers(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
+
+
+def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_]:
+    """Which rows of a file with all tasks are this task's."""
     if whose.dtype.kind in "US":
         wanted: object = task.name
     else:
@@ -100,77 +222,74 @@ def _read_task(path: Path, task: TaskDefinition) -> tuple[Array, Array]:
                 f"{path}: its tasks are numbers, and '{task.name}' ends with none; name tasks such as {task.name}0"
             )
         wanted = int(number[0])
-    mine = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
+    mine: NDArray[np.bool_] = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
     if not mine.any():
         raise DataError(f"{path}: no row is of task {wanted} ('{task.name}')")
-    return x[mine], y[mine]
+    return mine
 
 
-def _read_csv(path: Path) -> tuple[Array, Array]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({type(error).__name__}); mend it") from None
-    names = [name for name in (*LABELS, "y") if rows and name in rows[0]]
-    if not names:
-        raise DataError(f"{path}: no column is called {', '.join((*LABELS, 'y'))}; the first line must be a header")
-    header = rows.pop(0)
-    place = header.index(names[0])
-    features = np.empty((len(rows), len(header) - 1), dtype=np.float64)
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} columns where the header has {len(header)}; mend it")
-        try:
-            features[number - 1] = row[:place] + row[place + 1 :]
-        except ValueError:
-            raise DataError(f"{path}, row {number}: a feature is not a number; mend or remove the row") from None
-    return features, np.array([row[place] for row in rows], dtype=str)
-
-
-def _checked(path: Path, x: Array, y: Array, task: TaskDefinition, features: int) -> FeatureRows:
+def _checked(read: Numbers, task: TaskDefinition, features: int) -> FeatureRows:
+    x = read.features
     if not len(x):
-        raise DataError(f"{path} has no rows; give at least one")
-    if x.dtype.kind not in "fiub":
-        raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
+        raise DataError(f"{read.origin} has no rows; give at least one")
+    if x.shape[1] != features:
+        raise _another_width(read, task, features)
     with np.errstate(over="ignore"):
-        flat = np.ascontiguousarray(x.reshape(len(x), -1), dtype=np.float32)
-    if flat.shape[1] != features:
-        raise DataError(f"{path}: rows have {flat.shape[1]} features, model.mlp.features is {features}; change one")
-    bad = ~np.isfinite(flat).all(axis=1)
-    if bad.any():
+        flat = np.ascontiguousarray(x, dtype=np.float32)
+    good = np.isfinite(flat)
+    if not good.all():
+        row, number = divmod(int((~good).argmax()), features)
         raise DataError(
-            f"{path}, row {int(bad.argmax()) + 1}: a feature is not a finite float32; mend or remove the row"
+            f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row, number]} is not a finite float32; "
+            "mend or remove the row"
         )
-    try:
-        return FeatureRows(flat, _labels(y, task))
-    except CellError as problem:
-        raise DataError(f"{path}, task {task.name}: {problem}") from None
+    return FeatureRows(flat, _labels(read, task))
 
 
-def _labels(y: Array, task: TaskDefinition) -> Labels:
-    """Labels as `FeatureRows` holds them; each different value is read once, as a cell of a table would be."""
+def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataError:
+    named = read.columns.features
+    listed = f" ({', '.join([*named[:10], '...'][: len(named)])})" if named else ""
+    remedy = f"name those wanted in tasks.{task.name}.columns.features, or change one" if named else "change one"
+    have = f"rows have {read.features.shape[1]} features{listed}"
+    return DataError(f"{read.origin}: {have}, model.mlp.features is {features}; {remedy}")
+
+
+def _labels(read: Numbers, task: TaskDefinition) -> Labels:
+    """Labels as `FeatureRows` holds them; each different value of an array is read once."""
+    y = read.labels
+    if isinstance(y, np.ndarray):
+        if task.type is TaskType.MULTILABEL and y.ndim == 2:
+            if y.shape[1] != len(task.labels) or not np.isin(y, (0, 1)).all():
+                columns = f"one column for each of {len(task.labels)} labels"
+                raise DataError(f"{read.origin}, task {task.name}: y must be zeros and ones, {columns}")
+            return y.astype(np.float32)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1:
+            raise DataError(f"{read.origin}, task {task.name}: y has shape {y.shape}, not (rows,)")
+        values, first, places = np.unique(y, return_index=True, return_inverse=True)
+        return _as_array(_parsed(read, task, values.tolist(), first.tolist()), task)[places]
+    return _as_array(_parsed(read, task, y, range(len(y))), task)
+
+
+def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[object]:
     parse: Callable[[object], object] = label_parser(task)
-    if task.type is TaskType.MULTILABEL and y.ndim == 2:
-        if y.shape[1] != len(task.labels) or not np.isin(y, (0, 1)).all():
-            raise CellError(f"y must be zeros and ones, one column for each of {len(task.labels)} labels")
-        return y.astype(np.float32)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise CellError(f"y has shape {y.shape}, not (rows,)")
-    values, places = np.unique(y, return_inverse=True)
-    parsed = [parse(_cell(value)) for value in values.tolist()]
+    parsed = []
+    for cell, row in zip(cells, rows, strict=True):
+        try:
+            parsed.append(parse(cell))
+        except CellError as problem:
+            where = f"{read.place(row + 1)}, column {read.columns.label!r}"
+            raise DataError(f"{where}, task {task.name}: {problem}") from None
+    return parsed
+
+
+def _as_array(parsed: list[object], task: TaskDefinition) -> Labels:
     if task.type is TaskType.CLASSIFICATION:
-        return np.array(parsed, dtype=np.int64)[places]
+        return np.array(parsed, dtype=np.int64)
     if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float32)[places]
+        return np.array(parsed, dtype=np.float32)
     table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
     for row, chosen in enumerate(parsed):
         table[row, np.asarray(chosen, dtype=np.int64)] = 1.0
-    return table[places]
-
-
-def _cell(value: object) -> object:
-    """A value as a table would hold it: 1.0 stands for class 1."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 from client.data.example import Example
 from client.data.labels import QUOTED_CHARACTERS, CellError, label_parser
@@ -19,16 +21,22 @@ TEXT_PAIRS = (
     ("#1 String", "#2 String"),
     ("text", "text_pair"),
 )
-LABELS = ("label", "score", "is_duplicate", "gold_label", "Quality")
+LABELS = ("label", "labels", "score", "is_duplicate", "gold_label", "Quality", "target", "class", "y")
+
+_COPY = re.compile(r"\.[0-9]+$")
+"""What programs append to a name that they find twice."""
+_NAMELESS = re.compile(r"|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
+"""How a column without a name, such as an index that was saved too, is called in files and by pandas."""
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Where a person says the texts and the label are; None means: look for the usual names."""
+    """Which column is what. Where a person says it, None and () mean: look for the usual names, take all others."""
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,22 +44,55 @@ class Table:
     """Cells as they were read, by column; all columns are equally long.
 
     `origin` opens every message. `published` marks an unchanged public data set: rows without text, of which
-    QQP has a few that no user can mend, are then left out instead of refused.
+    QQP has a few that no user can mend, are then left out instead of refused. `notes` say what may not be meant.
+    `parts` are the files behind a table of several, each with its number of rows.
     """
 
     origin: str
     columns: dict[str, list[object]]
     published: bool = False
+    notes: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def extended(self, other: Table) -> Table:
+        """This table with the rows of another below, whose columns are matched by name.
+
+        Raises:
+            DataError: the two have other columns.
+        """
+        if set(self.columns) != set(other.columns):
+            theirs, ours = ", ".join(other.columns), ", ".join(self.columns)
+            raise DataError(f"{other.origin}: its columns are {theirs}, those of {self.origin} {ours}; mend one")
+        parts = (*(self.parts or ((self.origin, len(self)),)), (other.origin, len(other)))
+        columns = {name: cells + other.columns[name] for name, cells in self.columns.items()}
+        return Table(self.origin, columns, self.published, self.notes + other.notes, parts)
+
+    def place(self, row: int) -> str:
+        """Where a row is, counted from 1: its file, and its number in there."""
+        for origin, rows in self.parts:
+            if row <= rows:
+                return f"{origin}, row {row}"
+            row -= rows
+        return f"{self.origin}, row {row}"
 
 
 def to_examples(table: Table, task: TaskDefinition, names: ColumnNames | None) -> list[Example]:
     """The table's rows in order, checked.
 
     Raises:
-        DataError: A column is missing, a cell cannot be used, or there is no row.
+        DataError: A column is missing or could be another, a cell cannot be used, or there is no row.
     """
-    text, text_pair, label = _choose(table, task, names or ColumnNames())
-    parse = label_parser(task) if task.type is not TaskType.MASKED_LM else lambda _: 0
+    return examples_in(table, task, text_columns(table, task, names))
+
+
+def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list[Example]:
+    """The table's rows in order, checked; `chosen` comes from `text_columns`."""
+    text, text_pair = chosen.text or "", chosen.text_pair
+    label = chosen.label or text
+    parse = label_parser(task) if chosen.label is not None else lambda _: 0
     examples = []
     column = text
     cells = zip(table.columns[text], table.columns[text_pair or text], table.columns[label], strict=True)
@@ -66,7 +107,7 @@ def to_examples(table: Table, task: TaskDefinition, names: ColumnNames | None) -
             column = label
             examples.append(Example(checked, checked_pair, parse(value)))
         except CellError as problem:
-            raise DataError(f"{table.origin}, row {row}, column {column!r}: {problem}") from None
+            raise DataError(f"{table.place(row)}, column {column!r}: {problem}") from None
     if not examples:
         raise DataError(f"{table.origin} has no complete rows; give at least one example")
     return examples
@@ -86,29 +127,109 @@ def _checked(value: object) -> str:
     return value
 
 
-def _choose(table: Table, task: TaskDefinition, names: ColumnNames) -> tuple[str, str | None, str]:
-    """The columns of the text, the second text (None for single texts) and the label."""
+def text_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) -> ColumnNames:
+    """The columns of the text, of the second text (None for single texts) and of the label (None for masked_lm).
+
+    Raises:
+        DataError: one is missing, or several bear a usual name.
+    """
+    names = names or ColumnNames()
     if task.pair and (names.text is None) != (names.text_pair is None):
         raise DataError(f"{table.origin}: task {task.name} reads pairs; name both text and text_pair, or neither")
     if names.text_pair is not None and not task.pair:
         raise DataError(f"{table.origin}: task {task.name} reads single texts; remove text_pair {names.text_pair!r}")
-    if names.text is not None:
-        texts: Sequence[tuple[str, ...]] = [(names.text, names.text_pair)] if names.text_pair else [(names.text,)]
-    else:
-        texts = TEXT_PAIRS if task.pair else [(text,) for text in TEXTS]
-    text, *second = _first_present(table, texts)
+    given = (names.text, names.text_pair) if names.text_pair else (names.text,)
+    usual: Sequence[tuple[str, ...]] = TEXT_PAIRS if task.pair else [(text,) for text in TEXTS]
+    key = "text and text_pair" if task.pair else "text"
+    text, *second = _find(table, task, key, [name for name in given if name], usual, (names.label,))
+    chosen = ColumnNames(text, second[0] if second else None)
     if task.type is TaskType.MASKED_LM:
-        return text, None, text
-    (label,) = _first_present(table, [(name,) for name in ((names.label,) if names.label else LABELS)])
-    return text, second[0] if second else None, label
+        return chosen
+    return replace(chosen, label=label_column(table, task, names.label, (text, *second)))
 
 
-def _first_present(table: Table, choices: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    for choice in choices:
-        if all(name in table.columns for name in choice):
-            return choice
-    wanted = " or ".join("+".join(choice) for choice in choices)
-    raise DataError(f"{table.origin}: column missing, needed {wanted}; {_present(table)}; rename it or set the columns")
+def number_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) -> ColumnNames:
+    """The columns of the features, in their order, and of the label.
+
+    Features are those that are named, in this order; else all columns but the label, in the table's order.
+
+    Raises:
+        DataError: one is missing, has no name, is a copy of the label, or several bear a usual name of labels.
+    """
+    names = names or ColumnNames()
+    label = label_column(table, task, names.label, names.features)
+    if names.features:
+        _require(table, names.features, f"tasks.{task.name}.columns.features")
+        return ColumnNames(label=label, features=names.features)
+    remedy = f"name those that are in tasks.{task.name}.columns.features"
+    features = tuple(name for name in table.columns if name != label)
+    for number, name in enumerate(table.columns, start=1):
+        if name != label and _NAMELESS.fullmatch(name):
+            called = f"is called {name!r}" if name else "has no name"
+            raise DataError(
+                f"{table.origin}: column {number} {called}, as an index has that was saved too, and is no feature; "
+                f"remove it, or {remedy}"
+            )
+        if name != label and _plain(name) == _plain(label):
+            raise DataError(
+                f"{table.origin}: column {name!r} looks like a copy of the label {label!r} and is no feature; "
+                f"remove it, or {remedy}"
+            )
+    return ColumnNames(label=label, features=features)
+
+
+def label_column(table: Table, task: TaskDefinition, named: str | None, taken: Sequence[str]) -> str:
+    """The column of the label: the one that is named, else the only one with a usual name that is nothing else."""
+    usual = [(name,) for name in LABELS]
+    (label,) = _find(table, task, "label", [named] if named else [], usual, taken)
+    if label in taken:
+        raise DataError(
+            f"{table.origin}: column {label!r} is named both as the label and as something else in "
+            f"tasks.{task.name}.columns; keep one"
+        )
+    return label
+
+
+def _find(
+    table: Table,
+    task: TaskDefinition,
+    role: str,
+    named: Sequence[str],
+    usual: Sequence[tuple[str, ...]],
+    taken: Iterable[str | None],
+) -> tuple[str, ...]:
+    """The columns for a role: those that a person named, else the only ones with usual names, whatever their case."""
+    key = f"tasks.{task.name}.columns.{role}"
+    if named:
+        _require(table, named, key)
+        return tuple(named)
+    free: dict[str, list[str]] = {}
+    for name in table.columns:
+        if name not in {*taken}:
+            free.setdefault(_plain(name), []).append(name)
+    found = [names for choice in usual for names in product(*(free.get(_plain(name), ()) for name in choice))]
+    if len(found) > 1:
+        several = " or ".join("+".join(map(repr, names)) for names in found)
+        what = "the label" if role == "label" else "the texts" if task.pair else "the text"
+        raise DataError(f"{table.origin}: {what} could be in {several}; name the right one in {key}")
+    if not found:
+        raise _missing(table, " or ".join("+".join(choice) for choice in usual), key)
+    return found[0]
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: without case, and without the number that marks it as a copy."""
+    return _COPY.sub("", name).casefold()
+
+
+def _require(table: Table, names: Sequence[str], key: str) -> None:
+    missing = next((name for name in names if name not in table.columns), None)
+    if missing is not None:
+        raise _missing(table, missing, key)
+
+
+def _missing(table: Table, wanted: str, key: str) -> DataError:
+    return DataError(f"{table.origin}: column missing, needed {wanted}; {_present(table)}; rename it or set {key}")
 
 
 def _present(table: Table) -> str:
@@ -116,7 +237,8 @@ def _present(table: Table) -> str:
     names = [*table.columns]
     if any(len(name) > QUOTED_CHARACTERS or len(name.split()) > 2 or not encodable(name) for name in names):
         return f"the first line ({len(names)} cells) does not look like a header in UTF-8"
-    return f"present are {', '.join(names)}"
+    quotes = ", where the quotes are part of the names" if any(name.startswith('"') for name in names) else ""
+    return f"present are {', '.join(names)}{quotes}"
 
 
 def encodable(text: str) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from client.data.example import Example
 from client.data.features import FeatureRows
@@ -19,9 +19,12 @@ from common.models.batch import Batch, TextBatch
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
 
+if TYPE_CHECKING:  # it takes seconds to import, and rows of numbers need none of it
+    from transformers import PreTrainedTokenizerBase
+
 TEXTS_PER_CALL = 8192
 
-Reader = PreTrainedTokenizerBase
+Reader: TypeAlias = "PreTrainedTokenizerBase"
 """What turns texts into token ids."""
 
 

@@ -1,19 +1,19 @@
-"""Tables from `FOLDER/<task>/{train,validation}.{tsv,csv,jsonl,parquet}` or the official GLUE folders."""
+"""Where a task's files are: `FOLDER/<task>/{train,validation}.*` by usual names, or the official GLUE folders."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.data.columns import Table, encodable
+from client.data.columns import Table
+from client.data.formats import SUFFIXES, read_table
 from common.errors import DataError
 
 SPLIT_NAMES = {
     "train": ("train",),
-    "validation": ("validation", "valid", "dev", "validation_matched", "dev_matched"),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
 }
 OFFICIAL_FOLDERS = {
     "sst2": "SST-2",
@@ -28,6 +28,8 @@ OFFICIAL_FOLDERS = {
 }
 OFFICIAL_HEADERS = {"CoLA": ("source", "label", "star", "sentence")}
 """Official files that come without a header."""
+HUB_FOLDER = "data"
+"""Where many data sets of the Hugging Face hub keep their files."""
 
 
 def task_folder(folder: Path, task: str) -> Path:
@@ -53,97 +55,59 @@ def read_split(folder: Path, split: str) -> Table:
     Raises:
         DataError: The file is missing, ambiguous, unreadable or not of its format.
     """
-    path = _find(folder, split)
-    try:
-        if path.suffix == ".parquet":
-            return Table(str(path), _read_parquet(path))
-        # Undecodable bytes stay visible as surrogates: the check of the cells can then name row and column.
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or type(error).__name__}; mend it") from None
-    if not text.strip():
-        raise DataError(f"{path} is empty; give at least one example")
-    if path.suffix == ".jsonl":
-        return Table(str(path), _read_jsonl(path, text))
-    rows = _tsv_rows(text) if path.suffix == ".tsv" else _csv_rows(path, text)
-    published = path.suffix == ".tsv" and folder.name in OFFICIAL_FOLDERS.values()
-    header: Sequence[str] | None = OFFICIAL_HEADERS.get(folder.name) if published else None
-    if header is None or "sentence" in rows[0]:
-        header = rows.pop(0)
-    columns = _by_column(path, header, rows, published=published)
-    return Table(str(path), columns, published=published)
+    paths = find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    if not paths:
+        remedy = "" if split == "train" else ", or write val_samples: 0 for no scores"
+        raise DataError(f"{folder} has no {split} file; name it {split} with {' or '.join(SUFFIXES)}{remedy}")
+    official = folder.name if folder.name in OFFICIAL_FOLDERS.values() else None
+    return read_all(paths, published=official is not None, header=OFFICIAL_HEADERS.get(official or ""))
 
 
-def _find(folder: Path, split: str) -> Path:
-    names = [f"{name}{suffix}" for name in SPLIT_NAMES[split] for suffix in (".tsv", ".csv", ".jsonl", ".parquet")]
-    found = [name for name in names if (folder / name).is_file()]
-    if not found:
-        raise DataError(f"{folder} has no {split} file; name it {split} with .tsv, .csv, .jsonl or .parquet")
+def read_all(paths: Sequence[Path], *, published: bool = False, header: Sequence[str] | None = None) -> Table:
+    """A file, or the shards of one put together in their order; see `read_table`.
+
+    Raises:
+        DataError: see `read_table`; or the shards differ in their columns.
+    """
+    first, *others = (read_table(path, published=published, header=header) for path in paths)
+    for other in others:
+        first = first.extended(other)
+    return first
+
+
+def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The file that is called like one of `stems`, or all its shards in order; none if there is no such file.
+
+    Shards are called as on the Hugging Face hub, `train-00000-of-00002.parquet`. Any file may be packed: `.gz`.
+
+    Raises:
+        DataError: there are several such files, or a shard is missing.
+    """
+    if not folder.is_dir():
+        return []
+    name = re.compile(
+        f"({'|'.join(map(re.escape, stems))})(?:-([0-9]{{1,9}})-of-([0-9]{{1,9}})(?:-[0-9a-f]{{8,64}})?)?"
+        f"({'|'.join(map(re.escape, suffixes))})((?:\\.gz)?)"
+    )
+    found: dict[tuple[int, int, str, int], list[tuple[int, Path]]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        match = name.fullmatch(path.name)
+        if match is not None and path.is_file():
+            stem, number, shards, suffix, packed = match.groups()
+            place = (stems.index(stem), suffixes.index(suffix), packed, int(shards or 0))
+            found[place].append((int(number or 0), path))
     if len(found) > 1:
-        raise DataError(f"{folder} has several {split} files: {', '.join(found)}; keep one")
-    return folder / found[0]
+        names = ", ".join(files[0][1].name for _, files in sorted(found.items()))
+        raise DataError(f"{folder} has several {stems[0]} files: {names}; keep one")
+    for (_, _, _, shards), files in found.items():
+        _require_all(folder, sorted(number for number, _ in files), shards)
+        return [path for _, path in sorted(files)]
+    return []
 
 
-def _tsv_rows(text: str) -> list[list[str]]:
-    # Not splitlines(): sentences may hold other characters that Python takes for line ends.
-    return [line.removesuffix("\r").split("\t") for line in text.rstrip("\r\n").split("\n")]
-
-
-def _csv_rows(path: Path, text: str) -> list[list[str]]:
-    rows: list[list[str]] = []
-    try:
-        rows.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}, row {len(rows)}: not CSV ({error}); mend the quotes of this row") from None
-    while rows and not rows[-1]:
-        rows.pop()
-    return rows
-
-
-def _by_column(path: Path, header: Sequence[str], rows: list[list[str]], *, published: bool) -> dict[str, list[object]]:
-    if not all(map(encodable, header)):
-        raise DataError(f"{path}: the header is not UTF-8; convert the file to UTF-8")
-    columns: dict[str, list[object]] = {name: [] for name in header}
-    if len(columns) < len(header):
-        twice = next(name for index, name in enumerate(header) if name in header[:index])
-        raise DataError(f"{path}: column {twice!r} appears twice in the header; rename one")
-    cells = list(columns.values())
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            if not published:
-                raise DataError(
-                    f"{path}, row {number}: columns: {len(row)} where the header has {len(header)}; "
-                    "remove line breaks and separators from the texts or mend the row"
-                )
-            row = [""] * len(header)
-        for column, cell in zip(cells, row, strict=True):
-            column.append(cell)
-    return columns
-
-
-def _read_jsonl(path: Path, text: str) -> dict[str, list[object]]:
-    rows = []
-    for number, line in enumerate(text.rstrip().split("\n"), start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: not a JSON object; write one object per line")
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _read_parquet(path: Path) -> dict[str, list[object]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise DataError(
-            f"{path} needs the package pyarrow; install the extra 'parquet' or convert the file to TSV"
-        ) from None
-    try:
-        columns: dict[str, list[object]] = parquet.read_table(path).to_pydict()
-    except (ArrowException, UnicodeDecodeError):
-        raise DataError(f"{path} is not a readable Parquet file; write it again") from None
-    return columns
+def _require_all(folder: Path, numbers: Sequence[int], shards: int) -> None:
+    if not shards or numbers == [*range(shards)] or numbers == [*range(1, shards + 1)]:
+        return
+    missing = sorted({*range(shards)} - {*numbers}) if shards <= len(numbers) + 1_000_000 else []
+    what = f"number {missing[0]:05d} is missing" if missing else "some are there twice"
+    raise DataError(f"{folder} has {len(numbers)} of {shards} shards: {what}; put all of them there, each once")

@@ -8,15 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.features import FeatureRows, standardised
-from client.data.sources import (
-    BUILTIN_TRAIN_SAMPLES,
-    BUILTIN_VAL_SAMPLES,
-    DataRequest,
-    Rows,
-    TaskData,
-    load,
-    pick,
-)
+from client.data.rows import Rows, TaskData, pick
+from client.data.sources import BUILTIN_TRAIN_SAMPLES, BUILTIN_VAL_SAMPLES, DataRequest, load
 from common.errors import DataError
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
@@ -61,7 +54,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
         scored = pick(whole.validation, validation[part][: None if uneven and val_samples else val_samples])
         if request.standardise and isinstance(mine, FeatureRows) and isinstance(scored, FeatureRows):
             mine, scored = standardised(mine, scored)
-        dealt.append(TaskData(mine, scored, whole.origin))
+        dealt.append(replace(whole, train=mine, validation=scored))
     return dealt
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -11,17 +13,16 @@ from numpy.typing import NDArray
 
 from client.data.arrays import read_rows
 from client.data.builtin import generate
-from client.data.columns import ColumnNames, Table, to_examples
+from client.data.columns import ColumnNames, Table, examples_in, text_columns
 from client.data.example import Example
 from client.data.features import FeatureRows, standardised
 from client.data.files import read_split, task_folder
 from client.data.hub import read_glue
+from client.data.rows import TaskData, pick
 from client.data.synthetic import generate_rows
 from common.errors import DataError
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
-
-__all__ = ["ColumnNames", "DataRequest", "TaskData", "load", "pick", "shard"]
+from common.tasks import Header, TaskDefinition, TaskType
 
 Source = Literal["builtin", "files", "glue"]
 Split = Literal["train", "validation"]
@@ -52,18 +53,6 @@ class DataRequest:
     standardise: bool = False
 
 
-Rows = list[Example] | FeatureRows
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """The rows of one task that a client trains on and scores with; `origin` says where they come from."""
-
-    train: Rows
-    validation: Rows
-    origin: str
-
-
 def load(request: DataRequest) -> TaskData:
     """The examples asked for; the same request gives the same rows in the same order.
 
@@ -82,12 +71,10 @@ def load(request: DataRequest) -> TaskData:
             if request.folder is None:
                 raise DataError(f"task {request.task.name} is read from files but no data folder is given; set it")
             folder = task_folder(request.folder, request.task.name)
-            train, validation = read_split(folder, "train"), read_split(folder, "validation")
-            return _from_tables(request, train, validation, str(folder))
+            return _from_tables(request, partial(read_split, folder), str(folder))
         case "glue":
             name = request.task.name
-            train, validation = read_glue(name, "train"), read_glue(name, "validation")
-            return _from_tables(request, train, validation, f"glue/{name} (Hugging Face hub)")
+            return _from_tables(request, partial(read_glue, name), f"glue/{name} (Hugging Face hub)")
         case _:
             assert_never(request.source)
 
@@ -112,11 +99,6 @@ def shard(count: int, request: DataRequest, split: Split, samples: int | None) -
     return mine
 
 
-def pick(rows: Rows, places: NDArray[np.int64]) -> Rows:
-    """The rows at these places, in this order."""
-    return rows.take(places) if isinstance(rows, FeatureRows) else [rows[place] for place in places]
-
-
 def _builtin(request: DataRequest) -> TaskData:
     number, parts = request.partition
 
@@ -129,35 +111,46 @@ def _builtin(request: DataRequest) -> TaskData:
     return TaskData(train, validation, "synthetic (built-in)")
 
 
-def _from_tables(request: DataRequest, train: Table, validation: Table, origin: str) -> TaskData:
-    rows = to_examples(train, request.task, request.columns)
-    val_rows = to_examples(validation, request.task, request.columns)
-    left_out = sum(len(next(iter(table.columns.values()))) for table in (train, validation))
-    left_out -= len(rows) + len(val_rows)
+def _from_tables(request: DataRequest, read: Callable[[Split], Table], origin: str) -> TaskData:
+    """Texts from two tables, or from one where no row is scored."""
+    task = request.task
+    tables = [read("train")] if request.val_samples == 0 else [read("train"), read("validation")]
+    columns = [text_columns(table, task, request.columns) for table in tables]
+    found = [examples_in(table, task, chosen) for table, chosen in zip(tables, columns, strict=True)]
+    rows, val_rows = (*found, [])[:2]
+    left_out = sum(map(len, tables)) - len(rows) - len(val_rows)
     return TaskData(
         pick(rows, shard(len(rows), request, "train", request.train_samples)),
         pick(val_rows, shard(len(val_rows), request, "validation", request.val_samples)),
         f"{origin}, {left_out} incomplete rows left out" if left_out else origin,
+        columns[0],
+        notes=tuple(note for table in tables for note in table.notes),
     )
 
 
 def _numbers(request: DataRequest, features: int) -> TaskData:
     """Rows of numbers, from files or generated."""
-    number, parts = request.partition
-    train_samples, val_samples = request.train_samples, request.val_samples
     if request.source == "builtin":
-        train_samples = train_samples or BUILTIN_TRAIN_SAMPLES
-        val_samples = BUILTIN_VAL_SAMPLES if val_samples is None else val_samples
-        train = generate_rows(request.task, features, "train", train_samples * parts, request.seed)
-        validation = generate_rows(request.task, features, "validation", val_samples * parts, request.seed)
-        train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
-        origin = "synthetic (built-in)"
+        data = _generated(request, features)
     else:
         if request.folder is None:
             raise DataError(f"task {request.task.name} is read from files but no data folder is given; set it")
-        train, validation, origin = read_rows(request.folder, request.task, features, request.seed)
-        train = train.take(shard(len(train), request, "train", train_samples))
-        validation = validation.take(shard(len(validation), request, "validation", val_samples))
-    if request.standardise:
-        train, validation = standardised(train, validation)
-    return TaskData(train, validation, origin)
+        scored = request.val_samples != 0
+        data = read_rows(request.folder, request.task, features, request.seed, request.columns, scored=scored)
+        train = pick(data.train, shard(len(data.train), request, "train", request.train_samples))
+        validation = pick(data.validation, shard(len(data.validation), request, "validation", request.val_samples))
+        data = replace(data, train=train, validation=validation)
+    if request.standardise and isinstance(data.train, FeatureRows) and isinstance(data.validation, FeatureRows):
+        train, validation = standardised(data.train, data.validation)
+        data = replace(data, train=train, validation=validation)
+    return data
+
+
+def _generated(request: DataRequest, features: int) -> TaskData:
+    number, parts = request.partition
+    train_samples = request.train_samples or BUILTIN_TRAIN_SAMPLES
+    val_samples = BUILTIN_VAL_SAMPLES if request.val_samples is None else request.val_samples
+    train = generate_rows(request.task, features, "train", train_samples * parts, request.seed)
+    validation = generate_rows(request.task, features, "validation", val_samples * parts, request.seed)
+    train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
+    return TaskData(train, validation, "synthetic (built-in)", header=Header(features))

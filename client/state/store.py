@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+import xxhash
 from torch import Tensor
 
-from common.errors import WireError
+from client.state.disk import Damaged, disk, read_tensors, write_tensors
+from common.errors import StateError, WireError
 from common.orders import UpdateHeader
 from common.wire.messages import UPDATE_HEADER
 
+log = logging.getLogger("fedmtl.client")
+
 _PRIVATE = "private.safetensors"
 _NEXT_PRIVATE = "private.next.safetensors"
+_PREVIOUS_PRIVATE = "private.previous.safetensors"
 _PENDING = "update.bin"
 _SPARE = ".update.bin.spare"
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -28,59 +33,110 @@ class PendingUpdate:
     header: UpdateHeader
     payload: memoryview
 
+    @property
+    def whole(self) -> bool:
+        """Whether the payload is here, so that it can be handed in."""
+        return len(self.payload) == self.header.nbytes
+
 
 class RunStore:
     """One client's files for one run. Every change is whole or absent, whenever the process dies.
 
+    Every file tells when it is damaged. Of the private values the copy before the newest is kept, and takes its place
+    then; a damaged update is made again, but what the coordinator says of it still decides about its private values.
     The file of a forgotten update is kept for the next one: writing over it costs a third of writing a new one.
+
+    Raises (every method): `StateError` where the disk fails, or holds nothing that can be used.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self.pending = self._load_pending()
-        if self.pending is None:  # private values whose update was never kept, or rolled back
-            (folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.returning = any(folder.iterdir())
+            self.pending = self._load_pending()
+            self.unsettled = self.pending.header.order_id if self.pending is not None else self._order_of_next()
+            if not self.unsettled:  # private values whose update was never kept, or rolled back
+                self._forget()
+                (folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
     def private(self) -> dict[str, Tensor] | None:
         """The committed values of the private scopes, or None before the first commit."""
-        path = self._folder / _PRIVATE
-        return load_file(path) if path.is_file() else None
+        newest, previous = self._folder / _PRIVATE, self._folder / _PREVIOUS_PRIVATE
+        with disk(self._folder):
+            try:
+                return read_tensors(newest)[0]
+            except FileNotFoundError:
+                if not previous.exists():
+                    return None
+                problem = "is missing"
+            except Damaged as damage:
+                problem = f"is damaged ({damage})"
+            try:
+                values = read_tensors(previous)[0]
+            except (FileNotFoundError, Damaged):
+                raise StateError(
+                    f"client.state_dir: '{newest}' {problem}, and there is no whole copy of it; bring it back from a "
+                    f"backup, or delete '{self._folder}' and lose what this client alone has learnt in this run",
+                    "private values are damaged",
+                ) from None
+            # Killed while it settled, a client has no newest file, and the coordinator says again what to do.
+            if newest.exists() or not self.unsettled:
+                log.warning(
+                    "'%s' %s: the values before the last order take its place, in %s",
+                    newest,
+                    problem,
+                    ", ".join(values),
+                )
+                previous.replace(newest)
+            return values
 
     def start_private(self, values: Mapping[str, Tensor]) -> None:
         """Commit the values that the private scopes start from."""
-        self._save_tensors(_PRIVATE, values)
+        with disk(self._folder):
+            self._write(_PRIVATE, values, "")
 
     def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
         """Keep an update, and the private values that belong to it, before it is handed in."""
-        if private:
-            self._save_tensors(_NEXT_PRIVATE, private)
-        else:
-            (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
-        header = UPDATE_HEADER.encode(update.header)
-        spare = self._folder / _SPARE
-        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.write(update.payload)
-            file.truncate()
-            file.flush()
-            self._flush(file.fileno())
-        spare.rename(self._folder / _PENDING)
+        with disk(self._folder):
+            if private:
+                self._write(_NEXT_PRIVATE, private, update.header.order_id)
+            else:
+                (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+            header = UPDATE_HEADER.encode(update.header)
+            spare = self._folder / _SPARE
+            descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
+            with os.fdopen(descriptor, "wb") as file:
+                # The header holds the payload's own digest.
+                file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
+                file.write(update.payload)
+                file.truncate()
+                file.flush()
+                self._flush(file.fileno())
+            spare.rename(self._folder / _PENDING)
         self.pending = update
+        self.unsettled = update.header.order_id
 
     def settle(self) -> None:
         """The update is durable at the coordinator: its private values become the committed ones."""
-        upcoming = self._folder / _NEXT_PRIVATE
-        if upcoming.is_file():
-            upcoming.replace(self._folder / _PRIVATE)
-        self._forget()
+        upcoming, newest = self._folder / _NEXT_PRIVATE, self._folder / _PRIVATE
+        with disk(self._folder):
+            if upcoming.is_file():
+                if newest.is_file():
+                    self._retire(newest)
+                upcoming.replace(newest)
+            self._forget()
 
     def roll_back(self) -> None:
         """The update will never count: go back to the committed private values."""
         # The update goes first: it must never be handed in again without its private values.
-        self._forget()
-        (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+        with disk(self._folder):
+            self._forget()
+            (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+
+    def _retire(self, newest: Path) -> None:
+        """Keep what others are about to replace."""
+        newest.replace(self._folder / _PREVIOUS_PRIVATE)
 
     def _flush(self, descriptor: int) -> None:
         """Bring a file to the disk itself, so that it outlives the machine's power."""
@@ -88,31 +144,46 @@ class RunStore:
 
     def close(self) -> None:
         """The run is over: leave nothing behind that nobody needs."""
-        (self._folder / _SPARE).unlink(missing_ok=True)
+        with disk(self._folder):
+            (self._folder / _SPARE).unlink(missing_ok=True)
 
     def _forget(self) -> None:
         pending = self._folder / _PENDING
         if pending.is_file():
             pending.replace(self._folder / _SPARE)
         self.pending = None
+        self.unsettled = ""
 
     def _load_pending(self) -> PendingUpdate | None:
         path = self._folder / _PENDING
         if not path.is_file():
             return None
         data = memoryview(path.read_bytes())
-        size = int.from_bytes(data[:8], "little")
+        start = _DIGEST_BYTES + 8
+        end = start + int.from_bytes(data[_DIGEST_BYTES:start], "little")
+        head, payload = bytes(data[start:end]), data[end:]
         try:
-            header = UPDATE_HEADER.decode(bytes(data[8 : 8 + size]))
-        except WireError:  # written by another version of the protocol: the coordinator will ask again
-            path.unlink()
+            if xxhash.xxh3_128_digest(head) != bytes(data[:_DIGEST_BYTES]):
+                raise WireError("its checksum does not fit")
+            header = UPDATE_HEADER.decode(head)
+        except WireError as error:
+            log.warning("'%s' is damaged (%s): the update in it is made again if it is still wanted", path, error)
             return None
-        return PendingUpdate(header, data[8 + size :])
+        if xxhash.xxh3_128_hexdigest(payload) != header.digest:
+            log.warning("'%s' is damaged: %s is made again if it is still wanted", path, header.order_id)
+            payload = memoryview(b"")
+        return PendingUpdate(header, payload)
 
-    def _save_tensors(self, name: str, values: Mapping[str, Tensor]) -> None:
+    def _order_of_next(self) -> str:
+        """The order of a damaged update, if its private values are whole: they may belong to an update that counts."""
+        if not (self._folder / _PENDING).is_file():
+            return ""
+        try:
+            return read_tensors(self._folder / _NEXT_PRIVATE)[1]
+        except (FileNotFoundError, Damaged):
+            return ""
+
+    def _write(self, name: str, values: Mapping[str, Tensor], note: str) -> None:
         temporary = self._folder / f".{name}.partial"
-        save_file({scope: tensor.to("cpu", torch.float32).contiguous() for scope, tensor in values.items()}, temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        self._flush(descriptor)
-        os.close(descriptor)
+        write_tensors(temporary, values, note, self._flush)
         temporary.rename(self._folder / name)

@@ -18,8 +18,8 @@ from common.models.multitask import MultiTaskModel
 from common.tasks import TaskDefinition
 
 Tasks = Sequence[TaskDefinition]
-LEAST_LOSS = 1e-8
-"""Losses below this count as this much where they are divided by or their logarithm is taken."""
+LEAST_LOSS, LARGEST_LOSS = 1e-8, 1e8
+"""Losses beyond count as this much where they are divided or their logarithm is taken: float32 holds the quotients."""
 
 
 class Balance:
@@ -240,7 +240,8 @@ class _Learned:
         return torch.stack([self._values[task.name] for task in tasks])
 
     def step(self, tasks: Tasks, gradients: Tensor) -> None:
-        """Follow gradients (tasks,)."""
+        """Follow gradients (tasks,); those that overflowed say nothing."""
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
         self._optimizer.zero_grad(set_to_none=True)
         for task, gradient in zip(tasks, gradients, strict=True):
             self._values[task.name].grad = gradient
@@ -254,7 +255,7 @@ def _through_softmax(shares: Tensor, slopes: Tensor) -> Tensor:
 
 def _positive(losses: Sequence[Tensor]) -> Tensor:
     """Float32 (tasks,) without gradient."""
-    return torch.stack([loss.detach() for loss in losses]).clamp_min(LEAST_LOSS)
+    return torch.stack([loss.detach() for loss in losses]).clamp(LEAST_LOSS, LARGEST_LOSS)
 
 
 def _descend(tasks: Tasks, losses: Sequence[Tensor], factors: Sequence[Tensor] | Tensor | None = None) -> None:

@@ -59,4 +59,4 @@ def _evaluate_masked(model: MultiTaskModel, task: TaskDefinition, rows: MaskedSe
     loss_sum, hits_sum, words = found.tolist()
     if not np.isfinite(loss_sum):
         raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
-    return TaskStatistics(int(words), loss_sum, (int(hits_sum), int(words - hits_sum)))
+    return TaskStatistics(int(words), loss_sum, int(hits_sum))

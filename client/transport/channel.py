@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from client.transport.target import Target
 from common.tls import TlsFiles, read_tls
 
 _OPTIONS = (
@@ -19,20 +20,15 @@ _OPTIONS = (
 )
 
 
-def open_channel(host: str, number: int, tls: TlsFiles | None) -> grpc.aio.Channel:
-    """A channel to `host`:`number`; it connects with the first call. Without `tls` the connection is plain text.
+def open_channel(target: Target, tls: TlsFiles | None) -> grpc.aio.Channel:
+    """A channel to a coordinator; it connects with the first call. Without `tls` the connection is plain text.
 
     Raises:
         ConfigError: a TLS file is not what it should be.
     """
-    target = address(host, number)
+    options = (*_OPTIONS, ("grpc.enable_http_proxy", int(target.proxy is not None)))
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        return grpc.aio.insecure_channel(target.address, options=options)
     material = read_tls(tls)
     credentials = grpc.ssl_channel_credentials(material.authority, material.key, material.certificate)
-    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-
-
-def address(host: str, number: int) -> str:
-    """`host:number`, as people and gRPC write it."""
-    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+    return grpc.aio.secure_channel(target.address, credentials, options=options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,9 +13,11 @@ from typing import Self, TypeVar
 
 import grpc
 
-from client.transport.channel import address, open_channel
+from client.transport.channel import open_channel
+from client.transport.piece_size import PieceSize
 from client.transport.retries import Retry, explain, final, is_tls_problem
-from common.errors import Reason, Refused, UnreachableError
+from client.transport.target import Target
+from common.errors import Reason, Refused, UnreachableError, WireError
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -31,7 +34,7 @@ from common.orders import (
 from common.ports import INLINE_BYTES, Piece, Pieces
 from common.tls import TlsFiles
 from common.wire import methods
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.methods import Method
 
 ANSWER_SECONDS = 15.0
@@ -63,10 +66,11 @@ class GrpcCoordinator:
     def __init__(
         self, host: str, number: int, tls: TlsFiles | None, client_id: str = "", patience_seconds: float = 300.0
     ) -> None:
-        self._where = address(host, number)
-        self._channel = open_channel(host, number, tls)
+        self._target = Target.of(host, number, os.environ)
+        self._channel = open_channel(self._target, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
+        self._size = PieceSize()
         self._poll_seconds = 30.0
         self._answered = False
 
@@ -94,11 +98,15 @@ class GrpcCoordinator:
 
     def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""
-        return self._download(lambda at: self._stream(methods.FETCH_SLICE, FetchCall(session, scope, at)), offset)
+        return self._download(
+            lambda at: self._stream(methods.FETCH_SLICE, FetchCall(session, scope, at, self._size.nbytes)), offset
+        )
 
-    def fetch_tokenizer(self, session: Session) -> AsyncIterator[Piece]:
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""
-        return self._download(lambda at: _skip(self._stream(methods.FETCH_TOKENIZER, session), at), 0)
+        return self._download(
+            lambda at: self._stream(methods.FETCH_TOKENIZER, TokenizerCall(session, at, self._size.nbytes)), offset
+        )
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """See `CoordinatorPort`; goes on by itself after a break, from where the coordinator has got to."""
@@ -111,6 +119,7 @@ class GrpcCoordinator:
             try:
                 return await self._upload(session, header, pieces)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
+                self._size.broke()
                 header = replace(header, offset=await self._offset_after(error, session, header, retry))
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
@@ -158,10 +167,12 @@ class GrpcCoordinator:
                 async with aclosing(attempt(offset)) as pieces:
                     async for piece in pieces:
                         retry.answered()
+                        self._size.passed()
                         offset += len(piece)
                         yield piece
                 return
             except (grpc.aio.AioRpcError, TimeoutError) as error:
+                self._size.broke()
                 await self._missed(error, retry)
 
     async def _stream(self, method: Method[Q, Piece], request: Q) -> _Download:
@@ -175,7 +186,10 @@ class GrpcCoordinator:
                     data = await anext(replies, None)
                 if data is None:
                     return
-                yield method.reply.decode(data)
+                piece = method.reply.decode(data)
+                if not piece:
+                    raise WireError(f"coordinator at {self._target} sends pieces without content")
+                yield piece
         finally:
             call.cancel()
 
@@ -199,9 +213,10 @@ class GrpcCoordinator:
                 answer = await call.initial_metadata()
             # grpc.aio hides the status of a call that ends while it writes; so nothing is written unasked.
             if any(key == methods.CONTINUE_KEY for key, _ in answer):
-                async for piece in pieces(header.offset):
+                async for piece in _parts(pieces(header.offset), self._size):
                     if not await told(call.write(method.request.encode(piece))):
                         break
+                    self._size.passed()
                 await told(call.done_writing())
             async with asyncio.timeout(UPLOAD_IDLE_SECONDS):
                 return method.reply.decode(await call)
@@ -224,23 +239,24 @@ class GrpcCoordinator:
         return received
 
     def _retry(self, since: float | None = None) -> Retry:
-        return Retry(self._where, self._jitter, self._patience, since)
+        return Retry(self._target, self._jitter, self._patience, since)
 
     async def _missed(self, error: grpc.aio.AioRpcError | TimeoutError, retry: Retry) -> None:
         """Pause after a failed attempt, or raise what the failure stands for."""
-        outcome = None if isinstance(error, TimeoutError) else final(error, self._where)
+        outcome = None if isinstance(error, TimeoutError) else final(error, str(self._target))
         if outcome is not None:
             raise outcome from None
         if not self._answered and is_tls_problem(error):
             reason, check = explain(error)
-            raise UnreachableError(f"coordinator at {self._where} not reachable: {reason}; check {check}") from None
+            check = self._target.to_check(check)
+            raise UnreachableError(f"coordinator at {self._target} not reachable: {reason}; check {check}") from None
         await retry.pause(error)
 
 
-async def _skip(pieces: _Download, size: int) -> _Download:
-    """The pieces without their first `size` bytes."""
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if size < len(piece):
-                yield piece[size:] if size else piece
-            size = max(size - len(piece), 0)
+async def _parts(pieces: AsyncIterator[Piece], size: PieceSize) -> AsyncIterator[Piece]:
+    """The pieces in parts as large as the link lets through."""
+    async for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest) > 0:
+            part, rest = rest[: size.nbytes], rest[size.nbytes :]
+            yield part

@@ -8,7 +8,9 @@ import random
 
 import grpc
 
+from client.transport.target import Target
 from common.errors import FedMTLError, Reason, Refused, UnreachableError, WireError
+from common.wire.checks import as_line
 from common.wire.methods import INTERNAL_ERROR, REASON_KEY
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -39,10 +41,13 @@ _TLS_WORDS: tuple[tuple[str, str, str], ...] = (
     ("andshake failed", "the TLS handshake failed", "the TLS files of both sides"),
 )
 _NETWORK_WORDS: tuple[tuple[str, str, str], ...] = (
+    ("HTTP proxy returned", "the proxy does not connect to it", "host and port"),
+    ("oo many open files", "this process may open no more files", "the limit of open files (ulimit -n)"),
     ("Connection refused", "nothing listens there", "that the coordinator runs, and host and port"),
     ("resolving", "the host name is not known", "the host name"),
     ("resolution", "the host name is not known", "the host name"),
     ("nreachable", "there is no route to that host", "host, port and the network"),
+    ("Internal error from Core", *_CLOSED),  # the stream ended while it was written to
     ("closed", *_CLOSED),
     ("reset", *_CLOSED),
 )
@@ -68,7 +73,7 @@ def is_tls_problem(error: grpc.aio.AioRpcError | TimeoutError) -> bool:
 
 def final(error: grpc.aio.AioRpcError, where: str) -> FedMTLError | None:
     """The error that a status stands for, or None where the call should be tried again."""
-    code, details = error.code(), error.details() or ""
+    code, details = error.code(), as_line(error.details() or "")
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         reasons = [str(value) for key, value in error.trailing_metadata() or () if key == REASON_KEY]
         try:
@@ -90,14 +95,16 @@ class Retry:
     """The pauses of one call. Patience runs from `since`, or from the first failure where that comes earlier.
 
     Args:
-        where: the coordinator's address, for messages.
+        target: the coordinator, for messages.
         jitter: source of the pauses' random part, so that many clients do not come back at the same moment.
         patience_seconds: how long to go on without an answer.
         since: the loop's time in seconds at which an answer is due at the latest; None for the first failure.
     """
 
-    def __init__(self, where: str, jitter: random.Random, patience_seconds: float, since: float | None = None) -> None:
-        self._where = where
+    def __init__(
+        self, target: Target, jitter: random.Random, patience_seconds: float, since: float | None = None
+    ) -> None:
+        self._target = target
         self._jitter = jitter
         self._patience = patience_seconds
         self._since = since
@@ -120,10 +127,11 @@ class Retry:
         reason, check = explain(error)
         if left <= 0:
             raise UnreachableError(
-                f"coordinator at {self._where} not reachable for {self._patience:g} s: {reason}; check {check}"
+                f"coordinator at {self._target} not reachable for {self._patience:g} s: {reason}; "
+                f"check {self._target.to_check(check)}"
             )
         if not self._failures:
-            _LOG.warning("coordinator at %s not reachable: %s; trying for %.0f s", self._where, reason, left)
+            _LOG.warning("coordinator at %s not reachable: %s; trying for %.0f s", self._target, reason, left)
         pause = min(FIRST_PAUSE_SECONDS * 2.0**self._failures, LONGEST_PAUSE_SECONDS)
         self._failures += 1
         await asyncio.sleep(min(pause * (0.5 + self._jitter.random() / 2), left))

@@ -22,7 +22,7 @@ class AggregationSection(Section):
     """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
     weights: Literal["examples", "uniform", "task_balanced", "temperature", "dynamic", "attention", "famo"] = "examples"
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(ge=1e-3, le=1e6)] = 2.0
     famo_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     famo_decay: Annotated[float, Field(ge=0, le=1e6)] = 1e-3
     conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"

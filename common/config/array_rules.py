@@ -50,18 +50,30 @@ def encodings(config: Config) -> list[str]:
 
 
 def tasks(config: Config) -> list[str]:
-    """Tasks over texts have nothing for an mlp to read."""
+    """Tasks over texts have nothing for an mlp to read, and those over numbers no text."""
     if config.model.reads_text:
-        return []
+        return [
+            f"tasks.{name}.columns.features: {config.model.server_model} reads texts; remove it, or write "
+            "model.server_model: mlp"
+            for name, section in config.tasks.items()
+            if section.columns is not None and section.columns.features is not None
+        ]
     found = [
         f"tasks.{name}: known as a task over texts, an mlp reads numbers; name a task of your own differently"
         for name in config.tasks
         if name in KNOWN_TASKS
     ]
+    named = {name: section.columns for name, section in config.tasks.items() if section.columns is not None}
     found += [
-        f"tasks.{name}.columns: arrays have none (label and features are found by themselves); remove it"
-        for name, section in config.tasks.items()
-        if section.columns is not None and name not in KNOWN_TASKS
+        f"tasks.{name}.columns.text: an mlp reads numbers, not texts; name label and features, or remove it"
+        for name, columns in named.items()
+        if columns.text is not None or columns.text_pair is not None
+    ]
+    found += [
+        f"tasks.{name}.columns.features: names {len(columns.features)} features, model.mlp.features is "
+        f"{config.model.mlp.features}; change one"
+        for name, columns in named.items()
+        if columns.features is not None and len(columns.features) != config.model.mlp.features
     ]
     found += [
         f"tasks.{name}.type: masked_lm hides words, an mlp reads numbers; leave the task out"

@@ -35,7 +35,7 @@ from common.orders import TrainingSettings
 from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
-from common.tasks import TaskDefinition
+from common.tasks import Header, TaskDefinition
 
 
 class RunSection(Section):
@@ -348,6 +348,14 @@ class Config(Section):
             ConfigError: a task's section does not define it.
         """
         return tuple(section.definition(name) for name, section in self.tasks.items())
+
+    def headers(self) -> dict[str, Header]:
+        """What the numbers in each task's rows are, by task; nothing where rows are texts."""
+        count = self.model.mlp.features
+        if self.model.reads_text or count is None:
+            return {}
+        named = {name: section.columns.features if section.columns else None for name, section in self.tasks.items()}
+        return {name: Header.of(features) if features else Header(count) for name, features in named.items()}
 
     def sharing_plan(self) -> SharingPlan:
         """The rules that `sharing` stands for; layers are written out when it meets a model."""

@@ -20,7 +20,7 @@ def _label_names(value: Any) -> Any:
         if not 1 <= value <= _MAX_LABELS:
             raise ValueError(f"{value} is not a number of labels; write 1 to {_MAX_LABELS}, or the names")
         return [str(i) for i in range(value)]
-    return value
+    return _written(value)
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,6 +28,13 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if repeated:
         raise ValueError(f"'{repeated[0]}' is given twice; keep one")
     return values
+
+
+def _written(value: Any) -> Any:
+    """Numbers in a list of names as text: whoever writes [1, 2] for names means '1' and '2'."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [str(item) if isinstance(item, int | float) and not isinstance(item, bool) else item for item in value]
 
 
 def _thousandths(value: float) -> float:
@@ -40,11 +47,16 @@ Names = Annotated[tuple[Text, ...], Field(strict=False, min_length=1), AfterVali
 
 
 class ColumnsSection(Section):
-    """Names of the columns that hold a task's text, its second text (if it reads pairs) and its label."""
+    """Names of the columns that hold a task's text, its second text (if it reads pairs) and its label.
 
-    text: Text
+    Tables of numbers have no texts, but `features`: the columns that are read, in this order; all but the label if left
+    out. What is left out besides is found by its usual names.
+    """
+
+    text: Text | None = None
     label: Text | None = None
     text_pair: Text | None = None
+    features: Annotated[Names, BeforeValidator(_written)] | None = None
 
 
 class TaskSection(Section):
@@ -106,18 +118,23 @@ def _unknown_task(name: str) -> str:
 
 
 def _column_problems(known: TaskDefinition, columns: ColumnsSection) -> list[str]:
-    if known.pair == (columns.text_pair is not None):
+    if columns.text_pair is None and (columns.text is None or not known.pair):
+        return []
+    if known.pair and columns.text_pair is not None:
         return []
     remedy = "name the column of the second text" if known.pair else "remove it"
     return [f"columns.text_pair: {known.name} reads {'two texts' if known.pair else 'one text'}; {remedy}"]
 
 
 def _role_problems(kind: TaskType, columns: ColumnsSection) -> list[str]:
-    if kind is not TaskType.MASKED_LM:
-        return [] if columns.label else ["columns.label: missing; add it"]
-    if columns.label or columns.text_pair:
-        return ["columns: a masked_lm reads one text and no label; name text alone"]
-    return []
+    if kind is TaskType.MASKED_LM:
+        others = columns.label or columns.text_pair
+        return ["columns: a masked_lm reads one text and no label; name text alone"] if others else []
+    if columns.text_pair and not columns.text:
+        return ["columns.text: missing, where text_pair is named; name both"]
+    given = [name for name in (columns.text, columns.text_pair, columns.label, *(columns.features or ())) if name]
+    twice = next((name for name, times in Counter(given).items() if times > 1), None)
+    return [f"columns: '{twice}' is named for two things; keep one"] if twice is not None else []
 
 
 def _label_problems(kind: TaskType, labels: tuple[str, ...]) -> list[str]:

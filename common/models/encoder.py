@@ -3,54 +3,36 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from common.errors import ModelError, foreign_errors
 from common.models.batch import Batch, FeatureBatch, TextBatch
+from common.models.description import clean_config
 from common.models.mlp import MLPEncoder, read_mlp
 
-Encoder = PreTrainedModel | MLPEncoder
+if TYPE_CHECKING:  # it takes seconds to import, and an mlp needs none of it
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Encoder: TypeAlias = "PreTrainedModel | MLPEncoder"
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
 
-# Code by reference, places and number formats of the machine that wrote the file.
-_FOREIGN_KEYS = frozenset(
-    {"auto_map", "_name_or_path", "torch_dtype", "dtype", "architectures", "transformers_version"}
-)
-
-
-def clean_config(text: str) -> str:
-    """The part of a Hugging Face `config.json` that decides the architecture, as JSON with sorted keys.
-
-    Raises:
-        ModelError: the text is not a JSON object with a `model_type`.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"encoder configuration is not JSON: {error}") from None
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
-        raise ModelError("encoder configuration has no 'model_type'; use a Hugging Face config.json")
-    return json.dumps({key: values[key] for key in values.keys() - _FOREIGN_KEYS}, sort_keys=True)
-
 
 def load_config(config_json: str) -> PretrainedConfig:
-    """The configuration object of an encoder.
+    """The configuration object of a text encoder.
 
     Raises:
-        ModelError: the type of model is unknown, reads no text, or is not an encoder.
+        ModelError: the kind of model is unknown, or a value is impossible.
     """
+    from transformers import AutoConfig
+
     values = json.loads(clean_config(config_json))
     model_type = values.pop("model_type")
     with foreign_errors(lambda e: ModelError(f"encoder configuration of type '{model_type}': {_first_line(e)}")):
         config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
-    generates = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
-    if generates or model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise ModelError(f"a model of type '{model_type}' is not a text encoder; use one such as bert or roberta")
     return config
 
 
@@ -66,6 +48,8 @@ def build_encoder(config_json: str) -> Encoder:
     if sizes is not None:
         return MLPEncoder(sizes)
     config = load_config(config_json)
+    from transformers import AutoModel
+
     with foreign_errors(lambda e: ModelError(f"encoder of type '{config.model_type}': {_first_line(e)}")):
         encoder: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     for parameter in encoder.parameters():
@@ -81,10 +65,12 @@ def shallower(config_json: str, layers: int) -> str:
     """
     config = load_config(config_json)
     depth = getattr(config, "num_hidden_layers", None)
-    if not isinstance(config, PretrainedConfig) or not isinstance(depth, int) or layers > depth:
+    if not isinstance(depth, int) or layers > depth:
         raise ModelError(f"client.layers: an encoder of type '{config.model_type}' cannot have {layers} layers here")
     config.num_hidden_layers = layers
-    return clean_config(config.to_json_string(use_diff=False))
+    values = json.loads(clean_config(config.to_json_string(use_diff=False)))
+    by_layer = {key: value for key, value in values.items() if isinstance(value, list) and len(value) == depth}
+    return json.dumps(values | {key: value[:layers] for key, value in by_layer.items()}, sort_keys=True)
 
 
 def longest_input(config: PretrainedConfig) -> int | None:
@@ -109,7 +95,7 @@ def sentence_vectors(encoder: Encoder, batch: Batch) -> Tensor:
 
 def token_vectors(encoder: Encoder, batch: Batch) -> Tensor:
     """The last layer at every token, padding included, (rows, length, hidden)."""
-    assert isinstance(encoder, PreTrainedModel) and isinstance(batch, TextBatch)
+    assert not isinstance(encoder, MLPEncoder) and isinstance(batch, TextBatch)
     return _encode(encoder, batch)[0]
 
 

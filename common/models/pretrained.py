@@ -1,34 +1,24 @@
-"""Where an encoder's weights and tokenizer come from, and how a tokenizer travels.
+"""Where an encoder's weights and tokenizer come from.
 
 Only JSON, safetensors and `torch.load(weights_only=True)` are read: nothing from a model folder is ever executed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
-from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
-from transformers.utils import logging
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
-from common.errors import ModelError, WireError, foreign_errors
-from common.models.encoder import clean_config, has_token_types, load_config
-from common.models.hub import WEIGHT_FILES, find_folder
-from common.models.randomness import borrowed_generator
+from common.errors import ModelError, foreign_errors
+from common.models.description import clean_config
+from common.models.encoder import has_token_types, load_config
+from common.models.hub import find_folder
+from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
+from common.models.sources import EncoderSource, Weights
 from common.models.vocabulary import fallback_tokenizer
-
-Weights = Literal["auto", "pretrained", "random"]
-
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_WORDPIECE_SPECIALS = {"[PAD]": "pad", "[UNK]": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
+from common.models.weights import load_state, quiet, unread_message, weights_file
+from common.models.wordpiece import VOCABULARY, load_wordpiece
 
 
 def _bert(layers: int, hidden: int) -> str:
@@ -65,19 +55,10 @@ KNOWN_ARCHITECTURES: dict[str, str] = {
 }
 """Configurations that need no download, by the model's name. Source: Turc et al., 2019; Devlin et al., 2019."""
 
-
-@dataclass(frozen=True)
-class EncoderSource:
-    """An encoder as found.
-
-    `config_json` is its Hugging Face configuration; `state` its float32 values by parameter name, or None for random
-    ones; `tokenizer` is None for an encoder of numbers; `origin` says for logs and reports where all came from.
-    """
-
-    config_json: str
-    state: dict[str, Tensor] | None
-    tokenizer: PreTrainedTokenizerFast | None
-    origin: str
+_TOKENIZER_FILES = (
+    "tokenizer.json", VOCABULARY, "tokenizer_config.json", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model",
+)  # fmt: skip
 
 
 def resolve_encoder(
@@ -104,8 +85,10 @@ def resolve_encoder(
         )
     config = load_config(config_json)
     state = None
-    if found.folder is not None and weights != "random" and _has_weights(found.folder):
-        state = _load_state(found.folder)
+    if found.unread and weights != "random":
+        raise ModelError(unread_message(found.place, found.unread))
+    if found.folder is not None and weights != "random" and weights_file(found.folder) is not None:
+        state = load_state(found.folder, config_json)
     if state is None and weights == "pretrained":
         raise ModelError(
             f"model.weights: pretrained, but {server_model} {_lack(found.folder, found.place)}; "
@@ -119,56 +102,6 @@ def resolve_encoder(
     else:
         origin = f"random weights: {server_model} {_lack(found.folder, found.place)}"
     return EncoderSource(config_json, state, words, origin + note)
-
-
-def pack_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bytes:
-    """A tokenizer as JSON, always the same bytes for the same tokenizer: `tokenizer.json`, `tokenizer_config.json`."""
-    bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    bare.no_padding()
-    bare.no_truncation()
-    special = tokenizer.special_tokens_map
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": int(tokenizer.model_max_length),
-        "model_input_names": list(tokenizer.model_input_names),
-        "padding_side": tokenizer.padding_side,
-        "truncation_side": tokenizer.truncation_side,
-        **{name: str(special[name]) for name in _SPECIAL_TOKENS if special.get(name)},
-    }
-    files = {"tokenizer.json": json.loads(bare.to_str()), "tokenizer_config.json": settings}
-    return json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def unpack_tokenizer(data: bytes) -> PreTrainedTokenizerFast:
-    """The tokenizer in `pack_tokenizer`'s bytes; it gives the same ids.
-
-    Raises:
-        WireError: the bytes are not a packed tokenizer.
-    """
-    with foreign_errors(lambda error: WireError(f"tokenizer: malformed ({type(error).__name__})")):
-        files = json.loads(data)
-        settings = dict(files["tokenizer_config.json"])
-        settings.pop("tokenizer_class")
-        backend = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
-        size = backend.get_vocab_size()
-        tokenizer = _fast(backend, settings)
-    if len(tokenizer) != size:
-        raise WireError("tokenizer: a special token is not in the vocabulary")
-    return tokenizer
-
-
-def tokenizer_digest(data: bytes) -> str:
-    """SHA-256 of a packed tokenizer."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _fast(backend: Tokenizer, settings: dict[str, Any]) -> PreTrainedTokenizerFast:
-    unknown = settings.keys() - {
-        "model_max_length", "model_input_names", "padding_side", "truncation_side", *_SPECIAL_TOKENS
-    }  # fmt: skip
-    if unknown or not all(isinstance(settings.get(name, ""), str) for name in _SPECIAL_TOKENS):
-        raise ValueError("settings")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)  # type: ignore[no-untyped-call]
 
 
 def _find_tokenizer(
@@ -197,74 +130,27 @@ def _find_tokenizer(
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    names = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "vocab.json", "spiece.model")
-    return any((folder / name).is_file() for name in names)
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     if path.is_file():
-        return _wordpiece(path, lowercase=True)
+        return load_wordpiece(path)
     if not path.is_dir():
         raise ModelError(f"model.tokenizer: {path} does not exist; give a folder or a vocab.txt")
-    if (path / "vocab.txt").is_file() and not (path / "tokenizer.json").is_file():
-        return _wordpiece(path / "vocab.txt", _lowercases(path / "tokenizer_config.json"))
+    if (path / VOCABULARY).is_file() and not (path / "tokenizer.json").is_file():
+        return load_wordpiece(path / VOCABULARY)
 
     def unusable(error: Exception) -> ModelError:
         return ModelError(f"model.tokenizer: {path} holds no usable tokenizer ({type(error).__name__})")
 
-    with foreign_errors(unusable), _quiet():
+    with foreign_errors(unusable), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False, use_fast=True
         )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model.tokenizer: {path} has no fast form; save it with a tokenizer.json")
     return tokenizer
-
-
-def _lowercases(settings: Path) -> bool:
-    return not settings.is_file() or json.loads(_read(settings)).get("do_lower_case", True) is not False
-
-
-def _wordpiece(vocab_file: Path, lowercase: bool) -> PreTrainedTokenizerFast:
-    """BERT's tokenizer over a vocab.txt, built alike under every version of transformers."""
-    vocabulary = {token: number for number, token in enumerate(_read(vocab_file).rstrip("\n").split("\n"))}
-    missing = [token for token in _WORDPIECE_SPECIALS if token not in vocabulary]
-    if missing:
-        raise ModelError(f"model.tokenizer: {vocab_file} lacks {', '.join(missing)}; give a BERT vocab.txt")
-    backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    backend.decoder = decoders.WordPiece(prefix="##")
-    special = {f"{kind}_token": token for token, kind in _WORDPIECE_SPECIALS.items()}
-    return _fast(backend, {"model_max_length": 512, **special})
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in WEIGHT_FILES)
-
-
-def _load_state(folder: Path) -> dict[str, Tensor]:
-    """The encoder's values by parameter name; those that the folder lacks (typically a pooler's) are left out."""
-
-    def unreadable(error: Exception) -> ModelError:
-        return ModelError(
-            f"model.server_model: the weights in {folder} cannot be read ({type(error).__name__}); "
-            "give a folder saved by save_pretrained"
-        )
-
-    with foreign_errors(unreadable), _quiet(), borrowed_generator():
-        encoder, report = AutoModel.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise ModelError(
-            f"model.server_model: the weights in {folder} lack {missing[0]} and {len(missing) - 1} more; "
-            "give a folder whose weights belong to its config.json"
-        )
-    values = encoder.state_dict()
-    return {name: value.float() for name, value in values.items() if name not in report["missing_keys"]}
 
 
 def _lack(folder: Path | None, place: str) -> str:
@@ -276,17 +162,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"model: cannot read {path} ({type(error).__name__})") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and advice of transformers, which would drown our own lines."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

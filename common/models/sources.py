@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
 from common.config.schema import ModelSection
 from common.models.mlp import describe_mlp
-from common.models.pretrained import EncoderSource, Weights, resolve_encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Weights = Literal["auto", "pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder as found.
+
+    `config_json` is its Hugging Face configuration; `state` its float32 values by parameter name, or None for random
+    ones; `tokenizer` is None for an encoder of numbers; `origin` says for logs and reports where all came from.
+    """
+
+    config_json: str
+    state: dict[str, Tensor] | None
+    tokenizer: PreTrainedTokenizerFast | None
+    origin: str
 
 
 def find_encoder(section: ModelSection, weights: Weights | None = None) -> EncoderSource:
@@ -18,6 +41,8 @@ def find_encoder(section: ModelSection, weights: Weights | None = None) -> Encod
         ModelError: nothing usable was found, in one line with the remedies.
     """
     if section.reads_text:
+        from common.models.pretrained import resolve_encoder  # brings transformers, which an mlp never needs
+
         return resolve_encoder(
             section.server_model, weights or section.weights, section.tokenizer, section.hub_timeout_seconds
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.orders import Progress, ScopeVersion, Session, UpdateHeader, WholeUpdate
+from common.ports import PIECE_BYTES
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,21 @@ class PollCall:
 
 @dataclass(frozen=True)
 class FetchCall:
-    """`fetch`; `offset` is in bytes."""
+    """`fetch`; the answer comes in pieces of at most `piece_bytes`."""
 
     session: Session
     scope: ScopeVersion
     offset: int
+    piece_bytes: int = PIECE_BYTES
+
+
+@dataclass(frozen=True)
+class TokenizerCall:
+    """`fetch_tokenizer`; the answer comes in pieces of at most `piece_bytes`."""
+
+    session: Session
+    offset: int
+    piece_bytes: int = PIECE_BYTES
 
 
 @dataclass(frozen=True)

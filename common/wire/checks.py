@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from common.errors import WireError
 from common.plain_text import blanked, is_plain, is_plain_name
+from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.wire.limits import LINE_CHARS, MAX_COUNT
 
 T = TypeVar("T")
@@ -92,6 +93,11 @@ def count(value: int, field: str, least: int = 0, most: int = MAX_COUNT) -> int:
     if not least <= value <= most:
         raise WireError(f"{field}: {value} is not from {least} to {most}")
     return value
+
+
+def piece_bytes(value: int, field: str = "piece_bytes") -> int:
+    """The size of pieces that a receiver asks for; 0 stands for the largest."""
+    return count(value, field, LEAST_PIECE_BYTES, PIECE_BYTES) if value else PIECE_BYTES
 
 
 def number(value: float, field: str) -> float:

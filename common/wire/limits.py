@@ -6,14 +6,17 @@ CONTROL_BYTES = 1 << 20
 """A control message; a piece of a stream carries `common.ports.PIECE_BYTES`."""
 
 MAX_TASKS = 1024
-MAX_LABELS = 4096
+MAX_LABELS = 10_000
+MAX_FEATURES = 1_000_000
+MAX_NAMES = 64
+"""Names of features that travel; their digest stands for all of them."""
+NAMES_CHARS = 1 << 16
+"""Characters of all names of features in one message."""
 MAX_METRICS = 64
 MAX_SCOPES = 4096
 MAX_RULES = 4096
 MAX_CAPABILITIES = 64
 MAX_MEMBERS = 1 << 16
-MAX_CELLS = 1 << 20
-"""Cells of a confusion matrix; the size of a message binds first."""
 
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""

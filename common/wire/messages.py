@@ -17,7 +17,7 @@ from common.orders import (
     WholeUpdate,
 )
 from common.wire import checks, limits, order_parts, parts
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
 from common.wire.codec import Codec, codec
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
@@ -29,20 +29,26 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         tasks=[parts.pack_task(task) for task in value.tasks],
         examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
         capabilities=value.capabilities,
+        headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
     )
 
 
 def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     tasks = parts.unpack_tasks(message.tasks)
-    names = checks.distinct((row.task for row in message.examples), "examples")
-    if unknown := set(names) - {task.name for task in tasks}:
-        raise WireError(f"examples: {min(unknown)[:80]!r} is not among the tasks")
+    named = {
+        "examples": checks.distinct((row.task for row in message.examples), "examples"),
+        "headers": checks.distinct((row.task for row in message.headers), "headers"),
+    }
+    for field, names in named.items():
+        if unknown := set(names) - {task.name for task in tasks}:
+            raise WireError(f"{field}: {min(unknown)[:80]!r} is not among the tasks")
     capabilities = checks.items(message.capabilities, "capabilities", limits.MAX_CAPABILITIES)
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
         tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
+        headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
     )
 
 
@@ -127,7 +133,10 @@ def _unpack_reply(message: pb.PollReply) -> PollReply:
 
 def _pack_fetch(value: FetchCall) -> pb.FetchRequest:
     return pb.FetchRequest(
-        session=parts.pack_session(value.session), scope=parts.pack_scope(value.scope), offset=value.offset
+        session=parts.pack_session(value.session),
+        scope=parts.pack_scope(value.scope),
+        offset=value.offset,
+        piece_bytes=value.piece_bytes,
     )
 
 
@@ -137,12 +146,23 @@ def _unpack_fetch(message: pb.FetchRequest) -> FetchCall:
         parts.unpack_session(message.session),
         parts.unpack_scope(message.scope),
         checks.count(message.offset, "offset"),
+        checks.piece_bytes(message.piece_bytes),
     )
 
 
-def _unpack_tokenizer(message: pb.TokenizerRequest) -> Session:
+def _pack_tokenizer(value: TokenizerCall) -> pb.TokenizerRequest:
+    return pb.TokenizerRequest(
+        session=parts.pack_session(value.session), offset=value.offset, piece_bytes=value.piece_bytes
+    )
+
+
+def _unpack_tokenizer(message: pb.TokenizerRequest) -> TokenizerCall:
     checks.require(message, "session")
-    return parts.unpack_session(message.session)
+    return TokenizerCall(
+        parts.unpack_session(message.session),
+        checks.count(message.offset, "offset"),
+        checks.piece_bytes(message.piece_bytes),
+    )
 
 
 def _unpack_leave(message: pb.LeaveRequest) -> Session:
@@ -214,11 +234,7 @@ POLL_REQUEST: Codec[PollCall] = codec(
 )
 POLL_REPLY: Codec[PollReply] = codec(pb.PollReply, _pack_reply, _unpack_reply)
 FETCH_REQUEST: Codec[FetchCall] = codec(pb.FetchRequest, _pack_fetch, _unpack_fetch)
-TOKENIZER_REQUEST: Codec[Session] = codec(
-    pb.TokenizerRequest,
-    lambda session: pb.TokenizerRequest(session=parts.pack_session(session)),
-    _unpack_tokenizer,
-)
+TOKENIZER_REQUEST: Codec[TokenizerCall] = codec(pb.TokenizerRequest, _pack_tokenizer, _unpack_tokenizer)
 UPDATE_HEADER: Codec[UpdateHeader] = codec(pb.UpdateHeader, parts.pack_update, parts.unpack_update)
 RECEIPT: Codec[Receipt] = codec(
     pb.Receipt, lambda receipt: pb.Receipt(order_id=receipt.order_id, digest=receipt.digest), _unpack_receipt

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from common.orders import FederationStatus, JoinRequest, PollReply, Receipt, Session, UploadStatus, Welcome
 from common.ports import Piece
 from common.wire import messages
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, UploadStart
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.pieces import PIECE, UPLOAD_PART
 
@@ -25,6 +25,8 @@ REASON_KEY = "fedmtl-reason"
 CONTINUE_KEY = "fedmtl-continue"
 """Initial metadata by which the coordinator asks for the payload of an update."""
 
+STOPPING = "the coordinator cannot use its run folder and stops; it will be back with --resume"
+"""Details of the status *unavailable* where its disk is why."""
 INTERNAL_ERROR = "internal error"
 """Details of the status that stands for a defect of the coordinator."""
 
@@ -59,7 +61,7 @@ POLL: Method[PollCall, PollReply] = Method(
 FETCH_SLICE: Method[FetchCall, Piece] = Method(
     _CLIENTS + "FetchSlice", Kind.UNARY_STREAM, messages.FETCH_REQUEST, PIECE
 )
-FETCH_TOKENIZER: Method[Session, Piece] = Method(
+FETCH_TOKENIZER: Method[TokenizerCall, Piece] = Method(
     _CLIENTS + "FetchTokenizer", Kind.UNARY_STREAM, messages.TOKENIZER_REQUEST, PIECE
 )
 SUBMIT_UPDATE: Method[UploadStart | Piece, Receipt] = Method(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
-from common.metrics import TaskStatistics
+from common.metrics import COUNTS, MOMENTS, TaskStatistics
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -17,7 +17,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
@@ -76,6 +76,31 @@ def unpack_tasks(messages: Sequence[pb.TaskDefinition]) -> tuple[TaskDefinition,
     tasks = tuple(unpack_task(task) for task in checks.items(messages, "tasks", limits.MAX_TASKS, least=1))
     checks.distinct((task.name for task in tasks), "tasks")
     return tasks
+
+
+def pack_header(task: str, value: Header, headers: int) -> pb.TaskHeader:
+    """Value to message, which is one of so many `headers`: as many names as there is room for."""
+    names, room = [], limits.NAMES_CHARS // headers
+    for name in value.names[: limits.MAX_NAMES]:
+        shown = checks.as_line(name)[: limits.LABEL_CHARS]
+        room -= len(shown)
+        if room < 0:
+            break
+        names.append(shown)
+    return pb.TaskHeader(task=task, count=value.count, digest=value.digest, names=names)
+
+
+def unpack_header(message: pb.TaskHeader) -> Header:
+    """Message to value."""
+    names = checks.items(message.names, "names", limits.MAX_NAMES)
+    digest = checks.digest(message.digest) if message.digest else ""
+    if len(names) > message.count or (names and not digest):
+        raise WireError(f"names: {len(names)} do not fit {message.count} features with digest '{digest}'")
+    return Header(
+        checks.count(message.count, "count", least=1, most=limits.MAX_FEATURES),
+        digest,
+        tuple(checks.text(checks.line(name, "names"), "names", limits.LABEL_CHARS) for name in names),
+    )
 
 
 def pack_architecture(value: ModelArchitecture) -> pb.ModelArchitecture:
@@ -182,7 +207,8 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
     return pb.TaskStatistics(
         examples=value.examples,
         loss_sum=value.loss_sum,
-        confusion=value.confusion,
+        right=value.right,
+        labels=value.labels,
         moments=value.moments,
         means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
     )
@@ -191,15 +217,15 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
 def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
     means = checks.items(message.means, "means", limits.MAX_METRICS)
     checks.distinct((mean.metric for mean in means), "means")
-    moments = checks.items(message.moments, "moments", most=5)
-    if len(moments) not in (0, 5):
-        raise WireError(f"moments: {len(moments)} numbers are not five sums")
+    moments = checks.items(message.moments, "moments", most=MOMENTS)
+    if len(moments) not in (0, MOMENTS):
+        raise WireError(f"moments: {len(moments)} numbers are not {MOMENTS}")
+    labels = checks.items(message.labels, "labels", COUNTS * limits.MAX_LABELS)
     return TaskStatistics(
         checks.count(message.examples, "examples"),
-        checks.number(message.loss_sum, "loss_sum"),
-        tuple(
-            checks.count(cell, "confusion") for cell in checks.items(message.confusion, "confusion", limits.MAX_CELLS)
-        ),
+        checks.amount(message.loss_sum, "loss_sum"),
+        checks.count(message.right, "right"),
+        tuple(checks.count(number, "labels") for number in labels),
         tuple(checks.number(moment, "moments") for moment in moments),
         tuple(
             (

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.conflict import cosines
+from common.parameters.encodings import BLOCK
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
+from server.aggregation.lengths import Measured, length_of
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import Evidence, Trends
 from server.aggregation.streaming import Delta, Part, StreamingMean
@@ -30,12 +32,25 @@ def moment_name(moment: str, scope: str) -> str:
     return f"{moment}/{scope}"
 
 
+MOST_NAMED = 5
+"""So many of the longest updates are named where a version is not finite."""
+
+
+class NotFinite(Exception):
+    """New values of these scopes, or moments, would not be finite; `lengths` are the longest updates by order id."""
+
+    def __init__(self, scopes: Sequence[str], lengths: Mapping[str, float]) -> None:
+        super().__init__(f"not finite: {', '.join(scopes)}")
+        self.scopes = tuple(scopes)
+        self.lengths = tuple(sorted(lengths.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMED])
+
+
 class Combiner:
     """Folds the updates of a round and combines them at its end.
 
     `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task; `related`
     is what the relation between members did in it. `moments` are the server optimizer's, by `moment_name`; `combine`
-    changes them in place.
+    changes them in place, also where it fails.
     """
 
     def __init__(self, method: Method, moments: Mapping[str, Float32] | None = None) -> None:
@@ -43,7 +58,8 @@ class Combiner:
         self.related: list[Related] = []
         self.moments: dict[str, Float32] = dict(moments or {})
         self._method = method
-        self._folded = self._shortened = 0
+        self._shortened = 0
+        self._lengths: dict[str, float] = {}
         self._sums = StreamingMean()
         self._cohort = Cohort(method.rule, method.folder) if not isinstance(method.rule, StreamingRule) else None
 
@@ -63,11 +79,12 @@ class Combiner:
             within = bounded(deltas, self._method.norm_bound)
             self._shortened += within is not deltas
             deltas = within
-        self._folded += 1
+        measured = [(scope, Measured(delta)) for scope, delta in deltas]
         if self._cohort is not None:
-            self._cohort.fold(order_id, [(scope, delta) for scope, delta in deltas if weights[scope]])
+            self._cohort.fold(order_id, [(scope, delta) for scope, delta in measured if weights[scope]])
         else:
-            self._sums.fold(deltas, weights, rows)
+            self._sums.fold(measured, weights, rows)
+        self._lengths[order_id] = length_of([delta for _, delta in measured])
 
     def combine(
         self,
@@ -80,12 +97,34 @@ class Combiner:
     ) -> dict[str, Float32]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
-        `before` is what the relation said to remember of each slot, for the version to be made.
+        `before` is what the relation said to remember of each slot, for the version to be made. Afterwards nothing is
+        folded any more.
+
+        Raises:
+            NotFinite: a value or a moment would be NaN or infinite.
         """
         self.cosines, self.related = {}, []
         if self._shortened:
-            shares = (self._shortened, self._folded, self._method.norm_bound)
+            shares = (self._shortened, len(self._lengths), self._method.norm_bound)
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
+                fresh = self._moved(vectors, totals, rows, trends)
+                self._require_finite(fresh)
+                related = self._relate(vectors, fresh, totals, version, before)
+                self._require_finite(related)
+                return fresh | related
+        finally:
+            self.clear()
+
+    def _moved(
+        self,
+        vectors: Mapping[str, Float32],
+        totals: Mapping[str, int],
+        rows: Mapping[str, Mapping[str, int]],
+        trends: Trends,
+    ) -> dict[str, Float32]:
+        """The values of scopes after the round's steps."""
         fresh = {}
         for scope, total in totals.items():
             if not total:  # a relation alone may move it
@@ -96,18 +135,41 @@ class Combiner:
                 parts = self._weigh(scope, rows[scope], trends) if scope in rows else [Part("", total)]
                 steps = self._sums.steps(scope, parts)
             fresh[scope] = self._move(scope, vectors[scope], steps)
-        self.clear()
+        return fresh
+
+    def _relate(
+        self,
+        vectors: Mapping[str, Float32],
+        fresh: Mapping[str, Float32],
+        totals: Mapping[str, int],
+        version: int,
+        before: Mapping[str, str],
+    ) -> dict[str, Float32]:
+        """What the relation makes of members that moved."""
         relation = self._method.relation
+        related: dict[str, Float32] = {}
         if relation is not None:
             for slot in related_slots(list(fresh)):
                 moved, record = relate(relation, slot, vectors, fresh, totals, version, before.get(slot, ""))
-                fresh |= moved
+                related |= moved
                 self.related.append(record)
-        return fresh
+        return related
+
+    def _require_finite(self, values: Mapping[str, Float32]) -> None:
+        """Check values and the moments that go with them, block by block."""
+        spoiled = []
+        for scope, vector in values.items():
+            names = [moment_name(moment, scope) for moment, _ in self._method.mover_of(scope)[0].moments]
+            moments = [self.moments[name] for name in names if name in self.moments]
+            if not all(map(_is_finite, (vector, *moments))):
+                spoiled.append(scope)
+        if spoiled:
+            raise NotFinite(spoiled, self._lengths)
 
     def clear(self) -> None:
         """Forget what was folded."""
-        self._folded = self._shortened = 0
+        self._shortened = 0
+        self._lengths.clear()
         self._sums.clear()
         if self._cohort is not None:
             self._cohort.clear()
@@ -144,3 +206,7 @@ class Combiner:
             move += base[start:stop]
             result[start:stop] = move
         return result
+
+
+def _is_finite(vector: Float32) -> bool:
+    return all(np.isfinite(vector[i : i + BLOCK]).all() for i in range(0, len(vector), BLOCK))

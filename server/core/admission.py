@@ -9,6 +9,7 @@ from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
 from common.parameters.circles import MEMBER, task_of
+from common.tasks import Header
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -19,8 +20,9 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     """Check that a client's tasks are this federation's.
 
     Raises:
-        Refused: an unknown task, a definition that differs (labels, their order, type, metrics), a run that is over,
-            tasks of several groups, or a part of the model to train that is no whole number of scopes.
+        Refused: an unknown task, a definition that differs (labels, their order, type, metrics), other features or
+            another order of them, a run that is over, tasks of several groups, or a part of the model to train that is
+            no whole number of scopes.
     """
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
@@ -33,6 +35,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
+        _judge_header(rules, state, request, theirs.name)
     outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
@@ -40,6 +43,44 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
+
+
+def _judge_header(rules: Rules, state: FederationState, request: JoinRequest, task: str) -> None:
+    theirs = dict(request.headers).get(task)
+    if theirs is None:
+        return
+    asked = rules.headers.get(task)
+    if asked is None:
+        raise Refused(
+            Reason.TASK_MISMATCH, f"task '{task}': this federation reads texts, the client's rows are numbers"
+        )
+    others = {} if _alone(state, request.client_id, task) else state.headers
+    for ours in (asked, others.get(task, asked)):
+        if not ours.fits(theirs):
+            here, there = ours.beside(theirs)
+            raise Refused(
+                Reason.TASK_MISMATCH,
+                f"task '{task}': its features are {here} in this federation, and {there} at client "
+                f"'{request.client_id}'; name them in one order for all, as tasks.{task}.columns.features",
+            )
+
+
+def _alone(state: FederationState, client_id: str, task: str) -> bool:
+    """Whether nobody has trained yet, and nobody else holds the task: then a mistake may still be mended."""
+    others = (member for name, member in state.members.items() if name != client_id)
+    return not (state.completed_rounds or state.open or any(task in member.tasks for member in others))
+
+
+def new_headers(rules: Rules, state: FederationState, request: JoinRequest) -> dict[str, Header]:
+    """The headers with names that hold for everybody from this client's joining on."""
+    return {
+        task: header
+        for task, header in request.headers
+        if header.digest
+        and not rules.headers[task].digest
+        and (task not in state.headers or _alone(state, request.client_id, task))
+        and state.headers.get(task) != header
+    }
 
 
 def require_member(rules: Rules, state: FederationState, session: Session) -> Member:

@@ -78,6 +78,14 @@ def mean_losses(results: Iterable[TaskResult]) -> Mapping[str, float]:
     return {task: loss / count for task, (loss, count) in sums.items()}
 
 
+LARGEST_TREND = 1e6
+"""A loss counts as at most so many times the one before, and at least as this part of it, whatever a client says."""
+
+
 def trends(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
-    """Losses divided by those of the round before; tasks without a positive loss there are left out."""
-    return {task: loss / before[task] for task, loss in now.items() if before.get(task, 0.0) > 0.0}
+    """Losses divided by those of the round before, bounded; tasks without a positive loss there are left out."""
+    quotients = {task: loss / before[task] for task, loss in now.items() if before.get(task, 0.0) > 0.0}
+    return {
+        task: min(max(quotient, 1.0 / LARGEST_TREND), LARGEST_TREND) if quotient > 0.0 else 0.0
+        for task, quotient in quotients.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.tasks import Header
 from server.core.state import Member, OpenRound, Phase
 
 
@@ -28,6 +29,8 @@ class ClearSums:
 @dataclass(frozen=True)
 class StoreVersion:
     """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk.
+
+    Always the last effect of its step: whether all values are finite, and so stored, comes back as the next event.
 
     `rows` holds the scopes that are summed by task: scope -> task -> examples, without tasks that brought none.
     `trends` are, for every round up to this one, the tasks' training losses divided by those of the round before,
@@ -107,6 +110,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True)
+class HeaderFixed:
+    """What the numbers in a task's rows are from now on, as its first client said."""
+
+    task: str
+    header: Header
+
+
+@dataclass(frozen=True)
 class TaskCosines:
     """How far the tasks' mean steps of a scope in a round pointed the same way: cosines, row by row.
 
@@ -153,4 +164,4 @@ class Guarded:
     gap: float = 0.0
 
 
-Record = MemberRecord | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+Record = MemberRecord | HeaderFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded

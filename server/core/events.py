@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.orders import JoinRequest, UpdateHeader
+from server.core.effects import StoreVersion
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,33 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class VersionStored:
+    """What `StoreVersion` came to: the version is on disk and waits for the commit of its round."""
+
+    now: float
+    asked: StoreVersion
+
+
+@dataclass(frozen=True)
+class VersionSpoiled:
+    """What `StoreVersion` came to: values in these scopes would not be finite, so nothing was written.
+
+    `lengths` are the longest of the folded updates: order id and Euclidean norm, the longest first.
+    """
+
+    now: float
+    scopes: tuple[str, ...]
+    lengths: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class DrainRequested:
     """The operator wants the coordinator to stop after the round under way, or sooner."""
 
     now: float
 
 
-Event = Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | DrainRequested
+Outcome = VersionStored | VersionSpoiled
+"""What carrying an effect out may tell the core, before anything else happens to it."""
+
+Event = Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | Outcome | DrainRequested

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from common.orders import OrderKind, ScopeVersion
@@ -24,6 +24,7 @@ from server.core.effects import (
     StoreVersion,
     Wake,
 )
+from server.core.events import VersionSpoiled, VersionStored
 from server.core.guard import guarded, told
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
@@ -44,22 +45,63 @@ MOST_NAMES = 6
 """Up to so many clients are named in a log line."""
 
 
+@dataclass(frozen=True)
+class _Closed:
+    """What is left of a round: the state without it, records for the commit, and effects after that."""
+
+    state: FederationState
+    records: list[Record]
+    after: list[Effect] = field(default_factory=list)
+
+
 def advance(rules: Rules, state: FederationState, now: float) -> Step:
-    """Close the open round if it is due and open the next one if it can be; both land in one commit."""
-    before: list[Effect] = []
-    after: list[Effect] = []
-    records: list[Record] = []
-    if state.open is not None:
-        if not is_complete(state.open) and now < state.open.deadline:
-            return state, []
-        state, before, records, after = _close(rules, state, now)
+    """Close the open round if it is due and open the next one if it can be; both land in one commit.
+
+    A round with its quorum closes in two steps: its version is asked for here, and `publish` or `spoil` goes on.
+    """
+    if state.open is None:
+        return _go_on(rules, _Closed(state, []), now)
+    if not is_complete(state.open) and now < state.open.deadline:
+        return state, []
+    state = _expire_outstanding(state, state.open)
+    assert state.open is not None
+    round_ = state.open
+    if round_.kind is OrderKind.EVALUATE:
+        return _go_on(rules, _finish(rules, state, round_), now)
+    if not has_quorum(rules, round_):
+        return _go_on(rules, _abandon(rules, state, round_, now, _shortage(rules, round_)), now)
+    totals = scope_totals(rules, round_, state.versions)
+    moved = (*state.trends, trends(state.losses, task_losses(round_)))
+    return state, [StoreVersion(round_.number, totals, row_totals(rules, round_, totals), moved)]
+
+
+def publish(rules: Rules, state: FederationState, event: VersionStored) -> Step:
+    """Close the open round, whose version is stored, and open the next one."""
+    assert state.open is not None
+    return _go_on(rules, _publish(rules, state, state.open, event.asked), event.now)
+
+
+def spoil(rules: Rules, state: FederationState, event: VersionSpoiled) -> Step:
+    """Abandon the open round, whose version would hold values that are not finite."""
+    assert state.open is not None
+    orders = state.open.orders
+    longest = ", ".join(f"{orders[name].client_id} {length:.3g}" for name, length in event.lengths if name in orders)
+    scopes = ", ".join(event.scopes[:MOST_NAMES])
+    why = f"{_attempt(state.open)}: values of {scopes} would not be finite; longest updates (norms): {longest}"
+    why += "; aggregation.norm_bound shortens such"
+    return _go_on(rules, _abandon(rules, state, state.open, event.now, why), event.now)
+
+
+def _go_on(rules: Rules, closed: _Closed, now: float) -> Step:
+    """Open the next round if it can be, and commit it with what is left of the one before."""
+    state, records, after = closed.state, list(closed.records), list(closed.after)
     if state.phase not in ENDED and not state.draining:
         state, opened, notices = _open_if_possible(rules, state, now)
         records += opened
         after += notices
     if not records:
         return state, after
-    return state, [*before, Commit(tuple(records)), *after, Wake()]
+    return state, [Commit(tuple(records)), *after, Wake()]
 
 
 def waits_for(rules: Rules, state: FederationState) -> str:
@@ -76,62 +118,54 @@ def waits_for(rules: Rules, state: FederationState) -> str:
     return f"clients for {', '.join(missing)}" if missing else "clients"
 
 
-def _close(
-    rules: Rules, state: FederationState, now: float
-) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
-    """State, effects that come before the commit, records of the commit, effects that come after it."""
-    assert state.open is not None
-    round_ = _expire_outstanding(state.open)
-    members = dict(state.members)
-    for order in state.open.orders.values():
-        if order.state is OrderState.ISSUED:
-            late = members[order.client_id]
-            members[order.client_id] = replace(late, tally=late.tally.add(expired=1))
-    state = replace(state, open=None, members=members)
-    if round_.kind is OrderKind.EVALUATE:
-        return _finish(rules, state, round_)
-    if not has_quorum(rules, round_):
-        return _abandon(rules, state, round_, now)
-    totals = scope_totals(rules, round_, state.versions)
+def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: StoreVersion) -> _Closed:
+    totals = stored.totals
     versions = BySlot({**state.versions, **dict.fromkeys(totals, round_.number)})
-    state = _settle(replace(state, versions=versions, completed_rounds=round_.number, attempt=1), round_)
+    state = replace(
+        _settle(state, round_),
+        versions=versions,
+        completed_rounds=round_.number,
+        attempt=1,
+        losses=task_losses(round_),
+        trends=tuple(stored.trends),
+    )
     rate = rules.training_in(round_.kind, round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
     notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
-    losses = task_losses(round_)
-    state = replace(state, losses=losses, trends=(*state.trends, trends(state.losses, losses)))
-    store = StoreVersion(round_.number, totals, row_totals(rules, round_, totals), state.trends)
     before = state.fallen
     state, verdicts = guarded(rules, state, round_)
-    return state, [store], [*records, *verdicts], [*notices, *told(rules, before, verdicts)]
+    return _Closed(state, [*records, *verdicts], after=[*notices, *told(rules, before, verdicts)])
 
 
-def _finish(
-    rules: Rules, state: FederationState, round_: OpenRound
-) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
+def _finish(rules: Rules, state: FederationState, round_: OpenRound) -> _Closed:
     state = _settle(state, round_)
     records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
     if state.completed_rounds < rules.num_rounds:  # it was the last round until somebody asked for more
-        return state, [], records, []
+        return _Closed(state, records)
     _, verdicts = guarded(rules, state, round_)
     ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, "")]
     state = replace(state, phase=Phase.FINISHED)
-    return state, [], ended, [*told(rules, state.fallen, verdicts), Notice("the run is finished")]
+    return _Closed(state, ended, after=[*told(rules, state.fallen, verdicts), Notice("the run is finished")])
 
 
-def _abandon(
-    rules: Rules, state: FederationState, round_: OpenRound, now: float
-) -> tuple[FederationState, list[Effect], list[Record], list[Effect]]:
+def _attempt(round_: OpenRound) -> str:
+    return f"round {round_.number}, attempt {round_.attempt}"
+
+
+def _shortage(rules: Rules, round_: OpenRound) -> str:
     came, needed = round_.count(OrderState.ACCEPTED), required(rules.quorum, len(round_.orders))
-    text = f"round {round_.number}, attempt {round_.attempt}: {came} of {len(round_.orders)} updates, quorum {needed}"
-    state = replace(state, attempt=round_.attempt + 1, phase=Phase.WAITING, waiting_since=now)
+    return f"{_attempt(round_)}: {came} of {len(round_.orders)} updates, quorum {needed}"
+
+
+def _abandon(rules: Rules, state: FederationState, round_: OpenRound, now: float, why: str) -> _Closed:
+    state = replace(state, open=None, attempt=round_.attempt + 1, phase=Phase.WAITING, waiting_since=now)
     records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
-    effects: list[Effect] = [ClearSums(), Notice(f"{text}; the round starts again", warning=True)]
     if round_.attempt >= rules.round_attempts:
-        reason = f"{text}; given up after {rules.round_attempts} attempts (federation.round_attempts)"
+        reason = f"{why}; given up after {rules.round_attempts} attempts (federation.round_attempts)"
         state = replace(state, phase=Phase.FAILED, failure=reason)
-        return state, [], [*records, RunEnded(Phase.FAILED, reason)], [Notice(reason, warning=True)]
-    return state, [], records, effects
+        return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], after=[Notice(reason, warning=True)])
+    effects: list[Effect] = [ClearSums(), Notice(f"{why}; the round starts again", warning=True)]
+    return _Closed(state, records, after=effects)
 
 
 def _open_if_possible(
@@ -177,21 +211,24 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
 
 
-def _expire_outstanding(round_: OpenRound) -> OpenRound:
+def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:
     late = "the round closed at its deadline"
-    orders = {
-        name: replace(order, state=OrderState.EXPIRED, note=late) if order.state is OrderState.ISSUED else order
-        for name, order in round_.orders.items()
-    }
-    return replace(round_, orders=orders)
+    orders, members = dict(round_.orders), dict(state.members)
+    for name, order in round_.orders.items():
+        if order.state is OrderState.ISSUED:
+            orders[name] = replace(order, state=OrderState.EXPIRED, note=late)
+            member = members[order.client_id]
+            members[order.client_id] = replace(member, tally=member.tally.add(expired=1))
+    return replace(state, open=replace(round_, orders=orders), members=members)
 
 
 def _settle(state: FederationState, round_: OpenRound) -> FederationState:
+    """The state without its round, whose accepted updates are durable."""
     members = dict(state.members)
     for order in round_.orders.values():
         if order.state is OrderState.ACCEPTED:
             members[order.client_id] = replace(members[order.client_id], settled=order.order_id)
-    return replace(state, members=members)
+    return replace(state, open=None, members=members)
 
 
 def _member_records(state: FederationState, round_: OpenRound) -> list[Record]:

@@ -17,7 +17,7 @@ from common.orders import (
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.circles import Circles, idle_scopes, slot_of
-from common.tasks import TaskDefinition
+from common.tasks import Header, TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
 
 
@@ -42,7 +42,8 @@ class Rules:
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
     scope has parameters of, private scopes included; `schedule` says how `training` changes with the round. Orders to
-    train name at most `tasks_per_order` of a client's tasks, by `task_choice`.
+    train name at most `tasks_per_order` of a client's tasks, by `task_choice`. `headers` say what the numbers in a row
+    of each task are, none where rows are texts.
     """
 
     run_id: str
@@ -71,6 +72,7 @@ class Rules:
     circles: Circles = field(default_factory=Circles)
     related: bool = False
     guard: Guard | None = None
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -224,7 +226,7 @@ class FederationState:
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round.
+    guard took out, and after which round. `headers` are the named features of the first client that joined with a task.
     """
 
     versions: Mapping[str, int]
@@ -241,6 +243,7 @@ class FederationState:
     behind: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[str, float] = field(default_factory=dict)
     fallen: Mapping[str, int] = field(default_factory=dict)
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

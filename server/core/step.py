@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
-from server.core.admission import judge_update, scope_weights, task_rows
-from server.core.effects import Effect, Fold, Notice, Wake
+from server.core.admission import judge_update, new_headers, scope_weights, task_rows
+from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
 from server.core.events import (
     DrainRequested,
     Event,
@@ -19,6 +19,8 @@ from server.core.events import (
     Tick,
     UpdateArrived,
     UpdateRefused,
+    VersionSpoiled,
+    VersionStored,
 )
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
 
@@ -50,6 +52,10 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
             state, effects = _left(state, event)
         case Tick():
             state, effects = _expire_leases(rules, state, event.now)
+        case VersionStored():
+            return rounds.publish(rules, state, event)
+        case VersionSpoiled():
+            return rounds.spoil(rules, state, event)
         case DrainRequested():
             state, effects = replace(state, draining=True), [Wake()]
     if state.phase in ENDED:
@@ -84,8 +90,11 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         settled=known.settled if known else "",
         tally=known.tally if known else Tally(),
     )
-    state = state.with_member(member)
     effects: list[Effect] = []
+    if fixed := new_headers(rules, state, request):
+        state = replace(state, headers={**state.headers, **fixed})
+        effects.append(Commit(tuple(HeaderFixed(task, header) for task, header in fixed.items())))
+    state = state.with_member(member)
     if known is None or known.left or not known.present:
         back = "came back" if known else "joined"
         effects.append(Notice(f"client {member.client_id} {back} with {', '.join(member.tasks)}"))

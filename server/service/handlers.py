@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from common.errors import Refused, WireError
+from common.errors import Refused, RunFolderError, WireError
 from common.orders import FederationStatus
-from common.ports import CoordinatorPort, Piece, single
+from common.ports import CoordinatorPort, Piece, parts_of, single
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec
@@ -51,8 +51,16 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
         _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.update)),
-        _download(methods.FETCH_SLICE, lambda call: port.fetch(call.session, call.scope, call.offset), turns),
-        _download(methods.FETCH_TOKENIZER, port.fetch_tokenizer, turns),
+        _download(
+            methods.FETCH_SLICE,
+            lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.piece_bytes),
+            turns,
+        ),
+        _download(
+            methods.FETCH_TOKENIZER,
+            lambda call: _in_parts(port.fetch_tokenizer(call.session, call.offset), call.piece_bytes),
+            turns,
+        ),
         _upload(port),
         _unary(methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
         _unary(methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
@@ -81,6 +89,12 @@ def _download(
                     await context.write(_encoded(method.reply, piece))
 
     return method, grpc.unary_stream_rpc_method_handler(handle)
+
+
+async def _in_parts(pieces: AsyncIterator[Piece], size: int) -> AsyncIterator[Piece]:
+    async for piece in pieces:
+        for part in parts_of(piece, size):
+            yield part
 
 
 def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
@@ -132,8 +146,11 @@ async def _answering(method: Method[Any, Any], context: Context) -> AsyncIterato
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message[:LINE_CHARS], reason)
     except WireError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message[:LINE_CHARS])
-    except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the stream stood still for {IDLE_SECONDS:g} s")
+    except RunFolderError:  # the coordinator ends with it; clients wait until it is back
+        await context.abort(grpc.StatusCode.UNAVAILABLE, methods.STOPPING)
+    except TimeoutError as error:
+        text = str(error) or f"the stream stood still for {IDLE_SECONDS:g} s"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
     except Exception:
         _LOG.exception("%s failed", method.path)
         await context.abort(grpc.StatusCode.INTERNAL, methods.INTERNAL_ERROR)

@@ -3,82 +3,89 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from common.errors import RunFolderError
-from common.metrics import TaskStatistics
-from common.orders import OrderKind, ScopeVersion, TaskResult
+from common.orders import OrderKind, TaskResult
 from common.parameters.circles import BySlot
+from common.tasks import Header
 from server.core.closing import mean_losses, trends
-from server.core.effects import (
-    Guarded,
-    MemberRecord,
-    Record,
-    Related,
-    RoundClosed,
-    RoundOpened,
-    RunEnded,
-    TaskCosines,
-)
+from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
 from server.core.guard import standing
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase, Tally
+from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase
+from server.storage.files import unwritable
+from server.storage.log import Entry, LogWriter, write_log
+from server.storage.mending import log_of, mend, snapshot, sound, write_out
+from server.storage.rows import HEADER, json_of, member_of, order_of, rows_of
+from server.storage.settling import Settling
+from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
+
+log = logging.getLogger("fedmtl.server")
 
 KEPT_VERSIONS = 2
 """Model versions that are kept: the published one and the one before it."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS models (version INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS members (
-    client_id TEXT PRIMARY KEY, tasks TEXT NOT NULL, examples TEXT NOT NULL, capabilities TEXT NOT NULL,
-    settled TEXT NOT NULL, left_run INTEGER NOT NULL, tally TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rounds (
-    kind TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL, version INTEGER NOT NULL,
-    closed INTEGER NOT NULL, published INTEGER, totals TEXT NOT NULL,
-    PRIMARY KEY (kind, number, attempt));
-CREATE TABLE IF NOT EXISTS orders (
-    order_id TEXT PRIMARY KEY, kind TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    client_id TEXT NOT NULL, tasks TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL, digest TEXT NOT NULL,
-    weights TEXT NOT NULL, results TEXT NOT NULL, nbytes INTEGER NOT NULL, seconds REAL NOT NULL, note TEXT NOT NULL,
-    encoding TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS task_cosines (
-    number INTEGER NOT NULL, scope TEXT NOT NULL, tasks TEXT NOT NULL, cosines TEXT NOT NULL,
-    PRIMARY KEY (number, scope));
-CREATE TABLE IF NOT EXISTS relations (
-    number INTEGER NOT NULL, slot TEXT NOT NULL, mu TEXT NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL,
-    PRIMARY KEY (number, slot));
-CREATE TABLE IF NOT EXISTS guarded (
-    number INTEGER NOT NULL, task TEXT NOT NULL, received REAL, isolated REAL, behind INTEGER NOT NULL,
-    fallen INTEGER NOT NULL, final INTEGER NOT NULL, gap REAL NOT NULL, PRIMARY KEY (task, number, final));
-"""
-
-# What journals of earlier versions lack; all their updates were dense.
-_ORDER_ENCODING = "ALTER TABLE orders ADD COLUMN encoding TEXT NOT NULL DEFAULT 'dense-float32'"
+_MEMORY = ":memory:"
 
 
 class Journal:
-    """Commits records durably and tells after a restart where the run stood. `:memory:` is its in-memory twin."""
+    """Commits records durably and tells after a restart where the run stood. `:memory:` is its in-memory twin.
+
+    Every commit goes into the tables, durably, and then as a line into a log beside them; what damage took from one
+    of them when a journal is opened is mended from the other, with a warning.
+
+    Raises:
+        RunFolderError: it is damaged beyond that, or the disk does not take it.
+    """
 
     def __init__(self, path: Path | str) -> None:
+        self._path = None if path == _MEMORY else Path(path)
         self._model: tuple[int, bytes] | None = None
+        self._after: Callable[[], None] | None = None
+        self._files: dict[str, Row] = {}
+        self._log: LogWriter | None = None
+        self._settling: Settling | None = None
         try:
+            if self._path is not None:
+                for finding in mend(self._path) if self._path.parent.is_dir() else ():
+                    log.warning("%s", finding)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
-            if "encoding" not in {column[1] for column in self._db.execute("PRAGMA table_info(orders)")}:
-                self._db.execute(_ORDER_ENCODING)
-        except sqlite3.DatabaseError as error:
+            self._db.execute("PRAGMA temp_store=MEMORY")
+            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                create(self._db)
+            self._number, self._digest = position(self._db)
+        except sqlite3.Error as error:
             raise RunFolderError(f"{path}: not a journal ({error}); start a new run") from error
+        if self._path is not None:
+            self._inode = self._path.stat().st_ino
+            self._log = LogWriter(log_of(self._path))
+            self._settling = Settling(self._path, lambda: self._log.sync() if self._log is not None else None)
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """A journal as it is on the disk, in memory: for those who only read, also while the run goes on."""
+        journal = cls(_MEMORY)
+        journal._db.close()
+        found = sound(path)
+        for finding in found.findings:
+            log.warning("%s", finding)
+        journal._db = found.db
+        journal._number, journal._digest = position(found.db)
+        return journal
 
     def close(self) -> None:
-        """Close the file."""
+        """Finish what follows on commits, and close the file."""
+        if self._settling is not None:
+            self._settling.close()
+        if self._log is not None:
+            self._log.close()
         self._db.close()
 
     def facts(self) -> dict[str, str]:
@@ -91,22 +98,23 @@ class Journal:
         Raises:
             RunFolderError: they cannot be written, on a full disk for instance; nothing of them is.
         """
+        rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most members twice
+        for record in records:
+            rows |= {_key(row): row for row in rows_of(record)}
+        rows |= {_key(row): row for row in (("run", item) for item in (facts or {}).items())}
+        rows |= {_key(row): row for row in self._files.values()}
+        texts = [text_of(row) for row in rows.values()]
+        entry = Entry.of(self._number + 1, self._digest, texts)
+        digest = entry.digest
         try:
+            self._require_in_place()
             self._db.execute("BEGIN IMMEDIATE")
-            latest: dict[str, MemberRecord] = {}  # a commit that closes and opens names most members twice
-            for record in records:
-                if isinstance(record, MemberRecord):
-                    latest[record.member.client_id] = record
-                else:
-                    self._write(record)
-            for member in latest.values():
-                self._write(member)
-            self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list((facts or {}).items()))
+            put(self._db, zip(rows.values(), texts, strict=True))
+            self._db.execute("INSERT INTO chain VALUES (?, ?)", (entry.number, digest))
             if self._model is not None:
                 self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", self._model)
                 self._db.execute("DELETE FROM models WHERE version <= ?", (self._model[0] - KEPT_VERSIONS,))
             self._db.execute("COMMIT")
-            self._model = None
         except sqlite3.Error as error:
             raise RunFolderError(
                 f"the journal cannot be written ({error}); free space, then go on with --resume"
@@ -114,60 +122,92 @@ class Journal:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        self._number, self._digest = entry.number, digest
+        after, self._model, self._after, self._files = self._after, None, None, {}
+        if self._log is not None and self._settling is not None:
+            self._log.append(entry, digest)
+            self._settling.ask(after)
 
-    def enclose(self, version: int, data: bytes) -> None:
-        """Let the next commit hold a small model version too."""
-        self._model = (version, data)
+    def _require_in_place(self) -> None:
+        """A deleted folder takes writes as if nothing had happened, and nobody would ever find them."""
+        if self._path is None:
+            return
+        try:
+            found = self._path.stat().st_ino
+        except OSError as error:
+            raise unwritable(self._path, error) from None
+        if found != self._inode:
+            raise RunFolderError(f"{self._path} is not the run's any more: it was replaced while the run goes on")
+
+    def enclose(self, version: int, data: bytes, after: Callable[[], None] | None = None) -> None:
+        """Let the next commit hold a small model version too; `after` is called in another thread once it does."""
+        self._model, self._after = (version, data), after
 
     def model(self, version: int) -> bytes | None:
         """A model version, if the journal holds it."""
         row = self._db.execute("SELECT data FROM models WHERE version = ?", (version,)).fetchone()
         return None if row is None else row[0]
 
-    def _write(self, record: Record) -> None:
-        match record:
-            case MemberRecord(m):
-                row = (
-                    m.client_id,
-                    _json(m.tasks),
-                    _json(m.examples),
-                    _json(m.capabilities),
-                    m.settled,
-                    m.left,
-                    _json(asdict(m.tally)),
-                )
-                self._db.execute("INSERT OR REPLACE INTO members VALUES (?,?,?,?,?,?,?)", row)
-            case RoundOpened(r):
-                self._write_round(r, closed=False, published=None, totals={})
-            case RoundClosed(r, totals, published, _):
-                self._write_round(r, closed=True, published=published, totals=totals)
-            case RunEnded(phase, reason):
-                ended = {"ended": phase.value, "reason": reason}
-                self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", list(ended.items()))
-            case TaskCosines(number, scope, tasks, values):
-                cells = (number, scope, _json(tasks), _json(values))
-                self._db.execute("INSERT OR REPLACE INTO task_cosines VALUES (?,?,?,?)", cells)
-            case Related(number, slot, mu, state, note):
-                entry = (number, slot, _json(mu), state, note)
-                self._db.execute("INSERT OR REPLACE INTO relations VALUES (?,?,?,?,?)", entry)
-            case Guarded():
-                self._db.execute("INSERT OR REPLACE INTO guarded VALUES (?,?,?,?,?,?,?,?)", astuple(record))
+    def note(self, name: str, digests: Iterable[str], content: str = "") -> None:
+        """Let the next commit say what a file of the run folder may contain: its digests, and a copy if it is small."""
+        self._files[name] = ("files", (name, json_of(sorted(set(digests))), content))
 
-    def _write_round(self, r: OpenRound, closed: bool, published: int | None, totals: Mapping[str, int]) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO rounds VALUES (?,?,?,?,?,?,?)",
-            (r.kind.value, r.number, r.attempt, r.version, closed, published, _json(totals)),
-        )
-        rows = [
-            (
-                *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, _json(o.tasks)),
-                _json([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes]),
-                *(o.state.value, o.digest, _json(o.weights), _json([asdict(result) for result in o.results])),
-                *(o.nbytes, o.seconds, o.note, o.encoding),
-            )
-            for o in r.orders.values()
-        ]
-        self._db.executemany("INSERT OR REPLACE INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+    def digests(self, name: str) -> frozenset[str]:
+        """The digests that a file of the run folder may have; none where nothing was noted."""
+        row = self._db.execute("SELECT digests FROM files WHERE name = ?", (name,)).fetchone()
+        return frozenset(json.loads(row[0])) if row is not None else frozenset()
+
+    def copy(self, name: str) -> str:
+        """The copy of a small file of the run folder, as it was noted; empty where there is none."""
+        row = self._db.execute("SELECT content FROM files WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row is not None else ""
+
+    def completed(self) -> int:
+        """The version that was published last."""
+        row = self._db.execute("SELECT max(published) FROM rounds").fetchone()
+        return int(row[0] or 0)
+
+    def go_back(self, version: int) -> None:
+        """Forget every round after the one that published a version: they are done again.
+
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        settled: dict[str, str] = {}
+        for round_ in self.rounds():
+            if round_.number <= version:
+                accepted = (o for o in round_.orders.values() if o.state is OrderState.ACCEPTED)
+                settled |= {order.client_id: order.order_id for order in accepted}
+        members = [replace(member, settled=settled.get(member.client_id, "")) for member in self.members()]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            forget_after(self._db, version)
+            self._db.execute("DELETE FROM models WHERE version > ?", (version,))
+            self._db.execute("DELETE FROM run WHERE key IN ('ended', 'reason')")
+            put(self._db, ((row, text_of(row)) for member in members for row in rows_of(MemberRecord(member))))
+            whole = snapshot(self._db)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RunFolderError(f"the journal cannot be written ({error}); free space, then try again") from None
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._number, self._digest = whole.number, whole.digest
+        if self._path is not None and self._log is not None:
+            self._log.close()
+            write_log(log_of(self._path), whole)
+            self._log = LogWriter(log_of(self._path))
+
+    def copy_to(self, path: Path) -> None:
+        """Write the journal to a new file, whole and durable.
+
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        try:
+            write_out(self._db, path)
+        except sqlite3.Error as error:
+            raise RunFolderError(f"{path} cannot be written ({error}); free space, then try again") from None
 
     def restore(self, scopes: Iterable[str], round_timeout_seconds: float) -> FederationState:
         """The state as of the last commit; an open round's orders are all outstanding again."""
@@ -184,7 +224,7 @@ class Journal:
         phase = Phase(facts.get("ended", Phase.WAITING.value))
         if open_ is not None:
             phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
-        members = {member.client_id: member for member in self._members()}
+        members = {member.client_id: member for member in self.members()}
         stand = standing(self.guarded())
         return FederationState(
             *(versions, phase, completed, attempt),
@@ -196,7 +236,16 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            headers=self.headers(),
         )
+
+    def headers(self) -> dict[str, Header]:
+        """The named features of the first client that joined with a task, by task."""
+        said = {key: json.loads(value) for key, value in self.facts().items() if key.startswith(HEADER)}
+        return {
+            key.removeprefix(HEADER): Header(item["count"], item["digest"], tuple(item["names"]))
+            for key, item in said.items()
+        }
 
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""
@@ -241,7 +290,10 @@ class Journal:
 
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""
-        return list(self._members())
+        rows = self._db.execute(
+            "SELECT client_id, tasks, examples, capabilities, settled, left_run, tally FROM members ORDER BY client_id"
+        )
+        return [member_of(*row) for row in rows]
 
     def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
         row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
@@ -263,77 +315,9 @@ class Journal:
             "encoding FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (kind.value, number, attempt),
         )
-        return OpenRound(number, attempt, kind, version, deadline, {row[0]: _order(*row) for row in rows})
-
-    def _members(self) -> Iterable[Member]:
-        query = (
-            "SELECT client_id, tasks, examples, capabilities, settled, left_run, tally FROM members ORDER BY client_id"
-        )
-        for client_id, tasks, examples, capabilities, settled, left, tally in self._db.execute(query):
-            counts = Tally(**json.loads(tally))
-            yield Member(
-                client_id,
-                tuple(json.loads(tasks)),
-                json.loads(examples),
-                tuple(json.loads(capabilities)),
-                token="",
-                last_seen=0.0,
-                present=False,
-                left=bool(left),
-                settled=settled,
-                tally=counts,
-            )
+        return OpenRound(number, attempt, kind, version, deadline, {row[0]: order_of(*row) for row in rows})
 
 
-def _order(
-    name: str,
-    client: str,
-    tasks: str,
-    scopes: str,
-    state: str,
-    digest: str,
-    weights: str,
-    results: str,
-    nbytes: int,
-    seconds: float,
-    note: str,
-    encoding: str,
-) -> OpenOrder:
-    return OpenOrder(
-        name,
-        client,
-        tuple(json.loads(tasks)),
-        tuple(ScopeVersion(scope, version) for scope, version, *_ in json.loads(scopes)),
-        OrderState(state),
-        digest,
-        tuple(_result(**item) for item in json.loads(results)),
-        json.loads(weights),
-        nbytes,
-        seconds,
-        note,
-        encoding,
-        frozenset(scope for scope, _, *marks in json.loads(scopes) if marks),
-    )
-
-
-def _result(
-    task: str,
-    examples: int,
-    train_loss: float | None,
-    validation: dict[str, Any] | None,
-    personal: dict[str, Any] | None = None,  # journals of earlier versions lack it
-) -> TaskResult:
-    return TaskResult(task, examples, train_loss, _statistics(validation), _statistics(personal))
-
-
-def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
-    if found is None:
-        return None
-    means = tuple((name, value, count) for name, value, count in found["means"])
-    return TaskStatistics(
-        found["examples"], found["loss_sum"], tuple(found["confusion"]), tuple(found["moments"]), means
-    )
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+def _key(row: Row) -> Row:
+    table, cells = row
+    return table, cells[: TABLES[table].key]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
@@ -21,11 +22,17 @@ from common.parameters.circles import slot_of
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
+from server.storage.files import digest_of, digest_of_file, write_whole
 from server.storage.journal import KEPT_VERSIONS, Journal
 
 Vectors = Mapping[str, NDArray[np.float32]]
 _NONE: Vectors = MappingProxyType({})
+Digests = Collection[str]
+_ANY: Digests = ()
 _OF_SCOPE = "scope:"
+MODELS = "models"
+OPTIMIZER = "optimizer"
+"""The folder of model versions in a run folder, and that of the optimizer's moments in it."""
 PRIVATE_FILE = "private"
 """The file of the private scopes' initial values; versions are numbers."""
 
@@ -63,27 +70,46 @@ class ModelFiles:
 
     folder: Path
     schemas: Mapping[str, ParameterSchema]
+    inside: str = MODELS
 
     def path(self, version: int | str) -> Path:
         """Where a version lies."""
         return self.folder / f"{version}.safetensors"
 
-    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
-        """Write a version and forget those that nobody needs any more."""
-        if moments:
-            self.write_moments(version, moments)
-        self.write_named(str(version), vectors)
+    def name(self, version: int | str) -> str:
+        """What the journal calls the file: its place in the run folder."""
+        return f"{self.inside}/{version}.safetensors"
+
+    def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> dict[str, str]:
+        """Write a version and forget those that nobody needs any more; the files' digests by their names."""
+        written = self.write_moments(version, moments) if moments else {}
+        written |= self.write_named(str(version), vectors)
+        self._forget_before(version)
+        return written
+
+    def write_copy(self, version: int, data: bytes) -> None:
+        """Write the file of a version that is durable elsewhere."""
+        write_whole(self.path(version), [data], durable=False)
+        self._forget_before(version)
+
+    def _forget_before(self, version: int) -> None:
         for old in self.folder.glob("*.safetensors"):
             if old.stem.isdigit() and int(old.stem) <= version - KEPT_VERSIONS:
                 old.unlink()
 
-    def write_moments(self, version: int, moments: Vectors) -> None:
+    def write_moments(self, version: int, moments: Vectors) -> dict[str, str]:
         """Write the optimizer's moments of a version, beside the models and for the same versions."""
-        self._beside(list(moments)).write(version, moments)
+        return self._beside(list(moments)).write(version, moments)
 
-    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def read_moments(
+        self, version: int, names: Sequence[str], digests: Digests = _ANY
+    ) -> dict[str, NDArray[np.float32]]:
         """Read the moments of a version back."""
-        return self._beside(names).read_named(str(version), list(names)) if names else {}
+        return self._beside(names).read_named(str(version), list(names), digests) if names else {}
+
+    def digest_of_moments(self, moments: Vectors) -> str:
+        """The digest of the file that these moments would be written to."""
+        return self._beside(list(moments)).digest(moments)
 
     def _beside(self, names: Sequence[str]) -> ModelFiles:
         """The files of the optimizer's moments, whose tensors are called `<moment>.<parameter>`."""
@@ -92,26 +118,22 @@ class ModelFiles:
             moment, _, scope = name.partition("/")
             entries = self._schema(scope).entries
             schemas[name] = ParameterSchema(tuple(replace(entry, name=f"{moment}.{entry.name}") for entry in entries))
-        return ModelFiles(self.folder / "optimizer", schemas)
+        return ModelFiles(self.folder / OPTIMIZER, schemas, f"{self.inside}/{OPTIMIZER}")
 
-    def write_named(self, name: str, vectors: Vectors) -> None:
-        """Write vectors under a name of their own, such as the initial values of private parameters."""
-        try:
-            self._write(name, vectors)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path(name)} cannot be written ({error.strerror}); free space, then go on with --resume"
-            ) from None
+    def write_named(self, name: str, vectors: Vectors) -> dict[str, str]:
+        """Write vectors under a name of their own, such as the initial values of private parameters.
 
-    def _write(self, name: str, vectors: Vectors) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{name}.partial"
-        with temporary.open("wb") as file:
-            file.writelines(self._parts(vectors))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path(name))
-        sync_folder(self.folder)
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        return {self.name(name): write_whole(self.path(name), list(self._parts(vectors)))}
+
+    def digest(self, vectors: Vectors) -> str:
+        """The digest of the file that these vectors would be written to."""
+        content = xxhash.xxh3_128()
+        for part in self._parts(vectors):
+            content.update(part)
+        return content.hexdigest()
 
     def encode(self, vectors: Vectors) -> bytes:
         """What the file of these vectors would hold."""
@@ -132,31 +154,36 @@ class ModelFiles:
         try:
             tensors = load(data)
         except SafetensorError as error:
-            raise RunFolderError(f"{where}: damaged ({error}); the run cannot go on, start a new one") from error
+            raise RunFolderError(f"{where}: damaged ({error}); restore a backup or start a new run") from error
         length = int.from_bytes(data[:8], "little")
         scopes = self._scopes(json.loads(data[8 : 8 + length])["__metadata__"])
         return {scope: _vector(set(tensors), tensors.__getitem__, self._schema(scope), where) for scope in scopes}
 
-    def read(self, version: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, version: int, digests: Digests = _ANY) -> dict[str, NDArray[np.float32]]:
         """Read a version back into one vector per travelling scope."""
-        return self.read_named(str(version))
+        return self.read_named(str(version), digests=digests)
 
-    def read_named(self, name: str, scopes: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
+    def read_named(
+        self, name: str, scopes: Sequence[str] | None = None, digests: Digests = _ANY
+    ) -> dict[str, NDArray[np.float32]]:
         """Read named vectors; without `scopes` all travelling ones of the federation, and more that the file has.
 
         Raises:
-            RunFolderError: the file is missing or damaged, or does not hold these parameters.
+            RunFolderError: the file is missing or damaged (its digest is not among `digests`, if there are any), or
+                does not hold these parameters.
         """
         path = self.path(name)
         if not path.is_file():
-            raise RunFolderError(f"{path}: missing; the run folder is incomplete, start a new run")
+            raise RunFolderError(f"{path}: missing; restore a backup or start a new run")
         try:
+            if digests and digest_of_file(path) not in digests:
+                raise RunFolderError(f"{path}: damaged, it does not fit its digest; restore a backup")
             with safe_open(path, framework="np") as file:
                 names = set(file.keys())
                 wanted = self._scopes(file.metadata() or {}) if scopes is None else scopes
                 return {scope: _vector(names, file.get_tensor, self._schema(scope), path) for scope in wanted}
         except (OSError, SafetensorError) as error:
-            raise RunFolderError(f"{path}: damaged ({error}); the run cannot go on, start a new one") from error
+            raise RunFolderError(f"{path}: damaged ({error}); restore a backup or start a new run") from error
 
     def _scopes(self, metadata: Mapping[str, str]) -> list[str]:
         """The travelling scopes, and those of groups and members that a file's metadata names.
@@ -176,34 +203,41 @@ class ModelFiles:
 
 
 class JournalledModels:
-    """Model files, but small models lie in the journal: the commit that publishes a version makes it durable too."""
+    """Model files, but small models lie in the journal: the commit that publishes a version makes it durable too.
+
+    Every commit holds the digests of what its version is made of, and what is read is compared with them.
+    """
 
     def __init__(self, files: ModelFiles, journal: Journal) -> None:
         self._files = files
         self._journal = journal
 
     def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
-        """Write a version, or let the next commit hold it. Moments go to files in any case."""
-        if moments:
-            self._files.write_moments(version, moments)
+        """Write a version, or let the next commit hold it; a file follows. Moments go to files in any case."""
         if sum(vector.nbytes for vector in vectors.values()) <= INLINE_BYTES:
-            self._journal.enclose(version, self._files.encode(vectors))
+            written = self._files.write_moments(version, moments) if moments else {}
+            data = self._files.encode(vectors)
+            self._journal.enclose(version, data, partial(self._files.write_copy, version, data))
+            written[self._files.name(version)] = digest_of(data)
         else:
-            self._files.write(version, vectors)
+            written = self._files.write(version, vectors, moments)
+        for name, digest in written.items():
+            self._journal.note(name, [digest])
 
     def read(self, version: int) -> dict[str, NDArray[np.float32]]:
-        """Read a version back from wherever it lies."""
-        data = self._journal.model(version)
-        if data is None:
-            return self._files.read(version)
+        """Read a version back from wherever it lies whole."""
+        data, digests = self._journal.model(version), self._journal.digests(self._files.name(version))
+        if data is None or (digests and digest_of(data) not in digests):
+            return self._files.read(version, digests)
         return self._files.decode(data, self._files.path(version))
 
     def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Read the moments of a version back."""
-        return self._files.read_moments(version, names)
+        digests = self._journal.digests(self._files.name(f"{OPTIMIZER}/{version}"))
+        return self._files.read_moments(version, names, digests)
 
     def write_out(self, version: int) -> None:
-        """Make the file of a version that lies in the journal alone, for those who look for it."""
+        """Make the file of a version that lies in the journal alone, durably, for those who look for it."""
         if self._journal.model(version) is not None:
             self._files.write(version, self.read(version))
 
@@ -249,15 +283,6 @@ def _vector(
             raise RunFolderError(f"{path}: '{entry.name}' is {tensor.shape}, expected {entry.shape}")
         vector[entry.offset : entry.offset + entry.count] = tensor.ravel()
     return vector
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _header(schemas: Mapping[str, ParameterSchema]) -> bytes:

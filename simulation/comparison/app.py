@@ -18,8 +18,9 @@ from server.run_folder import JOURNAL
 from simulation.comparison.methods import choose
 from simulation.comparison.outcome import Outcome, outcome_of
 from simulation.comparison.result import Comparison, put_together
-from simulation.comparison.runs import perform, plan_runs, require_same
+from simulation.comparison.runs import is_done, perform, plan_runs, require_same
 from simulation.comparison.tables import for_console, markdown
+from simulation.population import population, rows_of
 
 log = logging.getLogger("fedmtl.compare")
 
@@ -46,6 +47,8 @@ def compare_methods(
     methods = choose(config, names)
     runs = plan_runs(config, methods, seeds, folder)
     require_same(runs)
+    if not all(map(is_done, runs)):
+        rows_of(config, population(config))  # before there is a folder: they may be refused
     outcomes: dict[str, list[Outcome]] = {}
     for number, run in enumerate(runs, start=1):
         started = monotonic()

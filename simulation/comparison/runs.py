@@ -104,6 +104,11 @@ def perform(run: Run) -> tuple[list[dict[str, Any]], bool]:
     return reports, worked
 
 
+def is_done(run: Run) -> bool:
+    """Whether nothing is left to do for a run."""
+    return all(_finished(part) is not None for part in run.parts)
+
+
 def _finished(part: Part) -> dict[str, Any] | None:
     """The report of a simulation that is over."""
     path = part.config.run.folder / "report.json"

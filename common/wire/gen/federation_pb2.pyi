@@ -20,16 +20,30 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("client_id", "tasks", "examples", "capabilities")
+    __slots__ = ("client_id", "tasks", "examples", "capabilities", "headers")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+    headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+
+class TaskHeader(_message.Message):
+    __slots__ = ("task", "count", "digest", "names")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    count: int
+    digest: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
     __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")
@@ -254,20 +268,26 @@ class LocalProcedure(_message.Message):
     def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("session", "scope", "offset")
+    __slots__ = ("session", "scope", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     scope: ScopeVersion
     offset: int
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenizerRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "offset", "piece_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+    offset: int
+    piece_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("data",)
@@ -338,18 +358,20 @@ class TaskResult(_message.Message):
     def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ..., personal: _Optional[_Union[TaskStatistics, _Mapping]] = ...) -> None: ...
 
 class TaskStatistics(_message.Message):
-    __slots__ = ("examples", "loss_sum", "confusion", "moments", "means")
+    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
-    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     MOMENTS_FIELD_NUMBER: _ClassVar[int]
     MEANS_FIELD_NUMBER: _ClassVar[int]
     examples: int
     loss_sum: float
-    confusion: _containers.RepeatedScalarFieldContainer[int]
+    right: int
+    labels: _containers.RepeatedScalarFieldContainer[int]
     moments: _containers.RepeatedScalarFieldContainer[float]
     means: _containers.RepeatedCompositeFieldContainer[MeanMetric]
-    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ...) -> None: ...
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ...) -> None: ...
 
 class MeanMetric(_message.Message):
     __slots__ = ("metric", "value", "examples")

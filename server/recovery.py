@@ -1,0 +1,169 @@
+"""Damage at rest in a run folder: what is whole, what comes back from a copy, and which version a run goes on from."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import RunFolderError
+from server.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
+from server.storage.files import digest_of, digest_of_file
+from server.storage.journal import KEPT_VERSIONS, Journal
+from server.storage.mending import sound
+from server.storage.models import MODELS, OPTIMIZER, PRIVATE_FILE
+
+log = logging.getLogger("fedmtl.server")
+
+FIXED = (CONFIG, DESCRIPTION, TOKENIZER, f"{MODELS}/{PRIVATE_FILE}.safetensors")
+"""The files of a run that no round changes."""
+COPIED_BYTES = 4 << 20
+"""The journal keeps copies of those that are not larger than this when packed."""
+
+
+def note_files(folder: RunFolder, journal: Journal) -> None:
+    """Let the next commit know the files that a run begins with."""
+    for name in FIXED:
+        note_file(journal, name, (folder.path / name).read_bytes())
+    first = version_name(0)
+    journal.note(first, [digest_of_file(folder.path / first)])
+
+
+def note_file(journal: Journal, name: str, data: bytes, before: frozenset[str] = frozenset()) -> None:
+    """Let the next commit know a file's content, with a copy if it is small; it may still have a digest of `before`."""
+    packed = base64.b85encode(zlib.compress(data)).decode() if len(data) <= 4 * COPIED_BYTES else ""
+    journal.note(name, {digest_of(data), *before}, packed if len(packed) <= COPIED_BYTES else "")
+
+
+def version_name(version: int) -> str:
+    """What the journal calls the file of a version."""
+    return f"{MODELS}/{version}.safetensors"
+
+
+def moments_name(version: int) -> str:
+    """What the journal calls the file of the optimizer's moments of a version."""
+    return f"{MODELS}/{OPTIMIZER}/{version}.safetensors"
+
+
+def wrong_with(folder: RunFolder, journal: Journal, name: str) -> str:
+    """What is wrong with a file that the journal knows, in a few words; empty where nothing is."""
+    try:
+        fits = digest_of_file(folder.path / name) in journal.digests(name)
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return "" if fits else "it does not fit its digest"
+
+
+def damaged_files(folder: RunFolder, journal: Journal) -> Iterator[tuple[str, str]]:
+    """The damaged ones of the files that no round changes, and what is wrong with each."""
+    for name in FIXED:
+        if journal.digests(name) and (wrong := wrong_with(folder, journal, name)):
+            yield name, wrong
+
+
+def mend_files(folder: RunFolder, journal: Journal) -> None:
+    """Put damaged files back from the journal's copies, and say so.
+
+    Raises:
+        RunFolderError: there is no copy of one; it names the file and the remedy.
+    """
+    for name, wrong in damaged_files(folder, journal):
+        data = _copy_of(journal, name)
+        if data is None:
+            raise RunFolderError(f"{folder.path / name}: {wrong}, and it has no copy; put it back from a backup")
+        folder.write(folder.path / name, data)
+        log.warning("%s: %s; it is put back from the journal's copy", folder.path / name, wrong)
+
+
+def _copy_of(journal: Journal, name: str) -> bytes | None:
+    packed = journal.copy(name)
+    try:
+        data = zlib.decompress(base64.b85decode(packed)) if packed else None
+    except (ValueError, zlib.error, binascii.Error):
+        return None
+    return data if data is not None and digest_of(data) in journal.digests(name) else None
+
+
+def require_files(folder: RunFolder, journal: Journal) -> None:
+    """Check the same files for somebody who only reads the run.
+
+    Raises:
+        RunFolderError: one is damaged.
+    """
+    for name, wrong in damaged_files(folder, journal):
+        raise RunFolderError(f"{folder.path / name}: {wrong}; --resume puts it back if the journal has a copy")
+
+
+def wrong_with_version(folder: RunFolder, journal: Journal, version: int) -> str:
+    """Why a run could not go on from a version, in a few words; empty where it could."""
+    name, moments = version_name(version), moments_name(version)
+    inside = journal.model(version)
+    held = inside is not None and digest_of(inside) in journal.digests(name)
+    if not held and (wrong := wrong_with(folder, journal, name)):
+        return f"{name}: {wrong}"
+    if journal.digests(moments) and (wrong := wrong_with(folder, journal, moments)):
+        return f"{moments}: {wrong}"
+    return ""
+
+
+def fall_back(folder: RunFolder, journal: Journal) -> None:
+    """Let the journal stand at the newest version that is whole, and say so if that is not the last one.
+
+    Raises:
+        RunFolderError: none is.
+    """
+    found: list[str] = []
+    newest = journal.completed()
+    for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
+        wrong = wrong_with_version(folder, journal, version)
+        if not wrong:
+            if found:
+                log.warning("%s/%s; the run stands at version %d again", folder.path, found[0], version)
+                journal.go_back(version)
+            return
+        found.append(wrong)
+    raise RunFolderError(f"{folder.path}: no whole model is left ({'; '.join(found)}); restore a backup")
+
+
+def examine(path: Path) -> tuple[list[str], str]:
+    """Everything that is wrong in a run folder, one line each, and what was looked at. Nothing is written.
+
+    Raises:
+        RunFolderError: there is no run, or both copies of its journal are damaged.
+    """
+    folder = RunFolder.open(path)
+    found = list(sound(folder.journal).findings)
+    journal = Journal.read(folder.journal)
+    try:
+        if "ready" not in journal.facts():
+            folder.require_untrained()
+            raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
+        found += [f"{path / name}: {wrong}" for name, wrong in damaged_files(folder, journal)]
+        newest, kept = journal.completed(), 0
+        for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
+            if wrong := wrong_with_version(folder, journal, version):
+                found.append(f"{path}/{wrong}")
+            else:
+                kept += 1
+        found += [f"{path / name}: {wrong}" for name in _reports(folder) if (wrong := _wrong_json(path / name))]
+        return found, f"{newest} rounds; {kept} versions, the journal and its second copy, {len(FIXED)} other files"
+    finally:
+        journal.close()
+
+
+def _reports(folder: RunFolder) -> list[str]:
+    return [name for name in ("report.json",) if (folder.path / name).exists()]
+
+
+def _wrong_json(path: Path) -> str:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error}); --resume of the run writes it again"
+    return ""

@@ -1,0 +1,144 @@
+"""Records of the core as rows of the journal's tables, and rows as what they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from common.metrics import TaskStatistics
+from common.orders import ScopeVersion, TaskResult
+from server.core.effects import (
+    Guarded,
+    HeaderFixed,
+    MemberRecord,
+    Record,
+    Related,
+    RoundClosed,
+    RoundOpened,
+    RunEnded,
+    TaskCosines,
+)
+from server.core.state import Member, OpenOrder, OpenRound, OrderState, Tally
+from server.storage.tables import Row
+
+HEADER = "header/"
+"""Begins the keys of the run's facts that hold a task's header."""
+
+
+def rows_of(record: Record) -> Iterator[Row]:
+    """The rows that a record replaces or adds."""
+    match record:
+        case MemberRecord(m):
+            lists = json_of(m.tasks), json_of(m.examples), json_of(m.capabilities)
+            yield "members", (m.client_id, *lists, m.settled, int(m.left), json_of(asdict(m.tally)))
+        case RoundOpened(r):
+            yield from _round_rows(r, closed=0, published=None, totals={})
+        case RoundClosed(r, totals, published, _):
+            yield from _round_rows(r, closed=1, published=published, totals=totals)
+        case RunEnded(phase, reason):
+            yield "run", ("ended", phase.value)
+            yield "run", ("reason", reason)
+        case HeaderFixed(task, header):
+            yield "run", (f"{HEADER}{task}", json_of(asdict(header)))
+        case TaskCosines(number, scope, tasks, values):
+            yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
+        case Related(number, slot, mu, state, note):
+            yield "relations", (number, slot, json_of(mu), state, note)
+        case Guarded(number, task, received, isolated, behind, fallen, final, gap):
+            scores = _real(received), _real(isolated)
+            yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))
+
+
+def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
+    yield "rounds", (r.kind.value, r.number, r.attempt, r.version, closed, published, json_of(totals))
+    for o in r.orders.values():
+        scopes = json_of([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes])
+        brought = o.digest, json_of(o.weights), json_of([asdict(result) for result in o.results])
+        yield (
+            "orders",
+            (
+                *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, json_of(o.tasks), scopes),
+                *(o.state.value, *brought, o.nbytes, float(o.seconds), o.note, o.encoding),
+            ),
+        )
+
+
+def _real(value: float | None) -> float | None:
+    """A value as a column of floats gives it back."""
+    return None if value is None else float(value)
+
+
+def member_of(
+    client_id: str, tasks: str, examples: str, capabilities: str, settled: str, left: int, tally: str
+) -> Member:
+    """A row of `members`: nobody is present after a restart."""
+    return Member(
+        client_id,
+        tuple(json.loads(tasks)),
+        json.loads(examples),
+        tuple(json.loads(capabilities)),
+        token="",
+        last_seen=0.0,
+        present=False,
+        left=bool(left),
+        settled=settled,
+        tally=Tally(**json.loads(tally)),
+    )
+
+
+def order_of(
+    name: str,
+    client: str,
+    tasks: str,
+    scopes: str,
+    state: str,
+    digest: str,
+    weights: str,
+    results: str,
+    nbytes: int,
+    seconds: float,
+    note: str,
+    encoding: str,
+) -> OpenOrder:
+    """A row of `orders`, without the columns that say which round it is of."""
+    return OpenOrder(
+        name,
+        client,
+        tuple(json.loads(tasks)),
+        tuple(ScopeVersion(scope, version) for scope, version, *_ in json.loads(scopes)),
+        OrderState(state),
+        digest,
+        tuple(_result(**item) for item in json.loads(results)),
+        json.loads(weights),
+        nbytes,
+        seconds,
+        note,
+        encoding,
+        frozenset(scope for scope, _, *marks in json.loads(scopes) if marks),
+    )
+
+
+def _result(
+    task: str,
+    examples: int,
+    train_loss: float | None,
+    validation: dict[str, Any] | None,
+    personal: dict[str, Any] | None,
+) -> TaskResult:
+    return TaskResult(task, examples, train_loss, _statistics(validation), _statistics(personal))
+
+
+def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
+    if found is None:
+        return None
+    means = tuple((name, value, count) for name, value, count in found["means"])
+    return TaskStatistics(
+        found["examples"], found["loss_sum"], found["right"], tuple(found["labels"]), tuple(found["moments"]), means
+    )
+
+
+def json_of(value: object) -> str:
+    """A value of a column that holds JSON."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

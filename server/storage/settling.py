@@ -1,0 +1,76 @@
+"""What follows on a commit while the run goes on: the log is synced, and the tables' own file takes up the WAL."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from common.errors import RunFolderError
+
+log = logging.getLogger("fedmtl.server")
+
+WAL_BYTES = 4 << 20
+"""From this size on the WAL is begun anew."""
+
+
+class Settling:
+    """A thread that does this after commits. It never makes one wait: of several that come meanwhile the last counts.
+
+    `sync` makes the log durable.
+    """
+
+    def __init__(self, path: Path, sync: Callable[[], None]) -> None:
+        self._path = path
+        self._sync = sync
+        self._thread = ThreadPoolExecutor(1, "settling")
+        self._lock = Lock()
+        self._asked = False
+        self._work: Callable[[], None] | None = None
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+
+    def ask(self, work: Callable[[], None] | None) -> None:
+        """Settle what is committed now, and do `work` before."""
+        with self._lock:
+            self._work = work or self._work
+            if self._asked:
+                return
+            self._asked = True
+        self._thread.submit(self._settle)
+
+    def close(self) -> None:
+        """Return when everything is done."""
+        self._thread.shutdown()
+        for connection in self._connections or ():
+            connection.close()
+
+    def _settle(self) -> None:
+        with self._lock:
+            work, self._work, self._asked = self._work, None, False
+        try:
+            if work is not None:
+                work()
+            self._sync()
+            self._checkpoint()
+        except (OSError, sqlite3.Error, RunFolderError) as error:
+            log.warning("the journal's second copies are behind (%s); the run goes on", error)
+
+    def _checkpoint(self) -> None:
+        """Copy the WAL's pages into the journal's file, which then holds the last round without its WAL too.
+
+        A reader stands at the end of the WAL meanwhile and after: were there none, the next commit would begin the WAL
+        anew, which costs it a sync of its own.
+        """
+        if self._connections is None:
+            first, second = (sqlite3.connect(self._path, isolation_level=None, check_same_thread=False) for _ in "ab")
+            self._connections = first, second
+        writer, reader = self._connections
+        if reader.in_transaction:
+            reader.execute("ROLLBACK")
+        if self._path.with_name(f"{self._path.name}-wal").stat().st_size < WAL_BYTES:
+            reader.execute("BEGIN")
+            reader.execute("SELECT number FROM chain LIMIT 1").fetchall()
+        writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -1,0 +1,163 @@
+"""The one writer around the deterministic core: an event at a time, and its effects before the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import Refused, RunFolderError
+from server.core.answers import describe
+from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
+from server.core.events import Event, UpdateArrived
+from server.core.state import ENDED, FederationState, Phase, Rules
+from server.core.step import step
+from server.effect_handler import EffectHandler
+from server.observer import Observer
+
+log = logging.getLogger("fedmtl.server")
+
+
+def _of_the_run_folder(error: OSError) -> RunFolderError:
+    return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
+
+
+class Writer:
+    """Holds the state; `apply` is the only way to change it, and the effect handler's only caller."""
+
+    def __init__(
+        self, rules: Rules, state: FederationState, handler: EffectHandler, run_name: str, observer: Observer | None
+    ) -> None:
+        self.rules = rules
+        self._state = state
+        self._handler = handler
+        self._run_name = run_name
+        self._observer = observer
+        self._uploads = handler.uploads
+        self._writer = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._broken: BaseException | None = None
+
+    @property
+    def state(self) -> FederationState:
+        """The state after the last event."""
+        return self._state
+
+    async def ended(self) -> None:
+        """Return when the run is over, or when draining and no round is open.
+
+        Raises:
+            Exception: an effect could not be carried out, such as a full disk.
+        """
+        await self._ended.wait()
+        if self._broken is not None:
+            raise self._broken
+
+    async def apply(self, event: Event) -> None:
+        """Apply one event and carry out its effects before the next one.
+
+        For an update this returns when it is folded; where that closes its round, the rest goes on meanwhile.
+
+        Raises:
+            Refused: the event was an update that does not count; nothing changed.
+        """
+        if self._decide_at_once(event):
+            return
+        # A caller may be cancelled at any moment (its connection broke); the writer must not be.
+        folded = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._apply(event, folded))
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        await asyncio.wait((task, folded), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for here, since nobody may wait any more; `ended` raises what broke
+
+    def _decide_at_once(self, event: Event) -> bool:
+        """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
+        if self._writer.locked() or self._broken is not None:
+            return False
+        state, effects = self._step(event)
+        if not all(self._handler.is_quick(effect) and not isinstance(effect, StoreVersion) for effect in effects):
+            return False
+        with self._or_broken():
+            for effect in effects:
+                self._handler.carry_out_at_once(effect, state, event.now)
+        self._publish(state, effects)
+        return True
+
+    async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
+        async with self._writer:
+            self._require_whole()
+            state, effects = self._step(event)
+            with self._or_broken():
+                for effect in effects:  # grows: what a version came to is the next event
+                    outcome = await self._handler.carry_out(effect, state, event.now)
+                    if outcome is not None:
+                        state, more = step(self.rules, state, outcome)
+                        effects += more
+                    if isinstance(effect, Fold):
+                        folded.set_result(None)
+            self._publish(state, effects)
+
+    @contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """After an effect that failed, state and disk may differ: nothing but a restart from the journal is safe."""
+        try:
+            yield
+        except BaseException as error:
+            self._broken = _of_the_run_folder(error) if isinstance(error, OSError) else error
+            self._ended.set()
+            self._wake.set()
+            raise self._broken from None
+
+    def _require_whole(self) -> None:
+        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
+        if self._broken is not None:
+            raise self._broken
+
+    def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
+        try:
+            return step(self.rules, self._state, event)
+        except Refused:
+            if isinstance(event, UpdateArrived):
+                self._uploads.discard(event.header.order_id)
+            raise
+
+    def _publish(self, state: FederationState, effects: list[Effect]) -> None:
+        """Show what was decided: only now, since it is durable and the new version is in place."""
+        before, self._state = self._state, state
+        if any(isinstance(effect, Wake) for effect in effects):
+            self._wake.set()
+            self._wake = asyncio.Event()
+        try:
+            self._show(state, before, effects)
+        except OSError as error:  # a full disk or a closed terminal: showing is decoration
+            log.warning("the run goes on, but cannot be shown: %s", error)
+        if state.phase in ENDED or (state.draining and state.open is None):
+            self._ended.set()
+
+    def _show(self, state: FederationState, before: FederationState, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._tell(effect)
+        if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
+            waiting = state.phase is Phase.WAITING
+            self._observer.changed(waiting, lambda: describe(self.rules, state, self._run_name))
+
+    def _tell(self, effect: Effect) -> None:
+        match effect:
+            case Notice(text, warning):
+                log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+                if self._observer is not None:
+                    self._observer.notice(text, warning)
+            case Commit(records) if self._observer is not None:
+                for record in records:
+                    if isinstance(record, RoundClosed):
+                        self._observer.closed(record, self._handler.cosines if record.published is not None else ())

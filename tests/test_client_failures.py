@@ -1,0 +1,129 @@
+"""Orders that fail at a client: the coordinator hears it, and the client lives on where it can."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from client.agent import Agent
+from client.state.store import RunStore
+from common.clock import ManualClock
+from common.config import Config
+from common.errors import RunFailedError, StateError
+from common.orders import Session
+from server.assembly import in_memory
+from server.coordinator import Coordinator
+from server.core.state import Phase
+from tests.federations import array_config, digest_of, make_model, make_worker
+
+ONE = ("federation.min_clients=1", "federation.round_attempts=2")
+NUMBERS = "tasks={n: {type: regression, train_samples: 20, val_samples: 10}}"
+
+
+class Overheard:
+    """A port that notes what is reported, and who leaves."""
+
+    def __init__(self, port: Coordinator) -> None:
+        self._port = port
+        self.reports: list[tuple[str, str]] = []
+        self.left: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+    async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
+        self.reports.append((order_id, reason))
+        await self._port.report_failure(session, order_id, reason)
+
+    async def leave(self, session: Session) -> None:
+        self.left.append(session.client_id)
+        await self._port.leave(session)
+
+
+class ShortStore(RunStore):
+    """A store whose disk fails with `number` for the next `times` writes."""
+
+    number, times = errno.ENOSPC, 0
+
+    def _flush(self, descriptor: int) -> None:
+        if ShortStore.times:
+            ShortStore.times -= 1
+            raise OSError(ShortStore.number, os.strerror(ShortStore.number))
+        super()._flush(descriptor)
+
+
+class ShortAgent(Agent):
+    def _open_store(self, folder: Path) -> RunStore:
+        return ShortStore(folder)
+
+
+def federation(config: Config) -> tuple[Coordinator, Overheard]:
+    coordinator = in_memory(config, make_model(config), ManualClock())
+    return coordinator, Overheard(coordinator)
+
+
+async def take_part(config: Config, coordinator: Coordinator, port: Overheard, state: Path, task: str) -> None:
+    await coordinator.start()
+    await ShortAgent(port, make_worker(config, "a", [task], "1/1"), state).run()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(NUMBERS, 1e13), *((kind, value) for kind in (NUMBERS, "") for value in (1e25, 3e38, math.inf, math.nan))],
+)
+def test_a_bad_model_fails_orders_and_never_ends_its_clients(kind: str, value: float, tmp_path: Path) -> None:
+    config = array_config(*ONE, *filter(None, [kind]), tasks=("a0",))
+    model = make_model(config)
+    for vector in model.vectors.values():
+        vector.mul_(0).add_(torch.linspace(-1, 1, len(vector))).mul_(value)
+    coordinator = in_memory(config, model, ManualClock())
+    port = Overheard(coordinator)
+    with pytest.raises(RunFailedError):
+        asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, tmp_path, next(iter(config.tasks))), 60))
+    assert coordinator.state.phase is Phase.FAILED and port.left == []
+    assert [order for order, _ in port.reports] == ["train-1.1-a", "train-1.2-a"]
+    assert all(reason.startswith(("DataError: ", "TrainingDiverged: ")) for _, reason in port.reports), port.reports
+
+
+@pytest.mark.parametrize("plan", ["hard", "private_heads"])
+def test_a_disk_that_is_full_for_a_while_is_waited_for(
+    plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("client.agent.SHORTAGE_PAUSE_SECONDS", 0.0)
+    config = array_config(*ONE, f"sharing.plan={plan}", tasks=("a0",))
+    digests = []
+    for times in (0, 5):
+        coordinator, port = federation(config)
+        if plan == "private_heads":  # they are written before the first order, which is when this client is not ready
+            RunStore(tmp_path / str(times) / "memory").start_private(
+                {name: torch.from_numpy(v) for name, v in coordinator._federation.private_vectors.items()}
+            )
+        monkeypatch.setattr(ShortStore, "times", times)
+        asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, tmp_path / str(times), "a0"), 60))
+        assert coordinator.state.phase is Phase.FINISHED and port.reports == []
+        digests.append(digest_of(coordinator))
+    assert digests[0] == digests[1] and ShortStore.times == 0
+    assert caplog.text.count("No space left on device") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EMFILE])
+def test_a_disk_that_fails_gives_the_order_back_and_ends_the_client_in_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.agent.SHORTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(ShortStore, "number", number)
+    monkeypatch.setattr(ShortStore, "times", 1)
+    config = array_config(*ONE, tasks=("a0",))
+    coordinator, port = federation(config)
+    with pytest.raises(StateError, match=r"^client.state_dir: '.*' cannot be used \(.*\); [a-z]") as caught:
+        asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, tmp_path, "a0"), 60))
+    assert "\n" not in caught.value.message
+    assert port.reports == [("train-1.1-a", f"StateError: {os.strerror(number)}")]  # without a path
+    assert coordinator.state.members["a"].left
