@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -20,6 +21,11 @@ class SystemClock:
     def now(self) -> float:
         """Seconds since boot, not affected by changes of the calendar time."""
         return time.monotonic()
+
+
+def utc_text(seconds: float, precision: str = "milliseconds") -> str:
+    """A moment, in seconds since 1970, as ISO 8601 in UTC, such as `2026-03-01T12:00:00.000Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 class ManualClock:

@@ -161,7 +161,7 @@ class TestMessages:
         ("override", "suggestion"),
         [
             ("training.rounds=3", "training.rounds: unknown key; did you mean 'num_rounds'?"),
-            ("federation.secure_aggregation=true", "federation.secure_aggregation: unknown key; known here are clients_"),
+            ("federation.secure_aggregation=true", "federation.secure_aggregation: unknown key; known here are c"),
             ("secure_aggregation=true", "secure_aggregation: unknown key; known here are run, model"),
             ("federation.dropout=1", "federation.dropout: unknown key; known here are"),
             ("tasks={sst2: , secure: }", "tasks.secure: not a known task; known are"),
