@@ -20,6 +20,7 @@ from client.training.procedures import Procedure
 from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.log_fields import about
 from common.stopping import ENDING_SECONDS, asking, end_within
 from common.tasks import KNOWN_TASKS, TaskDefinition
 
@@ -115,7 +116,8 @@ async def take_part(
     definitions = local_definitions(config, tasks)
     data = load_data(config, definitions)
     for name, rows in data.items():
-        log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
+        said = f"{len(rows.train)} training, {len(rows.validation)} validation rows, {rows.origin}"
+        log.info("%s: %s", name, said, extra=about(event="data_read", task=name, rows=len(rows.train)))
         log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)

@@ -19,6 +19,7 @@ from rich.console import Console
 from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
+from common.log_fields import about
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
@@ -204,7 +205,7 @@ async def _run(
     facts = journal.facts()
     federation, rules, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
-    shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
@@ -215,13 +216,13 @@ async def _run(
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
-            log.info(
-                "run '%s' (%s) listens on %s:%d", facts["name"], facts["run_id"], config.server.host, server.port_number
-            )
+            name, run_id, host, port = facts["name"], facts["run_id"], config.server.host, server.port_number
+            listening = about(event="listening", run=run_id, port=port, round=state.completed_rounds)
+            log.info("run '%s' (%s) listens on %s:%d", name, run_id, host, port, extra=listening)
             if config.server.insecure:
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
-                on_listening(server.port_number)
+                on_listening(port)
             await _until_over(coordinator, clock, asked)
             models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
@@ -316,5 +317,6 @@ def write_report(
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
     report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
-    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
+    done = about(event="report_written", run=facts["run_id"], round=state.completed_rounds, reason=status)
+    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

@@ -21,13 +21,13 @@ from common.config.values import (
     Fraction,
     FrozenLayers,
     Host,
+    Location,
     Partition,
     RuleText,
     RunName,
     Seconds,
     Section,
     TaskName,
-    Text,
     group_tree,
 )
 from common.orders import TrainingSettings
@@ -43,7 +43,7 @@ class RunSection(Section):
 
     name: RunName = "fedmtl"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
-    run_dir: Text | None = None
+    run_dir: Location | None = None
 
     @property
     def folder(self) -> Path:
@@ -68,11 +68,11 @@ class ModelSection(Section):
     which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
     """
 
-    server_model: Text = "prajjwal1/bert-tiny"
-    client_model: Text | None = None
+    server_model: Location = "prajjwal1/bert-tiny"
+    client_model: Location | None = None
     weights: Literal["auto", "pretrained", "random"] = "auto"
-    tokenizer: Text | None = None
-    warm_start: Text | None = None
+    tokenizer: Location | None = None
+    warm_start: Location | None = None
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
@@ -141,7 +141,7 @@ class DataSection(Section):
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
-    dir: Text | None = None
+    dir: Location | None = None
     partition: Partition | None = None
     standardise: bool = False
 
@@ -260,9 +260,9 @@ class CompareSection(Section):
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
-    certificate: Text | None = None
-    key: Text | None = None
-    client_ca: Text | None = None
+    certificate: Location | None = None
+    key: Location | None = None
+    client_ca: Location | None = None
 
 
 class ServerSection(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -11,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from common.parameters.capacity import is_capacity, is_frozen
 from common.plain_text import is_plain_name
 from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
+
+CLOSE = 0.8
+"""How alike two names are that are probably the same: one slip in five letters, two in ten (see `difflib`)."""
 
 
 class Section(BaseModel):
@@ -106,8 +110,22 @@ def _partition(value: str) -> str:
     return value
 
 
+def location(value: str) -> str:
+    """A path as it is, or with a home folder in place of `~` or `~name`, also where no shell has seen it.
+
+    Raises:
+        ValueError: nobody knows that folder.
+    """
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError(f"'{value}' names a home folder that is not known here; write the whole path") from None
+
+
 Text = Annotated[str, Field(min_length=1)]
 RuleText = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, RULE_CHARS))]
+Location = Annotated[Text, AfterValidator(location)]
+"""The path of a file or a folder; `~` is the home folder."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
