@@ -43,6 +43,10 @@ def run(options: argparse.Namespace) -> None:
         *options.set,
     ]
     config = configuration(options)
+    if config.data.source == "files":
+        from client.app import load_data
+
+        load_data(config, config.definitions())  # before there is a folder: rows may be refused
     passed = [word for key in options.set for word in ("--set", key)]
     for flag in ("config", "data_dir", "seed"):
         if getattr(options, flag):
