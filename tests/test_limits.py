@@ -112,8 +112,8 @@ def test_a_client_joins_with_five_thousand_labels() -> None:
 
 def test_members_are_told_in_pages() -> None:
     tasks = tuple(f"task-number-{i}" for i in range(20))
-    members = {f"client-{i:05}": Member(f"client-{i:05}", "t", tasks, {}, (), 0.0) for i in range(4000)}
-    state = FederationState(members=members)
+    members = {f"client-{i:05}": Member(f"client-{i:05}", tasks, {}, (), "t", 0.0) for i in range(4000)}
+    state = FederationState(versions={}, members=members)
     status = describe(rules(), state, "run")
     pages = [status]
     while pages[-1].more:
