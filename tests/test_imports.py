@@ -31,6 +31,7 @@ def test_rows_of_numbers_never_need_transformers(tmp_path: Path, monkeypatch: py
     refuse(tmp_path, monkeypatch, "transformers", "tokenizers", "huggingface_hub")
     with Programs(tmp_path) as programs:
         alone = programs.start("--mode", "simulate", "--config", "mlp.yaml", "--clients", "2", "--run_dir", "alone")
+        assert alone.exit_code() == 0, alone.output
         server = programs.start("--mode", "server", "--config", "mlp.yaml", "--port", "0", "--run_dir", "run")
         where = f"127.0.0.1:{server.port()}"
         client = programs.start("--mode", "client", "--config", "mlp.yaml", "--tasks", "a", "--server", where)

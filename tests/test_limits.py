@@ -12,8 +12,8 @@ import pytest
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Refused
-from common.metrics import COUNTS, TaskStatistics
 from common.orders import JoinRequest, TaskResult, UpdateHeader
+from common.statistics import COUNTS, TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_COUNT, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, UPDATE_HEADER

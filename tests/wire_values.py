@@ -8,7 +8,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.metrics import MOMENTS, TaskStatistics
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -34,6 +33,7 @@ from common.orders import (
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
+from common.statistics import MOMENTS, TaskStatistics
 from common.tasks import METRICS, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart

@@ -16,7 +16,7 @@ from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAM
 class Section(BaseModel):
     """Base of all sections: strict, frozen, finite numbers, no unknown keys; an empty body means defaults."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
