@@ -14,11 +14,13 @@ from client.connection import open_port
 from client.data.columns import ColumnNames
 from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
+from client.limits import Limits
 from client.state.identity import claim
 from client.training.procedures import Procedure
 from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.log_fields import about
 from common.stopping import ENDING_SECONDS, asking, end_within
 from common.tasks import KNOWN_TASKS, TaskDefinition
 
@@ -95,6 +97,11 @@ def limit_threads(count: int) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(count))
 
 
+def limits_of(config: Config) -> Limits:
+    """What a coordinator may ask of this client."""
+    return Limits(**config.client.limits.model_dump())
+
+
 async def take_part(
     config: Config, client_id: str | None, tasks: Sequence[str], procedure: Procedure | None = None
 ) -> None:
@@ -103,23 +110,24 @@ async def take_part(
     Raises:
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
-    section = config.client
+    section, limits = config.client, limits_of(config)
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
     data = load_data(config, definitions)
     for name, rows in data.items():
-        log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
+        said = f"{len(rows.train)} training, {len(rows.validation)} validation rows, {rows.origin}"
+        log.info("%s: %s", name, said, extra=about(event="data_read", task=name, rows=len(rows.train)))
         log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(
-            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers
+            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers, limits
         )
         capabilities = (f"data-{config.data.source}",)
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
-        agent = Agent(port, worker, identity.folder)
+        agent = Agent(port, worker, identity.folder, limits)
         try:
             with asking(agent.stop) as request:
                 await agent.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -11,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from common.parameters.capacity import is_capacity, is_frozen
 from common.plain_text import is_plain_name
 from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
+
+CLOSE = 0.8
+"""How alike two names are that are probably the same: one slip in five letters, two in ten (see `difflib`)."""
 
 
 class Section(BaseModel):
@@ -91,6 +95,14 @@ def _frozen_layers(value: Any) -> Any:
     return text
 
 
+def _max_examples(value: Any) -> Any:
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31 - 1
+    medians = re.fullmatch(r"([0-9]{1,6}(\.[0-9]{1,6})?)x", value) if isinstance(value, str) else None
+    if not count and (medians is None or not float(medians[1])):
+        raise ValueError(f"'{value}' is no number of rows and no multiple of the median; write e.g. 1000 or 2x")
+    return value
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -98,8 +110,22 @@ def _partition(value: str) -> str:
     return value
 
 
+def location(value: str) -> str:
+    """A path as it is, or with a home folder in place of `~` or `~name`, also where no shell has seen it.
+
+    Raises:
+        ValueError: nobody knows that folder.
+    """
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError(f"'{value}' names a home folder that is not known here; write the whole path") from None
+
+
 Text = Annotated[str, Field(min_length=1)]
 RuleText = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, RULE_CHARS))]
+Location = Annotated[Text, AfterValidator(location)]
+"""The path of a file or a folder; `~` is the home folder."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
@@ -110,6 +136,7 @@ RunName = Annotated[str, AfterValidator(_run_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
+MaxExamples = Annotated[int | str, BeforeValidator(_max_examples)]
 Partition = Annotated[str, AfterValidator(_partition)]
 
 

@@ -31,6 +31,11 @@ MAX_MEMBERS = 1 << 16
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
 MAX_SEED = (1 << 63) - 1
+MAX_EXAMPLES = (1 << 29) - 1
+"""Rows of a client's task: so many times a float32 are exact in a float64."""
+
+MAX_SECONDS = 366.0 * 86400
+"""Any time to wait."""
 
 NAME_CHARS = 64
 """A task, a client or a group of tasks."""
@@ -46,9 +51,8 @@ MAX_GROUP_LEVELS = 8
 CONFIG_CHARS = 1 << 16
 MAX_LAYERS = 1000
 
-CLIENT_ID = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS}}}")
 TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
-SCOPE_NAME = re.compile(rf"[a-z]{{1,64}}(/[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
+SCOPE_NAME = re.compile(rf"(?!.*\.\.)[a-z]{{1,64}}(/(?!\.)[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
 
 
 def definition_bytes(name: str, labels: tuple[str, ...]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from common.errors import WireError
 from common.orders import (
     FederationStatus,
@@ -16,6 +18,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.targets import TargetSums
+from common.tasks import TaskType
 from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
 from common.wire.codec import Codec, codec
@@ -27,9 +31,13 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
     return pb.JoinRequest(
         client_id=value.client_id,
         tasks=[parts.pack_task(task) for task in value.tasks],
-        examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
+        examples=[
+            pb.TaskExamples(task=task, examples=examples, validation=dict(value.validation).get(task, 0))
+            for task, examples in value.examples
+        ],
         capabilities=value.capabilities,
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
+        targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
     )
 
 
@@ -46,10 +54,28 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
-        tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
+        tuple((row.task, _count_rows(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
         headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
+        validation=tuple(
+            (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
+        ),
+        targets=_unpack_targets(message, {task.name for task in tasks if task.type is TaskType.REGRESSION}),
     )
+
+
+def _unpack_targets(message: pb.JoinRequest, regressions: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
+    for name in checks.distinct((row.task for row in message.targets), "targets"):
+        if name not in regressions:
+            raise WireError(f"targets: {name[:80]!r} is no regression among the tasks")
+    return tuple(
+        (row.task, TargetSums(checks.number(row.mean, "mean"), checks.amount(row.squares, "squares")))
+        for row in message.targets
+    )
+
+
+def _count_rows(value: int, field: str) -> int:
+    return checks.count(value, field, most=limits.MAX_EXAMPLES)
 
 
 def _pack_welcome(value: Welcome) -> pb.Welcome:
@@ -78,13 +104,13 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
         tuple(
             (
                 checks.label(rule.match, "match", limits.RULE_CHARS),
-                checks.label(rule.scope, "scope", limits.RULE_CHARS),
+                checks.rule_scope(rule.scope),
             )
             for rule in rules
         ),
         tuple((checks.scope_name(row.scope), checks.digest(row.digest)) for row in digests),
-        checks.amount(message.poll_seconds, "poll_seconds"),
-        checks.amount(message.heartbeat_seconds, "heartbeat_seconds"),
+        checks.amount(message.poll_seconds, "poll_seconds", limits.MAX_SECONDS),
+        checks.amount(message.heartbeat_seconds, "heartbeat_seconds", limits.MAX_SECONDS),
     )
 
 

@@ -198,7 +198,7 @@ def _pack_result(value: TaskResult) -> pb.TaskResult:
 def _unpack_result(message: pb.TaskResult) -> TaskResult:
     return TaskResult(
         checks.task_name(message.task),
-        checks.count(message.examples, "examples"),
+        checks.count(message.examples, "examples", most=limits.MAX_EXAMPLES),
         checks.number(message.train_loss, "train_loss") if message.HasField("train_loss") else None,
         _unpack_statistics(message.validation) if message.HasField("validation") else None,
         _unpack_statistics(message.personal) if message.HasField("personal") else None,

@@ -90,4 +90,5 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         encoding=order.encoding,
         tasks=order.tasks,
         apart=tuple(task for task in order.tasks if task in state.fallen),
+        units=tuple((task, state.units[task]) for task in order.tasks if task in state.units),
     )
