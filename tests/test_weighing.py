@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused, WireError
-from common.metrics import TaskStatistics
 from common.orders import JoinRequest, TaskResult
+from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
