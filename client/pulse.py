@@ -13,6 +13,9 @@ from common.errors import FedMTLError
 from common.orders import Progress, Session, Welcome
 from common.ports import CoordinatorPort
 
+LEAST_SECONDS = 0.01
+"""Heartbeats are at least so far apart, whatever a coordinator asks for."""
+
 log = logging.getLogger("fedmtl.client")
 
 
@@ -51,7 +54,7 @@ class Pulse:
 
     async def _beat(self, session: Session, order_id: str, every: float) -> None:
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(max(every, LEAST_SECONDS))
             try:
                 unwanted = await self._port.heartbeat(session, Progress(order_id, self.phase, self.fraction))
             except FedMTLError as error:  # the work's own calls report what is wrong

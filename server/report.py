@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.parameters.capacity import layers_of, trains_of
+from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, Related, TaskCosines
 from server.core.state import Member, OpenRound, OrderState, Rules
+from server.core.units import units_in
 from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]
@@ -88,6 +91,7 @@ def build_report(
     trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
+    units = units_in(facts)
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
@@ -116,7 +120,10 @@ def build_report(
         "step_shares": [{"round": number, "scopes": _largest_shares(shares)} for number, shares in influence],
         "relation": json.loads(facts.get("relation", "{}")),
         "relations": [relation_entry(found) for found in relations],
-        "tasks": {t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name)) for t in tasks},
+        "tasks": {
+            t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name), units.get(t.name))
+            for t in tasks
+        },
         "clients": {
             m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
             for m in members
@@ -225,6 +232,7 @@ def _task_report(
     trained: list[OpenRound],
     members: list[Member],
     guard: dict[str, Any] | None,
+    units: TargetUnits | None,
 ) -> dict[str, Any]:
     holders = [member for member in members if task.name in member.tasks]
     return {
@@ -232,6 +240,7 @@ def _task_report(
         "auxiliary": task.auxiliary,
         "metrics": final_metrics(task, history, guard is not None and guard["model"] == "isolated"),
         **({"guard": guard} if guard is not None else {}),
+        **({"units": asdict(units)} if units is not None else {}),
         "scored_round": _newest_scored(history).get("round"),
         "history": history,
         "clients": sorted(member.client_id for member in holders),
@@ -276,4 +285,6 @@ def _train_loss(results: list[TaskResult]) -> float | None:
 
 
 def _rounded(scores: Mapping[str, float | None]) -> Scores:
-    return {name: None if value is None else round(value, 6) for name, value in scores.items()}
+    """Six decimals; seven digits of an error, which is as small as the scores are."""
+    digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name == "rmse" and value is not None}
+    return {name: None if value is None else digits.get(name, round(value, 6)) for name, value in scores.items()}

@@ -73,7 +73,9 @@ def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
 
 def unpack_tasks(messages: Sequence[pb.TaskDefinition]) -> tuple[TaskDefinition, ...]:
     """Messages to values; at least one, no two of the same name."""
-    tasks = tuple(unpack_task(task) for task in checks.items(messages, "tasks", limits.MAX_TASKS, least=1))
+    checks.items(messages, "tasks", limits.MAX_TASKS, least=1)
+    checks.count(sum(len(task.labels) for task in messages), "number of labels", most=limits.MAX_LABELS)
+    tasks = tuple(unpack_task(task) for task in messages)
     checks.distinct((task.name for task in tasks), "tasks")
     return tasks
 

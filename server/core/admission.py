@@ -8,6 +8,7 @@ from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHea
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
 from common.tasks import Header, TaskDefinition, TaskType
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
+from server.core.units import targets_problem
 
 
 def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
@@ -33,6 +34,8 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
+    if problem := targets_problem(request):
+        raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
     trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
@@ -52,11 +55,11 @@ def _judge_header(rules: Rules, state: FederationState, request: JoinRequest, ta
     for ours in (asked, others.get(task, asked)):
         if not ours.fits(theirs):
             here, there = ours.beside(theirs)
-            raise Refused(
-                Reason.TASK_MISMATCH,
-                f"task '{task}': its features are {here} in this federation, and {there} at client "
-                f"'{request.client_id}'; name them in one order for all, as tasks.{task}.columns.features",
-            )
+            what = f"its features are {here} in this federation, and {there} at client '{request.client_id}'"
+            remedy = f"name them in one order for all, as tasks.{task}.columns.features"
+            if not (ours.digest and theirs.digest):
+                remedy = "model.mlp.features must be the same number for all"
+            raise Refused(Reason.TASK_MISMATCH, f"task '{task}': {what}; {remedy}")
 
 
 def _alone(state: FederationState, client_id: str, task: str) -> bool:

@@ -17,6 +17,7 @@ from common.orders import (
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.circles import Circles, idle_scopes, slot_of
+from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
 
@@ -153,7 +154,8 @@ class Tally:
 class Member:
     """A client that has joined this run. `settled` is its last durable order.
 
-    `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined.
+    `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
+    are sums over its regression targets; they are not durable, since what is made of them is.
     """
 
     client_id: str
@@ -168,6 +170,7 @@ class Member:
     settled: str = ""
     tally: Tally = Tally()
     validation: Mapping[str, int] = field(default_factory=dict)
+    targets: Mapping[str, TargetSums] = field(default_factory=dict)
 
 
 class OrderState(StrEnum):
@@ -237,8 +240,9 @@ class FederationState:
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round. `headers` are the named features of the first client that joined with a task;
-    `short_since` is since when fewer than `min_clients` are there after a round.
+    guard took out, and after which round. `headers` are the named features of the first client that joined with a task,
+    `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than `min_clients`
+    are there after a round.
     """
 
     versions: Mapping[str, int]
@@ -257,6 +261,7 @@ class FederationState:
     gaps: Mapping[str, float] = field(default_factory=dict)
     fallen: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
+    units: Mapping[str, TargetUnits] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from common.log_fields import LogFields
 from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
 from server.core.admission import judge_update, new_headers
@@ -92,6 +93,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         doing="joined",
         settled=known.settled if known else "",
         tally=known.tally if known else Tally(),
+        targets=dict(request.targets),
     )
     effects: list[Effect] = []
     if fixed := new_headers(rules, state, request):
@@ -100,7 +102,9 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     state = state.with_member(member)
     if known is None or known.left or not known.present:
         back = "came back" if known else "joined"
-        effects.append(Notice(f"client {member.client_id} {back} with {', '.join(member.tasks)}"))
+        text = f"client {member.client_id} {back} with {', '.join(member.tasks)}"
+        joined = LogFields(event="client_joined", client=member.client_id, task=",".join(member.tasks))
+        effects.append(Notice(text, about=joined))
     asked = rules.encoding_for(member.capabilities)
     if asked != rules.update_encoding and (known is None or known.capabilities != member.capabilities):
         text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
@@ -148,7 +152,8 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:
     state = _count(state, event.client_id, refused=1)
-    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True)]
+    refused = LogFields(event="update_refused", client=event.client_id, reason=event.reason)
+    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True, about=refused)]
 
 
 def _order_failed(state: FederationState, event: OrderFailed) -> Step:
@@ -161,7 +166,9 @@ def _order_failed(state: FederationState, event: OrderFailed) -> Step:
 def _left(state: FederationState, event: Left) -> Step:
     member = replace(state.members[event.client_id], present=False, left=True, doing="", token="")
     state = state.with_member(member)
-    effects: list[Effect] = [Notice(f"client {member.client_id} left")]
+    effects: list[Effect] = [
+        Notice(f"client {member.client_id} left", about=LogFields(event="client_left", client=member.client_id))
+    ]
     order = state.open.order_of(member.client_id) if state.open else None
     if order is not None and order.state is OrderState.ISSUED:
         state, more = _drop_order(state, order, OrderState.FAILED, "the client left")
@@ -180,7 +187,8 @@ def _expire_leases(rules: Rules, state: FederationState, tick: Tick) -> Step:
             continue
         state = state.with_member(replace(member, present=False, doing=""))
         silence = f"not heard from for {rules.lease_seconds:g} s"
-        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True))
+        gone = LogFields(event="client_gone", client=member.client_id, reason=silence)
+        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True, about=gone))
         order = state.open.order_of(member.client_id) if state.open else None
         if order is not None and order.state is OrderState.ISSUED:
             state, more = _drop_order(state, order, OrderState.EXPIRED, silence)
@@ -191,7 +199,9 @@ def _expire_leases(rules: Rules, state: FederationState, tick: Tick) -> Step:
 def _drop_order(state: FederationState, order: OpenOrder, how: OrderState, why: str) -> Step:
     state = state.with_order(replace(order, state=how, note=why))
     count = {"failed": 1} if how is OrderState.FAILED else {"expired": 1}
-    return _count(state, order.client_id, **count), [Notice(f"order {order.order_id} {how.value}: {why}", warning=True)]
+    dropped = LogFields(event=f"order_{how.value}", order=order.order_id, client=order.client_id, reason=why)
+    notice = Notice(f"order {order.order_id} {how.value}: {why}", warning=True, about=dropped)
+    return _count(state, order.client_id, **count), [notice]
 
 
 def _count(state: FederationState, client_id: str, **more: int) -> FederationState:
