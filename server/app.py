@@ -313,7 +313,7 @@ def write_report(
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
     rounds, members = journal.rounds(), journal.members()
-    influence = influence_of(rules, rounds, members, journal.totals())
+    influence = influence_of(rules, rounds, journal.totals())
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
     report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
