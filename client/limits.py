@@ -77,9 +77,10 @@ async def fetch_tokenizer(port: CoordinatorPort, session: Session, architecture:
         if len(data) + len(piece) > size:
             raise WireError(f"tokenizer: more than the {size} bytes that the coordinator announced")
         data += piece
-    if len(data) != size or tokenizer_digest(data) != architecture.tokenizer_digest:
+    packed = bytes(data)
+    if len(packed) != size or tokenizer_digest(packed) != architecture.tokenizer_digest:
         raise WireError(
-            f"tokenizer: the {len(data)} bytes that arrived are not the {size} with digest "
+            f"tokenizer: the {len(packed)} bytes that arrived are not the {size} with digest "
             f"{architecture.tokenizer_digest[:12]} that the coordinator announced"
         )
-    return bytes(data)
+    return packed
