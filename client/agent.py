@@ -25,6 +25,7 @@ from common.errors import (
     StateError,
     UnreachableError,
 )
+from common.log_fields import about
 from common.orders import (
     JoinRequest,
     Order,
@@ -114,6 +115,8 @@ class Agent:
             tuple(sorted(worker.examples.items())),
             worker.capabilities,
             headers=worker.headers,
+            validation=tuple(sorted(worker.validation.items())),
+            targets=tuple(sorted(worker.targets.items())),
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:
@@ -135,7 +138,8 @@ class Agent:
     async def _work_for(self, welcome: Welcome) -> bool:
         """Poll and work until the run ends (True) or this client is told to stop (False)."""
         session = welcome.session
-        log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
+        joined = about(event="joined", run=session.run_id, client=session.client_id)
+        log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id, extra=joined)
         while True:
             reply = await self._until_stopped(session)
             if reply is None:
@@ -228,14 +232,16 @@ class Agent:
 
     def _handed_in(self, header: UpdateHeader) -> None:
         self.orders_done += 1
-        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6)
+        told = about(event="handed_in", order=header.order_id, bytes=header.nbytes, seconds=header.seconds)
+        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6, extra=told)
 
     async def _refused(self, session: Session, order_id: str, refusal: Refused) -> None:
         """Give an update up that does not count."""
         assert self._store is not None
         if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
             raise refusal
-        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message)
+        told = about(event="update_refused", order=order_id, reason=refusal.message)
+        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=told)
         self._store.roll_back()
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
@@ -252,8 +258,10 @@ class Agent:
                 data = riding.get(wanted.scope)
                 pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
                 await synchronizer.receive(wanted, pieces)
-            self._pulse.enter("training" if order.kind.value == "train" else "scoring")
-            log.info("round %d: %s", order.round, self._pulse.phase)
+            phase = "training" if order.kind.value == "train" else "scoring"
+            self._pulse.enter(phase)
+            told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
+            log.info("round %d: %s", order.round, phase, extra=told)
             private = await private_values(self._port, session, synchronizer, self._store)
             outcome = await asyncio.to_thread(self._worker.execute, order, private, self._pulse.progress)
             await keep(self._store, outcome, lambda: self._pulse.progress(self._pulse.fraction))
@@ -261,7 +269,8 @@ class Agent:
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
-            log.error("%s failed: %s", order.order_id, error)
+            told = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
+            log.error("%s failed: %s", order.order_id, error, extra=told)
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
         except (Refused, UnreachableError):
             raise
@@ -299,7 +308,7 @@ class Agent:
                 await self._port.leave(session)
         except (TimeoutError, FedMTLError) as error:
             log.warning("could not say goodbye: %s", error)
-        log.info("left")
+        log.info("left", extra=about(event="left", client=session.client_id))
 
     def _say(self, text: str) -> None:
         """Log a state once, not with every poll."""

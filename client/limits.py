@@ -72,15 +72,15 @@ async def fetch_tokenizer(port: CoordinatorPort, session: Session, architecture:
     Raises:
         WireError: it is another one.
     """
-    size, data = architecture.tokenizer_bytes, bytearray()
+    size, arrived = architecture.tokenizer_bytes, bytearray()
     async for piece in port.fetch_tokenizer(session, 0):
-        if len(data) + len(piece) > size:
+        if len(arrived) + len(piece) > size:
             raise WireError(f"tokenizer: more than the {size} bytes that the coordinator announced")
-        data += piece
-    packed = bytes(data)
-    if len(packed) != size or tokenizer_digest(packed) != architecture.tokenizer_digest:
+        arrived += piece
+    data = bytes(arrived)
+    if len(data) != size or tokenizer_digest(data) != architecture.tokenizer_digest:
         raise WireError(
-            f"tokenizer: the {len(packed)} bytes that arrived are not the {size} with digest "
+            f"tokenizer: the {len(data)} bytes that arrived are not the {size} with digest "
             f"{architecture.tokenizer_digest[:12]} that the coordinator announced"
         )
-    return packed
+    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Protocol
 
@@ -44,6 +45,11 @@ class AwakeClock:
             self.lost += max(seen - self._seen - self._most, 0.0)
             self._seen = seen
             return seen - self.lost
+
+
+def utc_text(seconds: float, precision: str = "milliseconds") -> str:
+    """A moment, in seconds since 1970, as ISO 8601 in UTC, such as `2026-03-01T12:00:00.000Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 class ManualClock:

@@ -7,7 +7,7 @@ import ctypes
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,19 +19,22 @@ from rich.console import Console
 from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
+from common.log_fields import about
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.stopping import asking
+from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.apart import done_apart
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
+from server.core.effects import UnitsFixed
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
 from server.recovery import fall_back, mend_files, note_files
-from server.report import build_report
+from server.report import build_report, influence_of
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
@@ -123,8 +126,9 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
+    log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
-    origin, summary = done_apart(prepare) if apart else prepare()
+    origin, summary, units = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -141,7 +145,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "ready": "1",
     }
     note_files(folder, journal)
-    journal.commit((), facts)
+    journal.commit([UnitsFixed(task, found) for task, found in units.items()], facts)
 
 
 def _training_facts(config: Config) -> dict[str, str]:
@@ -177,12 +181,12 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
     return config
 
 
-def _prepare(config: Config, path: Path) -> tuple[str, str]:
+def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
 
     prepared = prepare_run(config, path)
-    return prepared.origin, prepared.summary
+    return prepared.origin, prepared.summary, prepared.units
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
@@ -201,7 +205,7 @@ async def _run(
     facts = journal.facts()
     federation, rules, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
-    shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
@@ -212,13 +216,13 @@ async def _run(
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
-            log.info(
-                "run '%s' (%s) listens on %s:%d", facts["name"], facts["run_id"], config.server.host, server.port_number
-            )
+            name, run_id, host, port = facts["name"], facts["run_id"], config.server.host, server.port_number
+            listening = about(event="listening", run=run_id, port=port, round=state.completed_rounds)
+            log.info("run '%s' (%s) listens on %s:%d", name, run_id, host, port, extra=listening)
             if config.server.insecure:
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
-                on_listening(server.port_number)
+                on_listening(port)
             await _until_over(coordinator, clock, asked)
             models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
@@ -308,8 +312,11 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    held = journal.rounds(), journal.members(), status, digest
-    report = build_report(facts, rules.tasks, *held, journal.cosines(), journal.relations(), journal.guarded())
+    rounds, members = journal.rounds(), journal.members()
+    influence = influence_of(rules, rounds, members, journal.totals())
+    measured = journal.cosines(), journal.relations(), journal.guarded(), influence
+    report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
-    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
+    done = about(event="report_written", run=facts["run_id"], round=state.completed_rounds, reason=status)
+    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

@@ -289,6 +289,6 @@ class Coordinator(Writer):
         if self._state.phase not in ENDED:
             await self.apply(Left(self._clock.now(), member.client_id))
 
-    async def status(self) -> FederationStatus:
-        """The whole picture."""
-        return describe(self.rules, self._state, self._federation.run_name)
+    async def status(self, after: str = "") -> FederationStatus:
+        """The whole picture; of the members a page."""
+        return describe(self.rules, self._state, self._federation.run_name, after)

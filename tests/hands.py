@@ -26,19 +26,21 @@ def hands_config(*overrides: str) -> Config:
 class Hands:
     """Plays the clients of one coordinator. `pieces` may say how an update's bytes arrive."""
 
-    def __init__(self, *overrides: str, clock: Clock | None = None, examples: int = 40) -> None:
+    def __init__(self, *overrides: str, clock: Clock | None = None) -> None:
         self.config = hands_config(*overrides)
         self.clock = ManualClock()
         self.coordinator = in_memory(self.config, make_model(self.config), clock or self.clock)
         self.sessions: dict[str, Session] = {}
-        self._rows = tuple((name, examples) for name in self.config.tasks)
+        self._rows: dict[str, int] = {}
 
-    async def join(self, names: Sequence[str] = NAMES) -> None:
-        """Start, and let clients join."""
+    async def join(self, names: Sequence[str] = NAMES, rows: int = 40) -> None:
+        """Start, and let clients join who say that they have so many rows of each task."""
         if not self.sessions:
             await self.coordinator.start()
         for name in names:
-            request = JoinRequest(name, self.coordinator.rules.tasks, self._rows)
+            self._rows[name] = rows
+            counts = tuple((task, rows) for task in self.config.tasks)
+            request = JoinRequest(name, self.coordinator.rules.tasks, counts, validation=counts)
             self.sessions[name] = (await self.coordinator.join(request)).session
 
     async def poll(self, name: str, pending: str = "") -> PollReply:
@@ -46,7 +48,7 @@ class Hands:
         return await self.coordinator.poll(self.sessions[name], pending)
 
     async def submit(
-        self, name: str, value: float, pieces: Callable[[bytes], Pieces] | None = None, examples: int = 40
+        self, name: str, value: float, pieces: Callable[[bytes], Pieces] | None = None, examples: int | None = None
     ) -> str:
         """Answer the client's order with an update whose elements are all `value`; the order's id."""
         order = (await self.poll(name)).order
@@ -54,7 +56,8 @@ class Hands:
         schemas = self.coordinator.rules.schemas
         scopes = tuple(ScopePayload(s.scope, s.version, *schemas[s.scope]) for s in order.scopes)
         payload = np.full(sum(s.nbytes for s in scopes) // 4, value, dtype=np.float32).tobytes()
-        results = tuple(TaskResult(task, examples, 0.5, None) for task in order.tasks)
+        counts = self._rows[name] if examples is None else examples
+        results = tuple(TaskResult(task, counts, 0.5, None) for task in order.tasks)
         digest = xxhash.xxh3_128_hexdigest(payload)
         header = UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0)
         given = pieces(payload) if pieces is not None else lambda _: single(payload)

@@ -155,8 +155,10 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "server.broadcast": (),
     "server.run_folder": ("server.storage",),
     "server.report": ("server.core",),
-    "server.progress": ("server.report",),
+    "server.metrics_file": ("server.report",),
+    "server.progress": ("server.metrics_file",),
     "server.recovery": ("server.run_folder",),
+    "server.backup": ("server.recovery",),
     "server.saved": ("server.model", "server.recovery"),
     "server.warm_start": ("server.saved",),
     "server.preparation": ("server.model", "server.run_folder", "server.warm_start"),
@@ -186,7 +188,9 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.worker": ("client.limits", "client.personal", "client.state"),
     "client.pulse": ("client.training",),
     "client.agent": ("client.keeping", "client.worker", "client.pulse"),
-    "client.app": ("client.agent", "client.transport"),
+    "client.connection": ("client.transport",),
+    "client.status": ("client.connection",),
+    "client.app": ("client.agent", "client.connection"),
     "client.disclosure": ("client.app",),
 }
 

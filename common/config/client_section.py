@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from common.config.values import Address, Count, Seconds, Section, Text, Trains
+from common.config.values import Address, Count, Location, Seconds, Section, Trains
 
 
 class ClientTLSSection(Section):
     """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
 
-    ca: Text | None = None
-    certificate: Text | None = None
-    key: Text | None = None
+    ca: Location | None = None
+    certificate: Location | None = None
+    key: Location | None = None
 
 
 class LimitsSection(Section):
@@ -35,7 +35,7 @@ class ClientSection(Section):
     """Which coordinator a client calls, where it keeps its state and what it computes on."""
 
     server: Address = "127.0.0.1:50051"
-    state_dir: Text = ".fedmtl"
+    state_dir: Location = ".fedmtl"
     trains: Trains = "all"
     layers: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -21,12 +21,13 @@ from common.config.values import (
     Fraction,
     FrozenLayers,
     Host,
+    Location,
     Partition,
+    RuleText,
     RunName,
     Seconds,
     Section,
     TaskName,
-    Text,
     group_tree,
 )
 from common.orders import TrainingSettings
@@ -34,6 +35,7 @@ from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import Header, TaskDefinition
+from common.wire.limits import MAX_LAYERS
 
 
 class RunSection(Section):
@@ -41,7 +43,7 @@ class RunSection(Section):
 
     name: RunName = "fedmtl"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
-    run_dir: Text | None = None
+    run_dir: Location | None = None
 
     @property
     def folder(self) -> Path:
@@ -53,7 +55,9 @@ class MLPSection(Section):
     """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
 
     features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1)] = (64,)
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
+    ] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -64,11 +68,11 @@ class ModelSection(Section):
     which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
     """
 
-    server_model: Text = "prajjwal1/bert-tiny"
-    client_model: Text | None = None
+    server_model: Location = "prajjwal1/bert-tiny"
+    client_model: Location | None = None
     weights: Literal["auto", "pretrained", "random"] = "auto"
-    tokenizer: Text | None = None
-    warm_start: Text | None = None
+    tokenizer: Location | None = None
+    warm_start: Location | None = None
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
@@ -137,7 +141,7 @@ class DataSection(Section):
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
-    dir: Text | None = None
+    dir: Location | None = None
     partition: Partition | None = None
     standardise: bool = False
 
@@ -160,8 +164,8 @@ class DataSection(Section):
 class RuleSection(Section):
     """Parameters whose name matches `match` live in `scope`; `- match: scope` is the short form."""
 
-    match: Text
-    scope: Text
+    match: RuleText
+    scope: RuleText
 
     @model_validator(mode="before")
     @classmethod
@@ -256,9 +260,9 @@ class CompareSection(Section):
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
-    certificate: Text | None = None
-    key: Text | None = None
-    client_ca: Text | None = None
+    certificate: Location | None = None
+    key: Location | None = None
+    client_ca: Location | None = None
 
 
 class ServerSection(Section):

@@ -14,14 +14,12 @@ from common.errors import WireError
 from common.names import CLIENT_ID_CHARS, ID_CHARS, RULE, is_id
 from common.plain_text import blanked, is_plain, is_plain_name
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from common.wire.limits import LINE_CHARS, MAX_COUNT
+from common.wire.limits import LINE_CHARS, MAX_COUNT, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 E = TypeVar("E", bound=StrEnum)
 
-_TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SCOPE = re.compile(r"(?!.*\.\.)[a-z]{1,64}(/(?!\.)[A-Za-z0-9_.+-]{1,1024}){0,11}")
 _PLACE = re.compile(r"\{(task|block)\}")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 
@@ -55,12 +53,12 @@ def client_id(value: str, field: str = "client_id") -> str:
 
 def task_name(value: str, field: str = "task") -> str:
     """A task's name."""
-    return _matching(_TASK, value, field)
+    return _matching(TASK_NAME, value, field)
 
 
 def scope_name(value: str, field: str = "scope") -> str:
     """A scope's name, such as `shared` or `task/sst2`."""
-    return _matching(_SCOPE, value, field)
+    return _matching(SCOPE_NAME, value, field)
 
 
 def rule_scope(value: str, field: str = "scope") -> str:
