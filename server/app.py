@@ -258,17 +258,23 @@ async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.ensure_future(coordinator.ended())
     deadline: float | None = None
-    while not over.done():
-        await asyncio.wait((over,), timeout=TICK_SECONDS)
-        await coordinator.tick()
-        if asked.is_set() and deadline is None:
-            deadline = loop.time() + DRAIN_SECONDS
-            log.warning("stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS)
-            await coordinator.drain()
-        if deadline is not None and loop.time() >= deadline:
-            over.cancel()
-            return
-    over.result()
+    try:
+        while not over.done():
+            await asyncio.wait((over,), timeout=TICK_SECONDS)
+            if over.done():
+                break
+            await coordinator.tick()
+            if asked.is_set() and deadline is None:
+                deadline = loop.time() + DRAIN_SECONDS
+                log.warning(
+                    "stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS
+                )
+                await coordinator.drain()
+            if deadline is not None and loop.time() >= deadline:
+                return
+        over.result()
+    finally:
+        over.cancel()
 
 
 async def _say_goodbye(coordinator: Coordinator) -> None:
