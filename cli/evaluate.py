@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of
 from cli.output import say
 from common.config import load_config
+from common.errors import DataError
+from common.tasks import Header
+
+if TYPE_CHECKING:  # it brings torch
+    from client.data.rows import TaskData
 
 
 def options(parser: Parser) -> None:
@@ -38,7 +44,24 @@ def run(options: argparse.Namespace) -> None:
     for task in local_definitions(config, tasks):
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
+        _require_header(task.name, run.headers.get(task.name), rows)
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
-        scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
+        found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
+        scores = summarise(task, found)
         text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
+
+
+def _require_header(task: str, trained: Header | None, rows: TaskData) -> None:
+    """Check that the numbers in a row are those that the model was trained on.
+
+    Raises:
+        DataError: there are others, or they come in another order.
+    """
+    if trained is None or rows.header is None or trained.fits(rows.header):
+        return
+    there, here = trained.beside(rows.header)
+    raise DataError(
+        f"{rows.origin}: the model was trained on the features {there} of {task}, here are {here}; "
+        f"name them in that order in tasks.{task}.columns.features"
+    )

@@ -22,4 +22,4 @@ def run(options: argparse.Namespace) -> None:
 
     run = load_run(path_of("run_dir", options.run_dir))
     run.load_task(options.task)
-    say(*export_task(run.model, options.task, path_of("out", options.out)))
+    say(*export_task(run.model, options.task, path_of("out", options.out), run.units_of(options.task)))

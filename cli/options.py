@@ -54,6 +54,12 @@ def common_options(parser: Parser, seed: str = "--seed", says: str = "seed of th
     parser.add_argument(seed, metavar=form, help=says)
 
 
+def resume_option(parser: Parser) -> None:
+    """Whether to go on with a run; read as a truth value, or "auto"."""
+    says = "go on with the run in the folder; with auto, start one where there is none"
+    parser.add_argument("--resume", nargs="?", const=True, default=False, choices=("auto",), metavar="auto", help=says)
+
+
 def data_options(parser: Parser) -> None:
     """Where rows are read and where they are computed on."""
     parser.add_argument("--data_dir", metavar="DIR", help="folder with <task>/train.tsv and so on (implies files)")

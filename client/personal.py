@@ -28,7 +28,7 @@ Scores = dict[str, TaskStatistics]
 
 def score(model: MultiTaskModel, sets: Sequence[TaskSet], batch_size: int) -> Scores:
     """Scores of the model as it stands, by task, on validation rows where there are any."""
-    return {s.task.name: evaluate(model, s.task, s.validation, batch_size) for s in sets if len(s.validation)}
+    return {s.task.name: evaluate(model, s.task, s.validation, batch_size, s.units) for s in sets if len(s.validation)}
 
 
 def work_on_own(

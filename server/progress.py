@@ -147,7 +147,7 @@ def _overview(status: FederationStatus) -> RenderableType:
     for member in status.members[:20]:
         mark = Text("●", "green") if member.present else Text("○", "red")
         table.add_row(mark, _text(member.client_id), _text(", ".join(member.tasks)), _text(member.doing))
-    hidden = len(status.members) - 20
+    hidden = status.member_count - 20
     return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
 
 
@@ -159,4 +159,6 @@ def _text(shown: str, style: str = "") -> Text:
 def _number(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if value == 0.0 or abs(value) >= 0.0005 else f"{value:.1e}"

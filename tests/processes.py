@@ -80,6 +80,14 @@ class Program:
         """Its number."""
         return self._process.pid
 
+    def pause(self) -> None:
+        """`kill -STOP`: it stands still, as when its machine sleeps or moves."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """`kill -CONT`."""
+        self._process.send_signal(signal.SIGCONT)
+
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.terminate()

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
 from common.config.balance_section import BalanceSection
+from common.config.client_section import ClientSection
 from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
-    Address,
     Count,
     CountOrZero,
     Fraction,
@@ -23,12 +23,11 @@ from common.config.values import (
     Host,
     Location,
     Partition,
+    RuleText,
     RunName,
     Seconds,
     Section,
     TaskName,
-    Text,
-    Trains,
     group_tree,
 )
 from common.orders import TrainingSettings
@@ -36,6 +35,7 @@ from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import Header, TaskDefinition
+from common.wire.limits import MAX_LAYERS
 
 
 class RunSection(Section):
@@ -55,7 +55,9 @@ class MLPSection(Section):
     """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
 
     features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1)] = (64,)
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
+    ] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -162,8 +164,8 @@ class DataSection(Section):
 class RuleSection(Section):
     """Parameters whose name matches `match` live in `scope`; `- match: scope` is the short form."""
 
-    match: Text
-    scope: Text
+    match: RuleText
+    scope: RuleText
 
     @model_validator(mode="before")
     @classmethod
@@ -196,6 +198,7 @@ class SharingSection(Section):
 class FederationSection(Section):
     """How a round is held. `quorum` is the share of its orders that must come back by its deadline.
 
+    Clients say that they live four times per lease, and time is looked at twice per second: hence its least value.
     `update_encoding` is how updates travel: see `common.parameters.encodings`. With `tasks_per_order` a client
     trains so many of its tasks per round, by `task_choice`: see `server.core.selection`.
     """
@@ -204,10 +207,12 @@ class FederationSection(Section):
     min_clients: Count = 1
     client_fraction: Fraction = 1.0
     quorum: Fraction = 0.5
+    min_updates: Count = 1
     start_timeout_seconds: Seconds = 600.0
+    rejoin_timeout_seconds: Annotated[float, Field(ge=0, le=365 * 86400)] = 120.0
     round_timeout_seconds: Seconds = 1800.0
     round_attempts: Count = 3
-    lease_seconds: Seconds = 60.0
+    lease_seconds: Annotated[float, Field(ge=2, le=365 * 86400)] = 60.0
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
     tasks_per_order: Count | None = None
@@ -267,35 +272,6 @@ class ServerSection(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     tls: ServerTLSSection = ServerTLSSection()
     insecure: bool = False
-
-
-class ClientTLSSection(Section):
-    """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
-
-    ca: Location | None = None
-    certificate: Location | None = None
-    key: Location | None = None
-
-
-class ClientSection(Section):
-    """Which coordinator a client calls, where it keeps its state and what it computes on."""
-
-    server: Address = "127.0.0.1:50051"
-    state_dir: Location = ".fedmtl"
-    trains: Trains = "all"
-    layers: Count | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    compact_vocabulary: bool = True
-    tls: ClientTLSSection = ClientTLSSection()
-    insecure: bool = False
-    connect_timeout_seconds: Seconds = 600.0
-
-    @property
-    def server_host(self) -> str:
-        """The host part of `server`, without the brackets of an IPv6 address."""
-        return self.server.rpartition(":")[0].strip("[]")
 
 
 class Config(Section):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.log_fields import LogFields
+from common.targets import TargetUnits
 from common.tasks import Header
 from server.core.state import Member, OpenRound, Phase
 
@@ -166,4 +167,14 @@ class Guarded:
     gap: float = 0.0
 
 
-Record = MemberRecord | HeaderFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+@dataclass(frozen=True)
+class UnitsFixed:
+    """The units in which a regression's head works for the rest of the run."""
+
+    task: str
+    units: TargetUnits
+
+
+Record = (
+    MemberRecord | HeaderFixed | UnitsFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+)
