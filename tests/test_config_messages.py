@@ -146,7 +146,7 @@ class TestMessages:
             ("tasks.sst2.metrics=[f1, f1]", "tasks.sst2.metrics: 'f1' is given twice; keep one"),
             ("tasks.sst2.columns={text: a, label: a}", "tasks.sst2.columns: 'a' is named for two things; keep one"),
             ("tasks.qqp.columns={text_pair: a}", "tasks.qqp.columns.text: missing, where text_pair is named; name bo"),
-            ("tasks.sst2.columns={features: [a]}", "tasks.sst2.columns.features: prajjwal1/bert-tiny reads texts; re"),
+            ("tasks.sst2.columns={features: [a]}", "tasks.sst2.columns.features: not read by server_model prajjwal1"),
             ("tasks.sst2.labels=[no, true]", "tasks.sst2.labels.1: true is not text (got true or false); write it"),
             ("tasks.sst2.labels={a: b}", "tasks.sst2.labels: a mapping is not a list;"),
             ("tasks.sst2.labels=0", "tasks.sst2.labels: 0 is not a number of labels;"),

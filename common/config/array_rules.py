@@ -53,8 +53,8 @@ def tasks(config: Config) -> list[str]:
     """Tasks over texts have nothing for an mlp to read, and those over numbers no text."""
     if config.model.reads_text:
         return [
-            f"tasks.{name}.columns.features: {config.model.server_model} reads texts; remove it, or write "
-            "model.server_model: mlp"
+            f"tasks.{name}.columns.features: not read by server_model {config.model.server_model}; "
+            "write server_model: mlp, or remove it"
             for name, section in config.tasks.items()
             if section.columns is not None and section.columns.features is not None
         ]
