@@ -75,6 +75,11 @@ class Program:
         assert self._process.wait(DEADLINE_SECONDS) == -signal.SIGKILL, self.output
         self._reader.join(DEADLINE_SECONDS)
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     def pause(self) -> None:
         """`kill -STOP`: it stands still, as when its machine sleeps or moves."""
         self._process.send_signal(signal.SIGSTOP)
@@ -86,6 +91,10 @@ class Program:
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.terminate()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def exit_code(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end."""
