@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cli import check, client, compare, demo, evaluate, export, server, simulate, status
+from cli import backup, check, client, compare, demo, evaluate, export, server, simulate, status, verify
 from cli.options import Parser
 from common.errors import EXIT_CODES, ConfigError
 
@@ -26,9 +26,11 @@ MODES = {
     "demo": Mode("a server and its clients on this machine", demo.options, demo.run),
     "simulate": Mode("a federation of many clients in one process", simulate.options, simulate.run),
     "compare": Mode("methods side by side: does sharing help?", compare.options, compare.run),
-    "check": Mode("show the configuration, or all its problems", check.options, check.run),
+    "check": Mode("show the configuration and the rows, or all their problems", check.options, check.run),
     "status": Mode("ask a running server who is there", status.options, status.run),
     "evaluate": Mode("score a finished run's model", evaluate.options, evaluate.run),
+    "verify": Mode("check that everything in a run folder is whole", verify.options, verify.run),
+    "backup": Mode("copy a run, also while it runs", backup.options, backup.run),
     "export": Mode("write a task's model as a Hugging Face folder", export.options, export.run),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from cli.options import Parser, advise, common_options, configuration
+from cli.options import Parser, advise, common_options, configuration, resume_option
 from cli.output import console
 
 
@@ -15,7 +15,7 @@ def options(parser: Parser) -> None:
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (default: 50051)")
     parser.add_argument("--run_dir", metavar="DIR", help="run folder (default: runs/<run.name>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    resume_option(parser)
     parser.add_argument("--tls_cert", metavar="FILE", help="server certificate, PEM")
     parser.add_argument("--tls_key", metavar="FILE", help="key of the certificate, PEM")
     parser.add_argument("--tls_client_ca", metavar="FILE", help="demand client certificates signed by this CA")

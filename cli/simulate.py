@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from cli.options import Parser, advise, common_options, configuration, crowd_options
+from cli.options import Parser, advise, common_options, configuration, crowd_options, resume_option
 from cli.output import console
 
 
@@ -13,7 +13,7 @@ def options(parser: Parser) -> None:
     """The options of this mode."""
     common_options(parser)
     crowd_options(parser, "run folder (default: runs/<run.name>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    resume_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from client.data.encoding import Reader, TrainingRows, encode, scores_of
 from client.data.rows import Rows, TaskData
+from client.limits import Limits
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
@@ -76,6 +77,7 @@ class Computing:
     folder: Path | None = None
     trains: str = ALL
     layers: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Worker:
@@ -97,6 +99,7 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        self.validation = {task.name: len(data[task.name].validation) for task in tasks}
         self.targets = {
             task.name: sums_of(scores_of(data[task.name].train)) for task in tasks if task.type is TaskType.REGRESSION
         }
@@ -127,7 +130,10 @@ class Worker:
             WireError: the tokenizer cannot be read.
         """
         names = tuple(task.name for task in self.tasks)
-        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device, self._computing.layers)
+        wanted = self._computing
+        self.synchronizer = ClientModelSynchronizer(
+            welcome, names, self._device, wanted.layers, wanted.limits.judge_parameters
+        )
         self._sets = self._encoded(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         self._choose_computing(welcome.session.run_id)
         return self.synchronizer

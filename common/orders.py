@@ -26,7 +26,8 @@ class Session:
 class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
-    `headers` say what the numbers of its rows are, for tasks over numbers; `targets` are of regressions alone.
+    `headers` say what the numbers of its rows are, for tasks over numbers; `validation` counts rows to score on;
+    `targets` are of regressions alone.
     """
 
     client_id: str
@@ -34,6 +35,7 @@ class JoinRequest:
     examples: tuple[tuple[str, int], ...]
     capabilities: tuple[str, ...] = ()
     headers: tuple[tuple[str, Header], ...] = ()
+    validation: tuple[tuple[str, int], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
 
 
@@ -289,7 +291,10 @@ class MemberStatus:
 
 @dataclass(frozen=True)
 class FederationStatus:
-    """The answer to an operator's question: who is there, which round, what it waits for."""
+    """The answer to an operator's question: who is there, which round, what it waits for.
+
+    `members` are a page of all `member_count` by client id; `more` says that others follow.
+    """
 
     run_name: str
     run_id: str
@@ -298,3 +303,5 @@ class FederationStatus:
     num_rounds: int
     waiting_for: str
     members: tuple[MemberStatus, ...] = field(default=())
+    member_count: int = 0
+    more: bool = False

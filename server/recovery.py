@@ -14,7 +14,6 @@ from common.errors import RunFolderError
 from server.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
 from server.storage.files import digest_of, digest_of_file
 from server.storage.journal import KEPT_VERSIONS, Journal
-from server.storage.mending import sound
 from server.storage.models import MODELS, OPTIMIZER, PRIVATE_FILE
 
 log = logging.getLogger("fedmtl.server")
@@ -49,12 +48,15 @@ def moments_name(version: int) -> str:
     return f"{MODELS}/{OPTIMIZER}/{version}.safetensors"
 
 
+_MISSING = "it is missing"
+
+
 def wrong_with(folder: RunFolder, journal: Journal, name: str) -> str:
     """What is wrong with a file that the journal knows, in a few words; empty where nothing is."""
     try:
         fits = digest_of_file(folder.path / name) in journal.digests(name)
     except FileNotFoundError:
-        return "it is missing"
+        return _MISSING
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     return "" if fits else "it does not fit its digest"
@@ -112,6 +114,17 @@ def wrong_with_version(folder: RunFolder, journal: Journal, version: int) -> str
     return ""
 
 
+def _wrong_copies(folder: RunFolder, journal: Journal, version: int) -> Iterator[str]:
+    """What is wrong with either copy of a small version, which the journal has too."""
+    name, inside = version_name(version), journal.model(version)
+    if inside is None or not journal.digests(name):
+        return
+    if digest_of(inside) not in journal.digests(name):
+        yield f"{folder.journal}: version {version} in it does not fit its digest; {name} has it too"
+    elif (folder.path / name).exists() and (wrong := wrong_with(folder, journal, name)):
+        yield f"{folder.path / name}: {wrong}; the journal has this version too"
+
+
 def fall_back(folder: RunFolder, journal: Journal) -> None:
     """Let the journal stand at the newest version that is whole, and say so if that is not the last one.
 
@@ -123,6 +136,8 @@ def fall_back(folder: RunFolder, journal: Journal) -> None:
     for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
         wrong = wrong_with_version(folder, journal, version)
         if not wrong:
+            for line in _wrong_copies(folder, journal, version):
+                log.warning("%s", line)
             if found:
                 log.warning("%s/%s; the run stands at version %d again", folder.path, found[0], version)
                 journal.go_back(version)
@@ -138,8 +153,8 @@ def examine(path: Path) -> tuple[list[str], str]:
         RunFolderError: there is no run, or both copies of its journal are damaged.
     """
     folder = RunFolder.open(path)
-    found = list(sound(folder.journal).findings)
     journal = Journal.read(folder.journal)
+    found = list(journal.findings)
     try:
         if "ready" not in journal.facts():
             folder.require_untrained()
@@ -148,8 +163,10 @@ def examine(path: Path) -> tuple[list[str], str]:
         newest, kept = journal.completed(), 0
         for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
             if wrong := wrong_with_version(folder, journal, version):
-                found.append(f"{path}/{wrong}")
+                if version == newest or not wrong.endswith(_MISSING):  # an older one is a reserve, not a must
+                    found.append(f"{path}/{wrong}")
             else:
+                found += _wrong_copies(folder, journal, version)
                 kept += 1
         found += [f"{path / name}: {wrong}" for name in _reports(folder) if (wrong := _wrong_json(path / name))]
         return found, f"{newest} rounds; {kept} versions, the journal and its second copy, {len(FIXED)} other files"

@@ -15,6 +15,7 @@ from common.errors import ModelError, RunFolderError
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
 from common.targets import OWN_UNITS, TargetUnits
+from common.tasks import Header
 from server.core.units import units_in
 from server.model import MTLServerModel
 from server.recovery import fall_back, require_files
@@ -31,7 +32,7 @@ class SavedRun:
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
     The clients of tasks in `fallen` use models of their own, which never left them. `units` are those in which the
-    heads of regressions work.
+    heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows are texts.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class SavedRun:
     vectors: BySlot[NDArray[np.float32]]
     fallen: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     def units_of(self, task: str) -> TargetUnits:
         """The units in which a task's head works."""
@@ -88,6 +90,7 @@ def load_run(path: Path) -> SavedRun:
     """
     folder = RunFolder.open(path)
     journal = Journal.read(folder.journal)
+    journal.tell()
     try:
         if "ready" not in journal.facts():
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
@@ -111,7 +114,8 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
     last = {record.task: record.fallen for record in journal.guarded()}
+    headers = {**config.headers(), **journal.headers()}
     vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallen = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()))
+    return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()), headers)

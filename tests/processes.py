@@ -75,6 +75,14 @@ class Program:
         assert self._process.wait(DEADLINE_SECONDS) == -signal.SIGKILL, self.output
         self._reader.join(DEADLINE_SECONDS)
 
+    def pause(self) -> None:
+        """`kill -STOP`: it stands still, as when its machine sleeps or moves."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """`kill -CONT`."""
+        self._process.send_signal(signal.SIGCONT)
+
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.terminate()

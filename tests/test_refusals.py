@@ -105,7 +105,8 @@ async def join_all(coordinator: Coordinator, ports: dict[str, GrpcCoordinator]) 
     sessions = {}
     for name, tasks in HELD.items():
         definitions = tuple(coordinator.rules.definition(task) or SST2 for task in tasks)
-        request = JoinRequest(name, definitions, tuple((task, 24) for task in tasks))
+        rows = tuple((task, 24) for task in tasks)
+        request = JoinRequest(name, definitions, rows, validation=rows)
         sessions[name] = (await ports[name].join(request)).session
     clients = {}
     for name, session in sessions.items():

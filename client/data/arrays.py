@@ -132,8 +132,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
         column = np.array(cells, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         column = None
-    # Python reads 1_0 as ten, which in a data file is a slip.
-    if column is not None and column.ndim == 1 and not any(cell is None or "_" in str(cell) for cell in cells):
+    if column is not None and column.ndim == 1 and not any(map(_is_slip, cells)):
         return column
     for row, cell in enumerate(cells, start=1):
         if not _is_number(cell):
@@ -143,8 +142,13 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     raise DataError(f"{table.origin}, column {name!r}: its cells are not numbers; mend it")
 
 
+def _is_slip(cell: object) -> bool:
+    """Whether numpy and Python take for a number what is none: a gap, or 1_0."""
+    return cell is None or (isinstance(cell, str) and "_" in cell)
+
+
 def _is_number(cell: object) -> bool:
-    if cell is None or "_" in str(cell):
+    if _is_slip(cell):
         return False
     try:
         float(cell)  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def unpack_order(message: pb.Order) -> Order:
         tuple(unpack_scope(scope) for scope in scopes),
         checks.count(message.seed, "seed", most=limits.MAX_SEED),
         _unpack_training(message.training),
-        checks.amount(message.seconds_left, "seconds_left"),
+        checks.amount(message.seconds_left, "seconds_left", limits.MAX_SECONDS),
         checks.identifier(message.encoding, "encoding"),
         _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),

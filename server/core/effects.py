@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.log_fields import LogFields
 from common.targets import TargetUnits
 from common.tasks import Header
 from server.core.state import Member, OpenRound, Phase
@@ -65,10 +66,11 @@ class Wake:
 
 @dataclass(frozen=True)
 class Notice:
-    """Tell the person at the coordinator."""
+    """Tell the person at the coordinator; `about` says the same to machines."""
 
     text: str
     warning: bool = False
+    about: LogFields = field(default_factory=LogFields)
 
 
 Effect = Fold | ClearSums | StoreVersion | Commit | InstallVersion | Wake | Notice

@@ -44,7 +44,8 @@ class Rules:
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
     scope has parameters of, private scopes included; `schedule` says how `training` changes with the round. Orders to
     train name at most `tasks_per_order` of a client's tasks, by `task_choice`. `headers` say what the numbers in a row
-    of each task are, none where rows are texts.
+    of each task are, none where rows are texts. A client's examples of a task count up to `max_examples`, or up to
+    `max_medians` times the median of the clients in the round. `max_length` is that of a text, in tokens.
     """
 
     run_id: str
@@ -64,6 +65,11 @@ class Rules:
     tensors: Mapping[str, int] = field(default_factory=dict)
     update_encoding: str = DENSE_FLOAT32
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    max_examples: int | None = None
+    max_medians: float | None = None
+    max_length: int = 512
+    min_updates: int = 1
+    rejoin_timeout_seconds: float = 120.0
     by_task: bool = False
     one_each: bool = False
     tasks_per_order: int | None = None
@@ -148,7 +154,8 @@ class Tally:
 class Member:
     """A client that has joined this run. `settled` is its last durable order.
 
-    `targets` are sums over its regression targets; they are not durable, since what is made of them is.
+    `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
+    are sums over its regression targets; they are not durable, since what is made of them is.
     """
 
     client_id: str
@@ -162,6 +169,7 @@ class Member:
     doing: str = ""
     settled: str = ""
     tally: Tally = Tally()
+    validation: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, TargetSums] = field(default_factory=dict)
 
 
@@ -204,7 +212,7 @@ class OpenOrder:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """The round under way. Its orders start from the published `version`."""
+    """The round under way. Its orders start from the published `version`; examples count up to `caps`, by task."""
 
     number: int
     attempt: int
@@ -212,6 +220,7 @@ class OpenRound:
     version: int
     deadline: float
     orders: Mapping[str, OpenOrder]
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
@@ -232,7 +241,8 @@ class FederationState:
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
     guard took out, and after which round. `headers` are the named features of the first client that joined with a task,
-    `units` those of regression heads, as soon as they are fixed.
+    `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than `min_clients`
+    are there after a round.
     """
 
     versions: Mapping[str, int]
@@ -240,6 +250,7 @@ class FederationState:
     completed_rounds: int = 0
     attempt: int = 1
     waiting_since: float = 0.0
+    short_since: float | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
     open: OpenRound | None = None
     draining: bool = False

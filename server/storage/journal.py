@@ -45,6 +45,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | str) -> None:
+        self.findings: tuple[str, ...] = ()
         self._path = None if path == _MEMORY else Path(path)
         self._model: tuple[int, bytes] | None = None
         self._after: Callable[[], None] | None = None
@@ -53,8 +54,8 @@ class Journal:
         self._settling: Settling | None = None
         try:
             if self._path is not None:
-                for finding in mend(self._path) if self._path.parent.is_dir() else ():
-                    log.warning("%s", finding)
+                self.findings = mend(self._path) if self._path.parent.is_dir() else ()
+                self.tell()
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -71,15 +72,21 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """A journal as it is on the disk, in memory: for those who only read, also while the run goes on."""
+        """A journal as it is on the disk, in memory: for those who only read, also while the run goes on.
+
+        `findings` says what damage was found, and made up for in memory.
+        """
         journal = cls(_MEMORY)
         journal._db.close()
         found = sound(path)
-        for finding in found.findings:
-            log.warning("%s", finding)
-        journal._db = found.db
+        journal._db, journal.findings = found.db, found.findings
         journal._number, journal._digest = position(found.db)
         return journal
+
+    def tell(self) -> None:
+        """Log what damage was found."""
+        for finding in self.findings:
+            log.warning("%s", finding)
 
     def close(self) -> None:
         """Finish what follows on commits, and close the file."""
@@ -200,13 +207,15 @@ class Journal:
             self._log = LogWriter(log_of(self._path))
 
     def copy_to(self, path: Path) -> None:
-        """Write the journal to a new file, whole and durable.
+        """Write the journal to a new file and a log beside it, whole and durable.
 
         Raises:
             RunFolderError: the disk does not take it.
         """
         try:
+            whole = snapshot(self._db)
             write_out(self._db, path)
+            write_log(log_of(path), whole)
         except sqlite3.Error as error:
             raise RunFolderError(f"{path} cannot be written ({error}); free space, then try again") from None
 
@@ -261,6 +270,11 @@ class Journal:
             items = (item for _, results in orders for item in json.loads(results))
             found.append(mean_losses(TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items))
         return found
+
+    def totals(self) -> dict[int, dict[str, int]]:
+        """The weight sums of the scopes that every published round changed."""
+        rows = self._db.execute("SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number")
+        return {number: json.loads(totals) for number, totals in rows}
 
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""

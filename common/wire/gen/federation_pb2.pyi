@@ -76,12 +76,14 @@ class TaskDefinition(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., auxiliary: bool = ...) -> None: ...
 
 class TaskExamples(_message.Message):
-    __slots__ = ("task", "examples")
+    __slots__ = ("task", "examples", "validation")
     TASK_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
     task: str
     examples: int
-    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ...) -> None: ...
+    validation: int
+    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., validation: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session", "run_name", "architecture", "tasks", "rules", "schema_digests", "poll_seconds", "heartbeat_seconds")

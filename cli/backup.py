@@ -1,0 +1,21 @@
+"""Mode backup: copy a run so that the copy can go on, also while it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cli.options import Parser
+
+
+def options(parser: Parser) -> None:
+    """The options of this mode."""
+    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder to copy")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; must not exist or be empty")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it."""
+    from server.backup import back_up
+
+    print(back_up(Path(options.run_dir), Path(options.out)))
