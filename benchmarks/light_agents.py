@@ -57,7 +57,7 @@ class LightAgent:
     async def run(self) -> None:
         """Take part until the run is over."""
         examples = tuple((task.name, 100) for task in self._tasks)
-        welcome = await self._port.join(JoinRequest(self._id, self._tasks, examples))
+        welcome = await self._port.join(JoinRequest(self._id, self._tasks, examples, validation=examples))
         self._on_joined()
         session = welcome.session
         layouts = dict(welcome.schema_digests)

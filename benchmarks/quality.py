@@ -21,7 +21,7 @@ import torch
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.encoding import encode
+from client.data.encoding import encode, scores_of
 from client.data.example import Example
 from client.data.rows import Rows, TaskData
 from client.training.evaluation import evaluate
@@ -33,6 +33,7 @@ from common.metrics import measure, merge, summarise
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
+from common.targets import OWN_UNITS, TargetUnits, coarse, pooled, sums_of
 from common.tasks import TaskDefinition, TaskType
 from server.assembly import in_memory
 from server.model import MTLServerModel
@@ -114,7 +115,15 @@ def score(model: MTLServerModel, config: Config, task: TaskDefinition, parts: li
     rows = [row for part in parts for row in texts(part.validation)]
     reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
     encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
-    return summarise(task, evaluate(model.model, task, encoded, config.training.eval_batch_size))
+    units = units_of(task, parts)
+    return summarise(task, evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
+
+
+def units_of(task: TaskDefinition, parts: list[TaskData]) -> TargetUnits:
+    """The units that a federation of these clients gives a task's head."""
+    if task.type is not TaskType.REGRESSION:
+        return OWN_UNITS
+    return coarse(*pooled([(len(part.train), sums_of(scores_of(part.train))) for part in parts]))
 
 
 def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
@@ -126,7 +135,7 @@ def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scor
     section = config.training
     settings = section.model_copy(update={"local_epochs": section.num_rounds * section.local_epochs}).settings()
     seed = derive_seed(config.run.seed, "central", task.name)
-    train(model.model, [TaskSet(task, encoded, encoded)], settings, seed, lambda _: None)
+    train(model.model, [TaskSet(task, encoded, encoded, units_of(task, parts))], settings, seed, lambda _: None)
     return score(model, config, task, parts)
 
 

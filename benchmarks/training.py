@@ -108,11 +108,11 @@ def encoded_rows(config: Config) -> TaskSet:
     model, task = fresh_model(config), config.definitions()[0]
     data, reader = load_data(config, [task])[task.name], unpack_tokenizer(model.tokenizer_bytes)
     architecture = model.architecture
-    parts = (
+    train, validation = (
         encode(rows, task, reader, architecture.encoding, architecture.max_length)
         for rows in (data.train, data.validation)
     )
-    return TaskSet(task, *parts)
+    return TaskSet(task, train, validation)
 
 
 def compare_speed(options: argparse.Namespace, config: Config, rows: TaskSet, sheet: Sheet) -> None:

@@ -1,4 +1,4 @@
-"""Mode check: show the configuration, or all its problems."""
+"""Mode check: show the configuration, or all its problems, and what a client's rows are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 
 from cli.options import Parser, advise, common_options, configuration, data_options, names_in
 from cli.output import say
-from common.config import render
+from common.config import Config, render
+from common.errors import DataError
 
 
 def options(parser: Parser) -> None:
     """The options of this mode."""
     common_options(parser)
-    parser.add_argument("--tasks", metavar="A,B", help="also tell what would leave a client with these tasks")
+    parser.add_argument("--tasks", metavar="A,B", help="also read these tasks' rows and tell what leaves the client")
     data_options(parser)
 
 
@@ -25,3 +26,25 @@ def run(options: argparse.Namespace) -> None:
         from client.disclosure import what_leaves
 
         say(*what_leaves(config, names_in(options.tasks)))
+    if options.tasks or options.data_dir:
+        _read_rows(config, names_in(options.tasks) if options.tasks else list(config.tasks))
+
+
+def _read_rows(config: Config, tasks: list[str]) -> None:
+    """Print what the rows of these tasks are.
+
+    Raises:
+        DataError: everything that is refused, one line per task.
+    """
+    from client.app import load_data, local_definitions
+    from client.data.summary import summary
+
+    say("Rows:")
+    refused = []
+    for task in local_definitions(config, tasks):
+        try:
+            say(*summary(task, load_data(config, [task])[task.name]))
+        except DataError as error:
+            refused.append(error.message)
+    if refused:
+        raise DataError("\n".join(refused))

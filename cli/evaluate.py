@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.options import Parser, data_options, names_in, setting
+from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of
 from cli.output import say
 from common.config import load_config
+from common.errors import DataError
+from common.tasks import Header
+
+if TYPE_CHECKING:  # it brings torch
+    from client.data.rows import TaskData
 
 
 def options(parser: Parser) -> None:
@@ -27,19 +32,43 @@ def run(options: argparse.Namespace) -> None:
     from common.models.packed_tokenizer import unpack_tokenizer
     from server.saved import load_run
 
-    run = load_run(Path(options.run_dir))
-    given = vars(options)
-    chosen = [setting(f, given[f]) for f in ("data_dir", "partition", "device") if given[f]]
-    config = load_config(Path(options.run_dir) / "config.yaml", [*options.set, *chosen])
+    folder = path_of("run_dir", options.run_dir)
+    run = load_run(folder)
+    chosen = values_of(options, {flag: SHORTCUTS[flag] for flag in ("data_dir", "partition", "device")})
+    config = load_config(folder / "config.yaml", options.set, given=chosen)
     tasks = names_in(options.tasks) if options.tasks else list(config.tasks)
     architecture = run.model.architecture
     reader = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
-    say(f"model of round {run.version} in {options.run_dir}, scored on the rows that the configuration names here")
+    say(f"model of round {run.version} in {folder}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
+        _require_header(task.name, run.headers.get(task.name), rows)
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
-        scores = summarise(task, evaluate(run.model.model, task, encoded, config.training.eval_batch_size))
-        text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
+        found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
+        scores = summarise(task, found)
+        text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
+
+
+def _require_header(task: str, trained: Header | None, rows: TaskData) -> None:
+    """Check that the numbers in a row are those that the model was trained on.
+
+    Raises:
+        DataError: there are others, or they come in another order.
+    """
+    if trained is None or rows.header is None or trained.fits(rows.header):
+        return
+    there, here = trained.beside(rows.header)
+    raise DataError(
+        f"{rows.origin}: the model was trained on the features {there} of {task}, here are {here}; "
+        f"name them in that order in tasks.{task}.columns.features"
+    )
+
+
+def _number(value: float | None) -> str:
+    """Four decimals; errors of tiny scores in their own size."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0.0 or abs(value) >= 0.0001 else f"{value:.1e}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cli.options import Parser
+from cli.options import Parser, path_of
 from cli.output import say
 
 
@@ -21,6 +20,6 @@ def run(options: argparse.Namespace) -> None:
     from server.export import export_task
     from server.saved import load_run
 
-    run = load_run(Path(options.run_dir))
+    run = load_run(path_of("run_dir", options.run_dir))
     run.load_task(options.task)
-    say(*export_task(run.model, options.task, Path(options.out)))
+    say(*export_task(run.model, options.task, path_of("out", options.out), run.units_of(options.task)))

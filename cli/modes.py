@@ -26,7 +26,7 @@ MODES = {
     "demo": Mode("a server and its clients on this machine", demo.options, demo.run),
     "simulate": Mode("a federation of many clients in one process", simulate.options, simulate.run),
     "compare": Mode("methods side by side: does sharing help?", compare.options, compare.run),
-    "check": Mode("show the configuration, or all its problems", check.options, check.run),
+    "check": Mode("show the configuration and the rows, or all their problems", check.options, check.run),
     "status": Mode("ask a running server who is there", status.options, status.run),
     "evaluate": Mode("score a finished run's model", evaluate.options, evaluate.run),
     "verify": Mode("check that everything in a run folder is whole", verify.options, verify.run),

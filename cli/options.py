@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from common.config import Config, Role, load_config, notes
+from common.config import Config, Role, load_config, location, notes
 from common.errors import ConfigError
 
 DEFAULT_CONFIG = "federated_config.yaml"
@@ -86,22 +86,36 @@ def crowd_options(parser: Parser, run_dir: str) -> None:
 
 def configuration(options: argparse.Namespace, role: Role = "any") -> Config:
     """The file, the `--set` keys and the shortcuts, in this order."""
-    given = vars(options)
     calls = options.mode in ("client", "status")
-    keys = SHORTCUTS | (CALLER_KEYS if calls else {})
-    overrides = [setting(flag, given[flag], keys) for flag in keys if given.get(flag) is not None]
-    if given.get("insecure"):
-        overrides.append(("client" if calls else "server") + ".insecure=true")
+    given = values_of(options, SHORTCUTS | (CALLER_KEYS if calls else {}))
+    if vars(options).get("insecure"):
+        given[("client" if calls else "server") + ".insecure"] = True
     here = Path(DEFAULT_CONFIG)
     beside = Path(__file__).parent.parent / DEFAULT_CONFIG
-    path = Path(options.config) if options.config else here if here.is_file() else beside
-    return load_config(path, [*options.set, *overrides], role)
+    path = path_of("config", options.config) if options.config else here if here.is_file() else beside
+    return load_config(path, options.set, role, given)
 
 
-def setting(flag: str, value: str, keys: Mapping[str, str] = SHORTCUTS) -> str:
-    """A flag and its value as `key=value` in YAML, where text is quoted."""
-    number = flag in NUMBERS and value.lstrip("-").isdigit()
-    return f"{keys[flag]}=" + (value if number else "'" + value.replace("'", "''") + "'")
+def values_of(options: argparse.Namespace, keys: Mapping[str, str]) -> dict[str, object]:
+    """The flags that were given, by the configuration's keys; `keys` is flag -> key."""
+    given = vars(options)
+    return {key: _value(flag, given[flag]) for flag, key in keys.items() if given.get(flag) is not None}
+
+
+def _value(flag: str, text: str) -> object:
+    return int(text) if flag in NUMBERS and text.lstrip("-").isdecimal() else text
+
+
+def path_of(flag: str, text: str) -> Path:
+    """The path that a flag gives, `~` in it as in the configuration.
+
+    Raises:
+        ConfigError: it begins with a home folder that is not known.
+    """
+    try:
+        return Path(location(text))
+    except ValueError as error:
+        raise ConfigError(f"--{flag}: {error}") from None
 
 
 def names_in(text: str, flag: str = "--tasks", what: str = "tasks, such as sst2 or sst2,qqp") -> list[str]:

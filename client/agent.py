@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from client.model import ClientModelSynchronizer, fill
+from client.keeping import keep, private_values
+from client.limits import Limits, fetch_tokenizer
+from client.pulse import Pulse
 from client.state.store import PendingUpdate, RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
-from client.worker import Outcome, Worker
+from client.worker import Worker
 from common.errors import (
     DataError,
     FedMTLError,
@@ -25,13 +25,12 @@ from common.errors import (
     StateError,
     UnreachableError,
 )
+from common.log_fields import about
 from common.orders import (
     JoinRequest,
     Order,
     PollKind,
     PollReply,
-    Progress,
-    ScopeVersion,
     Session,
     Settlement,
     UpdateHeader,
@@ -50,9 +49,6 @@ REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
 UPLOAD_TRIES = 3
 RETURN_SECONDS = 1.0
 """How soon a client asks again after a coordinator said that it is stopping."""
-SHORTAGE_SECONDS = 60.0
-"""How long a client tries to write its update while the disk is full or too many files are open."""
-SHORTAGE_PAUSE_SECONDS = 1.0
 GOODBYE_SECONDS = 5.0
 STOP_SECONDS = 15.0
 """How long a client that was told to stop may take, goodbye included."""
@@ -61,14 +57,13 @@ STOP_SECONDS = 15.0
 class Agent:
     """Drives one worker against one coordinator until the run is over."""
 
-    def __init__(self, port: CoordinatorPort, worker: Worker, state: Path) -> None:
+    def __init__(self, port: CoordinatorPort, worker: Worker, state: Path, limits: Limits | None = None) -> None:
         self._port = port
+        self._limits = limits or Limits()
         self._worker = worker
         self._state = state
         self._stop = asyncio.Event()
-        self._cancel = threading.Event()
-        self._phase = ""
-        self._fraction = 0.0
+        self._pulse = Pulse(port)
         self._store: RunStore | None = None
         self._riding: WholeUpdate | None = None
         self._prepared: tuple[object, ...] = ()
@@ -77,7 +72,7 @@ class Agent:
 
     def stop(self) -> None:
         """Drain: give up the order under way, say goodbye and return from `run`."""
-        self._cancel.set()
+        self._pulse.unwanted.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -120,13 +115,16 @@ class Agent:
             tuple(sorted(worker.examples.items())),
             worker.capabilities,
             headers=worker.headers,
+            validation=tuple(sorted(worker.validation.items())),
+            targets=tuple(sorted(worker.targets.items())),
         )
         welcome = await _first(self._stop.wait(), self._port.join(request))
         if welcome is None:
             return False
         try:
             if _layout_of(welcome) != self._prepared:
-                await _first(self._stop.wait(), self._prepare(welcome))
+                async with self._pulse.during(welcome, "", "preparing"):
+                    await _first(self._stop.wait(), self._prepare(welcome))
                 if self._stop.is_set():
                     await self._say_goodbye(welcome.session)
                     return False
@@ -140,7 +138,8 @@ class Agent:
     async def _work_for(self, welcome: Welcome) -> bool:
         """Poll and work until the run ends (True) or this client is told to stop (False)."""
         session = welcome.session
-        log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id)
+        joined = about(event="joined", run=session.run_id, client=session.client_id)
+        log.info("joined run '%s' (%s) as '%s'", welcome.run_name, session.run_id, session.client_id, extra=joined)
         while True:
             reply = await self._until_stopped(session)
             if reply is None:
@@ -169,36 +168,13 @@ class Agent:
     async def _prepare(self, welcome: Welcome) -> None:
         """Get ready for a run, or for what it has become: the model, the tokenizer, what this client kept."""
         session = welcome.session
-        tokenizer = bytearray()
-        async for piece in self._port.fetch_tokenizer(session, 0):
-            tokenizer += piece
-        synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, bytes(tokenizer))
+        self._limits.judge_welcome(welcome)
+        tokenizer = await fetch_tokenizer(self._port, session, welcome.architecture)
+        synchronizer = await asyncio.to_thread(self._worker.prepare, welcome, tokenizer)
         self._store = self._open_store(self._state / session.run_id)
-        await self._private(session, synchronizer)  # before the first order, which it would hold up
+        # Before the first order, which it would hold up.
+        await private_values(self._port, session, synchronizer, self._store)
         self._prepared = _layout_of(welcome)
-
-    async def _private(self, session: Session, synchronizer: ClientModelSynchronizer) -> Mapping[str, Tensor]:
-        """What this client keeps of its private scopes; what it lacks begins with the coordinator's initial values.
-
-        It lacks all of a new task's scopes, and the end of a scope that grew with a task that joined the federation.
-        """
-        assert self._store is not None
-        kept, lacking = dict(self._store.private() or {}), {}
-        for scope in synchronizer.private_scopes:
-            known, size = kept.get(scope, _NOTHING), synchronizer.schemas[scope].size
-            if len(known) < size:
-                lacking[scope] = torch.empty(size)
-                await fill(lacking[scope], self._port.fetch(session, ScopeVersion(scope, 0), 0), scope)
-                lacking[scope][: len(known)] = known
-        if lacking:
-            if self._store.returning and not kept:
-                log.warning(
-                    "private values of %s are not in '%s' any more: they begin anew with the coordinator's initial "
-                    "values, and what this client alone had learnt is lost", ", ".join(lacking), self._state
-                )  # fmt: skip
-            kept |= lacking
-            self._store.start_private(kept)
-        return kept
 
     def _fits(self, update: PendingUpdate) -> bool:
         """Whether a stored update is whole and has the layout that the federation has now."""
@@ -233,91 +209,75 @@ class Agent:
             self._store.roll_back()
 
     async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
-        """Carry out one order, or hand its stored update in again."""
+        """Carry out one order, or hand its stored update in again, while heartbeats go out."""
         assert self._store is not None
         self._shown = ""
+        if not self._stop.is_set():
+            self._pulse.unwanted.clear()
         try:
-            pending = self._store.pending
-            if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
-                pending = await self._execute(session, welcome, order)
-                if pending is None:
+            async with self._pulse.during(welcome, order.order_id, "fetching"):
+                pending = self._store.pending
+                if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                    pending = await self._execute(session, order)
+                    if pending is None:
+                        return
+                if 0 < pending.header.nbytes <= INLINE_BYTES:
+                    self._riding = WholeUpdate(pending.header, bytes(pending.payload))
                     return
-            if 0 < pending.header.nbytes <= INLINE_BYTES:
-                self._riding = WholeUpdate(pending.header, bytes(pending.payload))
-                return
-            await self._submit(session, pending)
+                self._pulse.enter("handing in")
+                await self._submit(session, pending)
             self._handed_in(pending.header)
         except Refused as refusal:
             await self._refused(session, order.order_id, refusal)
 
     def _handed_in(self, header: UpdateHeader) -> None:
         self.orders_done += 1
-        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6)
+        told = about(event="handed_in", order=header.order_id, bytes=header.nbytes, seconds=header.seconds)
+        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6, extra=told)
 
     async def _refused(self, session: Session, order_id: str, refusal: Refused) -> None:
         """Give an update up that does not count."""
         assert self._store is not None
         if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
             raise refusal
-        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message)
+        told = about(event="update_refused", order=order_id, reason=refusal.message)
+        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=told)
         self._store.roll_back()
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, session: Session, welcome: Welcome, order: Order) -> PendingUpdate | None:
-        """Fetch what is missing, work in a thread and keep the update, while heartbeats go out. None: given up."""
+    async def _execute(self, session: Session, order: Order) -> PendingUpdate | None:
+        """Fetch what is missing, work in a thread and keep the update. None: given up."""
         synchronizer = self._worker.synchronizer
-        assert synchronizer is not None
-        if not self._stop.is_set():
-            self._cancel.clear()
-        self._phase, self._fraction = "fetching", 0.0
-        beats = asyncio.create_task(self._heartbeats(session, order.order_id, welcome.heartbeat_seconds))
+        assert synchronizer is not None and self._store is not None
         try:
+            self._limits.judge_order(order)
+            synchronizer.require_held(order)
             riding = {item.scope: item.data for item in order.values}
             for wanted in synchronizer.missing(order.needed):
                 data = riding.get(wanted.scope)
                 pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
                 await synchronizer.receive(wanted, pieces)
-            self._phase = "training" if order.kind.value == "train" else "scoring"
-            log.info("round %d: %s", order.round, self._phase)
-            private = await self._private(session, synchronizer)
-            outcome = await asyncio.to_thread(self._worker.execute, order, private, self._progress)
-            await self._keep(outcome)
+            phase = "training" if order.kind.value == "train" else "scoring"
+            self._pulse.enter(phase)
+            told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
+            log.info("round %d: %s", order.round, phase, extra=told)
+            private = await private_values(self._port, session, synchronizer, self._store)
+            outcome = await asyncio.to_thread(self._worker.execute, order, private, self._pulse.progress)
+            await keep(self._store, outcome, lambda: self._pulse.progress(self._pulse.fraction))
             return outcome.update
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
-            log.error("%s failed: %s", order.order_id, error)
+            told = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
+            log.error("%s failed: %s", order.order_id, error, extra=told)
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
         except (Refused, UnreachableError):
             raise
         except Exception as error:
             await self._give_back(session, order.order_id, error)
             raise
-        finally:
-            beats.cancel()
         return None
-
-    async def _keep(self, outcome: Outcome) -> None:
-        """Write an update to the disk; a shortage that may pass is waited for."""
-        assert self._store is not None
-        update, loop = outcome.update, asyncio.get_running_loop()
-        until, waits = loop.time() + SHORTAGE_SECONDS, False
-        while True:
-            try:
-                if update.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
-                    self._store.save(update, {})
-                else:
-                    await asyncio.to_thread(self._store.save, update, outcome.private)
-                return
-            except StateError as error:
-                if not error.passing or loop.time() >= until:
-                    raise
-                if not waits:
-                    log.warning("%s; trying again for %g s", error, SHORTAGE_SECONDS)
-                waits = True
-            await asyncio.sleep(SHORTAGE_PAUSE_SECONDS)
-            self._progress(self._fraction)
 
     async def _give_back(self, session: Session, order_id: str, error: Exception) -> None:
         """Tell the coordinator that an order failed, before this client ends; no path and no defect's words leave."""
@@ -330,23 +290,6 @@ class Agent:
             await self._port.report_failure(session, order_id, reason)
         except FedMTLError as unheard:
             log.warning("could not report that %s failed: %s", order_id, unheard)
-
-    def _progress(self, fraction: float) -> None:
-        """Called from the worker's thread after every batch."""
-        self._fraction = fraction
-        if self._cancel.is_set():
-            raise TrainingStopped("cancelled")
-
-    async def _heartbeats(self, session: Session, order_id: str, every: float) -> None:
-        while True:
-            await asyncio.sleep(every)
-            try:
-                unwanted = await self._port.heartbeat(session, Progress(order_id, self._phase, self._fraction))
-            except FedMTLError as error:  # the order's own calls report what is wrong
-                log.debug("heartbeat: %s", error)
-                continue
-            if unwanted:
-                self._cancel.set()
 
     async def _submit(self, session: Session, update: PendingUpdate) -> None:
         """Hand in an update; bytes that were damaged on the way are sent again."""
@@ -365,7 +308,7 @@ class Agent:
                 await self._port.leave(session)
         except (TimeoutError, FedMTLError) as error:
             log.warning("could not say goodbye: %s", error)
-        log.info("left")
+        log.info("left", extra=about(event="left", client=session.client_id))
 
     def _say(self, text: str) -> None:
         """Log a state once, not with every poll."""

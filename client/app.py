@@ -10,22 +10,21 @@ from pathlib import Path
 import torch
 
 from client.agent import Agent
+from client.connection import open_port
 from client.data.columns import ColumnNames
 from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
+from client.limits import Limits
 from client.state.identity import claim
 from client.training.procedures import Procedure
-from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.log_fields import about
 from common.stopping import ENDING_SECONDS, asking, end_within
 from common.tasks import KNOWN_TASKS, TaskDefinition
-from common.tls import TlsFiles
 
 log = logging.getLogger("fedmtl.client")
-
-STATUS_SECONDS = 5.0
 
 
 def local_definitions(config: Config, tasks: Sequence[str]) -> list[TaskDefinition]:
@@ -98,19 +97,9 @@ def limit_threads(count: int) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(count))
 
 
-def open_port(config: Config, client_id: str, patience_seconds: float) -> GrpcCoordinator:
-    """The coordinator that the configuration names, over gRPC; call it inside a running event loop.
-
-    Raises:
-        ConfigError: a TLS file is not what it should be.
-    """
-    section = config.client
-    files = TlsFiles(
-        *(Path(name) if name else None for name in (section.tls.certificate, section.tls.key, section.tls.ca))
-    )
-    host, _, number = section.server.rpartition(":")
-    plain = section.tls.ca is None
-    return GrpcCoordinator(host.strip("[]"), int(number), None if plain else files, client_id, patience_seconds)
+def limits_of(config: Config) -> Limits:
+    """What a coordinator may ask of this client."""
+    return Limits(**config.client.limits.model_dump())
 
 
 async def take_part(
@@ -121,23 +110,24 @@ async def take_part(
     Raises:
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
-    section = config.client
+    section, limits = config.client, limits_of(config)
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
     data = load_data(config, definitions)
     for name, rows in data.items():
-        log.info("%s: %d training, %d validation rows, %s", name, len(rows.train), len(rows.validation), rows.origin)
+        said = f"{len(rows.train)} training, {len(rows.validation)} validation rows, {rows.origin}"
+        log.info("%s: %s", name, said, extra=about(event="data_read", task=name, rows=len(rows.train)))
         log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(
-            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers
+            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers, limits
         )
         capabilities = (f"data-{config.data.source}",)
         worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
-        agent = Agent(port, worker, identity.folder)
+        agent = Agent(port, worker, identity.folder, limits)
         try:
             with asking(agent.stop) as request:
                 await agent.run()
@@ -145,24 +135,3 @@ async def take_part(
             await port.close()
     if request.heard:  # a thread may still build or tokenise what nobody needs any more
         end_within(ENDING_SECONDS, 0)
-
-
-async def ask_status(config: Config) -> list[str]:
-    """What a running coordinator says of itself, in lines.
-
-    Raises:
-        UnreachableError: nobody answers.
-    """
-    port = open_port(config, "operator", STATUS_SECONDS)
-    try:
-        status = await port.status()
-    finally:
-        await port.close()
-    lines = [
-        f"run '{status.run_name}' ({status.run_id}): {status.phase}, round {status.round} of {status.num_rounds}",
-        f"waits for {status.waiting_for}",
-    ]
-    for member in status.members:
-        there = member.doing or "here" if member.present else "away"
-        lines.append(f"  {member.client_id}: {', '.join(member.tasks)}; {there}")
-    return lines

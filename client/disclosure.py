@@ -13,6 +13,7 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
 from common.parameters.circles import MEMBER
 from common.parameters.plan import is_private, member_scopes
+from common.tasks import TaskType
 
 
 def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
@@ -22,7 +23,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         ConfigError: a task is unknown, or `client.trains` does not fit the sharing plan.
         ModelError: the model's architecture cannot be found.
     """
-    local_definitions(config, tasks)
+    definitions = local_definitions(config, tasks)
     section = config.model
     source = find_encoder(section, "random")
     architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
@@ -47,6 +48,12 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         lines.append(
             f"    a member's scope is a copy of {whose} alone: the coordinator sees it, not only a mean of many"
         )
+    scored = [task.name for task in definitions if task.type is TaskType.REGRESSION]
+    if scored:
+        lines += [
+            f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
+            "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
+        ]
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",

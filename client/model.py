@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from copy import copy
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
-from common.orders import ScopePull, ScopeVersion, Welcome
+from common.orders import Order, ScopePull, ScopeVersion, Welcome
 from common.parameters.circles import ANCHOR, slot_of
 from common.parameters.flat import bind, shapes_of, views
 from common.parameters.plan import ScopeRule, SharingPlan, is_private, member_scopes
@@ -29,9 +29,16 @@ class ClientModelSynchronizer:
     """
 
     def __init__(
-        self, welcome: Welcome, tasks: tuple[str, ...], device: torch.device, layers: int | None = None
+        self,
+        welcome: Welcome,
+        tasks: tuple[str, ...],
+        device: torch.device,
+        layers: int | None = None,
+        judge_size: Callable[[int], None] = lambda parameters: None,
     ) -> None:
         """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
+
+        `judge_size` is told the number of parameters before any memory is taken for them, and may raise.
 
         Raises:
             Refused: the two sides lay parameters out differently.
@@ -43,6 +50,7 @@ class ClientModelSynchronizer:
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
         schemas = scope_schemas(architecture, welcome.tasks, plan)
         held = member_scopes(schemas, tasks)
+        judge_size(sum(schemas[scope].size for scope in held))
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
         self.model = MultiTaskModel(architecture, needed)
@@ -85,6 +93,16 @@ class ClientModelSynchronizer:
     def private_scopes(self) -> tuple[str, ...]:
         """The scopes whose values stay here."""
         return tuple(scope for scope in self.schemas if is_private(scope))
+
+    def require_held(self, order: Order) -> None:
+        """Check that an order speaks of scopes that this client shares.
+
+        Raises:
+            WireError: it names a private scope, or one that is not here.
+        """
+        foreign = [wanted.scope for wanted in order.scopes if wanted.scope not in self.received]
+        if foreign:
+            raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
         """Those of an order's scopes that must be fetched."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from client.state.disk import disk
 from client.training.loop import TaskSet
 from client.training.precision import multiplies_bfloat16, time_precisions
 from common.models.multitask import MultiTaskModel
@@ -85,7 +86,8 @@ class PrecisionChoice:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            note = json.loads(self._path.read_text(encoding="utf-8"))
+            with disk(self._path.parent):
+                note = json.loads(self._path.read_text(encoding="utf-8"))
             found, kind = _DTYPES[note["precision"]], note["device"]
         except (ValueError, KeyError, TypeError):
             log.warning("%s cannot be read; the precision is chosen again", self._path)
@@ -98,10 +100,11 @@ class PrecisionChoice:
     def _remember(self, note: dict[str, str | float]) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{_FILE}.partial")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(note, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)
+        with disk(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(note, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self._path)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.data.encoding import Reader, encode
-from client.data.rows import TaskData
+from client.data.encoding import Reader, TrainingRows, encode, scores_of
+from client.data.rows import Rows, TaskData
+from client.limits import Limits
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
 from client.precision import Precision, PrecisionChoice
@@ -50,7 +51,8 @@ from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition
+from common.targets import OWN_UNITS, sums_of
+from common.tasks import TaskDefinition, TaskType
 
 log = logging.getLogger("fedmtl.client")
 
@@ -75,6 +77,7 @@ class Computing:
     folder: Path | None = None
     trains: str = ALL
     layers: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Worker:
@@ -96,6 +99,10 @@ class Worker:
         self.client_id = client_id
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
+        self.validation = {task.name: len(data[task.name].validation) for task in tasks}
+        self.targets = {
+            task.name: sums_of(scores_of(data[task.name].train)) for task in tasks if task.type is TaskType.REGRESSION
+        }
         headers = {task.name: data[task.name].header for task in tasks}
         self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
         self._data = data
@@ -123,7 +130,10 @@ class Worker:
             WireError: the tokenizer cannot be read.
         """
         names = tuple(task.name for task in self.tasks)
-        self.synchronizer = ClientModelSynchronizer(welcome, names, self._device, self._computing.layers)
+        wanted = self._computing
+        self.synchronizer = ClientModelSynchronizer(
+            welcome, names, self._device, wanted.layers, wanted.limits.judge_parameters
+        )
         self._sets = self._encoded(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         self._choose_computing(welcome.session.run_id)
         return self.synchronizer
@@ -132,13 +142,13 @@ class Worker:
         """The rows of every task, ready for batching."""
         architecture = welcome.architecture
         definitions = {task.name: task for task in welcome.tasks}
+
+        def encoded(name: str, rows: Rows) -> TrainingRows:
+            return encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
+
         return tuple(
             TaskSet(
-                definitions[name],
-                *(
-                    encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
-                    for rows in (self._data[name].train, self._data[name].validation)
-                ),
+                definitions[name], encoded(name, self._data[name].train), encoded(name, self._data[name].validation)
             )
             for name in (task.name for task in self.tasks)
         )
@@ -190,18 +200,22 @@ class Worker:
 
     @contextmanager
     def _only(self, order: Order) -> Iterator[None]:
-        """Hold the tasks alone that an order names, as a client does that has no others."""
+        """Hold the tasks alone that an order names, as a client does that has no others, in the order's units."""
         unknown = sorted(set(order.tasks) - {task.name for task in self.tasks})
         if unknown:
             raise WireError(f"order {order.order_id}: this client has no task '{unknown[0]}'")
-        if not order.tasks or len(order.tasks) == len(self.tasks):
-            yield
-            return
         assert self.synchronizer is not None
         everything = self.synchronizer, self._sets, self._whole_sets
-        self.synchronizer = self.synchronizer.part(order.tasks)
+        if order.tasks and len(order.tasks) < len(self.tasks):
+            self.synchronizer = self.synchronizer.part(order.tasks)
+        units = dict(order.units)
         self._sets, self._whole_sets = (
-            tuple(item for item in sets if item.task.name in order.tasks) for sets in everything[1:]
+            tuple(
+                replace(item, units=units.get(item.task.name, OWN_UNITS))
+                for item in sets
+                if not order.tasks or item.task.name in order.tasks
+            )
+            for sets in everything[1:]
         )
         try:
             yield

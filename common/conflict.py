@@ -21,38 +21,59 @@ Rule = Callable[[Float64], Float64]
 
 ALL_ORDERS = 6
 """Up to so many tasks PCGrad's projections are averaged over all orders of the other tasks."""
-SAMPLED_ORDERS = 120
 _STATIONARY = 1e-6
-"""A combination this short against the tasks' steps counts as none: no direction serves every task."""
+"""A combination this short against the lengths of what it combines counts as none: no direction serves every task."""
+_SAME = 1e-9
+"""Cosines that differ by less are equal."""
+_ROUNDING = 1e-12
 
 
 def pcgrad(gram: Float64) -> Float64:
     """PCGrad (Yu et al., NeurIPS 2020, algorithm 1), as the mean of the projected steps.
 
-    Each step loses, task by task, what points against the original steps of the others. Since the result depends on
-    the order of the others for T > 2, it is averaged: over all orders up to ALL_ORDERS tasks, beyond that over
-    SAMPLED_ORDERS drawn with a fixed seed, where renumbering the tasks changes the result a little.
+    Each step loses, task by task, what points against the original steps of the others. The paper draws the order of
+    the others, on which the result depends for T > 2. Up to ALL_ORDERS tasks it is the mean over all orders; beyond,
+    the most opposed comes first, so that there, too, the numbers of the tasks mean nothing.
     """
-    count = len(gram)
-    total = np.zeros(count)
-    for task in range(count):
-        orders = _orders([other for other in range(count) if other != task], task)
-        mixtures = np.zeros((len(orders), count))
-        mixtures[:, task] = 1.0
-        rows = np.arange(len(orders))
-        for others in orders.T:
-            against = np.minimum(np.einsum("kt,kt->k", mixtures, gram[others]), 0.0)
-            mixtures[rows, others] -= against / gram[others, others]
-        total += mixtures.mean(axis=0)
-    return total / count
+    project = _over_all_orders if len(gram) <= ALL_ORDERS else _most_opposed_first
+    mixtures: Float64 = np.array([project(gram, task) for task in range(len(gram))])
+    result: Float64 = mixtures.mean(axis=0)
+    return result
 
 
-def _orders(others: list[int], task: int) -> NDArray[np.int64]:
-    """Orders of the other tasks, one per row."""
-    if len(others) < ALL_ORDERS:
-        return np.array(list(permutations(others)), dtype=np.int64)
-    rng = np.random.Generator(np.random.PCG64([len(others), task]))
-    return np.array([rng.permutation(others) for _ in range(SAMPLED_ORDERS)], dtype=np.int64)
+def _over_all_orders(gram: Float64, task: int) -> Float64:
+    """What is left of a task's step, (T,), on the mean over all orders of the others."""
+    orders = np.array(list(permutations(other for other in range(len(gram)) if other != task)), dtype=np.int64)
+    mixtures = np.zeros((len(orders), len(gram)))
+    mixtures[:, task] = 1.0
+    rows = np.arange(len(orders))
+    for others in orders.T:
+        against = np.minimum(np.einsum("kt,kt->k", mixtures, gram[others]), 0.0)
+        mixtures[rows, others] -= against / gram[others, others]
+    result: Float64 = mixtures.mean(axis=0)
+    return result
+
+
+def _most_opposed_first(gram: Float64, task: int) -> Float64:
+    """What is left of a task's step, (T,), when at each turn the one that it points against most is projected out.
+
+    Those that it points against equally are projected out together: it moves to the next place where none of them is
+    hurt, which is the plain projection if there is one.
+    """
+    lengths, table = np.sqrt(np.diag(gram)), cosines(gram)
+    mixture = np.zeros(len(gram))
+    mixture[task] = 1.0
+    left = np.arange(len(gram)) != task
+    while left.any():
+        products = table @ mixture
+        least = float(products[left].min())
+        if least >= -_ROUNDING:
+            break
+        turn = np.flatnonzero(left & (products <= least + _SAME))
+        mixture[turn] += minimise(table[np.ix_(turn, turn)], products[turn])
+        left[turn] = False
+    result: Float64 = mixture * lengths[task] / lengths
+    return result
 
 
 def mgda(gram: Float64) -> Float64:
@@ -74,10 +95,10 @@ def cagrad(gram: Float64, radius: float) -> Float64:
     reach = radius * float(np.sqrt(max(even @ linear, 0.0)))
     if reach == 0.0:
         return even
-    high = float(np.sqrt(np.diag(gram).max()))
-    low = _STATIONARY * high
+    lengths = np.sqrt(np.diag(gram))
+    low, high = _STATIONARY * float(lengths.min()), float(lengths.max())
     weights = _cagrad_weights(gram, linear, reach, low)
-    if _norm(gram, weights) <= low:
+    if _norm(gram, weights) <= _STATIONARY * float(weights @ lengths):
         return even
     for _ in range(80):
         middle = 0.5 * (low + high)
@@ -94,13 +115,13 @@ def nash(gram: Float64) -> Float64:
     """Nash-MTL (Navon et al., ICML 2022, equation 3): G a = 1 / a with a > 0, found to machine precision.
 
     It is where a'Ga / 2 - sum(log a) is least, which is strictly convex: a damped Newton iteration (damped as
-    self-concordance asks, Nesterov and Nemirovskii 1994). If no direction serves every task there is no minimum; a
-    ridge of 1e-10 of the mean diagonal keeps a finite then. The step has length sqrt(T), however long the steps are.
+    self-concordance asks, Nesterov and Nemirovskii 1994). It is solved for steps of length 1, the cosines, and then
+    a_t = b_t / ||g_t||: the settled step is the same whatever the lengths of the steps, and has length sqrt(T). If no
+    direction serves every task there is no minimum; a ridge of 1e-10 on the cosines keeps b finite then.
     """
-    count = len(gram)
-    scale = float(np.diag(gram).mean())
-    matrix = gram / scale + 1e-10 * np.eye(count)
-    weights: Float64 = 1.0 / np.sqrt(count * np.diag(matrix))
+    count, lengths = len(gram), np.sqrt(np.diag(gram))
+    matrix = cosines(gram) + 1e-10 * np.eye(count)
+    weights: Float64 = np.full(count, 1.0 / np.sqrt(count))
     for _ in range(500):
         slope = matrix @ weights - 1.0 / weights
         step = np.linalg.solve(matrix + np.diag(weights**-2.0), slope)
@@ -108,7 +129,7 @@ def nash(gram: Float64) -> Float64:
         weights -= step / (1.0 + decrement)
         if decrement < 1e-13:
             break
-    weights /= np.sqrt(scale)
+    weights /= lengths
     return weights
 
 
@@ -132,12 +153,13 @@ def upgrad(gram: Float64) -> Float64:
     """UPGrad (Quinton and Rey 2024, "Jacobian descent for multi-objective optimization"): the mean of projections.
 
     Every step is projected on the cone of directions that hurt no task, {d: g_t . d >= 0 for all t}: g_s becomes
-    sum_t v_t g_t with the v >= e_s that makes it shortest.
+    sum_t v_t g_t with the v >= e_s that makes it shortest. The cone does not depend on the steps' lengths, so their
+    directions u_t are projected, and ||g_s|| u_s with u_s: the result is linear in each length.
     """
-    count = len(gram)
+    count, lengths, table = len(gram), np.sqrt(np.diag(gram)), cosines(gram)
     total = np.ones(count)
     for task in range(count):
-        total += minimise(gram, gram[task])
+        total += minimise(table, table[task]) * lengths[task] / lengths
     return total / count
 
 
@@ -165,7 +187,8 @@ class Settlement:
     """A rule, and how it is asked.
 
     `only_conflicts`: while no two steps point against each other, their mean is the answer, whatever the rule.
-    `rescale`: the common step gets the length of the mean; else it keeps the rule's own, which differ widely.
+    `rescale`: the common step gets the length of the mean; else it keeps the rule's own, which differ widely. One that
+    is nothing but rounding against the steps that it is made of stays short: no direction serves every task then.
     """
 
     rule: Rule
@@ -192,13 +215,19 @@ class Settlement:
         scaled = inner * np.outer(factors, factors)
         found = self.rule(scaled) * (len(moved) / len(shares))
         if self.rescale:
-            mean = np.full(len(moved), 1.0 / len(shares))
-            length = _norm(scaled, found)
-            if length > _STATIONARY * _norm(scaled, np.abs(found)) and length > 0:
-                found = found * (_norm(scaled, mean) / length)
+            found = found * _factor(scaled, found, np.full(len(moved), 1.0 / len(shares)))
         weights = shares.copy()
         weights[moved] = found * factors
         return weights
+
+
+def _factor(gram: Float64, found: Float64, mean: Float64) -> float:
+    """What makes a combination as long as the mean; at most 1 where it is none (see `_STATIONARY`)."""
+    lengths = np.sqrt(np.diag(gram))
+    length, reach = _norm(gram, found), float(np.abs(found) @ lengths)
+    if length > _STATIONARY * reach:
+        return _norm(gram, mean) / length
+    return min(1.0, float(mean @ lengths) / reach) if reach > 0 else 1.0
 
 
 def cosines(gram: Float64) -> Float64:

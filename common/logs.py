@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from common.clock import utc_text
 from common.log_fields import LONGEST_VALUE
 from common.plain_text import plain
 
@@ -18,7 +18,7 @@ class _PlainLines(logging.Formatter):
     """A line per record. Text from outside cannot begin another one, nor drive the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record, 'seconds')} {record.levelname[0]} {plain(record.getMessage())}"
+        line = f"{utc_text(record.created, 'seconds')} {record.levelname[0]} {plain(record.getMessage())}"
         error = self.formatException(record.exc_info) if record.exc_info else ""
         return "\n".join([line, *(f"  {plain(more)}" for more in error.splitlines())])
 
@@ -28,7 +28,7 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": _time(record, "milliseconds"),
+            "time": utc_text(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": plain(record.getMessage()),
@@ -38,10 +38,6 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             line["error"] = "\n".join(map(plain, self.formatException(record.exc_info).splitlines()))
         return json.dumps(line)
-
-
-def _time(record: logging.LogRecord, precision: str) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def set_up_logging(style: LogFormat, stream: TextIO | None = None) -> None:

@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
-from common.metrics import TaskStatistics
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
+from common.statistics import TaskStatistics
+from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
 
 
@@ -25,7 +26,8 @@ class Session:
 class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
-    `headers` say what the numbers of its rows are, for tasks over numbers.
+    `headers` say what the numbers of its rows are, for tasks over numbers; `validation` counts rows to score on;
+    `targets` are of regressions alone.
     """
 
     client_id: str
@@ -33,6 +35,8 @@ class JoinRequest:
     examples: tuple[tuple[str, int], ...]
     capabilities: tuple[str, ...] = ()
     headers: tuple[tuple[str, Header], ...] = ()
+    validation: tuple[tuple[str, int], ...] = ()
+    targets: tuple[tuple[str, TargetSums], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ class Order:
     `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched. `tasks` are
     those that it is about, none for all that the client has. `pulls` come from a relation between members. Tasks in
     `apart` are scored and trained in the client's isolated model alone; nothing of them enters what it hands in.
+    `units` are those of regression heads.
     """
 
     order_id: str
@@ -157,6 +162,7 @@ class Order:
     tasks: tuple[str, ...] = ()
     pulls: tuple[ScopePull, ...] = ()
     apart: tuple[str, ...] = ()
+    units: tuple[tuple[str, TargetUnits], ...] = ()
 
     @property
     def needed(self) -> tuple[ScopeVersion, ...]:
@@ -285,7 +291,10 @@ class MemberStatus:
 
 @dataclass(frozen=True)
 class FederationStatus:
-    """The answer to an operator's question: who is there, which round, what it waits for."""
+    """The answer to an operator's question: who is there, which round, what it waits for.
+
+    `members` are a page of all `member_count` by client id; `more` says that others follow.
+    """
 
     run_name: str
     run_id: str
@@ -294,3 +303,5 @@ class FederationStatus:
     num_rounds: int
     waiting_for: str
     members: tuple[MemberStatus, ...] = field(default=())
+    member_count: int = 0
+    more: bool = False

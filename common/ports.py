@@ -84,7 +84,7 @@ class CoordinatorPort(Protocol):
         """Go away in good order."""
         ...
 
-    async def status(self) -> FederationStatus:
+    async def status(self, after: str = "") -> FederationStatus:
         """Who is there, which round, what it waits for."""
         ...
 

@@ -80,10 +80,10 @@ def heard() -> Iterator[None]:
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # The interpreter hears of a signal only where a handler of Python's own is set.
     before = {number: signal.signal(number, lambda *_: None) for number in _ASKING}
     before[_HANGUP] = signal.signal(_HANGUP, signal.SIG_IGN)
-    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     thread = threading.Thread(target=_signals.wait, args=(reading,), name="signals", daemon=True)
     thread.start()
     _signals.in_force = True
@@ -91,9 +91,9 @@ def heard() -> Iterator[None]:
         yield
     finally:
         _signals.in_force = False
-        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(woken)
         os.close(writing)
         thread.join()
 

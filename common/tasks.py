@@ -7,6 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from itertools import zip_longest
+
+MOST_SHOWN = 20
+"""Longer lists of names are told by where they differ."""
 
 
 class TaskType(StrEnum):
@@ -60,9 +64,10 @@ class TaskDefinition:
     def differences(self, other: TaskDefinition) -> list[str]:
         """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""
         return [
-            f"{field.name}: {_shown(getattr(self, field.name))} against {_shown(getattr(other, field.name))}"
+            f"{field.name}: {_shown(mine, theirs)} against {_shown(theirs, mine)}"
             for field in fields(self)
-            if field.name not in ("weight", "auxiliary") and getattr(self, field.name) != getattr(other, field.name)
+            for mine, theirs in [(getattr(self, field.name), getattr(other, field.name))]
+            if field.name not in ("weight", "auxiliary") and mine != theirs
         ]
 
 
@@ -107,8 +112,15 @@ class Header:
         return f"[{', '.join(shown)}]"
 
 
-def _shown(value: object) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+def _shown(value: object, other: object) -> str:
+    """A field's value; of a long list the first entry in which another one differs."""
+    if not isinstance(value, tuple) or not isinstance(other, tuple):
+        return str(value)
+    if max(len(value), len(other)) <= MOST_SHOWN:
+        return f"[{', '.join(map(str, value))}]"
+    pairs = enumerate(zip_longest(value, other))
+    at = next((at for at, (mine, theirs) in pairs if mine != theirs), 0)
+    return f"[{len(value)} names, number {at + 1} {value[at] if at < len(value) else 'missing'}]"
 
 
 def _known(name: str, labels: Sequence[str], pair: bool, *metrics: str) -> TaskDefinition:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from common.certificates import certificates_in, ends_soon, lapse
 from common.errors import ConfigError
 
 
@@ -56,6 +58,21 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
         except ssl.SSLError as error:
             raise ConfigError(_pair_problem(files, error)) from None
     return material
+
+
+def lapses(files: TlsFiles, now: datetime) -> list[str]:
+    """One line for each certificate that does not count now, or will not in two weeks; files that are gone have none.
+
+    Of several certificates in a file the first one is that of this side, and any of an authority's may vouch.
+    """
+    found = []
+    for path, what in ((files.certificate, "certificate"), (files.authority, "CA certificate")):
+        held = certificates_in(path.read_bytes()) if path is not None and path.is_file() else []
+        told = [lapse(der, now) or ends_soon(der, now) for der in held]
+        words = next(iter(told), None) if what == "certificate" else told[0] if told and all(told) else None
+        if words is not None:
+            found.append(f"tls: {what} {path} {words}; renew it, or check the clock of this machine")
+    return found
 
 
 def _read(path: Path | None, what: str) -> bytes | None:

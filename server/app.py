@@ -7,7 +7,7 @@ import ctypes
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,22 +16,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
-from common.clock import SystemClock
+from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
+from common.log_fields import about
 from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.stopping import asking
+from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.apart import done_apart
 from server.assembly import make_federation, make_rules
 from server.coordinator import Coordinator, Federation
+from server.core.effects import UnitsFixed
 from server.core.state import FederationState, Phase, Rules
 from server.extension import grow, same_federation
 from server.progress import RunProgress
 from server.recovery import fall_back, mend_files, note_files
-from server.report import build_report
+from server.report import build_report, influence_of
 from server.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
@@ -45,6 +48,8 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.preparation import NewHeads
 
 TICK_SECONDS = 0.5
+NOTABLE_SECONDS = 2.0
+"""A pause of the whole process that is worth a line in the log."""
 GOODBYE_SECONDS = 5.0
 """How long clients may take to hear that the run is over before the coordinator closes its port."""
 DRAIN_SECONDS = 10.0
@@ -121,8 +126,9 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     The model is made `apart`, in a process that ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
+    log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
-    origin, summary = done_apart(prepare) if apart else prepare()
+    origin, summary, units = done_apart(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -139,7 +145,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "ready": "1",
     }
     note_files(folder, journal)
-    journal.commit((), facts)
+    journal.commit([UnitsFixed(task, found) for task, found in units.items()], facts)
 
 
 def _training_facts(config: Config) -> dict[str, str]:
@@ -175,12 +181,12 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
     return config
 
 
-def _prepare(config: Config, path: Path) -> tuple[str, str]:
+def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.preparation import prepare_run
 
     prepared = prepare_run(config, path)
-    return prepared.origin, prepared.summary
+    return prepared.origin, prepared.summary, prepared.units
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
@@ -199,24 +205,25 @@ async def _run(
     facts = journal.facts()
     federation, rules, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
-    shown = RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console)
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
-        coordinator = Coordinator(rules, state, federation, journal, models, SystemClock(), progress)
+        clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
+        coordinator = Coordinator(rules, state, federation, journal, models, clock, progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
-            log.info(
-                "run '%s' (%s) listens on %s:%d", facts["name"], facts["run_id"], config.server.host, server.port_number
-            )
+            name, run_id, host, port = facts["name"], facts["run_id"], config.server.host, server.port_number
+            listening = about(event="listening", run=run_id, port=port, round=state.completed_rounds)
+            log.info("run '%s' (%s) listens on %s:%d", name, run_id, host, port, extra=listening)
             if config.server.insecure:
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
-                on_listening(server.port_number)
-            await _until_over(coordinator, asked)
+                on_listening(port)
+            await _until_over(coordinator, clock, asked)
             models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
@@ -253,17 +260,21 @@ def restore_run(
     return replace(federation, method=method), rules, schemas, state
 
 
-async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
+async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
     over = asyncio.ensure_future(coordinator.ended())
     deadline: float | None = None
+    lost = clock.lost
     try:
         while not over.done():
             await asyncio.wait((over,), timeout=TICK_SECONDS)
             if over.done():
                 break
-            await coordinator.tick()
+            await _tick(coordinator, clock)
+            if clock.lost - lost > NOTABLE_SECONDS:
+                log.warning("stood still for %.0f s, which count for no lease and no deadline", clock.lost - lost)
+            lost = clock.lost
             if asked.is_set() and deadline is None:
                 deadline = loop.time() + DRAIN_SECONDS
                 log.warning(
@@ -275,6 +286,15 @@ async def _until_over(coordinator: Coordinator, asked: asyncio.Event) -> None:
         over.result()
     finally:
         over.cancel()
+
+
+async def _tick(coordinator: Coordinator, clock: AwakeClock) -> None:
+    """Let time take effect; the clock is looked at also while the tick waits for its turn."""
+    tick = asyncio.ensure_future(coordinator.tick())
+    while not tick.done():
+        await asyncio.wait((tick,), timeout=TICK_SECONDS)
+        clock.now()
+    tick.result()
 
 
 async def _say_goodbye(coordinator: Coordinator) -> None:
@@ -298,8 +318,11 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
-    held = journal.rounds(), journal.members(), status, digest
-    report = build_report(facts, rules.tasks, *held, journal.cosines(), journal.relations(), journal.guarded())
+    rounds, members = journal.rounds(), journal.members()
+    influence = influence_of(rules, rounds, journal.totals())
+    measured = journal.cosines(), journal.relations(), journal.guarded(), influence
+    report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
-    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path)
+    done = about(event="report_written", run=facts["run_id"], round=state.completed_rounds, reason=status)
+    log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

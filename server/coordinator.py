@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -98,6 +100,7 @@ class Coordinator(Writer):
         self._federation = federation
         self.journal = journal
         self._clock = clock
+        self._calls = Counter[str]()
         self._told: set[str] = set()
         self._heard = asyncio.Event()
         facts = journal.facts()
@@ -117,7 +120,7 @@ class Coordinator(Writer):
 
     async def tick(self) -> None:
         """Let deadlines and leases take effect."""
-        await self.apply(Tick(self._clock.now()))
+        await self.apply(Tick(self._clock.now(), frozenset(self._calls)))
 
     async def drain(self) -> None:
         """Open no further round; clients are told to come back later."""
@@ -139,6 +142,17 @@ class Coordinator(Writer):
 
     def _member(self, session: Session) -> Member:
         return require_member(self.rules, self._state, session)
+
+    @contextmanager
+    def _connected(self, client_id: str) -> Iterator[None]:
+        """A call of a client that stays open for a while; those that stand still are ended by limits of their own."""
+        self._calls[client_id] += 1
+        try:
+            yield
+        finally:
+            self._calls[client_id] -= 1
+            if not self._calls[client_id]:
+                del self._calls[client_id]
 
     # The calls of `CoordinatorPort`, in the order in which a client makes them.
 
@@ -195,11 +209,9 @@ class Coordinator(Writer):
                 return replace(reply, order=self._with_values(reply.order))
             if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
                 return replace(reply, waiting_for=reply.waiting_for or waits_for(self.rules, self._state))
-            try:
+            with self._connected(session.client_id), suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await wake.wait()
-            except TimeoutError:
-                continue
 
     def _with_values(self, order: Order) -> Order:
         order = self._handler.with_pulls(order)
@@ -220,17 +232,18 @@ class Coordinator(Writer):
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
         vector = self._federation.private_vectors[name] if private else self.vectors[scope.scope]
-        for piece in self._handler.broadcast.pieces(scope, vector, offset):
-            self.bytes_down += len(piece)
-            yield piece
+        with self._connected(member.client_id):
+            for piece in self._handler.broadcast.pieces(scope, vector, offset):
+                self.bytes_down += len(piece)
+                yield piece
 
     async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
         """The packed tokenizer."""
-        self._member(session)
         data = self._federation.tokenizer
-        for start in range(offset, len(data), PIECE_BYTES):
-            self.bytes_down += len(data[start : start + PIECE_BYTES])
-            yield data[start : start + PIECE_BYTES]
+        with self._connected(self._member(session).client_id):
+            for start in range(offset, len(data), PIECE_BYTES):
+                self.bytes_down += len(data[start : start + PIECE_BYTES])
+                yield data[start : start + PIECE_BYTES]
 
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
@@ -241,7 +254,8 @@ class Coordinator(Writer):
             _, repeated = judge_update(self.rules, self._state, member.client_id, header)
             if not repeated:
                 if header.scopes:
-                    payload = await self._uploads.receive(header, pieces)
+                    with self._connected(member.client_id):
+                        payload = await self._uploads.receive(header, pieces)
                     self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
                 await self.apply(UpdateArrived(self._clock.now(), member.client_id, header))
         except Refused as refusal:
@@ -275,6 +289,6 @@ class Coordinator(Writer):
         if self._state.phase not in ENDED:
             await self.apply(Left(self._clock.now(), member.client_id))
 
-    async def status(self) -> FederationStatus:
-        """The whole picture."""
-        return describe(self.rules, self._state, self._federation.run_name)
+    async def status(self, after: str = "") -> FederationStatus:
+        """The whole picture; of the members a page."""
+        return describe(self.rules, self._state, self._federation.run_name, after)

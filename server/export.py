@@ -14,6 +14,7 @@ from torch import Tensor
 from common.errors import ModelError
 from common.models.heads import SiameseHead
 from common.models.mlp import read_mlp
+from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition, TaskType
 from server.model import SHARED_PREFIX, MTLServerModel
 
@@ -81,11 +82,12 @@ if __name__ == "__main__":
 '''
 
 
-def export_task(model: MTLServerModel, task: str, out: Path) -> list[str]:
+def export_task(model: MTLServerModel, task: str, out: Path, units: TargetUnits = OWN_UNITS) -> list[str]:
     """Write the encoder and a task's head to a new folder.
 
     Where Hugging Face has the same classification model, `AutoModelForSequenceClassification` loads the folder.
     Otherwise `AutoModel` loads the encoder, and `predict.py` shows how the head in `head.safetensors` goes on top.
+    The `units` in which the head works become part of its linear layer, so that it says what the data say.
 
     Returns:
         The names of the files written, sorted.
@@ -106,7 +108,7 @@ def export_task(model: MTLServerModel, task: str, out: Path) -> list[str]:
         )
     try:
         aside.mkdir(parents=True)
-        _write_files(model, model.tasks[task], aside)
+        _write_files(model, model.tasks[task], aside, units)
         names = sorted(path.name for path in aside.iterdir())
         if out.exists():
             out.rmdir()
@@ -118,11 +120,12 @@ def export_task(model: MTLServerModel, task: str, out: Path) -> list[str]:
     return names
 
 
-def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path) -> None:
+def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path, units: TargetUnits) -> None:
     config: dict[str, Any] = json.loads(model.architecture.encoder_config)
     encoder = {name.removeprefix(SHARED_PREFIX): value for name, value in model.get_shared_parameters().items()}
     prefix = f"heads.{task.name}.linear."
-    head = {name.removeprefix(prefix): value for name, value in model.get_task_head_parameters(task.name).items()}
+    parameters = model.get_task_head_parameters(task.name)
+    head = {name.removeprefix(prefix): _in_users_units(name, value, units) for name, value in parameters.items()}
     _write_tokenizer(model, folder)
     siamese = isinstance(model.model.heads[task.name], SiameseHead)
     kind = config["model_type"]
@@ -146,6 +149,12 @@ def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path) -> N
     _write_json(description, folder / "head.json")
     _write_text(PREDICT, folder / "predict.py")
     _write_text(_readme(task, _PREDICT_USE.format(call=_shell_call(task))), folder / "README.md")
+
+
+def _in_users_units(name: str, value: Tensor, units: TargetUnits) -> Tensor:
+    """A parameter of the last layer, such that its outputs are `units.mean + units.scale` times those of before."""
+    scaled = units.scale * value.double()
+    return (scaled + units.mean if name.endswith(".bias") else scaled).float()
 
 
 def _classifier_config(kind: str, task: TaskDefinition) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.targets import TargetUnits
 from server.model import MTLServerModel
 from server.run_folder import DESCRIPTION, RunFolder
 from server.storage.models import PRIVATE_FILE, ModelFiles
@@ -24,10 +25,14 @@ from server.warm_start import find_start
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the encoder's values come from, and the model's summary; for the log and the report."""
+    """Where the encoder's values come from, and the model's summary, for the log and the report.
+
+    `units` are those in which heads of an earlier run work.
+    """
 
     origin: str
     summary: str
+    units: Mapping[str, TargetUnits]
 
 
 def prepare_run(config: Config, path: Path) -> Prepared:
@@ -58,7 +63,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     _require_finite(values, model.schemas, section.warm_start or section.server_model)
     files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
     files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
-    return Prepared(origin, model.summary())
+    return Prepared(origin, model.summary(), {} if start is None else start.units_of(model))
 
 
 def _require_finite(

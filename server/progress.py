@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common.log_fields import about
 from common.metrics import is_better
 from common.orders import FederationStatus, OrderKind
 from common.plain_text import plain
 from common.stopping import at_the_end
 from common.tasks import TaskDefinition
 from server.core.effects import RoundClosed, TaskCosines
-from server.report import cosine_matrices, round_scores, uploads
+from server.core.state import OpenRound
+from server.metrics_file import MetricsFile
+from server.report import round_scores
 
 log = logging.getLogger("fedmtl.server")
 
@@ -34,10 +36,18 @@ TABLE_SECONDS = 1.0
 class RunProgress:
     """Writes `metrics.jsonl` and, with a console, shows the run; a terminal also gets a live view of the clients."""
 
-    def __init__(self, tasks: Sequence[TaskDefinition], num_rounds: int, metrics: Path | None, console: Console | None):
+    def __init__(
+        self,
+        tasks: Sequence[TaskDefinition],
+        num_rounds: int,
+        metrics: Path | None,
+        console: Console | None,
+        known: Iterable[OpenRound] | None = None,
+    ) -> None:
+        """`known` are the rounds of a resumed run that its journal has; None: whatever `metrics.jsonl` has."""
         self._tasks = tasks
         self._num_rounds = num_rounds
-        self._metrics = metrics
+        self._metrics = MetricsFile(metrics, known, time.time) if metrics is not None else None
         self._console = console
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
@@ -70,7 +80,8 @@ class RunProgress:
         status = describe()
         waiting_for = status.waiting_for if waiting else ""
         if waiting_for and waiting_for != self._waiting_for:
-            log.info("waiting for %s", waiting_for)
+            waits = about(event="waiting", round=status.round, reason=waiting_for)
+            log.info("waiting for %s", waiting_for, extra=waits)
         self._waiting_for = waiting_for
         if self._live is not None and due:
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
@@ -79,11 +90,10 @@ class RunProgress:
     def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
         """Append the round's scores to `metrics.jsonl` and show them; the log tells how its tasks agreed."""
         for matrix in cosines:
-            log.info("%s", _agreement(matrix))
+            log.info("%s", _agreement(matrix), extra=about(event="tasks_compared", round=matrix.round))
         scores = round_scores(self._tasks, record.round)
         if self._metrics is not None:
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_line(record, scores, cosines), allow_nan=False) + "\n")
+            self._metrics.append(record, scores, cosines)
         last = record.round.kind is OrderKind.EVALUATE or record.round.number == self._num_rounds
         if self._console is not None and scores and (last or time.monotonic() >= self._table_at):
             self._console.print(self._table(record, scores))
@@ -131,32 +141,13 @@ def _agreement(matrix: TaskCosines) -> str:
     return f"round {matrix.round}, cosines between the steps of tasks in {matrix.scope}: {text}"
 
 
-def _line(
-    record: RoundClosed, scores: Mapping[str, Mapping[str, Any]], cosines: Sequence[TaskCosines]
-) -> dict[str, object]:
-    round_ = record.round
-    states = [order.state.value for order in round_.orders.values()]
-    return {
-        "kind": round_.kind.value,
-        "round": round_.number,
-        "attempt": round_.attempt,
-        "published": record.published,
-        "learning_rate": record.learning_rate,
-        "orders": {state: states.count(state) for state in sorted(set(states))},
-        "weights": dict(record.totals),
-        "uploads": uploads([round_]),
-        "scores": scores,
-        **({"task_cosines": cosine_matrices(cosines)} if cosines else {}),
-    }
-
-
 def _overview(status: FederationStatus) -> RenderableType:
     head = f"{status.phase}, round {status.round} of {status.num_rounds}; waits for {status.waiting_for}"
     table = Table(box=None, pad_edge=False, show_header=False)
     for member in status.members[:20]:
         mark = Text("●", "green") if member.present else Text("○", "red")
         table.add_row(mark, _text(member.client_id), _text(", ".join(member.tasks)), _text(member.doing))
-    hidden = len(status.members) - 20
+    hidden = status.member_count - 20
     return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
 
 
@@ -168,4 +159,6 @@ def _text(shown: str, style: str = "") -> Text:
 def _number(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if value == 0.0 or abs(value) >= 0.0005 else f"{value:.1e}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
 from common.parameters.capacity import layers_of, trains_of
+from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, Related, TaskCosines
-from server.core.state import Member, OpenRound, OrderState
+from server.core.state import Member, OpenRound, OrderState, Rules
+from server.core.units import units_in
+from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]
 
@@ -79,13 +83,15 @@ def build_report(
     cosines: Iterable[TaskCosines] = (),
     relations: Iterable[Related] = (),
     guarded: Iterable[Guarded] = (),
+    influence: Sequence[tuple[int, Shares]] = (),
 ) -> dict[str, Any]:
-    """The content of `report.json`."""
+    """The content of `report.json`. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
     histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
+    units = units_in(facts)
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
@@ -111,12 +117,49 @@ def build_report(
         "bytes_up": int(facts.get("bytes_up", "0")),
         "uploads": uploads(rounds),
         "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
+        "step_shares": [{"round": number, "scopes": _largest_shares(shares)} for number, shares in influence],
         "relation": json.loads(facts.get("relation", "{}")),
         "relations": [relation_entry(found) for found in relations],
-        "tasks": {t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name)) for t in tasks},
-        "clients": {m.client_id: _client_report(m, scores.get(m.client_id, {})) for m in members},
+        "tasks": {
+            t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name), units.get(t.name))
+            for t in tasks
+        },
+        "clients": {
+            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
+            for m in members
+        },
         "personalisation": personalisation(tasks, rounds),
     }
+
+
+def influence_of(
+    rules: Rules, rounds: Iterable[OpenRound], totals: Mapping[int, Iterable[str]]
+) -> list[tuple[int, Shares]]:
+    """The clients' shares of the steps of every published round; `totals` has the scopes that it changed.
+
+    The published attempt of a round is its last one.
+    """
+    published = {round_.number: round_ for round_ in rounds if round_.kind is OrderKind.TRAIN}
+    return [(number, step_shares(rules, published[number], scopes)) for number, scopes in sorted(totals.items())]
+
+
+def _largest_shares(shares: Shares) -> dict[str, dict[str, Any]]:
+    """Per scope how many clients its step came from, and who moved it the most."""
+    return {
+        label: {"clients": len(found), "largest": {"client": client, "share": round(found[client], 6)}}
+        for label, found in shares.items()
+        for client in [max(sorted(found), key=found.__getitem__)]
+    }
+
+
+def _mean_shares(client: str, influence: Sequence[tuple[int, Shares]]) -> dict[str, float]:
+    """A client's mean share of every step, over the rounds in which it took part in it."""
+    found: dict[str, list[float]] = {}
+    for _, shares in influence:
+        for label, parts in shares.items():
+            if client in parts:
+                found.setdefault(label, []).append(parts[client])
+    return {label: round(sum(parts) / len(parts), 6) for label, parts in sorted(found.items())}
 
 
 def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, dict[str, Any]]:
@@ -189,6 +232,7 @@ def _task_report(
     trained: list[OpenRound],
     members: list[Member],
     guard: dict[str, Any] | None,
+    units: TargetUnits | None,
 ) -> dict[str, Any]:
     holders = [member for member in members if task.name in member.tasks]
     return {
@@ -196,6 +240,7 @@ def _task_report(
         "auxiliary": task.auxiliary,
         "metrics": final_metrics(task, history, guard is not None and guard["model"] == "isolated"),
         **({"guard": guard} if guard is not None else {}),
+        **({"units": asdict(units)} if units is not None else {}),
         "scored_round": _newest_scored(history).get("round"),
         "history": history,
         "clients": sorted(member.client_id for member in holders),
@@ -204,7 +249,7 @@ def _task_report(
     }
 
 
-def _client_report(member: Member, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
         "trains": trains_of(member.capabilities),
@@ -216,6 +261,7 @@ def _client_report(member: Member, scores: Mapping[str, Any]) -> dict[str, Any]:
         "failed": member.tally.failed,
         "expired": member.tally.expired,
         "scores": dict(scores),
+        "step_shares": dict(shares),
     }
 
 
@@ -239,4 +285,6 @@ def _train_loss(results: list[TaskResult]) -> float | None:
 
 
 def _rounded(scores: Mapping[str, float | None]) -> Scores:
-    return {name: None if value is None else round(value, 6) for name, value in scores.items()}
+    """Six decimals; seven digits of an error, which is as small as the scores are."""
+    digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name == "rmse" and value is not None}
+    return {name: None if value is None else digits.get(name, round(value, 6)) for name, value in scores.items()}

@@ -112,6 +112,11 @@ class RunFolder:
         return self.path / CONFIG
 
     @property
+    def metrics(self) -> Path:
+        """A line per round."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def tokenizer(self) -> Path:
         """The packed tokenizer."""
         return self.path / TOKENIZER

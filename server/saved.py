@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
+from common.targets import OWN_UNITS, TargetUnits
+from common.tasks import Header
+from server.core.units import units_in
 from server.model import MTLServerModel
 from server.recovery import fall_back, require_files
 from server.run_folder import RunFolder
@@ -27,7 +31,8 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallen` use models of their own, which never left them.
+    The clients of tasks in `fallen` use models of their own, which never left them. `units` are those in which the
+    heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows are texts.
     """
 
     config: Config
@@ -35,6 +40,12 @@ class SavedRun:
     version: int
     vectors: BySlot[NDArray[np.float32]]
     fallen: frozenset[str] = frozenset()
+    units: Mapping[str, TargetUnits] = field(default_factory=dict)
+    headers: Mapping[str, Header] = field(default_factory=dict)
+
+    def units_of(self, task: str) -> TargetUnits:
+        """The units in which a task's head works."""
+        return self.units.get(task, OWN_UNITS)
 
     def load_task(self, task: str) -> None:
         """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.
@@ -103,6 +114,8 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
     last = {record.task: record.fallen for record in journal.guarded()}
+    headers = {**config.headers(), **journal.headers()}
     vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
-    return SavedRun(config, model, version, vectors, frozenset(task for task, fell in last.items() if fell))
+    fallen = frozenset(task for task, fell in last.items() if fell)
+    return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()), headers)

@@ -13,6 +13,7 @@ from common.errors import ModelError, RunFolderError
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.sources import EncoderSource
 from common.parameters.plan import is_private
+from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.model import SHARED_PREFIX, MTLServerModel
 from server.run_folder import JOURNAL, RunFolder
@@ -28,14 +29,22 @@ class WarmStart:
     tasks: Mapping[str, TaskDefinition]
     heads: Mapping[str, Mapping[str, Tensor]]
     encoding: str
+    units: Mapping[str, TargetUnits]
+
+    def units_of(self, model: MTLServerModel) -> dict[str, TargetUnits]:
+        """The units of the heads that `give_heads` gives: they keep working in those."""
+        return {name: self.units[name] for name in self._taken(model) if name in self.units}
 
     def give_heads(self, model: MTLServerModel) -> str:
         """Give the heads of tasks that are the same in both runs to `model`; what was taken and what is new."""
-        taken = [name for name, task in model.tasks.items() if self._fits(task, model.architecture.encoding)]
+        taken = self._taken(model)
         for name in taken:
             model.set_task_head_parameters(name, self.heads[name])
         new = [name for name in model.tasks if name not in taken]
         return f"heads taken: {', '.join(taken) or 'none'}; new: {', '.join(new) or 'none'}"
+
+    def _taken(self, model: MTLServerModel) -> list[str]:
+        return [name for name, task in model.tasks.items() if self._fits(task, model.architecture.encoding)]
 
     def _fits(self, task: TaskDefinition, encoding: str) -> bool:
         """Whether a task reads and says the same as then; metrics and weight have no part in its head."""
@@ -80,6 +89,7 @@ def find_start(config: Config) -> WarmStart:
         model.tasks,
         {name: head for name, head in heads.items() if not head.keys() & private},
         model.architecture.encoding,
+        saved.units,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.errors import Refused, RunFolderError
+from common.log_fields import about
 from server.core.answers import describe
 from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
 from server.core.events import Event, UpdateArrived
@@ -153,8 +154,8 @@ class Writer:
 
     def _tell(self, effect: Effect) -> None:
         match effect:
-            case Notice(text, warning):
-                log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+            case Notice(text, warning, fields):
+                log.log(logging.WARNING if warning else logging.INFO, "%s", text, extra=about(**fields))
                 if self._observer is not None:
                     self._observer.notice(text, warning)
             case Commit(records) if self._observer is not None:

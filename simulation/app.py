@@ -80,7 +80,8 @@ async def _run(
     state = _as_dealt(state, clients)
     rules, federation = rules_for_crowd(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
-    with RunProgress(rules.tasks, rules.num_rounds, folder.path / "metrics.jsonl", console) as progress, _few_words():
+    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
+    with shown as progress, _few_words():
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         clock = ManualClock()
         coordinator = Coordinator(rules, state, federation, journal, models, clock, Onlooker(progress))

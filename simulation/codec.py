@@ -85,9 +85,9 @@ class CodecCoordinator:
         """See `CoordinatorPort`."""
         await self._inner.leave(_sent(methods.LEAVE, session))
 
-    async def status(self) -> FederationStatus:
+    async def status(self, after: str = "") -> FederationStatus:
         """See `CoordinatorPort`."""
-        return _through(methods.STATUS.reply, await self._inner.status())
+        return _through(methods.STATUS.reply, await self._inner.status(_sent(methods.STATUS, after)))
 
 
 def _through(codec: Codec[V], value: V) -> V:

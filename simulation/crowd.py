@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.agent import Agent
-from client.app import choose_device, local_definitions
+from client.app import choose_device, limits_of, local_definitions
 from client.data.rows import TaskData
 from client.state.store import PendingUpdate, RunStore
 from client.training.procedures import Procedure
@@ -78,7 +78,7 @@ class VirtualAgent(Agent):
     """An agent that borrows a bench for each order, unless a seeded accident keeps it from working."""
 
     def __init__(self, port: CoordinatorPort, worker: VirtualWorker, state: Path, crowd: Crowd) -> None:
-        super().__init__(port, worker, state)
+        super().__init__(port, worker, state, limits_of(crowd.config))
         self._virtual = worker
         self._crowd = crowd
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from common.metrics import TaskStatistics
 from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
+from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Effect, StoreVersion
@@ -49,9 +49,10 @@ class Table:
         """What a version comes to."""
         return VersionStored(now, asked)
 
-    def join(self, client: str, *tasks: str, examples: int = 100) -> list[Effect]:
+    def join(self, client: str, *tasks: str, examples: int = 100, validation: int = 100) -> list[Effect]:
         definitions = tuple(task for task in TASKS if task.name in tasks)
-        request = JoinRequest(client, definitions, tuple((task, examples) for task in tasks))
+        rows, scored = (tuple((task, count) for task in tasks) for count in (examples, validation))
+        request = JoinRequest(client, definitions, rows, validation=scored)
         return self.apply(Joined(self.now, request, f"token-{client}"))
 
     def order(self, client: str) -> Order | None:

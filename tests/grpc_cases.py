@@ -158,9 +158,9 @@ class Memory:
         self._check(session)
         self.token += 1
 
-    async def status(self) -> FederationStatus:
+    async def status(self, after: str = "") -> FederationStatus:
         members = (MemberStatus("clinic-a", ("sst2",), True, "training"),)
-        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", members)
+        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", members, 1)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

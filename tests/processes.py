@@ -75,9 +75,26 @@ class Program:
         assert self._process.wait(DEADLINE_SECONDS) == -signal.SIGKILL, self.output
         self._reader.join(DEADLINE_SECONDS)
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def pause(self) -> None:
+        """`kill -STOP`: it stands still, as when its machine sleeps or moves."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """`kill -CONT`."""
+        self._process.send_signal(signal.SIGCONT)
+
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.terminate()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def exit_code(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end."""

@@ -116,6 +116,24 @@ def test_the_order_of_arrival_does_not_change_a_bit(case):
     np.testing.assert_allclose(straight, exact.astype(np.float64), rtol=2**-24, atol=1e-18)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.booleans())
+def test_sums_are_exact_up_to_a_known_spread_of_changes_and_close_beyond(seed, clients, within):
+    """Exact where the largest and smallest change lie within 2^29 / W, W the sum of the weights."""
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 1000, size=clients).tolist()
+    spread = 29 - np.ceil(np.log2(sum(weights))) if within else 60
+    exponents = rng.uniform(-20 - spread, -20, size=(clients, 200))
+    deltas = (rng.choice([-1.0, 1.0], size=exponents.shape) * 2.0**exponents).astype(np.float32)
+    order = rng.permutation(clients)
+    straight = mean(list(deltas), weights)
+    shuffled = mean([deltas[i] for i in order], [weights[i] for i in order])
+    if within:
+        assert straight.tobytes() == shuffled.tobytes()
+    largest = np.abs(deltas.astype(float)).T @ weights / sum(weights)
+    assert (np.abs(straight.astype(float) - shuffled) <= 2.0**-23 * largest).all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
 def test_identical_clients_give_the_same_as_one(weights, seed):

@@ -90,7 +90,7 @@ def test_labels_of_every_type(tmp_path):
     save(tmp_path / "sign.npz", x=X, y=Y * 2 - 1)
     assert set(rows(tmp_path, SIGN)[0].labels.tolist()) == {0, 1}
     save(tmp_path / "school3.npz", x=X, y=Y + 0.5)
-    assert rows(tmp_path, SCORE)[0].labels.dtype == np.float32
+    assert rows(tmp_path, SCORE)[0].labels.dtype == np.float64
     save(tmp_path / "tags.npz", x=X, y=np.stack([Y, 1 - Y], axis=1))
     assert rows(tmp_path, TAGS)[0].labels.sum(axis=1).tolist() == [1.0] * 9
 
@@ -157,7 +157,7 @@ def test_generated_rows_are_an_endless_split():
     assert many.features[:10].tolist() == few.features.tolist()
     assert many.labels[:10].tolist() == few.labels.tolist()
     assert generate_rows(MINE, 5, "validation", 10, 7).features.tolist() != few.features.tolist()
-    assert generate_rows(SCORE, 5, "train", 10, 7).labels.dtype == np.float32
+    assert generate_rows(SCORE, 5, "train", 10, 7).labels.dtype == np.float64
     assert generate_rows(TAGS, 5, "train", 10, 7).labels.shape == (10, 2)
 
 

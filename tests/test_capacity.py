@@ -126,7 +126,8 @@ def test_the_core_counts_those_who_train_a_scope() -> None:
     for name, trains in (("a", "all"), ("b", "head"), ("c", "head")):
         tasks = tuple(task for task in TASKS if task.name in (("sst2", "qqp") if name == "a" else ("sst2",)))
         sizes = tuple((task.name, 100) for task in tasks)
-        table.apply(Joined(0.0, JoinRequest(name, tasks, sizes, capability_of(trains)), f"token-{name}"))
+        request = JoinRequest(name, tasks, sizes, capability_of(trains), validation=sizes)
+        table.apply(Joined(0.0, request, f"token-{name}"))
     assert table.state.open is not None
     assert {o.client_id: o.fixed for o in table.state.open.orders.values()} == {
         "a": frozenset(),

@@ -140,7 +140,7 @@ def test_a_client_remembers_its_id_and_a_second_process_gets_another(tmp_path):
         assert named.folder == tmp_path / "site-7"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ä", "a\n", ".", ".."])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ä", "a\n", ".", "..", ".a", "a..b"])
 def test_a_malformed_id_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="client_id"):
         claim(tmp_path / "clients", name, ["sst2"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cli.modes import MODES, parse
+from cli.options import configuration
 from common.clock import ManualClock
 from common.config import Config, load_config, render
 from common.errors import EXIT_CODES
@@ -74,6 +75,40 @@ def test_options_may_be_written_with_hyphens() -> None:
     for written_as in (["--client-id", "x-y_z"], ["--client_id", "x-y_z"], ["--client-id=x-y_z"]):
         options = parse(["--mode", "client", "--tasks", "sst2", *written_as])
         assert options.client_id == "x-y_z"
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag", "key"),
+    [
+        *((mode, "run_dir", "run.run_dir") for mode in ("server", "demo", "simulate", "compare")),
+        *((mode, "data_dir", "data.dir") for mode in ("client", "demo", "simulate", "compare", "check")),
+        ("client", "state_dir", "client.state_dir"),
+        ("server", "tls_client_ca", "server.tls.client_ca"),
+        ("status", "tls_ca", "client.tls.ca"),
+    ],
+)
+def test_a_folder_named_by_a_number_or_from_home_is_one_in_every_mode(
+    mode: str, flag: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    needed = ["--tasks", "sst2"] if mode == "client" else []
+    extra = ["--tls_cert", "1", "--tls_key", "2"] if flag == "tls_client_ca" else []
+    for given, meant in {"2024": "2024", "7": "7", "1e3": "1e3", "it's": "it's", "~/x": str(tmp_path / "x")}.items():
+        for written_as in ([f"--{flag}", given], [f"--{flag}={given}"]):
+            found: object = configuration(parse(["--mode", mode, *needed, *extra, *written_as]))
+            for name in key.split("."):
+                found = getattr(found, name)
+            assert found == meant
+
+
+def test_evaluate_and_export_take_any_folder_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, meant in (("2026", "2026"), ("~/x", str(tmp_path / "x"))):
+        for rest in (["--mode", "evaluate"], ["--mode", "export", "--task", "a", "--out", "7"]):
+            fails(capsys, 5, f"run_dir: '{meant}' holds no run", *rest, "--run_dir", given)
+    fails(capsys, 2, "--run_dir: '~nobody-there' names a home folder", "--mode", "evaluate", "--run_dir=~nobody-there")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class TestMessages:
             ("tasks.sst2.weight=0.0005", "tasks.sst2.weight: 0.0005 has more than 3 decimals; write whole thousandths"),
             ("run.seed=-1", "run.seed: -1 is out of range; write at least 0"),
             ("run.seed=9223372036854775808", "run.seed: 9223372036854775808 is out of range; write at most"),
-            ("run.name=7", "run.name: 7 is not text (got a whole number); write it in quotes: '7'"),
+            ("run={name: 7}", "run.name: 7 is not text (got a whole number); write it in quotes: '7'"),
             ("run.name=a b", "run.name: 'a b' is not a run name;"),
             ("run.name=..", "run.name: '..' is not a run name;"),
             ("run.run_dir=''", "run.run_dir: is empty; write a value or leave the key out"),
@@ -160,6 +160,11 @@ class TestMessages:
     @pytest.mark.parametrize(
         ("override", "suggestion"),
         [
+            ("training.rounds=3", "training.rounds: unknown key; did you mean 'num_rounds'?"),
+            ("federation.secure_aggregation=true", "federation.secure_aggregation: unknown key; known here are c"),
+            ("secure_aggregation=true", "secure_aggregation: unknown key; known here are run, model"),
+            ("federation.dropout=1", "federation.dropout: unknown key; known here are"),
+            ("tasks={sst2: , secure: }", "tasks.secure: not a known task; known are"),
             ("training.num_round=3", "training.num_round: unknown key; did you mean 'num_rounds'?"),
             ("trainning.num_rounds=3", "trainning: unknown key; did you mean 'training'?"),
             ("num_rounds=3", "num_rounds: unknown key; did you mean 'training.num_rounds'?"),
@@ -173,3 +178,54 @@ class TestMessages:
     )  # fmt: skip
     def test_unknown_keys_come_with_a_suggestion(self, override: str, suggestion: str) -> None:
         assert any(line.startswith(suggestion) for line in refused(override))
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        ("override", "key", "value"),
+        [
+            ("data.dir=2024", "data.dir", "2024"),
+            ("run.run_dir=2026", "run.run_dir", "2026"),
+            ("client.state_dir=007", "client.state_dir", "007"),
+            ("data.dir=1e5", "data.dir", "1e5"),
+            ("data.dir= +7.50", "data.dir", "+7.50"),
+            ("model.tokenizer=true", "model.tokenizer", "true"),
+            ("model.tokenizer=null", "model.tokenizer", None),
+            ("data.dir='2024'", "data.dir", "2024"),
+            ("run.name=7", "run.name", "7"),
+            ("run.seed=7", "run.seed", 7),
+        ],
+    )
+    def test_what_looks_like_a_number_is_a_text_where_a_text_is_wanted(
+        self, override: str, key: str, value: object
+    ) -> None:
+        section, name = key.split(".")
+        found = getattr(getattr(load_config(None, ["tasks.sst2=", override]), section), name)
+        assert (found, type(found)) == (value, type(value))
+
+    def test_columns_may_have_numbers_as_names(self) -> None:
+        columns = load_config(None, ["tasks.x={type: regression}", "tasks.x.columns.text=1", "tasks.x.columns.label=2"])
+        section = columns.tasks["x"].columns
+        assert section is not None and (section.text, section.label) == ("1", "2")
+
+    PATHS = (
+        "run.run_dir data.dir client.state_dir model.server_model model.tokenizer model.warm_start "
+        "server.tls.certificate server.tls.key server.tls.client_ca client.tls.ca client.tls.certificate client.tls.key"
+    )
+
+    @pytest.mark.parametrize("key", PATHS.split())
+    def test_a_tilde_is_the_home_folder_in_every_path(
+        self, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        pairs = {"certificate": "key", "key": "certificate", "client_ca": "certificate"}
+        start, last = key.rsplit(".", 1)
+        others = [f"{start}.{other}=x" for other in (pairs.get(last), pairs.get(pairs.get(last, ""))) if other]
+        found: object = load_config(None, ["tasks.sst2=", *others, f"{key}=~/a/b"])
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert found == str(tmp_path / "a/b")
+
+    def test_an_unknown_home_folder_is_refused(self) -> None:
+        (line,) = refused("data.dir=~nobody-of-that-name/x")
+        assert line.startswith("data.dir: '~nobody-of-that-name/x' names a home folder that is not known here; write")

@@ -12,6 +12,14 @@ from hypothesis import strategies as st
 from common.conflict import Settlement, conflict_rule, cosines, imtl_g, mgda, nash, pcgrad, upgrad
 from common.quadratic import minimise
 
+
+def alike(rng, count):
+    """Steps of which many have the same length, and the same cosine with others."""
+    signs = rng.choice([-1.0, 1.0], size=(count, 40))
+    signs[:, :9] = 0.0
+    return signs
+
+
 NAMES = ("pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad")
 PAIR = np.array([[1.0, 0.0], [-0.8, 0.6]])
 
@@ -107,9 +115,17 @@ def test_pcgrad_of_three_is_the_mean_over_all_orders():
     np.testing.assert_allclose(step(pcgrad, steps), expected, atol=1e-12)
 
 
-def test_pcgrad_draws_orders_for_many_tasks_and_repeats_them():
-    gram = np.cov(np.random.default_rng(1).normal(size=(9, 5)))
-    assert pcgrad(gram).tobytes() == pcgrad(gram).tobytes()
+def test_pcgrad_of_many_projects_the_most_opposed_out_first():
+    steps = np.random.default_rng(6).normal(size=(9, 5))
+    expected = np.zeros(5)
+    for task in range(9):
+        d, left = steps[task].copy(), [t for t in range(9) if t != task]
+        while left:
+            most = min(left, key=lambda t: d @ steps[t] / np.linalg.norm(steps[t]))
+            d -= min(d @ steps[most], 0.0) / (steps[most] @ steps[most]) * steps[most]
+            left.remove(most)
+        expected += d / 9
+    np.testing.assert_allclose(step(pcgrad, steps), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("total", [None, 1.0])
@@ -137,10 +153,22 @@ class TestLaws:
     def test_renumbering_the_tasks_changes_nothing(self, name):
         rng = np.random.default_rng(5)
         rule = conflict_rule(name, 0.5)
-        for count in (2, 3, 5):
-            steps = rng.normal(size=(count, 6))
-            order = rng.permutation(count)
-            np.testing.assert_allclose(step(rule, steps[order]), step(rule, steps), atol=1e-7)
+        for count in (2, 3, 5, 7, 9, 12):
+            for steps in (rng.normal(size=(count, 6)), alike(rng, count)):
+                order, shares = rng.permutation(count), rng.dirichlet(np.ones(count))
+                np.testing.assert_allclose(step(rule, steps[order]), step(rule, steps), atol=1e-7)
+                settled = [
+                    Settlement(rule, False).weights(s @ s.T, w) @ s
+                    for s, w in ((steps, shares), (steps[order], shares[order]))
+                ]
+                np.testing.assert_allclose(settled[0], settled[1], atol=1e-7)
+
+    def test_longer_steps_give_a_longer_one_and_nash_the_same(self, name):
+        rng, rule = np.random.default_rng(8), conflict_rule(name, 0.5)
+        for count, factor in itertools.product((2, 3, 5, 8), (1e-6, 1e-3, 7.0, 1e6)):
+            steps = rng.normal(size=(count, 20))
+            expected = step(rule, steps) * (1.0 if name == "nash" else factor)
+            np.testing.assert_allclose(step(rule, factor * steps), expected, atol=1e-7 * np.abs(expected).max())
 
     def test_one_task_keeps_its_share_bit_for_bit(self, name):
         for rescale, only in itertools.product((True, False), repeat=2):
@@ -180,6 +208,57 @@ class TestLaws:
         steps = np.array([[1.0, 2.0], [-1.0, -2.0]])
         found = Settlement(conflict_rule(name, 0.4)).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
         assert np.isfinite(found).all() and np.linalg.norm(found) < 1e-6
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+class TestOneStepOfAnotherLength:
+    """What one of the steps is multiplied by, and how the common step follows."""
+
+    def changed(self, count, factor):
+        steps = np.random.default_rng(count).normal(size=(count, 20))
+        return steps, steps * np.where(np.arange(count) == 1, factor, 1.0)[:, None]
+
+    def test_nash_does_not_see_it(self, count, factor):
+        steps, longer = self.changed(count, factor)
+        np.testing.assert_allclose(step(nash, longer), step(nash, steps), atol=1e-9)
+
+    def test_imtl_g_keeps_its_direction(self, count, factor):
+        before, after = (step(imtl_g, steps) for steps in self.changed(count, factor))
+        cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
+        assert cosine == pytest.approx(1, abs=1e-9)
+
+    @pytest.mark.parametrize("rule", [pcgrad, upgrad], ids=["pcgrad", "upgrad"])
+    def test_pcgrad_and_upgrad_are_linear_in_it(self, rule, count, factor):
+        one, two = (step(rule, self.changed(count, k)[1]) for k in (1.0, 2.0))
+        expected = one + (factor - 1.0) * (two - one)
+        np.testing.assert_allclose(
+            step(rule, self.changed(count, factor)[1]), expected, atol=1e-9 * np.abs(expected).max()
+        )
+
+
+def test_the_shortest_combination_of_almost_opposite_steps_stays_short():
+    """(1, 0) and (-3, 1e-6): three quarters and one quarter leave (0, 2.5e-7), which is no direction to make longer."""
+    steps = np.array([[1.0, 0.0], [-3.0, 1e-6]])
+    found = Settlement(mgda, False).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
+    np.testing.assert_allclose(found, [0.0, 2.5e-7], atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "mgda", "nash", "upgrad"])
+@pytest.mark.parametrize("apart", [1e-9, 1e-8, 1e-7])
+def test_no_rule_makes_a_step_out_of_rounding(name, apart):
+    steps = np.array([[1.0, 0.0, 0.0], [-3.0, apart, 0.0], [2.0, 0.0, apart]])
+    found = Settlement(conflict_rule(name, 0.4), False).weights(steps @ steps.T, np.full(3, 1 / 3))
+    assert np.abs(found) @ np.linalg.norm(steps, axis=1) <= 3.0
+    if name != "pcgrad":
+        assert np.linalg.norm(found @ steps) < 1e-5
+
+
+def test_cagrad_finds_what_serves_both_however_long_one_step_is():
+    steps = np.array([[1e7, 0.0], [-0.5e7, 1.0]])
+    found = step(conflict_rule("cagrad", 0.9), steps)
+    mean = steps.mean(axis=0)
+    assert np.linalg.norm(found - mean) <= 0.9 * np.linalg.norm(mean) * (1 + 1e-9)
 
 
 def test_cagrad_between_the_mean_and_the_shortest_combination():

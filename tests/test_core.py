@@ -5,7 +5,7 @@ import pytest
 from common.errors import Reason, Refused
 from common.orders import JoinRequest, OrderKind, PollKind, Session, Settlement
 from common.tasks import KNOWN_TASKS
-from server.core.admission import judge_join, judge_update, require_member, scope_weights
+from server.core.admission import judge_join, judge_update, require_member
 from server.core.answers import answer_poll, is_wanted, settlement_of
 from server.core.closing import required
 from server.core.effects import (
@@ -23,6 +23,7 @@ from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started,
 from server.core.rounds import waits_for
 from server.core.selection import select
 from server.core.state import OrderState, Phase
+from server.core.weighing import scope_weights
 from tests.core_cases import RULES, TASKS, Table, rules
 
 
@@ -80,14 +81,15 @@ def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
     order, _ = judge_update(table.rules, table.state, "ab", header)
     examples = {result.task: result.examples for result in header.results}
     expected = {"shared": 12, "task/sst2": examples["sst2"], "task/qqp": examples["qqp"]}
-    assert scope_weights(table.rules, order, header) == expected
+    assert scope_weights(table.rules, order, header.results) == expected
 
 
 def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
     weighted = tuple(replace(task, weight=2.5 if task.name == "sst2" else 1.0) for task in TASKS)
     table = two_clients(tasks=weighted)
     order, _ = judge_update(table.rules, table.state, "a", table.header("a", examples=10))
-    assert scope_weights(table.rules, order, table.header("a", examples=10)) == {"shared": 25_000, "task/sst2": 10}
+    weights = scope_weights(table.rules, order, table.header("a", examples=10).results)
+    assert weights == {"shared": 25_000, "task/sst2": 10}
 
 
 def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():

@@ -16,7 +16,8 @@ import trustme
 from cli.modes import parse
 from cli.options import configuration
 from client.agent import Agent
-from client.app import ask_status, take_part
+from client.app import take_part
+from client.status import as_lines, ask_status
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render
@@ -97,7 +98,7 @@ async def _drain_and_resume(path: str, number: int, cast: Cast, folder: Path) ->
 
 
 async def _status(arguments: list[str]) -> list[str]:
-    return await ask_status(configuration(parse(arguments), "client"))
+    return as_lines(await ask_status(configuration(parse(arguments), "client")))
 
 
 def test_a_client_that_comes_late_joins_the_next_round(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_truncation() -> None:
 
 def test_labels() -> None:
     scores = encode([Example("a", "b", 2.5), Example("a", "b", 0)], STSB, TOKENIZER, "siamese", 8).labels
-    assert scores.dtype == np.float32 and scores.tolist() == [2.5, 0.0]
+    assert scores.dtype == np.float64 and scores.tolist() == [2.5, 0.0]
     several = encode([Example("a", None, (0, 2)), Example("a", None, ())], TOPICS, TOKENIZER, "cross", 8)
     labels = collate(several, np.array([0, 1])).labels
     assert labels is not None and labels.dtype == torch.float32

@@ -21,6 +21,7 @@ from common.models.pretrained import KNOWN_ARCHITECTURES
 from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
+from common.targets import TargetUnits
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 from server.export import export_task
 from server.model import MTLServerModel
@@ -121,6 +122,20 @@ def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, 
     _, report = AutoModel.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
     assert set(load_file(str(out / "head.safetensors"))) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("encoding", ["cross", "siamese"])
+def test_a_score_comes_in_the_users_units(encoding: str, tmp_path: Path) -> None:
+    model, units = make(BERT, encoding), TargetUnits(1000.0, 256.0)
+    export_task(model, "stsb", tmp_path / "out", units)
+    if encoding == "siamese":
+        found = runpy.run_path(str(tmp_path / "out" / "predict.py"))["predict"](*TEXTS)["score"]
+    else:
+        loaded = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out")).eval()
+        tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+        with torch.inference_mode():
+            found = loaded(**tokenizer(*TEXTS, return_tensors="pt")).logits.item()
+    assert found == pytest.approx(1000.0 + 256.0 * outputs(model, "stsb").item(), abs=1e-3)
 
 
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -248,6 +250,25 @@ def test_a_coordinator_that_starts_later_or_starts_again_is_waited_for() -> None
             logger.removeHandler(heard)
 
     run(test())
+
+
+def test_too_many_open_files_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        heard, logger = Heard(), logging.getLogger("client.transport.retries")
+        logger.addHandler(heard)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with served(Memory()) as server, client(server.port_number) as coordinator:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1, limits[1]))
+                joining = asyncio.create_task(coordinator.join(JOIN))
+                await heard.event.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                logger.removeHandler(heard)
+            assert (await joining).run_name == "Probe"
+
+    run(test())
+    assert "Traceback" not in caplog.text
 
 
 def test_patience_ends_with_a_reason_and_a_remedy() -> None:

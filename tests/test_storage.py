@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunFolderError
-from server.core.effects import Commit, MemberRecord, RoundClosed, RunEnded
+from server.core.effects import Commit, Guarded, MemberRecord, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
 from server.core.state import ENDED, OpenOrder, Phase
 from server.run_folder import RunFolder
@@ -171,6 +172,20 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
     assert journal.members() == [
         replace(m, token="", present=False, doing="", last_seen=0.0) for m in table.state.members.values()
     ]
+
+
+def test_gaps_without_limit_survive_a_restart_and_damage(tmp_path):
+    """The guard's gap is infinite where only one of two models has a score at all."""
+    records = [Guarded(1, f"t{i}", None, 0.1, 1, False, False, gap) for i, gap in enumerate((math.inf, -math.inf))]
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.commit(records)
+    assert journal.guarded() == records
+    journal.close()
+    for name in ("journal.sqlite", "journal.sqlite-wal"):
+        (tmp_path / name).unlink(missing_ok=True)
+    mended = Journal(tmp_path / "journal.sqlite")  # from the log beside it
+    assert mended.guarded() == records
+    mended.close()
 
 
 def test_a_commit_that_fails_leaves_nothing_and_the_next_one_works():

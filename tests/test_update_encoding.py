@@ -15,7 +15,6 @@ import xxhash
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
-from common.metrics import TaskStatistics
 from common.orders import (
     DENSE_FLOAT32,
     ROWS_BFLOAT16,
@@ -29,6 +28,7 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.encodings import ENCODINGS
+from common.statistics import TaskStatistics
 from server.assembly import in_memory
 from server.coordinator import Coordinator
 from server.core.effects import Commit, Notice, RoundClosed
@@ -113,7 +113,7 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
 
 def join(table: Table, client: str, task: str, *capabilities: str) -> None:
     definitions = tuple(known for known in TASKS if known.name == task)
-    request = JoinRequest(client, definitions, ((task, 100),), capabilities)
+    request = JoinRequest(client, definitions, ((task, 100),), capabilities, validation=((task, 100),))
     table.apply(Joined(table.now, request, f"token-{client}"))
 
 
@@ -226,7 +226,8 @@ class Upload:
         definition = self.coordinator.rules.definition("sst2")
         assert definition is not None
         offers = tuple(map(offer_of, ENCODINGS))
-        welcome = await self.port.join(JoinRequest(self.client, (definition,), (("sst2", 24),), offers))
+        rows = (("sst2", 24),)
+        welcome = await self.port.join(JoinRequest(self.client, (definition,), rows, offers, validation=rows))
         self.session: Session = welcome.session
 
     async def take_order(self) -> None:

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.metrics import TaskStatistics, measure
+from common.metrics import measure
 from common.orders import (
     JoinRequest,
+    ModelArchitecture,
     Order,
     OrderKind,
     PollKind,
@@ -32,9 +33,11 @@ from common.orders import (
     TaskResult,
     TrainingSettings,
     UpdateHeader,
+    Welcome,
     WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
+from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart
@@ -126,6 +129,12 @@ def upload(**changes: Any) -> UploadStart:
     return UploadStart(SESSION, replace(HEADER, **changes))
 
 
+def welcome(**changes: Any) -> Welcome:
+    architecture = ModelArchitecture("{}", "cross", 64, "ab" * 32, 0)
+    rules, digests = (("*", "shared"),), (("shared", "ab" * 32),)
+    return replace(Welcome(SESSION, "Probe", architecture, (TASK,), rules, digests, 30.0, 5.0), **changes)
+
+
 LARGE_UPLOAD = replace(
     upload(scopes=(replace(HEADER.scopes[0], nbytes=INLINE_BYTES + 8),)), payload=bytes(INLINE_BYTES + 8)
 )
@@ -140,7 +149,22 @@ def task_with(**changes: Any) -> JoinRequest:
 
 
 BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
-    ("client id", messages.JOIN_REQUEST, replace(JOIN, client_id="a/b"), "client_id: 'a/b' does not match"),
+    ("client id", messages.JOIN_REQUEST, replace(JOIN, client_id="a/b"), "client_id: 'a/b' is not an id"),
+    ("client id with dots", messages.JOIN_REQUEST, replace(JOIN, client_id="a..b"), "client_id: 'a..b' is not an id"),
+    (
+        "run id upwards",
+        messages.WELCOME,
+        welcome(session=replace(SESSION, run_id="../../../x")),
+        "run_id: '../../../x'",
+    ),
+    ("run id of dots", messages.WELCOME, welcome(session=replace(SESSION, run_id="..")), "run_id: '..'"),
+    ("hidden run id", messages.WELCOME, welcome(session=replace(SESSION, run_id=".x")), "run_id: '.x'"),
+    ("rule's scope", messages.WELCOME, welcome(rules=(("*", "shared/../x"),)), "scope: 'shared/../x'"),
+    ("rule's place", messages.WELCOME, welcome(rules=(("*", "member/{holder}"),)), "scope: 'member/{holder}'"),
+    ("endless poll", messages.WELCOME, welcome(poll_seconds=1e300), "poll_seconds"),
+    ("endless order", messages.POLL_REPLY, order_reply(seconds_left=1e300), "seconds_left"),
+    ("order id upwards", messages.POLL_REPLY, order_reply(order_id="../x"), "order_id: '../x'"),
+    ("small pieces", messages.FETCH_REQUEST, FetchCall(SESSION, ScopeVersion("shared", 1), 0, 100), "piece_bytes: 100"),
     ("empty client id", messages.JOIN_REQUEST, replace(JOIN, client_id=""), "client_id"),
     ("long client id", messages.JOIN_REQUEST, replace(JOIN, client_id="x" * 65), "client_id"),
     ("no tasks", messages.JOIN_REQUEST, replace(JOIN, tasks=(), examples=()), "number of tasks"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.metrics import MOMENTS, TaskStatistics
+from common.names import is_id
 from common.orders import (
     FederationStatus,
     JoinRequest,
@@ -34,25 +34,29 @@ from common.orders import (
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.statistics import MOMENTS, TaskStatistics
+from common.targets import TargetSums, TargetUnits
+from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
 from common.wire.codec import Codec
-from common.wire.limits import MAX_COUNT, MAX_SEED
+from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SECONDS, MAX_SEED
 from common.wire.pieces import PIECE, UPLOAD_PART
 
-ids = st.text(string.ascii_letters + string.digits + "-_./:", min_size=1, max_size=20)
+ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=20).filter(is_id)
 task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
-client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64)
+client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64).filter(is_id)
 scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
 digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
+row_counts = st.integers(0, MAX_EXAMPLES)
 sizes = st.integers(0, 1 << 40)
 piece_sizes = st.integers(LEAST_PIECE_BYTES, PIECE_BYTES)
 positive = st.integers(1, 1 << 20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 amounts = st.floats(0, 1e300)
+seconds = st.floats(0, MAX_SECONDS)
 lines = st.text(max_size=50).map(as_line)
 labels = st.text(string.printable.strip() + "äß漢\u200c", min_size=1, max_size=12)
 
@@ -80,10 +84,20 @@ def task_definitions(draw: st.DrawFn) -> TaskDefinition:
 task_lists = few(task_definitions(), lambda task: task.name, least=1)
 
 
+headers = st.one_of(
+    st.builds(Header, st.integers(1, 1_000_000)), st.builds(Header.of, few(labels.map(as_line), str, least=1))
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
-    return JoinRequest(draw(client_ids), tasks, tuple((t.name, draw(counts)) for t in tasks), draw(few(ids, str)))
+    rows = [tuple((t.name, draw(row_counts)) for t in tasks) for _ in range(2)]
+    validation = tuple((name, count) for name, count in rows[1] if count)
+    sums = st.builds(TargetSums, numbers, amounts)
+    targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
+    said = tuple((t.name, draw(headers)) for t in tasks[1:])
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str)), said), validation, targets)
 
 
 welcomes = st.builds(
@@ -92,10 +106,10 @@ welcomes = st.builds(
     labels,
     st.builds(ModelArchitecture, st.text(max_size=50), ids, positive, digests, sizes),
     task_lists,
-    few(st.tuples(labels, labels)),
+    few(st.tuples(labels, scopes | st.sampled_from(["task/{task}", "shared/{block}", "member/a-1/task/{task}"]))),
     few(st.tuples(scopes, digests), first),
-    amounts,
-    amounts,
+    seconds,
+    seconds,
 )
 scope_versions = st.builds(ScopeVersion, scopes, counts)
 
@@ -108,6 +122,9 @@ settings = st.builds(
     frozen=st.sampled_from(("", "all", "0", "12")),
     procedure=st.builds(LocalProcedure, isolated=st.booleans()),
 )
+
+
+units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
 
 
 @st.composite
@@ -125,11 +142,12 @@ def order_values(draw: st.DrawFn) -> Order:
             st.just(versions),
             st.integers(0, MAX_SEED),
             settings,
-            amounts,
+            seconds,
             ids,
             st.just(riding),
             st.just(tasks),
             apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
+            units=few(st.tuples(task_names, units), first),
         )
     )
 
@@ -148,7 +166,7 @@ statistics = st.builds(
     st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
 )
-results = st.builds(TaskResult, task_names, counts, st.none() | numbers, st.none() | statistics)
+results = st.builds(TaskResult, task_names, row_counts, st.none() | numbers, st.none() | statistics)
 
 
 @st.composite
@@ -180,7 +198,10 @@ def whole_updates(draw: st.DrawFn) -> WholeUpdate:
 
 members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
 statuses = st.builds(
-    FederationStatus, labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)
+    FederationStatus,
+    *(labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)),
+    member_count=st.integers(4, MAX_COUNT),
+    more=st.booleans(),
 )
 progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
 
@@ -201,6 +222,6 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),
     (messages.LEAVE_REQUEST, sessions),
     (messages.DONE, st.none()),
-    (messages.STATUS_REQUEST, st.none()),
+    (messages.STATUS_REQUEST, st.just("") | client_ids),
     (messages.FEDERATION_STATUS, statuses),
 )

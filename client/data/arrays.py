@@ -132,8 +132,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
         column = np.array(cells, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         column = None
-    # Python reads 1_0 as ten, which in a data file is a slip.
-    if column is not None and column.ndim == 1 and not any(cell is None or "_" in str(cell) for cell in cells):
+    if column is not None and column.ndim == 1 and not any(map(_is_slip, cells)):
         return column
     for row, cell in enumerate(cells, start=1):
         if not _is_number(cell):
@@ -143,8 +142,13 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     raise DataError(f"{table.origin}, column {name!r}: its cells are not numbers; mend it")
 
 
+def _is_slip(cell: object) -> bool:
+    """Whether numpy and Python take for a number what is none: a gap, or 1_0."""
+    return cell is None or (isinstance(cell, str) and "_" in cell)
+
+
 def _is_number(cell: object) -> bool:
-    if cell is None or "_" in str(cell):
+    if _is_slip(cell):
         return False
     try:
         float(cell)  # type: ignore[arg-type]
@@ -288,7 +292,7 @@ def _as_array(parsed: list[object], task: TaskDefinition) -> Labels:
     if task.type is TaskType.CLASSIFICATION:
         return np.array(parsed, dtype=np.int64)
     if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float32)
+        return np.array(parsed, dtype=np.float64)
     table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
     for row, chosen in enumerate(parsed):
         table[row, np.asarray(chosen, dtype=np.int64)] = 1.0

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.data.example import Example
-from client.data.features import FeatureRows
+from client.data.features import FeatureRows, Labels
 from client.data.masking import Masks, Vocabulary, draw_masks
 from common.errors import DataError, ModelError
 from common.models.batch import Batch, TextBatch
@@ -50,13 +50,13 @@ class EncodedTexts:
 class EncodedSet:
     """A task's examples ready for batching.
 
-    `second` holds the second texts of siamese pairs. `labels` is int64 (rows,) for classes, float32 (rows,)
+    `second` holds the second texts of siamese pairs. `labels` is int64 (rows,) for classes, float64 (rows,)
     for scores, float32 (rows, labels) of zeros and ones for multi-label tasks.
     """
 
     first: EncodedTexts
     second: EncodedTexts | None
-    labels: NDArray[np.int64] | NDArray[np.float32]
+    labels: Labels
     padding_id: int
 
     def __len__(self) -> int:
@@ -199,11 +199,17 @@ def _tokenise(
     return EncodedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
 
 
-def _labels(examples: Sequence[Example], task: TaskDefinition) -> NDArray[np.int64] | NDArray[np.float32]:
+def scores_of(rows: Sequence[Example] | FeatureRows) -> NDArray[np.float64]:
+    """The scores of a regression's rows, (rows,)."""
+    labels = rows.labels if isinstance(rows, FeatureRows) else [row.label for row in rows]
+    return np.asarray(labels, dtype=np.float64)
+
+
+def _labels(examples: Sequence[Example], task: TaskDefinition) -> Labels:
     if task.type is TaskType.CLASSIFICATION:
         return np.array([example.label for example in examples], dtype=np.int64)
     if task.type is TaskType.REGRESSION:
-        return np.array([example.label for example in examples], dtype=np.float32)
+        return scores_of(examples)
     labels = np.zeros((len(examples), len(task.labels)), dtype=np.float32)
     for row, example in enumerate(examples):
         labels[row, np.asarray(example.label, dtype=np.int64)] = 1.0

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from common.models.batch import FeatureBatch
 
-Labels = NDArray[np.int64] | NDArray[np.float32]
+Labels = NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class FeatureRows:
     """A task's rows, ready for batching.
 
-    `features` is float32 (rows, features) and finite; `labels` is int64 (rows,) for classes, float32 (rows,) for
+    `features` is float32 (rows, features) and finite; `labels` is int64 (rows,) for classes, float64 (rows,) for
     scores, float32 (rows, labels) of zeros and ones for multi-label tasks.
     """
 

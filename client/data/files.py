@@ -41,7 +41,7 @@ def task_folder(folder: Path, task: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task}/train.tsv")
     # Compared as listed, because some file systems would find CoLA under the name cola.
-    listed = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    listed = {entry.name for entry in _entries(folder) if entry.is_dir()}
     wanted = [task] + ([OFFICIAL_FOLDERS[task]] if task in OFFICIAL_FOLDERS else [])
     for name in wanted:
         if name in listed:
@@ -90,7 +90,7 @@ def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES)
         f"({'|'.join(map(re.escape, suffixes))})((?:\\.gz)?)"
     )
     found: dict[tuple[int, int, str, int], list[tuple[int, Path]]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder):
         match = name.fullmatch(path.name)
         if match is not None and path.is_file():
             stem, number, shards, suffix, packed = match.groups()
@@ -105,9 +105,16 @@ def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES)
     return []
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or type(error).__name__}; mend it") from None
+
+
 def _require_all(folder: Path, numbers: Sequence[int], shards: int) -> None:
-    if not shards or numbers == [*range(shards)] or numbers == [*range(1, shards + 1)]:
+    if not shards or (len(numbers) == shards and numbers in ([*range(shards)], [*range(1, shards + 1)])):
         return
-    missing = sorted({*range(shards)} - {*numbers}) if shards <= len(numbers) + 1_000_000 else []
-    what = f"number {missing[0]:05d} is missing" if missing else "some are there twice"
+    missing = next((number for number in range(shards) if number not in numbers), None)
+    what = "some are there twice" if missing is None else f"number {missing:05d} is missing"
     raise DataError(f"{folder} has {len(numbers)} of {shards} shards: {what}; put all of them there, each once")

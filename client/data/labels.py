@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import numpy as np
 
+from common.targets import LARGEST_TARGET
 from common.tasks import TaskDefinition, TaskType
 
 Label = int | float | tuple[int, ...]
@@ -20,7 +21,6 @@ LabelParser = Callable[[object], Label]
 SEPARATOR = "|"
 LISTED_NAMES = 10
 QUOTED_CHARACTERS = 24
-LARGEST_SCORE = float(np.finfo(np.float32).max)
 LARGEST_LITERAL = 1 << 16
 """Characters of a list as Python writes it; JSON may be longer."""
 
@@ -39,7 +39,7 @@ class CellError(ValueError):
 def label_parser(task: TaskDefinition) -> LabelParser:
     """The function that reads one label cell of `task`, the same for every format; it raises `CellError`.
 
-    See `LabelNames` for classes. A score is a finite float32 in decimal digits.
+    See `LabelNames` for classes. A score is a number up to 1e30 in decimal digits.
     """
     if task.type is TaskType.REGRESSION:
         return _score
@@ -225,8 +225,9 @@ def _score(value: object) -> float:
     if not _NUMBER.fullmatch(text) and not _NO_NUMBER.fullmatch(text):
         raise CellError(f"{quoted(text)} is not a number; give a score such as 3.5")
     score = float(text)
-    if not math.isfinite(score) or abs(score) > LARGEST_SCORE:
-        raise CellError(f"score {quoted(text)} is not a finite float32; mend or remove the row")
+    if not abs(score) <= LARGEST_TARGET:
+        bound = f"is not a finite number up to {LARGEST_TARGET:g}"
+        raise CellError(f"score {quoted(text)} {bound}; mend or remove the row, or use another unit")
     return score
 
 

@@ -29,7 +29,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
             built-in rows deals out so many times `parts` unevenly.
         parts: clients that share the rows.
         alpha: None for equal shares: part i is what `load` gives for partition (i, parts). Else the concentration of a
-            Dirichlet distribution over the parts, drawn for each label (Hsu et al., 2019): the smaller, the more
+            Dirichlet distribution over the parts, drawn for each label (Yurochkin et al., 2019): the smaller, the more
             different. Training and validation rows of a part have the same mix.
 
     Raises:

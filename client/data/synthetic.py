@@ -35,5 +35,5 @@ def generate_rows(
     if task.type is TaskType.CLASSIFICATION:
         return FeatureRows(rows, scores.argmax(axis=1).astype(np.int64))
     if task.type is TaskType.REGRESSION:
-        return FeatureRows(rows, scores[:, 0].astype(np.float32))
+        return FeatureRows(rows, scores[:, 0])
     return FeatureRows(rows, (scores > 0).astype(np.float32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import ConfigError
-
-VALID_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}")
+from common.names import CLIENT_ID_CHARS, RULE, is_id
 
 
 class Identity:
@@ -53,10 +51,8 @@ def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Ident
         ConfigError: the id is malformed or in use.
     """
     if client_id is not None:
-        if not VALID_ID.fullmatch(client_id):
-            raise ConfigError(
-                f"client_id: '{client_id}' must be 1 to 64 of the characters A-Z a-z 0-9 _ . -, not . or .."
-            )
+        if not is_id(client_id, CLIENT_ID_CHARS):
+            raise ConfigError(f"client_id: '{client_id}' must be 1 to {CLIENT_ID_CHARS} characters: {RULE}")
         return Identity(client_id, state_dir / client_id)
     prefix = "-".join(sorted(tasks))[:48]
     for folder in sorted(state_dir.glob(f"{prefix}-auto-*")):

@@ -8,14 +8,24 @@ import torch
 from client.data.batching import length_batches
 from client.data.encoding import MaskedSet, TrainingRows, collate
 from common.errors import DataError
-from common.metrics import TaskStatistics, measure
+from common.metrics import measure
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
+from common.statistics import TaskStatistics
+from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 
 
-def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, batch_size: int) -> TaskStatistics:
+def evaluate(
+    model: MultiTaskModel,
+    task: TaskDefinition,
+    rows: TrainingRows,
+    batch_size: int,
+    units: TargetUnits = OWN_UNITS,
+) -> TaskStatistics:
     """Score all rows without dropout and reduce the predictions to sums that may travel.
+
+    A regression's loss is in the `units` of its head, everything else in those of its targets.
 
     Raises:
         DataError: the model gives outputs that are not finite.
@@ -31,7 +41,7 @@ def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, ba
             batch = collate(rows, indices).to(device)
             assert batch.labels is not None
             scores.append(model(task.name, batch))
-            losses.append(task_loss(task, scores[-1], batch.labels))
+            losses.append(task_loss(task, scores[-1], batch.labels, units=units))
     outputs = np.empty((len(rows), task.outputs), dtype=np.float64)
     loss_sum = 0.0
     if batches:  # read at the end, since each reading waits for a GPU
@@ -40,7 +50,7 @@ def evaluate(model: MultiTaskModel, task: TaskDefinition, rows: TrainingRows, ba
         loss_sum = sum(value * len(indices) for value, indices in zip(values, batches, strict=True))
     if not np.isfinite(outputs).all():
         raise DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
-    return measure(task, outputs, np.asarray(rows.labels, dtype=np.float64), loss_sum)
+    return measure(task, units.targets(outputs), np.asarray(rows.labels, dtype=np.float64), loss_sum)
 
 
 def _evaluate_masked(model: MultiTaskModel, task: TaskDefinition, rows: MaskedSet, batch_size: int) -> TaskStatistics:

@@ -23,6 +23,7 @@ from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
 from common.procedures import OptimizerName
 from common.seeds import derive_seed
+from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 
 UNREAD_LOSSES = 200
@@ -39,11 +40,12 @@ class TrainingDiverged(FedMTLError):
 
 @dataclass(frozen=True)
 class TaskSet:
-    """One task's encoded rows at this client."""
+    """One task's encoded rows at this client, and the units in which a regression's head works."""
 
     task: TaskDefinition
     train: TrainingRows
     validation: TrainingRows
+    units: TargetUnits = OWN_UNITS
 
 
 Progress = Callable[[float], None]
@@ -160,7 +162,7 @@ def _forward(model: MultiTaskModel, parts: Sequence[Part]) -> list[Tensor]:
     for item, rows in parts:
         batch = collate(item.train, rows).to(device)
         assert batch.labels is not None
-        losses.append(task_loss(item.task, model(item.task.name, batch), batch.labels))
+        losses.append(task_loss(item.task, model(item.task.name, batch), batch.labels, units=item.units))
     return losses
 
 

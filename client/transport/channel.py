@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import grpc
 
 from client.transport.target import Target
@@ -18,6 +20,14 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+
+def _is_readable(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Invalid encoding")
+
+
+# gRPC reads its own message of a failed connection beyond its end, and logs a traceback about what it finds there.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_readable)
 
 
 def open_channel(target: Target, tls: TlsFiles | None) -> grpc.aio.Channel:

@@ -14,8 +14,9 @@ from typing import Self, TypeVar
 import grpc
 
 from client.transport.channel import open_channel
+from client.transport.handshake import certificate_lapse
 from client.transport.piece_size import PieceSize
-from client.transport.retries import Retry, explain, final, is_tls_problem
+from client.transport.retries import Retry, explain, final, is_refused_certificate, is_tls_problem
 from client.transport.target import Target
 from common.errors import Reason, Refused, UnreachableError, WireError
 from common.orders import (
@@ -67,6 +68,7 @@ class GrpcCoordinator:
         self, host: str, number: int, tls: TlsFiles | None, client_id: str = "", patience_seconds: float = 300.0
     ) -> None:
         self._target = Target.of(host, number, os.environ)
+        self._tls = tls
         self._channel = open_channel(self._target, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
@@ -138,9 +140,9 @@ class GrpcCoordinator:
         """See `CoordinatorPort`."""
         await self._call(methods.LEAVE, session)
 
-    async def status(self) -> FederationStatus:
+    async def status(self, after: str = "") -> FederationStatus:
         """See `CoordinatorPort`."""
-        return await self._call(methods.STATUS, None)
+        return await self._call(methods.STATUS, after)
 
     async def _call(self, method: Method[Q, A], request: Q, parked_seconds: float = 0.0) -> A:
         """One request and its reply, which may be parked for a while before it is due.
@@ -248,6 +250,8 @@ class GrpcCoordinator:
             raise outcome from None
         if not self._answered and is_tls_problem(error):
             reason, check = explain(error)
+            if self._tls is not None and is_refused_certificate(error):
+                reason, check = await certificate_lapse(self._target, self._tls) or (reason, check)
             check = self._target.to_check(check)
             raise UnreachableError(f"coordinator at {self._target} not reachable: {reason}; check {check}") from None
         await retry.pause(error)

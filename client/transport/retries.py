@@ -33,8 +33,9 @@ _CLOSED = (
     "the connection was closed",
     "that both sides use TLS or neither, and whether a client certificate is demanded",
 )
+_REFUSED = "CERTIFICATE_VERIFY_FAILED"
 _TLS_WORDS: tuple[tuple[str, str, str], ...] = (
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by the given CA", "the CA file"),
+    (_REFUSED, "its certificate is not signed by the given CA", "the CA file"),
     ("Hostname Verification", "its certificate is for another host name", "the host name"),
     ("Peer name", "its certificate is for another host name", "the host name"),
     ("WRONG_VERSION_NUMBER", "it speaks plain text, not TLS", "that both sides use TLS"),
@@ -69,6 +70,11 @@ def is_tls_problem(error: grpc.aio.AioRpcError | TimeoutError) -> bool:
     """Whether certificates or their use are wrong, which waiting does not mend."""
     details = "" if isinstance(error, TimeoutError) else error.details() or ""
     return any(part in details for part, _, _ in _TLS_WORDS)
+
+
+def is_refused_certificate(error: grpc.aio.AioRpcError | TimeoutError) -> bool:
+    """Whether this side does not trust the other side's certificate, for whatever reason."""
+    return not isinstance(error, TimeoutError) and _REFUSED in (error.details() or "")
 
 
 def final(error: grpc.aio.AioRpcError, where: str) -> FedMTLError | None:

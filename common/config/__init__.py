@@ -4,5 +4,6 @@ from common.config.loader import load_config, vary
 from common.config.render import notes, render
 from common.config.rules import Role, client_problems, server_problems
 from common.config.schema import Config
+from common.config.values import location
 
-__all__ = ["Config", "Role", "client_problems", "load_config", "notes", "render", "server_problems", "vary"]
+__all__ = ["Config", "Role", "client_problems", "load_config", "location", "notes", "render", "server_problems", "vary"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from common.config.values import Section
+from common.config.values import MaxExamples, Section
 
 TASK_SHARES = ("task_balanced", "temperature", "dynamic", "attention", "famo")
 """Weights that ask for sums by task."""
@@ -25,6 +25,7 @@ class AggregationSection(Section):
     temperature: Annotated[float, Field(ge=1e-3, le=1e6)] = 2.0
     famo_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     famo_decay: Annotated[float, Field(ge=0, le=1e6)] = 1e-3
+    max_examples: MaxExamples | None = None
     conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
     cagrad_c: Annotated[float, Field(gt=0)] = 0.4
     only_conflicts: bool = True
@@ -40,6 +41,16 @@ class AggregationSection(Section):
     tau: Annotated[float, Field(gt=0)] = 1e-3
 
     @property
+    def most_examples(self) -> int | None:
+        """`max_examples` where it is a number of rows."""
+        return self.max_examples if isinstance(self.max_examples, int) else None
+
+    @property
+    def most_medians(self) -> float | None:
+        """`max_examples` where it is a multiple of the median."""
+        return float(self.max_examples.removesuffix("x")) if isinstance(self.max_examples, str) else None
+
+    @property
     def by_task(self) -> bool:
         """Whether the updates of a scope that tasks share are summed task by task."""
         return self.weights in TASK_SHARES or self.conflict != "none"
@@ -53,6 +64,7 @@ class AggregationSection(Section):
             ("temperature", self.weights in TEMPERED, "weights: temperature, dynamic or attention"),
             ("famo_rate", self.weights == "famo", "weights: famo"),
             ("famo_decay", self.weights == "famo", "weights: famo"),
+            ("max_examples", self.weights != "uniform", "weights that count rows, all but uniform,"),
             ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
             ("only_conflicts", conflict, "a conflict rule"),
             ("rescale", conflict, "a conflict rule"),

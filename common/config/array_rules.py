@@ -16,7 +16,7 @@ def sizes(config: Config) -> list[str]:
         return (
             []
             if model.mlp.features is None
-            else [f"model.mlp: {model.server_model} reads texts; write server_model: mlp, or remove it"]
+            else [f"model.mlp: not read by server_model {model.server_model}; write server_model: mlp, or remove it"]
         )
     if model.mlp.features is None:
         return ["model.mlp.features: missing; write how many numbers a row has, e.g. 9"]
@@ -25,7 +25,7 @@ def sizes(config: Config) -> list[str]:
 
 def text_settings(config: Config) -> list[str]:
     """Settings of tokenizers and pretrained weights that an mlp cannot follow."""
-    model, plain = config.model, ModelSection()
+    model, plain = config.model, ModelSection.model_construct()
     if model.reads_text:
         return []
     found = [

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
 from common.config import rules
 from common.config.messages import explain
+from common.config.places import wants_text
 from common.config.rules import Role
 from common.config.schema import Config
 from common.config.yaml_text import parse
 from common.errors import ConfigError
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = (), role: Role = "any") -> Config:
+def load_config(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    role: Role = "any",
+    given: Mapping[str, object] = MappingProxyType({}),
+) -> Config:
     """Read, override and check a configuration.
 
     Args:
         path: a YAML file; None starts from the defaults alone.
-        overrides: `a.b.c=value` each, applied in order; the value is YAML and a missing section is made.
+        overrides: `a.b.c=value` each, applied in order; a missing section is made. The value is YAML, except that what
+            looks like a number is taken as it is written where the key wants a text.
         role: what this process acts as; `server` and `client` must protect connections to other machines.
+        given: key -> value, applied last and as it is.
 
     Raises:
         ConfigError: with one line for each problem.
@@ -30,6 +39,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), role: Role = "
     raw, problems = _read(path) if path else ({}, [])
     for override in overrides:
         problems += _apply(raw, override)
+    for key, value in given.items():
+        problems += _put(raw, key.split("."), value, f"{key}={value}")
     return _checked(raw, problems, role)
 
 
@@ -88,6 +99,8 @@ def _apply(raw: dict[str, Any], override: str) -> list[str]:
         value, problems = parse(text)
     except ValueError as error:
         return [f"override '{override}': {error}; put the value in quotes of its own"]
+    if isinstance(value, bool | int | float) and wants_text(keys):
+        value = text.strip()
     return [f"override '{override}': {problem}" for problem in problems] + _put(raw, keys, value, override)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from common.config.places import field_at, keys_at
 from common.config.schema import Config
+from common.config.values import CLOSE
 
 _WANTED = {
     "int_type": ("a whole number", "10"),
@@ -58,11 +58,13 @@ def _problem(details: ErrorDetails) -> str:
     return f"{_shown(value)}: {details['msg']}"
 
 
-def _suggestion(loc: Sequence[int | str]) -> str:
-    """The key that was probably meant: a similar one here, or the same one in another section."""
-    key, known = str(loc[-1]), _keys(Config, loc[:-1])
-    elsewhere = [f"{name}.{key}" for name in Config.model_fields if key in _keys(Config, (name,))]
-    meant = get_close_matches(key, known, 1) or elsewhere or get_close_matches(key, known, 1, cutoff=0.5)
+def _suggestion(place: Sequence[int | str]) -> str:
+    """The key that was probably meant: nearly the same here, what this shortens, or the same in another section."""
+    key, known = str(place[-1]), keys_at(place[:-1])
+    short = key.lower()
+    elsewhere = [f"{section}.{key}" for section in Config.model_fields if key in keys_at((section,))]
+    longer = [name for name in known if name.startswith(short) or {*short.split("_")} <= {*name.split("_")}]
+    meant = get_close_matches(short, known, 1, cutoff=CLOSE) or longer or elsewhere
     return f"did you mean '{meant[0]}'?" if meant else f"known here are {', '.join(known)}"
 
 
@@ -76,7 +78,7 @@ def _example(details: ErrorDetails) -> str:
         return f"write {_plain(meant)}"
     if kind == "int_type" and meant is not None and meant.is_integer():
         return f"write {int(meant)}"
-    field = _field(details["loc"])
+    field = field_at(details["loc"])
     if field is not None and isinstance(field.default, bool | int | float | str):
         return f"write e.g. {_plain(field.default)}"
     return f"write e.g. {_WANTED.get(kind, ('', '0.5'))[1]}"
@@ -90,30 +92,6 @@ def _number(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _keys(kind: Any, loc: Sequence[int | str]) -> list[str]:
-    """The keys that the schema knows at a place; empty where there is no section."""
-    model = _model(kind, loc)
-    return list(model.model_fields) if model else []
-
-
-def _field(loc: Sequence[int | str]) -> FieldInfo | None:
-    model = _model(Config, loc[:-1])
-    return model.model_fields.get(str(loc[-1])) if model else None
-
-
-def _model(kind: Any, loc: Sequence[int | str]) -> type[BaseModel] | None:
-    """The section at a place below `kind`, which is a section or a container of sections."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        if not loc:
-            return kind
-        field = kind.model_fields.get(str(loc[0]))
-        return _model(field.annotation, loc[1:]) if field else None
-    if get_origin(kind) in (dict, tuple):
-        loc = loc[1:]
-    found = (_model(inner, loc) for inner in get_args(kind))
-    return next((model for model in found if model), None)
 
 
 def _got(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from common.config import array_rules, circle_rules
+from common.config import array_rules, circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
@@ -293,6 +293,8 @@ _RULES: _Rules = (
     (("model", "data"), array_rules.source),
     (("tasks",), _some_task),
     ((), _task_definitions),
+    ((), size_rules.tasks),
+    (("sharing",), size_rules.rules),
     (("data",), _data_source),
     (("data", "model"), _tasks_have_data),
     (("sharing",), _sharing_rules),

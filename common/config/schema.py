@@ -12,22 +12,22 @@ from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
 from common.config.balance_section import BalanceSection
+from common.config.client_section import ClientSection
 from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
-    Address,
     Count,
     CountOrZero,
     Fraction,
     FrozenLayers,
     Host,
+    Location,
     Partition,
+    RuleText,
     RunName,
     Seconds,
     Section,
     TaskName,
-    Text,
-    Trains,
     group_tree,
 )
 from common.orders import TrainingSettings
@@ -35,6 +35,7 @@ from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import Header, TaskDefinition
+from common.wire.limits import MAX_LAYERS
 
 
 class RunSection(Section):
@@ -42,7 +43,7 @@ class RunSection(Section):
 
     name: RunName = "fedmtl"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
-    run_dir: Text | None = None
+    run_dir: Location | None = None
 
     @property
     def folder(self) -> Path:
@@ -54,7 +55,9 @@ class MLPSection(Section):
     """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
 
     features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1)] = (64,)
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
+    ] = (64,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -65,15 +68,15 @@ class ModelSection(Section):
     which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
     """
 
-    server_model: Text = "prajjwal1/bert-tiny"
-    client_model: Text | None = None
+    server_model: Location = "prajjwal1/bert-tiny"
+    client_model: Location | None = None
     weights: Literal["auto", "pretrained", "random"] = "auto"
-    tokenizer: Text | None = None
-    warm_start: Text | None = None
+    tokenizer: Location | None = None
+    warm_start: Location | None = None
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
-    mlp: MLPSection = MLPSection()
+    mlp: MLPSection = MLPSection.model_construct()
 
     @property
     def reads_text(self) -> bool:
@@ -106,7 +109,7 @@ class TrainingSection(Section):
     head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    balance: BalanceSection = BalanceSection()
+    balance: BalanceSection = BalanceSection.model_construct()
 
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
@@ -138,7 +141,7 @@ class DataSection(Section):
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
-    dir: Text | None = None
+    dir: Location | None = None
     partition: Partition | None = None
     standardise: bool = False
 
@@ -161,8 +164,8 @@ class DataSection(Section):
 class RuleSection(Section):
     """Parameters whose name matches `match` live in `scope`; `- match: scope` is the short form."""
 
-    match: Text
-    scope: Text
+    match: RuleText
+    scope: RuleText
 
     @model_validator(mode="before")
     @classmethod
@@ -195,6 +198,7 @@ class SharingSection(Section):
 class FederationSection(Section):
     """How a round is held. `quorum` is the share of its orders that must come back by its deadline.
 
+    Clients say that they live four times per lease, and time is looked at twice per second: hence its least value.
     `update_encoding` is how updates travel: see `common.parameters.encodings`. With `tasks_per_order` a client
     trains so many of its tasks per round, by `task_choice`: see `server.core.selection`.
     """
@@ -203,10 +207,12 @@ class FederationSection(Section):
     min_clients: Count = 1
     client_fraction: Fraction = 1.0
     quorum: Fraction = 0.5
+    min_updates: Count = 1
     start_timeout_seconds: Seconds = 600.0
+    rejoin_timeout_seconds: Annotated[float, Field(ge=0, le=365 * 86400)] = 120.0
     round_timeout_seconds: Seconds = 1800.0
     round_attempts: Count = 3
-    lease_seconds: Seconds = 60.0
+    lease_seconds: Annotated[float, Field(ge=2, le=365 * 86400)] = 60.0
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
     tasks_per_order: Count | None = None
@@ -254,9 +260,9 @@ class CompareSection(Section):
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
-    certificate: Text | None = None
-    key: Text | None = None
-    client_ca: Text | None = None
+    certificate: Location | None = None
+    key: Location | None = None
+    client_ca: Location | None = None
 
 
 class ServerSection(Section):
@@ -264,56 +270,27 @@ class ServerSection(Section):
 
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    tls: ServerTLSSection = ServerTLSSection()
+    tls: ServerTLSSection = ServerTLSSection.model_construct()
     insecure: bool = False
-
-
-class ClientTLSSection(Section):
-    """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
-
-    ca: Text | None = None
-    certificate: Text | None = None
-    key: Text | None = None
-
-
-class ClientSection(Section):
-    """Which coordinator a client calls, where it keeps its state and what it computes on."""
-
-    server: Address = "127.0.0.1:50051"
-    state_dir: Text = ".fedmtl"
-    trains: Trains = "all"
-    layers: Count | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    compact_vocabulary: bool = True
-    tls: ClientTLSSection = ClientTLSSection()
-    insecure: bool = False
-    connect_timeout_seconds: Seconds = 600.0
-
-    @property
-    def server_host(self) -> str:
-        """The host part of `server`, without the brackets of an IPv6 address."""
-        return self.server.rpartition(":")[0].strip("[]")
 
 
 class Config(Section):
     """The whole configuration; everything has a default except the tasks."""
 
-    run: RunSection = RunSection()
-    model: ModelSection = ModelSection()
-    training: TrainingSection = TrainingSection()
+    run: RunSection = RunSection.model_construct()
+    model: ModelSection = ModelSection.model_construct()
+    training: TrainingSection = TrainingSection.model_construct()
     tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
-    data: DataSection = DataSection()
-    sharing: SharingSection = SharingSection()
-    relation: RelationSection = RelationSection()
-    federation: FederationSection = FederationSection()
-    guard: GuardSection = GuardSection()
-    aggregation: AggregationSection = AggregationSection()
-    server: ServerSection = ServerSection()
-    client: ClientSection = ClientSection()
-    simulation: SimulationSection = SimulationSection()
-    compare: CompareSection = CompareSection()
+    data: DataSection = DataSection.model_construct()
+    sharing: SharingSection = SharingSection.model_construct()
+    relation: RelationSection = RelationSection.model_construct()
+    federation: FederationSection = FederationSection.model_construct()
+    guard: GuardSection = GuardSection.model_construct()
+    aggregation: AggregationSection = AggregationSection.model_construct()
+    server: ServerSection = ServerSection.model_construct()
+    client: ClientSection = ClientSection.model_construct()
+    simulation: SimulationSection = SimulationSection.model_construct()
+    compare: CompareSection = CompareSection.model_construct()
 
     @model_validator(mode="before")
     @classmethod

@@ -8,17 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from common.config.values import Count, CountOrZero, Section, Text
+from common.config.values import CLOSE, Count, CountOrZero, Section, Text, short, visible
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, METRICS, TaskDefinition, TaskType
-
-_MAX_LABELS = 100_000
+from common.wire.limits import LABEL_CHARS, MAX_LABELS
 
 
 def _label_names(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 1 <= value <= _MAX_LABELS:
-            raise ValueError(f"{value} is not a number of labels; write 1 to {_MAX_LABELS}, or the names")
+        if not 1 <= value <= MAX_LABELS:
+            raise ValueError(f"{value} is not a number of labels; write 1 to {MAX_LABELS}, or the names")
         return [str(i) for i in range(value)]
     return _written(value)
 
@@ -43,7 +42,8 @@ def _thousandths(value: float) -> float:
     return value
 
 
-Names = Annotated[tuple[Text, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+Name = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, LABEL_CHARS))]
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
 
 class ColumnsSection(Section):
@@ -111,7 +111,7 @@ class TaskSection(Section):
 
 
 def _unknown_task(name: str) -> str:
-    close = get_close_matches(name.lower(), KNOWN_TASKS, n=1)
+    close = get_close_matches(name.lower(), KNOWN_TASKS, n=1, cutoff=CLOSE)
     known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(KNOWN_TASKS)}."
     needed = f"type ({', '.join(TaskType)}) and, unless it is a regression or masked_lm, labels"
     return f"not a known task; {known} A task of your own needs {needed}"

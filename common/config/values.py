@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from common.parameters.capacity import is_capacity, is_frozen
+from common.plain_text import is_plain_name
+from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
+
+CLOSE = 0.8
+"""How alike two names are that are probably the same: one slip in five letters, two in ten (see `difflib`)."""
 
 
 class Section(BaseModel):
     """Base of all sections: strict, frozen, finite numbers, no unknown keys; an empty body means defaults."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_body(cls, body: Any) -> Any:
         return {} if body is None else body
+
+
+def short(value: str, limit: int) -> str:
+    """A text of at most `limit` characters."""
+    if len(value) > limit:
+        raise ValueError(f"'{value[:30]}...' has {len(value)} characters, more than {limit}; shorten it")
+    return value
+
+
+def visible(value: str) -> str:
+    """A text without control, format and other characters that show nothing, which no message carries."""
+    if not is_plain_name(value):
+        raise ValueError(f"{value[:60]!r} holds control characters or others that show nothing; remove them")
+    return value
 
 
 def _address(value: str) -> str:
@@ -38,21 +58,23 @@ def _host(value: str) -> str:
 def _run_name(value: str) -> str:
     if not re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]+", value):
         raise ValueError(f"'{value}' is not a run name; use letters, digits, _ . - and no leading dot")
-    return value
+    return short(value, RUN_NAME_CHARS)
 
 
 def _task_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         raise ValueError(f"'{value}' is not a task name; use letters, digits, _ and -")
-    return value
+    return short(value, NAME_CHARS)
 
 
-def group_tree(value: dict[str, Any]) -> dict[str, Any]:
+def group_tree(value: dict[str, Any], level: int = 1) -> dict[str, Any]:
     """Groups of tasks by name: leaves are lists of tasks, kept as tuples, everything else further groups."""
+    if level > MAX_GROUP_LEVELS:
+        raise ValueError(f"groups lie in one another {level} levels deep, more than {MAX_GROUP_LEVELS}; flatten them")
     tree: dict[str, Any] = {}
     for name, members in value.items():
         if isinstance(members, dict) and members:
-            tree[_task_name(str(name))] = group_tree(members)
+            tree[_task_name(str(name))] = group_tree(members, level + 1)
         elif isinstance(members, list | tuple) and members and all(isinstance(task, str) for task in members):
             tree[_task_name(str(name))] = tuple(members)
         else:
@@ -73,6 +95,14 @@ def _frozen_layers(value: Any) -> Any:
     return text
 
 
+def _max_examples(value: Any) -> Any:
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31 - 1
+    medians = re.fullmatch(r"([0-9]{1,6}(\.[0-9]{1,6})?)x", value) if isinstance(value, str) else None
+    if not count and (medians is None or not float(medians[1])):
+        raise ValueError(f"'{value}' is no number of rows and no multiple of the median; write e.g. 1000 or 2x")
+    return value
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -80,7 +110,22 @@ def _partition(value: str) -> str:
     return value
 
 
+def location(value: str) -> str:
+    """A path as it is, or with a home folder in place of `~` or `~name`, also where no shell has seen it.
+
+    Raises:
+        ValueError: nobody knows that folder.
+    """
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError(f"'{value}' names a home folder that is not known here; write the whole path") from None
+
+
 Text = Annotated[str, Field(min_length=1)]
+RuleText = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, RULE_CHARS))]
+Location = Annotated[Text, AfterValidator(location)]
+"""The path of a file or a folder; `~` is the home folder."""
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
@@ -91,6 +136,7 @@ RunName = Annotated[str, AfterValidator(_run_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
+MaxExamples = Annotated[int | str, BeforeValidator(_max_examples)]
 Partition = Annotated[str, AfterValidator(_partition)]
 
 

@@ -28,7 +28,7 @@ class TextBatch:
 
     `input_ids`, `attention_mask` (1 at tokens, 0 at padding) and `token_type_ids` (which text of a cross-encoded pair)
     are int64 (rows, length). `pair` holds the second texts of siamese pairs and has no labels itself. `labels` is
-    int64 (rows,) for classes, float32 (rows,) for scores, float32 (rows, labels) for multi-label tasks. `positions` are
+    int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks. `positions` are
     the hidden words of a masked task, int64 (words,), counted row by row over all of `input_ids`; its labels are those
     words' ids, int64 (words,).
     """

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition, TaskType
 
 INITIAL_STD = 0.02
 
-COSINE_START = 5.0
-"""The score of equal texts before any training; STS-B's highest. Scores in other ranges are learned more slowly."""
+COSINE_START = 2.5
+"""How many units lie between the first scores of unrelated (cosine 0) and of equal texts (1); STS-B's range from 0 to 5
+has two and a half, whose middle is the mean score."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -56,7 +58,7 @@ class SiameseHead(Head):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """As in `Head`; a regression starts as `COSINE_START` * cosine(u, v) instead.
+        """As in `Head`; a regression starts as `COSINE_START` * (cosine(u, v) - 1/2) instead.
 
         From small random weights, the many u, v and abs(u - v) first grow to meet the mean score and bury the
         similarity that the encoder already knows: on 1,000 rows of STS-B that costs 0.3 of Spearman's rho.
@@ -65,6 +67,7 @@ class SiameseHead(Head):
         if self.task_type is TaskType.REGRESSION:
             self.linear.weight.zero_()
             self.linear.weight[:, -1] = COSINE_START
+            self.linear.bias.fill_(-0.5 * COSINE_START)
 
 
 class MaskedHead(nn.Module):
@@ -93,19 +96,27 @@ class MaskedHead(nn.Module):
         self.norm.weight.fill_(1.0)
 
 
-def task_loss(task: TaskDefinition, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+def task_loss(
+    task: TaskDefinition,
+    outputs: Tensor,
+    targets: Tensor,
+    reduction: Reduction = "mean",
+    units: TargetUnits = OWN_UNITS,
+) -> Tensor:
     """Cross entropy (of classes or hidden words), binary cross entropy averaged over the labels, or squared error.
 
     Args:
         task: says how to read the outputs.
         outputs: logits or predictions, (rows, task.outputs).
-        targets: class indices int64 (rows,), 0/1 indicators float32 (rows, labels) or scores float32 (rows,).
+        targets: class indices int64 (rows,), 0/1 indicators float32 (rows, labels) or scores float64 (rows,).
         reduction: over the rows; `none` gives one loss per row, (rows,).
+        units: in which a regression's head works, and its loss is.
     """
     if task.type in (TaskType.CLASSIFICATION, TaskType.MASKED_LM):
         return functional.cross_entropy(outputs, targets, reduction=reduction)
     if task.type is TaskType.REGRESSION:
-        return functional.mse_loss(outputs.squeeze(-1), targets, reduction=reduction)
+        wanted = ((targets.double() - units.mean) / units.scale).float()
+        return functional.mse_loss(outputs.squeeze(-1), wanted, reduction=reduction)
     rows = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=-1)
     if reduction == "none":
         return rows

@@ -16,6 +16,7 @@ MODEL_TYPE = "mlp"
 """`model_type` in the description, and what `model.server_model` says to choose it."""
 
 LARGEST_WIDTH = 1_000_000
+MOST_LAYERS = 1001
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ def read_mlp(config_json: str) -> MLPConfig | None:
     """
     try:
         values = json.loads(config_json)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
         return None
     hidden, dropout = values.get("hidden"), values.get("dropout", 0.0)
     widths: list[Any] = [values.get("features"), *hidden] if isinstance(hidden, list) and hidden else [0]
-    if not all(type(width) is int and 0 < width <= LARGEST_WIDTH for width in widths):
-        raise ModelError("encoder of type 'mlp': features and hidden must be whole numbers above 0")
+    if len(widths) > MOST_LAYERS or not all(type(width) is int and 0 < width <= LARGEST_WIDTH for width in widths):
+        raise ModelError("encoder of type 'mlp': features and hidden must be whole numbers above 0, not too many")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ModelError("encoder of type 'mlp': dropout must be at least 0 and below 1")
     return MLPConfig(widths[0], tuple(widths[1:]), float(dropout))

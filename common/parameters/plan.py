@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from common.errors import ConfigError
+from common.parameters.patterns import NamePattern
 from common.parameters.schema import ParameterSchema
 
 SHARED = "shared"
@@ -87,10 +88,9 @@ class ScopeRule:
         return any(place in self.match for place in _COUNTED)
 
     @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """`match` as a regular expression over whole parameter names."""
-        escaped = re.escape(self.match).replace(r"\*", ".*").replace(r"\{task\}", "(?P<task>[^.]+)")
-        return re.compile(escaped)
+    def pattern(self) -> NamePattern:
+        """`match` as what tells names that it speaks of."""
+        return NamePattern.of(self.match)
 
     def problem(self) -> str | None:
         """What is wrong with the rule, in one line, or None."""
@@ -105,13 +105,12 @@ class ScopeRule:
 
     def scope_of(self, name: str) -> str | None:
         """The scope of the parameter `name`, or None where the rule does not speak of it."""
-        found = self.pattern.fullmatch(name)
-        if found is None:
+        task = self.pattern.match(name)
+        if task is None:
             return None
-        task = found.groupdict().get("task")
         if self.scope == PRIVATE and task:
             return f"{PRIVATE}/{task}"
-        return self.scope.replace("{task}", task or "").replace("{block}", block_of(name))
+        return self.scope.replace("{task}", task).replace("{block}", block_of(name))
 
 
 PLANS: dict[str, tuple[ScopeRule, ...]] = {

@@ -11,18 +11,16 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from common.errors import WireError
+from common.names import CLIENT_ID_CHARS, ID_CHARS, RULE, is_id
 from common.plain_text import blanked, is_plain, is_plain_name
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from common.wire.limits import LINE_CHARS, MAX_COUNT
+from common.wire.limits import LINE_CHARS, MAX_COUNT, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 E = TypeVar("E", bound=StrEnum)
 
-_ID = re.compile(r"[!-~]{1,128}")
-_CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SCOPE = re.compile(r"[a-z]{1,64}(/[A-Za-z0-9_.+-]{1,1024}){0,11}")
+_PLACE = re.compile(r"\{(task|block)\}")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 
 
@@ -33,8 +31,14 @@ def _matching(pattern: re.Pattern[str], value: str, field: str) -> str:
 
 
 def identifier(value: str, field: str) -> str:
-    """The id of a run, an order or a session, or another short name: printable ASCII without blanks."""
-    return _matching(_ID, value, field)
+    """The id of a run, an order or a session, or another short name: see `common.names`."""
+    return _id(value, field, ID_CHARS)
+
+
+def _id(value: str, field: str, longest: int) -> str:
+    if not is_id(value, longest):
+        raise WireError(f"{field}: {value[:80]!r} is not an id of 1 to {longest} characters ({RULE})")
+    return value
 
 
 def optional_identifier(value: str, field: str) -> str:
@@ -44,17 +48,23 @@ def optional_identifier(value: str, field: str) -> str:
 
 def client_id(value: str, field: str = "client_id") -> str:
     """A client's id."""
-    return _matching(_CLIENT, value, field)
+    return _id(value, field, CLIENT_ID_CHARS)
 
 
 def task_name(value: str, field: str = "task") -> str:
     """A task's name."""
-    return _matching(_TASK, value, field)
+    return _matching(TASK_NAME, value, field)
 
 
 def scope_name(value: str, field: str = "scope") -> str:
     """A scope's name, such as `shared` or `task/sst2`."""
-    return _matching(_SCOPE, value, field)
+    return _matching(SCOPE_NAME, value, field)
+
+
+def rule_scope(value: str, field: str = "scope") -> str:
+    """The scope that a sharing rule gives, in which {task} and {block} stand for names."""
+    scope_name(_PLACE.sub("x", value), field)
+    return value
 
 
 def digest(value: str, field: str = "digest") -> str:

@@ -1,12 +1,20 @@
-"""What a message may hold at most. Bounds the memory that a decoder needs, whatever bytes it is given."""
+"""What configurations and messages may hold at most, and what names look like: one set for both.
+
+So a configuration that is taken can be sent, and a decoder's memory is bounded, whatever bytes it is given.
+"""
 
 from __future__ import annotations
+
+import re
 
 CONTROL_BYTES = 1 << 20
 """A control message; a piece of a stream carries `common.ports.PIECE_BYTES`."""
 
 MAX_TASKS = 1024
-MAX_LABELS = 10_000
+MAX_LABELS = 1 << 14
+"""Labels of all tasks together: a client's counts per label must fit into one message beside everything else."""
+DEFINITION_BYTES = 1 << 19
+"""The definitions of all tasks, as `definition_bytes` counts them: they travel together, in one message."""
 MAX_FEATURES = 1_000_000
 MAX_NAMES = 64
 """Names of features that travel; their digest stands for all of them."""
@@ -15,15 +23,38 @@ NAMES_CHARS = 1 << 16
 MAX_METRICS = 64
 MAX_SCOPES = 4096
 MAX_RULES = 4096
+RULES_BYTES = 1 << 17
+"""The rules of a sharing plan, written out for the encoder's layers."""
 MAX_CAPABILITIES = 64
 MAX_MEMBERS = 1 << 16
 
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
 MAX_SEED = (1 << 63) - 1
+MAX_EXAMPLES = (1 << 29) - 1
+"""Rows of a client's task: so many times a float32 are exact in a float64."""
 
+MAX_SECONDS = 366.0 * 86400
+"""Any time to wait."""
+
+NAME_CHARS = 64
+"""A task, a client or a group of tasks."""
+RUN_NAME_CHARS = 128
 LINE_CHARS = 1000
 """A line for a person; longer ones are cut when they are sent."""
 LABEL_CHARS = 256
 RULE_CHARS = 512
-CONFIG_CHARS = 1 << 19
+"""A pattern of a sharing plan, or the scope that it stands for."""
+SCOPE_CHARS = 1024
+"""One part of a scope's name, such as the tasks of a member."""
+MAX_GROUP_LEVELS = 8
+CONFIG_CHARS = 1 << 16
+MAX_LAYERS = 1000
+
+TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
+SCOPE_NAME = re.compile(rf"(?!.*\.\.)[a-z]{{1,64}}(/(?!\.)[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
+
+
+def definition_bytes(name: str, labels: tuple[str, ...]) -> int:
+    """At most so many bytes a task's definition takes in a message."""
+    return 256 + len(name) + sum(len(label.encode("utf-8", "replace")) + 3 for label in labels)

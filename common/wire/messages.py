@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from common.errors import WireError
 from common.orders import (
     FederationStatus,
@@ -16,6 +18,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
+from common.targets import TargetSums
+from common.tasks import TaskType
 from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
 from common.wire.codec import Codec, codec
@@ -27,9 +31,13 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
     return pb.JoinRequest(
         client_id=value.client_id,
         tasks=[parts.pack_task(task) for task in value.tasks],
-        examples=[pb.TaskExamples(task=task, examples=examples) for task, examples in value.examples],
+        examples=[
+            pb.TaskExamples(task=task, examples=examples, validation=dict(value.validation).get(task, 0))
+            for task, examples in value.examples
+        ],
         capabilities=value.capabilities,
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
+        targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
     )
 
 
@@ -46,10 +54,28 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
-        tuple((row.task, checks.count(row.examples, "examples")) for row in message.examples),
+        tuple((row.task, _count_rows(row.examples, "examples")) for row in message.examples),
         checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
         headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
+        validation=tuple(
+            (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
+        ),
+        targets=_unpack_targets(message, {task.name for task in tasks if task.type is TaskType.REGRESSION}),
     )
+
+
+def _unpack_targets(message: pb.JoinRequest, regressions: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
+    for name in checks.distinct((row.task for row in message.targets), "targets"):
+        if name not in regressions:
+            raise WireError(f"targets: {name[:80]!r} is no regression among the tasks")
+    return tuple(
+        (row.task, TargetSums(checks.number(row.mean, "mean"), checks.amount(row.squares, "squares")))
+        for row in message.targets
+    )
+
+
+def _count_rows(value: int, field: str) -> int:
+    return checks.count(value, field, most=limits.MAX_EXAMPLES)
 
 
 def _pack_welcome(value: Welcome) -> pb.Welcome:
@@ -72,19 +98,19 @@ def _unpack_welcome(message: pb.Welcome) -> Welcome:
     checks.distinct((row.scope for row in digests), "schema_digests")
     return Welcome(
         parts.unpack_session(message.session),
-        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        checks.label(message.run_name, "run_name", limits.RUN_NAME_CHARS),
         parts.unpack_architecture(message.architecture),
         parts.unpack_tasks(message.tasks),
         tuple(
             (
                 checks.label(rule.match, "match", limits.RULE_CHARS),
-                checks.label(rule.scope, "scope", limits.RULE_CHARS),
+                checks.rule_scope(rule.scope),
             )
             for rule in rules
         ),
         tuple((checks.scope_name(row.scope), checks.digest(row.digest)) for row in digests),
-        checks.amount(message.poll_seconds, "poll_seconds"),
-        checks.amount(message.heartbeat_seconds, "heartbeat_seconds"),
+        checks.amount(message.poll_seconds, "poll_seconds", limits.MAX_SECONDS),
+        checks.amount(message.heartbeat_seconds, "heartbeat_seconds", limits.MAX_SECONDS),
     )
 
 
@@ -208,20 +234,28 @@ def _pack_status(value: FederationStatus) -> admin.FederationStatus:
         num_rounds=value.num_rounds,
         waiting_for=checks.as_line(value.waiting_for),
         members=[parts.pack_member(member) for member in value.members],
+        member_count=value.member_count,
+        more=value.more,
     )
+
+
+def _unpack_status_request(message: admin.StatusRequest) -> str:
+    return checks.client_id(message.after, "after") if message.after else ""
 
 
 def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
     members = checks.items(message.members, "members", limits.MAX_MEMBERS)
     checks.distinct((member.client_id for member in members), "members")
     return FederationStatus(
-        checks.label(message.run_name, "run_name", limits.LABEL_CHARS),
+        checks.label(message.run_name, "run_name", limits.RUN_NAME_CHARS),
         checks.identifier(message.run_id, "run_id"),
         checks.label(message.phase, "phase", limits.LABEL_CHARS),
         checks.count(message.round, "round"),
         checks.count(message.num_rounds, "num_rounds"),
         checks.line(message.waiting_for, "waiting_for"),
         tuple(parts.unpack_member(member) for member in members),
+        checks.count(message.member_count, "member_count", least=len(members)),
+        message.more,
     )
 
 
@@ -270,5 +304,7 @@ LEAVE_REQUEST: Codec[Session] = codec(
     pb.LeaveRequest, lambda session: pb.LeaveRequest(session=parts.pack_session(session)), _unpack_leave
 )
 DONE: Codec[None] = codec(pb.Done, lambda _: pb.Done(), lambda _: None)
-STATUS_REQUEST: Codec[None] = codec(admin.StatusRequest, lambda _: admin.StatusRequest(), lambda _: None)
+STATUS_REQUEST: Codec[str] = codec(
+    admin.StatusRequest, lambda after: admin.StatusRequest(after=after), _unpack_status_request
+)
 FEDERATION_STATUS: Codec[FederationStatus] = codec(admin.FederationStatus, _pack_status, _unpack_status)

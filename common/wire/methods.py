@@ -77,7 +77,7 @@ REPORT_FAILURE: Method[FailureCall, None] = Method(
     _CLIENTS + "ReportFailure", Kind.UNARY_UNARY, messages.FAILURE_REPORT, messages.DONE
 )
 LEAVE: Method[Session, None] = Method(_CLIENTS + "Leave", Kind.UNARY_UNARY, messages.LEAVE_REQUEST, messages.DONE)
-STATUS: Method[None, FederationStatus] = Method(
+STATUS: Method[str, FederationStatus] = Method(
     _OPERATORS + "Status", Kind.UNARY_UNARY, messages.STATUS_REQUEST, messages.FEDERATION_STATUS
 )
 

@@ -16,6 +16,7 @@ from common.orders import (
 from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName, ProcedureName, PullStep
+from common.targets import TargetUnits
 from common.wire import checks, limits
 from common.wire.gen import federation_pb2 as pb
 from common.wire.parts import pack_scope, unpack_scope
@@ -37,6 +38,7 @@ def pack_order(value: Order) -> pb.Order:
         tasks=value.tasks,
         pulls=[pb.ScopePull(scope=pull.scope, mu=pull.mu, version=pull.version) for pull in value.pulls],
         apart=value.apart,
+        units=[pb.TargetUnits(task=task, mean=units.mean, scale=units.scale) for task, units in value.units],
     )
 
 
@@ -55,13 +57,22 @@ def unpack_order(message: pb.Order) -> Order:
         tuple(unpack_scope(scope) for scope in scopes),
         checks.count(message.seed, "seed", most=limits.MAX_SEED),
         _unpack_training(message.training),
-        checks.amount(message.seconds_left, "seconds_left"),
+        checks.amount(message.seconds_left, "seconds_left", limits.MAX_SECONDS),
         checks.identifier(message.encoding, "encoding"),
         _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         pulls,
         _unpack_apart(message),
+        _unpack_units(message),
     )
+
+
+def _unpack_units(message: pb.Order) -> tuple[tuple[str, TargetUnits], ...]:
+    names = checks.distinct((row.task for row in checks.items(message.units, "units", limits.MAX_TASKS)), "units")
+    found = [TargetUnits(row.mean, row.scale) for row in message.units]
+    if problem := next(filter(None, (units.problem() for units in found)), None):
+        raise WireError(f"units: {problem}")
+    return tuple(zip(map(checks.task_name, names), found, strict=True))
 
 
 def _unpack_apart(message: pb.Order) -> tuple[str, ...]:

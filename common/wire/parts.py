@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
-from common.metrics import COUNTS, MOMENTS, TaskStatistics
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -17,6 +16,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
+from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
@@ -73,7 +73,9 @@ def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
 
 def unpack_tasks(messages: Sequence[pb.TaskDefinition]) -> tuple[TaskDefinition, ...]:
     """Messages to values; at least one, no two of the same name."""
-    tasks = tuple(unpack_task(task) for task in checks.items(messages, "tasks", limits.MAX_TASKS, least=1))
+    checks.items(messages, "tasks", limits.MAX_TASKS, least=1)
+    checks.count(sum(len(task.labels) for task in messages), "number of labels", most=limits.MAX_LABELS)
+    tasks = tuple(unpack_task(task) for task in messages)
     checks.distinct((task.name for task in tasks), "tasks")
     return tasks
 
@@ -196,7 +198,7 @@ def _pack_result(value: TaskResult) -> pb.TaskResult:
 def _unpack_result(message: pb.TaskResult) -> TaskResult:
     return TaskResult(
         checks.task_name(message.task),
-        checks.count(message.examples, "examples"),
+        checks.count(message.examples, "examples", most=limits.MAX_EXAMPLES),
         checks.number(message.train_loss, "train_loss") if message.HasField("train_loss") else None,
         _unpack_statistics(message.validation) if message.HasField("validation") else None,
         _unpack_statistics(message.personal) if message.HasField("personal") else None,

@@ -73,7 +73,8 @@ def yogi(beta1: float, beta2: float, tau: float) -> ServerOptimizer:
 def _adaptive(second: Callable[[Float64, Float64], Float64], beta1: float, tau: float) -> ServerOptimizer:
     """Algorithm 2: m = beta1 m + (1 - beta1) step; the move is m / (sqrt(v) + tau).
 
-    v starts at tau^2, the least that the algorithm allows, and there is no bias correction.
+    v starts at tau^2, the least that the algorithm allows. Like the algorithm, and unlike Adam (Kingma and Ba 2015), it
+    does not correct the moments for their start: the first move has (1 - beta1) of the step in it.
     """
 
     def advance(step: Float64, moments: Sequence[Float32]) -> Float64:

@@ -51,9 +51,12 @@ _NO_ROWS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 class StreamingMean:
     """Weighted sums of deltas; integer weights, divided out once at the end (FedAvg, McMahan et al. 2017).
 
-    A float32 delta times an integer weight is exact in float64, and so are the sums of such products over clients
-    while their exponents lie close together, as those of one parameter's deltas do. The order of arrival then leaves
-    no trace in the result. That holds for sums by task as well, whose weights are the task's examples; what tasks weigh
+    A float32 delta has 24 significant bits and a float64 has 53, so a delta times an integer weight below 2^29 is
+    exact. With W for the sum of the weights, sums of such products are exact too, in any order, where the largest and
+    the smallest change of a parameter that are not zero lie within a factor of 2^29 / W: all partial sums are then
+    multiples of the smallest one's last bit with at most 53 bits. Elsewhere each addition rounds by at most 2^-53 of
+    the sum, and the order of arrival can show in the last bit of the float32 result, for about one in 2^29 / clients
+    of such parameters. The same holds for sums by task, whose weights are the task's examples; what tasks weigh
     against each other multiplies finished sums.
     """
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
-from common.parameters.circles import MEMBER, task_of
-from common.tasks import Header
+from common.tasks import Header, TaskDefinition, TaskType
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
-
-TASK_WEIGHT_UNIT = 1000
-"""Task weights count in thousandths, so that all weights stay integers."""
+from server.core.units import targets_problem
 
 
 def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
@@ -39,6 +34,8 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
+    if problem := targets_problem(request):
+        raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
     trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
@@ -58,11 +55,11 @@ def _judge_header(rules: Rules, state: FederationState, request: JoinRequest, ta
     for ours in (asked, others.get(task, asked)):
         if not ours.fits(theirs):
             here, there = ours.beside(theirs)
-            raise Refused(
-                Reason.TASK_MISMATCH,
-                f"task '{task}': its features are {here} in this federation, and {there} at client "
-                f"'{request.client_id}'; name them in one order for all, as tasks.{task}.columns.features",
-            )
+            what = f"its features are {here} in this federation, and {there} at client '{request.client_id}'"
+            remedy = f"name them in one order for all, as tasks.{task}.columns.features"
+            if not (ours.digest and theirs.digest):
+                remedy = "model.mlp.features must be the same number for all"
+            raise Refused(Reason.TASK_MISMATCH, f"task '{task}': {what}; {remedy}")
 
 
 def _alone(state: FederationState, client_id: str, task: str) -> bool:
@@ -180,6 +177,7 @@ def _judge_results(rules: Rules, state: FederationState, order: OpenOrder, heade
     for result in header.results:
         definition = rules.definition(result.task)
         assert definition is not None
+        _judge_counts(rules, state.members[order.client_id], order, definition, result)
         scores = [found for found in (result.validation, result.personal) if found is not None]
         if result.examples < 0 or not all(fits(definition, found) for found in scores):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
@@ -192,29 +190,16 @@ def _judge_results(rules: Rules, state: FederationState, order: OpenOrder, heade
             )
 
 
-def scope_weights(rules: Rules, order: OpenOrder, header: UpdateHeader) -> Mapping[str, int]:
-    """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
-
-    Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
-    the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
-    brings examples weighs 1.
-    """
-    plain = all(task.weight == 1.0 for task in rules.tasks)
-    unit = 1 if plain else TASK_WEIGHT_UNIT
-    definitions = {task.name: task for task in rules.tasks}
-    examples = {result.task: result.examples for result in header.results}
-    everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
-    weights = {scope.scope: examples[task] if (task := task_of(scope.scope)) else everything for scope in order.trained}
-    return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
-
-
-def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
-    """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
-
-    A client with several tasks enters each task's sum with that task's examples. Scopes of one task or member are not
-    in the result: they have one sum in any case.
-    """
-    if not rules.by_task:
-        return {}
-    examples = {result.task: result.examples for result in results if result.examples}
-    return {s.scope: examples for s in order.trained if not (task_of(s.scope) or s.scope.startswith(MEMBER))}
+def _judge_counts(rules: Rules, member: Member, order: OpenOrder, task: TaskDefinition, result: TaskResult) -> None:
+    """Check that an update counts no more rows than its client said it had when it joined."""
+    joined = f"that client '{member.client_id}' joined with"
+    if result.examples > member.examples.get(task.name, 0):
+        most = member.examples.get(task.name, 0)
+        text = f"{result.examples} examples of task '{task.name}' are more than the {most} {joined}"
+        raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
+    rows = member.validation.get(task.name, 0)
+    most = rows * rules.max_length if task.type is TaskType.MASKED_LM else rows  # whose examples are hidden words
+    scored = max((found.examples for found in (result.validation, result.personal) if found is not None), default=0)
+    if scored > most:
+        text = f"scores of task '{task.name}' are of {scored} examples, more than the {rows} validation rows {joined}"
+        raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")

@@ -53,13 +53,27 @@ def is_wanted(state: FederationState, member: Member, order_id: str) -> bool:
     return order is not None and order.client_id == member.client_id and order.state is OrderState.ISSUED
 
 
-def describe(rules: Rules, state: FederationState, run_name: str) -> FederationStatus:
-    """The whole picture for an operator."""
+PAGE_CHARS = 1 << 18
+"""About so much is told of members at a time; a message holds four times as much."""
+
+
+def describe(rules: Rules, state: FederationState, run_name: str, after: str = "") -> FederationStatus:
+    """The whole picture for an operator; of the members, by client id, a page that begins after the id `after`."""
     open_ = state.open
-    members = tuple(MemberStatus(m.client_id, m.tasks, m.present, m.doing) for _, m in sorted(state.members.items()))
+    names = sorted(name for name in state.members if name > after)
+    members: list[MemberStatus] = []
+    size = 0
+    for member in map(state.members.__getitem__, names):
+        size += len(member.client_id) + sum(len(task) + 4 for task in member.tasks) + len(member.doing[:1000]) + 16
+        if members and size > PAGE_CHARS:
+            break
+        members.append(MemberStatus(member.client_id, member.tasks, member.present, member.doing))
     phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
     number = open_.number if open_ is not None else state.completed_rounds
-    return FederationStatus(run_name, rules.run_id, phase, number, rules.num_rounds, waits_for(rules, state), members)
+    return FederationStatus(
+        run_name, rules.run_id, phase, number, rules.num_rounds, waits_for(rules, state),
+        tuple(members), len(state.members), len(members) < len(names),
+    )  # fmt: skip
 
 
 def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float) -> Order:
@@ -76,4 +90,5 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         encoding=order.encoding,
         tasks=order.tasks,
         apart=tuple(task for task in order.tasks if task in state.fallen),
+        units=tuple((task, state.units[task]) for task in order.tasks if task in state.units),
     )

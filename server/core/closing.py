@@ -8,8 +8,8 @@ from operator import attrgetter
 
 from common.orders import TaskResult
 from common.parameters.circles import MEMBER, slot_of
-from server.core.admission import task_rows
 from server.core.state import OpenRound, OrderState, Rules
+from server.core.weighing import task_rows
 
 
 def is_complete(round_: OpenRound) -> bool:
@@ -22,9 +22,14 @@ def required(share: float, orders: int) -> int:
     return max(1, ceil(share * orders - 1e-9))
 
 
+def needed(rules: Rules, round_: OpenRound) -> int:
+    """How many updates the round needs to close."""
+    return max(required(rules.quorum, len(round_.orders)), rules.min_updates)
+
+
 def has_quorum(rules: Rules, round_: OpenRound) -> bool:
     """Whether enough of the round's orders came back."""
-    return round_.count(OrderState.ACCEPTED) >= required(rules.quorum, len(round_.orders))
+    return round_.count(OrderState.ACCEPTED) >= needed(rules, round_)
 
 
 def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.log_fields import LogFields
+from common.targets import TargetUnits
 from common.tasks import Header
 from server.core.state import Member, OpenRound, Phase
 
@@ -64,10 +66,11 @@ class Wake:
 
 @dataclass(frozen=True)
 class Notice:
-    """Tell the person at the coordinator."""
+    """Tell the person at the coordinator; `about` says the same to machines."""
 
     text: str
     warning: bool = False
+    about: LogFields = field(default_factory=LogFields)
 
 
 Effect = Fold | ClearSums | StoreVersion | Commit | InstallVersion | Wake | Notice
@@ -164,4 +167,14 @@ class Guarded:
     gap: float = 0.0
 
 
-Record = MemberRecord | HeaderFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+@dataclass(frozen=True)
+class UnitsFixed:
+    """The units in which a regression's head works for the rest of the run."""
+
+    task: str
+    units: TargetUnits
+
+
+Record = (
+    MemberRecord | HeaderFixed | UnitsFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+)

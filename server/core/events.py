@@ -71,9 +71,10 @@ class Left:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. The clients in `connected` have a call open at this moment: a parked poll, a transfer."""
 
     now: float
+    connected: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

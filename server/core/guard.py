@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+from common.log_fields import LogFields
 from common.metrics import merge, summarise
 from common.orders import OrderKind
 from common.tasks import LOWER_IS_BETTER, TaskDefinition
@@ -100,7 +101,9 @@ def standing(records: Iterable[Guarded]) -> Standing:
 def told(rules: Rules, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:
     """One line for each task that fell just now; `before` are those that had fallen already."""
     return [
-        Notice(_line(rules, record), warning=True) for record in records if record.fallen and record.task not in before
+        Notice(_line(rules, record), True, LogFields(event="task_fell_back", task=record.task, round=record.round))
+        for record in records
+        if record.fallen and record.task not in before
     ]
 
 

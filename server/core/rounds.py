@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from common.log_fields import LogFields
 from common.orders import OrderKind, ScopeVersion
 from common.parameters.circles import MEMBER, BySlot, is_template, slot_of
-from server.core.closing import has_quorum, is_complete, required, row_totals, scope_totals, task_losses, trends
+from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
     Commit,
@@ -38,6 +39,8 @@ from server.core.state import (
     Rules,
     order_id,
 )
+from server.core.units import with_units
+from server.core.weighing import caps_of, step_shares
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -78,7 +81,7 @@ def advance(rules: Rules, state: FederationState, now: float) -> Step:
 def publish(rules: Rules, state: FederationState, event: VersionStored) -> Step:
     """Close the open round, whose version is stored, and open the next one."""
     assert state.open is not None
-    return _go_on(rules, _publish(rules, state, state.open, event.asked), event.now)
+    return _go_on(rules, _publish(rules, state, state.open, event.asked, event.now), event.now)
 
 
 def spoil(rules: Rules, state: FederationState, event: VersionSpoiled) -> Step:
@@ -114,11 +117,12 @@ def waits_for(rules: Rules, state: FederationState) -> str:
         slow = sorted(order.client_id for order in state.open.orders.values() if order.state is OrderState.ISSUED)
         more = f" and {len(slow) - MOST_NAMES} more" if len(slow) > MOST_NAMES else ""
         return f"updates of {', '.join(slow[:MOST_NAMES])}{more}" if slow else "the round to close"
-    missing = _missing(rules, state.present())
-    return f"clients for {', '.join(missing)}" if missing else "clients"
+    present = state.present()
+    missing = _missing(rules, present)
+    return f"clients for {', '.join(missing)}" if missing else _too_few(rules, state, present) or "clients"
 
 
-def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: StoreVersion) -> _Closed:
+def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: StoreVersion, now: float) -> _Closed:
     totals = stored.totals
     versions = BySlot({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = replace(
@@ -131,7 +135,8 @@ def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: St
     )
     rate = rules.training_in(round_.kind, round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
-    notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals))]
+    told_of = _about(rules, round_, "round_closed", now)
+    notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals), about=told_of)]
     before = state.fallen
     state, verdicts = guarded(rules, state, round_)
     return _Closed(state, [*records, *verdicts], after=[*notices, *told(rules, before, verdicts)])
@@ -145,7 +150,8 @@ def _finish(rules: Rules, state: FederationState, round_: OpenRound) -> _Closed:
     _, verdicts = guarded(rules, state, round_)
     ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, "")]
     state = replace(state, phase=Phase.FINISHED)
-    return _Closed(state, ended, after=[*told(rules, state.fallen, verdicts), Notice("the run is finished")])
+    over = Notice("the run is finished", about=LogFields(event="run_finished", round=round_.number))
+    return _Closed(state, ended, after=[*told(rules, state.fallen, verdicts), over])
 
 
 def _attempt(round_: OpenRound) -> str:
@@ -153,8 +159,8 @@ def _attempt(round_: OpenRound) -> str:
 
 
 def _shortage(rules: Rules, round_: OpenRound) -> str:
-    came, needed = round_.count(OrderState.ACCEPTED), required(rules.quorum, len(round_.orders))
-    return f"{_attempt(round_)}: {came} of {len(round_.orders)} updates, quorum {needed}"
+    came, quorum = round_.count(OrderState.ACCEPTED), needed(rules, round_)
+    return f"{_attempt(round_)}: {came} of {len(round_.orders)} updates, quorum {quorum}"
 
 
 def _abandon(rules: Rules, state: FederationState, round_: OpenRound, now: float, why: str) -> _Closed:
@@ -163,8 +169,9 @@ def _abandon(rules: Rules, state: FederationState, round_: OpenRound, now: float
     if round_.attempt >= rules.round_attempts:
         reason = f"{why}; given up after {rules.round_attempts} attempts (federation.round_attempts)"
         state = replace(state, phase=Phase.FAILED, failure=reason)
-        return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], after=[Notice(reason, warning=True)])
-    effects: list[Effect] = [ClearSums(), Notice(f"{why}; the round starts again", warning=True)]
+        return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], after=[_failed(reason)])
+    again = _about(rules, round_, "round_abandoned", now)
+    effects: list[Effect] = [ClearSums(), Notice(f"{why}; the round starts again", True, again)]
     return _Closed(state, records, after=effects)
 
 
@@ -172,17 +179,20 @@ def _open_if_possible(
     rules: Rules, state: FederationState, now: float
 ) -> tuple[FederationState, list[Record], list[Effect]]:
     present = state.present()
-    first = state.completed_rounds == 0
     missing = _missing(rules, present)
+    state = replace(state, short_since=_short_since(rules, state, present, now))
     timed_out = now - state.waiting_since >= rules.start_timeout_seconds
-    if (first and missing and not timed_out) or not present:
-        if not timed_out:
-            waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
-            return waiting, [], []
-        reason = f"no client for {rules.start_timeout_seconds:g} s (federation.start_timeout_seconds)"
+    lacking = _too_few(rules, state, present)
+    if lacking and timed_out:
+        reason = f"{lacking} for {rules.start_timeout_seconds:g} s (federation.start_timeout_seconds)"
         state = replace(state, phase=Phase.FAILED, failure=reason)
-        return state, [RunEnded(Phase.FAILED, reason)], [Notice(reason, warning=True)]
+        return state, [RunEnded(Phase.FAILED, reason)], [_failed(reason)]
+    patient = state.short_since is not None and now - state.short_since < rules.rejoin_timeout_seconds
+    if lacking or patient or (state.completed_rounds == 0 and missing and not timed_out):
+        waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
+        return waiting, [], []
     training = state.completed_rounds < rules.num_rounds
+    state, fixed, said = with_units(rules, state, present)
     round_ = _new_round(rules, state, present, training, now)
     members = dict(state.members)
     for order in round_.orders.values():
@@ -190,10 +200,47 @@ def _open_if_possible(
         members[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
     phase = Phase.TRAINING if training else Phase.EVALUATING
     state = replace(state, open=round_, phase=phase, members=members)
-    notices: list[Effect] = []
+    notices: list[Effect] = [*said]
     if missing and training and state.attempt == 1:
-        notices.append(Notice(f"round {round_.number} goes without clients for {', '.join(missing)}", warning=True))
-    return state, [RoundOpened(round_), *_member_records(state, round_)], notices
+        absent = LogFields(event="clients_missing", round=round_.number)
+        text = f"round {round_.number} goes without clients for {', '.join(missing)}"
+        notices.append(Notice(text, warning=True, about=absent))
+    return state, [*fixed, RoundOpened(round_), *_member_records(state, round_)], notices
+
+
+def _short_since(rules: Rules, state: FederationState, present: list[Member], now: float) -> float | None:
+    """Since when a later round lacks clients of `min_clients`; those that stay away are waited for once."""
+    if state.completed_rounds == 0 or len(present) >= rules.min_clients:
+        return None
+    return now if state.short_since is None else state.short_since
+
+
+def _too_few(rules: Rules, state: FederationState, present: list[Member]) -> str:
+    """Why no round can be held with those who are here, however long they have waited; empty if one can."""
+    if not present:
+        return "no client"
+    number = state.completed_rounds + 1
+    if rules.min_updates == 1 or number > rules.num_rounds:
+        return ""
+    chosen = len(select(rules, present, number))
+    if chosen >= rules.min_updates:
+        return ""
+    return f"{chosen} clients to ask where federation.min_updates is {rules.min_updates}"
+
+
+def _about(rules: Rules, round_: OpenRound, event: str, now: float) -> LogFields:
+    """A round for machines: the bytes of its updates, and the seconds since it was opened."""
+    return LogFields(
+        event=event,
+        round=round_.number,
+        attempt=round_.attempt,
+        bytes=sum(order.nbytes for order in round_.orders.values() if order.state is OrderState.ACCEPTED),
+        seconds=round(now - (round_.deadline - rules.round_timeout_seconds), 3),
+    )
+
+
+def _failed(reason: str) -> Notice:
+    return Notice(reason, warning=True, about=LogFields(event="run_failed", reason=reason))
 
 
 def _new_round(rules: Rules, state: FederationState, present: list[Member], training: bool, now: float) -> OpenRound:
@@ -208,7 +255,9 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
         encoding = rules.encoding_for(member.capabilities)
         fixed = rules.fixed_scopes(member, tasks, number, state.fallen)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
-    return OpenRound(number, state.attempt, kind, state.completed_rounds, now + rules.round_timeout_seconds, orders)
+    deadline = now + rules.round_timeout_seconds
+    caps = caps_of(rules, state.members, orders.values())
+    return OpenRound(number, state.attempt, kind, state.completed_rounds, deadline, orders, caps)
 
 
 def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:
@@ -263,4 +312,14 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
     changed = "; ".join(parts) or ("nothing changed" if rules.schemas else "nothing is shared")
-    return f"{head}, clients per task: {clients}; {changed}{tail}"
+    return f"{head}, clients per task: {clients}; {changed}{tail}{_largest_share(rules, round_, totals)}"
+
+
+def _largest_share(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
+    """Who moved something that several clients trained the most."""
+    shares = step_shares(rules, round_, totals)
+    found = [(share, label, who) for label, of in shares.items() if len(of) > 1 for who, share in of.items()]
+    if not found:
+        return ""
+    share, label, who = max(found)
+    return f"; largest share of a step: {who} {share:.0%} of {label}"

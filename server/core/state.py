@@ -17,6 +17,7 @@ from common.orders import (
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
 from common.parameters.circles import Circles, idle_scopes, slot_of
+from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
 
@@ -43,7 +44,8 @@ class Rules:
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
     scope has parameters of, private scopes included; `schedule` says how `training` changes with the round. Orders to
     train name at most `tasks_per_order` of a client's tasks, by `task_choice`. `headers` say what the numbers in a row
-    of each task are, none where rows are texts.
+    of each task are, none where rows are texts. A client's examples of a task count up to `max_examples`, or up to
+    `max_medians` times the median of the clients in the round. `max_length` is that of a text, in tokens.
     """
 
     run_id: str
@@ -63,6 +65,11 @@ class Rules:
     tensors: Mapping[str, int] = field(default_factory=dict)
     update_encoding: str = DENSE_FLOAT32
     payload_bytes: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    max_examples: int | None = None
+    max_medians: float | None = None
+    max_length: int = 512
+    min_updates: int = 1
+    rejoin_timeout_seconds: float = 120.0
     by_task: bool = False
     one_each: bool = False
     tasks_per_order: int | None = None
@@ -145,7 +152,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Member:
-    """A client that has joined this run. `settled` is its last durable order."""
+    """A client that has joined this run. `settled` is its last durable order.
+
+    `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
+    are sums over its regression targets; they are not durable, since what is made of them is.
+    """
 
     client_id: str
     tasks: tuple[str, ...]
@@ -158,6 +169,8 @@ class Member:
     doing: str = ""
     settled: str = ""
     tally: Tally = Tally()
+    validation: Mapping[str, int] = field(default_factory=dict)
+    targets: Mapping[str, TargetSums] = field(default_factory=dict)
 
 
 class OrderState(StrEnum):
@@ -199,7 +212,7 @@ class OpenOrder:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """The round under way. Its orders start from the published `version`."""
+    """The round under way. Its orders start from the published `version`; examples count up to `caps`, by task."""
 
     number: int
     attempt: int
@@ -207,6 +220,7 @@ class OpenRound:
     version: int
     deadline: float
     orders: Mapping[str, OpenOrder]
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
@@ -226,7 +240,9 @@ class FederationState:
     slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
     such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
     row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round. `headers` are the named features of the first client that joined with a task.
+    guard took out, and after which round. `headers` are the named features of the first client that joined with a task,
+    `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than `min_clients`
+    are there after a round.
     """
 
     versions: Mapping[str, int]
@@ -234,6 +250,7 @@ class FederationState:
     completed_rounds: int = 0
     attempt: int = 1
     waiting_since: float = 0.0
+    short_since: float | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
     open: OpenRound | None = None
     draining: bool = False
@@ -244,6 +261,7 @@ class FederationState:
     gaps: Mapping[str, float] = field(default_factory=dict)
     fallen: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
+    units: Mapping[str, TargetUnits] = field(default_factory=dict)
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

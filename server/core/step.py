@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from common.log_fields import LogFields
 from common.orders import DENSE_FLOAT32, offer_of
 from server.core import rounds
-from server.core.admission import judge_update, new_headers, scope_weights, task_rows
+from server.core.admission import judge_update, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
 from server.core.events import (
     DrainRequested,
@@ -23,6 +24,7 @@ from server.core.events import (
     VersionStored,
 )
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
+from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -35,7 +37,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     """
     match event:
         case Started():
-            state, effects = _started(state, event)
+            state, effects = _started(rules, state, event)
         case Joined():
             state, effects = _joined(rules, state, event)
         case Seen():
@@ -51,7 +53,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
         case Left():
             state, effects = _left(state, event)
         case Tick():
-            state, effects = _expire_leases(rules, state, event.now)
+            state, effects = _expire_leases(rules, state, event)
         case VersionStored():
             return rounds.publish(rules, state, event)
         case VersionSpoiled():
@@ -64,15 +66,16 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     return state, effects + more
 
 
-def _started(state: FederationState, event: Started) -> Step:
+def _started(rules: Rules, state: FederationState, event: Started) -> Step:
     """Members known from before get a fresh lease, so that they can come back to their orders."""
     members = {
         name: replace(member, last_seen=event.now, present=not member.left, token="")
         for name, member in state.members.items()
     }
-    state = replace(state, members=members, waiting_since=event.now)
+    state = replace(state, members=members, waiting_since=event.now, short_since=None)
     if state.open is not None:
-        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline))
+        caps = caps_of(rules, members, state.open.orders.values())  # of the same clients as when it opened
+        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline, caps=caps))
     return state, []
 
 
@@ -83,12 +86,14 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         client_id=request.client_id,
         tasks=tuple(sorted(task.name for task in request.tasks)),
         examples=dict(request.examples),
+        validation=dict(request.validation),
         capabilities=request.capabilities,
         token=event.token,
         last_seen=event.now,
         doing="joined",
         settled=known.settled if known else "",
         tally=known.tally if known else Tally(),
+        targets=dict(request.targets),
     )
     effects: list[Effect] = []
     if fixed := new_headers(rules, state, request):
@@ -97,7 +102,9 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     state = state.with_member(member)
     if known is None or known.left or not known.present:
         back = "came back" if known else "joined"
-        effects.append(Notice(f"client {member.client_id} {back} with {', '.join(member.tasks)}"))
+        text = f"client {member.client_id} {back} with {', '.join(member.tasks)}"
+        joined = LogFields(event="client_joined", client=member.client_id, task=",".join(member.tasks))
+        effects.append(Notice(text, about=joined))
     asked = rules.encoding_for(member.capabilities)
     if asked != rules.update_encoding and (known is None or known.capabilities != member.capabilities):
         text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
@@ -126,24 +133,27 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
     order, repeated = judge_update(rules, state, event.client_id, event.header)
     if repeated:
         return state, []
-    weights = scope_weights(rules, order, event.header)
+    assert state.open is not None
+    results = capped(event.header.results, state.open.caps)
+    weights = scope_weights(rules, order, results)
     accepted = replace(
         order,
         state=OrderState.ACCEPTED,
         digest=event.header.digest,
-        results=event.header.results,
+        results=results,
         weights=weights,
         nbytes=event.header.nbytes,
         seconds=event.header.seconds,
     )
     state = _count(state.with_order(accepted), event.client_id, completed=1)
-    rows = task_rows(rules, order, event.header.results)
+    rows = task_rows(rules, order, results)
     return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:
     state = _count(state, event.client_id, refused=1)
-    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True)]
+    refused = LogFields(event="update_refused", client=event.client_id, reason=event.reason)
+    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True, about=refused)]
 
 
 def _order_failed(state: FederationState, event: OrderFailed) -> Step:
@@ -156,7 +166,9 @@ def _order_failed(state: FederationState, event: OrderFailed) -> Step:
 def _left(state: FederationState, event: Left) -> Step:
     member = replace(state.members[event.client_id], present=False, left=True, doing="", token="")
     state = state.with_member(member)
-    effects: list[Effect] = [Notice(f"client {member.client_id} left")]
+    effects: list[Effect] = [
+        Notice(f"client {member.client_id} left", about=LogFields(event="client_left", client=member.client_id))
+    ]
     order = state.open.order_of(member.client_id) if state.open else None
     if order is not None and order.state is OrderState.ISSUED:
         state, more = _drop_order(state, order, OrderState.FAILED, "the client left")
@@ -164,14 +176,19 @@ def _left(state: FederationState, event: Left) -> Step:
     return state, effects
 
 
-def _expire_leases(rules: Rules, state: FederationState, now: float) -> Step:
+def _expire_leases(rules: Rules, state: FederationState, tick: Tick) -> Step:
+    """Let go of clients that were silent for a whole lease; a call is a sign of life for as long as it is open."""
     effects: list[Effect] = []
     for member in state.present():
-        if now - member.last_seen < rules.lease_seconds:
+        silent = tick.now - member.last_seen
+        if member.client_id in tick.connected and silent >= rules.lease_seconds / 4:  # not with every tick
+            state = state.with_member(replace(member, last_seen=tick.now))
+        if member.client_id in tick.connected or silent < rules.lease_seconds:
             continue
         state = state.with_member(replace(member, present=False, doing=""))
         silence = f"not heard from for {rules.lease_seconds:g} s"
-        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True))
+        gone = LogFields(event="client_gone", client=member.client_id, reason=silence)
+        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True, about=gone))
         order = state.open.order_of(member.client_id) if state.open else None
         if order is not None and order.state is OrderState.ISSUED:
             state, more = _drop_order(state, order, OrderState.EXPIRED, silence)
@@ -182,7 +199,9 @@ def _expire_leases(rules: Rules, state: FederationState, now: float) -> Step:
 def _drop_order(state: FederationState, order: OpenOrder, how: OrderState, why: str) -> Step:
     state = state.with_order(replace(order, state=how, note=why))
     count = {"failed": 1} if how is OrderState.FAILED else {"expired": 1}
-    return _count(state, order.client_id, **count), [Notice(f"order {order.order_id} {how.value}: {why}", warning=True)]
+    dropped = LogFields(event=f"order_{how.value}", order=order.order_id, client=order.client_id, reason=why)
+    notice = Notice(f"order {order.order_id} {how.value}: {why}", warning=True, about=dropped)
+    return _count(state, order.client_id, **count), [notice]
 
 
 def _count(state: FederationState, client_id: str, **more: int) -> FederationState:

@@ -1,4 +1,4 @@
-"""Graph l1, or network lasso: neighbours become exactly equal where their tasks allow it."""
+"""Graph l1, or network lasso: neighbours become equal in the limit, where their tasks allow it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def network_lasso(strength: float, links: Links, penalty: float) -> Relation:
         z_kj = theta a + (1 - theta) b,  z_jk = (1 - theta) a + theta b,  u += w - z,
 
     and member k minimises F_k + (penalty/2) sum_j ||w_k - z_kj + u_kj||^2: its anchor is the mean of z_kj - u_kj over
-    its neighbours, its mu penalty * number of neighbours. theta = 1/2 makes two ends one; `state` lists who is.
+    its neighbours, its mu penalty * number of neighbours. theta = 1/2 makes both copies of an edge one, which `state`
+    lists as fused; the members at its ends are only pulled there, and become equal as rounds go on.
     """
 
     def observe(members: Members) -> Ties:

@@ -80,7 +80,8 @@ def attention(strength: float, temperature: float) -> Relation:
 
     The weights are softmax(-||w_k - w_j||^2 / (temperature * m)) over j, k included, where m is the mean squared
     distance between different members: without it the exponent grows with the number of parameters, and every member
-    would be alone.
+    would be alone. A member's own weight is the largest and never negative. In FedAMP it is what the others leave,
+    1 - alpha sum_j A'(||w_k - w_j||^2), which a large alpha makes negative.
     """
 
     def observe(members: Members) -> Ties:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import grpc
 from common.errors import ConfigError
 from common.ports import CoordinatorPort
 from common.tls import TlsFiles
-from server.service.credentials import server_credentials
+from server.service.credentials import server_credentials, watch_certificates
 from server.service.handlers import Router
 
 _OPTIONS = (
@@ -31,9 +32,12 @@ class RunningServer:
 
     server: grpc.aio.Server
     port_number: int
+    watch: asyncio.Task[None] | None = None
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, give running ones `grace` seconds, then cancel them."""
+        if self.watch is not None:
+            self.watch.cancel()
         await self.server.stop(grace)
 
 
@@ -78,4 +82,4 @@ async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFi
     if not bound:
         raise _unusable(host, number)
     await server.start()
-    return RunningServer(server, bound)
+    return RunningServer(server, bound, None if tls is None else asyncio.create_task(watch_certificates(tls)))

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from common.errors import Refused, RunFolderError, WireError
-from common.orders import FederationStatus
 from common.ports import CoordinatorPort, Piece, parts_of, single
 from common.wire import methods
 from common.wire.calls import UploadStart
@@ -45,9 +44,6 @@ class Router(grpc.GenericRpcHandler):
 def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
     turns = Turns()
 
-    async def status(_: None) -> FederationStatus:
-        return await port.status()
-
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
         _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.update)),
@@ -66,7 +62,7 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
         _unary(methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
         _unary(methods.REPORT_FAILURE, lambda call: port.report_failure(call.session, call.order_id, call.reason)),
         _unary(methods.LEAVE, port.leave),
-        _unary(methods.STATUS, status),
+        _unary(methods.STATUS, port.status),
     )
     return {method.path: handler for method, handler in rows}
 

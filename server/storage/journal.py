@@ -19,6 +19,7 @@ from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
 from server.core.guard import standing
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase
+from server.core.units import units_in
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
@@ -245,6 +246,7 @@ class Journal:
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
+            units=units_in(facts),
             headers=self.headers(),
         )
 
@@ -268,6 +270,11 @@ class Journal:
             items = (item for _, results in orders for item in json.loads(results))
             found.append(mean_losses(TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items))
         return found
+
+    def totals(self) -> dict[int, dict[str, int]]:
+        """The weight sums of the scopes that every published round changed."""
+        rows = self._db.execute("SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number")
+        return {number: json.loads(totals) for number, totals in rows}
 
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from common.metrics import TaskStatistics
 from common.orders import ScopeVersion, TaskResult
+from common.statistics import TaskStatistics
 from server.core.effects import (
     Guarded,
     HeaderFixed,
@@ -19,8 +19,10 @@ from server.core.effects import (
     RoundOpened,
     RunEnded,
     TaskCosines,
+    UnitsFixed,
 )
 from server.core.state import Member, OpenOrder, OpenRound, OrderState, Tally
+from server.core.units import FACT
 from server.storage.tables import Row
 
 HEADER = "header/"
@@ -42,6 +44,8 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "run", ("reason", reason)
         case HeaderFixed(task, header):
             yield "run", (f"{HEADER}{task}", json_of(asdict(header)))
+        case UnitsFixed(task, units):
+            yield "run", (f"{FACT}{task}", json_of(asdict(units)))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, slot, mu, state, note):

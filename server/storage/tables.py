@@ -75,9 +75,9 @@ def _names(table: Table) -> list[str]:
 
 
 def text_of(row: Row) -> str:
-    """A row as JSON: what its digest and the chain are made of."""
+    """A row as JSON: what its digest and the chain are made of. A gap of the guard may be infinite."""
     table, cells = row
-    return json.dumps([table, *cells], separators=(",", ":"), allow_nan=False)
+    return json.dumps([table, *cells], separators=(",", ":"))
 
 
 def put(db: sqlite3.Connection, rows: Iterable[tuple[Row, str]]) -> None:

@@ -6,11 +6,13 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    def __init__(self, after: _Optional[str] = ...) -> None: ...
 
 class FederationStatus(_message.Message):
-    __slots__ = ("run_name", "run_id", "phase", "round", "num_rounds", "waiting_for", "members")
+    __slots__ = ("run_name", "run_id", "phase", "round", "num_rounds", "waiting_for", "members", "member_count", "more")
     RUN_NAME_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +20,8 @@ class FederationStatus(_message.Message):
     NUM_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     run_name: str
     run_id: str
     phase: str
@@ -25,7 +29,9 @@ class FederationStatus(_message.Message):
     num_rounds: int
     waiting_for: str
     members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
-    def __init__(self, run_name: _Optional[str] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., num_rounds: _Optional[int] = ..., waiting_for: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ...) -> None: ...
+    member_count: int
+    more: bool
+    def __init__(self, run_name: _Optional[str] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., num_rounds: _Optional[int] = ..., waiting_for: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., member_count: _Optional[int] = ..., more: bool = ...) -> None: ...
 
 class MemberStatus(_message.Message):
     __slots__ = ("client_id", "tasks", "present", "doing")

@@ -20,18 +20,30 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("client_id", "tasks", "examples", "capabilities", "headers")
+    __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets", "headers")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
+    targets: _containers.RepeatedCompositeFieldContainer[TargetSums]
     headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+
+class TargetSums(_message.Message):
+    __slots__ = ("task", "mean", "squares")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    mean: float
+    squares: float
+    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ...) -> None: ...
 
 class TaskHeader(_message.Message):
     __slots__ = ("task", "count", "digest", "names")
@@ -64,12 +76,14 @@ class TaskDefinition(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., auxiliary: bool = ...) -> None: ...
 
 class TaskExamples(_message.Message):
-    __slots__ = ("task", "examples")
+    __slots__ = ("task", "examples", "validation")
     TASK_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
     task: str
     examples: int
-    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ...) -> None: ...
+    validation: int
+    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., validation: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session", "run_name", "architecture", "tasks", "rules", "schema_digests", "poll_seconds", "heartbeat_seconds")
@@ -152,7 +166,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls", "apart")
+    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls", "apart", "units")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +180,7 @@ class Order(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
     APART_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     kind: str
     round: int
@@ -179,7 +194,18 @@ class Order(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     pulls: _containers.RepeatedCompositeFieldContainer[ScopePull]
     apart: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ..., apart: _Optional[_Iterable[str]] = ...) -> None: ...
+    units: _containers.RepeatedCompositeFieldContainer[TargetUnits]
+    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ..., apart: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ...) -> None: ...
+
+class TargetUnits(_message.Message):
+    __slots__ = ("task", "mean", "scale")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    mean: float
+    scale: float
+    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., scale: _Optional[float] = ...) -> None: ...
 
 class ScopePull(_message.Message):
     __slots__ = ("scope", "mu", "version")

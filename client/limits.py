@@ -1,0 +1,86 @@
+"""What this client lets a coordinator ask of it at most; more is refused before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import ConfigError, WireError
+from common.models.packed_tokenizer import tokenizer_digest
+from common.orders import ModelArchitecture, Order, Session, Welcome
+from common.ports import CoordinatorPort
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The section `client.limits` of a configuration.
+
+    `parameters` are those of the model that the client holds, `tokens` the longest text, `tokenizer_mb` in 10^6 bytes,
+    `epochs` those of one order, `batch_size` its rows per batch, `hours` the time until its deadline.
+    """
+
+    parameters: int = 1_000_000_000
+    tokens: int = 8192
+    tokenizer_mb: float = 256.0
+    epochs: int = 1000
+    batch_size: int = 100_000
+    hours: float = 720.0
+
+    def judge_welcome(self, welcome: Welcome) -> None:
+        """Check what a coordinator describes.
+
+        Raises:
+            ConfigError: it is more than this client allows.
+        """
+        architecture = welcome.architecture
+        self._judge("tokens", "the model", "max_length", architecture.max_length)
+        self._judge("tokenizer_mb", "the model", "megabytes of tokenizer", architecture.tokenizer_bytes / 1e6)
+
+    def judge_parameters(self, count: int) -> None:
+        """Check the size of the model, before memory is taken for it.
+
+        Raises:
+            ConfigError: it is more than this client allows.
+        """
+        self._judge("parameters", "the model", "parameters", count)
+
+    def judge_order(self, order: Order) -> None:
+        """Check what an order asks for.
+
+        Raises:
+            ConfigError: it is more than this client allows.
+        """
+        what, training, procedure = f"order {order.order_id}", order.training, order.training.procedure
+        self._judge("epochs", what, "local_epochs", training.local_epochs)
+        self._judge("epochs", what, "head_epochs", procedure.head_epochs)
+        self._judge("epochs", what, "finetune_epochs", procedure.finetune_epochs)
+        self._judge("batch_size", what, "batch_size", training.batch_size)
+        self._judge("batch_size", what, "eval_batch_size", training.eval_batch_size)
+        self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)
+
+    def _judge(self, limit: str, what: str, field: str, value: float) -> None:
+        most: float = getattr(self, limit)
+        if value > most:
+            raise ConfigError(
+                f"client.limits.{limit}: {what} of the coordinator has {value:g} {field}, and this client allows "
+                f"{most:g}; raise the limit if that is meant"
+            )
+
+
+async def fetch_tokenizer(port: CoordinatorPort, session: Session, architecture: ModelArchitecture) -> bytes:
+    """The packed tokenizer that the coordinator described.
+
+    Raises:
+        WireError: it is another one.
+    """
+    size, arrived = architecture.tokenizer_bytes, bytearray()
+    async for piece in port.fetch_tokenizer(session, 0):
+        if len(arrived) + len(piece) > size:
+            raise WireError(f"tokenizer: more than the {size} bytes that the coordinator announced")
+        arrived += piece
+    data = bytes(arrived)
+    if len(data) != size or tokenizer_digest(data) != architecture.tokenizer_digest:
+        raise WireError(
+            f"tokenizer: the {len(data)} bytes that arrived are not the {size} with digest "
+            f"{architecture.tokenizer_digest[:12]} that the coordinator announced"
+        )
+    return data

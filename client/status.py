@@ -1,0 +1,62 @@
+"""What a running coordinator says of itself, for people and for machines. Needs no torch: health checks ask often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from client.connection import open_port
+from common.config import Config
+from common.orders import FederationStatus
+
+STATUS_SECONDS = 5.0
+
+
+async def ask_status(config: Config) -> FederationStatus:
+    """Ask, page by page until all members are told.
+
+    Raises:
+        UnreachableError: nobody answers.
+    """
+    port = open_port(config, "operator", STATUS_SECONDS)
+    try:
+        status = page = await port.status()
+        while page.more and page.members:
+            page = await port.status(page.members[-1].client_id)
+            status = replace(status, members=status.members + page.members)
+    finally:
+        await port.close()
+    return status
+
+
+def as_lines(status: FederationStatus) -> list[str]:
+    """The status for people."""
+    lines = [
+        f"run '{status.run_name}' ({status.run_id}): {status.phase}, round {status.round} of {status.num_rounds}",
+        f"waits for {status.waiting_for}",
+    ]
+    for member in status.members:
+        there = member.doing or "here" if member.present else "away"
+        lines.append(f"  {member.client_id}: {', '.join(member.tasks)}; {there}")
+    return lines
+
+
+def as_json(status: FederationStatus) -> dict[str, Any]:
+    """The status for machines, ready for JSON."""
+    return {
+        "run": status.run_name,
+        "run_id": status.run_id,
+        "phase": status.phase,
+        "round": status.round,
+        "num_rounds": status.num_rounds,
+        "waiting_for": status.waiting_for,
+        "clients": [
+            {
+                "client_id": member.client_id,
+                "tasks": list(member.tasks),
+                "present": member.present,
+                "doing": member.doing,
+            }
+            for member in status.members
+        ],
+    }

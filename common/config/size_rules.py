@@ -1,0 +1,33 @@
+"""Rules about sizes: what all clients are told fits into one message, and so does what each of them answers."""
+
+from __future__ import annotations
+
+from common.config.schema import Config
+from common.wire.limits import DEFINITION_BYTES, MAX_LABELS, MAX_RULES, MAX_TASKS, RULES_BYTES, definition_bytes
+
+
+def tasks(config: Config) -> list[str]:
+    """How many tasks and labels there may be, and how long their names."""
+    found = []
+    if len(config.tasks) > MAX_TASKS:
+        found.append(f"tasks: {len(config.tasks)} are more than {MAX_TASKS}; make several runs of them")
+    tasks = [section.definition(name) for name, section in config.tasks.items() if not section.problems(name)]
+    labels = sum(len(task.labels) for task in tasks)
+    if labels > MAX_LABELS:
+        found.append(f"tasks: {labels} labels of all tasks are more than {MAX_LABELS}; merge rare ones")
+    size = sum(definition_bytes(task.name, task.labels) for task in tasks)
+    if size > DEFINITION_BYTES:
+        found.append(
+            f"tasks: the names of all tasks and labels take {size} bytes, more than {DEFINITION_BYTES}; shorten them"
+        )
+    return found
+
+
+def rules(config: Config) -> list[str]:
+    """How many rules of one's own a sharing plan may have."""
+    given = config.sharing.rules
+    size = sum(len(rule.match.encode()) + len(rule.scope.encode()) + 16 for rule in given)
+    if len(given) <= MAX_RULES and size <= RULES_BYTES:
+        return []
+    what = f"{len(given)} rules of {size} bytes are more than {MAX_RULES} rules or {RULES_BYTES} bytes"
+    return [f"sharing.rules: {what}; use wider patterns"]

@@ -1,0 +1,92 @@
+"""The units of regression heads: pooled when the first round with the task opens, then fixed for the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from common.orders import JoinRequest
+from common.targets import TargetUnits, coarse, pooled
+from common.tasks import TaskDefinition, TaskType
+from server.core.effects import Notice, UnitsFixed
+from server.core.state import FederationState, Member, Rules
+
+FACT = "units/"
+"""Of the run's facts that say in which units a task's head works."""
+FAR = 4.0
+"""Units that an earlier run fixed are far from today's scores by more than so many of them."""
+
+
+def targets_problem(request: JoinRequest) -> str | None:
+    """What is wrong with what a client says of its training targets, or None."""
+    rows, sums = dict(request.examples), dict(request.targets)
+    for task in request.tasks:
+        if task.type is not TaskType.REGRESSION:
+            continue
+        if task.name not in sums:
+            return f"task '{task.name}': mean and spread of its scores are missing; use the same FedMTL on both sides"
+        if not sums[task.name].fits(rows.get(task.name, 0) or 1):
+            return f"task '{task.name}': its scores cannot have {sums[task.name]}; use another unit for them"
+    return None
+
+
+def with_units(
+    rules: Rules, state: FederationState, present: Sequence[Member]
+) -> tuple[FederationState, tuple[UnitsFixed, ...], list[Notice]]:
+    """The state with units for every regression that somebody present holds, the records of new ones, and what to say.
+
+    Sums are those of all clients that are present, whether or not they are chosen for the round.
+    """
+    records: list[UnitsFixed] = []
+    notices: list[Notice] = []
+    begins = state.completed_rounds == 0 and state.attempt == 1
+    for task in _regressions(rules.tasks):
+        fixed = state.units.get(task.name)
+        if fixed is not None and not begins:
+            continue
+        parts = [
+            (m.examples[task.name], m.targets[task.name])
+            for m in present
+            if task.name in m.targets and m.examples.get(task.name)
+        ]
+        if not parts:
+            continue
+        mean, deviation = pooled(parts)
+        if fixed is None:
+            records.append(UnitsFixed(task.name, coarse(mean, deviation)))
+            notices += _told(records[-1], deviation)
+        elif not _near(fixed, mean, deviation):
+            text = f"is trained in the units of the run it starts from, {_words(fixed)}, far from its scores here"
+            notices.append(Notice(f"task {task.name} {text}; leave model.warm_start out or rename it", warning=True))
+    units = {**state.units, **{record.task: record.units for record in records}}
+    return replace(state, units=units), tuple(records), notices
+
+
+def units_in(facts: Mapping[str, str]) -> dict[str, TargetUnits]:
+    """The units of regression heads among a run's facts."""
+    return {
+        key.removeprefix(FACT): TargetUnits(**json.loads(value))
+        for key, value in sorted(facts.items())
+        if key.startswith(FACT)
+    }
+
+
+def _regressions(tasks: Iterable[TaskDefinition]) -> list[TaskDefinition]:
+    return [task for task in tasks if task.type is TaskType.REGRESSION]
+
+
+def _near(units: TargetUnits, mean: float, deviation: float) -> bool:
+    wide = deviation == 0.0 or 1 / FAR <= deviation / units.scale <= FAR
+    return wide and abs(mean - units.mean) <= FAR * units.scale
+
+
+def _told(record: UnitsFixed, deviation: float) -> list[Notice]:
+    if deviation == 0.0:
+        text = "all training scores of the clients that are here are the same, so there is nothing to learn"
+        return [Notice(f"task {record.task}: {text}", warning=True)]
+    return [Notice(f"task {record.task}: its head works in {_words(record.units)}; loss is in these units")]
+
+
+def _words(units: TargetUnits) -> str:
+    return f"units of {units.scale:g} around {units.mean:g}"

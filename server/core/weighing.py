@@ -1,0 +1,86 @@
+"""What an update weighs in each scope, and what share of the step that gives its client. Counts stay integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import floor
+from statistics import median
+
+from common.orders import TaskResult
+from common.parameters.circles import MEMBER, task_of
+from server.core.state import Member, OpenOrder, OpenRound, OrderState, Rules
+
+TASK_WEIGHT_UNIT = 1000
+"""Task weights count in thousandths, so that all weights stay integers."""
+
+
+def caps_of(rules: Rules, members: Mapping[str, Member], orders: Iterable[OpenOrder]) -> Mapping[str, int]:
+    """Task -> most examples that a client counts with in a round; tasks without a cap are not in it.
+
+    A cap in medians is of what the clients that were asked for the task joined with.
+    """
+    if rules.max_medians is None:
+        most = rules.max_examples
+        return {} if most is None else {task.name: most for task in rules.tasks}
+    held: dict[str, list[int]] = {}
+    for order in orders:
+        for task in order.tasks:
+            held.setdefault(task, []).append(members[order.client_id].examples.get(task, 0))
+    return {task: max(1, floor(rules.max_medians * median(counts))) for task, counts in sorted(held.items())}
+
+
+def capped(results: Iterable[TaskResult], caps: Mapping[str, int]) -> tuple[TaskResult, ...]:
+    """The results with the examples that count; from here on nothing knows of more."""
+    return tuple(replace(r, examples=min(r.examples, caps[r.task])) if r.task in caps else r for r in results)
+
+
+def scope_weights(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, int]:
+    """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
+
+    Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
+    the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
+    brings examples weighs 1.
+    """
+    plain = all(task.weight == 1.0 for task in rules.tasks)
+    unit = 1 if plain else TASK_WEIGHT_UNIT
+    definitions = {task.name: task for task in rules.tasks}
+    examples = {result.task: result.examples for result in results}
+    everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
+    weights = {scope.scope: examples[task] if (task := task_of(scope.scope)) else everything for scope in order.trained}
+    return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
+
+
+def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
+    """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
+
+    A client with several tasks enters each task's sum with that task's examples. Scopes of one task or member are not
+    in the result: they have one sum in any case.
+    """
+    if not rules.by_task:
+        return {}
+    examples = {result.task: result.examples for result in results if result.examples}
+    return {s.scope: examples for s in order.trained if not (task_of(s.scope) or s.scope.startswith(MEMBER))}
+
+
+Shares = Mapping[str, Mapping[str, float]]
+"""Scope, or `<scope> (<task>)` where it is summed by task -> client -> its share of that sum, in all 1."""
+
+
+def step_shares(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Shares:
+    """What share of the steps of these scopes came from which client, by weights; members' own scopes are left out."""
+    accepted = [order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED]
+    shared = {scope for scope in scopes if not scope.startswith(MEMBER)}
+    weights: dict[str, dict[str, int]] = {}
+    for order in accepted:
+        rows = task_rows(rules, order, order.results)
+        for scope in shared.intersection(order.weights):
+            by_task = {f"{scope} ({task})": count for task, count in rows.get(scope, {}).items()}
+            for label, weight in (by_task if scope in rows else {scope: order.weights[scope]}).items():
+                weights.setdefault(label, {})[order.client_id] = weight
+    totals = {label: sum(found.values()) for label, found in sorted(weights.items())}
+    return {
+        label: {client: weight / total for client, weight in weights[label].items()}
+        for label, total in totals.items()
+        if total
+    }

@@ -1,0 +1,105 @@
+"""`metrics.jsonl`: a line for every round that was closed, also after a resume, each once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from common.clock import utc_text
+from common.orders import OrderKind
+from server.core.effects import RoundClosed, TaskCosines
+from server.core.state import OpenRound
+from server.report import cosine_matrices, uploads
+
+Scores = Mapping[str, Mapping[str, Any]]
+
+_LOSS = "local_training_loss_next_round"
+_OF_THE_ROUND = frozenset({"round", _LOSS})
+
+
+class MetricsFile:
+    """Appends lines. `round` is the round that was closed; `version` is the model whose scores are in the line.
+
+    A round is scored when it begins, so that `version` is then `round - 1`; the scoring after the last round
+    (`kind` evaluate) has that round's number and version. The scores of a version are in one line, the first.
+    """
+
+    def __init__(self, path: Path, known: Iterable[OpenRound] | None, now: Callable[[], float]) -> None:
+        """Go on with a file; only lines of `known` rounds stay (None: all): the others were not durable."""
+        self._path = path
+        self._now = now
+        rounds = None if known is None else {(round_.kind.value, round_.number, round_.attempt) for round_ in known}
+        self._versions = {line["version"] for line in _tidy(path, rounds) if "version" in line}
+
+    def append(self, record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -> None:
+        """Write a closed round.
+
+        Raises:
+            OSError: the disk does not take it; the file is as it was.
+        """
+        line = {"time": utc_text(self._now()), **_line(record, scores, cosines)}
+        version = record.round.version
+        found = {task: {name: value for name, value in row.items() if name not in _OF_THE_ROUND}
+                 for task, row in scores.items()}  # fmt: skip
+        # An attempt that was abandoned has the scores of a few; the next one has them all.
+        whole = record.published is not None or record.round.kind is OrderKind.EVALUATE
+        if whole and any(found.values()) and version not in self._versions:
+            line |= {"version": version, "scores": {task: row for task, row in found.items() if row}}
+            self._versions.add(version)
+        _append(self._path, (json.dumps(line, allow_nan=False) + "\n").encode())
+
+
+def _line(record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -> dict[str, object]:
+    round_ = record.round
+    states = [order.state.value for order in round_.orders.values()]
+    return {
+        "kind": round_.kind.value,
+        "round": round_.number,
+        "attempt": round_.attempt,
+        "published": record.published,
+        "learning_rate": record.learning_rate,
+        "orders": {state: states.count(state) for state in sorted(set(states))},
+        "weights": dict(record.totals),
+        "uploads": uploads([round_]),
+        "training_loss": {task: row[_LOSS] for task, row in scores.items() if _LOSS in row},
+        **({"task_cosines": cosine_matrices(cosines)} if cosines else {}),
+    }
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(f"'{path}' takes no more")
+        except OSError:
+            with suppress(OSError):
+                file.truncate(start)
+            raise
+
+
+def _tidy(path: Path, known: set[tuple[str, int, int]] | None) -> list[dict[str, Any]]:
+    """The lines of a file, which then holds no others: none that was cut, unknown, or there twice."""
+    if not path.is_file():
+        return []
+    kept: dict[tuple[str, int, int], dict[str, Any]] = {}
+    before = path.read_bytes()
+    for text in before.splitlines():
+        try:
+            line = json.loads(text)
+            key = line["kind"], line["round"], line["attempt"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if known is None or key in known:
+            kept.pop(key, None)  # an attempt that was made again after a failed run
+            kept[key] = line
+    after = "".join(json.dumps(line) + "\n" for line in kept.values()).encode()
+    if after != before:
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_bytes(after)
+        temporary.replace(path)
+    return list(kept.values())
