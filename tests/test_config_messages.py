@@ -204,7 +204,8 @@ class TestTexts:
         assert (found, type(found)) == (value, type(value))
 
     def test_columns_may_have_numbers_as_names(self) -> None:
-        columns = load_config(None, ["tasks.x={type: regression}", "tasks.x.columns.text=1", "tasks.x.columns.label=2"])
+        names = ["tasks.x.columns.text=1", "tasks.x.columns.label=2"]
+        columns = load_config(None, ["tasks.x={type: regression}", "data.dir=2024", *names])
         section = columns.tasks["x"].columns
         assert section is not None and (section.text, section.label) == ("1", "2")
 
