@@ -43,6 +43,10 @@ def run(options: argparse.Namespace) -> None:
         *options.set,
     ]
     config = configuration(options)
+    if config.data.source == "files":
+        from client.app import load_data
+
+        load_data(config, config.definitions())  # before there is a folder: rows may be refused
     passed = [f"--set={key}" for key in options.set]
     passed += [f"--{flag}={given}" for flag in ("config", "data_dir", "seed") if (given := getattr(options, flag))]
     run_demo(config, options.clients_per_task, passed, PROGRAM, console())

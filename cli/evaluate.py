@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
         found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
         scores = summarise(task, found)
-        text = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in scores.items())
+        text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
 
 
@@ -65,3 +65,10 @@ def _require_header(task: str, trained: Header | None, rows: TaskData) -> None:
         f"{rows.origin}: the model was trained on the features {there} of {task}, here are {here}; "
         f"name them in that order in tasks.{task}.columns.features"
     )
+
+
+def _number(value: float | None) -> str:
+    """Four decimals; errors of tiny scores in their own size."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0.0 or abs(value) >= 0.0001 else f"{value:.1e}"

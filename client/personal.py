@@ -14,11 +14,11 @@ from client.training.compact import CompactVocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet
 from client.training.procedures import Work, finetuned, pulled_to_received
-from common.metrics import TaskStatistics
 from common.models.multitask import MultiTaskModel
 from common.orders import OrderKind
 from common.parameters.circles import task_of
 from common.parameters.flat import views
+from common.statistics import TaskStatistics
 
 PREFIX = "personal/"
 """Of the scopes of the own model in what a client keeps."""

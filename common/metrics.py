@@ -9,12 +9,12 @@ and carry `_mean` in their names. Definitions are those of scikit-learn's functi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, fsum, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.tasks import LOWER_IS_BETTER, TaskDefinition, TaskType
 
 Array = NDArray[np.float64]
@@ -25,36 +25,10 @@ LARGEST = 1e100
 LARGEST_LOSS = float(np.finfo(np.float32).max)
 """Of one example: losses are computed in float32."""
 
-COUNTS = 3
-"""Numbers per label: how often it was rightly predicted, was true, was predicted."""
-MOMENTS = 6
-"""Numbers of a regression."""
-
 _RANGES = {"spearman_mean": (-1.0, 1.0), "auc_mean": (0.0, 1.0)}
 _ROUNDING = 1e-9
 _CONSTANT = 1e-13
 """A standard deviation this small against the mean is rounding; the bound of scipy.stats.pearsonr."""
-
-
-@dataclass(frozen=True)
-class TaskStatistics:
-    """What is kept of one set of predictions.
-
-    `right` are the examples that were predicted rightly as a whole: the class, all labels of a multi-label row, the
-    hidden word of a masked task, whose examples are hidden words. `labels` holds `COUNTS` numbers per label, one label
-    after the other: predicted and true, true, predicted. They give accuracy, F1 and Matthews exactly, at a cost that
-    grows with the labels, where a confusion matrix grows with their square. `moments` of a regression with predictions
-    p and targets y are mean(p), mean(y), sum((p - mean p)^2), sum((y - mean y)^2), sum((p - mean p)(y - mean y)) and
-    sum((p - y)^2): centred, so that scores far from zero lose nothing. `means` are (metric, value, examples) that can
-    only be averaged.
-    """
-
-    examples: int
-    loss_sum: float
-    right: int = 0
-    labels: tuple[int, ...] = ()
-    moments: tuple[float, ...] = ()
-    means: tuple[tuple[str, float, int], ...] = ()
 
 
 def measure(task: TaskDefinition, outputs: Array, targets: Array, loss_sum: float) -> TaskStatistics:

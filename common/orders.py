@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
-from common.metrics import TaskStatistics
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
+from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, log2, sqrt
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # values alone travel, and asking for a status needs no numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
+Float64: TypeAlias = "NDArray[np.float64]"
 
 LARGEST_TARGET = 1e30
 """No score is larger; squares and products of such are still finite, and so is the last layer in float32."""

@@ -266,20 +266,26 @@ async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asynci
     over = asyncio.ensure_future(coordinator.ended())
     deadline: float | None = None
     lost = clock.lost
-    while not over.done():
-        await asyncio.wait((over,), timeout=TICK_SECONDS)
-        await _tick(coordinator, clock)
-        if clock.lost - lost > NOTABLE_SECONDS:
-            log.warning("stood still for %.0f s, which count for no lease and no deadline", clock.lost - lost)
-        lost = clock.lost
-        if asked.is_set() and deadline is None:
-            deadline = loop.time() + DRAIN_SECONDS
-            log.warning("stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS)
-            await coordinator.drain()
-        if deadline is not None and loop.time() >= deadline:
-            over.cancel()
-            return
-    over.result()
+    try:
+        while not over.done():
+            await asyncio.wait((over,), timeout=TICK_SECONDS)
+            if over.done():
+                break
+            await _tick(coordinator, clock)
+            if clock.lost - lost > NOTABLE_SECONDS:
+                log.warning("stood still for %.0f s, which count for no lease and no deadline", clock.lost - lost)
+            lost = clock.lost
+            if asked.is_set() and deadline is None:
+                deadline = loop.time() + DRAIN_SECONDS
+                log.warning(
+                    "stopping: no further round is opened; at most %g s for the updates under way", DRAIN_SECONDS
+                )
+                await coordinator.drain()
+            if deadline is not None and loop.time() >= deadline:
+                return
+        over.result()
+    finally:
+        over.cancel()
 
 
 async def _tick(coordinator: Coordinator, clock: AwakeClock) -> None:
@@ -313,7 +319,7 @@ def write_report(
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
     rounds, members = journal.rounds(), journal.members()
-    influence = influence_of(rules, rounds, members, journal.totals())
+    influence = influence_of(rules, rounds, journal.totals())
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
     report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)

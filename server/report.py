@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from common.metrics import merge, summarise
@@ -15,7 +15,7 @@ from common.tasks import TaskDefinition
 from server.core.effects import Guarded, Related, TaskCosines
 from server.core.state import Member, OpenRound, OrderState, Rules
 from server.core.units import units_in
-from server.core.weighing import Shares, caps_of, step_shares
+from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]
 
@@ -133,20 +133,14 @@ def build_report(
 
 
 def influence_of(
-    rules: Rules, rounds: Iterable[OpenRound], members: Iterable[Member], totals: Mapping[int, Iterable[str]]
+    rules: Rules, rounds: Iterable[OpenRound], totals: Mapping[int, Iterable[str]]
 ) -> list[tuple[int, Shares]]:
     """The clients' shares of the steps of every published round; `totals` has the scopes that it changed.
 
     The published attempt of a round is its last one.
     """
-    known = {member.client_id: member for member in members}
     published = {round_.number: round_ for round_ in rounds if round_.kind is OrderKind.TRAIN}
-    found = []
-    for number, scopes in sorted(totals.items()):
-        round_ = published[number]
-        capped = replace(round_, caps=caps_of(rules, known, round_.orders.values()))
-        found.append((number, step_shares(rules, capped, scopes)))
-    return found
+    return [(number, step_shares(rules, published[number], scopes)) for number, scopes in sorted(totals.items())]
 
 
 def _largest_shares(shares: Shares) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from common.metrics import TaskStatistics
 from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
+from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Effect, StoreVersion

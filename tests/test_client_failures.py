@@ -127,3 +127,30 @@ def test_a_disk_that_fails_gives_the_order_back_and_ends_the_client_in_one_line(
     assert "\n" not in caught.value.message
     assert port.reports == [("train-1.1-a", f"StateError: {os.strerror(number)}")]  # without a path
     assert coordinator.state.members["a"].left
+
+
+def test_damaged_private_values_end_a_client_before_its_first_order(tmp_path: Path) -> None:
+    config = array_config(*ONE, "sharing.plan=private_heads", tasks=("a0",))
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "private.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00damaged")
+    for _ in range(2):
+        coordinator, port = federation(config)
+        with pytest.raises(StateError, match=r"is damaged .* no whole copy"):
+            asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, tmp_path, "a0"), 60))
+        assert port.left == ["a"] and port.reports == []
+
+
+def test_private_values_that_are_gone_are_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = array_config(*ONE, "sharing.plan=private_heads", tasks=("a0",))
+    said = []
+    for trace in (None, "precision.json"):  # a new client, and one that was here before
+        state = tmp_path / str(trace)
+        if trace is not None:
+            (state / "memory").mkdir(parents=True)
+            (state / "memory" / trace).write_text("{}")
+        caplog.clear()
+        coordinator, port = federation(config)
+        asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, state, "a0"), 60))
+        said.append([record.getMessage() for record in caplog.records if "is lost" in record.getMessage()])
+    assert said[0] == [] and len(said[1]) == 1
+    assert said[1][0].startswith("private values of private/a0 are not in this client's state folder any more")

@@ -81,14 +81,14 @@ def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
     order, _ = judge_update(table.rules, table.state, "ab", header)
     examples = {result.task: result.examples for result in header.results}
     expected = {"shared": 12, "task/sst2": examples["sst2"], "task/qqp": examples["qqp"]}
-    assert scope_weights(table.rules, order, header.results, {}) == expected
+    assert scope_weights(table.rules, order, header.results) == expected
 
 
 def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
     weighted = tuple(replace(task, weight=2.5 if task.name == "sst2" else 1.0) for task in TASKS)
     table = two_clients(tasks=weighted)
     order, _ = judge_update(table.rules, table.state, "a", table.header("a", examples=10))
-    weights = scope_weights(table.rules, order, table.header("a", examples=10).results, {})
+    weights = scope_weights(table.rules, order, table.header("a", examples=10).results)
     assert weights == {"shared": 25_000, "task/sst2": 10}
 
 

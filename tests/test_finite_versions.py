@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -81,6 +81,7 @@ def test_after_the_last_attempt_the_run_fails_and_says_why() -> None:
     assert [record.phase for record in ended] == [Phase.FAILED]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(0, 1e100)] * 3), min_size=2, max_size=5))
 def test_no_losses_make_weights_of_tasks_that_are_not_finite(rounds: list[tuple[float, ...]]) -> None:
     losses = [dict(zip(NAMES, found, strict=True)) for found in [*rounds, (1e-300, 0.0, 1.0), (1e100, 1.0, 0.5)]]

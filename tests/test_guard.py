@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
-from common.metrics import TaskStatistics
 from common.parameters.circles import idle_scopes
+from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from server.app import restore_run
 from server.assembly import in_memory

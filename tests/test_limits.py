@@ -12,8 +12,8 @@ import pytest
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Refused
-from common.metrics import COUNTS, TaskStatistics
 from common.orders import JoinRequest, TaskResult, UpdateHeader
+from common.statistics import COUNTS, TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_COUNT, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, UPDATE_HEADER
@@ -112,8 +112,8 @@ def test_a_client_joins_with_five_thousand_labels() -> None:
 
 def test_members_are_told_in_pages() -> None:
     tasks = tuple(f"task-number-{i}" for i in range(20))
-    members = {f"client-{i:05}": Member(f"client-{i:05}", "t", tasks, {}, (), 0.0) for i in range(4000)}
-    state = FederationState(members=members)
+    members = {f"client-{i:05}": Member(f"client-{i:05}", tasks, {}, (), "t", 0.0) for i in range(4000)}
+    state = FederationState(versions={}, members=members)
     status = describe(rules(), state, "run")
     pages = [status]
     while pages[-1].more:

@@ -16,8 +16,8 @@ import pytest
 
 from common.log_fields import FIELDS, LONGEST_VALUE, about
 from common.logs import set_up_logging
-from common.metrics import TaskStatistics
 from common.orders import OrderKind, TaskResult
+from common.statistics import TaskStatistics
 from server.core.effects import RoundClosed
 from server.core.state import OpenOrder, OpenRound, OrderState
 from server.progress import RunProgress

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from common.metrics import LARGEST, LARGEST_LOSS, TaskStatistics, fits, is_better, measure, merge, summarise
+from common.metrics import LARGEST, LARGEST_LOSS, fits, is_better, measure, merge, summarise
+from common.statistics import TaskStatistics
 from common.tasks import METRICS, TaskDefinition, TaskType
 
 BINARY = TaskDefinition("b", TaskType.CLASSIFICATION, ("no", "yes"), False, METRICS[TaskType.CLASSIFICATION])

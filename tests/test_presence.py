@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.agent import Agent
@@ -130,6 +130,7 @@ def test_a_round_never_opens_with_fewer_orders_than_updates_are_needed() -> None
 # The clock.
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1e6), max_size=30))
 def test_a_gap_counts_as_at_most_so_much_and_time_never_goes_back(gaps: list[float]) -> None:
     inner = ManualClock(5.0)

@@ -21,7 +21,6 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, Reason, Refused
-from common.metrics import TaskStatistics
 from common.orders import (
     DENSE_FLOAT32,
     JoinRequest,
@@ -32,6 +31,7 @@ from common.orders import (
     TaskResult,
     UpdateHeader,
 )
+from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from common.wire import methods
 from common.wire.calls import UploadStart

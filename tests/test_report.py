@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.metrics import TaskStatistics
 from common.orders import TaskResult
+from common.statistics import TaskStatistics
 from server.core.effects import Commit
 from server.core.events import Left, OrderFailed, Seen, UpdateArrived, UpdateRefused
 from server.report import build_report

@@ -15,7 +15,6 @@ import xxhash
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
-from common.metrics import TaskStatistics
 from common.orders import (
     DENSE_FLOAT32,
     ROWS_BFLOAT16,
@@ -29,6 +28,7 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.encodings import ENCODINGS
+from common.statistics import TaskStatistics
 from server.assembly import in_memory
 from server.coordinator import Coordinator
 from server.core.effects import Commit, Notice, RoundClosed

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused, WireError
-from common.metrics import TaskStatistics
 from common.orders import JoinRequest, TaskResult
+from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
@@ -109,6 +109,7 @@ def test_a_cap_holds_a_client_to_so_many_rows() -> None:
     assert totals({"a": 0, "b": 0, "c": 7}, max_medians=2.0) == {"a": 0, "b": 0, "c": 1}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, MAX_EXAMPLES), min_size=3, max_size=9), st.integers(1, 4))
 def test_with_a_cap_of_medians_no_minority_gets_the_mean(sizes: list[int], medians: int) -> None:
     found = totals({f"c{i}": size for i, size in enumerate(sizes)}, max_medians=float(medians))
@@ -147,6 +148,17 @@ def test_capped_rows_are_those_of_sums_by_task_too() -> None:
     assert stored.rows == {"shared": {"sst2": 20, "qqp": 30}}  # type: ignore[attr-defined]
 
 
+def test_what_is_above_a_cap_counts_in_no_mean_loss_either() -> None:
+    table = Table(rules(min_clients=2, clients_per_task=0, max_examples=10))
+    for name, examples in (("a", 10), ("b", 1000)):
+        table.join(name, "sst2", examples=examples)
+    for name, examples, loss in (("a", 10, 1.0), ("b", 1000, 3.0)):
+        header = table.header(name, examples)
+        results = tuple(replace(result, train_loss=loss) for result in header.results)
+        table.apply(UpdateArrived(0.0, name, replace(header, results=results)))
+    assert table.state.losses == {"sst2": 2.0}
+
+
 def test_shares_of_a_step_are_told_by_scope_and_by_task() -> None:
     for by_task in (False, True):
         table = Table(rules(min_clients=2, by_task=by_task, num_rounds=1))
@@ -175,7 +187,7 @@ def test_the_report_states_the_clients_shares() -> None:
         await hands.round(dict.fromkeys(NAMES, 1e-3))
         coordinator, journal = hands.coordinator, hands.coordinator.journal
         held = journal.rounds(), journal.members()
-        influence = influence_of(coordinator.rules, *held, journal.totals())
+        influence = influence_of(coordinator.rules, held[0], journal.totals())
         return build_report({}, coordinator.rules.tasks, *held, "", "", influence=influence)
 
     report = asyncio.run(play())

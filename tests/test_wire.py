@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.metrics import TaskStatistics, measure
+from common.metrics import measure
 from common.orders import (
     JoinRequest,
     ModelArchitecture,
@@ -37,6 +37,7 @@ from common.orders import (
     WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
+from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart

@@ -8,7 +8,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.metrics import MOMENTS, TaskStatistics
 from common.names import is_id
 from common.orders import (
     FederationStatus,
@@ -35,6 +34,7 @@ from common.orders import (
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
+from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import messages

@@ -113,8 +113,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _require_all(folder: Path, numbers: Sequence[int], shards: int) -> None:
-    if not shards or numbers == [*range(shards)] or numbers == [*range(1, shards + 1)]:
+    if not shards or (len(numbers) == shards and numbers in ([*range(shards)], [*range(1, shards + 1)])):
         return
-    missing = sorted({*range(shards)} - {*numbers}) if shards <= len(numbers) + 1_000_000 else []
-    what = f"number {missing[0]:05d} is missing" if missing else "some are there twice"
+    missing = next((number for number in range(shards) if number not in numbers), None)
+    what = "some are there twice" if missing is None else f"number {missing:05d} is missing"
     raise DataError(f"{folder} has {len(numbers)} of {shards} shards: {what}; put all of them there, each once")

@@ -8,9 +8,10 @@ import torch
 from client.data.batching import length_batches
 from client.data.encoding import MaskedSet, TrainingRows, collate
 from common.errors import DataError
-from common.metrics import TaskStatistics, measure
+from common.metrics import measure
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
+from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 

@@ -25,7 +25,7 @@ def sizes(config: Config) -> list[str]:
 
 def text_settings(config: Config) -> list[str]:
     """Settings of tokenizers and pretrained weights that an mlp cannot follow."""
-    model, plain = config.model, ModelSection()
+    model, plain = config.model, ModelSection.model_construct()
     if model.reads_text:
         return []
     found = [

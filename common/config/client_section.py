@@ -42,8 +42,8 @@ class ClientSection(Section):
     threads: Count = 1
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     compact_vocabulary: bool = True
-    limits: LimitsSection = LimitsSection()
-    tls: ClientTLSSection = ClientTLSSection()
+    limits: LimitsSection = LimitsSection.model_construct()
+    tls: ClientTLSSection = ClientTLSSection.model_construct()
     insecure: bool = False
     connect_timeout_seconds: Seconds = 600.0
 

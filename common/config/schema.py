@@ -76,7 +76,7 @@ class ModelSection(Section):
     encoding: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
-    mlp: MLPSection = MLPSection()
+    mlp: MLPSection = MLPSection.model_construct()
 
     @property
     def reads_text(self) -> bool:
@@ -109,7 +109,7 @@ class TrainingSection(Section):
     head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    balance: BalanceSection = BalanceSection()
+    balance: BalanceSection = BalanceSection.model_construct()
 
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
@@ -270,27 +270,27 @@ class ServerSection(Section):
 
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    tls: ServerTLSSection = ServerTLSSection()
+    tls: ServerTLSSection = ServerTLSSection.model_construct()
     insecure: bool = False
 
 
 class Config(Section):
     """The whole configuration; everything has a default except the tasks."""
 
-    run: RunSection = RunSection()
-    model: ModelSection = ModelSection()
-    training: TrainingSection = TrainingSection()
+    run: RunSection = RunSection.model_construct()
+    model: ModelSection = ModelSection.model_construct()
+    training: TrainingSection = TrainingSection.model_construct()
     tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
-    data: DataSection = DataSection()
-    sharing: SharingSection = SharingSection()
-    relation: RelationSection = RelationSection()
-    federation: FederationSection = FederationSection()
-    guard: GuardSection = GuardSection()
-    aggregation: AggregationSection = AggregationSection()
-    server: ServerSection = ServerSection()
-    client: ClientSection = ClientSection()
-    simulation: SimulationSection = SimulationSection()
-    compare: CompareSection = CompareSection()
+    data: DataSection = DataSection.model_construct()
+    sharing: SharingSection = SharingSection.model_construct()
+    relation: RelationSection = RelationSection.model_construct()
+    federation: FederationSection = FederationSection.model_construct()
+    guard: GuardSection = GuardSection.model_construct()
+    aggregation: AggregationSection = AggregationSection.model_construct()
+    server: ServerSection = ServerSection.model_construct()
+    client: ClientSection = ClientSection.model_construct()
+    simulation: SimulationSection = SimulationSection.model_construct()
+    compare: CompareSection = CompareSection.model_construct()
 
     @model_validator(mode="before")
     @classmethod

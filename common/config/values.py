@@ -20,7 +20,7 @@ CLOSE = 0.8
 class Section(BaseModel):
     """Base of all sections: strict, frozen, finite numbers, no unknown keys; an empty body means defaults."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

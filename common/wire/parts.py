@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
-from common.metrics import COUNTS, MOMENTS, TaskStatistics
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -17,6 +16,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
+from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.tasks import METRICS, Header, TaskDefinition, TaskType
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin

@@ -57,7 +57,7 @@ def row_totals(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Mappin
     Tasks come in the order of the configuration, so that nothing depends on who answered first.
     """
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
-    parts = [task_rows(rules, order, order.results, round_.caps) for order in accepted]
+    parts = [task_rows(rules, order, order.results) for order in accepted]
     found: dict[str, dict[str, int]] = {}
     for scope in scopes:
         rows = [part[scope] for part in parts if scope in part]

@@ -24,7 +24,7 @@ from server.core.events import (
     VersionStored,
 )
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
-from server.core.weighing import caps_of, scope_weights, task_rows
+from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -134,19 +134,19 @@ def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) 
     if repeated:
         return state, []
     assert state.open is not None
-    caps = state.open.caps
-    weights = scope_weights(rules, order, event.header.results, caps)
+    results = capped(event.header.results, state.open.caps)
+    weights = scope_weights(rules, order, results)
     accepted = replace(
         order,
         state=OrderState.ACCEPTED,
         digest=event.header.digest,
-        results=event.header.results,
+        results=results,
         weights=weights,
         nbytes=event.header.nbytes,
         seconds=event.header.seconds,
     )
     state = _count(state.with_order(accepted), event.client_id, completed=1)
-    rows = task_rows(rules, order, event.header.results, caps)
+    rows = task_rows(rules, order, results)
     return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
 
 

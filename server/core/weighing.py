@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import floor
 from statistics import median
 
@@ -29,14 +30,12 @@ def caps_of(rules: Rules, members: Mapping[str, Member], orders: Iterable[OpenOr
     return {task: max(1, floor(rules.max_medians * median(counts))) for task, counts in sorted(held.items())}
 
 
-def counted(results: Iterable[TaskResult], caps: Mapping[str, int]) -> dict[str, int]:
-    """Task -> examples that count."""
-    return {result.task: min(result.examples, caps.get(result.task, result.examples)) for result in results}
+def capped(results: Iterable[TaskResult], caps: Mapping[str, int]) -> tuple[TaskResult, ...]:
+    """The results with the examples that count; from here on nothing knows of more."""
+    return tuple(replace(r, examples=min(r.examples, caps[r.task])) if r.task in caps else r for r in results)
 
 
-def scope_weights(
-    rules: Rules, order: OpenOrder, results: Iterable[TaskResult], caps: Mapping[str, int]
-) -> Mapping[str, int]:
+def scope_weights(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, int]:
     """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
 
     Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
@@ -46,15 +45,13 @@ def scope_weights(
     plain = all(task.weight == 1.0 for task in rules.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
     definitions = {task.name: task for task in rules.tasks}
-    examples = counted(results, caps)
+    examples = {result.task: result.examples for result in results}
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
     weights = {scope.scope: examples[task] if (task := task_of(scope.scope)) else everything for scope in order.trained}
     return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
 
 
-def task_rows(
-    rules: Rules, order: OpenOrder, results: Iterable[TaskResult], caps: Mapping[str, int]
-) -> Mapping[str, Mapping[str, int]]:
+def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
     """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
 
     A client with several tasks enters each task's sum with that task's examples. Scopes of one task or member are not
@@ -62,7 +59,7 @@ def task_rows(
     """
     if not rules.by_task:
         return {}
-    examples = {task: count for task, count in counted(results, caps).items() if count}
+    examples = {result.task: result.examples for result in results if result.examples}
     return {s.scope: examples for s in order.trained if not (task_of(s.scope) or s.scope.startswith(MEMBER))}
 
 
@@ -76,7 +73,7 @@ def step_shares(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Share
     shared = {scope for scope in scopes if not scope.startswith(MEMBER)}
     weights: dict[str, dict[str, int]] = {}
     for order in accepted:
-        rows = task_rows(rules, order, order.results, round_.caps)
+        rows = task_rows(rules, order, order.results)
         for scope in shared.intersection(order.weights):
             by_task = {f"{scope} ({task})": count for task, count in rows.get(scope, {}).items()}
             for label, weight in (by_task if scope in rows else {scope: order.weights[scope]}).items():

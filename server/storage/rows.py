@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from common.metrics import TaskStatistics
 from common.orders import ScopeVersion, TaskResult
+from common.statistics import TaskStatistics
 from server.core.effects import (
     Guarded,
     HeaderFixed,
