@@ -191,7 +191,7 @@ def test_missing_data_is_exit_code_3(config: Config, capsys: pytest.CaptureFixtu
 def test_an_unreachable_coordinator_is_exit_code_6(
     config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.app.STATUS_SECONDS", 0.3)
+    monkeypatch.setattr("client.status.STATUS_SECONDS", 0.3)
     number = free_port()
     where = ["--config", written(config, tmp_path), "--server", f"127.0.0.1:{number}"]
     fails(capsys, 6, f"127.0.0.1:{number} not reachable .*nothing listens", "--mode", "status", *where)
