@@ -264,7 +264,7 @@ SENSORS = ("model.server_model=mlp", "model.mlp.features=9", "tasks={a: {type: r
         ("model.encoding=cross", "model.encoding: cross is not for server_model mlp"),
         ("model.max_length=64", "model.max_length: 64 is not for server_model mlp"),
         ("model.weights=pretrained", "model.weights: pretrained, but an mlp"),
-        ("model.server_model=bert-base-uncased", "model.mlp: bert-base-uncased reads texts"),
+        ("model.server_model=bert-base-uncased", "model.mlp: not read by server_model bert-base-uncased"),
         (
             "federation.update_encoding=rows-float32",
             "leaves out rows of word embeddings, an mlp has none; write dense-float32",
