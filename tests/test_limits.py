@@ -15,7 +15,7 @@ from common.errors import ConfigError, Refused
 from common.orders import JoinRequest, TaskResult, UpdateHeader
 from common.statistics import COUNTS, TaskStatistics
 from common.tasks import TaskDefinition, TaskType
-from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_COUNT, MAX_LABELS, MAX_TASKS, definition_bytes
+from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, UPDATE_HEADER
 from server.assembly import in_memory
 from server.core.answers import PAGE_CHARS, describe
@@ -69,6 +69,7 @@ def test_names_elsewhere_have_limits_too() -> None:
             config_of({"a": task(2)}, override)
 
 
+ROWS = (1 << 29) - 1
 LARGEST = (
     tuple(classes(f"{i:064}", "a", "b") for i in range(MAX_TASKS)),
     (classes("a", *(f"{i:025}" for i in range(MAX_LABELS))),),
@@ -81,10 +82,10 @@ LARGEST = (
 def test_the_most_that_a_configuration_takes_fits_into_the_messages(tasks: tuple[TaskDefinition, ...]) -> None:
     assert sum(definition_bytes(task.name, task.labels) for task in tasks) <= DEFINITION_BYTES
     config_of({task.name: {"type": "classification", "labels": list(task.labels)} for task in tasks})
-    request = JoinRequest("x" * 64, tasks, tuple((task.name, MAX_COUNT) for task in tasks))
+    request = JoinRequest("x" * 64, tasks, tuple((task.name, ROWS) for task in tasks))
     assert JOIN_REQUEST.decode(JOIN_REQUEST.encode(request)) == request
-    counts = [TaskStatistics(1 << 33, 1.5, 1 << 33, (1 << 33,) * (COUNTS * len(task.labels))) for task in tasks]
-    results = tuple(TaskResult(t.name, 1 << 33, 0.5, c, None) for t, c in zip(tasks, counts, strict=True))
+    counts = [TaskStatistics(ROWS, 1.5, ROWS, (ROWS,) * (COUNTS * len(task.labels))) for task in tasks]
+    results = tuple(TaskResult(t.name, ROWS, 0.5, c, c) for t, c in zip(tasks, counts, strict=True))
     header = UpdateHeader("train-1.1-x", "dense-float32", (), "0" * 32, results, 1.0)
     assert UPDATE_HEADER.decode(UPDATE_HEADER.encode(header)) == header
 
