@@ -230,6 +230,19 @@ journal.commit(dies())
     journal.close()
 
 
+def test_the_wal_begins_anew_once_it_is_long_and_the_file_has_it_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.storage.settling.WAL_BYTES", 50_000)
+    journal, sizes = Journal(tmp_path / "journal.sqlite"), []
+    for number in range(12):
+        journal.commit((), {f"key {number}": "x" * 10_000})
+        journal._settling._thread.submit(lambda: None).result()
+        sizes.append((tmp_path / "journal.sqlite-wal").stat().st_size)
+        shutil.copy(tmp_path / "journal.sqlite", tmp_path / "alone.sqlite")
+        assert f"key {number}" in Journal.read(tmp_path / "alone.sqlite").facts()
+    assert max(sizes) < 100_000 and sizes != sorted(sizes)
+    journal.close()
+
+
 def test_a_file_that_is_no_journal_is_named(tmp_path):
     path = tmp_path / "journal.sqlite"
     path.write_bytes(b"something else entirely " * 50)
