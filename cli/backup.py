@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cli.options import Parser
+from cli.options import Parser, path_of
+from cli.output import say
 
 
 def options(parser: Parser) -> None:
@@ -18,4 +18,4 @@ def run(options: argparse.Namespace) -> None:
     """Do it."""
     from server.backup import back_up
 
-    print(back_up(Path(options.run_dir), Path(options.out)))
+    say(back_up(path_of("run_dir", options.run_dir), path_of("out", options.out)))

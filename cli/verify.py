@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cli.options import Parser
+from cli.options import Parser, path_of
+from cli.output import say
 from common.errors import RunFolderError
 
 
@@ -18,7 +18,8 @@ def run(options: argparse.Namespace) -> None:
     """Do it."""
     from server.recovery import examine
 
-    findings, whole = examine(Path(options.run_dir))
+    folder = path_of("run_dir", options.run_dir)
+    findings, whole = examine(folder)
     if findings:
         raise RunFolderError("\n".join(findings))
-    print(f"{options.run_dir}: whole ({whole})")
+    say(f"{folder}: whole ({whole})")

@@ -101,12 +101,13 @@ def test_a_folder_named_by_a_number_or_from_home_is_one_in_every_mode(
             assert found == meant
 
 
-def test_evaluate_and_export_take_any_folder_name(
+def test_modes_on_a_run_take_any_folder_name(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for given, meant in (("2026", "2026"), ("~/x", str(tmp_path / "x"))):
-        for rest in (["--mode", "evaluate"], ["--mode", "export", "--task", "a", "--out", "7"]):
+        modes = ["evaluate"], ["verify"], ["backup", "--out", "7"], ["export", "--task", "a", "--out", "7"]
+        for rest in (["--mode", *mode] for mode in modes):
             fails(capsys, 5, f"run_dir: '{meant}' holds no run", *rest, "--run_dir", given)
     fails(capsys, 2, "--run_dir: '~nobody-there' names a home folder", "--mode", "evaluate", "--run_dir=~nobody-there")
 
@@ -190,7 +191,7 @@ def test_missing_data_is_exit_code_3(config: Config, capsys: pytest.CaptureFixtu
 def test_an_unreachable_coordinator_is_exit_code_6(
     config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.app.STATUS_SECONDS", 0.3)
+    monkeypatch.setattr("client.status.STATUS_SECONDS", 0.3)
     number = free_port()
     where = ["--config", written(config, tmp_path), "--server", f"127.0.0.1:{number}"]
     fails(capsys, 6, f"127.0.0.1:{number} not reachable .*nothing listens", "--mode", "status", *where)

@@ -204,7 +204,8 @@ class TestTexts:
         assert (found, type(found)) == (value, type(value))
 
     def test_columns_may_have_numbers_as_names(self) -> None:
-        columns = load_config(None, ["tasks.x={type: regression}", "tasks.x.columns.text=1", "tasks.x.columns.label=2"])
+        names = ["tasks.x.columns.text=1", "tasks.x.columns.label=2"]
+        columns = load_config(None, ["tasks.x={type: regression}", "data.dir=2024", *names])
         section = columns.tasks["x"].columns
         assert section is not None and (section.text, section.label) == ("1", "2")
 
@@ -218,10 +219,10 @@ class TestTexts:
         self, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        pairs = {"certificate": "key", "key": "certificate", "client_ca": "certificate"}
-        start, last = key.rsplit(".", 1)
-        others = [f"{start}.{other}=x" for other in (pairs.get(last), pairs.get(pairs.get(last, ""))) if other]
-        found: object = load_config(None, ["tasks.sst2=", *others, f"{key}=~/a/b"])
+        start = key.rsplit(".", 1)[0]
+        files = {"server.tls": ("certificate", "key"), "client.tls": ("ca", "certificate", "key")}.get(start, ())
+        needed = [f"{start}.{name}=x" for name in files]
+        found: object = load_config(None, ["tasks.sst2=", *needed, f"{key}=~/a/b"])
         for name in key.split("."):
             found = getattr(found, name)
         assert found == str(tmp_path / "a/b")

@@ -134,7 +134,7 @@ def test_a_defect_tells_the_log_and_not_the_caller(caplog: pytest.LogCaptureFixt
                 await coordinator.join(JOIN)
 
     class Unsendable(Memory):
-        async def status(self) -> FederationStatus:
+        async def status(self, after: str = "") -> FederationStatus:
             return FederationStatus("Probe", "run-1", "open", -1, 5, "")
 
     with caplog.at_level(logging.ERROR, "server.service.handlers"):

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Programs
+from tests.processes import LISTENS, Programs
+
+PATIENCE = 200.0
+"""Seconds: torch alone takes half a minute to import where many processes share a core."""
+pytestmark = pytest.mark.timeout(600)
 
 CONFIG = """
 run: {name: light, seed: 1}
@@ -31,12 +35,12 @@ def test_rows_of_numbers_never_need_transformers(tmp_path: Path, monkeypatch: py
     refuse(tmp_path, monkeypatch, "transformers", "tokenizers", "huggingface_hub")
     with Programs(tmp_path) as programs:
         alone = programs.start("--mode", "simulate", "--config", "mlp.yaml", "--clients", "2", "--run_dir", "alone")
-        assert alone.exit_code() == 0, alone.output
+        assert alone.exit_code(PATIENCE) == 0, alone.output
         server = programs.start("--mode", "server", "--config", "mlp.yaml", "--port", "0", "--run_dir", "run")
-        where = f"127.0.0.1:{server.port()}"
+        where = f"127.0.0.1:{server.wait_for(LISTENS, seconds=PATIENCE)[1]}"
         client = programs.start("--mode", "client", "--config", "mlp.yaml", "--tasks", "a", "--server", where)
         for program in (alone, server, client):
-            assert program.exit_code() == 0, program.output
+            assert program.exit_code(PATIENCE) == 0, program.output
             assert "IMPORTED" not in program.output
 
 
@@ -44,10 +48,17 @@ def test_asking_for_the_status_needs_no_torch(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "mlp.yaml").write_text(CONFIG)
     with Programs(tmp_path) as programs:
         server = programs.start("--mode", "server", "--config", "mlp.yaml", "--port", "0", "--run_dir", "run")
-        asked = ("--mode", "status", "--config", "mlp.yaml", "--server", f"127.0.0.1:{server.port()}")
+        asked = (
+            "--mode",
+            "status",
+            "--config",
+            "mlp.yaml",
+            "--server",
+            f"127.0.0.1:{server.wait_for(LISTENS, seconds=PATIENCE)[1]}",
+        )
         refuse(tmp_path, monkeypatch, "torch", "transformers", "numpy", "rich")
         people, machines = programs.start(*asked), programs.start(*asked, "--format", "json")
-        assert (people.exit_code(), machines.exit_code()) == (0, 0), people.output + machines.output
+        assert (people.exit_code(PATIENCE), machines.exit_code(PATIENCE)) == (0, 0), people.output + machines.output
     assert "run 'light'" in people.output
     status = json.loads(machines.output)
     assert (status["run"], status["phase"], status["clients"]) == ("light", "waiting", [])
@@ -62,5 +73,5 @@ def test_a_line_is_logged_before_transformers_is_imported(
     refuse(tmp_path, monkeypatch, "transformers")
     with Programs(tmp_path) as programs:
         program = programs.start("--mode", mode, "--config", "text.yaml", "--run_dir", "run")
-        program.wait_for("IMPORTED transformers")
+        program.wait_for("IMPORTED transformers", seconds=PATIENCE)
         assert "run 'fedmtl' begins in run" in program.output.partition("IMPORTED")[0]
