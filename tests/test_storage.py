@@ -90,7 +90,8 @@ SCENARIOS = [
 def after_restart(state, recorded):
     """What a restart needs of a live state: its members as recorded, absent for now, and its open orders as issued."""
     members = {
-        name: replace(member, token="", last_seen=0.0, present=False, doing="") for name, member in recorded.items()
+        name: replace(member, token="", last_seen=0.0, present=False, doing="", validation={}, targets={})
+        for name, member in recorded.items()  # it joins again, and says the rest again
     }
     open_ = state.open
     if open_ is not None:
@@ -170,7 +171,8 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
     ]
     assert journal.rounds() == closed
     assert journal.members() == [
-        replace(m, token="", present=False, doing="", last_seen=0.0) for m in table.state.members.values()
+        replace(m, token="", present=False, doing="", last_seen=0.0, validation={}, targets={})
+        for m in table.state.members.values()
     ]
 
 
@@ -227,6 +229,19 @@ journal.commit(dies())
     assert journal.facts() == {"name": "durable"}
     assert journal.restore(SCHEMAS, TIMEOUT).phase is Phase.WAITING
     journal.commit((), {"seconds": "1"})
+    journal.close()
+
+
+def test_the_wal_begins_anew_once_it_is_long_and_the_file_has_it_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.storage.settling.WAL_BYTES", 50_000)
+    journal, sizes = Journal(tmp_path / "journal.sqlite"), []
+    for number in range(12):
+        journal.commit((), {f"key {number}": "x" * 10_000})
+        journal._settling._thread.submit(lambda: None).result()
+        sizes.append((tmp_path / "journal.sqlite-wal").stat().st_size)
+        shutil.copy(tmp_path / "journal.sqlite", tmp_path / "alone.sqlite")
+        assert f"key {number}" in Journal.read(tmp_path / "alone.sqlite").facts()
+    assert max(sizes[1:]) < 100_000 and sizes != sorted(sizes)  # the first holds the tables, too
     journal.close()
 
 

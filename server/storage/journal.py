@@ -60,6 +60,7 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA temp_store=MEMORY")
+            self._db.execute("PRAGMA journal_size_limit=0")  # a WAL that begins anew is short again
             if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 create(self._db)
             self._number, self._digest = position(self._db)
