@@ -8,6 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is no law
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
