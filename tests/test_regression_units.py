@@ -108,6 +108,15 @@ def test_units_are_fixed_with_the_first_round_and_told_to_clients_of_the_task_al
     journal.close()
 
 
+def test_rows_above_the_cap_move_no_units() -> None:
+    """Two rows of each count, so that mean and spread are those of (0, 8) and (16, 16)."""
+    table = Table(replace(BOTH, max_examples=2))
+    joined(table, "a", SCORE, 0.0, 8.0)
+    joined(table, "c", TAG)
+    joined(table, "b", SCORE, *[16.0] * 1000)
+    assert table.state.units == {"yield": coarse(10.0, np.sqrt((100 + 4 + 36 + 36) / 4))}
+
+
 def test_targets_that_are_all_the_same_are_told() -> None:
     table = Table(ALONE)
     joined(table, "a", SCORE, 5.0, 5.0)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from common.orders import JoinRequest
-from common.targets import TargetUnits, coarse, pooled
+from common.targets import TargetSums, TargetUnits, coarse, pooled
 from common.tasks import TaskDefinition, TaskType
 from server.core.effects import Notice, UnitsFixed
 from server.core.state import FederationState, Member, Rules
+from server.core.weighing import cap_of
 
 FACT = "units/"
 """Of the run's facts that say in which units a task's head works."""
@@ -36,7 +37,8 @@ def with_units(
 ) -> tuple[FederationState, tuple[UnitsFixed, ...], list[Notice]]:
     """The state with units for every regression that somebody present holds, the records of new ones, and what to say.
 
-    Sums are those of all clients that are present, whether or not they are chosen for the round.
+    Sums are those of all clients that are present, whether or not they are chosen for the round, each with the
+    examples that count (`aggregation.max_examples`).
     """
     records: list[UnitsFixed] = []
     notices: list[Notice] = []
@@ -52,7 +54,7 @@ def with_units(
         ]
         if not parts:
             continue
-        mean, deviation = pooled(parts)
+        mean, deviation = pooled(_capped(parts, cap_of(rules, [count for count, _ in parts])))
         if fixed is None:
             records.append(UnitsFixed(task.name, coarse(mean, deviation)))
             notices += _told(records[-1], deviation)
@@ -61,6 +63,15 @@ def with_units(
             notices.append(Notice(f"task {task.name} {text}; leave model.warm_start out or rename it", warning=True))
     units = {**state.units, **{record.task: record.units for record in records}}
     return replace(state, units=units), tuple(records), notices
+
+
+def _capped(parts: Sequence[tuple[int, TargetSums]], cap: int | None) -> list[tuple[int, TargetSums]]:
+    """The sums with the examples that count: nobody moves the units by rows that its updates would not count with."""
+    found = []
+    for count, sums in parts:
+        counts = count if cap is None else min(count, cap)
+        found.append((counts, replace(sums, squares=sums.squares * counts / count)))
+    return found
 
 
 def units_in(facts: Mapping[str, str]) -> dict[str, TargetUnits]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import floor
 from statistics import median
@@ -20,14 +20,20 @@ def caps_of(rules: Rules, members: Mapping[str, Member], orders: Iterable[OpenOr
 
     A cap in medians is of what the clients that were asked for the task joined with.
     """
-    if rules.max_medians is None:
-        most = rules.max_examples
-        return {} if most is None else {task.name: most for task in rules.tasks}
     held: dict[str, list[int]] = {}
     for order in orders:
         for task in order.tasks:
             held.setdefault(task, []).append(members[order.client_id].examples.get(task, 0))
-    return {task: max(1, floor(rules.max_medians * median(counts))) for task, counts in sorted(held.items())}
+    if rules.max_medians is None:
+        return {task.name: most for task in rules.tasks if (most := cap_of(rules, ())) is not None}
+    return {task: cap for task, counts in sorted(held.items()) if (cap := cap_of(rules, counts)) is not None}
+
+
+def cap_of(rules: Rules, counts: Sequence[int]) -> int | None:
+    """The most examples of a task that a client counts with, beside clients with so many; None without a cap."""
+    if rules.max_medians is None:
+        return rules.max_examples
+    return max(1, floor(rules.max_medians * median(counts)))
 
 
 def capped(results: Iterable[TaskResult], caps: Mapping[str, int]) -> tuple[TaskResult, ...]:

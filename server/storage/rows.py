@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, assert_never
 
 from common.orders import ScopeVersion, TaskResult
 from common.statistics import TaskStatistics
@@ -53,6 +53,8 @@ def rows_of(record: Record) -> Iterator[Row]:
         case Guarded(number, task, received, isolated, behind, fallen, final, gap):
             scores = _real(received), _real(isolated)
             yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))
+        case _:
+            assert_never(record)
 
 
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
