@@ -32,7 +32,8 @@ from common.orders import (
     WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
-from common.tasks import KNOWN_TASKS
+from common.targets import TargetSums
+from common.tasks import KNOWN_TASKS, TaskType
 
 HOST = "127.0.0.1"
 DELTA = b"\x00\x00\x80\x33"
@@ -57,7 +58,10 @@ class LightAgent:
     async def run(self) -> None:
         """Take part until the run is over."""
         examples = tuple((task.name, 100) for task in self._tasks)
-        welcome = await self._port.join(JoinRequest(self._id, self._tasks, examples, validation=examples))
+        regressions = (task.name for task in self._tasks if task.type is TaskType.REGRESSION)
+        targets = tuple((name, TargetSums(2.5, 225.0)) for name in regressions)
+        request = JoinRequest(self._id, self._tasks, examples, validation=examples, targets=targets)
+        welcome = await self._port.join(request)
         self._on_joined()
         session = welcome.session
         layouts = dict(welcome.schema_digests)

@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,8 +98,7 @@ async def open_run(
     if resume == "auto":
         resume = RunFolder.exists(config.run.folder)
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
-    journal = Journal(folder.journal)
-    try:
+    with closing(folder), closing(Journal(folder.journal)) as journal:
         if "ready" not in journal.facts():
             folder.require_untrained()
             await asyncio.to_thread(begin_run, config, folder, journal, apart)
@@ -109,8 +108,6 @@ async def open_run(
             config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
             journal.commit((), _training_facts(config))
         yield config, folder, journal
-    finally:
-        journal.close()
 
 
 def _use_one_arena() -> None:

@@ -164,6 +164,10 @@ class RunFolder:
             self._lock.close()
             raise RunFolderError(f"run_dir: another coordinator works in '{self.path}'; stop it first") from None
 
+    def close(self) -> None:
+        """Let another coordinator have the folder."""
+        self._lock.close()
+
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()

@@ -47,7 +47,7 @@ def hold(core_rules, clients, deltas, method):
     held = tuple(task for task in TASKS if any(task.name in examples for examples in clients.values()))
     table, combiner = Table(replace(core_rules, min_clients=len(clients), tasks=held)), Combiner(method)
     for client, examples in clients.items():
-        table.join(client, *examples)
+        table.join(client, *examples, examples=max(examples.values()))
     for client, examples in clients.items():
         header = table.header(client)
         results = tuple(TaskResult(task, n, None, SCORES[task]) for task, n in examples.items())

@@ -105,10 +105,11 @@ def test_a_write_that_was_killed_is_as_if_it_had_never_begun(files):
 
 
 def test_a_small_version_becomes_durable_with_the_next_commit_and_a_file_when_asked(tmp_path, files):
+    files.folder.mkdir()
     journal = Journal(tmp_path / "journal.sqlite")
     models = JournalledModels(files, journal)
     models.write(1, published(1))
-    assert not files.folder.exists() and Journal(tmp_path / "journal.sqlite").model(1) is None
+    assert not any(files.folder.iterdir()) and Journal(tmp_path / "journal.sqlite").model(1) is None
     journal.commit(())
     assert same(JournalledModels(files, Journal(tmp_path / "journal.sqlite")).read(1), published(1))
     models.write_out(1)

@@ -10,6 +10,7 @@ import pytest
 
 from client.data.features import FeatureRows
 from client.data.rows import TaskData
+from common.targets import OWN_UNITS
 from server.relations.lasso import network_lasso
 from server.relations.linear import graph, mean, precision
 from server.relations.table import relation_of
@@ -222,15 +223,16 @@ def school_objective(found: dict[str, Vector], rows: dict[str, TaskData]) -> flo
     return fit + 10.0 * float(np.sum((weights - weights.mean(axis=0)) ** 2)) + 0.1 * float(np.sum(weights**2))
 
 
-def test_school_reaches_the_published_objective(tmp_path: Path) -> None:
+def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sum ||y - Xw||^2 / 2 + 10 ||W (I - 11'/m)||^2 + 0.1 ||W||^2 at its minimum is 544507.36854691, RMSE 10.0397.
 
     `mean` of strength 20 is that, as (20/2) ||w - mean||^2 = 10 ||w - mean||^2. Minimising over copies and mean in
     turns is 7e-4 above the minimum after 20 rounds, 3e-6 after 200 and 1e-8 after 400. The federation goes 3 of them,
     orders and anchors included, to the bits of `relate` in turns with solvers, which goes on to 300. There is no bias:
     of the encoder's one neuron and the head only the weights w are ever changed, and relu(w'x) = w'x for all scores
-    are positive, so the coordinator's RMSE is the linear model's.
+    are positive, so the coordinator's RMSE is the linear model's. The published problem is one of scores as they are.
     """
+    monkeypatch.setattr("server.core.units.coarse", lambda mean, deviation: OWN_UNITS)
     problems, rows = school()
     coordinator, first = settle(
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows

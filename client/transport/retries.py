@@ -49,6 +49,8 @@ _NETWORK_WORDS: tuple[tuple[str, str, str], ...] = (
     ("resolution", "the host name is not known", "the host name"),
     ("nreachable", "there is no route to that host", "host, port and the network"),
     ("Internal error from Core", *_CLOSED),  # the stream ended while it was written to
+    ("Stream removed", *_CLOSED),
+    ("Broken pipe", *_CLOSED),
     ("closed", *_CLOSED),
     ("reset", *_CLOSED),
 )

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from common.config.places import field_at, keys_at
 from common.config.schema import Config
-from common.config.values import CLOSE
+from common.config.values import closeness
 
 _WANTED = {
     "int_type": ("a whole number", "10"),
@@ -64,7 +64,7 @@ def _suggestion(place: Sequence[int | str]) -> str:
     short = key.lower()
     elsewhere = [f"{section}.{key}" for section in Config.model_fields if key in keys_at((section,))]
     longer = [name for name in known if name.startswith(short) or {*short.split("_")} <= {*name.split("_")}]
-    meant = get_close_matches(short, known, 1, cutoff=CLOSE) or longer or elsewhere
+    meant = get_close_matches(short, known, 1, cutoff=closeness(short)) or longer or elsewhere
     return f"did you mean '{meant[0]}'?" if meant else f"known here are {', '.join(known)}"
 
 

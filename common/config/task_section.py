@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from common.config.values import CLOSE, Count, CountOrZero, Section, Text, short, visible
+from common.config.values import Count, CountOrZero, Section, Text, closeness, short, visible
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, METRICS, TaskDefinition, TaskType
 from common.wire.limits import LABEL_CHARS, MAX_LABELS
@@ -111,7 +111,7 @@ class TaskSection(Section):
 
 
 def _unknown_task(name: str) -> str:
-    close = get_close_matches(name.lower(), KNOWN_TASKS, n=1, cutoff=CLOSE)
+    close = get_close_matches(name.lower(), KNOWN_TASKS, n=1, cutoff=closeness(name))
     known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(KNOWN_TASKS)}."
     needed = f"type ({', '.join(TaskType)}) and, unless it is a regression or masked_lm, labels"
     return f"not a known task; {known} A task of your own needs {needed}"

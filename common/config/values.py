@@ -13,8 +13,10 @@ from common.parameters.capacity import is_capacity, is_frozen
 from common.plain_text import is_plain_name
 from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
 
-CLOSE = 0.8
-"""How alike two names are that are probably the same: one slip in five letters, two in ten (see `difflib`)."""
+
+def closeness(name: str) -> float:
+    """How alike names are, as `difflib` counts, that were probably meant: one slip in four or five letters, two in ten."""
+    return 0.75 if len(name) < 5 else 0.8
 
 
 class Section(BaseModel):
