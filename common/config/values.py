@@ -15,7 +15,7 @@ from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAM
 
 
 def closeness(name: str) -> float:
-    """How alike names are, as `difflib` counts, that were probably meant: one slip in four or five letters, two in ten."""
+    """How alike a name is, as `difflib` counts, that was probably meant: one slip in four or five letters."""
     return 0.75 if len(name) < 5 else 0.8
 
 

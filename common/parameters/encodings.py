@@ -83,8 +83,11 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> Float32:
     return wide.view(np.float32)
 
 
-def _is_finite(values: Values) -> bool:
-    return bool(np.isfinite(values).all())
+def is_finite(values: Values) -> bool:
+    """Whether all of a block's values are finite. Their squares add up faster than they are looked at one by one."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = np.dot(values, values)
+    return bool(np.isfinite(square) or np.isfinite(values).all())
 
 
 def _is_finite_bfloat16(bits: Values) -> bool:
@@ -95,7 +98,7 @@ def _as_is(values: Values) -> Values:
     return values
 
 
-FLOAT32 = Format(4, np.dtype("<f4"), _as_is, _as_is, _is_finite)
+FLOAT32 = Format(4, np.dtype("<f4"), _as_is, _as_is, is_finite)
 BFLOAT16 = Format(2, np.dtype("<u2"), to_bfloat16, from_bfloat16, _is_finite_bfloat16)
 
 

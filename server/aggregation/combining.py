@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.conflict import cosines
-from common.parameters.encodings import BLOCK
+from common.parameters.encodings import BLOCK, is_finite
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
@@ -209,4 +209,4 @@ class Combiner:
 
 
 def _is_finite(vector: Float32) -> bool:
-    return all(np.isfinite(vector[i : i + BLOCK]).all() for i in range(0, len(vector), BLOCK))
+    return all(is_finite(vector[i : i + BLOCK]) for i in range(0, len(vector), BLOCK))

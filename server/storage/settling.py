@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 from common.errors import RunFolderError
 
@@ -15,6 +16,10 @@ log = logging.getLogger("fedmtl.server")
 
 WAL_BYTES = 4 << 20
 """From this size on the WAL is begun anew."""
+
+
+SHARE = 1 / 50
+"""So much of the time it may take: the second copies of rounds shorter than 50 times its work are made together."""
 
 
 class Settling:
@@ -29,6 +34,8 @@ class Settling:
         self._thread = ThreadPoolExecutor(1, "settling")
         self._lock = Lock()
         self._asked = False
+        self._rest_until = 0.0
+        self._closing = Event()
         self._work: Callable[[], None] | None = None
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
 
@@ -43,11 +50,14 @@ class Settling:
 
     def close(self) -> None:
         """Return when everything is done."""
+        self._closing.set()
         self._thread.shutdown()
         for connection in self._connections or ():
             connection.close()
 
     def _settle(self) -> None:
+        self._closing.wait(max(self._rest_until - time.monotonic(), 0.0))
+        began = time.monotonic()
         with self._lock:
             work, self._work, self._asked = self._work, None, False
         try:
@@ -57,6 +67,8 @@ class Settling:
             self._checkpoint()
         except (OSError, sqlite3.Error, RunFolderError) as error:
             log.warning("the journal's second copies are behind (%s); the run goes on", error)
+        now = time.monotonic()
+        self._rest_until = now + (now - began) / SHARE
 
     def _checkpoint(self) -> None:
         """Copy the WAL's pages into the journal's file, which then holds the last round without its WAL too.
