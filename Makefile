@@ -9,7 +9,7 @@ PIP_ARGS := -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 GEN := common/wire/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format lint types check protos lock clean
+.PHONY: help setup demo test slow format lint types check protos lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -24,8 +24,13 @@ setup: .venv/.stamp ## make .venv from requirements.lock (nothing to do when up 
 demo: setup ## a whole federation on this machine; ARGS adds options
 	$(BIN)/python federated_main.py --mode demo $(ARGS)
 
-test: setup ## run the tests on all cores; ARGS adds options
-	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
+
+test: setup ## run the tests on all cores, without the slow ones; ARGS adds options
+	$(PYTEST) -m "not slow" $(ARGS)
+
+slow: setup ## run the slow tests: kills at every step, real processes, benchmarks, README's commands
+	$(PYTEST) -m slow $(ARGS)
 
 format: setup ## put the code into its standard form
 	$(BIN)/ruff check --fix-only .

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 SPREAD = {"median", "least", "greatest", "count"}
 
 

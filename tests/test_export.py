@@ -138,6 +138,7 @@ def test_a_score_comes_in_the_users_units(encoding: str, tmp_path: Path) -> None
     assert found == pytest.approx(1000.0 + 256.0 * outputs(model, "stsb").item(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:
     model = make(BERT, "siamese")
     export_task(model, "stsb", tmp_path / "out")

@@ -31,7 +31,7 @@ from tests.crashes import Cast, Gate, model_made_here, prepare_run
 from tests.federations import Clients, array_config, digest_of, federate, make_model
 from tests.processes import Program, Programs
 
-pytestmark = pytest.mark.usefixtures("one_tokenizer")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_tokenizer")]
 
 
 @pytest.fixture(autouse=True)

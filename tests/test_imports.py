@@ -30,6 +30,7 @@ def refuse(folder: Path, monkeypatch: pytest.MonkeyPatch, *libraries: str) -> No
     monkeypatch.setenv("PYTHONPATH", str(folder / "refused"))
 
 
+@pytest.mark.slow
 def test_rows_of_numbers_never_need_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlp.yaml").write_text(CONFIG)
     refuse(tmp_path, monkeypatch, "transformers", "tokenizers", "huggingface_hub")

@@ -319,6 +319,7 @@ def test_a_client_says_that_it_lives_while_it_uploads_fetches_and_prepares(
 # Processes.
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_stopped_for_longer_than_the_lease_keeps_its_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -336,6 +336,7 @@ def write_data(folder: Path) -> None:
             (folder / task / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -34,7 +34,7 @@ EFFECTS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_tokenizer")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_tokenizer")]
 
 
 @pytest.fixture(autouse=True)

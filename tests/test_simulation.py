@@ -244,6 +244,7 @@ def test_a_fraction_of_the_clients_is_chosen_anew_each_round(tmp_path):
 # ---- memory ----
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clients(tmp_path, monkeypatch):
     built, kept = {}, {}
     real = multitask.build_encoder

@@ -31,6 +31,8 @@ from server.assembly import in_memory
 from tests.federations import array_config, make_model, small_config
 from tests.processes import DEADLINE_SECONDS, PROGRAM, Programs
 
+pytestmark = pytest.mark.slow
+
 ROOT = PROGRAM.parent
 
 
