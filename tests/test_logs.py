@@ -61,7 +61,7 @@ def test_a_json_line_has_the_fields_that_it_is_about() -> None:
 
 
 def test_the_readme_lists_the_fields() -> None:
-    said = re.search(r"`time`, `level`, `logger`, `message`[^.]*?fields ((?:`\w+`[,\sand]*)+)", README)
+    said = re.search(r"`time`, `level`, `logger`,\s`message`[^.]*?fields ((?:`\w+`[,\sand]*)+)", README)
     assert said is not None and tuple(re.findall(r"`(\w+)`", said[1])) == FIELDS
 
 

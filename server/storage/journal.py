@@ -69,7 +69,11 @@ class Journal:
         if self._path is not None:
             self._inode = self._path.stat().st_ino
             self._log = LogWriter(log_of(self._path))
-            self._settling = Settling(self._path, lambda: self._log.sync() if self._log is not None else None)
+            self._settling = Settling(self._path, self._sync, KEPT_VERSIONS)
+
+    def _sync(self) -> None:
+        if self._log is not None:
+            self._log.sync()
 
     @classmethod
     def read(cls, path: Path) -> Journal:

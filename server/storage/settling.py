@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +24,12 @@ SHARE = 1 / 50
 
 
 class Settling:
-    """A thread that does this after commits. It never makes one wait: of several that come meanwhile the last counts.
+    """A thread that does this after commits. It never makes one wait: those that come meanwhile are settled together.
 
-    `sync` makes the log durable.
+    `sync` makes the log durable; of the work that commits bring, that of the last `versions` is done.
     """
 
-    def __init__(self, path: Path, sync: Callable[[], None]) -> None:
+    def __init__(self, path: Path, sync: Callable[[], None], versions: int) -> None:
         self._path = path
         self._sync = sync
         self._thread = ThreadPoolExecutor(1, "settling")
@@ -36,13 +37,14 @@ class Settling:
         self._asked = False
         self._rest_until = 0.0
         self._closing = Event()
-        self._work: Callable[[], None] | None = None
+        self._work: deque[Callable[[], None]] = deque(maxlen=versions)
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
 
     def ask(self, work: Callable[[], None] | None) -> None:
         """Settle what is committed now, and do `work` before."""
         with self._lock:
-            self._work = work or self._work
+            if work is not None:
+                self._work.append(work)
             if self._asked:
                 return
             self._asked = True
@@ -59,9 +61,10 @@ class Settling:
         self._closing.wait(max(self._rest_until - time.monotonic(), 0.0))
         began = time.monotonic()
         with self._lock:
-            work, self._work, self._asked = self._work, None, False
+            tasks, self._asked = [*self._work], False
+            self._work.clear()
         try:
-            if work is not None:
+            for work in tasks:
                 work()
             self._sync()
             self._checkpoint()
