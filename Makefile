@@ -30,7 +30,7 @@ test: setup ## run the tests on all cores, without the slow ones; ARGS adds opti
 	$(PYTEST) -m "not slow" $(ARGS)
 
 slow: setup ## run the slow tests: kills at every step, real processes, benchmarks, README's commands
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow --timeout 400 $(ARGS)
 
 format: setup ## put the code into its standard form
 	$(BIN)/ruff check --fix-only .
