@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 PROGRAM = Path(__file__).parent.parent / "federated_main.py"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 LISTENS = r"listens on 127\.0\.0\.1:(\d+)"
 
 

@@ -31,7 +31,7 @@ from tests.federations import write_model
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TASKS = ("sst2", "qqp", "stsb")
-PATIENCE = 120
+PATIENCE = 240
 PRELOADED = [
     "federated_main",
     "client.app",
