@@ -1,5 +1,7 @@
 """Model versions on disk, in memory and in the journal."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -147,3 +149,15 @@ def test_a_version_of_another_model_is_refused_with_the_parameter(files, shape):
     other = ModelFiles(files.folder, {"shared": ParameterSchema.of(shape)})
     with pytest.raises(RunFolderError, match=r"encoder\.[wc]"):
         other.read(0)
+
+
+def test_a_copy_and_the_version_itself_may_be_written_at_once(files):
+    """As at the end of a run, where the thread of second copies may still be at the last version."""
+    files.folder.mkdir()
+    data = files.encode(published(1))
+    with ThreadPoolExecutor(1) as thread:
+        copies = [thread.submit(files.write_copy, 1, data) for _ in range(100)]
+        for _ in range(100):
+            files.write(1, published(1))
+            assert same(files.read(1), published(1))
+        assert all(copy.result() is None for copy in copies)

@@ -62,7 +62,9 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview], durable: bool =
 
 def _write(path: Path, parts: Iterable[bytes | memoryview], durable: bool) -> str:
     path.parent.mkdir(exist_ok=True)
-    temporary, content = path.with_name(f".{path.stem}.partial"), xxhash.xxh3_128()
+    # Second copies are written in a thread of their own, perhaps while another one writes the same file for good.
+    temporary = path.with_name(f".{path.stem}.partial" if durable else f".{path.stem}.copy.partial")
+    content = xxhash.xxh3_128()
     with temporary.open("wb") as file:
         for part in parts:
             file.write(part)

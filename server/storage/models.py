@@ -95,7 +95,7 @@ class ModelFiles:
     def _forget_before(self, version: int) -> None:
         for old in self.folder.glob("*.safetensors"):
             if old.stem.isdigit() and int(old.stem) <= version - KEPT_VERSIONS:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     def write_moments(self, version: int, moments: Vectors) -> dict[str, str]:
         """Write the optimizer's moments of a version, beside the models and for the same versions."""
