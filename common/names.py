@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-CLIENT_ID_CHARS = 64
 ID_CHARS = 128
 RULE = "letters, digits, _ . and -, no dot at the beginning and no two dots in a row"
 

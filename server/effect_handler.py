@@ -30,7 +30,7 @@ from server.core.effects import (
     StoreVersion,
     TaskCosines,
 )
-from server.core.events import Outcome, VersionSpoiled, VersionStored
+from server.core.events import StoreOutcome, VersionSpoiled, VersionStored
 from server.core.state import FederationState
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
@@ -109,7 +109,7 @@ class EffectHandler:
         }
         return self._models.read_moments(version, names or list(first)) if version else first
 
-    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
+    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> StoreOutcome | None:
         """Carry out one effect of the step that led to `state`, and say what came of it where the core has to know.
 
         Raises:
@@ -121,7 +121,7 @@ class EffectHandler:
         self.finish(effect, state)
         return outcome
 
-    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
+    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> StoreOutcome | None:
         """Carry out a quick effect."""
         outcome = self._work(effect, now)
         self.finish(effect, state)
@@ -142,7 +142,7 @@ class EffectHandler:
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
 
-    def _work(self, effect: Effect, now: float) -> Outcome | None:
+    def _work(self, effect: Effect, now: float) -> StoreOutcome | None:
         match effect:
             case Fold(order_id, weights, rows):
                 self._combiner.fold(order_id, self.uploads.take(order_id), weights, rows)
@@ -156,7 +156,7 @@ class EffectHandler:
                 self._journal.commit((*records, *measured), self._facts())
         return None
 
-    def _store(self, effect: StoreVersion, now: float) -> Outcome:
+    def _store(self, effect: StoreVersion, now: float) -> StoreOutcome:
         before = {slot: record.state for slot, record in self._related.items()}
         moments = list(self._combiner.moments)
         try:

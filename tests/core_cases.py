@@ -7,7 +7,7 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Effect, StoreVersion
-from server.core.events import Event, Joined, Outcome, Started, UpdateArrived, VersionStored
+from server.core.events import Event, Joined, Started, StoreOutcome, UpdateArrived, VersionStored
 from server.core.state import FederationState, Rules
 from server.core.step import step
 
@@ -45,7 +45,7 @@ class Table:
         self.effects += effects
         return effects
 
-    def outcome(self, now: float, asked: StoreVersion) -> Outcome:
+    def outcome(self, now: float, asked: StoreVersion) -> StoreOutcome:
         """What a version comes to."""
         return VersionStored(now, asked)
 

@@ -23,7 +23,7 @@ from server.aggregation.shares import Evidence, by_fall, by_trend
 from server.coordinator import Coordinator
 from server.core.closing import LARGEST_TREND, trends
 from server.core.effects import ClearSums, InstallVersion, Notice, RunEnded, StoreVersion
-from server.core.events import Outcome, VersionSpoiled
+from server.core.events import StoreOutcome, VersionSpoiled
 from server.core.state import Phase
 from server.model import MTLServerModel
 from server.preparation import prepare_run as prepare_model
@@ -39,7 +39,7 @@ class Spoiled(Table):
 
     spoils = True
 
-    def outcome(self, now: float, asked: StoreVersion) -> Outcome:
+    def outcome(self, now: float, asked: StoreVersion) -> StoreOutcome:
         lengths = (("train-1.1-a", 3e38), ("train-1.1-b", 1.5))
         return VersionSpoiled(now, ("shared",), lengths) if self.spoils else super().outcome(now, asked)
 

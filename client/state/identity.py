@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import ConfigError
-from common.names import CLIENT_ID_CHARS, RULE, is_id
+from common.names import RULE, is_id
+from common.wire.limits import NAME_CHARS
 
 
 class Identity:
@@ -51,8 +52,8 @@ def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Ident
         ConfigError: the id is malformed or in use.
     """
     if client_id is not None:
-        if not is_id(client_id, CLIENT_ID_CHARS):
-            raise ConfigError(f"client_id: '{client_id}' must be 1 to {CLIENT_ID_CHARS} characters: {RULE}")
+        if not is_id(client_id, NAME_CHARS):
+            raise ConfigError(f"client_id: '{client_id}' must be 1 to {NAME_CHARS} characters: {RULE}")
         return Identity(client_id, state_dir / client_id)
     prefix = "-".join(sorted(tasks))[:48]
     for folder in sorted(state_dir.glob(f"{prefix}-auto-*")):

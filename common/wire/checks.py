@@ -11,10 +11,10 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from common.errors import WireError
-from common.names import CLIENT_ID_CHARS, ID_CHARS, RULE, is_id
+from common.names import ID_CHARS, RULE, is_id
 from common.plain_text import blanked, is_plain, is_plain_name
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from common.wire.limits import LINE_CHARS, MAX_COUNT, SCOPE_NAME, TASK_NAME
+from common.wire.limits import LINE_CHARS, MAX_COUNT, NAME_CHARS, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
@@ -48,7 +48,7 @@ def optional_identifier(value: str, field: str) -> str:
 
 def client_id(value: str, field: str = "client_id") -> str:
     """A client's id."""
-    return _id(value, field, CLIENT_ID_CHARS)
+    return _id(value, field, NAME_CHARS)
 
 
 def task_name(value: str, field: str = "task") -> str:

@@ -104,7 +104,9 @@ class DrainRequested:
     now: float
 
 
-Outcome = VersionStored | VersionSpoiled
+StoreOutcome = VersionStored | VersionSpoiled
 """What carrying an effect out may tell the core, before anything else happens to it."""
 
-Event = Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | Outcome | DrainRequested
+Event = (
+    Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | StoreOutcome | DrainRequested
+)

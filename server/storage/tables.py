@@ -20,29 +20,29 @@ Row = tuple[str, Cells]
 
 
 @dataclass(frozen=True)
-class Table:
+class TableLayout:
     """Columns with their types, as SQL; the first `key` of them name a row."""
 
     columns: str
     key: int = 1
 
 
-TABLES: Mapping[str, Table] = {
-    "run": Table("key TEXT, value TEXT"),
-    "files": Table("name TEXT, digests TEXT, content TEXT"),
-    "members": Table(
+TABLES: Mapping[str, TableLayout] = {
+    "run": TableLayout("key TEXT, value TEXT"),
+    "files": TableLayout("name TEXT, digests TEXT, content TEXT"),
+    "members": TableLayout(
         "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, settled TEXT, left_run INTEGER, tally TEXT"
     ),
-    "rounds": Table(
+    "rounds": TableLayout(
         "kind TEXT, number INTEGER, attempt INTEGER, version INTEGER, closed INTEGER, published INTEGER, totals TEXT", 3
     ),
-    "orders": Table(
+    "orders": TableLayout(
         "order_id TEXT, kind TEXT, number INTEGER, attempt INTEGER, client_id TEXT, tasks TEXT, scopes TEXT, "
         "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, encoding TEXT"
     ),
-    "task_cosines": Table("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
-    "relations": Table("number INTEGER, slot TEXT, mu TEXT, state TEXT, note TEXT", 2),
-    "guarded": Table(
+    "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
+    "relations": TableLayout("number INTEGER, slot TEXT, mu TEXT, state TEXT, note TEXT", 2),
+    "guarded": TableLayout(
         "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fallen INTEGER, "
         "gap REAL",
         3,
@@ -66,11 +66,11 @@ def create(db: sqlite3.Connection) -> None:
     )
 
 
-def _columns(table: Table) -> str:
+def _columns(table: TableLayout) -> str:
     return f"{table.columns}, row_digest TEXT NOT NULL, PRIMARY KEY ({', '.join(_names(table)[: table.key])})"
 
 
-def _names(table: Table) -> list[str]:
+def _names(table: TableLayout) -> list[str]:
     return [column.split()[0] for column in table.columns.split(",")]
 
 
