@@ -30,8 +30,10 @@ def done_apart(work: Callable[[], T]) -> T:
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_do, args=(work, sending), daemon=True)
-    with at_the_end(partial(_end, process)), receiving:
-        process.start()
+    starting = threading.Lock()
+    with at_the_end(partial(_end, process, starting)), receiving:
+        with starting:
+            process.start()
         sending.close()
         try:
             made, error = receiving.recv()
@@ -66,8 +68,9 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _end(process: BaseProcess) -> None:
-    """End it and what it started; it may have no group yet, or not have begun."""
+def _end(process: BaseProcess, starting: threading.Lock) -> None:
+    """End it and what it started; it may have no group yet. Half started, it would die with a traceback of its own."""
+    starting.acquire()  # Kept: what has not begun by now never begins
     if process.pid is not None:
         for kill in (os.killpg, os.kill):
             with suppress(OSError):
