@@ -35,8 +35,8 @@ from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
 from common.targets import OWN_UNITS, TargetUnits, coarse, pooled, sums_of
 from common.tasks import TaskDefinition, TaskType
-from server.assembly import in_memory
-from server.model import MTLServerModel
+from server.runs.assembly import in_memory
+from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
 
 Scores = dict[str, float | None]

@@ -23,7 +23,7 @@ from common.config import Config, load_config
 from common.models.sources import find_encoder
 from common.orders import FederationStatus
 from server.core.effects import RoundClosed, TaskCosines
-from server.model import MTLServerModel
+from server.runs.model import MTLServerModel
 from simulation.crowd import run_crowd
 from simulation.population import population
 

@@ -38,7 +38,7 @@ from common.models.heads import task_loss
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from common.models.sources import EncoderSource
-from server.model import MTLServerModel
+from server.runs.model import MTLServerModel
 
 SPEED = {
     "what": "what",

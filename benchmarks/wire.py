@@ -21,10 +21,10 @@ from client.app import local_definitions
 from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
-from common.parameters.digest import model_digest
 from common.parameters.encodings import ENCODINGS
-from server.assembly import in_memory
-from server.coordinator import Coordinator
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
+from server.runs.digest import model_digest
 from simulation.codec import CodecCoordinator
 from simulation.inprocess import run_together
 

@@ -16,6 +16,6 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.backup import back_up
+    from server.runs.backup import back_up
 
     say(back_up(path_of("run_dir", options.run_dir), path_of("out", options.out)))

@@ -27,7 +27,7 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.demo import run_demo
+    from server.runs.demo import run_demo
 
     if options.clients_per_task < 1:
         raise ConfigError(f"--clients_per_task: {options.clients_per_task} must be at least 1")

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from client.training.evaluation import evaluate
     from common.metrics import summarise
     from common.models.packed_tokenizer import unpack_tokenizer
-    from server.saved import load_run
+    from server.runs.saved import load_run
 
     folder = path_of("run_dir", options.run_dir)
     run = load_run(folder)

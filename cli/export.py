@@ -17,8 +17,8 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.export import export_task
-    from server.saved import load_run
+    from server.runs.export import export_task
+    from server.runs.saved import load_run
 
     run = load_run(path_of("run_dir", options.run_dir))
     run.load_task(options.task)

@@ -24,7 +24,7 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.app import serve
+    from server.runs.app import serve
 
     config = configuration(options, "server")
     advise(config)

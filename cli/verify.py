@@ -16,7 +16,7 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.recovery import examine
+    from server.runs.recovery import examine
 
     folder = path_of("run_dir", options.run_dir)
     findings, whole = examine(folder)

@@ -19,12 +19,12 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
-from server.app import Resume, open_run, restore_run, write_report
-from server.coordinator import Coordinator
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import FederationState, Phase
-from server.progress import RunProgress
-from server.run_folder import RunFolder
+from server.engine.coordinator import Coordinator
+from server.reporting.progress import RunProgress
+from server.runs.app import Resume, open_run, restore_run, write_report
+from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.crowd import FOREVER, Crowd, rules_for_crowd

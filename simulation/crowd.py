@@ -18,14 +18,14 @@ from common.config import Config
 from common.errors import ConfigError
 from common.orders import Order, OrderKind, Session, Welcome
 from common.parameters.schema import ParameterSchema
-from common.payload import Payload
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
-from server.assembly import in_memory, plan_rules
-from server.coordinator import Coordinator
 from server.core.state import OrderState, Rules
-from server.model import MTLServerModel
-from server.observer import Observer
+from server.engine.coordinator import Coordinator
+from server.engine.observer import Observer
+from server.engine.payload import Payload
+from server.runs.assembly import in_memory, plan_rules
+from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, rows_of
 from simulation.workshop import VirtualStore, VirtualWorker, Workshop

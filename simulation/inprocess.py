@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from client.agent import Agent
-from server.coordinator import Coordinator
+from server.engine.coordinator import Coordinator
 
 
 async def run_together(coordinator: Coordinator, agents: Sequence[Agent]) -> None:

@@ -23,11 +23,11 @@ from common.config import Config
 from common.orders import Order
 from common.ports import CoordinatorPort
 from common.tasks import TaskDefinition
-from server.app import begin_run, restore_run, serve
-from server.coordinator import Coordinator
 from server.core.effects import Effect, Notice
 from server.core.state import FederationState
-from server.run_folder import RunFolder
+from server.engine.coordinator import Coordinator
+from server.runs.app import begin_run, restore_run, serve
+from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from tests.federations import CLIENTS, Clients, digest_of
@@ -253,7 +253,7 @@ def prepare_run(config: Config, path: Path) -> Path:
 @contextmanager
 def model_made_here() -> Iterator[None]:
     """Make initial models in this process, which has torch already."""
-    with mock.patch("server.app.done_apart", lambda work: work()):
+    with mock.patch("server.runs.app.done_apart", lambda work: work()):
         yield
 
 

@@ -19,10 +19,10 @@ from client.training.procedures import Losses, Procedure, Work
 from client.worker import Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
-from server.assembly import in_memory
-from server.coordinator import Coordinator
+from server.engine.coordinator import Coordinator
 from server.relations.circle import relate
 from server.relations.ties import Relation
+from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
 from simulation.workshop import VirtualStore
 from tests.federations import make_model

@@ -16,11 +16,11 @@ from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.sources import find_encoder
-from common.parameters.digest import model_digest
 from common.ports import CoordinatorPort, single
-from server.assembly import in_memory
-from server.coordinator import Coordinator
-from server.model import MTLServerModel
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
+from server.runs.digest import model_digest
+from server.runs.model import MTLServerModel
 from server.service.grpc_server import start_server
 from simulation.codec import CodecCoordinator
 from simulation.inprocess import run_together

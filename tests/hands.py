@@ -12,7 +12,7 @@ from common.clock import Clock, ManualClock
 from common.config import Config
 from common.orders import DENSE_FLOAT32, JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
 from common.ports import Pieces, single
-from server.assembly import in_memory
+from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model
 
 NAMES = ("a", "b", "c")

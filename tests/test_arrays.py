@@ -22,9 +22,9 @@ from common.models.encoder import build_encoder
 from common.models.mlp import describe_mlp
 from common.models.multitask import draws_in_training
 from common.tasks import TaskDefinition, TaskType
-from server.export import export_task
-from server.model import MTLServerModel
-from server.preparation import prepare_run
+from server.runs.export import export_task
+from server.runs.model import MTLServerModel
+from server.runs.preparation import prepare_run
 from tests.federations import array_config, digest_of, federate, make_model
 
 MINE = TaskDefinition("mine3", TaskType.CLASSIFICATION, ("clutter", "mine"), False, ("auc_mean",))

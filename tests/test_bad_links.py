@@ -14,7 +14,7 @@ from common.clock import ManualClock
 from common.errors import UnreachableError
 from common.orders import Receipt
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from server.assembly import in_memory
+from server.runs.assembly import in_memory
 from tests.federations import digest_of, make_model, make_worker, small_config
 from tests.grpc_cases import (
     HEADER,

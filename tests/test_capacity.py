@@ -22,11 +22,11 @@ from common.models.encoder import build_encoder, shallower
 from common.orders import JoinRequest
 from common.parameters.capacity import capability_of, capacity_problem, fixed_scopes, trained_blocks
 from common.parameters.plan import block_of
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.effects import Fold
 from server.core.events import Joined
 from server.core.state import Phase
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
 from simulation.crowd import Crowd

@@ -15,10 +15,10 @@ from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
 from common.orders import OrderKind
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.selection import tasks_of_order
 from server.core.state import Member, OrderState, Phase, Rules
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
 from tests.core_cases import Table, rules
 from tests.crashes import Fragile
 from tests.federations import array_config, digest_of, federate, make_model, make_worker

@@ -23,7 +23,7 @@ from server.aggregation.combining import Combiner
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
 from server.relations.linear import mean
-from server.saved import SavedRun, load_run
+from server.runs.saved import SavedRun, load_run
 from simulation.crowd import run_crowd
 from simulation.population import VirtualClient
 from tests import federations

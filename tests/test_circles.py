@@ -23,10 +23,10 @@ from common.errors import Reason, Refused
 from common.orders import JoinRequest, OrderKind
 from common.parameters.circles import slot_of
 from common.ports import INLINE_BYTES
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.effects import Related
-from server.report import build_report
+from server.engine.coordinator import Coordinator
+from server.reporting.report import build_report
+from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
 from simulation.inprocess import run_together

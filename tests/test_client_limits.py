@@ -17,8 +17,8 @@ from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
 from common.orders import Order, PollReply, ScopeVersion, Session, Welcome
 from common.procedures import LocalProcedure, ProcedureName
-from server.assembly import in_memory
-from server.coordinator import Coordinator
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model, make_worker, small_config
 
 

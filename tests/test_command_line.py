@@ -19,7 +19,7 @@ from common.clock import ManualClock
 from common.config import Config, load_config, render
 from common.errors import EXIT_CODES
 from federated_main import main
-from server.assembly import in_memory
+from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from tests.crashes import serve_here
 from tests.federations import CLIENTS, make_model, small_config

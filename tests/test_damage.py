@@ -15,11 +15,11 @@ import pytest
 from common.config import Config
 from common.errors import RunFolderError
 from federated_main import main
-from server.backup import back_up
 from server.core.effects import Record
-from server.recovery import examine
-from server.run_folder import RunFolder
-from server.saved import load_run
+from server.runs.backup import back_up
+from server.runs.recovery import examine
+from server.runs.run_folder import RunFolder
+from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.app import simulate
 from tests.federations import array_config

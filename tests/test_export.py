@@ -23,8 +23,8 @@ from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.targets import TargetUnits
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
-from server.export import export_task
-from server.model import MTLServerModel
+from server.runs.export import export_task
+from server.runs.model import MTLServerModel
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT = json.loads(KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]) | SIZES
@@ -168,7 +168,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("server.export._write_json", fail)
+    monkeypatch.setattr("server.runs.export._write_json", fail)
     with pytest.raises(ModelError, match="No space left"):
         export_task(make(BERT, "cross"), "sst2", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,11 +18,11 @@ from client.worker import Worker
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError
-from server.app import continue_run, restore_run
 from server.core.state import OrderState, Phase
-from server.extension import same_federation
-from server.run_folder import RunFolder
-from server.saved import load_run
+from server.runs.app import continue_run, restore_run
+from server.runs.extension import same_federation
+from server.runs.run_folder import RunFolder
+from server.runs.saved import load_run
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.app import simulate

@@ -20,9 +20,9 @@ from common.clock import ManualClock
 from common.config import Config, render
 from common.errors import RunFolderError
 from common.ports import single
-from server.assembly import in_memory
 from server.core.state import Phase
-from server.progress import RunProgress
+from server.reporting.progress import RunProgress
+from server.runs.assembly import in_memory
 from server.storage.files import write_whole
 from server.storage.journal import Journal
 from simulation.app import simulate

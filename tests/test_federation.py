@@ -14,7 +14,7 @@ from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import OrderKind
 from common.seeds import derive_seed
 from server.core.state import Phase
-from server.report import build_report
+from server.reporting.report import build_report
 from tests.federations import CLIENTS, digest_of, federate, make_model, make_worker, small_config
 
 

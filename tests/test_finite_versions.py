@@ -20,13 +20,13 @@ from common.config import Config
 from common.errors import ModelError, RunFailedError
 from common.tasks import KNOWN_TASKS
 from server.aggregation.shares import Evidence, by_fall, by_trend
-from server.coordinator import Coordinator
 from server.core.closing import LARGEST_TREND, trends
 from server.core.effects import ClearSums, InstallVersion, Notice, RunEnded, StoreVersion
 from server.core.events import StoreOutcome, VersionSpoiled
 from server.core.state import Phase
-from server.model import MTLServerModel
-from server.preparation import prepare_run as prepare_model
+from server.engine.coordinator import Coordinator
+from server.runs.model import MTLServerModel
+from server.runs.preparation import prepare_run as prepare_model
 from server.storage.journal import Journal
 from tests.core_cases import Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run

@@ -15,9 +15,9 @@ from common.errors import ConfigError, WireError
 from common.orders import Order, OrderKind, PollKind, PollReply, ScopeVersion, Settlement
 from common.parameters.capacity import fixed_scopes, frozen_blocks, frozen_problem
 from common.wire.messages import POLL_REPLY
-from server.coordinator import Coordinator
-from server.preparation import prepare_run as prepare
-from server.run_folder import RunFolder
+from server.engine.coordinator import Coordinator
+from server.runs.preparation import prepare_run as prepare
+from server.runs.run_folder import RunFolder
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, array_config, digest_of, federate, make_model
 from tests.test_capacity import BLOCKS, by_name, run_mixed

@@ -17,15 +17,15 @@ from common.errors import ConfigError, Reason, Refused
 from common.parameters.circles import idle_scopes
 from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
-from server.app import restore_run
-from server.assembly import in_memory
 from server.core.effects import Commit, Guarded, Notice
 from server.core.events import UpdateArrived
 from server.core.guard import shortfall
 from server.core.state import Guard
-from server.report import build_report, guard_reports
-from server.run_folder import RunFolder
-from server.saved import load_run
+from server.reporting.report import build_report, guard_reports
+from server.runs.app import restore_run
+from server.runs.assembly import in_memory
+from server.runs.run_folder import RunFolder
+from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules

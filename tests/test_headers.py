@@ -17,9 +17,9 @@ from common.orders import JoinRequest
 from common.tasks import KNOWN_TASKS, Header
 from common.wire import messages
 from common.wire.limits import CONTROL_BYTES, MAX_FEATURES, MAX_NAMES
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.admission import judge_join
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
 from server.storage.journal import Journal
 from simulation.codec import CodecCoordinator
 from tests.core_cases import RULES, Table

@@ -17,9 +17,9 @@ from common.statistics import COUNTS, TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, UPDATE_HEADER
-from server.assembly import in_memory
 from server.core.answers import PAGE_CHARS, describe
 from server.core.state import FederationState, Member
+from server.runs.assembly import in_memory
 from simulation.codec import CodecCoordinator
 from tests.core_cases import rules
 from tests.federations import array_config, make_model

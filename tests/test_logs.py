@@ -20,7 +20,7 @@ from common.orders import OrderKind, TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import RoundClosed
 from server.core.state import OpenOrder, OpenRound, OrderState
-from server.progress import RunProgress
+from server.reporting.progress import RunProgress
 from tests.core_cases import TASKS
 from tests.crashes import serve_here
 from tests.federations import small_config

@@ -23,7 +23,7 @@ from common.metrics import fits, summarise
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture
 from common.tasks import TaskDefinition, TaskType
-from server.export import export_task
+from server.runs.export import export_task
 from tests.federations import digest_of, federate, make_model, small_config
 from tests.training_cases import CONFIGS, SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model

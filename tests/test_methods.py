@@ -12,7 +12,7 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
-from server.report import build_report
+from server.reporting.report import build_report
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, digest_of, federate, small_config
 

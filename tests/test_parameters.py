@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
-from common.parameters.digest import model_digest
 from common.parameters.flat import bind, shapes_of, to_bytes, views
 from common.parameters.plan import (
     PLANS,
@@ -14,6 +13,7 @@ from common.parameters.plan import (
     member_scopes,
 )
 from common.parameters.schema import ParameterSchema
+from server.runs.digest import model_digest
 
 SHAPES = {
     "encoder.embed": (4, 3),

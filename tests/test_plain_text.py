@@ -22,7 +22,7 @@ from common.logs import set_up_logging
 from common.orders import FederationStatus, MemberStatus, Progress
 from common.plain_text import blanked, is_plain, is_plain_name, plain
 from common.wire import checks, parts
-from server.progress import RunProgress
+from server.reporting.progress import RunProgress
 from tests.processes import log_given_back
 
 NASTY = "[/x][red]\x1b[2J\x07\u202eevil\u2066\u200b\u200d\ufeff\ud800\ue000\u2028\u2029\x85\x9b31m\r\n[link=x]:smile:"

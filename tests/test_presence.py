@@ -18,11 +18,11 @@ from common.clock import AwakeClock, ManualClock
 from common.config import render
 from common.errors import Reason, Refused
 from common.orders import PollKind, Progress, ScopeVersion, Session, Welcome
-from server.assembly import in_memory
 from server.core.effects import Notice, StoreVersion
 from server.core.events import Left, OrderFailed, Seen, Tick
 from server.core.rounds import waits_for
 from server.core.state import OrderState, Phase
+from server.runs.assembly import in_memory
 from tests.core_cases import RULES, Table, rules
 from tests.crashes import Cast, Gate
 from tests.federations import array_config, make_model
@@ -299,7 +299,7 @@ class Patient:
 def test_a_client_says_that_it_lives_while_it_uploads_fetches_and_prepares(
     call: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("client.agent", "server.broadcast"):  # nothing rides along: everything is a call of its own
+    for module in ("client.agent", "server.engine.broadcast"):  # nothing rides along: everything is a call of its own
         monkeypatch.setattr(f"{module}.INLINE_BYTES", 0)
     config = array_config("federation.min_clients=1")
     coordinator = in_memory(config, make_model(config), ManualClock())

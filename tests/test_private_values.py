@@ -20,7 +20,7 @@ from common.parameters.plan import is_private
 from common.procedures import OptimizerName
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS
-from server.coordinator import Coordinator
+from server.engine.coordinator import Coordinator
 from tests.federations import array_config, federate
 from tests.test_plans import deep_config
 

@@ -22,8 +22,8 @@ from common.errors import ConfigError, WireError
 from common.orders import Order, OrderKind, PollKind, PollReply, Settlement, TrainingSettings
 from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.wire.messages import POLL_REPLY
-from server.coordinator import Coordinator
-from server.report import build_report
+from server.engine.coordinator import Coordinator
+from server.reporting.report import build_report
 from tests.federations import digest_of, federate, make_model, small_config
 from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model

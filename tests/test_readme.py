@@ -36,8 +36,8 @@ PRELOADED = [
     "federated_main",
     "client.app",
     "client.disclosure",
-    "server.app",
-    "server.export",
+    "server.runs.app",
+    "server.runs.export",
     "simulation.comparison.app",
     "transformers.models.bert.modeling_bert",
 ]

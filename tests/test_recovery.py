@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render
-from server.assembly import in_memory
 from server.core.state import Phase
-from server.run_folder import RunFolder
+from server.runs.assembly import in_memory
+from server.runs.run_folder import RunFolder
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
 from tests.crashes import Cast, Fragile, Gate, crash_and_recover, prepare_run, serve_here

@@ -36,9 +36,9 @@ from common.tasks import KNOWN_TASKS
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.pieces import UPLOAD_PART
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.state import OrderState, Phase
+from server.engine.coordinator import Coordinator
+from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from tests.crashes import Cast, Gate, Watch
 from tests.federations import make_model, small_config

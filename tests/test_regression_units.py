@@ -24,8 +24,8 @@ from common.wire import messages
 from server.core.admission import judge_join
 from server.core.effects import Commit, Notice, UnitsFixed
 from server.core.events import Joined
-from server.report import round_scores
-from server.saved import load_run
+from server.reporting.report import round_scores
+from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.app import simulate
 from tests.core_cases import Table, rules

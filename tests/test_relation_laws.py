@@ -15,7 +15,7 @@ from server.relations.lasso import network_lasso
 from server.relations.linear import graph, mean, precision
 from server.relations.table import relation_of
 from server.relations.ties import Members, Relation, Ties
-from server.report import build_report
+from server.reporting.report import build_report
 from tests.exact_cases import (
     Problems,
     Vector,

@@ -7,7 +7,7 @@ from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import Commit
 from server.core.events import Left, OrderFailed, Seen, UpdateArrived, UpdateRefused
-from server.report import build_report
+from server.reporting.report import build_report
 from server.storage.journal import Journal
 from tests.core_cases import RULES, TASKS, Table, rules
 

@@ -86,7 +86,7 @@ def test_a_share_that_nothing_reads_is_refused() -> None:
 def test_metrics_tell_the_rate(tmp_path: Path) -> None:
     from server.core.effects import RoundClosed
     from server.core.state import OpenRound
-    from server.progress import RunProgress
+    from server.reporting.progress import RunProgress
 
     round_ = OpenRound(2, 1, OrderKind.TRAIN, 1, 0.0, {})
     RunProgress((), 2, tmp_path / "metrics.jsonl", None).closed(RoundClosed(round_, {}, 2, 2e-4))

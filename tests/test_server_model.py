@@ -17,7 +17,7 @@ from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS
-from server.model import MTLServerModel
+from server.runs.model import MTLServerModel
 
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 8, "intermediate_size": 16})

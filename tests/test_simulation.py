@@ -26,9 +26,9 @@ from common.errors import ConfigError, DataError
 from common.models import multitask
 from common.ports import INLINE_BYTES
 from common.tasks import TaskDefinition, TaskType
-from server.assembly import in_memory
-from server.coordinator import Coordinator
-from server.report import personalisation
+from server.engine.coordinator import Coordinator
+from server.reporting.report import personalisation
+from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from simulation.app import simulate
 from simulation.codec import CodecCoordinator

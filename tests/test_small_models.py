@@ -66,7 +66,7 @@ def test_what_rides_along_changes_no_bit(config, digest, tmp_path, monkeypatch, 
     assert digest_of(asyncio.run(federate(config, tmp_path / "riding", how=how))) == digest
     assert Counting.calls == (["scores"] * len(CLIENTS) if how == "codec" else [])
     monkeypatch.setattr("client.agent.INLINE_BYTES", 0)
-    monkeypatch.setattr("server.broadcast.INLINE_BYTES", 0)
+    monkeypatch.setattr("server.engine.broadcast.INLINE_BYTES", 0)
     Counting.calls = []
     assert digest_of(asyncio.run(federate(config, tmp_path / "streamed", how=how))) == digest
     assert how == "grpc" or {"fetch", "submit"} < set(Counting.calls)

@@ -27,7 +27,7 @@ from client.worker import Worker
 from common.clock import ManualClock
 from common.config import Config, render
 from common.orders import Welcome
-from server.assembly import in_memory
+from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model, small_config
 from tests.processes import DEADLINE_SECONDS, PROGRAM, Programs
 

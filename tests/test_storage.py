@@ -12,7 +12,7 @@ from common.errors import RunFolderError
 from server.core.effects import Commit, Guarded, MemberRecord, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
 from server.core.state import ENDED, OpenOrder, Phase
-from server.run_folder import RunFolder
+from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
 

@@ -29,13 +29,13 @@ from common.orders import (
 )
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
-from server.assembly import in_memory
-from server.coordinator import Coordinator
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Joined, UpdateArrived
 from server.core.state import OrderState
-from server.progress import RunProgress
-from server.report import build_report, uploads
+from server.engine.coordinator import Coordinator
+from server.reporting.progress import RunProgress
+from server.reporting.report import build_report, uploads
+from server.runs.assembly import in_memory
 from server.storage.journal import Journal
 from simulation.codec import CodecCoordinator
 from tests import federations

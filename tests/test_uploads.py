@@ -7,8 +7,8 @@ import xxhash
 from common.errors import Reason, Refused
 from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
 from common.parameters.schema import ParameterSchema
-from server import uploads as module
-from server.uploads import Uploads
+from server.engine import uploads as module
+from server.engine.uploads import Uploads
 
 VALUES = np.arange(10, dtype=np.float32)
 DATA = VALUES.tobytes()

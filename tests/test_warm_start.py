@@ -13,10 +13,10 @@ import pytest
 from common.config import Config, load_config, render
 from common.errors import ConfigError, ModelError, RunFolderError
 from common.parameters.plan import is_private
-from server.model import MTLServerModel
-from server.preparation import prepare_run as prepare
-from server.run_folder import RunFolder
-from server.saved import load_run
+from server.runs.model import MTLServerModel
+from server.runs.preparation import prepare_run as prepare
+from server.runs.run_folder import RunFolder
+from server.runs.saved import load_run
 from server.storage.models import PRIVATE_FILE, ModelFiles
 from simulation.app import simulate
 from tests.crashes import model_made_here, prepare_run

@@ -22,7 +22,7 @@ from server.core.admission import _judge_counts
 from server.core.effects import Fold, Notice, StoreVersion
 from server.core.events import Joined, Started, UpdateArrived
 from server.core.weighing import step_shares
-from server.report import build_report, influence_of
+from server.reporting.report import build_report, influence_of
 from tests.core_cases import SCORES, Table, rules
 from tests.hands import NAMES, Hands
 

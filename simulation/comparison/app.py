@@ -14,7 +14,7 @@ from rich.console import Console
 
 from common.config import Config
 from common.errors import RunFolderError
-from server.run_folder import JOURNAL
+from server.runs.run_folder import JOURNAL
 from simulation.comparison.methods import choose
 from simulation.comparison.outcome import Outcome, outcome_of
 from simulation.comparison.result import Comparison, put_together

@@ -14,7 +14,7 @@ from typing import Any
 from common.config import Config, load_config, vary
 from common.errors import ConfigError, RunFolderError
 from server.core.state import Phase
-from server.run_folder import CONFIG, JOURNAL
+from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
 from simulation.comparison.methods import Method
 from simulation.population import VirtualClient, population

@@ -51,11 +51,11 @@ from server.core.events import (
 )
 from server.core.rounds import waits_for
 from server.core.state import ENDED, FederationState, Member, Rules
-from server.effect_handler import EffectHandler
-from server.observer import Observer
+from server.engine.effect_handler import EffectHandler
+from server.engine.observer import Observer
+from server.engine.writer import Writer
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-from server.writer import Writer
 
 Vector = NDArray[np.float32]
 

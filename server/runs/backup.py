@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from common.errors import RunFolderError
-from server.recovery import FIXED, fall_back, moments_name, require_files, version_name
-from server.run_folder import JOURNAL, RunFolder
+from server.runs.recovery import FIXED, fall_back, moments_name, require_files, version_name
+from server.runs.run_folder import JOURNAL, RunFolder
 from server.storage.files import digest_of_file, sync_folder, unwritable
 from server.storage.journal import Journal
 

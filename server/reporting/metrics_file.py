@@ -12,7 +12,7 @@ from common.clock import utc_text
 from common.orders import OrderKind
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
-from server.report import cosine_matrices, uploads
+from server.reporting.report import cosine_matrices, uploads
 
 Scores = Mapping[str, Mapping[str, Any]]
 

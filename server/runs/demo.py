@@ -16,7 +16,7 @@ from common.config import Config
 from common.errors import RunFailedError
 from common.plain_text import plain
 from common.stopping import at_the_end
-from server.app import serve
+from server.runs.app import serve
 
 STOP_SECONDS = 10.0
 

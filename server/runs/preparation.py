@@ -17,10 +17,10 @@ from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.targets import TargetUnits
-from server.model import MTLServerModel
-from server.run_folder import DESCRIPTION, RunFolder
+from server.runs.model import MTLServerModel
+from server.runs.run_folder import DESCRIPTION, RunFolder
+from server.runs.warm_start import find_start
 from server.storage.models import PRIVATE_FILE, ModelFiles
-from server.warm_start import find_start
 
 
 @dataclass(frozen=True)

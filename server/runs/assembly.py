@@ -18,15 +18,15 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from server.aggregation.method import method_of
-from server.coordinator import Coordinator, Federation
 from server.core.schedule import Curve, Schedule
 from server.core.state import FederationState, Guard, Rules
-from server.observer import Observer
+from server.engine.coordinator import Coordinator, Federation
+from server.engine.observer import Observer
 from server.storage.journal import Journal
 from server.storage.models import MemoryModels
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
-    from server.model import MTLServerModel
+    from server.runs.model import MTLServerModel
 
 Vectors = Mapping[str, NDArray[np.float32]]
 

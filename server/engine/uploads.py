@@ -16,8 +16,8 @@ from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from common.payload import Payload
 from common.ports import INLINE_BYTES, Piece
+from server.engine.payload import Payload
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""

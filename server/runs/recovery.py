@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import RunFolderError
-from server.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
+from server.runs.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
 from server.storage.files import digest_of, digest_of_file
 from server.storage.journal import KEPT_VERSIONS, Journal
 from server.storage.models import MODELS, OPTIMIZER, PRIVATE_FILE

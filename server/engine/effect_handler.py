@@ -17,7 +17,6 @@ from common.parameters.schema import ParameterSchema
 from common.ports import INLINE_BYTES
 from server.aggregation.combining import Combiner, NotFinite, moment_name
 from server.aggregation.method import Method
-from server.broadcast import Broadcast
 from server.core.effects import (
     ClearSums,
     Commit,
@@ -32,9 +31,10 @@ from server.core.effects import (
 )
 from server.core.events import StoreOutcome, VersionSpoiled, VersionStored
 from server.core.state import FederationState
+from server.engine.broadcast import Broadcast
+from server.engine.uploads import Uploads
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-from server.uploads import Uploads
 
 log = logging.getLogger("fedmtl.server")
 

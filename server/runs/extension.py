@@ -21,14 +21,14 @@ from common.parameters.plan import is_private
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from server.aggregation.combining import moment_name
 from server.aggregation.method import method_of
-from server.recovery import moments_name, note_file, version_name
-from server.run_folder import CONFIG, DESCRIPTION, RunFolder
+from server.runs.recovery import moments_name, note_file, version_name
+from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
 from server.storage.files import digest_of
 from server.storage.journal import Journal
 from server.storage.models import MODELS, PRIVATE_FILE, JournalledModels, ModelFiles
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
-    from server.preparation import NewHeads
+    from server.runs.preparation import NewHeads
 
 Schemas = Mapping[str, ParameterSchema]
 _PRIVATE = f"{MODELS}/{PRIVATE_FILE}.safetensors"

@@ -22,8 +22,8 @@ from common.stopping import at_the_end
 from common.tasks import TaskDefinition
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
-from server.metrics_file import MetricsFile
-from server.report import round_scores
+from server.reporting.metrics_file import MetricsFile
+from server.reporting.report import round_scores
 
 log = logging.getLogger("fedmtl.server")
 

@@ -15,9 +15,9 @@ from common.models.sources import EncoderSource
 from common.parameters.plan import is_private
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
-from server.model import SHARED_PREFIX, MTLServerModel
-from server.run_folder import JOURNAL, RunFolder
-from server.saved import SavedRun, load_run
+from server.runs.model import SHARED_PREFIX, MTLServerModel
+from server.runs.run_folder import JOURNAL, RunFolder
+from server.runs.saved import SavedRun, load_run
 from server.storage.models import PRIVATE_FILE, ModelFiles
 
 

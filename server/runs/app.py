@@ -20,22 +20,22 @@ from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
-from common.parameters.digest import model_digest
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
-from server.apart import done_apart
-from server.assembly import make_federation, make_rules
-from server.coordinator import Coordinator, Federation
 from server.core.effects import UnitsFixed
 from server.core.state import FederationState, Phase, Rules
-from server.extension import grow, same_federation
-from server.progress import RunProgress
-from server.recovery import fall_back, mend_files, note_files
-from server.report import build_report, influence_of
-from server.run_folder import RunFolder
+from server.engine.coordinator import Coordinator, Federation
+from server.reporting.progress import RunProgress
+from server.reporting.report import build_report, influence_of
+from server.runs.apart import done_apart
+from server.runs.assembly import make_federation, make_rules
+from server.runs.digest import model_digest
+from server.runs.extension import grow, same_federation
+from server.runs.recovery import fall_back, mend_files, note_files
+from server.runs.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
 from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
@@ -45,7 +45,7 @@ log = logging.getLogger("fedmtl.server")
 Resume: TypeAlias = 'bool | Literal["auto"]'
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
-    from server.preparation import NewHeads
+    from server.runs.preparation import NewHeads
 
 TICK_SECONDS = 0.5
 NOTABLE_SECONDS = 2.0
@@ -180,14 +180,14 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
 
 def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
     """Called in the other process, if there is one; only there is torch imported."""
-    from server.preparation import prepare_run
+    from server.runs.preparation import prepare_run
 
     prepared = prepare_run(config, path)
     return prepared.origin, prepared.summary, prepared.units
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
-    from server.preparation import prepare_heads
+    from server.runs.preparation import prepare_heads
 
     return prepare_heads(config, path, added)
 

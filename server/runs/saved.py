@@ -17,9 +17,9 @@ from common.parameters.plan import is_private
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import Header
 from server.core.units import units_in
-from server.model import MTLServerModel
-from server.recovery import fall_back, require_files
-from server.run_folder import RunFolder
+from server.runs.model import MTLServerModel
+from server.runs.recovery import fall_back, require_files
+from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 

@@ -16,7 +16,7 @@ from common.models.heads import SiameseHead
 from common.models.mlp import read_mlp
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition, TaskType
-from server.model import SHARED_PREFIX, MTLServerModel
+from server.runs.model import SHARED_PREFIX, MTLServerModel
 
 CLASSIFIERS: dict[str, str] = {"bert": "BertForSequenceClassification", "albert": "AlbertForSequenceClassification"}
 """Encoders whose own classification model is ours: pooled output, dropout, one linear layer `classifier`."""

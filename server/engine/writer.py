@@ -14,8 +14,8 @@ from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, Store
 from server.core.events import Event, UpdateArrived
 from server.core.state import ENDED, FederationState, Phase, Rules
 from server.core.step import step
-from server.effect_handler import EffectHandler
-from server.observer import Observer
+from server.engine.effect_handler import EffectHandler
+from server.engine.observer import Observer
 
 log = logging.getLogger("fedmtl.server")
 

@@ -1,0 +1,1 @@
+"""The writer around the core, the calls of clients, and what carries effects out."""

@@ -1,0 +1,1 @@
+"""Runs: begun, gone on with, extended, exported, mended."""
