@@ -19,6 +19,7 @@ from client.app import local_definitions
 from client.data.partitions import by_label, deal
 from client.data.sources import DataRequest, load
 from client.local_client import Computing, local_client
+from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config
@@ -297,7 +298,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
 
     with model_made_here():
         whole = asyncio.run(simulate(config("whole"), False, None))
-        real_work, worked = Agent._work, []
+        real_work, worked = Participation._work, []
 
         async def work(self, *order):
             worked.append(order)
@@ -305,10 +306,10 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
                 raise Killed
             await real_work(self, *order)
 
-        monkeypatch.setattr(Agent, "_work", work)
+        monkeypatch.setattr(Participation, "_work", work)
         with pytest.raises(Killed):
             asyncio.run(simulate(config("killed"), False, None))
-        monkeypatch.setattr(Agent, "_work", real_work)
+        monkeypatch.setattr(Participation, "_work", real_work)
         shutil.copytree(tmp_path / "killed", tmp_path / "resumed")
         resumed = asyncio.run(simulate(config("resumed"), True, None))
     assert resumed["model_digest"] == whole["model_digest"]
