@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import assert_never
 
 import torch
 import xxhash
@@ -14,23 +14,22 @@ from torch import Tensor
 
 from client.model import ClientModelSynchronizer
 from client.packing import pack
-from client.personal import Scores, score, work_on_own
 from client.precision import PrecisionChoice
-from client.state.store import PendingUpdate
 from client.training.compact import Examples
-from client.training.loop import Progress, TaskSet, TrainingDiverged
-from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
+from client.training.evaluation import Scores, score
+from client.training.loop import Progress, TrainingDiverged
+from client.training.own_model import OwnModel
+from client.training.procedures import PROCEDURES, Procedure, State, Work, fine_tuned, frozen, isolated, score_own
 from common.errors import Reason, Refused, WireError
-from common.orders import Order, OrderKind, ScopePayload, TaskResult, UpdateHeader
+from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
 from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
-from common.parameters.plan import block_of
+from common.parameters.plan import block_of, is_private
 from common.parameters.schema import ParameterSchema
-from common.seeds import derive_seed
 
 ClientState = Mapping[str, Tensor]
-"""What a client keeps between orders: private values and those of its own model, float32 CPU vectors by scope."""
+"""What a client keeps between orders, float32 CPU vectors: private values by scope, and the state of its procedure."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Job:
     """One order of one client, and all that its work depends on beside the model and what the client keeps."""
 
     order: Order
-    client_id: str
     examples: Examples
     trains: str
     """How much of the model this client trains: all, head or top_<n>."""
@@ -51,9 +49,9 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """A finished order: the update to hand in, and what the client keeps once that counts."""
+    """A finished order: what to hand in, and what the client keeps once that counts."""
 
-    update: PendingUpdate
+    answer: Answer
     state: ClientState
 
 
@@ -66,7 +64,7 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
         state: what was committed last.
 
     Raises:
-        TrainingDiverged: a loss, a score or a private value is not finite.
+        TrainingDiverged: a loss, a score or a kept value is not finite.
         DataError: the model gives outputs that are not finite.
         TrainingStopped: raised by the job's `progress`.
         WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
@@ -75,32 +73,18 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     unknown = sorted(set(order.tasks) - set(held))
     if unknown:
         raise WireError(f"order {order.order_id}: this client has no task '{unknown[0]}'")
-    if order.encoding not in ENCODINGS:
-        raise WireError(f"order {order.order_id}: this client does not know the encoding '{order.encoding}'")
     if order.tasks and len(order.tasks) < len(held):
         replica = replica.part(order.tasks)
     job = replace(job, examples=job.examples.of_order(order))
     replica.load_received()
     replica.load_private({scope: state[scope] for scope in replica.private_scopes})
-    parts = 2 if order.kind is OrderKind.TRAIN and order.training.procedure.personal else 1
-    frozen_names = _frozen_names(job, replica)
-    scores, losses = _work_on_received(job, replica, frozen_names, share_of(job.progress, 0, 1, parts))
-    personal, keeps = _work_on_own(job, replica, frozen_names, share_of(job.progress, parts - 1, 1, parts), state)
-    scopes, payload = tuple[ScopePayload, ...](), memoryview(b"")
-    if order.kind is OrderKind.TRAIN:
-        scopes, payload = pack(replica, order, _untrained_scopes(job, replica))
-        keeps |= replica.private_values()
-    results = tuple(
-        TaskResult(n, 0 if n in order.apart else len(s.train), losses.get(n), scores.get(n), personal.get(n))
-        for s in job.examples.whole
-        for n in [s.task.name]
-    )
-    _require_finite(results, keeps)
-    digest = xxhash.xxh3_128_hexdigest(payload)
-    header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
-    if keeps:  # values of tasks that this order is not about stay as they are
-        keeps = {**state, **keeps}
-    return JobResult(PendingUpdate(header, payload), keeps)
+    match order.body:
+        case Train():
+            return _train(job, order.body, replica, state, started)
+        case Evaluate():
+            return _evaluate(job, order.body, replica, state, started)
+        case _:
+            assert_never(order.body)
 
 
 def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
@@ -114,61 +98,97 @@ def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> Non
         raise Refused(Reason.SCHEMA_MISMATCH, problem)
 
 
-def _frozen_names(job: Job, replica: ClientModelSynchronizer) -> frozenset[str]:
+def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
+    order, settings, examples = job.order, body.settings, job.examples
+    if body.codec not in ENCODINGS:
+        raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
+    # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
+    scores = score(replica.model, examples.whole, settings.eval_batch_size)
+    terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
+    work = replace(_work(job, replica, settings, body.seed, state), ties=terms, isolated=frozenset(body.isolated_tasks))
+    procedure = job.procedure or PROCEDURES[settings.procedure.name]
+    if settings.procedure.isolated:
+        procedure = isolated(procedure)
+    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+        trained = procedure(work, _of_procedure(state))
+    untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    untrained |= idle_scopes(replica.schemas, order.tasks, body.isolated_tasks)
+    scopes, payload = pack(replica, order, body.codec, untrained)
+    results = tuple(
+        TaskResult(
+            n,
+            0 if n in body.isolated_tasks else len(item.train),
+            trained.losses.get(n),
+            scores.get(n),
+            trained.scores.get(n),
+        )
+        for item in examples.whole
+        for n in [item.task.name]
+    )
+    digest = xxhash.xxh3_128_hexdigest(payload)
+    header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
+    return _finished(Update(header, payload), results, state, {**trained.state, **replica.private_values()})
+
+
+def _evaluate(
+    job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
+) -> JobResult:
+    scores = score(replica.model, job.examples.whole, body.batch_size)
+    own, fresh = Scores(), State()
+    if body.own_model:
+        own = score_own(_own_model(replica, state), replica.model, job.examples, body.batch_size, _of_procedure(state))
+    elif body.fine_tuning is not None:
+        settings = body.fine_tuning.settings
+        work = _work(job, replica, settings, body.fine_tuning.seed, state)
+        with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+            trained = fine_tuned(work, _of_procedure(state))
+        own, fresh = trained.scores, trained.state
+    results = tuple(TaskResult(name, 0, None, scores.get(name), own.get(name)) for name in job.examples.tasks)
+    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, fresh)
+
+
+def _of_procedure(state: ClientState) -> State:
+    return {name: values for name, values in state.items() if not is_private(name)}
+
+
+def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:
+    private = {scope: state[scope] for scope in replica.private_scopes}
+    return OwnModel(replica.schemas, replica.vectors, replica.received, private)
+
+
+def _work(
+    job: Job, replica: ClientModelSynchronizer, settings: TrainingSettings, seed: int, state: ClientState
+) -> Work:
+    names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
+    travelling = frozenset[str]().union(*names.values())
+    body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
+    return Work(
+        replica.model,
+        job.examples,
+        settings,
+        seed,
+        job.progress,
+        travelling,
+        body,
+        _own_model(replica, state),
+        in_precision=job.precision.in_use,
+    )
+
+
+def _frozen_names(trains: str, frozen_layers: str, replica: ClientModelSynchronizer) -> frozenset[str]:
     """The parameters that stay as received."""
     blocks = blocks_of(replica.schemas)
-    trained = trained_blocks(job.trains, blocks) - frozen_blocks(job.order.training.frozen, blocks)
+    trained = trained_blocks(trains, blocks) - frozen_blocks(frozen_layers, blocks)
     return frozenset(name for name, _ in replica.model.named_parameters() if block_of(name) not in trained)
 
 
-def _untrained_scopes(job: Job, replica: ClientModelSynchronizer) -> frozenset[str]:
-    """The scopes of the order that are therefore absent from the update, and those that belong to no trained task."""
-    order = job.order
-    frozen_scopes = fixed_scopes(job.trains, blocks_of(replica.schemas), order.training.frozen)
-    return frozen_scopes | idle_scopes(replica.schemas, order.tasks, order.apart)
+def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState, fresh: ClientState) -> JobResult:
+    """An answer with what is kept beside it: values of tasks that the order is not about stay as they are."""
+    _require_finite(results, fresh)
+    return JobResult(answer, {**before, **fresh} if fresh else {})
 
 
-def _work_on_received(
-    job: Job, replica: ClientModelSynchronizer, frozen_names: frozenset[str], progress: Progress
-) -> tuple[Scores, Mapping[str, float]]:
-    """Scores of the loaded model by task; then the order's tasks train it, and the losses go along."""
-    model, order, settings = replica.model, job.order, job.order.training
-    # An anchor moves rows that no text of this client has.
-    compact = job.examples.vocabulary if not order.pulls else None
-    with compact.in_place() if compact is not None else nullcontext():
-        sets = job.examples.whole if compact is None else job.examples.compact
-        # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
-        scores = score(model, sets, settings.eval_batch_size)
-        sets = tuple(item for item in sets if item.task.name not in order.apart)
-        if order.kind is not OrderKind.TRAIN or not sets:
-            return scores, {}
-        work = _work(job, replica, sets, progress)
-        with frozen(model, frozen_names), job.precision.in_use(model, sets, settings):
-            return scores, (job.procedure or PROCEDURES[settings.procedure.name])(work)
-
-
-def _work_on_own(
-    job: Job, replica: ClientModelSynchronizer, frozen_names: frozenset[str], progress: Progress, state: ClientState
-) -> tuple[Scores, dict[str, Tensor]]:
-    """The same for the client's own model, if its procedure has one: scores, and the values to keep."""
-    alone = job.order.training.procedure.isolated  # no anchor either: what the client would compute without the others
-    sets, compact = (job.examples.compact, job.examples.vocabulary) if alone else (job.examples.whole, None)
-    work = replace(_work(job, replica, sets, progress), ties=())
-    with frozen(replica.model, frozen_names):
-        return work_on_own(replica, job.order.kind, work, state, job.precision, compact)
-
-
-def _work(job: Job, replica: ClientModelSynchronizer, sets: tuple[TaskSet, ...], progress: Progress) -> Work:
-    order = job.order
-    names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
-    seed = derive_seed(order.seed, order.round, job.client_id, "training")
-    travelling = frozenset[str]().union(*names.values())
-    body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
-    ties = tuple((replica.anchor_values(pull), pull.mu) for pull in order.pulls)
-    return Work(replica.model, sets, order.training, seed, progress, travelling, body, ties)
-
-
-def _require_finite(results: Sequence[TaskResult], keeps: Mapping[str, Tensor]) -> None:
+def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
     """Check that nothing but numbers leaves or is kept; what travels as bytes the coordinator checks itself.
 
     Raises:
@@ -186,6 +206,6 @@ def _require_finite(results: Sequence[TaskResult], keeps: Mapping[str, Tensor]) 
                 )
         if result.train_loss is not None and not isfinite(result.train_loss):
             raise TrainingDiverged(f"task {result.task}: its training loss is {result.train_loss}")
-    for scope, values in keeps.items():
+    for scope, values in kept.items():
         if not bool(torch.isfinite(values).all()):
             raise TrainingDiverged(f"scope {scope}: values that this client keeps are no longer finite numbers")

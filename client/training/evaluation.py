@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from client.data.batching import length_batches
 from client.data.encoding import MaskedSet, TrainingRows, collate
+from client.training.loop import TaskSet
 from common.errors import DataError
 from common.metrics import measure
 from common.models.heads import task_loss
@@ -14,6 +17,14 @@ from common.models.multitask import MultiTaskModel
 from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
+
+Scores = dict[str, TaskStatistics]
+"""By task."""
+
+
+def score(model: MultiTaskModel, sets: Sequence[TaskSet], batch_size: int) -> Scores:
+    """Scores of the model as it stands, by task, on validation examples where there are any."""
+    return {s.task.name: evaluate(model, s.task, s.validation, batch_size, s.units) for s in sets if len(s.validation)}
 
 
 def evaluate(
