@@ -131,7 +131,10 @@ def test_the_name_of_a_scope_says_what_it_is_and_is_put_together_again(name, tem
     assert Scope.parse("dual/b/member/a/top").ends == ("a", "b") and Scope.parse("member/a").ends is None
 
 
-@pytest.mark.parametrize("name", ["", "task", "task/", "shared/", "privateer", "group", "member//x", "anchor", "dual/a"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "task", "task/", "shared/", "privateer", "group", "member//x", "anchor", "dual/a"],
+)
 def test_other_names_are_of_no_scope(name):
     with pytest.raises(ValueError, match="the name of no scope"):
         Scope.parse(name)
