@@ -23,10 +23,10 @@ from client.training.procedures import PROCEDURES, Procedure, Work, frozen, shar
 from common.errors import Reason, Refused, WireError
 from common.orders import Order, OrderKind, ScopePayload, TaskResult, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
-from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope, untrained_scopes
 from common.seeds import derive_seed
 
 ClientState = Mapping[str, Tensor]
@@ -125,7 +125,7 @@ def _untrained_scopes(job: Job, replica: ClientModelSynchronizer) -> frozenset[s
     """The scopes of the order that are therefore absent from the update, and those that belong to no trained task."""
     order = job.order
     frozen_scopes = fixed_scopes(job.trains, blocks_of(replica.schemas), order.training.frozen)
-    return frozen_scopes | idle_scopes(replica.schemas, order.tasks, order.apart)
+    return frozen_scopes | untrained_scopes(replica.schemas, order.tasks, order.apart)
 
 
 def _work_on_received(
@@ -163,7 +163,7 @@ def _work(job: Job, replica: ClientModelSynchronizer, sets: tuple[TaskSet, ...],
     names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
     seed = derive_seed(order.seed, order.round, job.client_id, "training")
     travelling = frozenset[str]().union(*names.values())
-    body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
+    body = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
     ties = tuple((replica.anchor_values(pull), pull.mu) for pull in order.pulls)
     return Work(replica.model, sets, order.training, seed, progress, travelling, body, ties)
 
