@@ -14,8 +14,8 @@ from client.model import fill
 from client.state.store import RunStore
 from common.errors import StateError
 from common.orders import ScopeVersion, Session
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 from common.ports import INLINE_BYTES, CoordinatorPort
 
 log = logging.getLogger("fedmtl.client")

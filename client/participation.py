@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.log_fields import about
 from common.orders import Order, PollKind, PollReply, Settlement, UpdateHeader, Welcome, WholeUpdate
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from common.ports import INLINE_BYTES, CoordinatorPort, Payload, single
 
 log = logging.getLogger("fedmtl.client")

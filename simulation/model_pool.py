@@ -20,8 +20,8 @@ from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Welcome
-from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope
 
 
 class Replica:
@@ -34,7 +34,8 @@ class Replica:
     def part(self, tasks: tuple[str, ...], scopes: tuple[str, ...]) -> ClientModelSynchronizer:
         """The model as a client with these tasks and scopes sees it."""
         if (tasks, scopes) not in self._parts:
-            self._parts[tasks, scopes] = self._whole.part(tasks, {scope: slot_of(scope) for scope in scopes})
+            held = {scope: Scope.parse(scope).template for scope in scopes}
+            self._parts[tasks, scopes] = self._whole.part(tasks, held)
         return self._parts[tasks, scopes]
 
 
@@ -43,8 +44,8 @@ class ModelPool:
 
     Args:
         size: how many clients work at a time.
-        schemas: of every scope or slot of the federation, private ones included.
-        rules: the sharing plan as (match, slot).
+        schemas: of every scope or template of the federation, private ones included.
+        rules: the sharing plan as (match, template).
         device: where models live.
     """
 

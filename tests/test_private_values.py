@@ -15,7 +15,7 @@ from client.job import ClientState, Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from common.procedures import OptimizerName
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.parameters.circles import task_of
 from common.parameters.flat import views
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import held_scopes
 
 OWN = "own/"
 """Before the scopes of an own model in the state of a procedure."""
@@ -47,7 +47,7 @@ class OwnModel:
 
     def begun(self, state: Mapping[str, Tensor], task: str) -> bool:
         """Whether there is all that a task's scores depend on: the model may have trained other tasks so far."""
-        return all(OWN + scope in state for scope in self.vectors if task_of(scope) in ("", task))
+        return all(OWN + scope in state for scope in held_scopes(self.vectors, [task]))
 
     def received_parameters(self) -> dict[str, Tensor]:
         """The received values by parameter name, on the model's device."""
