@@ -19,18 +19,15 @@ from client.training.compact import Examples
 from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
-from client.training.procedures import PROCEDURES, Procedure, State, Work, fine_tuned, frozen, isolated, score_own
+from client.training.procedures import PROCEDURES, ClientState, Procedure, Work, fine_tuned, frozen, isolated, score_own
 from common.errors import Reason, Refused, WireError
 from common.orders import Order, OrderKind, TaskResult, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, is_private, untrained_scopes
+from common.parameters.scope import Scope, untrained_scopes
 from common.seeds import derive_seed
-
-ClientState = Mapping[str, Tensor]
-"""What a client keeps between orders, float32 CPU vectors: private values by scope, and the state of its procedure."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def _train(job: Job, replica: ClientModelSynchronizer, state: ClientState, start
     if settings.procedure.isolated:
         procedure = isolated(procedure)
     with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-        trained = procedure(work, _of_procedure(state))
+        trained = procedure(work, state)
     untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
     untrained |= untrained_scopes(replica.schemas, order.tasks, order.apart)
     scopes, payload = pack(replica, order, untrained)
@@ -130,14 +127,14 @@ def _train(job: Job, replica: ClientModelSynchronizer, state: ClientState, start
 def _evaluate(job: Job, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
     order, settings = job.order, job.order.training
     scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
-    own, fresh = Scores(), State()
+    own, fresh = Scores(), dict[str, Tensor]()
     if settings.procedure.personal:
         held = _own_model(replica, state)
-        own = score_own(held, replica.model, job.examples, settings.eval_batch_size, _of_procedure(state))
+        own = score_own(held, replica.model, job.examples, settings.eval_batch_size, state)
     elif settings.procedure.finetune_epochs:
         with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-            trained = fine_tuned(_work(job, replica, state), _of_procedure(state))
-        own, fresh = trained.scores, trained.state
+            trained = fine_tuned(_work(job, replica, state), state)
+        own, fresh = trained.scores, dict(trained.state)
     results = tuple(
         TaskResult(n, 0 if n in order.apart else len(item.train), None, scores.get(n), own.get(n))
         for item in job.examples.whole
@@ -146,10 +143,6 @@ def _evaluate(job: Job, replica: ClientModelSynchronizer, state: ClientState, st
     digest = xxhash.xxh3_128_hexdigest(b"")
     header = UpdateHeader(order.order_id, order.encoding, (), digest, results, time.monotonic() - started)
     return _finished(header, memoryview(b""), state, fresh)
-
-
-def _of_procedure(state: ClientState) -> State:
-    return {name: values for name, values in state.items() if not is_private(name)}
 
 
 def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:

@@ -16,7 +16,7 @@ from client.app import load_data, local_definitions
 from client.data.rows import TaskData
 from client.local_client import local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import Procedure, State, Trained, Work
+from client.training.procedures import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config, load_config
 from server.engine.coordinator import Coordinator
@@ -37,7 +37,7 @@ SLOT = "member/{holder}"
 def exact(problem: tuple[Vector, Vector]) -> Procedure:
     """A local procedure that minimises F(w) + sum (mu/2) ||w - anchor||^2 in float64; everything else stays."""
 
-    def solve(work: Work, state: State) -> Trained:
+    def solve(work: Work, state: ClientState) -> Trained:
         hessian, linear = problem
         for anchors, mu in work.ties:
             hessian = hessian + mu * np.eye(len(linear))

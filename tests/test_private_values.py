@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import simulation.codec
-from client.job import ClientState, Job, JobResult, run_job
+from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
+from client.training.procedures import ClientState
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.scope import is_private

@@ -25,8 +25,8 @@ from common.seeds import derive_seed
 Losses = Mapping[str, float]
 """Mean training loss per task; empty where nothing was trained."""
 
-State = dict[str, Tensor]
-"""What a procedure keeps, float32 CPU vectors under names of its own."""
+ClientState = Mapping[str, Tensor]
+"""What a client keeps, float32 CPU vectors by name; a procedure has names of its own."""
 
 InPrecision = Callable[[MultiTaskModel, Sequence[TaskSet], TrainingSettings], AbstractContextManager[None]]
 """Inside, the model multiplies in the precision of this client."""
@@ -90,22 +90,22 @@ class Trained:
     """What a procedure came to; the model holds the values to hand in."""
 
     losses: Losses
-    state: State = field(default_factory=dict)
+    state: ClientState = field(default_factory=dict)
     """What is new of the state; the rest stays as it was."""
     scores: Scores = field(default_factory=dict)
     """Of the client's own model, as it arrived at the order, by task."""
 
 
-Procedure = Callable[[Work, State], Trained]
+Procedure = Callable[[Work, ClientState], Trained]
 """What a client does with an order to train."""
 
 
-def plain(work: Work, state: State) -> Trained:
+def plain(work: Work, state: ClientState) -> Trained:
     """FedAvg (McMahan et al. 2017): epochs over the own rows."""
     return Trained(work.train())
 
 
-def proximal(work: Work, state: State) -> Trained:
+def proximal(work: Work, state: ClientState) -> Trained:
     """FedProx (Li et al., MLSys 2020): the loss plus (mu/2) ||w - w_received||^2 over what travels."""
     chosen, rate = work.settings.procedure, work.settings.learning_rate
     return Trained(
@@ -113,7 +113,7 @@ def proximal(work: Work, state: State) -> Trained:
     )
 
 
-def alternating(work: Work, state: State) -> Trained:
+def alternating(work: Work, state: ClientState) -> Trained:
     """FedRep (Collins et al., ICML 2021): first the heads with the body frozen, then the body with the heads frozen."""
     rest = frozenset(name for name, _ in work.model.named_parameters()) - work.body
     heads, body = work.settings.procedure.head_epochs, work.settings.local_epochs
@@ -131,12 +131,12 @@ def alternating(work: Work, state: State) -> Trained:
     return Trained({task: loss / trained for task, loss in losses.items()})
 
 
-def looking_ahead(work: Work, state: State) -> Trained:
+def looking_ahead(work: Work, state: ClientState) -> Trained:
     """Per-FedAvg, first order (Fallah et al., NeurIPS 2020): gradients taken after one step on the batch before."""
     return Trained(work.train(lambda model: StepRule(look_ahead=work.settings.procedure.inner_learning_rate)))
 
 
-def ditto(work: Work, state: State) -> Trained:
+def ditto(work: Work, state: ClientState) -> Trained:
     """Ditto (Li et al., ICML 2021): plain training, and an own model beside it that leaves no trace in the update.
 
     Its loss is that of its tasks plus (mu/2) ||v - w_received||^2, from where it stood after the order before.
@@ -157,7 +157,7 @@ def isolated(procedure: Procedure) -> Procedure:
     Tasks that are isolated train the own model alone.
     """
 
-    def both(work: Work, state: State) -> Trained:
+    def both(work: Work, state: ClientState) -> Trained:
         examples = work.examples.without(work.isolated)
         shared = replace(work.part(0, 2), examples=examples)
         losses = procedure(shared, state).losses if examples.whole else {}
@@ -166,7 +166,7 @@ def isolated(procedure: Procedure) -> Procedure:
     return both
 
 
-def _beside(work: Work, state: State, losses: Losses, train_own: Callable[[Work], Losses]) -> Trained:
+def _beside(work: Work, state: ClientState, losses: Losses, train_own: Callable[[Work], Losses]) -> Trained:
     """Score the own model as it arrives, as the received one is, so that both scores belong to one round; train it."""
     with work.own.in_place(state):
         scores = score_begun(work.own, work.model, work.examples, work.settings.eval_batch_size, state)
@@ -183,7 +183,7 @@ PROCEDURES: Mapping[ProcedureName, Procedure] = {
 }
 
 
-def fine_tuned(work: Work, state: State) -> Trained:
+def fine_tuned(work: Work, state: ClientState) -> Trained:
     """An own model by plain epochs from the last published one, scored afterwards."""
     settings = replace(work.settings, local_epochs=work.settings.procedure.finetune_epochs)
     with work.own.in_place({}):
@@ -192,13 +192,15 @@ def fine_tuned(work: Work, state: State) -> Trained:
         return Trained(losses, work.own.state(), scores)
 
 
-def score_own(own: OwnModel, model: MultiTaskModel, examples: Examples, batch_size: int, state: State) -> Scores:
+def score_own(own: OwnModel, model: MultiTaskModel, examples: Examples, batch_size: int, state: ClientState) -> Scores:
     """Scores of the own model by task; before its first training there is nothing to score."""
     with own.in_place(state):
         return score_begun(own, model, examples, batch_size, state)
 
 
-def score_begun(own: OwnModel, model: MultiTaskModel, examples: Examples, batch_size: int, state: State) -> Scores:
+def score_begun(
+    own: OwnModel, model: MultiTaskModel, examples: Examples, batch_size: int, state: ClientState
+) -> Scores:
     """The same for an own model that is in place."""
     return score(model, [item for item in examples.whole if own.begun(state, item.task.name)], batch_size)
 
