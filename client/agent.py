@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import torch
 
 from client.keeping import keep, private_values
 from client.limits import Limits, fetch_tokenizer
 from client.pulse import Pulse
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
 from client.worker import Worker
 from common.errors import (
@@ -27,17 +27,20 @@ from common.errors import (
 )
 from common.log_fields import about
 from common.orders import (
+    Answer,
+    Evaluate,
     JoinRequest,
     Order,
     PollKind,
     PollReply,
+    Reply,
     Session,
     Settlement,
-    UpdateHeader,
+    Train,
+    Update,
     Welcome,
-    WholeUpdate,
 )
-from common.ports import INLINE_BYTES, PIECE_BYTES, CoordinatorPort, Piece, single
+from common.ports import PIECE_BYTES, CoordinatorPort, Piece, fits_inline, single
 
 log = logging.getLogger("fedmtl.client")
 
@@ -65,7 +68,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._pulse = Pulse(port)
         self._store: RunStore | None = None
-        self._riding: WholeUpdate | None = None
+        self._inline: Answer | None = None
         self._prepared: tuple[object, ...] = ()
         self._shown = ""
         self.orders_done = 0
@@ -176,11 +179,20 @@ class Agent:
         await private_values(self._port, session, synchronizer, self._store)
         self._prepared = _layout_of(welcome)
 
-    def _fits(self, update: PendingUpdate) -> bool:
-        """Whether a stored update is whole and has the layout that the federation has now."""
+    def _fits(self, answer: Answer) -> bool:
+        """Whether a stored answer is whole and has the layout that the federation has now."""
         assert self._worker.synchronizer is not None
-        schemas, scopes = self._worker.synchronizer.schemas, update.header.scopes
-        return update.whole and all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in scopes)
+        schemas = self._worker.synchronizer.schemas
+        match answer:
+            case Reply():
+                return True
+            case Update(header):
+                layouts = {scope.scope: scope.schema_digest for scope in header.scopes}
+                return answer.whole and all(
+                    name in schemas and schemas[name].digest == digest for name, digest in layouts.items()
+                )
+            case _:
+                assert_never(answer)
 
     def _open_store(self, folder: Path) -> RunStore:
         return RunStore(folder)
@@ -188,16 +200,16 @@ class Agent:
     async def _until_stopped(self, session: Session) -> PollReply | None:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""
         assert self._store is not None
-        update, self._riding = self._riding, None
+        answer, self._inline = self._inline, None
         try:
-            reply = await _first(self._stop.wait(), self._port.poll(session, self._store.unsettled, update))
+            reply = await _first(self._stop.wait(), self._port.poll(session, self._store.unsettled, answer))
         except Refused as refusal:
-            if update is None:
+            if answer is None:
                 raise
-            await self._refused(session, update.header.order_id, refusal)
+            await self._refused(session, answer.order_id, refusal)
             return await self._until_stopped(session)
-        if update is not None and reply is not None:
-            self._handed_in(update.header)
+        if answer is not None and reply is not None:
+            self._handed_in(answer)
         return reply
 
     def _settle(self, settlement: Settlement) -> None:
@@ -217,23 +229,30 @@ class Agent:
         try:
             async with self._pulse.during(welcome, order.order_id, "fetching"):
                 pending = self._store.pending
-                if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                if pending is None or pending.order_id != order.order_id or not self._fits(pending):
                     pending = await self._execute(session, order)
                     if pending is None:
                         return
-                if 0 < pending.header.nbytes <= INLINE_BYTES:
-                    self._riding = WholeUpdate(pending.header, bytes(pending.payload))
-                    return
-                self._pulse.enter("handing in")
-                await self._submit(session, pending)
-            self._handed_in(pending.header)
+                match pending:
+                    case Reply():
+                        self._inline = pending
+                        return
+                    case Update(header, payload) if fits_inline(pending):
+                        self._inline = Update(header, bytes(payload))
+                        return
+                    case Update():
+                        self._pulse.enter("handing in")
+                        await self._submit(session, pending)
+                    case _:
+                        assert_never(pending)
+            self._handed_in(pending)
         except Refused as refusal:
             await self._refused(session, order.order_id, refusal)
 
-    def _handed_in(self, header: UpdateHeader) -> None:
+    def _handed_in(self, answer: Answer) -> None:
         self.orders_done += 1
-        told = about(event="handed_in", order=header.order_id, bytes=header.nbytes, seconds=header.seconds)
-        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6, extra=told)
+        told = about(event="handed_in", order=answer.order_id, bytes=answer.nbytes, seconds=answer.seconds)
+        log.info("%s handed in (%.1f MB)", answer.order_id, answer.nbytes / 1e6, extra=told)
 
     async def _refused(self, session: Session, order_id: str, refusal: Refused) -> None:
         """Give an update up that does not count."""
@@ -246,26 +265,26 @@ class Agent:
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, session: Session, order: Order) -> PendingUpdate | None:
+    async def _execute(self, session: Session, order: Order) -> Answer | None:
         """Fetch what is missing, work in a thread and keep the update. None: given up."""
         synchronizer = self._worker.synchronizer
         assert synchronizer is not None and self._store is not None
         try:
             self._limits.judge_order(order)
             synchronizer.require_held(order)
-            riding = {item.scope: item.data for item in order.values}
+            inline = {item.scope: item.data for item in order.inline}
             for wanted in synchronizer.missing(order.needed):
-                data = riding.get(wanted.scope)
+                data = inline.get(wanted.scope)
                 pieces = self._port.fetch(session, wanted, 0) if data is None else single(data)
                 await synchronizer.receive(wanted, pieces)
-            phase = "training" if order.kind.value == "train" else "scoring"
+            phase = _phase_of(order)
             self._pulse.enter(phase)
             told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
             log.info("round %d: %s", order.round, phase, extra=told)
             private = await private_values(self._port, session, synchronizer, self._store)
             outcome = await asyncio.to_thread(self._worker.execute, order, private, self._pulse.progress)
             await keep(self._store, outcome, lambda: self._pulse.progress(self._pulse.fraction))
-            return outcome.update
+            return outcome.answer
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
@@ -291,7 +310,7 @@ class Agent:
         except FedMTLError as unheard:
             log.warning("could not report that %s failed: %s", order_id, unheard)
 
-    async def _submit(self, session: Session, update: PendingUpdate) -> None:
+    async def _submit(self, session: Session, update: Update) -> None:
         """Hand in an update; bytes that were damaged on the way are sent again."""
         for remaining in reversed(range(UPLOAD_TRIES)):
             try:
@@ -333,7 +352,17 @@ async def _first(stop: Awaitable[object], work: Coroutine[object, object, T]) ->
         worker.cancel()
 
 
-def _pieces_of(payload: memoryview) -> Callable[[int], AsyncIterator[Piece]]:
+def _phase_of(order: Order) -> str:
+    match order.body:
+        case Train():
+            return "training"
+        case Evaluate():
+            return "scoring"
+        case _:
+            assert_never(order.body)
+
+
+def _pieces_of(payload: bytes | memoryview) -> Callable[[int], AsyncIterator[Piece]]:
     async def pieces(offset: int) -> AsyncIterator[Piece]:
         for start in range(offset, len(payload), PIECE_BYTES):
             yield payload[start : start + PIECE_BYTES]

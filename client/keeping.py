@@ -14,7 +14,7 @@ from client.state.store import RunStore
 from client.worker import Outcome
 from common.errors import StateError
 from common.orders import ScopeVersion, Session
-from common.ports import INLINE_BYTES, CoordinatorPort
+from common.ports import CoordinatorPort, fits_inline
 
 log = logging.getLogger("fedmtl.client")
 
@@ -66,14 +66,14 @@ async def keep(store: RunStore, outcome: Outcome, go_on: Callable[[], None]) -> 
     Raises:
         StateError: it cannot be written.
     """
-    update, loop = outcome.update, asyncio.get_running_loop()
+    answer, loop = outcome.answer, asyncio.get_running_loop()
     until, waits = loop.time() + SHORTAGE_SECONDS, False
     while True:
         try:
-            if update.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
-                store.save(update, {})
+            if fits_inline(answer) and not outcome.private:  # written sooner than handed over
+                store.save(answer, {})
             else:
-                await asyncio.to_thread(store.save, update, outcome.private)
+                await asyncio.to_thread(store.save, answer, outcome.private)
             return
         except StateError as error:
             if not error.passing or loop.time() >= until:

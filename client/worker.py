@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -20,9 +21,8 @@ from client.data.encoding import Reader, TrainingRows, encode, scores_of
 from client.data.rows import Rows, TaskData
 from client.limits import Limits
 from client.model import ClientModelSynchronizer
-from client.personal import Scores, score, work_on_own
+from client.personal import Scores, fine_tune_own, score, score_own, train_own
 from client.precision import Precision, PrecisionChoice
-from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
 from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
@@ -30,10 +30,15 @@ from common.errors import Reason, Refused, WireError
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import (
     DENSE_FLOAT32,
+    Answer,
+    Evaluate,
     Order,
-    OrderKind,
+    Reply,
     ScopePayload,
     TaskResult,
+    Train,
+    TrainingSettings,
+    Update,
     UpdateHeader,
     Welcome,
     offer_of,
@@ -50,7 +55,7 @@ from common.parameters.capacity import (
 from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
-from common.seeds import derive_seed
+from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, sums_of
 from common.tasks import TaskDefinition, TaskType
 
@@ -59,9 +64,9 @@ log = logging.getLogger("fedmtl.client")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished order: the update to hand in, and the private values and own model that go with it."""
+    """A finished order: what to hand in, and the private values and own model that go with it."""
 
-    update: PendingUpdate
+    answer: Answer
     private: dict[str, Tensor]
 
 
@@ -193,10 +198,13 @@ class Worker:
             WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
         """
         with self._only(order):
-            self._choose_parts(order.training.frozen)
-            assert self.synchronizer is not None
-            self._fixed |= idle_scopes(self.synchronizer.schemas, order.tasks, order.apart)
-            return self._carry_out(order, private, progress)
+            match order.body:
+                case Train():
+                    return self._train(order, order.body, private, progress)
+                case Evaluate():
+                    return self._evaluate(order, order.body, private, progress)
+                case _:
+                    assert_never(order.body)
 
     @contextmanager
     def _only(self, order: Order) -> Iterator[None]:
@@ -222,76 +230,100 @@ class Worker:
         finally:
             self.synchronizer, self._sets, self._whole_sets = everything
 
-    def _carry_out(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
+    def _load(self, private: Mapping[str, Tensor]) -> ClientModelSynchronizer:
+        """Load the received values, and the client's private ones."""
         assert self.synchronizer is not None
-        if order.encoding not in ENCODINGS:
-            raise WireError(f"order {order.order_id}: this client does not know the encoding '{order.encoding}'")
+        self.synchronizer.load_received()
+        self.synchronizer.load_private({scope: private[scope] for scope in self.synchronizer.private_scopes})
+        return self.synchronizer
+
+    def _train(self, order: Order, body: Train, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
+        if body.codec not in ENCODINGS:
+            raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
         started = time.monotonic()
-        synchronizer = self.synchronizer
-        synchronizer.load_received()
-        synchronizer.load_private({scope: private[scope] for scope in synchronizer.private_scopes})
-        parts = 2 if order.kind is OrderKind.TRAIN and order.training.procedure.personal else 1
-        compact = self._vocabulary if not order.pulls else None  # a pull moves rows that no text of this client has
+        self._choose_parts(body.settings.frozen)
+        synchronizer = self._load(private)
+        self._fixed |= idle_scopes(synchronizer.schemas, order.tasks, body.isolated_tasks)
+        parts = 2 if body.settings.procedure.personal else 1
+        compact = self._vocabulary if not body.proximal_terms else None  # which move rows that no text here has
         with compact.in_place() if compact is not None else nullcontext():
             sets = self._sets if compact is not None else self._whole_sets
-            scores, losses = self._compute(order, sets, share_of(progress, 0, 1, parts))
-        alone = order.training.procedure.isolated  # no pull either: what the client would compute without the others
-        sets, compact = (self._sets, self._vocabulary) if alone else (self._whole_sets, None)
-        own = replace(self._work(order, sets, share_of(progress, parts - 1, 1, parts)), ties=())
-        with frozen(synchronizer.model, self._still):
-            personal, keeps = work_on_own(synchronizer, order.kind, own, private, self._precision, compact)
-        scopes, payload = self._pack(order) if order.kind is OrderKind.TRAIN else ((), memoryview(b""))
+            scores, losses = self._compute(body, sets, share_of(progress, 0, 1, parts))
+        personal, keeps = dict[str, TaskStatistics](), dict[str, Tensor]()
+        if body.settings.procedure.personal:
+            alone = body.settings.procedure.isolated  # no terms either: what it would compute without the others
+            sets, compact = (self._sets, self._vocabulary) if alone else (self._whole_sets, None)
+            own = self._work(body.settings, body.seed, sets, share_of(progress, 1, 1, parts))
+            with frozen(synchronizer.model, self._still):
+                personal, keeps = train_own(synchronizer, own, private, self._precision, compact)
+        scopes, payload = self._pack(order, body)
         results = tuple(
-            TaskResult(n, 0 if n in order.apart else len(s.train), losses.get(n), scores.get(n), personal.get(n))
+            TaskResult(
+                *(n, 0 if n in body.isolated_tasks else len(s.train), losses.get(n), scores.get(n), personal.get(n))
+            )
             for s in self._sets
             for n in [s.task.name]
         )
-        if order.kind is OrderKind.TRAIN:
-            keeps |= synchronizer.private_values()
-        _require_finite(results, keeps)
         digest = xxhash.xxh3_128_hexdigest(payload)
-        header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
-        if keeps:  # values of tasks that this order is not about stay as they are
-            keeps = {**private, **keeps}
-        return Outcome(PendingUpdate(header, payload), keeps)
+        header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
+        return _finished(Update(header, payload), results, private, keeps | synchronizer.private_values())
 
-    def _work(self, order: Order, sets: tuple[TaskSet, ...], progress: Progress) -> Work:
+    def _evaluate(self, order: Order, body: Evaluate, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
+        started = time.monotonic()
+        self._choose_parts()
+        synchronizer = self._load(private)
+        compact = self._vocabulary
+        with compact.in_place() if compact is not None else nullcontext():
+            sets = self._sets if compact is not None else self._whole_sets
+            scores = score(synchronizer.model, sets, body.batch_size)
+        personal, keeps = dict[str, TaskStatistics](), dict[str, Tensor]()
+        if body.own_model:
+            personal = score_own(synchronizer, self._whole_sets, body.batch_size, private)
+        elif body.fine_tuning is not None:
+            own = self._work(body.fine_tuning.settings, body.fine_tuning.seed, self._whole_sets, progress)
+            with frozen(synchronizer.model, self._still):
+                personal, keeps = fine_tune_own(synchronizer, own, private, self._precision)
+        names = [item.task.name for item in self._sets]
+        results = tuple(TaskResult(name, 0, None, scores.get(name), personal.get(name)) for name in names)
+        reply = Reply(order.order_id, results, time.monotonic() - started)
+        return _finished(reply, results, private, keeps)
+
+    def _work(self, settings: TrainingSettings, seed: int, sets: tuple[TaskSet, ...], progress: Progress) -> Work:
         assert self.synchronizer is not None
         names = {
             scope: frozenset(entry.name for entry in self.synchronizer.schemas[scope].entries)
             for scope in self.synchronizer.received
         }
-        seed = derive_seed(order.seed, order.round, self.client_id, "training")
         travelling = frozenset[str]().union(*names.values())
         body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
-        ties = tuple((self.synchronizer.anchor_values(pull), pull.mu) for pull in order.pulls)
-        return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body, ties)
+        return Work(self.synchronizer.model, sets, settings, seed, progress, travelling, body)
 
     def _compute(
-        self, order: Order, sets: tuple[TaskSet, ...], progress: Progress
+        self, order: Train, sets: tuple[TaskSet, ...], progress: Progress
     ) -> tuple[Scores, Mapping[str, float]]:
         """Scores of the loaded model by task; then the order's tasks train it, and the losses go along."""
         assert self.synchronizer is not None
-        model, settings = self.synchronizer.model, order.training
+        model, settings = self.synchronizer.model, order.settings
         # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
         scores = score(model, sets, settings.eval_batch_size)
-        sets = tuple(item for item in sets if item.task.name not in order.apart)
-        if order.kind is not OrderKind.TRAIN or not sets:
+        sets = tuple(item for item in sets if item.task.name not in order.isolated_tasks)
+        if not sets:
             return scores, {}
-        work = self._work(order, sets, progress)
+        ties = tuple((self.synchronizer.anchor_values(term), term.mu) for term in order.proximal_terms)
+        work = replace(self._work(settings, order.seed, sets, progress), ties=ties)
         with frozen(model, self._still), self._precision.in_use(model, sets, settings):
             procedure = self._procedure or PROCEDURES[settings.procedure.name]
             return scores, procedure(work)
 
-    def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:
+    def _pack(self, order: Order, body: Train) -> tuple[tuple[ScopePayload, ...], memoryview]:
         """What leaves this client: one encoded delta per scope of the order that it trains, none of them private.
 
         The memory of the update before is used again: it is settled or void when another order is carried out.
         """
         assert self.synchronizer is not None
-        if order.encoding == DENSE_FLOAT32:
+        if body.codec == DENSE_FLOAT32:
             return self._pack_plain(order, self.synchronizer)
-        encoding, scopes, parts = ENCODINGS[order.encoding], [], []
+        encoding, scopes, parts = ENCODINGS[body.codec], [], []
         for wanted in order.scopes:
             if wanted.scope in self._fixed:
                 continue
@@ -324,6 +356,14 @@ class Worker:
         if len(self._payload) < nbytes:
             self._payload = np.empty(nbytes, dtype=np.uint8)
         return self._payload[:nbytes]
+
+
+def _finished(
+    answer: Answer, results: Sequence[TaskResult], private: Mapping[str, Tensor], keeps: Mapping[str, Tensor]
+) -> Outcome:
+    """An answer with what is kept beside it: values of tasks that the order is not about stay as they are."""
+    _require_finite(results, keeps)
+    return Outcome(answer, {**private, **keeps} if keeps else {})
 
 
 def _require_finite(results: Sequence[TaskResult], keeps: Mapping[str, Tensor]) -> None:

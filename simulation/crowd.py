@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.rows import TaskData
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from client.training.procedures import Procedure
 from client.worker import Computing
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
-from common.orders import Order, OrderKind, Session, Welcome
+from common.orders import Evaluate, Order, Session, Train, Update, Welcome
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
@@ -85,18 +86,26 @@ class VirtualAgent(Agent):
     def _open_store(self, folder: Path) -> RunStore:
         return VirtualStore(folder)
 
-    async def _submit(self, session: Session, update: PendingUpdate) -> None:
-        await self._port.submit(session, update.header, Payload(update.payload))  # nothing is damaged on the way
+    async def _submit(self, session: Session, update: Update) -> None:
+        await self._port.submit(
+            session, update.header, Payload(memoryview(update.payload))
+        )  # nothing is damaged on the way
 
     async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
         crowd, section = self._crowd, self._crowd.config.simulation
-        if order.kind is OrderKind.TRAIN:
-            if strikes(section.dropouts, order.seed, "dropout", order.order_id):
-                await self._port.report_failure(session, order.order_id, DROPPED_OUT)
-                return
-            if strikes(section.stragglers, order.seed, "straggler", order.order_id):
-                await crowd.time.miss_deadline(order.order_id)
-                return
+        seed = crowd.config.run.seed
+        match order.body:
+            case Train():
+                if strikes(section.dropouts, seed, "dropout", order.order_id):
+                    await self._port.report_failure(session, order.order_id, DROPPED_OUT)
+                    return
+                if strikes(section.stragglers, seed, "straggler", order.order_id):
+                    await crowd.time.miss_deadline(order.order_id)
+                    return
+            case Evaluate():
+                pass
+            case _:
+                assert_never(order.body)
         async with crowd.workshop.bench() as bench:
             self._virtual.sit_down(bench)
             try:

@@ -16,11 +16,11 @@ from torch import Tensor
 from client.data.encoding import Reader
 from client.model import ClientModelSynchronizer
 from client.state.disk import disk
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from client.training.loop import Progress
 from client.worker import Outcome, Worker
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.orders import Order, OrderKind, Welcome
+from common.orders import Answer, Order, Train, Update, Welcome
 from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
 
@@ -138,8 +138,11 @@ class VirtualWorker(Worker):
     def execute(self, order: Order, private: Mapping[str, Tensor], progress: Progress) -> Outcome:
         """See `Worker`."""
         self._sets = self._whole_sets = self._rows
-        if order.kind is OrderKind.TRAIN and order.training.local_epochs:  # else the whole vocabulary is as good
-            self._choose_computing(self._run_id)
+        match order.body:
+            case Train(settings) if settings.local_epochs:
+                self._choose_computing(self._run_id)
+            case _:  # the whole vocabulary is as good
+                pass
         return super().execute(order, private, progress)
 
 
@@ -166,14 +169,14 @@ class VirtualStore(RunStore):
             self._folder.mkdir(parents=True, exist_ok=True)
         super().start_private(values)
 
-    def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
+    def save(self, answer: Answer, private: Mapping[str, Tensor]) -> None:
         """Keep an update by its name; its bytes lie at a bench that others will use."""
         if private:
             with disk(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
-            super().save(update, private)
-        self.pending = PendingUpdate(update.header, memoryview(b""))
-        self.unsettled = update.header.order_id
+            super().save(answer, private)
+        self.pending = Update(answer.header, b"") if isinstance(answer, Update) else answer
+        self.unsettled = answer.order_id
 
     def _retire(self, newest: Path) -> None:
         """Thousands of clients keep no second copy of what a simulation can make again."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import simulation.codec
 from client.worker import Worker
-from common.orders import UpdateHeader
+from common.orders import Train, Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.plan import is_private
 from common.procedures import OptimizerName
@@ -80,7 +80,7 @@ class Leak:
                     self.fresh.append((scope, after.numpy()))
                     continue
                 self.planted += [(scope, after.numpy()), (scope, values[scope].numpy())]
-                if order.training.optimizer is OptimizerName.SGD:
+                if isinstance(order.body, Train) and order.body.settings.optimizer is OptimizerName.SGD:
                     self.planted.append((scope, after.numpy() - values[scope].numpy()))
             return outcome
 
@@ -88,9 +88,9 @@ class Leak:
         monkeypatch.setattr(Worker, "execute", with_sentinels)
 
     def _look(self, value: Any) -> None:
-        if isinstance(value, PollCall) and value.update is not None:
+        if isinstance(value, PollCall) and isinstance(value.answer, Update):
             self.ways.add("poll")
-            self.headers.append(value.update.header)
+            self.headers.append(value.answer.header)
         elif isinstance(value, UploadStart):
             self.headers.append(value.header)
         elif isinstance(value, bytes | memoryview):
