@@ -15,8 +15,8 @@ from client.training.evaluation import evaluate
 from client.training.loop import TaskSet
 from client.training.procedures import Work, finetuned, pulled_to_received
 from common.models.multitask import MultiTaskModel
-from common.parameters.circles import task_of
 from common.parameters.flat import views
+from common.parameters.scope import held_scopes
 from common.statistics import TaskStatistics
 
 PREFIX = "personal/"
@@ -104,7 +104,7 @@ def _values_of(synchronizer: ClientModelSynchronizer) -> dict[str, Tensor]:
 
 def _holds(own: Collection[str], scopes: Collection[str], task: str) -> bool:
     """Whether the own model has all that a task's scores depend on: it may have trained other tasks so far."""
-    return all(scope in own for scope in scopes if task_of(scope) in ("", task))
+    return all(scope in own for scope in held_scopes(scopes, [task]))
 
 
 def _received(synchronizer: ClientModelSynchronizer) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from xxhash import xxh3_128_hexdigest
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
+from common.parameters.scope import Scope
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
@@ -122,7 +123,7 @@ class ProximalTerm:
     @property
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
-        return ScopeVersion(f"anchor/{self.scope}", self.version)
+        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
 
 
 DENSE_FLOAT32 = "dense-float32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from common.orders import (
@@ -37,6 +38,18 @@ Pieces = Callable[[int], AsyncIterator[Piece]]
 def fits_inline(answer: Answer) -> bool:
     """Whether an answer may come with a poll."""
     return answer.nbytes <= INLINE_BYTES
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A payload in memory, and the `Pieces` of it. Who is called in the same process may read `data` as it lies."""
+
+    data: memoryview
+
+    async def __call__(self, offset: int) -> AsyncIterator[Piece]:
+        """The bytes from `offset` on."""
+        for start in range(offset, len(self.data), PIECE_BYTES):
+            yield self.data[start : start + PIECE_BYTES]
 
 
 class CoordinatorPort(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
@@ -26,6 +27,28 @@ _SPARE = ".update.bin.spare"
 _DIGEST_BYTES = 16
 
 
+@dataclass(frozen=True)
+class Durability:
+    """What a client's files outlive."""
+
+    flushed: bool
+    """Whether every file is brought to the disk itself (fsync), so that it outlives the machine's power."""
+    copied: bool
+    """Whether the private values before the newest are kept as well, in case those are damaged."""
+    repeatable: bool
+    """Whether an update without private values may be made again from the same seeds, with the same bits, after a kill.
+
+    Such answers are neither written nor kept for handing them in again. Those with private values are
+    written, because these become final only after the coordinator's commit.
+    """
+
+
+DURABLE = Durability(flushed=True, copied=True, repeatable=False)
+"""Of clients that live apart from the coordinator."""
+REPEATABLE = Durability(flushed=False, copied=False, repeatable=True)
+"""Of clients in the coordinator's process, with which they die."""
+
+
 class RunStore:
     """One client's files for one run. Every change is whole or absent, whenever the process dies.
 
@@ -36,8 +59,13 @@ class RunStore:
     Raises (every method): `StateError` where the disk fails, or holds nothing that can be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durability: Durability = DURABLE) -> None:
         self._folder = folder
+        self._durability = durability
+        self.pending: Answer | None = None
+        self.unsettled, self.returning = "", False
+        if durability.repeatable and not folder.is_dir():  # most of such clients never have anything to put there
+            return
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.returning = any(folder.iterdir())
@@ -81,45 +109,48 @@ class RunStore:
     def start_private(self, values: Mapping[str, Tensor]) -> None:
         """Commit the values that the private scopes start from."""
         with disk(self._folder):
+            self._make_folder()
             self._write(_PRIVATE, values, "")
 
     def save(self, answer: Answer, private: Mapping[str, Tensor]) -> None:
         """Keep an answer, and the private values that belong to it, before it is handed in."""
-        head: UpdateHeader | Reply
-        payload: bytes | memoryview = b""
-        match answer:
-            case Update(head, payload):
-                pass
-            case Reply():
-                head = answer
-            case _:
-                assert_never(answer)
-        with disk(self._folder):
-            if private:
-                self._write(_NEXT_PRIVATE, private, answer.order_id)
-            else:
-                (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
-            header = PENDING_ANSWER.encode(head)
-            spare = self._folder / _SPARE
-            descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
-            with os.fdopen(descriptor, "wb") as file:
-                # The header holds the payload's own digest.
-                file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
-                file.write(payload)
-                file.truncate()
-                file.flush()
-                self._flush(file.fileno())
-            spare.rename(self._folder / _PENDING)
-        self.pending = answer
+        if private or not self._durability.repeatable:
+            with disk(self._folder):
+                self._make_folder()
+                if private:
+                    self._write(_NEXT_PRIVATE, private, answer.order_id)
+                else:
+                    (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+                match answer:
+                    case Update(header, payload):
+                        self._write_answer(header, payload)
+                    case Reply():
+                        self._write_answer(answer, b"")
+                    case _:
+                        assert_never(answer)
+        self.pending = None if self._durability.repeatable else answer
         self.unsettled = answer.order_id
+
+    def _write_answer(self, answer: UpdateHeader | Reply, payload: bytes | memoryview) -> None:
+        header = PENDING_ANSWER.encode(answer)
+        spare = self._folder / _SPARE
+        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            # The header holds the payload's own digest.
+            file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
+            file.write(payload)
+            file.truncate()
+            file.flush()
+            self._flush(file.fileno())
+        spare.rename(self._folder / _PENDING)
 
     def settle(self) -> None:
         """The update is durable at the coordinator: its private values become the committed ones."""
         upcoming, newest = self._folder / _NEXT_PRIVATE, self._folder / _PRIVATE
         with disk(self._folder):
             if upcoming.is_file():
-                if newest.is_file():
-                    self._retire(newest)
+                if newest.is_file() and self._durability.copied:
+                    newest.replace(self._folder / _PREVIOUS_PRIVATE)
                 upcoming.replace(newest)
             self._forget()
 
@@ -130,18 +161,14 @@ class RunStore:
             self._forget()
             (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
-    def _retire(self, newest: Path) -> None:
-        """Keep what others are about to replace."""
-        newest.replace(self._folder / _PREVIOUS_PRIVATE)
-
-    def _flush(self, descriptor: int) -> None:
-        """Bring a file to the disk itself, so that it outlives the machine's power."""
-        os.fsync(descriptor)
-
     def close(self) -> None:
         """The run is over: leave nothing behind that nobody needs."""
         with disk(self._folder):
             (self._folder / _SPARE).unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        if self._durability.repeatable:
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def _forget(self) -> None:
         pending = self._folder / _PENDING
@@ -189,3 +216,7 @@ class RunStore:
         temporary = self._folder / f".{name}.partial"
         write_tensors(temporary, values, note, self._flush)
         temporary.rename(self._folder / name)
+
+    def _flush(self, descriptor: int) -> None:
+        if self._durability.flushed:  # else the operating system has the bytes, and outlives this process
+            os.fsync(descriptor)
