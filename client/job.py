@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import assert_never
 
 import torch
 import xxhash
@@ -14,20 +15,18 @@ from torch import Tensor
 from client.model import ClientModelSynchronizer
 from client.packing import pack
 from client.precision import PrecisionChoice
-from client.state.store import PendingUpdate
 from client.training.compact import Examples
 from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
 from client.training.procedures import PROCEDURES, ClientState, Procedure, Work, fine_tuned, frozen, isolated, score_own
 from common.errors import Reason, Refused, WireError
-from common.orders import Order, OrderKind, TaskResult, UpdateHeader
+from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, untrained_scopes
-from common.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class Job:
     """One order of one client, and all that its work depends on beside the model and what the client keeps."""
 
     order: Order
-    client_id: str
     examples: Examples
     trains: str
     """How much of the model this client trains: all, head or top_<n>."""
@@ -50,7 +48,7 @@ class Job:
 class JobResult:
     """A finished order: what to hand in, and what the client keeps once that counts."""
 
-    update: PendingUpdate
+    answer: Answer
     state: ClientState
 
 
@@ -77,10 +75,13 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     job = replace(job, examples=job.examples.of_order(order))
     replica.load_received()
     replica.load_private({scope: state[scope] for scope in replica.private_scopes})
-    if order.encoding not in ENCODINGS:
-        raise WireError(f"order {order.order_id}: this client does not know the encoding '{order.encoding}'")
-    work = _train if order.kind is OrderKind.TRAIN else _evaluate
-    return work(job, replica, state, started)
+    match order.body:
+        case Train():
+            return _train(job, order.body, replica, state, started)
+        case Evaluate():
+            return _evaluate(job, order.body, replica, state, started)
+        case _:
+            assert_never(order.body)
 
 
 def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
@@ -94,24 +95,27 @@ def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> Non
         raise Refused(Reason.SCHEMA_MISMATCH, problem)
 
 
-def _train(job: Job, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
-    order, settings, examples = job.order, job.order.training, job.examples
+def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
+    order, settings, examples = job.order, body.settings, job.examples
+    if body.codec not in ENCODINGS:
+        raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
-    terms = tuple((replica.anchor_values(term), term.mu) for term in order.pulls)
-    work = replace(_work(job, replica, state), ties=terms, isolated=frozenset(order.apart))
+    terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
+    work = replace(_work(job, replica, settings, body.seed, state), ties=terms, isolated=frozenset(body.isolated_tasks))
     procedure = job.procedure or PROCEDURES[settings.procedure.name]
     if settings.procedure.isolated:
         procedure = isolated(procedure)
     with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
         trained = procedure(work, state)
     untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained |= untrained_scopes(replica.schemas, order.tasks, order.apart)
-    scopes, payload = pack(replica, order, untrained)
+    untrained |= untrained_scopes(replica.schemas, order.tasks, body.isolated_tasks)
+    trained_scopes = [wanted for wanted in order.scopes if wanted.scope not in untrained]
+    scopes, payload = pack(replica, trained_scopes, body.codec)
     results = tuple(
         TaskResult(
             n,
-            0 if n in order.apart else len(item.train),
+            0 if n in body.isolated_tasks else len(item.train),
             trained.losses.get(n),
             scores.get(n),
             trained.scores.get(n),
@@ -120,29 +124,25 @@ def _train(job: Job, replica: ClientModelSynchronizer, state: ClientState, start
         for n in [item.task.name]
     )
     digest = xxhash.xxh3_128_hexdigest(payload)
-    header = UpdateHeader(order.order_id, order.encoding, scopes, digest, results, time.monotonic() - started)
-    return _finished(header, payload, state, {**trained.state, **replica.private_values()})
+    header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
+    return _finished(Update(header, payload), results, state, {**trained.state, **replica.private_values()})
 
 
-def _evaluate(job: Job, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
-    order, settings = job.order, job.order.training
-    scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
+def _evaluate(
+    job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
+) -> JobResult:
+    scores = score(replica.model, job.examples.whole, body.batch_size)
     own, fresh = Scores(), dict[str, Tensor]()
-    if settings.procedure.personal:
-        held = _own_model(replica, state)
-        own = score_own(held, replica.model, job.examples, settings.eval_batch_size, state)
-    elif settings.procedure.finetune_epochs:
+    if body.own_model:
+        own = score_own(_own_model(replica, state), replica.model, job.examples, body.batch_size, state)
+    elif body.fine_tuning is not None:
+        settings = body.fine_tuning.settings
+        work = _work(job, replica, settings, body.fine_tuning.seed, state)
         with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-            trained = fine_tuned(_work(job, replica, state), state)
+            trained = fine_tuned(work, state)
         own, fresh = trained.scores, dict(trained.state)
-    results = tuple(
-        TaskResult(n, 0 if n in order.apart else len(item.train), None, scores.get(n), own.get(n))
-        for item in job.examples.whole
-        for n in [item.task.name]
-    )
-    digest = xxhash.xxh3_128_hexdigest(b"")
-    header = UpdateHeader(order.order_id, order.encoding, (), digest, results, time.monotonic() - started)
-    return _finished(header, memoryview(b""), state, fresh)
+    results = tuple(TaskResult(name, 0, None, scores.get(name), own.get(name)) for name in job.examples.tasks)
+    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, fresh)
 
 
 def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:
@@ -150,16 +150,17 @@ def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel
     return OwnModel(replica.schemas, replica.vectors, replica.received, private)
 
 
-def _work(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> Work:
-    order = job.order
+def _work(
+    job: Job, replica: ClientModelSynchronizer, settings: TrainingSettings, seed: int, state: ClientState
+) -> Work:
     names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
     travelling = frozenset[str]().union(*names.values())
     body = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
     return Work(
         replica.model,
         job.examples,
-        order.training,
-        derive_seed(order.seed, order.round, job.client_id, "training"),
+        settings,
+        seed,
         job.progress,
         travelling,
         body,
@@ -175,10 +176,10 @@ def _frozen_names(trains: str, frozen_layers: str, replica: ClientModelSynchroni
     return frozenset(name for name, _ in replica.model.named_parameters() if block_of(name) not in trained)
 
 
-def _finished(header: UpdateHeader, payload: memoryview, before: ClientState, fresh: ClientState) -> JobResult:
-    """An update with what is kept beside it: values of tasks that the order is not about stay as they are."""
-    _require_finite(header.results, fresh)
-    return JobResult(PendingUpdate(header, payload), {**before, **fresh} if fresh else {})
+def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState, fresh: ClientState) -> JobResult:
+    """An answer with what is kept beside it: values of tasks that the order is not about stay as they are."""
+    _require_finite(results, fresh)
+    return JobResult(answer, {**before, **fresh} if fresh else {})
 
 
 def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
