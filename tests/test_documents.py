@@ -1,4 +1,4 @@
-"""Everything that the README tells a reader to type or to write works, at a reduced size."""
+"""Everything that README and the pages for users tell a reader to type or to write works, at a reduced size."""
 
 import multiprocessing
 import os
@@ -29,7 +29,10 @@ from common.errors import EXIT_CODES
 from tests.federations import write_model
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+USE = ROOT / "docs" / "use"
+READ_IN_ORDER = ("data", "tasks", "experiments", "operations", "privacy", "report", "configuration")
+PAGES = (ROOT / "README.md", *(USE / f"{name}.md" for name in READ_IN_ORDER))
+"""What a user reads, in an order in which no page needs a later one."""
 TASKS = ("sst2", "qqp", "stsb")
 PATIENCE = 240
 PRELOADED = [
@@ -46,6 +49,7 @@ PRELOADED = [
 
 @dataclass(frozen=True)
 class Block:
+    page: str
     section: str
     language: str
     text: str
@@ -56,12 +60,15 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    found, section = [], ""
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
-        if match[1]:
-            section = match[1]
-        else:
-            found.append(Block(section, match[2], match[3]))
+    found = []
+    for page in PAGES:
+        section = ""
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if match[1]:
+                section = match[1]
+            else:
+                found.append(Block(page.stem, section, match[2], match[3]))
     return found
 
 
@@ -76,10 +83,13 @@ def value_of(words: list[str], flag: str) -> str | None:
 # ---- tables, YAML and links ----
 
 
-def table(section: str) -> list[list[str]]:
-    """The body of a section's only table."""
-    text = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
-    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+def table(page: str, section: str = "") -> list[list[str]]:
+    """The body of the first table of a page for users, or of one of its sections."""
+    text = (USE / f"{page}.md").read_text(encoding="utf-8")
+    if section:
+        text = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+    lines = re.search(r"(?:^\|[^\n]*\n)+", text, re.MULTILINE)[0].splitlines()
+    rows = [re.split(r" (?<!\\)\| ", line.strip("|")) for line in lines]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
@@ -97,7 +107,7 @@ def keys_of(section: type[Section], prefix: str = "") -> dict[str, object]:
 
 def test_the_configuration_table_has_every_key_with_its_default():
     shown = {}
-    for names, cell in (row[:2] for row in table("Configuration")):
+    for names, cell in (row[:2] for row in table("configuration")):
         default, problems = parse(cell.strip("`"))
         assert not problems
         shown |= dict.fromkeys(re.findall(r"`(.*?)`", names), default)
@@ -111,21 +121,22 @@ def test_the_shipped_configuration_has_every_key_with_its_default():
 
 
 def test_the_table_of_options_is_that_of_the_parsers():
-    for mode, options in table("Command line"):
+    for mode, options in table("operations", "Command line"):
         parser = modes.parser_of(mode.strip("`"))
         real = {name for action in parser._actions for name in action.option_strings}
         assert set(re.findall(r"--\w+", options)) == real - {"-h", "--help", "--mode", "--log_format"}, mode
-    assert {row[0].strip("`") for row in table("Command line")} == {*modes.MODES}
+    assert {row[0].strip("`") for row in table("operations", "Command line")} == {*modes.MODES}
 
 
 def test_the_exit_codes_and_the_plans_are_all_there():
-    codes = re.search(r"^Exit codes: (.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1]
+    text = (USE / "operations.md").read_text(encoding="utf-8")
+    codes = re.search(r"^Exit codes: (.*?)\n\n", text, re.MULTILINE | re.DOTALL)[1]
     assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", codes)} == {*EXIT_CODES}
-    assert {row[0].strip("`") for row in table("What is shared with whom")} == {*PLANS, "groups", "rules"}
+    assert {row[0].strip("`") for row in table("tasks", "What is shared with whom")} == {*PLANS, "groups", "rules"}
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "yaml"], ids=lambda b: b.section)
-def test_a_yaml_block_of_the_readme_is_a_configuration(block, tmp_path):
+def test_a_yaml_block_of_a_page_is_a_configuration(block, tmp_path):
     (tmp_path / "config.yaml").write_text(block.text, encoding="utf-8")
     load_config(tmp_path / "config.yaml")
 
@@ -144,10 +155,42 @@ def test_a_yaml_file_of_the_project_is_valid(path):
         load_config(ROOT / path)
 
 
-def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+def documents() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind `#`, as GitHub makes it of headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            to = page.parent / target if target else page
+            assert to.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(to), f"{page.name}: {target}#{anchor}"
+
+
+NAMED = r"`((?:common|server|client|simulation|cli|fedmtl|tests|benchmarks|protos|docker)/[\w/]*[\w.]*)`"
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_exist(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    named = {*re.findall(NAMED, text)}
+    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()}
+    assert missing == set()
+
+
+def test_the_readme_is_short_and_leads_to_every_page_for_users():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 12 * 1024
+    assert {*USE.glob("*.md")} == {*PAGES[1:]}
+    assert all(f"(docs/use/{page.name})" in text for page in PAGES[1:])
 
 
 # ---- commands ----
@@ -197,7 +240,7 @@ def run_in_fork(words: list[str], folder: str, log: str) -> None:
 
 
 class Process:
-    """One command of the README under way: a fork of a process that has loaded everything, which saves seconds."""
+    """One command of a page under way: a fork of a process that has loaded everything, which saves seconds."""
 
     def __init__(self, words: list[str], folder: Path, log: Path) -> None:
         self.words, self.log = words, log
@@ -225,7 +268,7 @@ class Process:
 
 
 class Reader:
-    """Somebody who follows the README from top to bottom, in a folder of their own."""
+    """Somebody who follows the pages from top to bottom, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -262,7 +305,7 @@ class Reader:
                 done = subprocess.run(["sh", "-c", line], cwd=self.folder, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}: {done.stderr}"
             case _:
-                pytest.fail(f"README: '{shlex.join(words)}' is of a form that no test knows")
+                pytest.fail(f"'{shlex.join(words)}' is of a form that no test knows")
 
     def _federate(self, server: list[str], clients: list[list[str]]) -> None:
         port = free_port()
@@ -304,7 +347,7 @@ class Reader:
         return Process(words, self.folder, self.folder / f"{self._logs}.log")
 
     def _sizes(self, words: list[str], tasks: Sequence[str] = TASKS) -> list[str]:
-        """Overrides that make a run small; `tasks` are all that it has, unless its configuration is the README's."""
+        """Overrides that make a run small; `tasks` are all that it has, unless its configuration is a page's."""
         rows = "{train_samples: 8, val_samples: 4}"
         shipped = value_of(words, "--config") in (None, DEFAULT_CONFIG)
         sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
@@ -322,7 +365,7 @@ def free_port() -> int:
 
 
 def write_data(folder: Path) -> None:
-    """The files of which the README speaks."""
+    """The files of which the pages speak."""
     rows = {
         "sst2": [("sentence", "label"), ("a fine film", "positive"), ("a dull film", "0")],
         "topics": [("headline", "topic"), ("a cup final", "sport"), ("a new planet", "science")],
@@ -338,7 +381,7 @@ def write_data(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
+def test_every_command_of_the_pages_works(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     reader = Reader(tmp_path)
@@ -346,16 +389,18 @@ def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
         named = re.match(r"# (\S+\.yaml)\n", block.text)
         if block.language == "yaml" and named:
             (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
-    sections: dict[str, list[list[str]]] = {}
+    sections: dict[tuple[str, str], list[list[str]]] = {}
     for block in blocks():
-        assert block.language in ("sh", "text", "yaml", "mermaid"), f"{block.section}: a block without a known language"
+        assert block.language in ("sh", "text", "yaml", "mermaid"), (
+            f"{block.page}, {block.section}: a block without a known language"
+        )
         if block.language == "sh":
-            sections.setdefault(block.section, []).extend(block.commands())
+            sections.setdefault((block.page, block.section), []).extend(block.commands())
     assert sections
-    for section, commands in sections.items():
+    for (page, section), commands in sections.items():
         if any(words[0] == "openssl" for words in commands) and shutil.which("openssl") is None:
             continue
-        reader.do(section, commands)
+        reader.do(f"{page} {section}", commands)
 
 
 def test_a_command_of_an_unknown_form_is_an_error(tmp_path):
