@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
+from common.parameters.scope import Scope
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
@@ -125,7 +126,7 @@ class ScopePull:
     @property
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
-        return ScopeVersion(f"anchor/{self.scope}", self.version)
+        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
 
 
 DENSE_FLOAT32 = "dense-float32"

@@ -157,12 +157,16 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.training": ("client.data",),
     "client.limits": (),
     "client.model": (),
-    "client.keeping": ("client.worker",),
+    "client.packing": ("client.model",),
     "client.precision": ("client.state", "client.training"),
     "client.personal": ("client.training", "client.model", "client.precision"),
-    "client.worker": ("client.limits", "client.personal", "client.state"),
+    "client.job": ("client.packing", "client.personal"),
+    "client.local_client": ("client.limits", "client.precision"),
+    "client.executor": ("client.job", "client.local_client"),
+    "client.keeping": ("client.job",),
     "client.pulse": ("client.training",),
-    "client.agent": ("client.keeping", "client.worker", "client.pulse"),
+    "client.participation": ("client.executor", "client.keeping", "client.pulse"),
+    "client.agent": ("client.participation",),
     "client.connection": ("client.transport",),
     "client.status": ("client.connection",),
     "client.app": ("client.agent", "client.connection"),
@@ -232,7 +236,7 @@ def test_inheritance_is_at_most_two_deep() -> None:
 
 # Where an exception of any kind is caught, how often, and why that is right there.
 CATCHES_EVERYTHING = {
-    "client/agent.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
+    "client/participation.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
     "server/engine/writer.py": (1, "after a failed effect only a restart is safe; raised again"),
     "server/service/handlers.py": (1, "the log gets the defect, the caller hears that there was one"),
     "common/errors.py": (1, "what libraries raise on foreign files and servers becomes one line of ours"),
@@ -255,3 +259,24 @@ def test_exceptions_of_any_kind_are_caught_in_listed_places_only() -> None:
         for node in nodes:
             raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
             assert raises or name == "server/service/handlers.py", name
+
+
+_SCOPE_NAME = re.compile(r"(shared|task|private|group|member|anchor|dual)/[^\s/]*")
+_TAKES_APART = {"startswith", "removeprefix", "split", "rsplit", "partition", "rpartition", "replace", "count"}
+
+
+def test_names_of_scopes_are_put_together_and_taken_apart_in_one_file() -> None:
+    found = {
+        (name, ast.unparse(node))
+        for name, tree in sources().items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Constant) and isinstance(node.value, str) and _SCOPE_NAME.match(node.value + " "))
+        or (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _TAKES_APART
+            and re.fullmatch(r"(.*[._])?(scope|template)", ast.unparse(node.func.value))
+        )
+    }
+    kept = "client/personal.py"  # its own prefix of a file's keys, which goes with the own model's special place there
+    assert {where for where, _ in found} - {kept} == {"common/parameters/scope.py"}, found

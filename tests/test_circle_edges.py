@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from client.disclosure import what_leaves
-from client.worker import Worker
+from client.local_client import LocalClient
 from common.config import Config
 from common.errors import ConfigError
 from common.orders import DENSE_FLOAT32
-from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import ByTemplate
 from server.aggregation.combining import Combiner
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
 from server.relations.linear import mean
 from server.runs.saved import SavedRun, load_run
-from simulation.crowd import run_crowd
 from simulation.population import VirtualClient
+from simulation.virtual_clients import run_virtual_clients
 from tests import federations
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate, make_model, small_config
@@ -41,8 +41,8 @@ SLOT = "member/{holder}"
 def saved(config: Config, values: Mapping[str, float]) -> SavedRun:
     """A run whose scopes hold one number each; a scope of a slot has that slot's size."""
     model = make_model(config)
-    sizes = BySlot({scope: schema.size for scope, schema in model.schemas.items()})
-    vectors = BySlot({scope: np.zeros(size, np.float32) for scope, size in sizes.items()})
+    sizes = ByTemplate({scope: schema.size for scope, schema in model.schemas.items()})
+    vectors = ByTemplate({scope: np.zeros(size, np.float32) for scope, size in sizes.items()})
     vectors.update({scope: np.full(sizes[scope], value, np.float32) for scope, value in values.items()})
     return SavedRun(config, model, 1, vectors)
 
@@ -129,13 +129,13 @@ def test_a_client_that_trains_its_head_alone_is_in_no_groups_mean(
 ) -> None:
     """a and b hold a0; b trains its head alone, so the group's new values are those that a alone would make."""
     config = configured("groups", "training.num_rounds=1")
-    make = federations.make_worker
+    make = federations.make_client
 
-    def weak(config: Config, client: str, tasks: tuple[str, ...], partition: str) -> Worker:
+    def weak(config: Config, client: str, tasks: tuple[str, ...], partition: str) -> LocalClient:
         own = config.client.model_copy(update={"trains": "head" if client == "b" else "all"})
         return make(config.model_copy(update={"client": own}), client, tasks, partition)
 
-    monkeypatch.setattr(federations, "make_worker", weak)
+    monkeypatch.setattr(federations, "make_client", weak)
     mixed = asyncio.run(federate(config, tmp_path / "mixed", GROUPED))
     two = config.model_copy(update={"federation": config.federation.model_copy(update={"min_clients": 2})})
     alone = asyncio.run(federate(two, tmp_path / "alone", (GROUPED[0], GROUPED[2])))
@@ -162,7 +162,7 @@ def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> No
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
     method = Method(optimizer=momentum(0.5), relation=mean(0.1))
     combiner = Combiner(method)
-    vectors: BySlot[Vector] = BySlot({SLOT: np.zeros(4, np.float32)})
+    vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
     vectors.update(combiner.combine(vectors, folded(combiner, a=1.0), {}, version=1))
     assert {scope: float(v[0]) for scope, v in vectors.items()} == {SLOT: 1.0, "member/a": 1.0, "anchor/member/a": 1.0}
     again = Combiner(method, {name: moment.copy() for name, moment in combiner.moments.items()})
@@ -202,7 +202,7 @@ def test_clients_that_take_turns_at_a_bench_keep_their_own_copies_and_anchors(na
         VirtualClient(client, {task: tuple(int(n) for n in part.split("/")) for task in tasks})  # type: ignore[misc]
         for client, tasks, part in clients
     ]
-    coordinator, _ = asyncio.run(run_crowd(config, make_model(config), crowd, tmp_path / "crowd"))
+    coordinator, _ = asyncio.run(run_virtual_clients(config, make_model(config), crowd, tmp_path / "crowd"))
     assert digest_of(coordinator) == digest_of(apart)
 
 

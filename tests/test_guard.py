@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
-from common.parameters.circles import idle_scopes
+from common.parameters.scope import untrained_scopes
 from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from server.core.effects import Commit, Guarded, Notice
@@ -30,7 +30,7 @@ from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import CLIENTS, array_config, digest_of, federate, make_model, make_worker, small_config
+from tests.federations import CLIENTS, array_config, digest_of, federate, make_client, make_model, small_config
 
 GUARD = Guard(0.01, 2)
 
@@ -199,9 +199,9 @@ def test_a_run_that_is_prolonged_reports_its_last_choice():
 
 
 def test_an_order_without_names_is_about_all_tasks():
-    assert idle_scopes(["shared", "task/a"], (), ()) == frozenset()
-    assert idle_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
-    assert idle_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
+    assert untrained_scopes(["shared", "task/a"], (), ()) == frozenset()
+    assert untrained_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
+    assert untrained_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
 
 
 # ---- federations ----
@@ -253,7 +253,7 @@ def test_a_task_that_fell_leaves_no_trace_in_what_the_others_train(tmp_path):
 async def _play(config, coordinator, folder):
     from client.agent import Agent
 
-    agents = [Agent(coordinator, make_worker(config, *client), folder / client[0]) for client in PAIR]
+    agents = [Agent(coordinator, make_client(config, *client), folder / client[0]) for client in PAIR]
     await run_together(coordinator, agents)
 
 
