@@ -313,7 +313,7 @@ class Worker:
         payload = self._room(sum(synchronizer.schemas[wanted.scope].nbytes for wanted in trained))
         for wanted in trained:
             schema = synchronizer.schemas[wanted.scope]
-            part = payload[at : at + schema.nbytes].view(np.float32)
+            part = payload[at : at + schema.nbytes].view(schema.dtype.value)
             synchronizer.write_delta(wanted.scope, torch.from_numpy(part))
             scopes.append(ScopePayload(wanted.scope, wanted.version, schema.digest, schema.nbytes))
             at += schema.nbytes
