@@ -29,12 +29,12 @@ from client.training.loop import TaskSet, train
 from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
-from common.metrics import measure, merge, summarise
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
+from common.statistics import merge
 from common.targets import OWN_UNITS, TargetUnits, coarse, pooled, sums_of
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 from server.runs.assembly import in_memory
 from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
@@ -99,7 +99,7 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
         scores = {}
         for task in parts:
             found = [r.validation for r in results if r.task == task and r.validation is not None]
-            scores[task] = summarise(definitions[task], merge(found))
+            scores[task] = definitions[task].summarise(merge(found))
         history.append(scores)
     return model, history
 
@@ -116,12 +116,12 @@ def score(model: MTLServerModel, config: Config, task: TaskDefinition, parts: li
     reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
     encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
     units = units_of(task, parts)
-    return summarise(task, evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
+    return task.summarise(evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
 
 
 def units_of(task: TaskDefinition, parts: list[TaskData]) -> TargetUnits:
     """The units that a federation of these clients gives a task's head."""
-    if task.type is not TaskType.REGRESSION:
+    if not task.type.has_units:
         return OWN_UNITS
     return coarse(*pooled([(len(part.train), sums_of(scores_of(part.train))) for part in parts]))
 
@@ -143,12 +143,12 @@ def majority(task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """Always the most frequent class, or the mean score, of the training rows."""
     labels = [row.label for part in parts for row in texts(part.train)]
     targets = np.array([row.label for part in parts for row in texts(part.validation)], dtype=np.float64)
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_units:
         outputs = np.full((len(targets), 1), float(np.mean(np.array(labels, dtype=np.float64))))
     else:
         outputs = np.zeros((len(targets), task.outputs))
         outputs[:, int(Counter(map(str, labels)).most_common(1)[0][0])] = 1.0
-    return summarise(task, measure(task, outputs, targets, 0.0)) | {"loss": None}
+    return task.summarise(task.type.measure(task, outputs, targets, 0.0)) | {"loss": None}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

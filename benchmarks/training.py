@@ -34,7 +34,6 @@ from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step,
 from common.config import Config, load_config
 from common.config.schema import ModelSection
 from common.models.batch import TextBatch
-from common.models.heads import task_loss
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from common.models.sources import EncoderSource
@@ -232,7 +231,7 @@ def plain_losses(config: Config, rows: TaskSet) -> list[float]:
     for ((item, chosen),) in epoch_steps([rows], settings.batch_size, 0, 0):
         batch = collate(item.train, chosen)
         assert batch.labels is not None
-        loss = task_loss(item.task, model(item.task.name, batch), batch.labels)
+        loss = item.task.type.loss(model(item.task.name, batch), batch.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm, foreach=False)

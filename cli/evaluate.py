@@ -9,7 +9,7 @@ from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, valu
 from cli.output import say
 from common.config import load_config
 from common.errors import DataError
-from common.tasks import Header
+from common.inputs.header import Header
 
 if TYPE_CHECKING:  # it brings torch
     from client.data.rows import TaskData
@@ -28,7 +28,6 @@ def run(options: argparse.Namespace) -> None:
     from client.app import choose_device, load_data, local_definitions
     from client.data.encoding import encode
     from client.training.evaluation import evaluate
-    from common.metrics import summarise
     from common.models.packed_tokenizer import unpack_tokenizer
     from server.runs.saved import load_run
 
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         _require_header(task.name, run.headers.get(task.name), rows)
         encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
         found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
-        scores = summarise(task, found)
+        scores = task.summarise(found)
         text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
 

@@ -13,7 +13,6 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
 from common.parameters.circles import MEMBER
 from common.parameters.plan import is_private, member_scopes
-from common.tasks import TaskType
 
 
 def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
@@ -48,7 +47,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         lines.append(
             f"    a member's scope is a copy of {whose} alone: the coordinator sees it, not only a mean of many"
         )
-    scored = [task.name for task in definitions if task.type is TaskType.REGRESSION]
+    scored = [task.name for task in definitions if task.type.has_units]
     if scored:
         lines += [
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",

@@ -52,7 +52,7 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.seeds import derive_seed
 from common.targets import OWN_UNITS, sums_of
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 
 log = logging.getLogger("fedmtl.client")
 
@@ -100,9 +100,7 @@ class Worker:
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
         self.validation = {task.name: len(data[task.name].validation) for task in tasks}
-        self.targets = {
-            task.name: sums_of(scores_of(data[task.name].train)) for task in tasks if task.type is TaskType.REGRESSION
-        }
+        self.targets = {task.name: sums_of(scores_of(data[task.name].train)) for task in tasks if task.type.has_units}
         headers = {task.name: data[task.name].header for task in tasks}
         self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
         self._data = data

@@ -7,10 +7,11 @@ from enum import StrEnum
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
+from common.inputs.header import Header
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 
 
 @dataclass(frozen=True)

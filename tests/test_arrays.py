@@ -17,20 +17,19 @@ from client.disclosure import what_leaves
 from client.training.evaluation import evaluate
 from common.config import load_config, notes
 from common.errors import ConfigError, DataError, ModelError
-from common.metrics import summarise
 from common.models.encoder import build_encoder
 from common.models.mlp import describe_mlp
 from common.models.multitask import draws_in_training
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run
 from tests.federations import array_config, digest_of, federate, make_model
 
-MINE = TaskDefinition("mine3", TaskType.CLASSIFICATION, ("clutter", "mine"), False, ("auc_mean",))
-SCORE = TaskDefinition("school3", TaskType.REGRESSION, (), False, ("rmse",))
-TAGS = TaskDefinition("tags", TaskType.MULTILABEL, ("a", "b"), False, ("f1_micro",))
-SIGN = TaskDefinition("sign", TaskType.CLASSIFICATION, ("-1", "1"), False, ("accuracy",))
+MINE = TaskDefinition("mine3", TASK_KINDS["classification"], ("clutter", "mine"), False, ("auc_mean",))
+SCORE = TaskDefinition("school3", TASK_KINDS["regression"], (), False, ("rmse",))
+TAGS = TaskDefinition("tags", TASK_KINDS["multilabel"], ("a", "b"), False, ("f1_micro",))
+SIGN = TaskDefinition("sign", TASK_KINDS["classification"], ("-1", "1"), False, ("accuracy",))
 
 X = np.arange(24, dtype=np.float64).reshape(12, 2)
 Y = np.arange(12) % 2
@@ -235,7 +234,7 @@ def test_a_federation_learns_and_is_the_same_over_every_transport(tmp_path):
     for name, made in (("before", make_model(config)), ("after", model)):
         data = load_data(config, config.definitions())["a0"]
         task = config.definitions()[0]
-        scored[name] = summarise(task, evaluate(made.model, task, data.validation, 64))["auc_mean"]
+        scored[name] = task.summarise(evaluate(made.model, task, data.validation, 64))["auc_mean"]
     assert scored["after"] > max(0.75, scored["before"])
 
 

@@ -13,11 +13,12 @@ from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
 from client.data.summary import summary
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, Header, TaskDefinition, TaskType
+from common.inputs.header import Header
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, STSB, QNLI = KNOWN_TASKS["sst2"], KNOWN_TASKS["stsb"], KNOWN_TASKS["qnli"]
-HIDDEN = TaskDefinition("lm", TaskType.MASKED_LM, (), False, ("perplexity",))
-PRICE = TaskDefinition("price", TaskType.REGRESSION, (), False, ("rmse",))
+HIDDEN = TaskDefinition("lm", TASK_KINDS["masked_lm"], (), False, ("perplexity",))
+PRICE = TaskDefinition("price", TASK_KINDS["regression"], (), False, ("rmse",))
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -249,7 +250,7 @@ def test_a_summary_tells_columns_and_balance(tmp_path: Path) -> None:
         "  training scores: from 3 to 5, mean 4, deviation 1",
         "  validation scores: from 4 to 4, mean 4, deviation 0",
     ]
-    tags = TaskDefinition("tags", TaskType.MULTILABEL, ("a", "b", "c"), False, ("f1_micro",))
+    tags = TaskDefinition("tags", TASK_KINDS["multilabel"], ("a", "b", "c"), False, ("f1_micro",))
     save(tmp_path, "tags/train.tsv", "text\tlabel", "x\ta|b", "y\ta", "z\t[]")
     save(tmp_path, "tags/dev.tsv", "text\tlabel", "x\tc")
     assert summary(tags, load(DataRequest(tags, "files", tmp_path)))[2:] == [

@@ -16,12 +16,12 @@ from client.data.example import Example
 from client.data.rows import TaskData, pick
 from client.data.sources import DataRequest, load, shard
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, QQP, STSB = KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"], KNOWN_TASKS["stsb"]
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "politics", "art"), False, ("f1_micro",))
-SUBJ = TaskDefinition("subj", TaskType.CLASSIFICATION, ("subjective", "objective"), False, ("accuracy",))
-TREC = TaskDefinition("trec", TaskType.CLASSIFICATION, tuple("ABCDEF"), False, ("accuracy",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "politics", "art"), False, ("f1_micro",))
+SUBJ = TaskDefinition("subj", TASK_KINDS["classification"], ("subjective", "objective"), False, ("accuracy",))
+TREC = TaskDefinition("trec", TASK_KINDS["classification"], tuple("ABCDEF"), False, ("accuracy",))
 
 GOOD = "sentence\tlabel\ngood\t1\n"
 

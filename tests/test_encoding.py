@@ -12,10 +12,10 @@ from client.data import encoding
 from client.data.encoding import collate, encode
 from client.data.example import Example
 from common.errors import DataError, ModelError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, QQP, STSB = KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"], KNOWN_TASKS["stsb"]
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "politics", "art"), False, ("f1_micro",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "politics", "art"), False, ("f1_micro",))
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "good", "bad", "film", "##s", "very")
 UNK, CLS, SEP, PAD, GOOD, BAD, FILM, S, VERY = range(len(WORDS))
 

@@ -22,7 +22,7 @@ from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.targets import TargetUnits
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 
@@ -37,7 +37,7 @@ DISTILBERT = {
     "n_layers": 1,
     "n_heads": 2,
 }
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "art", "law"), False, ("f1_micro",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "art", "law"), False, ("f1_micro",))
 TASKS = (*(KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")), TOPICS)
 HUGGING_FACE_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 SCRIPT_FILES = sorted([*HUGGING_FACE_FILES, "head.json", "head.safetensors", "predict.py"])

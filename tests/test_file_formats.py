@@ -13,10 +13,10 @@ from client.data.files import read_split
 from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2 = KNOWN_TASKS["sst2"]
-MINE = TaskDefinition("mine", TaskType.CLASSIFICATION, ("clutter", "mine"), False, ("accuracy",))
+MINE = TaskDefinition("mine", TASK_KINDS["classification"], ("clutter", "mine"), False, ("accuracy",))
 GOOD = "sentence\tlabel\ngood\t1\nbad\t0\n"
 LINES = '{"sentence": "good", "label": 1}\n{"sentence": "bad", "label": 0}\n'
 

@@ -19,16 +19,15 @@ from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, epoch_steps, train
 from common.config import load_config
 from common.errors import ConfigError, ModelError
-from common.metrics import fits, summarise
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from tests.federations import digest_of, federate, make_model, small_config
 from tests.training_cases import CONFIGS, SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model
 
-LM = TaskDefinition("lm", TaskType.MASKED_LM, (), False, ("masked_accuracy", "perplexity"))
+LM = TaskDefinition("lm", TASK_KINDS["masked_lm"], (), False, ("masked_accuracy", "perplexity"))
 WORDS = Vocabulary(300, 4, (0, 2, 3, 4))
 
 
@@ -100,8 +99,8 @@ def test_scores_are_sums_over_hidden_words() -> None:
     found = evaluate(model, LM, rows, 3)
     sevens = int((rows.texts.ids[rows.masks.chosen] == 7).sum())
     assert (found.examples, found.right) == (rows.masks.chosen.sum(), sevens)
-    assert fits(LM, found) and evaluate(model, LM, rows, 20).loss_sum == pytest.approx(found.loss_sum)
-    scores = summarise(LM, evaluate(lm_model(), LM, rows, 8))
+    assert LM.fits(found) and evaluate(model, LM, rows, 20).loss_sum == pytest.approx(found.loss_sum)
+    scores = LM.summarise(evaluate(lm_model(), LM, rows, 8))
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"] or 0)) and 200 < scores["perplexity"] < 450
 
 

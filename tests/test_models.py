@@ -11,15 +11,15 @@ from torch.nn import functional
 
 from common.errors import ModelError
 from common.models.batch import TextBatch
-from common.models.encoder import build_encoder, load_config, longest_input, mean_vectors
-from common.models.heads import Head, SiameseHead, task_loss
-from common.models.multitask import MultiTaskModel, _stack, initialise
+from common.models.encoder import _stack, build_encoder, load_config, longest_input, mean_vectors
+from common.models.heads import LinearHead, SiameseHead
+from common.models.multitask import MultiTaskModel, initialise
 from common.models.pretrained import (
     KNOWN_ARCHITECTURES,
 )
 from common.orders import ModelArchitecture
 from common.parameters.flat import shapes_of
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 120})
@@ -59,7 +59,7 @@ def test_cross_heads_have_258_258_and_129_parameters() -> None:
 def test_siamese_heads_are_for_pairs_only() -> None:
     model = MultiTaskModel(architecture(), TASKS)
     assert {task: type(head) for task, head in model.heads.items()} == {
-        "sst2": Head,
+        "sst2": LinearHead,
         "qqp": SiameseHead,
         "stsb": SiameseHead,
     }
@@ -75,7 +75,7 @@ def test_tied_parameters_are_named_once() -> None:
 
 
 def test_siamese_features_past_the_first_two_do_not_depend_on_the_order_of_texts() -> None:
-    head = SiameseHead(KNOWN_TASKS["mnli"], 16, 0.0)
+    head = SiameseHead(3, 16, 0.0)
     u, v = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(head(u, v), head(v, u))
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_siamese_features_past_the_first_two_do_not_depend_on_the_order_of_texts
 
 def test_siamese_head_by_hand() -> None:
     # u = (1, 0), v = (1, 1): features 1 0 1 1 0 1 1 0 and cosine 1 / sqrt(2).
-    head = SiameseHead(KNOWN_TASKS["stsb"], 2, 0.0)
+    head = SiameseHead(1, 2, 0.0, 2.5)
     with torch.no_grad():
         head.linear.weight.copy_(torch.arange(1.0, 10.0).unsqueeze(0))
         head.linear.bias.fill_(0.5)
@@ -112,7 +112,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_a_pair_task_needs_a_pair() -> None:
-    with pytest.raises(ValueError, match="stsb reads pairs"):
+    with pytest.raises(ValueError, match="reads pairs of texts"):
         MultiTaskModel(architecture(), TASKS)("stsb", batch(2, 4))
 
 
@@ -166,15 +166,15 @@ def test_a_task_cannot_be_named_like_a_method() -> None:
 
 def test_losses_by_hand() -> None:
     outputs = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    many = TaskDefinition("m", TaskType.MULTILABEL, ("a", "b"), False, ("f1_micro",))
-    rows = task_loss(many, outputs, torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "none")
+    many = TaskDefinition("m", TASK_KINDS["multilabel"], ("a", "b"), False, ("f1_micro",))
+    rows = many.type.loss(outputs, torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "none")
     log2, log_e2 = 0.693147, 0.126928  # log 2 and log(1 + exp(-2))
     assert rows.tolist() == pytest.approx([log2, (log_e2 + log2) / 2], abs=1e-5)
-    loss = task_loss(KNOWN_TASKS["sst2"], outputs, torch.tensor([0, 0]))
+    loss = KNOWN_TASKS["sst2"].type.loss(outputs, torch.tensor([0, 0]))
     assert loss.item() == pytest.approx((log2 + log_e2) / 2, abs=1e-5)
-    score = task_loss(KNOWN_TASKS["stsb"], torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.0]), "sum")
+    score = KNOWN_TASKS["stsb"].type.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.0]), "sum")
     assert score.item() == 4.0
-    assert task_loss(many, outputs, torch.ones(2, 2)).item() == pytest.approx(
+    assert many.type.loss(outputs, torch.ones(2, 2)).item() == pytest.approx(
         functional.binary_cross_entropy_with_logits(outputs, torch.ones(2, 2)).item()
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
-from client.data.features import FeatureRows, Labels
+from client.data.features import FeatureRows
 from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
-from client.data.labels import CellError, label_parser, quoted
 from client.data.rows import TaskData
 from common.errors import DataError, foreign_errors
+from common.inputs.header import Header
 from common.seeds import derive_seed
-from common.tasks import Header, TaskDefinition, TaskType
+from common.tasks import TaskDefinition
+from common.tasks.definition import Label, Labels
+from common.tasks.labels import CellError, quoted
 
 ALL = "all.npz"
 ARRAYS = ".npz"
@@ -262,22 +264,23 @@ def _labels(read: Numbers, task: TaskDefinition) -> Labels:
     """Labels as `FeatureRows` holds them; each different value of an array is read once."""
     y = read.labels
     if isinstance(y, np.ndarray):
-        if task.type is TaskType.MULTILABEL and y.ndim == 2:
-            if y.shape[1] != len(task.labels) or not np.isin(y, (0, 1)).all():
-                columns = f"one column for each of {len(task.labels)} labels"
-                raise DataError(f"{read.origin}, task {task.name}: y must be zeros and ones, {columns}")
-            return y.astype(np.float32)
+        try:
+            found = task.type.read_matrix(task, y) if y.ndim == 2 else None
+        except CellError as problem:
+            raise DataError(f"{read.origin}, task {task.name}: {problem}") from None
+        if found is not None:
+            return found
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         if y.ndim != 1:
             raise DataError(f"{read.origin}, task {task.name}: y has shape {y.shape}, not (rows,)")
         values, first, places = np.unique(y, return_index=True, return_inverse=True)
-        return _as_array(_parsed(read, task, values.tolist(), first.tolist()), task)[places]
-    return _as_array(_parsed(read, task, y, range(len(y))), task)
+        return task.type.targets(task, _parsed(read, task, values.tolist(), first.tolist()))[places]
+    return task.type.targets(task, _parsed(read, task, y, range(len(y))))
 
 
-def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[object]:
-    parse: Callable[[object], object] = label_parser(task)
+def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[Label]:
+    parse = task.type.label_parser(task)
     parsed = []
     for cell, row in zip(cells, rows, strict=True):
         try:
@@ -286,14 +289,3 @@ def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: 
             where = f"{read.place(row + 1)}, column {read.columns.label!r}"
             raise DataError(f"{where}, task {task.name}: {problem}") from None
     return parsed
-
-
-def _as_array(parsed: list[object], task: TaskDefinition) -> Labels:
-    if task.type is TaskType.CLASSIFICATION:
-        return np.array(parsed, dtype=np.int64)
-    if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float64)
-    table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
-    for row, chosen in enumerate(parsed):
-        table[row, np.asarray(chosen, dtype=np.int64)] = 1.0
-    return table

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from client.data.example import Example
-from client.data.features import FeatureRows, Labels
+from client.data.features import FeatureRows
 from client.data.masking import Masks, Vocabulary, draw_masks
 from common.errors import DataError, ModelError
 from common.models.batch import Batch, TextBatch
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
+from common.tasks.definition import Labels
 
 if TYPE_CHECKING:  # it takes seconds to import, and rows of numbers need none of it
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +122,7 @@ def encode(
         return examples
     if tokenizer.pad_token_id is None:
         raise ModelError("the tokenizer has no padding token; choose one that has")
-    if task.type is TaskType.MASKED_LM:
+    if not task.type.reads_labels:
         return _masked(examples, task, tokenizer, max_length)
     texts = [example.text for example in examples]
     pairs = [example.text_pair or "" for example in examples] if task.pair else None
@@ -130,7 +131,7 @@ def encode(
         second = _tokenise(pairs, None, task.name, tokenizer, max_length)
         pairs = None
     first = _tokenise(texts, pairs, task.name, tokenizer, max_length)
-    return EncodedSet(first, second, _labels(examples, task), int(tokenizer.pad_token_id))
+    return EncodedSet(first, second, task.type.targets(task, [e.label for e in examples]), int(tokenizer.pad_token_id))
 
 
 def collate(encoded: TrainingRows, rows: NDArray[np.integer]) -> Batch:
@@ -203,17 +204,6 @@ def scores_of(rows: Sequence[Example] | FeatureRows) -> NDArray[np.float64]:
     """The scores of a regression's rows, (rows,)."""
     labels = rows.labels if isinstance(rows, FeatureRows) else [row.label for row in rows]
     return np.asarray(labels, dtype=np.float64)
-
-
-def _labels(examples: Sequence[Example], task: TaskDefinition) -> Labels:
-    if task.type is TaskType.CLASSIFICATION:
-        return np.array([example.label for example in examples], dtype=np.int64)
-    if task.type is TaskType.REGRESSION:
-        return scores_of(examples)
-    labels = np.zeros((len(examples), len(task.labels)), dtype=np.float32)
-    for row, example in enumerate(examples):
-        labels[row, np.asarray(example.label, dtype=np.int64)] = 1.0
-    return labels
 
 
 def _pad(

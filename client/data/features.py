@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.models.batch import FeatureBatch
-
-Labels = NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]
+from common.tasks.definition import Labels
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.features import FeatureRows, standardised
-from client.data.rows import Rows, TaskData, pick
+from client.data.rows import Rows, TaskData, labels_of, pick
 from client.data.sources import BUILTIN_TRAIN_SAMPLES, BUILTIN_VAL_SAMPLES, DataRequest, load
 from common.errors import DataError
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
 
 Deal = list[NDArray[np.int64]]
 """Places of the rows of every part."""
-
-SCORE_CLASSES = 10
-"""A regression's rows fall into so many classes of equal size, by their scores."""
 
 
 def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[TaskData]:
@@ -68,7 +64,7 @@ def _deal_split(rows: Rows, request: DataRequest, split: str, parts: int, alpha:
         )
     if alpha is None:
         return [np.arange(part, len(rows), parts) for part in range(parts)]
-    return by_label(_classes(rows, request.task), parts, alpha, request.seed, request.task.name, split)
+    return by_label(request.task.type.classes(labels_of(rows)), parts, alpha, request.seed, request.task.name, split)
 
 
 def by_label(classes: NDArray[np.int64], parts: int, alpha: float, seed: int, task: str, split: str) -> Deal:
@@ -91,12 +87,3 @@ def by_label(classes: NDArray[np.int64], parts: int, alpha: float, seed: int, ta
         if not part:
             part.append(max(dealt, key=len).pop())
     return [np.array(sorted(part), dtype=np.int64) for part in dealt]
-
-
-def _classes(rows: Rows, task: TaskDefinition) -> NDArray[np.int64]:
-    labels = rows.labels if isinstance(rows, FeatureRows) else np.array([row.label for row in rows])
-    if task.type is TaskType.REGRESSION:
-        ranks = np.empty(len(labels), dtype=np.int64)
-        ranks[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-        return ranks * SCORE_CLASSES // len(labels)
-    return labels.astype(np.int64)

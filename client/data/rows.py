@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.features import FeatureRows
-from common.tasks import Header
+from common.inputs.header import Header
 
 Rows = list[Example] | FeatureRows
 
@@ -47,3 +48,8 @@ class TaskData:
 def pick(rows: Rows, places: NDArray[np.int64]) -> Rows:
     """The rows at these places, in this order."""
     return rows.take(places) if isinstance(rows, FeatureRows) else [rows[place] for place in places]
+
+
+def labels_of(rows: Rows) -> NDArray[Any]:
+    """The labels as an array; of texts with several labels each, of tuples."""
+    return rows.labels if isinstance(rows, FeatureRows) else np.array([row.label for row in rows])

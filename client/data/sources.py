@@ -21,8 +21,9 @@ from client.data.hub import read_glue
 from client.data.rows import TaskData, pick
 from client.data.synthetic import generate_rows
 from common.errors import DataError
+from common.inputs.header import Header
 from common.seeds import derive_seed
-from common.tasks import Header, TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 
 Source = Literal["builtin", "files", "glue"]
 Split = Literal["train", "validation"]
@@ -103,7 +104,7 @@ def _builtin(request: DataRequest) -> TaskData:
     number, parts = request.partition
 
     def rows(split: Split, samples: int) -> list[Example]:
-        name = "sst2" if request.task.type is TaskType.MASKED_LM else request.task.name  # its texts, without labels
+        name = request.task.type.builtin_data(request.task.name)
         return generate(name, split, samples * parts, request.seed)[number - 1 :: parts]
 
     train = rows("train", request.train_samples or BUILTIN_TRAIN_SAMPLES)

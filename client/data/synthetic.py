@@ -13,7 +13,7 @@ import numpy as np
 
 from client.data.features import FeatureRows
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 
 DIRECTIONS = 8
 NOISE = 0.25
@@ -32,8 +32,4 @@ def generate_rows(
     drawn = rng.standard_normal((count, features + task.outputs))
     rows, noise = drawn[:, :features].astype(np.float32), drawn[:, features:]
     scores = np.tanh(2.0 * rows @ directions) @ weights * 2.0 + NOISE * noise
-    if task.type is TaskType.CLASSIFICATION:
-        return FeatureRows(rows, scores.argmax(axis=1).astype(np.int64))
-    if task.type is TaskType.REGRESSION:
-        return FeatureRows(rows, scores[:, 0])
-    return FeatureRows(rows, (scores > 0).astype(np.float32))
+    return FeatureRows(rows, task.type.drawn(scores))

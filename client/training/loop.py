@@ -17,7 +17,6 @@ from client.data.encoding import MaskedSet, TrainingRows, collate
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
-from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
@@ -162,7 +161,7 @@ def _forward(model: MultiTaskModel, parts: Sequence[Part]) -> list[Tensor]:
     for item, rows in parts:
         batch = collate(item.train, rows).to(device)
         assert batch.labels is not None
-        losses.append(task_loss(item.task, model(item.task.name, batch), batch.labels, units=item.units))
+        losses.append(item.task.type.loss(model(item.task.name, batch), batch.labels, units=item.units))
     return losses
 
 

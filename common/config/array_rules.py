@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.config.schema import Config, ModelSection
-from common.tasks import KNOWN_TASKS, TaskType
+from common.tasks import KNOWN_TASKS
 
 _REMEDY = "only texts have this; leave the key out, or name a text encoder as model.server_model"
 _TEXT_KEYS = ("tokenizer", "encoding", "max_length")
@@ -76,9 +76,9 @@ def tasks(config: Config) -> list[str]:
         if columns.features is not None and len(columns.features) != config.model.mlp.features
     ]
     found += [
-        f"tasks.{name}.type: masked_lm hides words, an mlp reads numbers; leave the task out"
+        f"tasks.{name}.type: a {kind} reads {kind.only_input}, an mlp reads numbers; leave the task out"
         for name, section in config.tasks.items()
-        if section.type is TaskType.MASKED_LM
+        if (kind := section.kind_of(name)) is not None and kind.only_input not in (None, "numbers")
     ]
     return found
 

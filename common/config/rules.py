@@ -9,7 +9,7 @@ from common.config import array_rules, circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.parameters.plan import ScopeRule
-from common.tasks import KNOWN_TASKS, TaskType
+from common.tasks import KNOWN_TASKS
 
 Role = Literal["server", "client", "simulate", "any"]
 
@@ -56,9 +56,7 @@ def simulation_problems(config: Config) -> list[str]:
         found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
     if section.partition == "dirichlet":
         many = [
-            d.name
-            for name, s in config.tasks.items()
-            if not s.problems(name) and (d := s.definition(name)).type == "multilabel"
+            name for name, s in config.tasks.items() if (kind := s.kind_of(name)) is not None and not kind.one_label
         ]
         found += [
             f"simulation.partition: dirichlet needs one label per row, task {name} has many; write iid" for name in many
@@ -106,9 +104,10 @@ def _tasks_have_data(config: Config) -> list[str]:
     return [
         f"data.source: {config.data.source} has no data for task '{name}'; {remedy}"
         + (", or write data.source: glue" if builtin and name in KNOWN_TASKS else "")
-        for name in config.tasks
-        if name not in (BUILTIN_TASKS if builtin else KNOWN_TASKS)
-        and not (builtin and config.tasks[name].type is TaskType.MASKED_LM)
+        for name, section in config.tasks.items()
+        for kind in [section.kind_of(name)]
+        if (name if kind is None or not builtin else kind.builtin_data(name))
+        not in (BUILTIN_TASKS if builtin else KNOWN_TASKS)
     ]
 
 

@@ -30,11 +30,12 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
+from common.inputs.header import Header
 from common.orders import TrainingSettings
 from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
 

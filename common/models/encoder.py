@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from common.errors import ModelError, foreign_errors
 from common.models.batch import Batch, FeatureBatch, TextBatch
@@ -16,6 +18,11 @@ if TYPE_CHECKING:  # it takes seconds to import, and an mlp needs none of it
     from transformers import PretrainedConfig, PreTrainedModel
 
 Encoder: TypeAlias = "PreTrainedModel | MLPEncoder"
+
+# One call of the encoder for both texts of a pair saves 5 to 15 % in small batches; in large ones (tokens, padding
+# included) two calls use the processor's caches better.
+LARGEST_STACK = 4096
+MOST_PADDING = 1.1
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
@@ -104,6 +111,38 @@ def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
     hidden = _encode(encoder, batch)[0].float()
     mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def mean_vectors_of_pair(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The vectors of both texts, (rows, hidden) each, in whichever number of encoder calls is faster."""
+    assert not isinstance(encoder, MLPEncoder)
+    if isinstance(batch, FeatureBatch) or batch.pair is None:
+        raise ValueError("a siamese head reads pairs of texts, but the batch has no second texts")
+    first, second = batch, batch.pair
+    rows, separate = len(first.input_ids), first.input_ids.numel() + second.input_ids.numel()
+    together = 2 * rows * max(first.input_ids.shape[1], second.input_ids.shape[1])
+    if together > min(MOST_PADDING * separate, LARGEST_STACK):
+        return mean_vectors(encoder, first), mean_vectors(encoder, second)
+    both = mean_vectors(encoder, _stack(first, second, encoder.config.pad_token_id or 0))
+    return both[:rows], both[rows:]
+
+
+def _stack(first: TextBatch, second: TextBatch, padding_id: int) -> TextBatch:
+    """Both batches as one of twice the rows."""
+    length = max(first.input_ids.shape[1], second.input_ids.shape[1])
+
+    def joined(name: str, value: int) -> Tensor:
+        parts = [getattr(first, name), getattr(second, name)]
+        return torch.cat([functional.pad(part, (0, length - part.shape[1]), value=value) for part in parts])
+
+    return TextBatch(joined("input_ids", padding_id), joined("attention_mask", 0))
+
+
+def hidden_words(encoder: Encoder, batch: Batch) -> Tensor:
+    """The vectors of the tokens at a masked batch's positions, (words, hidden)."""
+    if isinstance(batch, FeatureBatch) or batch.positions is None:
+        raise ValueError("a masked task reads batches that say which words are hidden")
+    return token_vectors(encoder, batch).flatten(0, 1).index_select(0, batch.positions)
 
 
 def _encode(encoder: PreTrainedModel, batch: TextBatch) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
+from common.inputs.header import Header
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -17,7 +18,7 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES
 from common.statistics import COUNTS, MOMENTS, TaskStatistics
-from common.tasks import METRICS, Header, TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
@@ -41,7 +42,7 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
     """Value to message."""
     return pb.TaskDefinition(
         name=value.name,
-        type=value.type.value,
+        type=value.type.name,
         labels=value.labels,
         pair=value.pair,
         metrics=value.metrics,
@@ -52,14 +53,13 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
 
 def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
     """Message to value."""
-    kind = checks.member(TaskType, message.type, "type")
+    kind = TASK_KINDS[checks.choice(TASK_KINDS, message.type, "type")]
     labels = checks.items(message.labels, "labels", limits.MAX_LABELS)
     if kind.has_labels != bool(labels):
         raise WireError(f"labels: {len(labels)} do not fit a {kind}")
     metrics = checks.items(message.metrics, "metrics", limits.MAX_METRICS, least=1)
     for metric in metrics:
-        if metric not in METRICS[kind]:
-            raise WireError(f"metrics: {metric[:80]!r} is not one of {', '.join(METRICS[kind])}")
+        checks.choice(kind.metrics, metric, "metrics")
     return TaskDefinition(
         checks.task_name(message.name, "name"),
         kind,

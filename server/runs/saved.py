@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
+from common.inputs.header import Header
 from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
 from common.parameters.plan import is_private
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks import Header
 from server.core.units import units_in
 from server.runs.model import MTLServerModel
 from server.runs.recovery import fall_back, require_files
