@@ -21,9 +21,8 @@ import torch
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.encoding import encode, scores_of
-from client.data.example import Example
-from client.data.rows import Rows, TaskData
+from client.data.examples import Examples, TaskData, prepare
+from client.data.texts import TextExamples
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from client.worker import Worker
@@ -104,17 +103,16 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
     return model, history
 
 
-def texts(rows: Rows) -> list[Example]:
-    """Rows of text, which is all that this benchmark is about."""
-    assert isinstance(rows, list)
-    return rows
+def texts(examples: Examples) -> TextExamples:
+    """Texts, which is all that this benchmark is about."""
+    assert isinstance(examples, TextExamples)
+    return examples
 
 
 def score(model: MTLServerModel, config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """The model's metrics on all validation rows together."""
-    rows = [row for part in parts for row in texts(part.validation)]
-    reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
-    encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
+    rows = TextExamples(row for part in parts for row in texts(part.validation))
+    encoded = prepare(rows, task, model.architecture, unpack_tokenizer(model.tokenizer_bytes))
     units = units_of(task, parts)
     return task.summarise(evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
 
@@ -123,15 +121,21 @@ def units_of(task: TaskDefinition, parts: list[TaskData]) -> TargetUnits:
     """The units that a federation of these clients gives a task's head."""
     if not task.type.has_units:
         return OWN_UNITS
-    return coarse(*pooled([(len(part.train), sums_of(scores_of(part.train))) for part in parts]))
+    return coarse(
+        *pooled(
+            [
+                (len(part.train), sums_of(task.type.targets(task, part.train.labels).astype(np.float64)))
+                for part in parts
+            ]
+        )
+    )
 
 
 def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """One model, one task, all its rows in one place, as many epochs as the federation does in all."""
     model = create(config)
-    reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
-    rows = [row for part in parts for row in texts(part.train)]
-    encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
+    rows = TextExamples(row for part in parts for row in texts(part.train))
+    encoded = prepare(rows, task, model.architecture, unpack_tokenizer(model.tokenizer_bytes))
     section = config.training
     settings = section.model_copy(update={"local_epochs": section.num_rounds * section.local_epochs}).settings()
     seed = derive_seed(config.run.seed, "central", task.name)

@@ -8,7 +8,6 @@ from client.app import local_definitions
 from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
-from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
 from common.parameters.circles import MEMBER
@@ -24,13 +23,13 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     """
     definitions = local_definitions(config, tasks)
     section = config.model
-    source = find_encoder(section, "random")
+    source = section.inputs.find_encoder(section, "random")
     architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
     circles = config.circles()
     if problem := circles.problem(schemas, tasks):
         raise ConfigError(f"--tasks: {problem}")
-    held, text = member_scopes(schemas, tasks), section.reads_text
+    held, inputs = member_scopes(schemas, tasks), section.inputs
     trains, blocks = config.client.trains, blocks_of(schemas)
     if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
@@ -58,10 +57,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
-        *([] if text else ["    number of features, and the names of their columns in order where they have names"]),
+        *(f"    {line}" for line in inputs.joins_with),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
-        f"  {'texts, tokens' if text else 'features'}, labels, predictions of single rows, file names and paths",
+        f"  {inputs.stays}, labels, predictions of single rows, file names and paths",
     ]
     for scope in held:
         if is_private(scope):
@@ -70,7 +69,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             )
     lines.append(
         "Changes of parameters tell something about the rows that made them"
-        + (": the embedding rows that changed are exactly the word pieces of this client's training texts" * text)
+        + inputs.update_shows
         + ". Nothing is clipped, noised or masked yet."
     )
     return lines

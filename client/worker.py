@@ -16,8 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.data.encoding import Reader, TrainingRows, encode, scores_of
-from client.data.rows import Rows, TaskData
+from client.data.examples import Examples, Prepared, TaskData, Tokenizer, prepare
 from client.limits import Limits
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
@@ -100,9 +99,13 @@ class Worker:
         self.tasks = tuple(tasks)
         self.examples = {task.name: len(data[task.name].train) for task in tasks}
         self.validation = {task.name: len(data[task.name].validation) for task in tasks}
-        self.targets = {task.name: sums_of(scores_of(data[task.name].train)) for task in tasks if task.type.has_units}
-        headers = {task.name: data[task.name].header for task in tasks}
-        self.headers = tuple((name, header) for name, header in sorted(headers.items()) if header is not None)
+        self.targets = {
+            task.name: sums_of(task.type.targets(task, data[task.name].train.labels).astype(np.float64))
+            for task in tasks
+            if task.type.has_units
+        }
+        names = sorted(task.name for task in tasks)
+        self.headers = tuple((name, header) for name in names for header in data[name].headers)
         self._data = data
         self._device = device
         self._procedure = procedure
@@ -132,23 +135,20 @@ class Worker:
         self.synchronizer = ClientModelSynchronizer(
             welcome, names, self._device, wanted.layers, wanted.limits.judge_parameters
         )
-        self._sets = self._encoded(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
+        self._sets = self._prepared(welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         self._choose_computing(welcome.session.run_id)
         return self.synchronizer
 
-    def _encoded(self, welcome: Welcome, reader: Reader | None) -> tuple[TaskSet, ...]:
-        """The rows of every task, ready for batching."""
-        architecture = welcome.architecture
+    def _prepared(self, welcome: Welcome, tokenizer: Tokenizer | None) -> tuple[TaskSet, ...]:
+        """The examples of every task, ready for batching."""
         definitions = {task.name: task for task in welcome.tasks}
 
-        def encoded(name: str, rows: Rows) -> TrainingRows:
-            return encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
+        def prepared(name: str, examples: Examples) -> Prepared:
+            return prepare(examples, definitions[name], welcome.architecture, tokenizer)
 
         return tuple(
-            TaskSet(
-                definitions[name], encoded(name, self._data[name].train), encoded(name, self._data[name].validation)
-            )
-            for name in (task.name for task in self.tasks)
+            TaskSet(definitions[name], prepared(name, data.train), prepared(name, data.validation))
+            for name, data in ((task.name, self._data[task.name]) for task in self.tasks)
         )
 
     def _choose_parts(self, frozen: str = "") -> None:

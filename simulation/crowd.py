@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.state.store import PendingUpdate, RunStore
 from client.training.procedures import Procedure
 from client.worker import Computing

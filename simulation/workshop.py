@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.encoding import Reader
+from client.data.examples import Tokenizer
 from client.model import ClientModelSynchronizer
 from client.state.disk import disk
 from client.state.store import PendingUpdate, RunStore
@@ -64,10 +64,10 @@ class Workshop:
         self.benches: list[Bench] = []
         self._free: list[Bench] | None = None
         self._places = asyncio.Semaphore(benches)
-        self._reader: Reader | None = None
+        self._reader: Tokenizer | None = None
         self._building = threading.Lock()
 
-    def open(self, welcome: Welcome, tokenizer: bytes) -> tuple[Bench, Reader | None]:
+    def open(self, welcome: Welcome, tokenizer: bytes) -> tuple[Bench, Tokenizer | None]:
         """The first bench, and what reads texts; called by every client, from any thread.
 
         Raises:
@@ -116,7 +116,7 @@ class VirtualWorker(Worker):
     def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
         """See `Worker`; the model is only looked at."""
         bench, reader = self._workshop.open(welcome, tokenizer)
-        self._rows = self._encoded(welcome, reader)
+        self._rows = self._prepared(welcome, reader)
         self._data = {}
         self._run_id = welcome.session.run_id
         self._scopes = tuple(scope for scope, _ in welcome.schema_digests)

@@ -14,7 +14,7 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.training.loop import Progress
 from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Outcome, Worker

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.state.store import RunStore
 from client.training.procedures import Losses, Procedure, Work
 from client.worker import Worker

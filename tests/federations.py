@@ -15,7 +15,6 @@ from client.transport.grpc_port import GrpcCoordinator
 from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
-from common.models.sources import find_encoder
 from common.ports import CoordinatorPort, single
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
@@ -94,7 +93,7 @@ def array_config(*overrides: str, tasks: Sequence[str] = ("a0", "b1")) -> Config
 
 def make_model(config: Config) -> MTLServerModel:
     section = config.model
-    source = find_encoder(section)
+    source = section.inputs.find_encoder(section)
     return MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )

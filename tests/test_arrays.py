@@ -10,16 +10,18 @@ import torch
 
 from client.app import load_data, local_definitions
 from client.data.arrays import read_rows
-from client.data.encoding import collate, encode
-from client.data.features import FeatureRows, standardised
+from client.data.examples import prepare
+from client.data.features import NumberExamples
 from client.data.synthetic import generate_rows
+from client.data.texts import TextExamples
 from client.disclosure import what_leaves
 from client.training.evaluation import evaluate
 from common.config import load_config, notes
 from common.errors import ConfigError, DataError, ModelError
-from common.models.encoder import build_encoder
+from common.inputs import INPUT_KINDS
 from common.models.mlp import describe_mlp
 from common.models.multitask import draws_in_training
+from common.orders import ModelArchitecture
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from server.runs.model import MTLServerModel
@@ -43,10 +45,10 @@ def save(path: Path, **arrays: object) -> Path:
 
 def rows(
     folder: Path, task: TaskDefinition = MINE, features: int = 2, seed: int = 1
-) -> tuple[FeatureRows, FeatureRows]:
+) -> tuple[NumberExamples, NumberExamples]:
     data = read_rows(folder, task, features, seed)
-    assert isinstance(data.train, FeatureRows)
-    assert isinstance(data.validation, FeatureRows)
+    assert isinstance(data.train, NumberExamples)
+    assert isinstance(data.validation, NumberExamples)
     return data.train, data.validation
 
 
@@ -162,10 +164,10 @@ def test_generated_rows_are_an_endless_split():
 
 def test_standardised_rows_have_mean_zero_and_deviation_one():
     train, validation = (
-        FeatureRows(np.c_[X, np.ones(12)].astype(np.float32), Y),
-        FeatureRows(np.ones((1, 3), "f4"), Y[:1]),
+        NumberExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
+        NumberExamples(np.ones((1, 3), "f4"), Y[:1]),
     )
-    scaled, scored = standardised(train, validation)
+    scaled, scored = train.standardised(validation)
     assert np.allclose(scaled.features.mean(axis=0), 0, atol=1e-6)
     assert np.allclose(scaled.features.std(axis=0), [1, 1, 0], atol=1e-6)
     assert scored.features[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])
@@ -184,20 +186,21 @@ def test_partitions_are_disjoint_and_whole(tmp_path):
 
 
 def test_a_batch_is_the_rows_themselves():
-    data = FeatureRows(X.astype(np.float32), Y)
-    assert encode(data, MINE, None, "siamese", 128) is data
-    batch = collate(data, np.array([3, 1]))
+    data = NumberExamples(X.astype(np.float32), Y)
+    architecture = ModelArchitecture(describe_mlp(2, [3], 0.0), "siamese", 128, "", 0)
+    assert prepare(data, MINE, architecture, None) is data
+    batch = data.batch(np.array([3, 1]))
     assert batch.features.tolist() == X[[3, 1]].tolist()
     assert batch.labels.tolist() == Y[[3, 1]].tolist()
     with pytest.raises(DataError, match="reads numbers, and here are texts"):
-        encode([], MINE, None, "siamese", 128)
+        prepare(TextExamples(), MINE, architecture, None)
 
 
 # ---- the encoder ----
 
 
 def test_the_perceptron_is_layers_and_relu():
-    encoder = build_encoder(describe_mlp(2, [3], 0.0))
+    encoder = INPUT_KINDS["numbers"].build_encoder(describe_mlp(2, [3], 0.0))
     x = torch.tensor([[1.0, 2.0]])
     layer = encoder.layers[0]
     assert torch.equal(encoder(x), torch.relu(x @ layer.weight.T + layer.bias))
@@ -209,7 +212,7 @@ def test_the_perceptron_is_layers_and_relu():
 def test_impossible_sizes_are_a_model_error(values):
     sizes = json.loads(describe_mlp(2, [3], 0.0)) | values
     with pytest.raises(ModelError, match="mlp"):
-        build_encoder(json.dumps(sizes))
+        INPUT_KINDS["numbers"].build_encoder(json.dumps(sizes))
 
 
 def test_the_server_model_needs_no_tokenizer():

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from common.errors import ModelError
-from common.models.batch import TextBatch
+from common.inputs import EncoderSource
+from common.inputs.texts import TextBatch
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
-from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.targets import TargetUnits

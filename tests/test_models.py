@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from common.errors import ModelError
-from common.models.batch import TextBatch
-from common.models.encoder import _stack, build_encoder, load_config, longest_input, mean_vectors
+from common.inputs.texts import TextBatch
+from common.models.encoder import build_encoder, load_config, longest_input
 from common.models.heads import LinearHead, SiameseHead
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.pretrained import (
@@ -97,8 +97,8 @@ def test_siamese_head_by_hand() -> None:
 def test_one_call_for_both_texts_equals_two(lengths: tuple[int, int]) -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     first, second = batch(3, lengths[0]), batch(3, lengths[1], seed=1)
-    both = mean_vectors(model.encoder, _stack(first, second, 0))
-    torch.testing.assert_close(both[:3], mean_vectors(model.encoder, first))
+    both = first.stacked(second, 0).mean_vectors(model.encoder)
+    torch.testing.assert_close(both[:3], first.mean_vectors(model.encoder))
     expected = model.heads["stsb"](both[:3], both[3:])
     torch.testing.assert_close(model("stsb", replace(first, pair=second)), expected)
 
@@ -107,7 +107,7 @@ def test_padding_changes_nothing() -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     short = TextBatch(*(torch.tensor([row]) for row in ([7, 8, 9], [1, 1, 1])))
     long = TextBatch(*(torch.tensor([row]) for row in ([7, 8, 9, 0, 0], [1, 1, 1, 0, 0])))
-    torch.testing.assert_close(mean_vectors(model.encoder, short), mean_vectors(model.encoder, long))
+    torch.testing.assert_close(short.mean_vectors(model.encoder), long.mean_vectors(model.encoder))
     torch.testing.assert_close(model("sst2", short), model("sst2", long))
 
 
@@ -148,7 +148,7 @@ def test_a_siamese_regression_starts_with_the_cosine_around_the_mean() -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     initialise(model, 1)
     first, second = batch(4, 6), batch(4, 6, seed=1)
-    u, v = mean_vectors(model.encoder, first), mean_vectors(model.encoder, second)
+    u, v = first.mean_vectors(model.encoder), second.mean_vectors(model.encoder)
     expected = 2.5 * functional.cosine_similarity(u, v) - 1.25
     torch.testing.assert_close(model("stsb", replace(first, pair=second))[:, 0], expected)
 

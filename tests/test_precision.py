@@ -39,7 +39,7 @@ def test_only_products_are_bfloat16() -> None:
 def test_weights_are_rounded_anew_in_every_step(encoding: str) -> None:
     model = make_model(encoding=encoding).eval()
     model.precision = torch.bfloat16
-    batch = loop.collate(make_sets(0, encoding)[1].train, torch.arange(3).numpy())
+    batch = make_sets(0, encoding)[1].train.batch(torch.arange(3).numpy())
     before = model("qqp", batch)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from common.errors import ModelError
+from common.inputs import EncoderSource
 from common.models.encoder import build_encoder
 from common.models.packed_tokenizer import tokenizer_digest, unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
-from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS

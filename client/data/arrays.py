@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
-from client.data.features import FeatureRows
+from client.data.examples import TaskData
+from client.data.features import NumberExamples
 from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
-from client.data.rows import TaskData
 from common.errors import DataError, foreign_errors
 from common.inputs.header import Header
 from common.seeds import derive_seed
@@ -105,10 +105,11 @@ def read_rows(
 _OTHERS = ", ".join(SUFFIXES)
 
 
-def _data(read: Numbers, train: FeatureRows, validation: FeatureRows, origin: str) -> TaskData:
+def _data(read: Numbers, train: NumberExamples, validation: NumberExamples, origin: str) -> TaskData:
     named = read.columns.features
     header = Header.of(named) if named else Header(train.features.shape[1])
-    return TaskData(train, validation, origin, read.columns, header, read.table.notes if read.table is not None else ())
+    notes = read.table.notes if read.table is not None else ()
+    return TaskData(train, validation, origin, read.columns, (header,), notes)
 
 
 def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> Numbers:
@@ -234,7 +235,7 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
     return mine
 
 
-def _checked(read: Numbers, task: TaskDefinition, features: int) -> FeatureRows:
+def _checked(read: Numbers, task: TaskDefinition, features: int) -> NumberExamples:
     x = read.features
     if not len(x):
         raise DataError(f"{read.origin} has no rows; give at least one")
@@ -249,7 +250,7 @@ def _checked(read: Numbers, task: TaskDefinition, features: int) -> FeatureRows:
             f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row, number]} is not a finite float32; "
             "mend or remove the row"
         )
-    return FeatureRows(flat, _labels(read, task))
+    return NumberExamples(flat, _labels(read, task))
 
 
 def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataError:
@@ -261,7 +262,7 @@ def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataEr
 
 
 def _labels(read: Numbers, task: TaskDefinition) -> Labels:
-    """Labels as `FeatureRows` holds them; each different value of an array is read once."""
+    """Labels as `NumberExamples` holds them; each different value of an array is read once."""
     y = read.labels
     if isinstance(y, np.ndarray):
         try:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.features import FeatureRows, standardised
-from client.data.rows import Rows, TaskData, labels_of, pick
-from client.data.sources import BUILTIN_TRAIN_SAMPLES, BUILTIN_VAL_SAMPLES, DataRequest, load
+from client.data.examples import Examples, TaskData
+from client.data.request import DataRequest
+from client.data.sources import load
 from common.errors import DataError
 from common.seeds import derive_seed
 
@@ -33,8 +33,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     """
     train_samples, val_samples = request.train_samples, request.val_samples
     if request.source == "builtin":
-        train_samples = train_samples or BUILTIN_TRAIN_SAMPLES
-        val_samples = BUILTIN_VAL_SAMPLES if val_samples is None else val_samples
+        train_samples, val_samples = request.builtin_samples
         wanted = replace(request, train_samples=train_samples * parts, val_samples=val_samples * parts)
     else:
         wanted = replace(request, train_samples=None, val_samples=0 if val_samples == 0 else None)
@@ -46,15 +45,15 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     uneven = alpha is not None and request.source == "builtin"
     dealt = []
     for part in range(parts):
-        mine = pick(whole.train, train[part][: None if uneven else train_samples])
-        scored = pick(whole.validation, validation[part][: None if uneven and val_samples else val_samples])
-        if request.standardise and isinstance(mine, FeatureRows) and isinstance(scored, FeatureRows):
-            mine, scored = standardised(mine, scored)
+        mine = whole.train.take(train[part][: None if uneven else train_samples])
+        scored = whole.validation.take(validation[part][: None if uneven and val_samples else val_samples])
+        if request.standardise:
+            mine, scored = mine.standardised(scored)
         dealt.append(replace(whole, train=mine, validation=scored))
     return dealt
 
 
-def _deal_split(rows: Rows, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
+def _deal_split(rows: Examples, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
     if not len(rows):
         return [np.empty(0, dtype=np.int64)] * parts
     if len(rows) < parts:
@@ -64,7 +63,9 @@ def _deal_split(rows: Rows, request: DataRequest, split: str, parts: int, alpha:
         )
     if alpha is None:
         return [np.arange(part, len(rows), parts) for part in range(parts)]
-    return by_label(request.task.type.classes(labels_of(rows)), parts, alpha, request.seed, request.task.name, split)
+    return by_label(
+        request.task.type.classes(np.asarray(rows.labels)), parts, alpha, request.seed, request.task.name, split
+    )
 
 
 def by_label(classes: NDArray[np.int64], parts: int, alpha: float, seed: int, task: str, split: str) -> Deal:

@@ -1,13 +1,14 @@
-"""Rows in a few lines for the person whose they are: how many, which column is what, and how labels are balanced."""
+"""Examples in a few lines for the person whose they are: how many, which column is what, how labels are balanced."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from client.data.features import FeatureRows
-from client.data.rows import Rows, TaskData
+from client.data.examples import TaskData
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
 
@@ -17,16 +18,14 @@ def summary(task: TaskDefinition, data: TaskData) -> list[str]:
     lines = [f"{task.name}: {len(data.train)} training, {len(data.validation)} validation rows, {data.origin}"]
     if data.described:
         lines.append(f"  columns: {data.described}")
-    for split, rows in (("training", data.train), ("validation", data.validation)):
-        if len(rows) and (balance := task.type.balance(task, _labels(rows))) is not None:
+    for split, examples in (("training", data.train), ("validation", data.validation)):
+        if len(examples) and (balance := task.type.balance(task, _plain(examples.labels))) is not None:
             lines.append(f"  {split} {balance}")
     return lines + [f"  note: {note}" for note in data.notes]
 
 
-def _labels(rows: Rows) -> Sequence[Label]:
-    if not isinstance(rows, FeatureRows):
-        return [row.label for row in rows]
-    if rows.labels.ndim == 2:
-        return [tuple(np.flatnonzero(row).tolist()) for row in rows.labels]
-    labels: list[int | float] = rows.labels.tolist()
-    return labels
+def _plain(labels: Sequence[Label] | NDArray[Any]) -> Sequence[Label]:
+    """Labels as a cell was read: rows of zeros and ones as the places of the ones."""
+    if np.ndim(labels[0]) == 1 and not isinstance(labels[0], tuple):
+        return [tuple(np.flatnonzero(row).tolist()) for row in labels]
+    return labels.tolist() if isinstance(labels, np.ndarray) else labels

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from client.data.features import FeatureRows
+from client.data.features import NumberExamples
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -21,7 +21,7 @@ NOISE = 0.25
 
 def generate_rows(
     task: TaskDefinition, features: int, split: Literal["train", "validation"], count: int, seed: int
-) -> FeatureRows:
+) -> NumberExamples:
     """The first `count` rows of an endless split, which depends on task, features, split and seed alone."""
     common = np.random.Generator(np.random.PCG64(derive_seed(seed, features, "directions")))
     directions = common.standard_normal((features, DIRECTIONS)) / np.sqrt(features)
@@ -32,4 +32,4 @@ def generate_rows(
     drawn = rng.standard_normal((count, features + task.outputs))
     rows, noise = drawn[:, :features].astype(np.float32), drawn[:, features:]
     scores = np.tanh(2.0 * rows @ directions) @ weights * 2.0 + NOISE * noise
-    return FeatureRows(rows, task.type.drawn(scores))
+    return NumberExamples(rows, task.type.drawn(scores))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from client.data.batching import length_batches
-from client.data.encoding import TrainingRows, collate
+from client.data.examples import Prepared
 from common.models.multitask import MultiTaskModel
 from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetUnits
@@ -19,7 +19,7 @@ from common.tasks import TaskDefinition
 def evaluate(
     model: MultiTaskModel,
     task: TaskDefinition,
-    rows: TrainingRows,
+    rows: Prepared,
     batch_size: int,
     units: TargetUnits = OWN_UNITS,
 ) -> TaskStatistics:
@@ -35,7 +35,7 @@ def evaluate(
 
     def answers() -> Iterator[tuple[Tensor, Tensor]]:
         for indices in batches:
-            batch = collate(rows, indices).to(device)
+            batch = rows.batch(indices).to(device)
             assert batch.labels is not None
             yield model(task.name, batch), batch.labels
 

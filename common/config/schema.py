@@ -30,7 +30,7 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
-from common.inputs.header import Header
+from common.inputs import Header, InputKind, input_of
 from common.orders import TrainingSettings
 from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
@@ -80,9 +80,9 @@ class ModelSection(Section):
     mlp: MLPSection = MLPSection.model_construct()
 
     @property
-    def reads_text(self) -> bool:
-        """Whether rows are texts; else they are numbers, and there is no tokenizer."""
-        return self.server_model != "mlp"
+    def inputs(self) -> InputKind:
+        """What examples are made of."""
+        return input_of(self.server_model)
 
 
 class TrainingSection(Section):
@@ -327,12 +327,8 @@ class Config(Section):
         return tuple(section.definition(name) for name, section in self.tasks.items())
 
     def headers(self) -> dict[str, Header]:
-        """What the numbers in each task's rows are, by task; nothing where rows are texts."""
-        count = self.model.mlp.features
-        if self.model.reads_text or count is None:
-            return {}
-        named = {name: section.columns.features if section.columns else None for name, section in self.tasks.items()}
-        return {name: Header.of(features) if features else Header(count) for name, features in named.items()}
+        """What the numbers in each task's examples are, by task, as far as that is said here."""
+        return self.model.inputs.headers(self)
 
     def sharing_plan(self) -> SharingPlan:
         """The rules that `sharing` stands for; layers are written out when it meets a model."""

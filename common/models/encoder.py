@@ -1,28 +1,15 @@
-"""The shared encoder, built from its configuration alone, and the vectors read off it."""
+"""Text encoders, built from their configurations alone."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeAlias
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
 from common.errors import ModelError, foreign_errors
-from common.models.batch import Batch, FeatureBatch, TextBatch
 from common.models.description import clean_config
-from common.models.mlp import MLPEncoder, read_mlp
 
-if TYPE_CHECKING:  # it takes seconds to import, and an mlp needs none of it
+if TYPE_CHECKING:  # it takes seconds to import, and checking a description needs none of it
     from transformers import PretrainedConfig, PreTrainedModel
-
-Encoder: TypeAlias = "PreTrainedModel | MLPEncoder"
-
-# One call of the encoder for both texts of a pair saves 5 to 15 % in small batches; in large ones (tokens, padding
-# included) two calls use the processor's caches better.
-LARGEST_STACK = 4096
-MOST_PADDING = 1.1
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
@@ -43,7 +30,7 @@ def load_config(config_json: str) -> PretrainedConfig:
     return config
 
 
-def build_encoder(config_json: str) -> Encoder:
+def build_encoder(config_json: str) -> PreTrainedModel:
     """An encoder with random float32 weights from torch's global generator, with a pooler if its kind has one.
 
     Never reads a file or the network.
@@ -51,9 +38,6 @@ def build_encoder(config_json: str) -> Encoder:
     Raises:
         ModelError: the configuration does not describe an encoder.
     """
-    sizes = read_mlp(config_json)
-    if sizes is not None:
-        return MLPEncoder(sizes)
     config = load_config(config_json)
     from transformers import AutoModel
 
@@ -87,75 +71,6 @@ def longest_input(config: PretrainedConfig) -> int | None:
         return None
     unused = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
     return positions - unused
-
-
-def sentence_vectors(encoder: Encoder, batch: Batch) -> Tensor:
-    """One vector per row, (rows, hidden): the pooled output, or the first token's where there is no pooler."""
-    if isinstance(encoder, MLPEncoder):
-        assert isinstance(batch, FeatureBatch)
-        vectors: Tensor = encoder(batch.features)
-        return vectors
-    assert isinstance(batch, TextBatch)
-    hidden, pooled = _encode(encoder, batch)
-    return hidden[:, 0] if pooled is None else pooled
-
-
-def token_vectors(encoder: Encoder, batch: Batch) -> Tensor:
-    """The last layer at every token, padding included, (rows, length, hidden)."""
-    assert not isinstance(encoder, MLPEncoder) and isinstance(batch, TextBatch)
-    return _encode(encoder, batch)[0]
-
-
-def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
-    """The mean of the last layer over each row's tokens, padding left out, (rows, hidden)."""
-    hidden = _encode(encoder, batch)[0].float()
-    mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def mean_vectors_of_pair(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The vectors of both texts, (rows, hidden) each, in whichever number of encoder calls is faster."""
-    assert not isinstance(encoder, MLPEncoder)
-    if isinstance(batch, FeatureBatch) or batch.pair is None:
-        raise ValueError("a siamese head reads pairs of texts, but the batch has no second texts")
-    first, second = batch, batch.pair
-    rows, separate = len(first.input_ids), first.input_ids.numel() + second.input_ids.numel()
-    together = 2 * rows * max(first.input_ids.shape[1], second.input_ids.shape[1])
-    if together > min(MOST_PADDING * separate, LARGEST_STACK):
-        return mean_vectors(encoder, first), mean_vectors(encoder, second)
-    both = mean_vectors(encoder, _stack(first, second, encoder.config.pad_token_id or 0))
-    return both[:rows], both[rows:]
-
-
-def _stack(first: TextBatch, second: TextBatch, padding_id: int) -> TextBatch:
-    """Both batches as one of twice the rows."""
-    length = max(first.input_ids.shape[1], second.input_ids.shape[1])
-
-    def joined(name: str, value: int) -> Tensor:
-        parts = [getattr(first, name), getattr(second, name)]
-        return torch.cat([functional.pad(part, (0, length - part.shape[1]), value=value) for part in parts])
-
-    return TextBatch(joined("input_ids", padding_id), joined("attention_mask", 0))
-
-
-def hidden_words(encoder: Encoder, batch: Batch) -> Tensor:
-    """The vectors of the tokens at a masked batch's positions, (words, hidden)."""
-    if isinstance(batch, FeatureBatch) or batch.positions is None:
-        raise ValueError("a masked task reads batches that say which words are hidden")
-    return token_vectors(encoder, batch).flatten(0, 1).index_select(0, batch.positions)
-
-
-def _encode(encoder: PreTrainedModel, batch: TextBatch) -> tuple[Tensor, Tensor | None]:
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None and has_token_types(encoder.config):
-        inputs["token_type_ids"] = batch.token_type_ids
-    outputs = encoder(**inputs)
-    return outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
-
-
-def has_token_types(config: PretrainedConfig) -> bool:
-    """Whether the encoder tells the two texts of a pair apart by token types."""
-    return (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def _first_line(error: Exception) -> str:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import ModelError
-from common.models.batch import Batch
-from common.models.encoder import Encoder, hidden_words, mean_vectors_of_pair, sentence_vectors
-from common.models.mlp import MLPConfig
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from common.inputs import Batch, Encoder
 
 INITIAL_STD = 0.02
 DEFAULT_DROPOUT = 0.1
@@ -50,7 +45,7 @@ class LinearHead(Head):
 
     def read(self, encoder: Encoder, batch: Batch) -> Tensor:
         """See `forward`."""
-        return self.forward(sentence_vectors(encoder, batch))
+        return self.forward(batch.vectors(encoder))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Outputs (rows, outputs) for vectors (rows, hidden)."""
@@ -77,7 +72,7 @@ class SiameseHead(LinearHead):
 
     def read(self, encoder: Encoder, batch: Batch) -> Tensor:
         """See `forward`."""
-        return self.forward(*mean_vectors_of_pair(encoder, batch))
+        return self.forward(*batch.pair_vectors(encoder))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         """Outputs (rows, outputs) for the vectors of first and second texts, (rows, hidden) each."""
@@ -109,7 +104,7 @@ class MaskedHead(Head):
 
     def read(self, encoder: Encoder, batch: Batch) -> Tensor:
         """See `forward`: a row of outputs for each of the batch's hidden words."""
-        return self.forward(hidden_words(encoder, batch), word_table(encoder).weight)
+        return self.forward(batch.hidden_vectors(encoder), word_table(encoder).weight)
 
     def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
         """Outputs (tokens, words) for vectors (tokens, hidden) and word embeddings (words, width)."""
@@ -141,7 +136,7 @@ def word_table(encoder: Encoder) -> nn.Embedding:
     return found
 
 
-def dropout_of(config: PretrainedConfig | MLPConfig) -> float:
+def dropout_of(config: Any) -> float:
     """The rate before the head, in (0, 1): as in Hugging Face's own classification models."""
     rate = getattr(config, "classifier_dropout", None)
     return float(getattr(config, "hidden_dropout_prob", DEFAULT_DROPOUT) if rate is None else rate)

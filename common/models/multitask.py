@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ModelError
-from common.models.batch import Batch, FeatureBatch
-from common.models.encoder import Encoder, build_encoder
+from common.inputs import Batch, Encoder, input_described
 from common.models.heads import PAIR_HEADS, Head
-from common.models.mlp import MLPEncoder
 from common.models.randomness import borrowed_generator
 from common.orders import ModelArchitecture
 from common.seeds import derive_seed
@@ -38,9 +36,10 @@ class MultiTaskModel(nn.Module):
         if architecture.encoding not in PAIR_HEADS:
             raise ModelError(f"encoding '{architecture.encoding}' is not one of {', '.join(PAIR_HEADS)}")
         self.architecture = architecture
+        self.inputs = input_described(architecture.encoder_config)
         self.precision = torch.float32
         with borrowed_generator():
-            self.encoder: Encoder = build_encoder(architecture.encoder_config)
+            self.encoder: Encoder = self.inputs.build_encoder(architecture.encoder_config)
             self.heads = nn.ModuleDict()
             for task in tasks:
                 self._add_head(task)
@@ -49,7 +48,8 @@ class MultiTaskModel(nn.Module):
         """A model of the same encoder and some of the same heads: modules are shared, nothing is copied."""
         made = MultiTaskModel.__new__(MultiTaskModel)
         nn.Module.__init__(made)
-        made.architecture, made.precision, made.encoder = self.architecture, self.precision, self.encoder
+        made.architecture, made.inputs, made.precision = self.architecture, self.inputs, self.precision
+        made.encoder = self.encoder
         made.heads = nn.ModuleDict({task: self.heads[task] for task in tasks})
         return made
 
@@ -61,8 +61,7 @@ class MultiTaskModel(nn.Module):
         if self.precision == torch.float32:
             return self._outputs(task, batch)
         # Left after each forward pass, since autocast keeps its copies of the weights until then.
-        rows = batch.features if isinstance(batch, FeatureBatch) else batch.input_ids
-        with torch.autocast(rows.device.type, self.precision):
+        with torch.autocast(next(self.parameters()).device.type, self.precision):
             return self._outputs(task, batch).float()
 
     def head(self, task: str) -> Head:
@@ -84,7 +83,7 @@ class MultiTaskModel(nn.Module):
 
 def draws_in_training(model: MultiTaskModel) -> bool:
     """Whether a training step takes random numbers from torch's generator; False only where that is certain."""
-    return not (isinstance(model.encoder, MLPEncoder) and model.encoder.config.hidden_dropout_prob == 0.0)
+    return model.inputs.draws(model.encoder)
 
 
 def initialise(model: MultiTaskModel, seed: int) -> None:
@@ -94,7 +93,7 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
     other tasks or on torch's global generator, which stays as it was.
     """
     with borrowed_generator(derive_seed(seed, "encoder")):
-        fresh = build_encoder(model.architecture.encoder_config)
+        fresh = model.inputs.build_encoder(model.architecture.encoder_config)
     model.encoder.load_state_dict(fresh.state_dict())
     initialise_heads(model, seed)
 

@@ -12,6 +12,7 @@ from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefin
 from common.tasks.labels import LabelNames, balance_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -36,7 +37,7 @@ class Classification(TaskKind):
         """See `LabelNames.index`."""
         return LabelNames(task.labels).index
 
-    def targets(self, task: TaskDefinition, labels: Sequence[Any]) -> Labels:
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Class indices, int64 (examples,)."""
         import numpy as np
 

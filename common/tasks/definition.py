@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from common.models.encoder import Encoder
+    from common.inputs.kind import Encoder
     from common.models.heads import Head
 
 Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]"
@@ -83,7 +83,7 @@ class TaskKind(ABC):
         """The function that reads one cell, the same for every format; it raises `CellError`."""
 
     @abstractmethod
-    def targets(self, task: TaskDefinition, labels: Sequence[Any]) -> Labels:
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Labels that `label_parser` gave as they are trained on, (examples,) or (examples, outputs)."""
 
     def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from common.models.encoder import Encoder
+    from common.inputs.kind import Encoder
     from common.models.heads import Head
 
 LARGEST_EXPONENT = 200.0
@@ -34,7 +34,7 @@ class MaskedLM(TaskKind):
         """A text stands for itself."""
         return lambda _: 0
 
-    def targets(self, task: TaskDefinition, labels: Sequence[Any]) -> Labels:
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """There are none until words are hidden."""
         import numpy as np
 

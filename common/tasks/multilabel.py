@@ -29,7 +29,7 @@ class Multilabel(TaskKind):
         """See `LabelNames.indices`."""
         return LabelNames(task.labels).indices
 
-    def targets(self, task: TaskDefinition, labels: Sequence[Any]) -> Labels:
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Zeros and ones, float32 (examples, labels)."""
         import numpy as np
 

@@ -40,7 +40,7 @@ class Regression(TaskKind):
         """A number up to 1e30 in decimal digits."""
         return read_score
 
-    def targets(self, task: TaskDefinition, labels: Sequence[Any]) -> Labels:
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Scores, float64 (examples,)."""
         import numpy as np
 

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models.mlp import read_mlp
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel
@@ -94,10 +93,8 @@ def export_task(model: MTLServerModel, task: str, out: Path, units: TargetUnits 
         raise ModelError(f"--out: {out} exists and is not an empty folder; choose another")
     # Written aside and renamed, so that `out` never holds half a model.
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    if read_mlp(model.architecture.encoder_config) is not None:
-        raise ModelError(
-            "--mode export: an mlp is no Hugging Face model; the run folder's models/*.safetensors hold it"
-        )
+    if reason := model.model.inputs.no_export:
+        raise ModelError(f"--mode export: {reason}")
     try:
         aside.mkdir(parents=True)
         _write_files(model, model.tasks[task], aside, units)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models.encoder import load_config, longest_input
+from common.inputs import EncoderSource, input_described
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
-from common.models.sources import EncoderSource
 from common.orders import ModelArchitecture
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import SharingPlan
@@ -78,7 +77,7 @@ class MTLServerModel:
             ModelError: the encoder cannot be built, cannot read `max_length` tokens or does not fit its weights.
             ConfigError: the plan leaves a parameter without a scope.
         """
-        limit = longest_input(load_config(source.config_json)) if source.tokenizer is not None else None
+        limit = input_described(source.config_json).longest_input(source.config_json)
         if limit is not None and max_length > limit:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
         packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from common.config import Config
 from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
-from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
@@ -45,7 +44,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     """
     section = config.model
     start = find_start(config) if section.warm_start else None
-    source = find_encoder(section) if start is None else start.source
+    source = section.inputs.find_encoder(section) if start is None else start.source
     model = MTLServerModel.create(
         source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )

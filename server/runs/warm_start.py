@@ -10,8 +10,8 @@ from torch import Tensor
 
 from common.config import Config
 from common.errors import ModelError, RunFolderError
+from common.inputs import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.models.sources import EncoderSource
 from common.parameters.plan import is_private
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
