@@ -8,6 +8,7 @@ from enum import StrEnum
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
 from common.inputs.header import Header
+from common.parameters.scope import Scope
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
@@ -126,7 +127,7 @@ class ScopePull:
     @property
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
-        return ScopeVersion(f"anchor/{self.scope}", self.version)
+        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
 
 
 DENSE_FLOAT32 = "dense-float32"

@@ -16,7 +16,7 @@ import simulation.codec
 from client.worker import Worker
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from common.procedures import OptimizerName
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS

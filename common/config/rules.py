@@ -10,6 +10,7 @@ from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.inputs.kind import Rules
 from common.parameters.plan import ScopeRule
+from common.parameters.scope import target_of
 
 Role = Literal["server", "client", "simulate", "any"]
 
@@ -179,7 +180,7 @@ def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
         for i, rule in enumerate(config.sharing.rules)
-        if rule.scope.startswith("task/") and "{" not in rule.scope and rule.scope[5:] not in config.tasks
+        if (target := target_of(rule.scope)) is not None and target.task not in ("", "{task}", *config.tasks)
     ]
 
 

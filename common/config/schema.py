@@ -32,8 +32,9 @@ from common.config.values import (
 )
 from common.inputs import Header, InputKind, input_of
 from common.orders import TrainingSettings
-from common.parameters.circles import Circles, paths_of
-from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
+from common.parameters.membership import Membership, groups_of
+from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
+from common.parameters.scope import LAYERED, SHARED
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 from common.wire.limits import MAX_LAYERS
@@ -314,9 +315,9 @@ class Config(Section):
         """Whether what tasks share is summed task by task."""
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
 
-    def circles(self) -> Circles:
+    def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""
-        return Circles(paths_of(self.sharing.groups, list(self.tasks)), self.sharing.members)
+        return Membership(groups_of(self.sharing.groups, list(self.tasks)), self.sharing.members)
 
     def definitions(self) -> tuple[TaskDefinition, ...]:
         """Every task, in the file's order.
@@ -334,7 +335,7 @@ class Config(Section):
         """The rules that `sharing` stands for; layers are written out when it meets a model."""
         sharing = self.sharing
         if sharing.plan == "groups":
-            rules = groups_plan(self.circles().levels)
+            rules = groups_plan(self.membership().levels)
         else:
             rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
         if sharing.by_layer:

@@ -19,7 +19,7 @@ def agreement(margin: float, decay: float, patience: int) -> Relation:
     All begin as one group. A running mean of the cosines between the members' steps, with `decay`, says who agrees:
     from round `patience` on, the group whose two halves agree least is split where their mean cosine is below
     -margin / sqrt(parameters), and the two groups that agree most are joined where theirs is above the same: one move
-    per round and slot, and in between nothing moves. Directions drawn at random have cosines of standard deviation
+    per round and template, and in between nothing moves. Directions drawn at random have cosines of standard deviation
     1 / sqrt(parameters), so `margin` counts in those. Halves come from average linkage, as in clustered federated
     learning (Sattler et al. 2020).
     """

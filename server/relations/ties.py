@@ -1,4 +1,4 @@
-"""What a relation sees of the members of a slot, and what it answers: linear combinations of what they hold."""
+"""What a relation sees of the members of a template, and what it answers: linear combinations of what they hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Members:
-    """The members of a slot after a round, K of them by name.
+    """The members of a template after a round, K of them by name.
 
     `examples` (K,) are those that were trained on, 0 for members whom the round did not reach. `products` are the inner
     products of rows: the members' values, less their mean, then the duals that the relation keeps, in the order of

@@ -20,8 +20,8 @@ from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
