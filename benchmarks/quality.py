@@ -65,7 +65,7 @@ def create(config: Config) -> MTLServerModel:
     section = config.model
     source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
     return MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
 
 

@@ -103,7 +103,7 @@ def one_row(sheet: Sheet, what: str, config: Config) -> None:
     section = config.model
     model = MTLServerModel.create(
         section.inputs.find_encoder(section),
-        section.encoding,
+        section.pair_mode,
         section.max_length,
         config.definitions(),
         config.sharing_plan(),

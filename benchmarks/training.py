@@ -94,7 +94,7 @@ def fresh_model(config: Config, dropout: bool = True) -> MTLServerModel:
     section = config.model
     source = encoder_of(section)
     model = MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
     for module in model.model.modules():
         if isinstance(module, nn.Dropout) and not dropout:

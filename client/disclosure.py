@@ -23,7 +23,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     definitions = local_definitions(config, tasks)
     section = config.model
     source = section.inputs.find_encoder(section, "random")
-    architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
+    architecture = ModelArchitecture(source.config_json, section.pair_mode, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
     membership = config.membership()
     if problem := membership.problem(schemas, tasks):

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.data.examples import Examples, Prepared, TaskData, Tokenizer, prepare
+from client.data.examples import Examples, PreparedExamples, TaskData, Tokenizer, prepare
 from client.limits import Limits
 from client.model import ClientModelSynchronizer
 from client.personal import Scores, score, work_on_own
@@ -143,7 +143,7 @@ class Worker:
         """The examples of every task, ready for batching."""
         definitions = {task.name: task for task in welcome.tasks}
 
-        def prepared(name: str, examples: Examples) -> Prepared:
+        def prepared(name: str, examples: Examples) -> PreparedExamples:
             return prepare(examples, definitions[name], welcome.architecture, tokenizer)
 
         return tuple(

@@ -263,7 +263,7 @@ SENSORS = ("model.server_model=mlp", "model.mlp.features=9", "tasks={a: {type: r
     [
         ("model.mlp.features=null", "model.mlp.features: missing"),
         ("model.tokenizer=vocab.txt", "model.tokenizer: vocab.txt is not for server_model mlp"),
-        ("model.encoding=cross", "model.encoding: cross is not for server_model mlp"),
+        ("model.pair_mode=cross", "model.pair_mode: cross is not for server_model mlp"),
         ("model.max_length=64", "model.max_length: 64 is not for server_model mlp"),
         ("model.weights=pretrained", "model.weights: pretrained, but an mlp"),
         ("model.server_model=bert-base-uncased", "model.mlp: not read by server_model bert-base-uncased"),

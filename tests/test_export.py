@@ -44,12 +44,12 @@ SCRIPT_FILES = sorted([*HUGGING_FACE_FILES, "head.json", "head.safetensors", "pr
 TEXTS = ("A fine film with heart.", "Another text, somewhat longer than the first one!")
 
 
-def make(config: dict[str, Any], encoding: str) -> MTLServerModel:
+def make(config: dict[str, Any], pair_mode: str) -> MTLServerModel:
     tokenizer = fallback_tokenizer()
     if config["model_type"] == "distilbert":
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     source = EncoderSource(json.dumps(config), None, tokenizer, "random weights as configured")
-    model = MTLServerModel.create(source, encoding, 32, TASKS, SharingPlan(PLANS["hard"]), 5)
+    model = MTLServerModel.create(source, pair_mode, 32, TASKS, SharingPlan(PLANS["hard"]), 5)
     # Random values of the usual size would predict nearly nothing, whatever the text.
     for vector in model.vectors.values():
         vector.mul_(4)
@@ -64,7 +64,7 @@ def outputs(model: MTLServerModel, task: str) -> torch.Tensor:
 
     if not KNOWN_TASKS.get(task, TOPICS).pair:
         texts = batch(TEXTS[0])
-    elif model.architecture.encoding == "cross":
+    elif model.architecture.pair_mode == "cross":
         texts = batch(*TEXTS)
     else:
         first, second = batch(TEXTS[0]), batch(TEXTS[1])
@@ -106,12 +106,12 @@ def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("config", "encoding", "task"),
+    ("config", "pair_mode", "task"),
     [(BERT, "siamese", "stsb"), (BERT, "siamese", "qqp"), (DISTILBERT, "cross", "topics")],
     ids=["siamese regression", "siamese classes", "distilbert multilabel"],
 )
-def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, task: str, tmp_path: Path) -> None:
-    model = make(config, encoding)
+def test_the_script_in_the_folder_agrees(config: dict[str, Any], pair_mode: str, task: str, tmp_path: Path) -> None:
+    model = make(config, pair_mode)
     out = tmp_path / "out"
     assert export_task(model, task, out) == SCRIPT_FILES
     definition = KNOWN_TASKS.get(task, TOPICS)
@@ -124,11 +124,11 @@ def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, 
     assert set(load_file(str(out / "head.safetensors"))) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("encoding", ["cross", "siamese"])
-def test_a_score_comes_in_the_users_units(encoding: str, tmp_path: Path) -> None:
-    model, units = make(BERT, encoding), TargetUnits(1000.0, 256.0)
+@pytest.mark.parametrize("pair_mode", ["cross", "siamese"])
+def test_a_score_comes_in_the_users_units(pair_mode: str, tmp_path: Path) -> None:
+    model, units = make(BERT, pair_mode), TargetUnits(1000.0, 256.0)
     export_task(model, "stsb", tmp_path / "out", units)
-    if encoding == "siamese":
+    if pair_mode == "siamese":
         found = runpy.run_path(str(tmp_path / "out" / "predict.py"))["predict"](*TEXTS)["score"]
     else:
         loaded = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out")).eval()

@@ -29,8 +29,8 @@ DISTILBERT = json.dumps(
 TASKS = [KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")]
 
 
-def architecture(config: str = SMALL, encoding: str = "siamese") -> ModelArchitecture:
-    return ModelArchitecture(config, encoding, 32, "", 0)
+def architecture(config: str = SMALL, pair_mode: str = "siamese") -> ModelArchitecture:
+    return ModelArchitecture(config, pair_mode, 32, "", 0)
 
 
 def batch(rows: int, length: int, seed: int = 0) -> TextBatch:
@@ -124,7 +124,7 @@ def test_an_encoder_without_a_pooler_reads_the_first_token() -> None:
 
 
 def test_token_types_reach_the_encoder() -> None:
-    model = MultiTaskModel(architecture(encoding="cross"), TASKS).eval()
+    model = MultiTaskModel(architecture(pair_mode="cross"), TASKS).eval()
     texts = batch(2, 6)
     typed = replace(texts, token_type_ids=torch.ones(2, 6, dtype=torch.int64))
     assert not torch.allclose(model("qqp", texts), model("qqp", typed))

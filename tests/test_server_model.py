@@ -27,9 +27,9 @@ SOURCE = EncoderSource(SMALL, None, TOKENIZER, "random weights as configured")
 
 
 def make(
-    source: EncoderSource = SOURCE, encoding: str = "siamese", plan: str = "hard", seed: int = 1, length: int = 64
+    source: EncoderSource = SOURCE, pair_mode: str = "siamese", plan: str = "hard", seed: int = 1, length: int = 64
 ) -> MTLServerModel:
-    return MTLServerModel.create(source, encoding, length, TASKS, SharingPlan(PLANS[plan]), seed)
+    return MTLServerModel.create(source, pair_mode, length, TASKS, SharingPlan(PLANS[plan]), seed)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ReadArrays:
     """Features and labels as they were read. `table` is where they stand, for messages; an array file has none."""
 
     origin: str
@@ -105,14 +105,14 @@ def read_rows(
 _OTHERS = ", ".join(SUFFIXES)
 
 
-def _data(read: Numbers, train: NumberExamples, validation: NumberExamples, origin: str) -> TaskData:
+def _data(read: ReadArrays, train: NumberExamples, validation: NumberExamples, origin: str) -> TaskData:
     named = read.columns.features
     header = Header.of(named) if named else Header(train.features.shape[1])
     notes = read.table.notes if read.table is not None else ()
     return TaskData(train, validation, origin, read.columns, (header,), notes)
 
 
-def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> Numbers:
+def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
     if paths[0].name.endswith(ARRAYS):
         if len(paths) > 1:
             raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
@@ -125,7 +125,7 @@ def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None
     for place, name in enumerate(columns.features):
         features[:, place] = _numbers(table, name)
     assert columns.label is not None
-    return Numbers(table.origin, features, table.columns[columns.label], columns, table)
+    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table)
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
@@ -160,7 +160,7 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> Numbers:
+def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> ReadArrays:
     """The arrays of a file; where it says `whose` rows they are, those of one task."""
     unreadable = DataError(f"{path} is not a readable .npz file of plain arrays; write it again")
     with foreign_errors(lambda error: unreadable), np.load(path, allow_pickle=False) as file:
@@ -204,7 +204,9 @@ def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
     return names
 
 
-def _by_name(path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames) -> Numbers:
+def _by_name(
+    path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames
+) -> ReadArrays:
     """The features that a person named, in their order; all of them where nobody did, or where they have no names."""
     wanted = named.features or tuple(present)
     if present:
@@ -215,7 +217,7 @@ def _by_name(path: Path, x: Array, y: Array, present: list[str], task: TaskDefin
                 f"tasks.{task.name}.columns.features"
             )
         x = x[:, [present.index(name) for name in wanted]]
-    return Numbers(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
+    return ReadArrays(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
 
 
 def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_]:
@@ -235,7 +237,7 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
     return mine
 
 
-def _checked(read: Numbers, task: TaskDefinition, features: int) -> NumberExamples:
+def _checked(read: ReadArrays, task: TaskDefinition, features: int) -> NumberExamples:
     x = read.features
     if not len(x):
         raise DataError(f"{read.origin} has no rows; give at least one")
@@ -253,7 +255,7 @@ def _checked(read: Numbers, task: TaskDefinition, features: int) -> NumberExampl
     return NumberExamples(flat, _labels(read, task))
 
 
-def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataError:
+def _another_width(read: ReadArrays, task: TaskDefinition, features: int) -> DataError:
     named = read.columns.features
     listed = f" ({', '.join([*named[:10], '...'][: len(named)])})" if named else ""
     remedy = f"name those wanted in tasks.{task.name}.columns.features, or change one" if named else "change one"
@@ -261,7 +263,7 @@ def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataEr
     return DataError(f"{read.origin}: {have}, model.mlp.features is {features}; {remedy}")
 
 
-def _labels(read: Numbers, task: TaskDefinition) -> Labels:
+def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
     """Labels as `NumberExamples` holds them; each different value of an array is read once."""
     y = read.labels
     if isinstance(y, np.ndarray):
@@ -280,7 +282,7 @@ def _labels(read: Numbers, task: TaskDefinition) -> Labels:
     return task.type.targets(task, _parsed(read, task, y, range(len(y))))
 
 
-def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[Label]:
+def _parsed(read: ReadArrays, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[Label]:
     parse = task.type.label_parser(task)
     parsed = []
     for cell, row in zip(cells, rows, strict=True):

@@ -31,7 +31,7 @@ class UsedTokens:
     padding_id: int
 
 
-class Prepared(Protocol):
+class PreparedExamples(Protocol):
     """Examples ready for batching."""
 
     def __len__(self) -> int:
@@ -73,7 +73,9 @@ class Examples(Protocol):
     def standardised(self, others: Self) -> tuple[Self, Self]:
         """Both as a user wants them who sets `data.standardise`, by what these examples show; the others may not."""
 
-    def prepare(self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int) -> Prepared:
+    def prepare(
+        self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
+    ) -> PreparedExamples:
         """Make them ready for batching, once per run.
 
         Raises:
@@ -114,7 +116,7 @@ def prepare(
     task: TaskDefinition,
     architecture: ModelArchitecture,
     tokenizer: Tokenizer | None,
-) -> Prepared:
+) -> PreparedExamples:
     """Examples ready for batching, for the coordinator's model.
 
     Raises:
@@ -125,4 +127,4 @@ def prepare(
     if wanted != examples.inputs:
         reads = f"the coordinator's model reads {wanted}, and here are {examples.inputs}"
         raise DataError(f"task {task.name}: {reads}; use its configuration here")
-    return examples.prepare(task, tokenizer, architecture.encoding, architecture.max_length)
+    return examples.prepare(task, tokenizer, architecture.pair_mode, architecture.max_length)

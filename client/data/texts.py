@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.builtin import generate
 from client.data.columns import Table, examples_in, text_columns
 from client.data.example import Example
-from client.data.examples import Prepared, TaskData, Tokenizer
+from client.data.examples import PreparedExamples, TaskData, Tokenizer
 from client.data.files import read_split, task_folder
 from client.data.hub import read_glue
 from client.data.request import DataRequest, Split, shard
@@ -39,7 +39,9 @@ class TextExamples(list[Example]):
         """There is nothing to standardise."""
         return self, others
 
-    def prepare(self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int) -> Prepared:
+    def prepare(
+        self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
+    ) -> PreparedExamples:
         """Tokenise all examples.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from client.data.batching import length_batches
-from client.data.examples import Prepared
+from client.data.examples import PreparedExamples
 from common.models.multitask import MultiTaskModel
 from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetUnits
@@ -19,7 +19,7 @@ from common.tasks import TaskDefinition
 def evaluate(
     model: MultiTaskModel,
     task: TaskDefinition,
-    rows: Prepared,
+    rows: PreparedExamples,
     batch_size: int,
     units: TargetUnits = OWN_UNITS,
 ) -> TaskStatistics:

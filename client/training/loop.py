@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
-from client.data.examples import Prepared
+from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
@@ -42,8 +42,8 @@ class TaskSet:
     """One task's encoded rows at this client, and the units in which a regression's head works."""
 
     task: TaskDefinition
-    train: Prepared
-    validation: Prepared
+    train: PreparedExamples
+    validation: PreparedExamples
     units: TargetUnits = OWN_UNITS
 
 

@@ -75,7 +75,7 @@ class ModelSection(Section):
     weights: Literal["auto", "pretrained", "random"] = "auto"
     tokenizer: Location | None = None
     warm_start: Location | None = None
-    encoding: Literal["siamese", "cross"] = "siamese"
+    pair_mode: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
     mlp: MLPSection = MLPSection.model_construct()

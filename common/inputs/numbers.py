@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # see `common.inputs.kind`
     from common.config.schema import Config, ModelSection
 
 _REMEDY = "only texts have this; leave the key out, or name a text encoder as model.server_model"
-_TEXT_KEYS = ("tokenizer", "encoding", "max_length")
+_TEXT_KEYS = ("tokenizer", "pair_mode", "max_length")
 
 
 @dataclass(frozen=True)

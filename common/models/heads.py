@@ -121,7 +121,7 @@ class MaskedHead(Head):
 
 
 PAIR_HEADS: dict[str, type[LinearHead]] = {"cross": LinearHead, "siamese": SiameseHead}
-"""The head of a pair task by the model's encoding; single texts always have a `LinearHead`."""
+"""The head of a pair task by the model's pair mode; single texts always have a `LinearHead`."""
 
 
 def word_table(encoder: Encoder) -> nn.Embedding:

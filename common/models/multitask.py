@@ -28,13 +28,13 @@ class MultiTaskModel(nn.Module):
     `precision` is what matrices are multiplied in; parameters, gradients and outputs are float32 in any case.
 
     Raises:
-        ModelError: the encoder cannot be built, the encoding is unknown or a task's name cannot be used.
+        ModelError: the encoder cannot be built, the pair mode is unknown or a task's name cannot be used.
     """
 
     def __init__(self, architecture: ModelArchitecture, tasks: Sequence[TaskDefinition]) -> None:
         super().__init__()
-        if architecture.encoding not in PAIR_HEADS:
-            raise ModelError(f"encoding '{architecture.encoding}' is not one of {', '.join(PAIR_HEADS)}")
+        if architecture.pair_mode not in PAIR_HEADS:
+            raise ModelError(f"pair mode '{architecture.pair_mode}' is not one of {', '.join(PAIR_HEADS)}")
         self.architecture = architecture
         self.inputs = input_described(architecture.encoder_config)
         self.precision = torch.float32
@@ -74,7 +74,7 @@ class MultiTaskModel(nn.Module):
         return self.head(task).read(self.encoder, batch)
 
     def _add_head(self, task: TaskDefinition) -> None:
-        head = task.type.head(task, self.architecture.encoding, self.encoder)
+        head = task.type.head(task, self.architecture.pair_mode, self.encoder)
         try:
             self.heads[task.name] = head
         except KeyError:

@@ -109,7 +109,7 @@ def pack_architecture(value: ModelArchitecture) -> pb.ModelArchitecture:
     """Value to message."""
     return pb.ModelArchitecture(
         encoder_config=value.encoder_config,
-        encoding=value.encoding,
+        pair_mode=value.pair_mode,
         max_length=value.max_length,
         tokenizer_digest=value.tokenizer_digest,
         tokenizer_bytes=value.tokenizer_bytes,
@@ -120,7 +120,7 @@ def unpack_architecture(message: pb.ModelArchitecture) -> ModelArchitecture:
     """Message to value."""
     return ModelArchitecture(
         checks.text(message.encoder_config, "encoder_config", limits.CONFIG_CHARS),
-        checks.identifier(message.encoding, "encoding"),
+        checks.identifier(message.pair_mode, "pair_mode"),
         checks.count(message.max_length, "max_length", least=1),
         checks.digest(message.tokenizer_digest, "tokenizer_digest"),
         checks.count(message.tokenizer_bytes, "tokenizer_bytes"),

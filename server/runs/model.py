@@ -65,7 +65,7 @@ class MTLServerModel:
     def create(
         cls,
         source: EncoderSource,
-        encoding: str,
+        pair_mode: str,
         max_length: int,
         tasks: Sequence[TaskDefinition],
         plan: SharingPlan,
@@ -82,7 +82,7 @@ class MTLServerModel:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
         packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""
         architecture = ModelArchitecture(
-            source.config_json, encoding, max_length, tokenizer_digest(packed), len(packed)
+            source.config_json, pair_mode, max_length, tokenizer_digest(packed), len(packed)
         )
         made = cls(architecture, packed, source.origin, tasks, plan)
         initialise(made.model, seed)
@@ -135,7 +135,7 @@ class MTLServerModel:
         rows = [f"{name:<{names}}  {n:>{digits},}  {notes.get(name, '')}".rstrip() for name, n in numbers.items()]
         head = [
             f"{'base model':<{names}}  {kind}, {self.base_model}",
-            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.encoding})",
+            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.pair_mode})",
         ]
         return "\n".join([*head, *rows])
 
