@@ -21,11 +21,11 @@ import torch
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.examples import Examples, TaskData, prepare
+from client.data.examples import RawExamples, TaskData, prepare
 from client.data.texts import TextExamples
+from client.local_client import local_client
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
-from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.models.packed_tokenizer import unpack_tokenizer
@@ -84,7 +84,7 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
         agents = [
             Agent(
                 coordinator,
-                Worker(f"{task}_{i}", [definitions[task]], {task: rows}, CPU),
+                local_client(f"{task}_{i}", [definitions[task]], {task: rows}, CPU),
                 Path(folder) / f"{task}_{i}",
             )
             for task, clients in parts.items()
@@ -103,7 +103,7 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
     return model, history
 
 
-def texts(examples: Examples) -> TextExamples:
+def texts(examples: RawExamples) -> TextExamples:
     """Texts, which is all that this benchmark is about."""
     assert isinstance(examples, TextExamples)
     return examples

@@ -32,7 +32,7 @@ class UsedTokens:
 
 
 class PreparedExamples(Protocol):
-    """Examples ready for batching."""
+    """RawExamples ready for batching."""
 
     def __len__(self) -> int:
         """How many."""
@@ -54,8 +54,8 @@ class PreparedExamples(Protocol):
         """The same examples with other numbers for token ids: `numbers[id]` instead of `id`."""
 
 
-class Examples(Protocol):
-    """Examples as they were read."""
+class RawExamples(Protocol):
+    """RawExamples as they were read."""
 
     inputs: str
     """Which of `INPUT_KINDS` they are."""
@@ -88,8 +88,8 @@ class Examples(Protocol):
 class TaskData:
     """The examples of one task that a client trains on and scores with."""
 
-    train: Examples
-    validation: Examples
+    train: RawExamples
+    validation: RawExamples
     origin: str
     """Where they come from."""
     columns: ColumnNames = field(default_factory=ColumnNames)
@@ -112,12 +112,12 @@ class TaskData:
 
 
 def prepare(
-    examples: Examples,
+    examples: RawExamples,
     task: TaskDefinition,
     architecture: ModelArchitecture,
     tokenizer: Tokenizer | None,
 ) -> PreparedExamples:
-    """Examples ready for batching, for the coordinator's model.
+    """RawExamples ready for batching, for the coordinator's model.
 
     Raises:
         DataError: the model reads another kind of inputs, or an example cannot be read.

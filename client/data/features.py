@@ -17,7 +17,7 @@ from common.tasks.definition import Labels
 
 @dataclass(frozen=True)
 class NumberExamples:
-    """A task's rows of numbers; see `Examples` and `PreparedExamples`, for they are batched as they were read."""
+    """A task's rows of numbers; see `RawExamples` and `PreparedExamples`, for they are batched as they were read."""
 
     features: NDArray[np.float32]
     """Finite, (examples, features)."""

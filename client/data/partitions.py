@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.examples import Examples, TaskData
+from client.data.examples import RawExamples, TaskData
 from client.data.request import DataRequest
 from client.data.sources import load
 from common.errors import DataError
@@ -53,7 +53,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     return dealt
 
 
-def _deal_split(rows: Examples, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
+def _deal_split(rows: RawExamples, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
     if not len(rows):
         return [np.empty(0, dtype=np.int64)] * parts
     if len(rows) < parts:

@@ -1,4 +1,4 @@
-"""Examples in a few lines for the person whose they are: how many, which column is what, how labels are balanced."""
+"""RawExamples in a few lines for the person whose they are: how many, which column is what, how labels are balanced."""
 
 from __future__ import annotations
 

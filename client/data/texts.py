@@ -22,7 +22,7 @@ from common.tasks.definition import Label
 
 
 class TextExamples(list[Example]):
-    """Labelled texts; see `Examples`."""
+    """Labelled texts; see `RawExamples`."""
 
     inputs = "texts"
 

@@ -7,9 +7,10 @@ bit without clipping; with it, the norm of the gradients adds fewer zeros in ano
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from torch import Tensor, nn
 
 from client.training.loop import TaskSet, takes_decay
 from common.models.multitask import MultiTaskModel
+from common.orders import Order
+from common.targets import OWN_UNITS
+
+log = logging.getLogger("fedmtl.client")
 
 LARGEST_SHARE = 0.75
 """Tables that keep more of their rows than this are used whole: there is little to save."""
@@ -65,6 +70,42 @@ class CompactVocabulary:
             self._embedding.weight = whole
         with torch.no_grad():
             whole.index_copy_(0, self._rows, kept)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A client's encoded examples by task, and the same in the numbers of a compact vocabulary, if that is used."""
+
+    whole: tuple[TaskSet, ...]
+    compact: tuple[TaskSet, ...]
+    vocabulary: CompactVocabulary | None
+
+    @classmethod
+    def of(cls, model: MultiTaskModel, sets: tuple[TaskSet, ...], compacts: bool) -> Examples:
+        """The examples that this model will read."""
+        vocabulary = compact_vocabulary(model, sets) if compacts else None
+        if vocabulary is None:
+            return cls(sets, sets, None)
+        log.info("trains %d of %d word embeddings", len(vocabulary), vocabulary.whole)
+        return cls(sets, tuple(vocabulary.renumbered(item) for item in sets), vocabulary)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(item.task.name for item in self.whole)
+
+    def of_order(self, order: Order) -> Examples:
+        """Those of the tasks that an order names, as a client has them that has no others, in the order's units."""
+        units = dict(order.units)
+        whole, compact = (
+            tuple(
+                replace(item, units=units.get(item.task.name, OWN_UNITS))
+                for item in sets
+                if not order.tasks or item.task.name in order.tasks
+            )
+            for sets in (self.whole, self.compact)
+        )
+        return Examples(whole, compact, self.vocabulary)
 
 
 def choose_rows(used: NDArray[np.integer], fixed: Iterable[int]) -> NDArray[np.int64] | None:
