@@ -33,8 +33,8 @@ from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step, train
 from common.config import Config, load_config
 from common.config.schema import ModelSection
-from common.inputs.kind import EncoderSource
 from common.inputs.texts import TextBatch
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from server.runs.model import MTLServerModel

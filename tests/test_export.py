@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from common.errors import ModelError
-from common.inputs import EncoderSource
 from common.inputs.texts import TextBatch
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
 from common.models.vocabulary import fallback_tokenizer

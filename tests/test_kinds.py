@@ -17,7 +17,8 @@ from client.data.request import DataRequest
 from client.data.sources import LOADERS
 from client.disclosure import what_leaves
 from common.config import Config, load_config
-from common.inputs import INPUT_KINDS, EncoderSource, InputKind
+from common.inputs import INPUT_KINDS, InputKind
+from common.models.encoder import EncoderSource
 from common.models.mlp import MLPConfig, MLPEncoder
 from common.statistics import TaskStatistics, ratio
 from common.tasks import TASK_KINDS, TaskKind

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from common.errors import ModelError
-from common.inputs import EncoderSource
-from common.models.encoder import build_encoder
+from common.models.encoder import EncoderSource, build_encoder
 from common.models.packed_tokenizer import tokenizer_digest, unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
 from common.models.vocabulary import fallback_tokenizer

@@ -20,7 +20,7 @@ def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -
 
     Rules that read a section in `broken` are left out: it was refused already and holds defaults now.
     """
-    rules = config.model.inputs.rules + _RULES + _ROLE_RULES[role]
+    rules = _TASK_RULES + config.model.inputs.rules + _RULES + _ROLE_RULES[role]
     return [line for reads, rule in rules if not set(reads) & set(broken) for line in rule(config)]
 
 
@@ -274,13 +274,15 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
 
 
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
-_RULES: Rules = (
+_TASK_RULES: Rules = (
     (("model",), _one_model),
     (("model",), _warm_start),
     (("model",), _tasks_fit_inputs),
     (("tasks",), _some_task),
     ((), _task_definitions),
     ((), size_rules.tasks),
+)
+_RULES: Rules = (
     (("sharing",), size_rules.rules),
     (("data",), _data_source),
     (("sharing",), _sharing_rules),

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from common.inputs.header import Header
+from common.models.encoder import EncoderSource, Weights
 
 # A coordinator at work has no torch, and whoever asks for a status not even numpy: what needs them comes late.
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerFast
 
     from common.config.schema import Config, ModelSection
 
 Rules: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
 """Checks of a configuration, each with the sections that it reads; they give `path: problem; remedy` lines."""
-Weights = Literal["auto", "pretrained", "random"]
 
 
 class Encoder(Protocol):
@@ -62,20 +60,6 @@ class Batch(ABC):
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
         """The vectors of what is hidden in the examples, (hidden words, hidden)."""
         raise ValueError("a masked task reads batches that say which words are hidden")
-
-
-@dataclass(frozen=True)
-class EncoderSource:
-    """An encoder as found."""
-
-    config_json: str
-    """Its description; of a text encoder, its Hugging Face configuration."""
-    state: dict[str, Tensor] | None
-    """Its float32 values by parameter name, or None for random ones."""
-    tokenizer: PreTrainedTokenizerFast | None
-    """None where nothing is tokenised."""
-    origin: str
-    """Where all came from, for logs and reports."""
 
 
 class InputKind(ABC):

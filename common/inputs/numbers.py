@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.inputs.header import Header
-from common.inputs.kind import Batch, Encoder, EncoderSource, InputKind, Weights, moved
+from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.models.encoder import EncoderSource, Weights
 from common.tasks import KNOWN_TASKS
 
 if TYPE_CHECKING:  # see `common.inputs.kind`

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from common.inputs.kind import Batch, Encoder, EncoderSource, InputKind, Weights, moved
+from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.models.encoder import EncoderSource, Weights, build_encoder, load_config, longest_input
 from common.tasks import KNOWN_TASKS
 
 if TYPE_CHECKING:  # see `common.inputs.kind`
@@ -170,8 +171,6 @@ class Texts(InputKind):
 
     def longest_input(self, encoder_config: str) -> int | None:
         """See `InputKind`."""
-        from common.models.encoder import load_config, longest_input
-
         return longest_input(load_config(encoder_config))
 
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
@@ -184,6 +183,4 @@ class Texts(InputKind):
 
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of transformers."""
-        from common.models.encoder import build_encoder
-
         return build_encoder(encoder_config)

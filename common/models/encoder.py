@@ -1,18 +1,36 @@
-"""Text encoders, built from their configurations alone."""
+"""Encoders as they are found, and text encoders, which are built from their configurations alone."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from common.errors import ModelError, foreign_errors
 from common.models.description import clean_config
 
-if TYPE_CHECKING:  # it takes seconds to import, and checking a description needs none of it
-    from transformers import PretrainedConfig, PreTrainedModel
+if TYPE_CHECKING:  # they take seconds to import, and knowing of encoders needs none of it
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+Weights = Literal["auto", "pretrained", "random"]
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder as found."""
+
+    config_json: str
+    """Its description; of a text encoder, its Hugging Face configuration."""
+    state: dict[str, Tensor] | None
+    """Its float32 values by parameter name, or None for random ones."""
+    tokenizer: PreTrainedTokenizerFast | None
+    """None where nothing is tokenised."""
+    origin: str
+    """Where all came from, for logs and reports."""
 
 
 def load_config(config_json: str) -> PretrainedConfig:

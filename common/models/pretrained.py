@@ -11,10 +11,9 @@ from pathlib import Path
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from common.errors import ModelError, foreign_errors
-from common.inputs.kind import EncoderSource, Weights
 from common.inputs.texts import has_token_types
 from common.models.description import clean_config
-from common.models.encoder import load_config
+from common.models.encoder import EncoderSource, Weights, load_config
 from common.models.hub import find_folder
 from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
 from common.models.vocabulary import fallback_tokenizer

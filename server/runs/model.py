@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ModelError
-from common.inputs import EncoderSource, input_described
+from common.inputs import input_described
+from common.models.encoder import EncoderSource
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
 from common.orders import ModelArchitecture

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.config import Config
 from common.errors import ModelError, RunFolderError
-from common.inputs import EncoderSource
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.parameters.scope import is_private
 from common.targets import TargetUnits
