@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from common.log_fields import LogFields
-from common.orders import OrderKind
 from common.statistics import merge
 from common.tasks import TaskDefinition, lower_is_better
 from server.core.effects import Guarded, Notice
@@ -27,7 +26,7 @@ def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[Fe
     """
     if rules.guard is None:
         return state, ()
-    final = round_.kind is OrderKind.EVALUATE
+    final = not round_.phase.publishes
     found = []
     for task in rules.tasks:
         scores = compared(task, round_)
