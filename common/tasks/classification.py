@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, mean_of, ratio
-from common.targets import OWN_UNITS, TargetUnits
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import Float64, Label, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
+    pass
 
 
 class Classification(TaskKind):
@@ -37,28 +35,9 @@ class Classification(TaskKind):
         """See `LabelNames.index`."""
         return LabelNames(task.labels).index
 
-    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
-        """Class indices, int64 (examples,)."""
-        import numpy as np
-
-        return np.array(labels, dtype=np.int64)
-
-    def drawn(self, scores: Float64) -> Labels:
-        """The class with the largest score."""
-        classes: Labels = scores.argmax(axis=1).astype("int64")
-        return classes
-
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share."""
         return balance_of(task.labels, labels)
-
-    def loss(
-        self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
-    ) -> Tensor:
-        """Cross entropy; targets are int64 (rows,)."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, targets, reduction=reduction)
 
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
         """Counts per class; the area under the ROC curve where there are two."""

@@ -82,9 +82,11 @@ class TaskKind(ABC):
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """The function that reads one cell, the same for every format; it raises `CellError`."""
 
-    @abstractmethod
     def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
-        """Labels that `label_parser` gave as they are trained on, (examples,) or (examples, outputs)."""
+        """Labels that `label_parser` gave as they are trained on, (examples,) or (examples, outputs): class indices."""
+        import numpy as np
+
+        return np.asarray(labels, dtype=np.int64)
 
     def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels | None:
         """Targets from an array with several columns; None where this kind has no such form.
@@ -94,9 +96,10 @@ class TaskKind(ABC):
         """
         return None
 
-    @abstractmethod
     def drawn(self, scores: Float64) -> Labels:
-        """Targets of generated examples from noisy scores, (examples, outputs)."""
+        """Targets of generated examples from noisy scores, (examples, outputs): the class with the largest score."""
+        classes: Labels = scores.argmax(axis=1).astype("int64")
+        return classes
 
     def classes(self, targets: Labels) -> NDArray[np.int64]:
         """The classes by which examples are dealt out unevenly, (examples,)."""
@@ -125,11 +128,10 @@ class TaskKind(ABC):
         made = PAIR_HEADS[pair_mode] if task.pair else LinearHead
         return made(task.outputs, encoder.config.hidden_size, dropout_of(encoder.config), self.cosine_start)
 
-    @abstractmethod
     def loss(
         self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
     ) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch: cross entropy.
 
         Args:
             outputs: logits or predictions, (rows, task.outputs).
@@ -137,6 +139,9 @@ class TaskKind(ABC):
             reduction: over the rows; `none` gives one loss per row, (rows,).
             units: in which a head works that has units, and so its loss.
         """
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, targets, reduction=reduction)
 
     def score(
         self,
@@ -175,9 +180,8 @@ class TaskKind(ABC):
         true = torch.cat(wanted).double().cpu().numpy()[back]
         return self.measure(task, units.targets(values), true, loss_sum)
 
-    @abstractmethod
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
-        """Reduce outputs to what may travel.
+        """Reduce outputs to what may travel: how often the largest one is right.
 
         Args:
             task: says how to read the outputs.
@@ -185,10 +189,11 @@ class TaskKind(ABC):
             targets: class indices (examples,), 0/1 indicators (examples, labels) or numbers (examples,).
             loss_sum: the loss summed over the examples.
         """
+        return TaskStatistics(len(targets), loss_sum, int((outputs.argmax(axis=1) == targets).sum()))
 
-    @abstractmethod
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Whether `measure` can have given these statistics, whose counts and loss are possible."""
+        return not statistics.labels and not statistics.moments and not statistics.means
 
     @abstractmethod
     def summary(self, task: TaskDefinition, total: TaskStatistics) -> Mapping[str, float | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from math import exp, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, ratio
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind, not_finite
+from common.tasks.definition import Label, TaskDefinition, TaskKind, not_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ LARGEST_EXPONENT = 200.0
 
 
 class MaskedLM(TaskKind):
-    """One output per word of the vocabulary, for every hidden token; what is counted are hidden tokens."""
+    """One output per word of the vocabulary for every hidden token, whose ids are the targets; those are counted."""
 
     name = "masked_lm"
     metrics = ("masked_accuracy", "perplexity")
@@ -33,16 +33,6 @@ class MaskedLM(TaskKind):
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """A text stands for itself."""
         return lambda _: 0
-
-    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
-        """There are none until words are hidden."""
-        import numpy as np
-
-        return np.zeros(len(labels), dtype=np.int64)
-
-    def drawn(self, scores: Float64) -> Labels:
-        """See `only_input`: nothing is drawn for numbers."""
-        raise NotImplementedError
 
     def builtin_data(self, task: str) -> str:
         """The texts of sst2, without their labels."""
@@ -58,14 +48,6 @@ class MaskedLM(TaskKind):
 
         words, width = word_table(encoder).weight.shape
         return MaskedHead(encoder.config.hidden_size, width, words)
-
-    def loss(
-        self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
-    ) -> Tensor:
-        """Cross entropy of the hidden words; targets are their ids, int64 (words,)."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, targets, reduction=reduction)
 
     def score(
         self,
@@ -86,14 +68,6 @@ class MaskedLM(TaskKind):
         if not isfinite(loss_sum):
             raise not_finite(task)
         return TaskStatistics(int(words), loss_sum, int(right))
-
-    def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
-        """The words that were found."""
-        return TaskStatistics(len(targets), loss_sum, int((outputs.argmax(axis=1) == targets).sum()))
-
-    def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
-        """Nothing but how many words were found."""
-        return not statistics.labels and not statistics.moments and not statistics.means
 
     def summary(self, task: TaskDefinition, total: TaskStatistics) -> Mapping[str, float | None]:
         """The share of hidden words that were found, and exp of their mean loss."""
