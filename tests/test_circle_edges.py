@@ -15,6 +15,8 @@ from client.disclosure import what_leaves
 from client.worker import Worker
 from common.config import Config
 from common.errors import ConfigError
+from common.methods.agreement import AgreementRelation
+from common.methods.linear import MeanRelation
 from common.orders import DENSE_FLOAT32
 from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS, EncodedDelta
@@ -22,7 +24,6 @@ from common.parameters.schema import ParameterSchema
 from server.aggregation.combining import Combiner
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
-from server.relations.linear import mean
 from server.runs.saved import SavedRun, load_run
 from simulation.crowd import run_crowd
 from simulation.population import VirtualClient
@@ -160,7 +161,7 @@ def folded(combiner: Combiner, **deltas: float) -> dict[str, int]:
 
 def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> None:
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
-    method = Method(optimizer=momentum(0.5), relation=mean(0.1))
+    method = Method(optimizer=momentum(0.5), relation=MeanRelation(0.1))
     combiner = Combiner(method)
     vectors: BySlot[Vector] = BySlot({SLOT: np.zeros(4, np.float32)})
     vectors.update(combiner.combine(vectors, folded(combiner, a=1.0), {}, version=1))
@@ -210,10 +211,10 @@ def test_clients_that_take_turns_at_a_bench_keep_their_own_copies_and_anchors(na
 
 
 def test_a_plan_with_copies_names_its_relation_whatever_else_is_said_of_it() -> None:
-    assert array_config("sharing.plan=soft", "relation.strength=0.5").relation.name == "mean"
-    assert array_config("sharing.plan=adaptive", "relation.patience=3").relation.name == "agreement"
-    assert array_config("sharing.plan=soft", "relation.name=none").relation.name == "none"
-    assert array_config().relation.name == "none"
+    assert array_config("sharing.plan=soft", "relation.strength=0.5").relation == MeanRelation(0.5)
+    assert array_config("sharing.plan=adaptive", "relation.patience=3").relation == AgreementRelation(patience=3)
+    assert array_config("sharing.plan=soft", "relation.name=none").relation is None
+    assert array_config().relation is None
 
 
 @pytest.mark.parametrize(

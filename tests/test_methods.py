@@ -43,7 +43,7 @@ METHODS = {
     },
     "soft": ("sharing.plan=soft",),
     "adaptive": ("sharing.plan=adaptive", "sharing.members=clients", "relation.patience=1"),
-    "start": ("relation.name=start",),
+    "start": ("training.anchor=start",),
     "everything": (
         *("aggregation.weights=temperature", "aggregation.conflict=cagrad", "aggregation.norm_bound=0.05"),
         *(

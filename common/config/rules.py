@@ -240,7 +240,7 @@ def _guard(config: Config) -> list[str]:
         )
     if config.sharing.plan == "local":
         found.append("guard: plan local shares nothing that could hurt; choose another plan, or remove the guard")
-    if config.relation.name not in ("none", "start", "agreement"):
+    if config.relation is not None and not config.relation.stands_losing_members:
         remedy = "choose one of them"
         found.append(
             f"guard: relation {config.relation.name} would go on with copies of tasks that fell back; {remedy}"
@@ -307,7 +307,8 @@ _RULES: _Rules = (
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
     (("sharing", "tasks"), circle_rules.groups),
-    (("sharing", "relation", "aggregation", "training", "tasks"), circle_rules.relation),
+    (("sharing", "relation", "aggregation", "tasks"), circle_rules.relation),
+    (("sharing", "relation", "training", "federation", "tasks"), circle_rules.pulls),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),

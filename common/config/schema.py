@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
 from common.config.balance_section import BalanceSection
+from common.config.choices import Chosen
 from common.config.client_section import ClientSection
-from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
 from common.config.values import (
     Count,
@@ -30,6 +30,9 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
+from common.methods.anchors import ANCHORS, Anchor
+from common.methods.relation import Relation
+from common.methods.relations import RELATIONS
 from common.orders import TrainingSettings
 from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
@@ -109,6 +112,7 @@ class TrainingSection(Section):
     head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    anchor: Annotated[Anchor | None, Chosen(ANCHORS, none=True)] = None
     balance: BalanceSection = BalanceSection.model_construct()
 
     def settings(self) -> TrainingSettings:
@@ -283,7 +287,7 @@ class Config(Section):
     tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
     data: DataSection = DataSection.model_construct()
     sharing: SharingSection = SharingSection.model_construct()
-    relation: RelationSection = RelationSection.model_construct()
+    relation: Annotated[Relation | None, Chosen(RELATIONS, none=True)] = None
     federation: FederationSection = FederationSection.model_construct()
     guard: GuardSection = GuardSection.model_construct()
     aggregation: AggregationSection = AggregationSection.model_construct()

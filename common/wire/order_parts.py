@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
+from common.methods.relation import LARGEST_MU
 from common.orders import (
     Order,
     OrderKind,
@@ -15,7 +16,7 @@ from common.orders import (
 )
 from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName, ProcedureName, PullStep
+from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.targets import TargetUnits
 from common.wire import checks, limits
 from common.wire.gen import federation_pb2 as pb

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from common.config.schema import Config
 from common.conflict import Settlement, conflict_rule
+from common.methods.relation import Couple
 from common.parameters.plan import is_task
 from server.aggregation.cohort import CohortRule, cohort_rule_of
 from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
 from server.aggregation.shares import Shares, by_examples, shares_of
-from server.relations.table import relation_of
-from server.relations.ties import Relation
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Method:
     folder: Path | None = None
     task_optimizer: ServerOptimizer | None = None
     task_rate: float | None = None
-    relation: Relation | None = None
+    relation: Couple | None = None
     start_pull: float = 0.0
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
@@ -67,8 +66,8 @@ def method_of(config: Config) -> Method:
         rate=config.federation.server_learning_rate,
         task_optimizer=optimizer_of(section, section.task_optimizer) if section.task_optimizer else None,
         task_rate=section.task_learning_rate,
-        relation=relation_of(config),
-        start_pull=config.relation.strength if config.relation.name == "start" else 0.0,
+        relation=config.relation,
+        start_pull=config.training.anchor.strength if config.training.anchor else 0.0,
     )
 
 

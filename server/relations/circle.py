@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.methods.relation import Couple, Coupling, Float64, Members
 from common.parameters.circles import ANCHOR, MEMBER, BySlot, dual_of, ends_of_dual, holder_of, slot_of
 from server.core.effects import Related
-from server.relations.ties import Float64, Members, Relation, Ties
 
 Float32 = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def related_slots(scopes: Sequence[str]) -> list[str]:
 
 
 def relate(
-    relation: Relation,
+    relation: Couple,
     slot: str,
     vectors: Mapping[str, Float32],
     fresh: Mapping[str, Float32],
@@ -55,7 +55,7 @@ def relate(
     """Let a relation act on the members of a slot.
 
     Args:
-        relation: what ties them.
+        relation: what couples them.
         slot: whose members.
         vectors: the published values of all scopes, anchors and duals included.
         fresh: the values after the round's steps, of scopes that changed; float32, as `vectors`.
@@ -79,10 +79,12 @@ def relate(
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    ties = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
-    mus = {scope: float(mu) for scope, mu in zip(scopes, ties.mu, strict=True)} if ties.anchor is not None else {}
-    record = Related(version, slot, mus, json.dumps(ties.state, separators=(",", ":")), ties.note)
-    return _combined(rows, ties, scopes, slot), record
+    coupling = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
+    mus = (
+        {scope: float(mu) for scope, mu in zip(scopes, coupling.mu, strict=True)} if coupling.anchor is not None else {}
+    )
+    record = Related(version, slot, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
+    return _combined(rows, coupling, scopes, slot), record
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -96,15 +98,15 @@ def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
     return products, steps
 
 
-def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], slot: str) -> dict[str, Float32]:
+def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], slot: str) -> dict[str, Float32]:
     size, count = len(rows.values[0]), len(scopes)
     outputs: dict[str, Float64] = {}
-    if ties.start is not None:
-        outputs |= dict(zip(scopes, ties.start, strict=True))
-    if ties.anchor is not None:
-        outputs |= {f"{ANCHOR}{scope}": row for scope, row in zip(scopes, ties.anchor, strict=True)}
+    if coupling.start is not None:
+        outputs |= dict(zip(scopes, coupling.start, strict=True))
+    if coupling.anchor is not None:
+        outputs |= {f"{ANCHOR}{scope}": row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {holder_of(scope): scope for scope in scopes}
-    outputs |= {dual_of(places[member], other): row for (member, other), row in ties.duals.items()}
+    outputs |= {dual_of(places[member], other): row for (member, other), row in coupling.duals.items()}
     newcomer = np.zeros(count + len(rows.duals))
     newcomer[:count] = 1.0 / count
     outputs[slot] = newcomer

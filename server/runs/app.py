@@ -20,6 +20,7 @@ from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
+from common.methods.choice import described
 from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
 from common.stopping import asking
@@ -136,7 +137,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
         "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
-        "relation": json.dumps(config.relation.model_dump(mode="json")),
+        "relation": json.dumps(described(config.relation)),
         "guard": json.dumps(config.guard.model_dump(mode="json")),
         **_training_facts(config),
         "ready": "1",

@@ -68,7 +68,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
         circles=config.circles(),
-        related=config.relation.name not in ("none", "start"),
+        related=config.relation is not None,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
     )
