@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.errors import ConfigError, WireError
+from common.methods.choice import parameters_of
 from common.models.packed_tokenizer import tokenizer_digest
 from common.orders import ModelArchitecture, Order, Session, Welcome
 from common.ports import CoordinatorPort
@@ -49,10 +50,12 @@ class Limits:
         Raises:
             ConfigError: it is more than this client allows.
         """
-        what, training, procedure = f"order {order.order_id}", order.training, order.training.procedure
+        what, training = f"order {order.order_id}", order.training
         self._judge("epochs", what, "local_epochs", training.local_epochs)
-        self._judge("epochs", what, "head_epochs", procedure.head_epochs)
-        self._judge("epochs", what, "finetune_epochs", procedure.finetune_epochs)
+        self._judge("epochs", what, "finetune_epochs", training.finetune_epochs)
+        for key, parameter in parameters_of(type(training.procedure)).items():
+            if parameter.kind is int:  # what procedures count is epochs
+                self._judge("epochs", what, key, getattr(training.procedure, key))
         self._judge("batch_size", what, "batch_size", training.batch_size)
         self._judge("batch_size", what, "eval_batch_size", training.eval_batch_size)
         self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)

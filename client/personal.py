@@ -56,16 +56,16 @@ def work_on_own(
     Returns:
         Scores by task, and the own model's values to keep: float32 CPU vectors by scope, none where it stays.
     """
-    procedure, rows = work.settings.procedure, work.settings.eval_batch_size
+    settings, rows = work.settings, work.settings.eval_batch_size
     own = {scope.removeprefix(PREFIX): vector for scope, vector in kept.items() if scope.startswith(PREFIX)}
-    finetunes = kind is OrderKind.EVALUATE and procedure.finetune_epochs > 0
-    if not (procedure.personal or finetunes):
+    finetunes = kind is OrderKind.EVALUATE and settings.finetune_epochs > 0
+    if not (settings.has_own_model or finetunes):
         return {}, {}
     before = {scope: vector.clone() for scope, vector in synchronizer.vectors.items()}
     try:
         synchronizer.load_received()
         synchronizer.load_private({scope: kept[scope] for scope in synchronizer.private_scopes})
-        if procedure.personal:
+        if settings.has_own_model:
             synchronizer.load_private({scope: own[scope] for scope in synchronizer.vectors if scope in own})
             begun = [item for item in work.sets if _holds(own, synchronizer.vectors, item.task.name)]
             with compact.in_place() if compact is not None else nullcontext():
@@ -73,7 +73,7 @@ def work_on_own(
                 if kind is not OrderKind.TRAIN:
                     return scores, {}
                 with precision.in_use(work.model, work.sets, work.settings):
-                    work.train() if procedure.isolated else pulled_to_received(work, _received(synchronizer))
+                    work.train() if settings.isolated else pulled_to_received(work, _received(synchronizer))
         else:
             with precision.in_use(work.model, work.sets, work.settings):
                 finetuned(work)

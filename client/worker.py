@@ -25,7 +25,7 @@ from client.precision import Precision, PrecisionChoice
 from client.state.store import PendingUpdate
 from client.training.compact import CompactVocabulary, compact_vocabulary
 from client.training.loop import Progress, TaskSet, TrainingDiverged
-from client.training.procedures import PROCEDURES, Procedure, Work, frozen, share_of
+from client.training.procedures import Procedure, Work, frozen, procedure_of, share_of
 from common.errors import Reason, Refused, WireError
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import (
@@ -230,12 +230,12 @@ class Worker:
         synchronizer = self.synchronizer
         synchronizer.load_received()
         synchronizer.load_private({scope: private[scope] for scope in synchronizer.private_scopes})
-        parts = 2 if order.kind is OrderKind.TRAIN and order.training.procedure.personal else 1
+        parts = 2 if order.kind is OrderKind.TRAIN and order.training.has_own_model else 1
         compact = self._vocabulary if not order.pulls else None  # a pull moves rows that no text of this client has
         with compact.in_place() if compact is not None else nullcontext():
             sets = self._sets if compact is not None else self._whole_sets
             scores, losses = self._compute(order, sets, share_of(progress, 0, 1, parts))
-        alone = order.training.procedure.isolated  # no pull either: what the client would compute without the others
+        alone = order.training.isolated  # no pull either: what the client would compute without the others
         sets, compact = (self._sets, self._vocabulary) if alone else (self._whole_sets, None)
         own = replace(self._work(order, sets, share_of(progress, parts - 1, 1, parts)), ties=())
         with frozen(synchronizer.model, self._still):
@@ -280,7 +280,7 @@ class Worker:
             return scores, {}
         work = self._work(order, sets, progress)
         with frozen(model, self._still), self._precision.in_use(model, sets, settings):
-            procedure = self._procedure or PROCEDURES[settings.procedure.name]
+            procedure = self._procedure or procedure_of(settings.procedure)
             return scores, procedure(work)
 
     def _pack(self, order: Order) -> tuple[tuple[ScopePayload, ...], memoryview]:

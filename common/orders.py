@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from common.balance import PLAIN as PLAIN_BALANCE
-from common.balance import LocalBalance
-from common.procedures import PLAIN, LocalProcedure, OptimizerName
+from common.methods.balance import LocalBalance, PlainBalance
+from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
+from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
@@ -77,10 +77,7 @@ class OrderKind(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train locally; travels with the order, so that all clients do the same. `momentum` is that of sgd.
-
-    `frozen` is what of the encoder stands still: nothing (empty), `all`, or embeddings and the lowest `<n>` layers.
-    """
+    """How to train locally; travels with the order, so that all clients do the same."""
 
     local_epochs: int
     batch_size: int
@@ -88,11 +85,28 @@ class TrainingSettings:
     weight_decay: float
     max_grad_norm: float
     eval_batch_size: int
-    procedure: LocalProcedure = PLAIN
-    balance: LocalBalance = PLAIN_BALANCE
-    optimizer: OptimizerName = OptimizerName.ADAMW
-    momentum: float = 0.0
+    procedure: LocalProcedure = field(default_factory=PlainProcedure)
+    balance: LocalBalance = field(default_factory=PlainBalance)
+    optimizer: LocalOptimizer = field(default_factory=AdamWOptimizer)
+    proximal_step: ProximalStep = ProximalStep.GRADIENT
     frozen: str = ""
+    """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
+    finetune_epochs: int = 0
+    """Passes over a client's examples after the last round, for a model of its own."""
+    isolated: bool = False
+    """Whether a client also trains a model that nobody else moves: what it would have alone."""
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the client trains a second model of its own beside the one that it hands in."""
+        return self.isolated or self.procedure.has_own_model
+
+    def problem(self) -> str | None:
+        """What contradicts what, or None: there is place for one model of the client's own."""
+        kinds = [self.procedure.has_own_model, self.finetune_epochs > 0, self.isolated]
+        if sum(kinds) < 2:
+            return None
+        return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
 
 
 @dataclass(frozen=True)

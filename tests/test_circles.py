@@ -50,7 +50,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "soft by tasks": ("sharing.plan=soft",),
     "soft without relation": (*EACH, "relation.name=none"),
     "mean": EACH,
-    "mean proximal": (*EACH, "relation.strength=30.0", "training.pull=proximal"),
+    "mean proximal": (*EACH, "relation.strength=30.0", "training.proximal_step=proximal"),
     "graph": (*EACH, "relation.name=graph", LINKS),
     "graph_l1": (*EACH, "relation.name=graph_l1", LINKS),
     "precision": (*EACH, "relation.name=precision", "relation.links=[[a, b, -0.9], [b, c, 0.4]]"),
@@ -220,7 +220,7 @@ def test_a_start_pull_of_strength_0_is_none_and_a_strong_one_moves_nothing(tmp_p
     expected = digest_of(asyncio.run(federate(plain, tmp_path / "plain", MEMBERS)))
     none = configured("start", "training.anchor.strength=0.0")
     assert digest_of(asyncio.run(federate(none, tmp_path / "none", MEMBERS))) == expected
-    strong = configured("start", "training.anchor.strength=1e6", "training.pull=proximal")
+    strong = configured("start", "training.anchor.strength=1e6", "training.proximal_step=proximal")
     first = make_model(strong).vectors["shared"].numpy().copy()
     found = asyncio.run(federate(strong, tmp_path / "strong", MEMBERS))
     np.testing.assert_allclose(found.vectors["shared"], first, atol=1e-4)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from common.conflict import Settlement, conflict_rule
+from common.methods.conflict import ConflictResolver
 from common.orders import DENSE_FLOAT32, TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
@@ -30,6 +30,7 @@ from server.core.effects import Commit, Fold, StoreVersion
 from server.core.events import UpdateArrived
 from server.storage.journal import Journal
 from tests.core_cases import SCORES, TASKS, Table, rules
+from tests.row_cases import conflict_rule
 
 
 def vector(*values):
@@ -115,7 +116,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
     rng = np.random.default_rng(4)
     clients = {"a": {"sst2": 7}, "b": {"sst2": 12}, "d": {"sst2": 1000}}
     deltas = {client: rng.normal(size=3 * BLOCK + 5).astype(np.float32) for client in clients}
-    settlement = Settlement(conflict_rule(name, 0.4), only_conflicts=False) if name != "none" else None
+    resolver = ConflictResolver(conflict_rule(name), only_conflicts=False) if name != "none" else None
     plain, *_ = hold(rules(), clients, deltas, Method())
     ways = (tempered, by_trend, by_attention)
     for shares in (
@@ -124,7 +125,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
         partial(by_fall, rate=0.1, decay=0.01),
         *(partial(w, temperature=3.0) for w in ways),
     ):
-        found, *_ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(shares, settlement=settlement)))
+        found, *_ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(shares, resolver=resolver)))
         assert {scope: v.tobytes() for scope, v in found.items()} == {s: v.tobytes() for s, v in plain.items()}
 
 
@@ -132,7 +133,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
 def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
     rng = np.random.default_rng(4)
     deltas = {client: (1e-3 * rng.normal(size=BLOCK + 9)).astype(np.float32) for client in CLIENTS}
-    method = Method(StreamingRule(balanced, settlement=Settlement(conflict_rule(name, 0.4))))
+    method = Method(StreamingRule(balanced, resolver=ConflictResolver(conflict_rule(name))))
     values = [
         hold(rules(by_task=True), {c: CLIENTS[c] for c in order}, deltas, method)[0]["shared"].tobytes()
         for order in ("abcd", "dcba", "bdac")
@@ -143,10 +144,8 @@ def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
 def test_a_conflict_is_settled_between_the_tasks_means():
     clients = {"a": {"sst2": 10}, "b": {"sst2": 10}, "c": {"qqp": 5}}
     deltas = {"a": vector(2, 1), "b": vector(0, -1), "c": vector(-0.8, 0.6)}
-    settlement = Settlement(conflict_rule("pcgrad", 0.4), rescale=False)
-    values, combiner, _ = hold(
-        rules(by_task=True), clients, deltas, Method(StreamingRule(balanced, settlement=settlement))
-    )
+    resolver = ConflictResolver(conflict_rule("pcgrad", rescale=False))
+    values, combiner, _ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(balanced, resolver=resolver)))
     np.testing.assert_allclose(values["shared"], (0.18, 0.54), atol=1e-6)
     np.testing.assert_allclose(combiner.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
     assert values["task/sst2"].tolist() == list(range(10)), "a head is its task's alone"

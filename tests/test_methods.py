@@ -117,9 +117,9 @@ def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
     ("overrides", "line"),
     [
         (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature, dynamic or attention"),
-        (["aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad reads it"),
-        (["aggregation.conflict=mgda", "aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad"),
-        (["aggregation.rescale=false"], "aggregation.rescale: only a conflict rule reads it"),
+        (["aggregation.conflict.radius=0.5"], "aggregation.conflict.radius: not read by none; write name: cagrad"),
+        (["aggregation.conflict={name: mgda, radius: 0.5}"], "aggregation.conflict.radius: not read by mgda"),
+        (["aggregation.only_conflicts=false"], "aggregation.only_conflicts: only a conflict rule reads it"),
         (["aggregation.weights=uniform", "aggregation.conflict=nash"], "aggregation.weights: uniform counts clients"),
         (["aggregation.weights=uniform", "tasks.sst2.weight=2.0"], "tasks.sst2.weight: is not read where"),
         (["aggregation.robust=median"], "aggregation.robust: median counts every update once; write weights: uniform"),

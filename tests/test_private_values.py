@@ -14,10 +14,10 @@ from torch import Tensor
 
 import simulation.codec
 from client.worker import Worker
+from common.methods.local_optimizers import SGDOptimizer
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.plan import is_private
-from common.procedures import OptimizerName
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS
 from server.engine.coordinator import Coordinator
@@ -80,7 +80,7 @@ class Leak:
                     self.fresh.append((scope, after.numpy()))
                     continue
                 self.planted += [(scope, after.numpy()), (scope, values[scope].numpy())]
-                if order.training.optimizer is OptimizerName.SGD:
+                if isinstance(order.training.optimizer, SGDOptimizer):
                     self.planted.append((scope, after.numpy() - values[scope].numpy()))
             return outcome
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.config.choices import Chosen
 from common.config.values import MaxExamples, Section
+from common.methods.conflict import CONFLICT_RULES, ConflictRule
 
 TASK_SHARES = ("task_balanced", "temperature", "dynamic", "attention", "famo")
 """Weights that ask for sums by task."""
@@ -26,10 +28,8 @@ class AggregationSection(Section):
     famo_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     famo_decay: Annotated[float, Field(ge=0, le=1e6)] = 1e-3
     max_examples: MaxExamples | None = None
-    conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
-    cagrad_c: Annotated[float, Field(gt=0)] = 0.4
+    conflict: Annotated[ConflictRule | None, Chosen(CONFLICT_RULES, none=True)] = None
     only_conflicts: bool = True
-    rescale: bool = True
     robust: Literal["none", "median", "trimmed_mean", "multi_krum"] = "none"
     faulty_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
     norm_bound: Annotated[float, Field(gt=0)] | None = None
@@ -53,11 +53,11 @@ class AggregationSection(Section):
     @property
     def by_task(self) -> bool:
         """Whether the updates of a scope that tasks share are summed task by task."""
-        return self.weights in TASK_SHARES or self.conflict != "none"
+        return self.weights in TASK_SHARES or self.conflict is not None
 
     def problems(self) -> list[str]:
         """What contradicts what, one line each."""
-        conflict = self.conflict != "none"
+        conflict = self.conflict is not None
         optimizers = {self.optimizer, self.task_optimizer or self.optimizer}
         adaptive = not optimizers.isdisjoint(ADAPTIVE)
         unread = (
@@ -65,9 +65,7 @@ class AggregationSection(Section):
             ("famo_rate", self.weights == "famo", "weights: famo"),
             ("famo_decay", self.weights == "famo", "weights: famo"),
             ("max_examples", self.weights != "uniform", "weights that count rows, all but uniform,"),
-            ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
             ("only_conflicts", conflict, "a conflict rule"),
-            ("rescale", conflict, "a conflict rule"),
             ("faulty_share", self.robust in ("trimmed_mean", "multi_krum"), "robust: trimmed_mean or multi_krum"),
             ("beta1", optimizers != {"sgd"}, "optimizer: momentum, adam or yogi"),
             ("beta2", adaptive, "optimizer: adam or yogi"),

@@ -25,7 +25,7 @@ class Chosen(Generic[R]):
 
     @property
     def names(self) -> list[str]:
-        """What may be written."""
+        """What may be written; the first is meant where only parameters are given."""
         return [*(["none"] if self.none else []), *self.rows]
 
     def model_of(self, key: str) -> type[Section] | None:
@@ -46,11 +46,10 @@ class Chosen(Generic[R]):
         return self._made(body, ("name",))
 
     def _made(self, body: Mapping[str, Any], place: tuple[str, ...]) -> R | None:
-        name = body.get("name")
+        name = body.get("name", self.names[0])
         if name not in self.names:
-            choices = ", ".join(self.names[:-1]) + " or " + self.names[-1] if self.names[1:] else self.names[0]
-            shown = "no name given" if name is None else f"'{name}' is not a choice"
-            raise _errors([_problem(place, f"{shown}; write {choices}", body)])
+            choices = ", ".join(self.names[:-1]) + f" or {self.names[-1]}"
+            raise _errors([_problem(place, f"'{name}' is not a choice; write {choices}", body)])
         row = self.rows.get(str(name))
         known = {} if row is None else parameters_of(row)
         found = [

@@ -56,22 +56,6 @@ def relation(config: Config) -> list[str]:
     return found
 
 
-def pulls(config: Config) -> list[str]:
-    """A proximal term whose gradient would carry a step beyond its anchor."""
-    training, found = config.training, []
-    if training.pull != "gradient":
-        return []
-    strongest = {"training.anchor": training.anchor.strength if training.anchor else 0.0}
-    if config.relation is not None:
-        least = len(config.tasks) if config.sharing.members == "tasks" else config.federation.min_clients
-        strongest["relation"] = config.relation.largest_mu(least)
-    for key, mu in strongest.items():
-        if mu * training.learning_rate > 1:
-            step = f"{mu:g} times learning_rate {training.learning_rate:g} is above 1 and would overshoot"
-            found.append(f"{key}.strength: {step}; write training.pull: proximal, or a smaller strength")
-    return found
-
-
 def _unknown_holders(config: Config, chosen: Relation) -> list[str]:
     """Names in links and clusters that no set of tasks has."""
     found = []

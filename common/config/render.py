@@ -6,6 +6,7 @@ from common.config.aggregation_section import ADAPTIVE
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
+from common.methods.local_optimizers import SGDOptimizer
 
 _SMALL_MODEL_RATE = 1e-4
 _SMALL_SGD_RATE = 1e-3
@@ -29,7 +30,7 @@ def notes(config: Config) -> list[str]:
 
 def _learning_rate(config: Config) -> str | None:
     model, rate = config.model, config.training.learning_rate
-    if config.training.optimizer == "sgd":
+    if isinstance(config.training.optimizer, SGDOptimizer):
         advice = f"{rate:g} is small for sgd, whose steps are as small as the gradients; start near 0.1"
         return f"training.learning_rate: {advice}" if rate < _SMALL_SGD_RATE else None
     if not model.reads_text:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Literal, TypeVar
 
 from common.config import array_rules, circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
+from common.methods.choice import Row, Table
+from common.methods.procedures import PROCEDURES, PulledProcedure
+from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
 from common.tasks import KNOWN_TASKS, TaskType
+
+R = TypeVar("R", bound=Row)
 
 Role = Literal["server", "client", "simulate", "any"]
 
@@ -137,34 +142,47 @@ _NO_HALVES = "does not split the model into a shared encoder and heads; use hard
 
 
 def _procedure_fits(config: Config) -> list[str]:
-    training, plan = config.training, config.sharing.plan
-    pulls = training.procedure in ("fedprox", "ditto")
-    found = []
-    if pulls and training.pull == "gradient" and training.mu * training.learning_rate > 1:
-        step = f"mu {training.mu:g} times learning_rate {training.learning_rate:g} is above 1 and would overshoot"
-        found.append(f"training.mu: {step}; write training.pull: proximal, or a smaller mu")
-    if training.procedure == "ditto" and training.finetune_epochs:
-        found.append("training.finetune_epochs: procedure ditto has personal models already; write 0")
-    if pulls and plan == "local":
+    training, plan, found = config.training, config.sharing.plan, []
+    procedure, name = training.procedure, training.procedure.name
+    if procedure.has_own_model and training.finetune_epochs:
+        found.append(f"training.finetune_epochs: procedure {name} has personal models already; write 0")
+    if isinstance(procedure, PulledProcedure) and plan == "local":
         found.append(f"training.procedure: plan local {_NOTHING_TO_PULL_TO}")
-    if training.procedure == "fedrep" and plan in ("full", "lg", "local"):
-        found.append(f"training.procedure: fedrep, but plan {plan} {_NO_HALVES}")
+    if procedure.splits_model and plan in ("full", "lg", "local"):
+        found.append(f"training.procedure: {name}, but plan {plan} {_NO_HALVES}")
+    if training.balance.compares_losses and procedure.looks_ahead:
+        remedy = f"{name} takes gradients where the model does not stand; choose another of the two"
+        found.append(f"training.balance: {training.balance.name} compares losses before and after a step, {remedy}")
     return found
 
 
-def _balance(config: Config) -> list[str]:
-    training = config.training
-    found = training.balance.problems()
-    if training.balance.rule == "famo" and training.procedure == "per_fedavg":
-        remedy = "per_fedavg takes gradients where the model does not stand; choose another of the two"
-        found.append(f"training.balance.rule: famo compares losses before and after a step, {remedy}")
-    return found
+def _proximal_step(config: Config) -> list[str]:
+    """Who reads `training.proximal_step`, and whether a step along the gradient would carry beyond the anchor."""
+    training, relation = config.training, config.relation
+    strengths = {}
+    if isinstance(training.procedure, PulledProcedure):
+        strengths["training.procedure.mu"] = training.procedure.mu
+    if training.anchor is not None:
+        strengths["training.anchor.strength"] = training.anchor.strength
+    if relation is not None and relation.has_anchors:
+        members = len(config.tasks) if config.sharing.members == "tasks" else config.federation.min_clients
+        strengths["relation.strength"] = relation.largest_mu(members)
+    if training.proximal_step == "proximal":
+        readers = f"{_names(PROCEDURES, lambda row: issubclass(row, PulledProcedure))} as training.procedure, an anchor"
+        relations = _names(RELATIONS, lambda row: row.has_anchors)
+        remedy = f"only {readers} or relation {relations} reads it; write one of them, or remove it"
+        return [] if strengths else [f"training.proximal_step: {remedy}"]
+    rate = training.learning_rate
+    return [
+        f"{key}: {mu:g} times learning_rate {rate:g} is above 1 and would overshoot; "
+        "write training.proximal_step: proximal, or a smaller one"
+        for key, mu in strengths.items()
+        if mu * rate > 1
+    ]
 
 
-def _momentum(config: Config) -> list[str]:
-    if config.training.optimizer == "sgd" or not config.training.momentum:
-        return []
-    return ["training.momentum: only optimizer: sgd reads it; write that, or remove it"]
+def _names(rows: Table[R], reads: Callable[[type[R]], bool]) -> str:
+    return " or ".join(name for name, row in rows.items() if reads(row))
 
 
 def _schedule(config: Config) -> list[str]:
@@ -232,8 +250,9 @@ def _guard(config: Config) -> list[str]:
             for key in ("margin", "rounds")
             if getattr(guard, key) != getattr(type(guard)(), key)
         ]
-    if training.procedure == "ditto":
-        found.append("guard: clients train isolated models beside it, but ditto has personal ones; choose one of them")
+    if training.procedure.has_own_model:
+        text = f"{training.procedure.name} has personal ones; choose one of them"
+        found.append(f"guard: clients train isolated models beside it, but {text}")
     if training.finetune_epochs:
         found.append(
             "guard: clients train isolated models beside it, but training.finetune_epochs asks for others too; write 0"
@@ -300,15 +319,13 @@ _RULES: _Rules = (
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
-    (("training",), _balance),
-    (("training",), _momentum),
+    (("training", "relation", "sharing", "federation", "tasks"), _proximal_step),
     (("training",), _schedule),
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
     (("sharing", "tasks"), circle_rules.groups),
     (("sharing", "relation", "aggregation", "tasks"), circle_rules.relation),
-    (("sharing", "relation", "training", "federation", "tasks"), circle_rules.pulls),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),

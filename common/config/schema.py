@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
-from common.config.balance_section import BalanceSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
 from common.config.task_section import TaskSection
@@ -31,12 +30,15 @@ from common.config.values import (
     group_tree,
 )
 from common.methods.anchors import ANCHORS, Anchor
+from common.methods.balance import LocalBalance, PlainBalance
+from common.methods.balances import BALANCES
+from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, LocalOptimizer
+from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.orders import TrainingSettings
 from common.parameters.circles import Circles, paths_of
 from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
-from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import Header, TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
@@ -88,10 +90,7 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off.
-
-    `procedure` and what it reads (`common.procedures`) say how a client trains; the others are left out.
-    """
+    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off."""
 
     num_rounds: Count = 10
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
@@ -100,20 +99,16 @@ class TrainingSection(Section):
     final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     batch_size: Count = 16
     eval_batch_size: Count = 128
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0, le=LARGEST_MOMENTUM)] = 0.0
+    optimizer: Annotated[LocalOptimizer, Chosen(LOCAL_OPTIMIZERS)] = AdamWOptimizer()
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     frozen_rounds: CountOrZero = 0
     frozen_layers: FrozenLayers = "all"
-    procedure: Literal["plain", "fedprox", "fedrep", "ditto", "per_fedavg"] = "plain"
-    mu: Annotated[float, Field(ge=0, le=1e6)] = 0.1
-    pull: Literal["gradient", "proximal"] = "gradient"
-    head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
-    inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    procedure: Annotated[LocalProcedure, Chosen(PROCEDURES)] = PlainProcedure()
+    proximal_step: Annotated[ProximalStep, Field(strict=False)] = ProximalStep.GRADIENT
     finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     anchor: Annotated[Anchor | None, Chosen(ANCHORS, none=True)] = None
-    balance: BalanceSection = BalanceSection.model_construct()
+    balance: Annotated[LocalBalance, Chosen(BALANCES)] = PlainBalance()
 
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
@@ -124,17 +119,12 @@ class TrainingSection(Section):
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             eval_batch_size=self.eval_batch_size,
-            procedure=self.local_procedure(),
-            balance=self.balance.chosen(),
-            optimizer=OptimizerName(self.optimizer),
-            momentum=self.momentum,
+            procedure=self.procedure,
+            balance=self.balance,
+            optimizer=self.optimizer,
+            proximal_step=self.proximal_step,
+            finetune_epochs=self.finetune_epochs,
         )
-
-    def local_procedure(self) -> LocalProcedure:
-        """The procedure with the settings that it reads."""
-        name = ProcedureName(self.procedure)
-        read = {key: getattr(self, key) for key in READS[name] - {"pull"}}
-        return LocalProcedure(name, **read, pull=PullStep(self.pull if "pull" in READS[name] else "gradient"))
 
 
 class DataSection(Section):

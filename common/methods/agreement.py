@@ -8,8 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-from common.conflict import cosines
 from common.methods.choice import Bounds
+from common.methods.conflict import cosines
 from common.methods.relation import Coupling, Float64, Members, Relation
 
 Groups = list[list[int]]

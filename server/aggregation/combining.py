@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from common.conflict import cosines
+from common.methods.conflict import cosines
 from common.parameters.encodings import BLOCK, is_finite
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
@@ -186,9 +186,9 @@ class Combiner:
         shares = gated(shares / shares.sum(), gram, np.array([task in rule.auxiliary for task in tasks]))
         if several:
             self.cosines[scope] = tasks, cosines(gram)
-            if rule.settlement is not None:
+            if rule.resolver is not None:
                 counted = np.flatnonzero(shares)
-                shares[counted] = rule.settlement.weights(gram[np.ix_(counted, counted)], shares[counted])
+                shares[counted] = rule.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
         return [Part(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
     def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:

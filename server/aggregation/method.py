@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config.schema import Config
-from common.conflict import Settlement, conflict_rule
+from common.methods.conflict import ConflictResolver
 from common.methods.relation import Couple
 from common.parameters.plan import is_task
 from server.aggregation.cohort import CohortRule, cohort_rule_of
@@ -19,13 +19,13 @@ from server.aggregation.shares import Shares, by_examples, shares_of
 class StreamingRule:
     """A rule that needs sums only, whatever the number of clients; the default is the weighted mean.
 
-    `shares` and `task_weights` (1 where a task is missing) weigh tasks that have sums of their own, and `settlement`
-    lets them settle their conflicts. Tasks in `auxiliary` count as far as they help the others.
+    `shares` and `task_weights` (1 where a task is missing) weigh tasks that have sums of their own, and `resolver`
+    resolves their conflicts. Tasks in `auxiliary` count as far as they help the others.
     """
 
     shares: Shares = by_examples
     task_weights: Mapping[str, float] = field(default_factory=dict)
-    settlement: Settlement | None = None
+    resolver: ConflictResolver | None = None
     auxiliary: frozenset[str] = frozenset()
 
 
@@ -73,13 +73,12 @@ def method_of(config: Config) -> Method:
 
 def _streaming_rule_of(config: Config) -> StreamingRule:
     section = config.aggregation
-    settlement = None
-    if section.conflict != "none":
-        rule = conflict_rule(section.conflict, section.cagrad_c)
-        settlement = Settlement(rule, section.only_conflicts, section.rescale)
+    resolver = None
+    if section.conflict is not None:
+        resolver = ConflictResolver(section.conflict, section.only_conflicts)
     return StreamingRule(
         shares=shares_of(config) if section.by_task else by_examples,
         task_weights={name: task.weight for name, task in config.tasks.items()},
-        settlement=settlement,
+        resolver=resolver,
         auxiliary=frozenset(name for name, task in config.tasks.items() if task.auxiliary),
     )

@@ -76,8 +76,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
 
 def _training(config: Config) -> TrainingSettings:
     """What travels with orders: under the guard clients train isolated models too."""
-    settings = config.training.settings()
-    return replace(settings, procedure=replace(settings.procedure, isolated=config.guard.enabled))
+    return replace(config.training.settings(), isolated=config.guard.enabled)
 
 
 def _schedule(config: Config) -> Schedule:

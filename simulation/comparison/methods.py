@@ -121,6 +121,6 @@ def choose(config: Config, names: Sequence[str]) -> list[Method]:
 def extra_epochs(config: Config) -> int:
     """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
     training = config.training
-    per_round = {"ditto": training.local_epochs, "per_fedavg": training.local_epochs, "fedrep": training.head_epochs}
+    per_round = training.procedure.extra_epochs(training.local_epochs)
     isolated = training.local_epochs if config.guard.enabled else 0
-    return training.num_rounds * (per_round.get(training.procedure, 0) + isolated) + training.finetune_epochs
+    return training.num_rounds * (per_round + isolated) + training.finetune_epochs
