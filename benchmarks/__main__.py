@@ -28,7 +28,8 @@ COMMANDS = {
     "simulation": "virtual clients in one process: ms per client, of a small and of a large model",
     "memory": "the coordinator's memory with a large model",
     "quality": "what federation costs or gains, on real rows",
-    "all": "every one of them but quality, with the sizes of docs/performance.md",
+    "same_bits": "whether this tree and an older one come to the same model, bit for bit",
+    "all": "every one of them but quality and same_bits, with the sizes of docs/performance.md",
 }
 
 

@@ -11,8 +11,7 @@ from common.models.layout import scope_schemas
 from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
-from common.parameters.circles import MEMBER
-from common.parameters.plan import is_private, member_scopes
+from common.parameters.scope import Scope, held_scopes, is_private
 from common.tasks import TaskType
 
 
@@ -28,10 +27,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     source = find_encoder(section, "random")
     architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
-    circles = config.circles()
-    if problem := circles.problem(schemas, tasks):
+    membership = config.membership()
+    if problem := membership.problem(schemas, tasks):
         raise ConfigError(f"--tasks: {problem}")
-    held, text = member_scopes(schemas, tasks), section.reads_text
+    held, text = held_scopes(schemas, tasks), section.reads_text
     trains, blocks = config.client.trains, blocks_of(schemas)
     if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
@@ -39,15 +38,15 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     for scope in held:
         if not is_private(scope) and scope not in fixed:
-            size, name = schemas[scope], circles.scope(scope, "<client id>", tasks)
+            size, name = schemas[scope], membership.scope(scope, "<client id>", tasks)
             lines.append(
                 f"  each round, scope {name}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"
             )
-    if any(scope.startswith(MEMBER) and scope not in fixed for scope in held):
-        whose = "this client" if circles.members == "clients" else "the clients with exactly these tasks, perhaps one,"
-        lines.append(
-            f"    a member's scope is a copy of {whose} alone: the coordinator sees it, not only a mean of many"
-        )
+    if any(Scope.parse(scope).is_member and scope not in fixed for scope in held):
+        alone = membership.members == "clients"
+        whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
+        text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"
+        lines.append(f"    a member's scope is {text_of}")
     scored = [task.name for task in definitions if task.type is TaskType.REGRESSION]
     if scored:
         lines += [

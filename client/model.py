@@ -14,10 +14,10 @@ from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
 from common.orders import Order, ScopePull, ScopeVersion, Welcome
-from common.parameters.circles import ANCHOR, slot_of
 from common.parameters.flat import bind, shapes_of, views
-from common.parameters.plan import ScopeRule, SharingPlan, is_private, member_scopes
+from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope, held_scopes, is_private
 from common.ports import Piece
 
 
@@ -49,7 +49,7 @@ class ClientModelSynchronizer:
             architecture = replace(architecture, encoder_config=shallower(architecture.encoder_config, layers))
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
         schemas = scope_schemas(architecture, welcome.tasks, plan)
-        held = member_scopes(schemas, tasks)
+        held = held_scopes(schemas, tasks)
         judge_size(sum(schemas[scope].size for scope in held))
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
@@ -78,15 +78,13 @@ class ClientModelSynchronizer:
         the same; it is for one client at a time, since all views move the same parameters. `scopes` maps the client's
         scopes to those of this model, where they have other names.
         """
-        held = (
-            dict(sorted(scopes.items())) if scopes else {scope: scope for scope in member_scopes(self.schemas, tasks)}
-        )
-        names = {entry.name for slot in held.values() for entry in self.schemas[slot].entries}
+        held = dict(sorted(scopes.items())) if scopes else {scope: scope for scope in held_scopes(self.schemas, tasks)}
+        names = {entry.name for there in held.values() for entry in self.schemas[there].entries}
         part = copy(self)
         part.model = self.model.part([t for t in self.model.heads if any(n.startswith(f"heads.{t}.") for n in names)])
-        part.schemas = {scope: self.schemas[slot] for scope, slot in held.items()}
-        part.vectors = {scope: self.vectors[slot] for scope, slot in held.items()}
-        part.received = {scope: self.received[slot] for scope, slot in held.items() if slot in self.received}
+        part.schemas = {scope: self.schemas[there] for scope, there in held.items()}
+        part.vectors = {scope: self.vectors[there] for scope, there in held.items()}
+        part.received = {scope: self.received[there] for scope, there in held.items() if there in self.received}
         return part
 
     @property
@@ -114,7 +112,7 @@ class ClientModelSynchronizer:
         self._held.pop(place, None)
         vector = self.received.get(wanted.scope)
         if vector is None:
-            size = self.schemas[wanted.scope.removeprefix(ANCHOR)].size
+            size = self.schemas[Scope.parse(wanted.scope).base].size
             vector = self.anchors.setdefault(place, torch.zeros(size))
         await fill(vector, pieces, wanted.scope)
         self._held[place] = wanted
@@ -153,9 +151,10 @@ class ClientModelSynchronizer:
         return self.vectors[scope].detach().cpu().sub_(self.received[scope])
 
 
-def _place(scope: str) -> str:
-    """Where a scope's values lie: scopes of one slot take turns at it."""
-    return f"{ANCHOR}{slot_of(scope)}" if scope.startswith(ANCHOR) else slot_of(scope)
+def _place(name: str) -> str:
+    """Where a scope's values lie: those of one template take turns at it."""
+    scope = Scope.parse(name)
+    return Scope.parse(scope.template).anchor if scope.is_derived else scope.template
 
 
 async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:

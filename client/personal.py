@@ -16,8 +16,8 @@ from client.training.loop import TaskSet
 from client.training.procedures import Work, finetuned, pulled_to_received
 from common.models.multitask import MultiTaskModel
 from common.orders import OrderKind
-from common.parameters.circles import task_of
 from common.parameters.flat import views
+from common.parameters.scope import held_scopes
 from common.statistics import TaskStatistics
 
 PREFIX = "personal/"
@@ -87,7 +87,7 @@ def work_on_own(
 
 def _holds(own: Collection[str], scopes: Collection[str], task: str) -> bool:
     """Whether the own model has all that a task's scores depend on: it may have trained other tasks so far."""
-    return all(scope in own for scope in scopes if task_of(scope) in ("", task))
+    return all(scope in own for scope in held_scopes(scopes, [task]))
 
 
 def _received(synchronizer: ClientModelSynchronizer) -> dict[str, Tensor]:

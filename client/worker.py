@@ -47,9 +47,9 @@ from common.parameters.capacity import (
     frozen_blocks,
     trained_blocks,
 )
-from common.parameters.circles import idle_scopes, task_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
+from common.parameters.scope import Scope, untrained_scopes
 from common.seeds import derive_seed
 from common.targets import OWN_UNITS, sums_of
 from common.tasks import TaskDefinition, TaskType
@@ -195,7 +195,7 @@ class Worker:
         with self._only(order):
             self._choose_parts(order.training.frozen)
             assert self.synchronizer is not None
-            self._fixed |= idle_scopes(self.synchronizer.schemas, order.tasks, order.apart)
+            self._fixed |= untrained_scopes(self.synchronizer.schemas, order.tasks, order.apart)
             return self._carry_out(order, private, progress)
 
     @contextmanager
@@ -263,7 +263,7 @@ class Worker:
         }
         seed = derive_seed(order.seed, order.round, self.client_id, "training")
         travelling = frozenset[str]().union(*names.values())
-        body = frozenset[str]().union(*(found for scope, found in names.items() if not task_of(scope)))
+        body = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
         ties = tuple((self.synchronizer.anchor_values(pull), pull.mu) for pull in order.pulls)
         return Work(self.synchronizer.model, sets, order.training, seed, progress, travelling, body, ties)
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from common.methods.balance import LocalBalance, PlainBalance
 from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
+from common.parameters.scope import Scope
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
@@ -139,7 +140,7 @@ class ScopePull:
     @property
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
-        return ScopeVersion(f"anchor/{self.scope}", self.version)
+        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
 
 
 DENSE_FLOAT32 = "dense-float32"

@@ -21,8 +21,8 @@ from client.training.loop import Progress
 from client.worker import Outcome, Worker
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, OrderKind, Welcome
-from common.parameters.circles import slot_of
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope
 
 
 class Bench:
@@ -36,7 +36,8 @@ class Bench:
     def part(self, tasks: tuple[str, ...], scopes: tuple[str, ...]) -> ClientModelSynchronizer:
         """The model as a client with these tasks and scopes sees it."""
         if (tasks, scopes) not in self._parts:
-            self._parts[tasks, scopes] = self.whole.part(tasks, {scope: slot_of(scope) for scope in scopes})
+            held = {scope: Scope.parse(scope).template for scope in scopes}
+            self._parts[tasks, scopes] = self.whole.part(tasks, held)
         return self._parts[tasks, scopes]
 
 
@@ -45,8 +46,8 @@ class Workshop:
 
     Args:
         benches: how many clients work at a time.
-        schemas: of every scope or slot of the federation, private ones included.
-        rules: the sharing plan as (match, slot).
+        schemas: of every scope or template of the federation, private ones included.
+        rules: the sharing plan as (match, template).
         device: where models live.
     """
 

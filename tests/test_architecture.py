@@ -255,3 +255,24 @@ def test_exceptions_of_any_kind_are_caught_in_listed_places_only() -> None:
         for node in nodes:
             raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
             assert raises or name == "server/service/handlers.py", name
+
+
+_SCOPE_NAME = re.compile(r"(shared|task|private|group|member|anchor|dual)/[^\s/]*")
+_TAKES_APART = {"startswith", "removeprefix", "split", "rsplit", "partition", "rpartition", "replace", "count"}
+
+
+def test_names_of_scopes_are_put_together_and_taken_apart_in_one_file() -> None:
+    found = {
+        (name, ast.unparse(node))
+        for name, tree in sources().items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Constant) and isinstance(node.value, str) and _SCOPE_NAME.match(node.value + " "))
+        or (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _TAKES_APART
+            and re.fullmatch(r"(.*[._])?(scope|template)", ast.unparse(node.func.value))
+        )
+    }
+    kept = "client/personal.py"  # its own prefix of a file's keys, which goes with the own model's special place there
+    assert {where for where, _ in found} - {kept} == {"common/parameters/scope.py"}, found

@@ -18,9 +18,9 @@ from common.errors import ConfigError
 from common.methods.agreement import AgreementRelation
 from common.methods.linear import MeanRelation
 from common.orders import DENSE_FLOAT32
-from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import ByTemplate
 from server.aggregation.combining import Combiner
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
@@ -42,8 +42,8 @@ SLOT = "member/{holder}"
 def saved(config: Config, values: Mapping[str, float]) -> SavedRun:
     """A run whose scopes hold one number each; a scope of a slot has that slot's size."""
     model = make_model(config)
-    sizes = BySlot({scope: schema.size for scope, schema in model.schemas.items()})
-    vectors = BySlot({scope: np.zeros(size, np.float32) for scope, size in sizes.items()})
+    sizes = ByTemplate({scope: schema.size for scope, schema in model.schemas.items()})
+    vectors = ByTemplate({scope: np.zeros(size, np.float32) for scope, size in sizes.items()})
     vectors.update({scope: np.full(sizes[scope], value, np.float32) for scope, value in values.items()})
     return SavedRun(config, model, 1, vectors)
 
@@ -163,7 +163,7 @@ def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> No
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
     method = Method(optimizer=momentum(0.5), relation=MeanRelation(0.1))
     combiner = Combiner(method)
-    vectors: BySlot[Vector] = BySlot({SLOT: np.zeros(4, np.float32)})
+    vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
     vectors.update(combiner.combine(vectors, folded(combiner, a=1.0), {}, version=1))
     assert {scope: float(v[0]) for scope, v in vectors.items()} == {SLOT: 1.0, "member/a": 1.0, "anchor/member/a": 1.0}
     again = Combiner(method, {name: moment.copy() for name, moment in combiner.moments.items()})

@@ -22,7 +22,7 @@ from common.config import Config
 from common.errors import Reason, Refused
 from common.methods.choice import described
 from common.orders import JoinRequest, OrderKind
-from common.parameters.circles import slot_of
+from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
 from server.core.effects import Related
 from server.engine.coordinator import Coordinator
@@ -254,7 +254,7 @@ def moves(config: Config, clients: Mapping[str, tuple[str, float]], state: Path)
         agents.append(Agent(coordinator, worker, state / name))
     asyncio.run(run_together(coordinator, agents))
     return coordinator, {
-        scope: vector - first[scope if scope in first else slot_of(scope)]
+        scope: vector - first[scope if scope in first else Scope.parse(scope).template]
         for scope, vector in coordinator.vectors.items()
     }
 
@@ -323,7 +323,7 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
     report = build_report(facts, coordinator.rules.tasks, journal.rounds(), [], "", "", (), journal.relations())
     assert report["relation"]["name"] == "agreement"
     assert [entry["round"] for entry in report["relations"]] == [1, 2, 3]
-    assert {entry["slot"] for entry in report["relations"]} == {"member/{holder}/layer_0"}
+    assert {entry["template"] for entry in report["relations"]} == {"member/{holder}/layer_0"}
     assert [entry["groups"] for entry in report["relations"]] == [[["p"], ["q"]]] * 3
     note = "split {p} from {q}: mean cosine -1.0000"
     assert [entry["note"] for entry in report["relations"]] == [note, "", ""]

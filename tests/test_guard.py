@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
-from common.parameters.circles import idle_scopes
+from common.parameters.scope import untrained_scopes
 from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from server.core.effects import Commit, Guarded, Notice
@@ -199,9 +199,9 @@ def test_a_run_that_is_prolonged_reports_its_last_choice():
 
 
 def test_an_order_without_names_is_about_all_tasks():
-    assert idle_scopes(["shared", "task/a"], (), ()) == frozenset()
-    assert idle_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
-    assert idle_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
+    assert untrained_scopes(["shared", "task/a"], (), ()) == frozenset()
+    assert untrained_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
+    assert untrained_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
 
 
 # ---- federations ----

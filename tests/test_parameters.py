@@ -9,10 +9,9 @@ from common.parameters.plan import (
     PLANS,
     ScopeRule,
     SharingPlan,
-    is_private,
-    member_scopes,
 )
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope, held_scopes, is_private
 from server.runs.digest import model_digest
 
 SHAPES = {
@@ -102,11 +101,43 @@ def test_a_rule_that_makes_no_sense_says_so(match, scope):
 
 def test_a_member_holds_its_own_scopes_and_private_ones_do_not_travel():
     scopes = ["shared", "task/sst2", "task/qqp", "private", "private/sst2", "private/qqp"]
-    assert member_scopes(scopes, ["sst2"]) == ("private", "private/sst2", "shared", "task/sst2")
-    assert [s for s in member_scopes(scopes, ["sst2"]) if not is_private(s)] == ["shared", "task/sst2"]
-    two = member_scopes(scopes, ["sst2", "qqp"])
+    assert held_scopes(scopes, ["sst2"]) == ("private", "private/sst2", "shared", "task/sst2")
+    assert [s for s in held_scopes(scopes, ["sst2"]) if not is_private(s)] == ["shared", "task/sst2"]
+    two = held_scopes(scopes, ["sst2", "qqp"])
     assert [s for s in two if not is_private(s)] == ["shared", "task/qqp", "task/sst2"]
-    assert not is_private("privateer") and is_private("private/a")
+    assert is_private("private/a") and not is_private("task/private")
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "task", "of_template"),
+    [
+        ("shared/layer_0", "shared/layer_0", "", False),
+        ("task/sst2", "task/sst2", "sst2", False),
+        ("private/sst2", "private/sst2", "sst2", False),
+        ("group/nlu/pairs", "group/{2}", "", False),
+        ("group/{2}", "group/{2}", "", True),
+        ("member/a.b-1/layer_0", "member/{holder}/layer_0", "", False),
+        ("member/a+b/task/sst2", "member/{holder}/task/sst2", "sst2", False),
+        ("member/{holder}", "member/{holder}", "", True),
+        ("anchor/member/a/task/sst2", "member/{holder}/task/sst2", "sst2", False),
+        ("dual/b/member/a/top", "member/{holder}/top", "", False),
+    ],
+)
+def test_the_name_of_a_scope_says_what_it_is_and_is_put_together_again(name, template, task, of_template):
+    scope = Scope.parse(name)
+    assert (str(scope), scope.template, scope.task, scope.is_template) == (name, template, task, of_template)
+    assert Scope.parse(scope.anchor).base == name
+    assert Scope.parse("member/a/top").dual("b") == "dual/b/member/a/top"
+    assert Scope.parse("dual/b/member/a/top").ends == ("a", "b") and Scope.parse("member/a").ends is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "task", "task/", "shared/", "privateer", "group", "member//x", "anchor", "dual/a"],
+)
+def test_other_names_are_of_no_scope(name):
+    with pytest.raises(ValueError, match="the name of no scope"):
+        Scope.parse(name)
 
 
 @pytest.fixture

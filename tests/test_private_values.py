@@ -17,7 +17,7 @@ from client.worker import Worker
 from common.methods.local_optimizers import SGDOptimizer
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS
 from server.engine.coordinator import Coordinator

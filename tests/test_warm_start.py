@@ -12,7 +12,7 @@ import pytest
 
 from common.config import Config, load_config, render
 from common.errors import ConfigError, ModelError, RunFolderError
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run as prepare
 from server.runs.run_folder import RunFolder

@@ -6,13 +6,14 @@ from collections import Counter
 
 from common.config.schema import Config
 from common.methods.relation import Relation
-from common.parameters.circles import GROUP, MEMBER, leaves_of
+from common.parameters.membership import leaves_of
+from common.parameters.scope import ScopeKind, target_of
 
 
 def groups(config: Config) -> list[str]:
     """Groups of tasks that are there, each once, and somebody who reads them."""
     sharing = config.sharing
-    wanted = sharing.plan == "groups" or any(rule.scope.startswith(GROUP) for rule in sharing.rules)
+    wanted = sharing.plan == "groups" or any(_has(ScopeKind.GROUP, rule.scope) for rule in sharing.rules)
     if wanted and not sharing.groups:
         return ["sharing.groups: needed; write e.g. {pairs: [qqp, stsb], sentences: [sst2]}"]
     if sharing.groups and not wanted:
@@ -35,11 +36,16 @@ def groups(config: Config) -> list[str]:
     return found
 
 
+def _has(kind: ScopeKind, name: str) -> bool:
+    target = target_of(name)
+    return target is not None and target.kind is kind
+
+
 def relation(config: Config) -> list[str]:
     """A relation between members needs copies of their own, and is the only thing that combines them."""
     chosen, sharing = config.relation, config.sharing
     found = []
-    members = any(rule.scope.startswith(MEMBER) for rule in config.sharing_plan().rules)
+    members = any(_has(ScopeKind.MEMBER, rule.scope) for rule in config.sharing_plan().rules)
     if chosen is not None and not members:
         remedy = "write sharing.plan: soft or adaptive, or rules with member/{holder}"
         found.append(

@@ -12,6 +12,7 @@ from common.methods.choice import Row, Table
 from common.methods.procedures import PROCEDURES, PulledProcedure
 from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
+from common.parameters.scope import target_of
 from common.tasks import KNOWN_TASKS, TaskType
 
 R = TypeVar("R", bound=Row)
@@ -205,7 +206,7 @@ def _scopes_of_known_tasks(config: Config) -> list[str]:
     return [
         f"sharing.rules.{i}.scope: '{rule.scope}' is of no task in this configuration; add it to tasks"
         for i, rule in enumerate(config.sharing.rules)
-        if rule.scope.startswith("task/") and "{" not in rule.scope and rule.scope[5:] not in config.tasks
+        if (target := target_of(rule.scope)) is not None and target.task not in ("", "{task}", *config.tasks)
     ]
 
 

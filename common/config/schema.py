@@ -37,8 +37,9 @@ from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.orders import TrainingSettings
-from common.parameters.circles import Circles, paths_of
-from common.parameters.plan import LAYERED, PLANS, SHARED, ScopeRule, SharingPlan, groups_plan
+from common.parameters.membership import Membership, groups_of
+from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
+from common.parameters.scope import LAYERED, SHARED
 from common.tasks import Header, TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
@@ -307,9 +308,9 @@ class Config(Section):
         """Whether what tasks share is summed task by task."""
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
 
-    def circles(self) -> Circles:
+    def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""
-        return Circles(paths_of(self.sharing.groups, list(self.tasks)), self.sharing.members)
+        return Membership(groups_of(self.sharing.groups, list(self.tasks)), self.sharing.members)
 
     def definitions(self) -> tuple[TaskDefinition, ...]:
         """Every task, in the file's order.
@@ -331,7 +332,7 @@ class Config(Section):
         """The rules that `sharing` stands for; layers are written out when it meets a model."""
         sharing = self.sharing
         if sharing.plan == "groups":
-            rules = groups_plan(self.circles().levels)
+            rules = groups_plan(self.membership().levels)
         else:
             rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
         if sharing.by_layer:

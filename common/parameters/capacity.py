@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from common.parameters.plan import EMBEDDINGS, HEADS, TOP, block_of, is_private, layer_number
+from common.parameters.plan import EMBEDDINGS, HEADS, TOP, block_of, layer_number
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 
 ALL = "all"
 HEAD = "head"

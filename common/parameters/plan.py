@@ -1,31 +1,30 @@
 """Which parameter lives in which scope.
 
-A scope is named `shared`, `shared/<block>`, `task/<t>`, `group/<name>`, `member/<holder>`, `private` or `private/<t>`.
-A plan has slots in place of groups and members: see `common.parameters.circles`. Private scopes start from the
-coordinator's initial values and never leave the client afterwards.
+Scopes are named as in `common.parameters.scope`; a plan has templates in place of scopes of groups and members.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from common.errors import ConfigError
 from common.parameters.patterns import NamePattern
 from common.parameters.schema import ParameterSchema
-
-SHARED = "shared"
-LAYERED = "shared/{block}"
-PRIVATE = "private"
-OWN = "member/{holder}"
-OWN_HEAD = "member/{holder}/task/{task}"
-OWN_BLOCK = "member/{holder}/{block}"
-_SCOPE = re.compile(
-    r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)|group/\{[1-9]\}"
-    r"|member/\{holder\}(?:/\{block\}|/task/\{task\})?"
+from common.parameters.scope import (
+    OWN,
+    OWN_BLOCK,
+    OWN_HEAD,
+    PRIVATE,
+    SHARED,
+    TASK_HEAD,
+    group_template,
+    target_problem,
+    written_out,
 )
+
 _LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
@@ -51,21 +50,6 @@ def block_of(name: str) -> str:
 def layer_number(block: str) -> int:
     """The number of a block `layer_<i>`."""
     return int(block.removeprefix("layer_"))
-
-
-def is_shared(scope: str) -> bool:
-    """Whether everybody holds a scope, and it is not private."""
-    return scope == SHARED or scope.startswith(f"{SHARED}/")
-
-
-def is_task(scope: str) -> bool:
-    """Whether a scope belongs to the clients of one task."""
-    return scope.startswith("task/")
-
-
-def is_private(scope: str) -> bool:
-    """Whether a scope's parameters must never leave the client."""
-    return scope == PRIVATE or scope.startswith(f"{PRIVATE}/")
 
 
 @dataclass(frozen=True)
@@ -94,9 +78,8 @@ class ScopeRule:
 
     def problem(self) -> str | None:
         """What is wrong with the rule, in one line, or None."""
-        if not _SCOPE.fullmatch(self.scope):
-            known = "shared, shared/{block}, private, task/{task}, task/<name>, group/{1} (to {9})"
-            return f"scope '{self.scope}' is not one of {known}, {OWN}, {OWN_BLOCK}, {OWN_HEAD}"
+        if problem := target_problem(self.scope):
+            return problem
         if "{task}" in self.scope and "{task}" not in self.match:
             return f"scope '{self.scope}' needs {{task}} in match '{self.match}'"
         if self.match.count("{task}") > 1:
@@ -106,15 +89,11 @@ class ScopeRule:
     def scope_of(self, name: str) -> str | None:
         """The scope of the parameter `name`, or None where the rule does not speak of it."""
         task = self.pattern.match(name)
-        if task is None:
-            return None
-        if self.scope == PRIVATE and task:
-            return f"{PRIVATE}/{task}"
-        return self.scope.replace("{task}", task).replace("{block}", block_of(name))
+        return None if task is None else written_out(self.scope, task, block_of(name))
 
 
 PLANS: dict[str, tuple[ScopeRule, ...]] = {
-    "hard": (ScopeRule("heads.{task}.*", "task/{task}"), ScopeRule("*", SHARED)),
+    "hard": (ScopeRule("heads.{task}.*", TASK_HEAD), ScopeRule("*", SHARED)),
     "full": (ScopeRule("*", SHARED),),
     "private_heads": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", SHARED)),
     # Arivazhagan et al. 2019; the pooler (or last norm) and the heads lie above the top layers.
@@ -133,22 +112,22 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
         ScopeRule("{layer}.*", SHARED),
         ScopeRule("encoder.pooler.*", SHARED),
         ScopeRule("encoder.final_norm.*", SHARED),
-        ScopeRule("heads.{task}.*", "task/{task}"),
+        ScopeRule("heads.{task}.*", TASK_HEAD),
     ),
     "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
     # Every member has a copy of its own, which the coordinator sees and relations act on (Evgeniou and Pontil 2004).
     "soft": (ScopeRule("heads.{task}.*", OWN_HEAD), ScopeRule("*", OWN)),
     # The same block by block, the heads apart: a relation decides which members' blocks are one.
-    "adaptive": (ScopeRule("heads.{task}.*", "task/{task}"), ScopeRule("*", OWN_BLOCK)),
+    "adaptive": (ScopeRule("heads.{task}.*", TASK_HEAD), ScopeRule("*", OWN_BLOCK)),
 }
 """Named plans: what `sharing.plan` may say, besides `groups` and `rules`."""
 
 
 def groups_plan(levels: int) -> tuple[ScopeRule, ...]:
     """A hierarchy: each level of groups has one of the top layers, the lowest the last one with what lies above it."""
-    layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", f"group/{{{level}}}") for level in range(1, levels + 1)]
-    above = [ScopeRule(f"encoder.{part}.*", f"group/{{{levels}}}") for part in ("pooler", "final_norm")]
-    return (ScopeRule("heads.{task}.*", "task/{task}"), *above, *layers, ScopeRule("*", SHARED))
+    layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", group_template(level)) for level in range(1, levels + 1)]
+    above = [ScopeRule(f"encoder.{part}.*", group_template(levels)) for part in ("pooler", "final_norm")]
+    return (ScopeRule("heads.{task}.*", TASK_HEAD), *above, *layers, ScopeRule("*", SHARED))
 
 
 @dataclass(frozen=True)
@@ -238,17 +217,3 @@ def _written_out(rule: ScopeRule, meant: Mapping[str, Sequence[str]]) -> list[Sc
 def _place_in(match: str) -> str | None:
     nth = _NTH_LAYER.search(match)
     return nth[0] if nth is not None else next((place for place in _PLACES if place in match), None)
-
-
-def member_scopes(scopes: Collection[str], tasks: Sequence[str]) -> tuple[str, ...]:
-    """The scopes, or slots, of those given, that a client with `tasks` holds; private ones included.
-
-    Of scopes of groups and members it must have been given its own alone.
-    """
-    own = {PRIVATE} | {f"{kind}/{task}" for task in tasks for kind in ("task", PRIVATE)}
-    return tuple(scope for scope in sorted(scopes) if is_shared(scope) or scope in own or _is_of_circle(scope, tasks))
-
-
-def _is_of_circle(scope: str, tasks: Sequence[str]) -> bool:
-    kind, _, task = scope.partition("/task/")
-    return kind.startswith(("group/", "member/")) and (not task or task in tasks)

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from common.errors import WireError
 from common.names import ID_CHARS, RULE, is_id
+from common.parameters.scope import Scope
 from common.plain_text import blanked, is_plain, is_plain_name
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.wire.limits import LINE_CHARS, MAX_COUNT, NAME_CHARS, SCOPE_NAME, TASK_NAME
@@ -58,7 +59,11 @@ def task_name(value: str, field: str = "task") -> str:
 
 def scope_name(value: str, field: str = "scope") -> str:
     """A scope's name, such as `shared` or `task/sst2`."""
-    return _matching(SCOPE_NAME, value, field)
+    try:
+        Scope.parse(_matching(SCOPE_NAME, value, field))
+    except ValueError as error:
+        raise WireError(f"{field}: {error}") from None
+    return value
 
 
 def rule_scope(value: str, field: str = "scope") -> str:

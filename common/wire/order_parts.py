@@ -62,7 +62,7 @@ def unpack_order(message: pb.Order) -> Order:
         _unpack_training(message.training),
         checks.amount(message.seconds_left, "seconds_left", limits.MAX_SECONDS),
         checks.identifier(message.encoding, "encoding"),
-        _unpack_values(message, {*names, *(f"anchor/{pull.scope}" for pull in pulls)}),
+        _unpack_values(message, {*names, *(pull.anchor.scope for pull in pulls)}),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         pulls,
         _unpack_apart(message),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from common.config.schema import Config
 from common.errors import RunFolderError
 from common.parameters.encodings import BLOCK
+from common.parameters.scope import Scope
 from server.aggregation.streaming import Delta
 
 Float32 = NDArray[np.float32]
@@ -151,4 +152,4 @@ class Cohort:
         self._orders.clear()
 
     def _path(self, scope: str) -> Path:
-        return self._folder / f"{scope.replace('/', '.')}{_SUFFIX}"
+        return self._folder / f"{Scope.parse(scope).file_name}{_SUFFIX}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from common.methods.conflict import cosines
 from common.parameters.encodings import BLOCK, is_finite
+from common.parameters.scope import moment_name
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.cohort import Cohort
@@ -19,17 +20,12 @@ from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import Evidence, Trends
 from server.aggregation.streaming import Delta, Part, StreamingMean
 from server.core.effects import Related
-from server.relations.circle import relate, related_slots
+from server.relations.circle import relate, related_templates
 
 log = logging.getLogger("fedmtl.server")
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-
-def moment_name(moment: str, scope: str) -> str:
-    """What a scope's moment is called among all moments."""
-    return f"{moment}/{scope}"
 
 
 MOST_NAMED = 5
@@ -97,8 +93,8 @@ class Combiner:
     ) -> dict[str, Float32]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
-        `before` is what the relation said to remember of each slot, for the version to be made. Afterwards nothing is
-        folded any more.
+        `before` is what the relation said to remember of each template, for the version to be made. Afterwards nothing
+        is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
@@ -149,8 +145,8 @@ class Combiner:
         relation = self._method.relation
         related: dict[str, Float32] = {}
         if relation is not None:
-            for slot in related_slots(list(fresh)):
-                moved, record = relate(relation, slot, vectors, fresh, totals, version, before.get(slot, ""))
+            for template in related_templates(fresh):
+                moved, record = relate(relation, template, vectors, fresh, totals, version, before.get(template, ""))
                 related |= moved
                 self.related.append(record)
         return related

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.config.schema import Config
 from common.methods.conflict import ConflictResolver
 from common.methods.relation import Couple
-from common.parameters.plan import is_task
+from common.parameters.scope import Scope, ScopeKind
 from server.aggregation.cohort import CohortRule, cohort_rule_of
 from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
 from server.aggregation.shares import Shares, by_examples, shares_of
@@ -51,7 +51,7 @@ class Method:
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope."""
-        if not is_task(scope):
+        if Scope.parse(scope).kind is not ScopeKind.TASK:
             return self.optimizer, self.rate
         return self.task_optimizer or self.optimizer, self.rate if self.task_rate is None else self.task_rate
 

@@ -31,7 +31,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
         _judge_header(rules, state, request, theirs.name)
-    outside = rules.circles.problem(rules.schemas, [task.name for task in request.tasks])
+    outside = rules.membership.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):

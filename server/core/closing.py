@@ -7,7 +7,7 @@ from math import ceil
 from operator import attrgetter
 
 from common.orders import TaskResult
-from common.parameters.circles import MEMBER, slot_of
+from common.parameters.scope import Scope
 from server.core.state import OpenRound, OrderState, Rules
 from server.core.weighing import task_rows
 
@@ -46,8 +46,9 @@ def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mappi
         if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     if rules.related:
-        moved = {slot_of(name) for name in totals if name.startswith(MEMBER)}
-        totals |= {name: 0 for name in sorted(moved.union(known)) if slot_of(name) in moved and name not in totals}
+        moved = {scope.template for scope in map(Scope.parse, totals) if scope.is_member}
+        also = (name for name in sorted(moved.union(known)) if Scope.parse(name).template in moved)
+        totals |= {name: 0 for name in also if name not in totals}
     return totals
 
 

@@ -135,14 +135,14 @@ class TaskCosines:
 
 @dataclass(frozen=True)
 class Related:
-    """What a relation did with a slot's members at the end of a round; committed together with it.
+    """What a relation did with a template's members at the end of a round; committed together with it.
 
     `mu` is how strongly each scope is pulled to its anchor, without entries where there are no anchors. `state` is
     what the relation remembers, JSON; `note` tells people what changed.
     """
 
     round: int
-    slot: str
+    template: str
     mu: Mapping[str, float]
     state: str
     note: str

@@ -9,7 +9,7 @@ from itertools import chain
 
 from common.log_fields import LogFields
 from common.orders import OrderKind, ScopeVersion
-from common.parameters.circles import MEMBER, BySlot, is_template, slot_of
+from common.parameters.scope import ByTemplate, Scope
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
@@ -124,7 +124,7 @@ def waits_for(rules: Rules, state: FederationState) -> str:
 
 def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: StoreVersion, now: float) -> _Closed:
     totals = stored.totals
-    versions = BySlot({**state.versions, **dict.fromkeys(totals, round_.number)})
+    versions = ByTemplate({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = replace(
         _settle(state, round_),
         versions=versions,
@@ -298,21 +298,22 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
     held = {task.name: sum(task.name in order.tasks for order in accepted) for task in rules.tasks}
     parts = []
-    for scope in sorted(scope for scope in totals if not scope.startswith(MEMBER)):
+    changed = [Scope.parse(name) for name in sorted(totals)]
+    for scope in (str(scope) for scope in changed if not scope.is_member):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
-        parts.append(f"{scope}: {rules.tensors.get(slot_of(scope), 0)} tensors from {len(who)}{names}")
-    members = Counter(slot_of(scope) for scope in totals if scope.startswith(MEMBER) and totals[scope])
+        parts.append(f"{scope}: {rules.tensors.get(Scope.parse(scope).template, 0)} tensors from {len(who)}{names}")
+    members = Counter(scope.template for scope in changed if scope.is_member and totals[str(scope)])
     parts += [
-        f"{slot}: {rules.tensors.get(slot, 0)} tensors, {count} members' own" for slot, count in sorted(members.items())
+        f"{name}: {rules.tensors.get(name, 0)} tensors, {count} members' own" for name, count in sorted(members.items())
     ]
-    known = {scope for scope in rules.schemas if not is_template(scope)}
+    known = {name for name in rules.schemas if not Scope.parse(name).is_template}
     kept = sorted(known.union(*(order.weights for order in accepted)) - set(totals))
     tail = f"; kept: {', '.join(kept)}" if kept else ""
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
-    changed = "; ".join(parts) or ("nothing changed" if rules.schemas else "nothing is shared")
-    return f"{head}, clients per task: {clients}; {changed}{tail}{_largest_share(rules, round_, totals)}"
+    what = "; ".join(parts) or ("nothing changed" if rules.schemas else "nothing is shared")
+    return f"{head}, clients per task: {clients}; {what}{tail}{_largest_share(rules, round_, totals)}"
 
 
 def _largest_share(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:

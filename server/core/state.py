@@ -16,7 +16,8 @@ from common.orders import (
     offer_of,
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
-from common.parameters.circles import Circles, idle_scopes, slot_of
+from common.parameters.membership import Membership
+from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
 from server.core.schedule import NO_CHANGE, Schedule
@@ -37,8 +38,8 @@ class Guard:
 class Rules:
     """What does not change during a run.
 
-    `schemas` maps every travelling scope, or slot of `circles`, to its schema digest and bytes, `tensors` to how many
-    tensors it holds. With `related`, members' scopes change together: a relation acts on them after each round.
+    `schemas` maps every travelling scope, or template of `membership`, to its schema digest and bytes, `tensors` to how
+    many tensors it holds. With `related`, members' scopes change together: a relation acts on them after each round.
     `update_encoding` is asked of every client that offers it; `payload_bytes` maps encodings other than dense float32
     to the least and most bytes of each travelling scope's payload. `by_task` asks for a sum per task where tasks share
     a scope; `one_each` lets every update weigh 1 instead of its examples. `blocks` says which parts of the model each
@@ -76,7 +77,7 @@ class Rules:
     task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
     schedule: Schedule = NO_CHANGE
-    circles: Circles = field(default_factory=Circles)
+    membership: Membership = field(default_factory=Membership)
     related: bool = False
     guard: Guard | None = None
     headers: Mapping[str, Header] = field(default_factory=dict)
@@ -96,11 +97,11 @@ class Rules:
         """The scopes that a client exchanges when it works on some of its tasks."""
         return self.held_scopes(self.schemas, member, tasks)
 
-    def held_scopes(self, slots: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        """The scopes in these slots that a client holds for some of its tasks, without layers that it lacks."""
+    def held_scopes(self, templates: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes for these templates that a client holds for some of its tasks, without layers that it lacks."""
         lacking = lacking_scopes(layers_of(member.capabilities), self.blocks)
-        held = self.circles.scopes(slots, member.client_id, member.tasks, tasks)
-        return tuple(scope for scope in held if slot_of(scope) not in lacking)
+        held = self.membership.scopes(templates, member.client_id, member.tasks, tasks)
+        return tuple(scope for scope in held if Scope.parse(scope).template not in lacking)
 
     def fixed_scopes(
         self, member: Member, tasks: tuple[str, ...], number: int, fallen: Collection[str] = ()
@@ -108,7 +109,8 @@ class Rules:
         """The scopes that it then receives in a round to train, and does not train."""
         fixed = fixed_scopes(trains_of(member.capabilities), self.blocks, self.schedule.frozen_in(number))
         scopes = self.scopes_of(member, tasks)
-        return frozenset(scope for scope in scopes if slot_of(scope) in fixed) | idle_scopes(scopes, tasks, fallen)
+        frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in fixed)
+        return frozen | untrained_scopes(scopes, tasks, fallen)
 
     def encoding_for(self, capabilities: tuple[str, ...]) -> str:
         """The encoding that a client with these capabilities is asked for."""
@@ -237,12 +239,12 @@ class FederationState:
     """Everything that `step` reads and writes.
 
     `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at their
-    slot's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for every
-    such round its losses divided by those of the one before, where both are known. `behind` counts the last rounds in a
-    row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks that the
-    guard took out, and after which round. `headers` are the named features of the first client that joined with a task,
-    `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than `min_clients`
-    are there after a round.
+    template's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for
+    every such round its losses divided by those of the one before, where both are known. `behind` counts the last
+    rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks
+    that the guard took out, and after which round. `headers` are the named features of the first client that joined
+    with a task, `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than
+    `min_clients` are there after a round.
     """
 
     versions: Mapping[str, int]

@@ -8,7 +8,7 @@ from math import floor
 from statistics import median
 
 from common.orders import TaskResult
-from common.parameters.circles import MEMBER, task_of
+from common.parameters.scope import Scope
 from server.core.state import Member, OpenOrder, OpenRound, OrderState, Rules
 
 TASK_WEIGHT_UNIT = 1000
@@ -53,7 +53,8 @@ def scope_weights(rules: Rules, order: OpenOrder, results: Iterable[TaskResult])
     definitions = {task.name: task for task in rules.tasks}
     examples = {result.task: result.examples for result in results}
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
-    weights = {scope.scope: examples[task] if (task := task_of(scope.scope)) else everything for scope in order.trained}
+    scopes = [Scope.parse(scope.scope) for scope in order.trained]
+    weights = {str(scope): examples[scope.task] if scope.task else everything for scope in scopes}
     return {scope: min(weight, 1) for scope, weight in weights.items()} if rules.one_each else weights
 
 
@@ -66,7 +67,8 @@ def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> 
     if not rules.by_task:
         return {}
     examples = {result.task: result.examples for result in results if result.examples}
-    return {s.scope: examples for s in order.trained if not (task_of(s.scope) or s.scope.startswith(MEMBER))}
+    scopes = (Scope.parse(scope.scope) for scope in order.trained)
+    return {str(scope): examples for scope in scopes if not (scope.task or scope.is_member)}
 
 
 Shares = Mapping[str, Mapping[str, float]]
@@ -76,7 +78,7 @@ Shares = Mapping[str, Mapping[str, float]]
 def step_shares(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Shares:
     """What share of the steps of these scopes came from which client, by weights; members' own scopes are left out."""
     accepted = [order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED]
-    shared = {scope for scope in scopes if not scope.startswith(MEMBER)}
+    shared = {name for name in scopes if not Scope.parse(name).is_member}
     weights: dict[str, dict[str, int]] = {}
     for order in accepted:
         rows = task_rows(rules, order, order.results)

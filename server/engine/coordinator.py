@@ -31,9 +31,8 @@ from common.orders import (
     Welcome,
     WholeUpdate,
 )
-from common.parameters.circles import ANCHOR
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope, is_private
 from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
 from server.core.admission import judge_join, judge_update, require_member
@@ -172,7 +171,7 @@ class Coordinator(Writer):
             run_name=federation.run_name,
             architecture=federation.architecture,
             tasks=self.rules.tasks,
-            rules=self.rules.circles.rules(federation.rules, member.client_id, member.tasks),
+            rules=self.rules.membership.rules(federation.rules, member.client_id, member.tasks),
             schema_digests=tuple((scope, federation.schemas[scope].digest) for scope in held),
             poll_seconds=federation.poll_seconds,
             heartbeat_seconds=self.rules.lease_seconds / 4,
@@ -222,7 +221,7 @@ class Coordinator(Writer):
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
-        name = scope.scope.removeprefix(ANCHOR)
+        name = Scope.parse(scope.scope).base
         if name not in self.rules.held_scopes(self._federation.schemas, member, member.tasks):
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
         private = is_private(name)

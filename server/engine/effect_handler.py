@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.orders import Order, OrderKind, ScopePull, ScopeVersion
-from common.parameters.circles import ANCHOR, DUAL, BySlot, slot_of
-from common.parameters.plan import is_shared
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import ByTemplate, Scope, moment_name
 from common.ports import INLINE_BYTES
-from server.aggregation.combining import Combiner, NotFinite, moment_name
+from server.aggregation.combining import Combiner, NotFinite
 from server.aggregation.method import Method
 from server.core.effects import (
     ClearSums,
@@ -57,7 +56,7 @@ class EffectHandler:
         method: Method,
         facts: Callable[[], Mapping[str, str]],
     ) -> None:
-        self.vectors: BySlot[Vector] = BySlot(models.read(version))
+        self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
@@ -66,21 +65,21 @@ class EffectHandler:
         self._method = method
         self._combiner = Combiner(method, self._moments(version))
         self.cosines: tuple[TaskCosines, ...] = ()
-        self._related = {record.slot: record for record in journal.relations()}
+        self._related = {record.template: record for record in journal.relations()}
         self._start_pull = method.start_pull
         if version == 0 and method.start_pull:
-            shared = {name: vector for name, vector in self.vectors.items() if is_shared(name)}
-            self.vectors.update({f"{ANCHOR}{name}": vector for name, vector in shared.items()})
-        self._stored: BySlot[Vector] = BySlot()
+            shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
+            self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
+        self._stored: ByTemplate[Vector] = ByTemplate()
 
     def pulls(self, scopes: Sequence[ScopeVersion]) -> tuple[ScopePull, ...]:
         """What an order with these scopes says of anchors."""
         found = []
         for name, version in ((wanted.scope, wanted.version) for wanted in scopes):
-            record = self._related.get(slot_of(name))
+            record = self._related.get(Scope.parse(name).template)
             if record is not None and record.mu.get(name):
                 found.append(ScopePull(name, record.mu[name], version))
-            elif self._start_pull and is_shared(name):
+            elif self._start_pull and Scope.parse(name).is_shared:
                 found.append(ScopePull(name, self._start_pull, 0))
         return tuple(found)
 
@@ -105,7 +104,7 @@ class EffectHandler:
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
             for moment, value in self._method.mover_of(scope)[0].moments
-            if not scope.startswith((ANCHOR, DUAL))
+            if not Scope.parse(scope).is_derived
         }
         return self._models.read_moments(version, names or list(first)) if version else first
 
@@ -133,11 +132,11 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self._related |= {record.slot: record for record in self._combiner.related}
+                self._related |= {record.template: record for record in self._combiner.related}
                 for record in self._combiner.related:
                     if record.note:
-                        log.info("round %d, relation on %s: %s", record.round, record.slot, record.note)
-                self.vectors, self._stored = self._stored, BySlot()
+                        log.info("round %d, relation on %s: %s", record.round, record.template, record.note)
+                self.vectors, self._stored = self._stored, ByTemplate()
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
@@ -157,7 +156,7 @@ class EffectHandler:
         return None
 
     def _store(self, effect: StoreVersion, now: float) -> StoreOutcome:
-        before = {slot: record.state for slot, record in self._related.items()}
+        before = {template: record.state for template, record in self._related.items()}
         moments = list(self._combiner.moments)
         try:
             fresh = self._combiner.combine(
@@ -170,6 +169,6 @@ class EffectHandler:
             TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._combiner.cosines.items()
         )
-        self._stored = BySlot({**self.vectors, **fresh})
+        self._stored = ByTemplate({**self.vectors, **fresh})
         self._models.write(effect.version, self._stored, self._combiner.moments)
         return VersionStored(now, effect)

@@ -1,16 +1,16 @@
-"""Applies a relation to the vectors of a slot's members, block by block."""
+"""Applies a relation to the vectors of a template's members, block by block."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.methods.relation import Couple, Coupling, Float64, Members
-from common.parameters.circles import ANCHOR, MEMBER, BySlot, dual_of, ends_of_dual, holder_of, slot_of
+from common.parameters.scope import ByTemplate, Scope, copies_of
 from server.core.effects import Related
 
 Float32 = NDArray[np.float32]
@@ -21,7 +21,7 @@ BLOCK_ELEMENTS = 1 << 21
 
 @dataclass(frozen=True)
 class _Rows:
-    """Vectors of one slot: the members' new values, what they started the round from, and the duals."""
+    """Vectors of one template: the members' new values, what they started the round from, and the duals."""
 
     values: Sequence[Float32]
     before: Sequence[Float32]
@@ -38,25 +38,25 @@ class _Rows:
             yield start, rows, rows[: len(before)] - before
 
 
-def related_slots(scopes: Sequence[str]) -> list[str]:
-    """The slots of members among scopes that changed."""
-    return sorted({slot_of(scope) for scope in scopes if scope.startswith(MEMBER)})
+def related_templates(names: Iterable[str]) -> list[str]:
+    """The templates of members among scopes that changed."""
+    return sorted({scope.template for scope in map(Scope.parse, names) if scope.is_member})
 
 
 def relate(
     relation: Couple,
-    slot: str,
+    template: str,
     vectors: Mapping[str, Float32],
     fresh: Mapping[str, Float32],
     examples: Mapping[str, int],
     version: int,
     state: str,
 ) -> tuple[dict[str, Float32], Related]:
-    """Let a relation act on the members of a slot.
+    """Let a relation act on the members of a template.
 
     Args:
         relation: what couples them.
-        slot: whose members.
+        template: whose members.
         vectors: the published values of all scopes, anchors and duals included.
         fresh: the values after the round's steps, of scopes that changed; float32, as `vectors`.
         examples: that a scope's step was made of.
@@ -64,13 +64,14 @@ def relate(
         state: what the relation said to remember, JSON.
 
     Returns:
-        New values of the members, of the slot (what newcomers begin with: the mean), of anchors and duals; and the
+        New values of the members, of the template (what newcomers begin with: the mean), of anchors and duals; and the
         record of it.
     """
-    vectors = BySlot(vectors)
-    scopes = sorted(s for s in {*vectors, *fresh} if s.startswith(MEMBER) and slot_of(s) == slot and s != slot)
-    holders = tuple(map(holder_of, scopes))
-    names = {ends: s for s in vectors if slot_of(s) == slot and (ends := ends_of_dual(s)) is not None}
+    vectors = ByTemplate(vectors)
+    scopes = copies_of(template, {*vectors, *fresh})
+    holders = tuple(Scope.parse(scope).owner for scope in scopes)
+    derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
+    names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
         [vectors[scope] for scope in scopes],
@@ -80,11 +81,9 @@ def relate(
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
     coupling = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
-    mus = (
-        {scope: float(mu) for scope, mu in zip(scopes, coupling.mu, strict=True)} if coupling.anchor is not None else {}
-    )
-    record = Related(version, slot, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    return _combined(rows, coupling, scopes, slot), record
+    mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
+    record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
+    return _combined(rows, coupling, scopes, template), record
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -98,18 +97,18 @@ def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
     return products, steps
 
 
-def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], slot: str) -> dict[str, Float32]:
+def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Float32]:
     size, count = len(rows.values[0]), len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
         outputs |= dict(zip(scopes, coupling.start, strict=True))
     if coupling.anchor is not None:
-        outputs |= {f"{ANCHOR}{scope}": row for scope, row in zip(scopes, coupling.anchor, strict=True)}
-    places = {holder_of(scope): scope for scope in scopes}
-    outputs |= {dual_of(places[member], other): row for (member, other), row in coupling.duals.items()}
+        outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
+    places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
+    outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
     newcomer = np.zeros(count + len(rows.duals))
     newcomer[:count] = 1.0 / count
-    outputs[slot] = newcomer
+    outputs[template] = newcomer
     made = {name: np.empty(size, dtype=np.float32) for name in outputs}
     coefficients = np.stack(list(outputs.values()))
     for start, block, _ in rows.blocks():

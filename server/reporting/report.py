@@ -67,10 +67,10 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, dict[str, Any]]
 
 
 def relation_entry(found: Related) -> dict[str, Any]:
-    """What a relation did with the members of a slot in a round; its groups or fused pairs, where it has any."""
+    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any."""
     state = json.loads(found.state or "{}")
-    circles = {key: state[key] for key in ("groups", "fused") if key in state}
-    return {"round": found.round, "slot": found.slot, "note": found.note, **circles}
+    found_groups = {key: state[key] for key in ("groups", "fused") if key in state}
+    return {"round": found.round, "template": found.template, "note": found.note, **found_groups}
 
 
 def build_report(

@@ -21,8 +21,8 @@ from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
 from common.methods.choice import described
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles

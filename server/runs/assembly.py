@@ -13,10 +13,9 @@ from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture, TrainingSettings
 from common.parameters.capacity import blocks_of
-from common.parameters.circles import BySlot
 from common.parameters.encodings import ENCODINGS
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import ByTemplate, is_private
 from server.aggregation.method import method_of
 from server.core.schedule import Curve, Schedule
 from server.core.state import FederationState, Guard, Rules
@@ -39,7 +38,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
-        schemas=BySlot({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
+        schemas=ByTemplate({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
         training=_training(config),
         clients_per_task=section.clients_per_task,
@@ -55,10 +54,10 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         start_timeout_seconds=section.start_timeout_seconds,
         round_timeout_seconds=section.round_timeout_seconds,
         lease_seconds=section.lease_seconds,
-        tensors=BySlot({scope: len(schema.entries) for scope, schema in schemas.items()}),
+        tensors=ByTemplate({scope: len(schema.entries) for scope, schema in schemas.items()}),
         update_encoding=section.update_encoding,
         payload_bytes={
-            name: BySlot({scope: encoding.bounds(schema) for scope, schema in travelling.items()})
+            name: ByTemplate({scope: encoding.bounds(schema) for scope, schema in travelling.items()})
             for name, encoding in ENCODINGS.items()
         },
         by_task=config.by_task,
@@ -67,7 +66,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         task_choice=section.task_choice,
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
-        circles=config.circles(),
+        membership=config.membership(),
         related=config.relation is not None,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
@@ -96,7 +95,7 @@ def make_federation(
         run_name=config.run.name,
         architecture=architecture,
         rules=plan_rules(config, schemas),
-        schemas=BySlot(schemas),
+        schemas=ByTemplate(schemas),
         tokenizer=tokenizer,
         private_vectors=private_vectors,
         method=method_of(config),
@@ -104,7 +103,7 @@ def make_federation(
 
 
 def plan_rules(config: Config, schemas: Mapping[str, ParameterSchema]) -> tuple[tuple[str, str], ...]:
-    """The sharing plan as (match, slot) in order, written out for the model with these schemas."""
+    """The sharing plan as (match, template) in order, written out for the model with these schemas."""
     plan = config.sharing_plan().resolved(entry.name for schema in schemas.values() for entry in schema.entries)
     return tuple((rule.match, rule.scope) for rule in plan.rules)
 
@@ -123,5 +122,5 @@ def in_memory(
     models.write(0, {scope: vector for scope, vector in vectors.items() if not is_private(scope)})
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
     federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
-    state = FederationState(BySlot(dict.fromkeys(rules.schemas, 0)))
+    state = FederationState(ByTemplate(dict.fromkeys(rules.schemas, 0)))
     return Coordinator(rules, state, federation, journal or Journal(":memory:"), models, clock, observer)

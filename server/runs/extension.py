@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from common.config import Config, render
 from common.errors import RunFolderError
-from common.parameters.circles import ANCHOR, DUAL, slot_of
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterEntry, ParameterSchema
-from server.aggregation.combining import moment_name
+from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
 from server.aggregation.method import method_of
 from server.runs.recovery import moments_name, note_file, version_name
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
@@ -81,13 +79,15 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
     def initial(scope: str, entry: ParameterEntry) -> NDArray[np.float32]:
-        return _constant(0.0, scope, entry) if scope.startswith(DUAL) else new.values[entry.name].ravel()
+        is_dual = Scope.parse(scope).kind is ScopeKind.DUAL
+        return _constant(0.0, scope, entry) if is_dual else new.values[entry.name].ravel()
 
     version = journal.completed()
     stored = JournalledModels(files, journal).read(version)
     values = {s: _grown(s, stored.get(s), old, new.schemas, initial) for s in dict.fromkeys([*public, *stored])}
     first = _first_moments(config, list(values)) if version else {}
-    kept = files.read_moments(version, [name for name, (scope, _) in first.items() if slot_of(scope) in old])
+    known = [name for name, (scope, _) in first.items() if Scope.parse(scope).template in old]
+    kept = files.read_moments(version, known)
     moments = {
         name: _grown(scope, kept.get(name), old, new.schemas, partial(_constant, value))
         for name, (scope, value) in first.items()
@@ -131,7 +131,7 @@ def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, fl
         moment_name(moment, scope): (scope, value)
         for scope in scopes
         for moment, value in method.mover_of(scope)[0].moments
-        if not scope.startswith((ANCHOR, DUAL))
+        if not Scope.parse(scope).is_derived
     }
 
 
@@ -147,7 +147,7 @@ def _grown(
     fresh: Callable[[str, ParameterEntry], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """A scope's vector by the new layout: what the old one has, and `fresh` for the rest."""
-    slot = slot_of(scope)
-    entries = old[slot].entries if vector is not None else ()
+    template = Scope.parse(scope).template
+    entries = old[template].entries if vector is not None else ()
     known = {e.name: vector[e.offset : e.offset + e.count] for e in entries if vector is not None}
-    return np.concatenate([known[e.name] if e.name in known else fresh(scope, e) for e in new[slot].entries])
+    return np.concatenate([known[e.name] if e.name in known else fresh(scope, e) for e in new[template].entries])

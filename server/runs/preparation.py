@@ -14,8 +14,8 @@ from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
 from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 from common.targets import TargetUnits
 from server.runs.model import MTLServerModel
 from server.runs.run_folder import DESCRIPTION, RunFolder

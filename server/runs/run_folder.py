@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.orders import ModelArchitecture
-from common.parameters.circles import BySlot
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import ByTemplate
 from server.storage.files import write_whole
 from server.storage.mending import log_of
 from server.storage.models import MODELS
@@ -127,14 +127,14 @@ class RunFolder:
         scopes = {scope: {entry.name: entry.shape for entry in schema.entries} for scope, schema in schemas.items()}
         return _json({"architecture": asdict(architecture), "scopes": scopes})
 
-    def read_description(self) -> tuple[ModelArchitecture, BySlot[ParameterSchema]]:
+    def read_description(self) -> tuple[ModelArchitecture, ByTemplate[ParameterSchema]]:
         """The model's architecture, and the schema of every scope, private ones included."""
         described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
         shapes = {
             scope: {name: tuple(shape) for name, shape in members.items()}
             for scope, members in described["scopes"].items()
         }
-        schemas = BySlot({scope: ParameterSchema.of(members) for scope, members in shapes.items()})
+        schemas = ByTemplate({scope: ParameterSchema.of(members) for scope, members in shapes.items()})
         return ModelArchitecture(**described["architecture"]), schemas
 
     def write(self, path: Path, data: bytes) -> None:

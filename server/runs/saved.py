@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
-from common.parameters.circles import MEMBER, BySlot, holder_of, slot_of
-from common.parameters.plan import is_private
+from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import Header
 from server.core.units import units_in
@@ -38,7 +37,7 @@ class SavedRun:
     config: Config
     model: MTLServerModel
     version: int
-    vectors: BySlot[NDArray[np.float32]]
+    vectors: ByTemplate[NDArray[np.float32]]
     fallen: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
@@ -65,19 +64,20 @@ class SavedRun:
                 )
         if task in self.fallen:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)
-        self.model.load_vectors({slot: self._values(slot, task) for slot in self.model.schemas if not is_private(slot)})
+        travelling = [name for name in self.model.schemas if not is_private(name)]
+        self.model.load_vectors({template: self._values(template, task) for template in travelling})
 
-    def _values(self, slot: str, task: str) -> NDArray[np.float32]:
-        """What serves a task in a slot."""
-        scope = self.config.circles().scope(slot, "", [task])
-        if not slot.startswith(MEMBER) or scope in self.vectors:
+    def _values(self, template: str, task: str) -> NDArray[np.float32]:
+        """What serves a task in place of a template."""
+        scope = self.config.membership().scope(template, "", [task])
+        if not Scope.parse(template).is_member or scope in self.vectors:
             return self.vectors[scope]
-        copies = [s for s in sorted(self.vectors) if s.startswith(MEMBER) and s != slot and slot_of(s) == slot]
+        copies = copies_of(template, self.vectors)
         if self.config.sharing.members == "tasks":
-            own = [copy for copy in copies if task in holder_of(copy).split("+")]
+            own = [copy for copy in copies if task in Scope.parse(copy).owner.split("+")]
             copies = own[:1] or copies
         if not copies:
-            return self.vectors[slot]
+            return self.vectors[template]
         mean: NDArray[np.float64] = np.mean([self.vectors[copy] for copy in copies], axis=0, dtype=np.float64)
         return mean.astype(np.float32)
 
@@ -115,7 +115,7 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     version = journal.completed()
     last = {record.task: record.fallen for record in journal.guarded()}
     headers = {**config.headers(), **journal.headers()}
-    vectors = BySlot(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
+    vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallen = frozenset(task for task, fell in last.items() if fell)
     return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()), headers)

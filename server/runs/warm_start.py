@@ -12,7 +12,7 @@ from common.config import Config
 from common.errors import ModelError, RunFolderError
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.sources import EncoderSource
-from common.parameters.plan import is_private
+from common.parameters.scope import is_private
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel

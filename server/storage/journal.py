@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.orders import OrderKind, TaskResult
-from common.parameters.circles import BySlot
+from common.parameters.scope import ByTemplate
 from common.tasks import Header
 from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
@@ -226,7 +226,7 @@ class Journal:
 
     def restore(self, scopes: Iterable[str], round_timeout_seconds: float) -> FederationState:
         """The state as of the last commit; an open round's orders are all outstanding again."""
-        versions = BySlot(dict.fromkeys(scopes, 0))
+        versions = ByTemplate(dict.fromkeys(scopes, 0))
         completed = 0
         for published, totals in self._db.execute(
             "SELECT published, totals FROM rounds WHERE published IS NOT NULL ORDER BY number"
@@ -296,8 +296,8 @@ class Journal:
 
     def relations(self) -> list[Related]:
         """What relations did, round by round."""
-        rows = self._db.execute("SELECT number, slot, mu, state, note FROM relations ORDER BY number, slot")
-        return [Related(number, slot, json.loads(mu), state, note) for number, slot, mu, state, note in rows]
+        rows = self._db.execute("SELECT number, template, mu, state, note FROM relations ORDER BY number, template")
+        return [Related(number, name, json.loads(mu), state, note) for number, name, mu, state, note in rows]
 
     def guarded(self) -> list[Guarded]:
         """How tasks fared beside their isolated models, round by round."""

@@ -18,9 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from common.errors import RunFolderError
-from common.parameters.circles import slot_of
-from common.parameters.plan import is_private
 from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope, is_private, split_moment
 from common.ports import INLINE_BYTES
 from server.storage.files import digest_of, digest_of_file, write_whole
 from server.storage.journal import KEPT_VERSIONS, Journal
@@ -115,7 +114,7 @@ class ModelFiles:
         """The files of the optimizer's moments, whose tensors are called `<moment>.<parameter>`."""
         schemas = {}
         for name in names:
-            moment, _, scope = name.partition("/")
+            moment, scope = split_moment(name)
             entries = self._schema(scope).entries
             schemas[name] = ParameterSchema(tuple(replace(entry, name=f"{moment}.{entry.name}") for entry in entries))
         return ModelFiles(self.folder / OPTIMIZER, schemas, f"{self.inside}/{OPTIMIZER}")
@@ -192,13 +191,13 @@ class ModelFiles:
         """
         known = [scope for scope in self.schemas if not is_private(scope)]
         found = (key.removeprefix(_OF_SCOPE) for key in metadata if key.startswith(_OF_SCOPE))
-        return known + sorted(s for s in found if s not in self.schemas and slot_of(s) in self.schemas)
+        return known + sorted(s for s in found if s not in self.schemas and Scope.parse(s).template in self.schemas)
 
     def _schema(self, scope: str) -> ParameterSchema:
-        """A scope's schema. Scopes of one slot hold the same parameters, so theirs are named after the scope too."""
+        """A scope's schema. Those of one template hold the same parameters, so theirs are named after the scope."""
         if scope in self.schemas:
             return self.schemas[scope]
-        entries = self.schemas[slot_of(scope)].entries
+        entries = self.schemas[Scope.parse(scope).template].entries
         return ParameterSchema(tuple(replace(entry, name=f"{scope}/{entry.name}") for entry in entries))
 
 

@@ -48,8 +48,8 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "run", (f"{FACT}{task}", json_of(asdict(units)))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
-        case Related(number, slot, mu, state, note):
-            yield "relations", (number, slot, json_of(mu), state, note)
+        case Related(number, template, mu, state, note):
+            yield "relations", (number, template, json_of(mu), state, note)
         case Guarded(number, task, received, isolated, behind, fallen, final, gap):
             scores = _real(received), _real(isolated)
             yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))

@@ -41,7 +41,7 @@ TABLES: Mapping[str, TableLayout] = {
         "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, encoding TEXT"
     ),
     "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
-    "relations": TableLayout("number INTEGER, slot TEXT, mu TEXT, state TEXT, note TEXT", 2),
+    "relations": TableLayout("number INTEGER, template TEXT, mu TEXT, state TEXT, note TEXT", 2),
     "guarded": TableLayout(
         "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fallen INTEGER, "
         "gap REAL",
