@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from common.methods.balance import LocalBalance, PlainBalance
+from common.methods.balance import PlainBalance
+from common.methods.balances import LocalBalance
 from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope

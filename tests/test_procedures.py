@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from client.training.compact import compact_vocabulary
 from client.training.procedures import Work, procedure_of, pulled_to_received
 from client.training.pull import Pull, looked_ahead
 from common.config import Config
-from common.errors import ConfigError, WireError
+from common.errors import ConfigError
 from common.methods.choice import parameters_of
 from common.methods.procedures import (
     PROCEDURES,
@@ -351,47 +350,6 @@ def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
     for settings in (training, replace(training, finetune_epochs=0 if procedure.has_own_model else 2)):
         reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, training=settings))
         assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
-
-
-@dataclass(frozen=True)
-class Strange(LocalProcedure):
-    """A row that no table has, or another row's name with a parameter that is not its own."""
-
-    name = "plain"
-    mu: float = 0.1
-
-
-@dataclass(frozen=True)
-class Whole(Strange):
-    name = "fedprox"
-    mu: int = 1  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Unknown(Strange):
-    name = "fedsgd"
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"procedure": FedProx(math.nan)}, "procedure.mu: nan"),
-        ({"procedure": FedProx(math.inf)}, "procedure.mu: inf"),
-        ({"procedure": FedProx(-0.1)}, "procedure.mu: -0.1 is out of range; write at least 0"),
-        ({"procedure": Ditto(1e7)}, "procedure.mu: 1e[+]07 is out of range; write at most 1e"),
-        ({"procedure": Strange()}, "procedure: plain has the parameters none, not"),
-        ({"procedure": Whole()}, "procedure.mu: not a number"),
-        ({"procedure": Unknown()}, "procedure: 'fedsgd' is not one of plain"),
-        ({"procedure": PerFedAvg(-1.0)}, "inner_learning_rate"),
-        ({"procedure": FedRep(2**31)}, "head_epochs"),
-        ({"procedure": Ditto(), "finetune_epochs": 1}, "procedure ditto, finetune_epochs and isolated: only one"),
-        ({"isolated": True, "finetune_epochs": 1}, "only one may ask for an own model"),
-    ],
-)
-def test_the_decoder_refuses_nonsense(changes: dict[str, Any], problem: str) -> None:
-    order = replace(ORDER, training=replace(SETTINGS, **changes))
-    with pytest.raises(WireError, match=problem):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
 
 
 @pytest.mark.parametrize(

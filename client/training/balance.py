@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.methods.balance import FamoBalance, GradNormBalance, LocalBalance, PlainBalance, UncertaintyBalance
+from common.methods.balance import FamoBalance, GradNormBalance, PlainBalance, UncertaintyBalance
+from common.methods.balances import LocalBalance
 from common.methods.conflict import ConflictResolver, ConflictRule
 from common.models.multitask import MultiTaskModel
 from common.tasks import TaskDefinition

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from client.training.loop import Progress, TaskSet, train
 from client.training.pull import PLAIN_STEP, StepRule, pull_to, pull_to_here
-from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg, PlainProcedure, PulledProcedure
+from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg, PlainProcedure
 from common.models.multitask import MultiTaskModel
 from common.orders import TrainingSettings
 from common.seeds import derive_seed
@@ -105,7 +105,7 @@ def procedure_of(chosen: LocalProcedure) -> Procedure:
 def pulled_to_received(work: Work, received: Mapping[str, Tensor]) -> Losses:
     """Ditto's personal model (Li et al., ICML 2021): the loss plus (mu/2) ||v - w_received||^2, from where v stands."""
     settings, chosen = work.settings, work.settings.procedure
-    assert isinstance(chosen, PulledProcedure)
+    assert isinstance(chosen)
     anchors = {name: value for name, value in received.items() if name in work.travelling}
     return work.train(StepRule(pull_to(work.model, anchors, chosen.mu, settings.proximal_step, settings.learning_rate)))
 

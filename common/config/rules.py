@@ -9,7 +9,7 @@ from common.config import array_rules, circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.methods.choice import Row, Table
-from common.methods.procedures import PROCEDURES, PulledProcedure
+from common.methods.procedures import PROCEDURES
 from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
 from common.parameters.scope import target_of
@@ -147,7 +147,7 @@ def _procedure_fits(config: Config) -> list[str]:
     procedure, name = training.procedure, training.procedure.name
     if procedure.has_own_model and training.finetune_epochs:
         found.append(f"training.finetune_epochs: procedure {name} has personal models already; write 0")
-    if isinstance(procedure, PulledProcedure) and plan == "local":
+    if procedure.has_anchor and plan == "local":
         found.append(f"training.procedure: plan local {_NOTHING_TO_PULL_TO}")
     if procedure.splits_model and plan in ("full", "lg", "local"):
         found.append(f"training.procedure: {name}, but plan {plan} {_NO_HALVES}")
@@ -161,15 +161,15 @@ def _proximal_step(config: Config) -> list[str]:
     """Who reads `training.proximal_step`, and whether a step along the gradient would carry beyond the anchor."""
     training, relation = config.training, config.relation
     strengths = {}
-    if isinstance(training.procedure, PulledProcedure):
-        strengths["training.procedure.mu"] = training.procedure.mu
+    if training.procedure.has_anchor:
+        strengths["training.procedure.mu"] = training.procedure.largest_mu()
     if training.anchor is not None:
         strengths["training.anchor.strength"] = training.anchor.strength
     if relation is not None and relation.has_anchors:
         members = len(config.tasks) if config.sharing.members == "tasks" else config.federation.min_clients
         strengths["relation.strength"] = relation.largest_mu(members)
     if training.proximal_step == "proximal":
-        readers = f"{_names(PROCEDURES, lambda row: issubclass(row, PulledProcedure))} as training.procedure, an anchor"
+        readers = f"{_names(PROCEDURES, lambda row: row.has_anchor)} as training.procedure, an anchor"
         relations = _names(RELATIONS, lambda row: row.has_anchors)
         remedy = f"only {readers} or relation {relations} reads it; write one of them, or remove it"
         return [] if strengths else [f"training.proximal_step: {remedy}"]

@@ -30,8 +30,8 @@ from common.config.values import (
     group_tree,
 )
 from common.methods.anchors import ANCHORS, Anchor
-from common.methods.balance import LocalBalance, PlainBalance
-from common.methods.balances import BALANCES
+from common.methods.balance import PlainBalance
+from common.methods.balances import BALANCES, LocalBalance
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, LocalOptimizer
 from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.relation import Relation

@@ -1,7 +1,4 @@
-"""How the tasks of one client meet in a step of its training: rows that learn weights; the others are conflict rules.
-
-What they do is in `client.training.balance`.
-"""
+"""How the tasks of one client meet in a step of its training; what these rows do is in `client.training.balance`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import ClassVar
 from common.methods.choice import Rate, Row, Strength
 
 
-class LocalBalance(Row):
+class BalanceRow(Row):
     """Base of the rows. Each acts where at least two tasks have a batch."""
 
     compares_losses: ClassVar[bool] = False
@@ -19,14 +16,14 @@ class LocalBalance(Row):
 
 
 @dataclass(frozen=True)
-class PlainBalance(LocalBalance):
+class PlainBalance(BalanceRow):
     """The sum of task weight times loss (Caruana 1997)."""
 
     name = "plain"
 
 
 @dataclass(frozen=True)
-class UncertaintyBalance(LocalBalance):
+class UncertaintyBalance(BalanceRow):
     """Kendall, Gal and Cipolla 2018: sum of L_t exp(-s_t)/2 + s_t/2 with s_t learned along."""
 
     name = "uncertainty"
@@ -35,7 +32,7 @@ class UncertaintyBalance(LocalBalance):
 
 
 @dataclass(frozen=True)
-class GradNormBalance(LocalBalance):
+class GradNormBalance(BalanceRow):
     """GradNorm (Chen et al. 2018): weights under which the tasks' gradients keep one pace."""
 
     name = "gradnorm"
@@ -46,7 +43,7 @@ class GradNormBalance(LocalBalance):
 
 
 @dataclass(frozen=True)
-class FamoBalance(LocalBalance):
+class FamoBalance(BalanceRow):
     """FAMO (Liu et al. 2023): weights under which all losses fall at one relative rate; a second forward pass."""
 
     name = "famo"

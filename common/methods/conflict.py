@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.methods.balance import LocalBalance
-from common.methods.choice import LARGEST, Bounds, table
+from common.methods.choice import LARGEST, Bounds, Row, table
 from common.methods.quadratic import minimise
 
 Float64 = NDArray[np.float64]
@@ -29,9 +28,11 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class ConflictRule(LocalBalance):
+class ConflictRule(Row):
     """Base of the rows: what the coordinator asks for each scope that tasks share, or a client in each of its steps."""
 
+    compares_losses: ClassVar[bool] = False
+    """See `common.methods.balance.BalanceRow`."""
     rescale: bool = True
     """the common step gets the length of the mean step; false: the rule's own length"""
 

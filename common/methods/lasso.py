@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from common.methods.choice import Rate
-from common.methods.linear import AttractingRelation
-from common.methods.relation import Coupling, Float64, Members
+from common.methods.choice import Rate, Strength
+from common.methods.linear import Links, adjacency_of, largest_degree, link_problems, named_in
+from common.methods.relation import Coupling, Float64, Members, Relation
+from common.wire.limits import MAX_MEMBERS
 
 
 class _Edge(NamedTuple):
@@ -21,7 +21,7 @@ class _Edge(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LassoRelation(AttractingRelation):
+class LassoRelation(Relation):
     """Network lasso (Hallac, Leskovec and Boyd, KDD 2015, section 3): strength * sum over pairs A_kj ||w_k - w_j||_2.
 
     By ADMM, every edge has copies z_kj, z_jk of its ends and scaled duals u_kj, u_jk. With a = w_k + u_kj and
@@ -36,12 +36,21 @@ class LassoRelation(AttractingRelation):
     """
 
     name = "graph_l1"
+    has_anchors = True
+    strength: Strength = 0.1
+    """of the pull"""
+    links: Links = ()
+    """pairs of members with weights, [[a, b, 1.0], ...]; none: all are linked by 1"""
     penalty: Rate = 1.0
     """of ADMM"""
 
+    def problems(self) -> list[str]:
+        """See `Row`."""
+        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=True)
+
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        adjacency = self.adjacency(members.holders)
+        adjacency = adjacency_of(members.holders, self.links)
         edges = [_Edge(k, j, adjacency[k, j]) for k, j in np.argwhere(np.triu(adjacency) > 0.0).tolist()]
         rows, old = np.eye(len(members.products)), _dual_rows(members)
         anchor, degrees = np.zeros((members.count, len(rows))), np.zeros(members.count)
@@ -69,8 +78,11 @@ class LassoRelation(AttractingRelation):
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""
-        neighbours = Counter(holder for one, other, weight in self.links for holder in (one, other) if weight)
-        return self.penalty * (max(neighbours.values(), default=0) if self.links else max(members - 1, 0))
+        return self.penalty * largest_degree(tuple((one, other, 1.0) for one, other, _ in self.links), members)
+
+    def named_members(self) -> list[tuple[str, str]]:
+        """See `Relation`."""
+        return named_in(self.links)
 
 
 def _dual_rows(members: Members) -> Mapping[tuple[str, str], Float64]:

@@ -42,9 +42,13 @@ class MeanRelation(Relation):
 
 
 @dataclass(frozen=True)
-class LinkedRelation(Relation):
-    """Base of relations along the links of a graph."""
+class GraphRelation(Relation):
+    """Graph l2 (FedU, Dinh et al. 2022): (strength/2) sum over pairs of A_kj ||w_k - w_j||^2.
 
+    Member k is pulled to its neighbours' mean weighted by A with strength * degree; without neighbours to nothing.
+    """
+
+    name = "graph"
     has_anchors = True
     strength: Strength = 0.1
     """of the pull"""
@@ -53,75 +57,27 @@ class LinkedRelation(Relation):
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        loops = [i for i, (one, other, _) in enumerate(self.links) if one == other]
-        found = [f"links.{i}: '{self.links[i][0]}' is linked to itself; name two members" for i in loops]
-        pairs = Counter(frozenset((one, other)) for one, other, _ in self.links)
-        twice = [" and ".join(sorted(pair)) for pair, times in pairs.items() if times > 1]
-        found += [f"links: {pair} are linked twice; keep one" for pair in twice]
-        if (mu := self.largest_mu(MAX_MEMBERS)) > LARGEST_MU:
-            remedy = f"orders carry {LARGEST_MU:g} at most; lower one of them"
-            found.append(f"strength: times the weights of a member it comes to {mu:g}, {remedy}")
-        return found
-
-    def named_members(self) -> list[tuple[str, str]]:
-        """See `Relation`."""
-        return [(f"links.{i}", holder) for i, (one, other, _) in enumerate(self.links) for holder in (one, other)]
-
-    def adjacency(self, holders: Sequence[str]) -> Float64:
-        """The symmetric matrix of weights between members, zero on the diagonal."""
-        count = len(holders)
-        if not self.links:
-            return np.ones((count, count)) - np.eye(count)
-        weights = {frozenset((one, other)): weight for one, other, weight in self.links}
-        pairs = [[weights.get(frozenset((one, two)), 0.0) if one != two else 0.0 for two in holders] for one in holders]
-        return np.array(pairs, dtype=np.float64).reshape(count, count)
-
-    def largest_degree(self, members: int) -> float:
-        """The largest sum of a member's weights, signs left out, among so many members."""
-        degrees: dict[str, float] = defaultdict(float)
-        for one, other, weight in self.links:
-            degrees[one] += abs(weight)
-            degrees[other] += abs(weight)
-        return max(degrees.values()) if self.links else float(max(members - 1, 0))
-
-    def largest_mu(self, members: int) -> float:
-        """See `Relation`."""
-        return self.strength * self.largest_degree(members)
-
-
-@dataclass(frozen=True)
-class AttractingRelation(LinkedRelation):
-    """Base of relations whose links only attract."""
-
-    def problems(self) -> list[str]:
-        """See `Row`."""
-        return super().problems() + [
-            f"links.{i}: weight {weight:g} is below 0; only precision knows opposites"
-            for i, (*_, weight) in enumerate(self.links)
-            if weight < 0
-        ]
-
-
-@dataclass(frozen=True)
-class GraphRelation(AttractingRelation):
-    """Graph l2 (FedU, Dinh et al. 2022): (strength/2) sum over pairs of A_kj ||w_k - w_j||^2.
-
-    Member k is pulled to its neighbours' mean weighted by A with strength * degree; without neighbours to nothing.
-    """
-
-    name = "graph"
+        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=True)
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        adjacency = self.adjacency(members.holders)
+        adjacency = adjacency_of(members.holders, self.links)
         degrees = adjacency.sum(axis=1)
         alone = np.diag((degrees == 0.0).astype(np.float64))
         anchor = adjacency / np.where(degrees == 0.0, 1.0, degrees)[:, np.newaxis] + alone
         return Coupling(anchor=over_rows(members, anchor), mu=self.strength * degrees)
 
+    def largest_mu(self, members: int) -> float:
+        """See `Relation`."""
+        return self.strength * largest_degree(self.links, members)
+
+    def named_members(self) -> list[tuple[str, str]]:
+        """See `Relation`."""
+        return named_in(self.links)
+
 
 @dataclass(frozen=True)
-class PrecisionRelation(LinkedRelation):
+class PrecisionRelation(Relation):
     """A given precision matrix Omega (Zhang and Yeung 2010; the primal of MOCHA, Smith et al. 2017).
 
     (strength/2) tr(W Omega W'), followed by its majoriser: mu_k = strength * sum_j |Omega_kj| and
@@ -130,19 +86,32 @@ class PrecisionRelation(LinkedRelation):
     """
 
     name = "precision"
+    has_anchors = True
+    strength: Strength = 0.1
+    """of the pull"""
+    links: Links = ()
+    """pairs of members with weights, [[a, b, 1.0], ...]; none: all are linked by 1"""
     diagonal: Annotated[float, Bounds(least=-LARGEST, most=LARGEST)] = 1.0
     """diagonal of the matrix"""
 
+    def problems(self) -> list[str]:
+        """See `Row`."""
+        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=False)
+
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        omega = self.adjacency(members.holders) + self.diagonal * np.eye(members.count)
+        omega = adjacency_of(members.holders, self.links) + self.diagonal * np.eye(members.count)
         strengths = np.abs(omega).sum(axis=1)
         share = omega / np.where(strengths == 0.0, 1.0, strengths)[:, np.newaxis]
         return Coupling(anchor=over_rows(members, np.eye(members.count) - share), mu=self.strength * strengths)
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""
-        return self.strength * (abs(self.diagonal) + self.largest_degree(members))
+        return self.strength * (abs(self.diagonal) + largest_degree(self.links, members))
+
+    def named_members(self) -> list[tuple[str, str]]:
+        """See `Relation`."""
+        return named_in(self.links)
 
 
 @dataclass(frozen=True)
@@ -251,6 +220,46 @@ class PartialRelation(Relation):
         count, share = members.count, self.share
         mix = (1.0 - share) * np.eye(count) + np.full((count, count), share / count)
         return Coupling(start=over_rows(members, mix))
+
+
+def link_problems(links: Links, largest_mu: float, attract: bool) -> list[str]:
+    """What is wrong with links, or with the strongest proximal term that they come to; `attract` refuses opposites."""
+    found = [f"links.{i}: '{a}' is linked to itself; name two members" for i, (a, b, _) in enumerate(links) if a == b]
+    found += [
+        f"links.{i}: weight {weight:g} is below 0; only precision knows opposites"
+        for i, (*_, weight) in enumerate(links)
+        if attract and weight < 0
+    ]
+    pairs = Counter(frozenset((one, other)) for one, other, _ in links)
+    found += [f"links: {' and '.join(sorted(pair))} are linked twice; keep one" for pair, n in pairs.items() if n > 1]
+    if largest_mu > LARGEST_MU:
+        remedy = f"orders carry {LARGEST_MU:g} at most; lower one of them"
+        found.append(f"strength: times the weights of a member it comes to {largest_mu:g}, {remedy}")
+    return found
+
+
+def named_in(links: Links) -> list[tuple[str, str]]:
+    """(place, member) for each end of a link."""
+    return [(f"links.{i}", holder) for i, (one, other, _) in enumerate(links) for holder in (one, other)]
+
+
+def adjacency_of(holders: Sequence[str], links: Links) -> Float64:
+    """The symmetric matrix of weights between members, zero on the diagonal; without links all weights are 1."""
+    count = len(holders)
+    if not links:
+        return np.ones((count, count)) - np.eye(count)
+    weights = {frozenset((one, other)): weight for one, other, weight in links}
+    pairs = [[weights.get(frozenset((one, two)), 0.0) if one != two else 0.0 for two in holders] for one in holders]
+    return np.array(pairs, dtype=np.float64).reshape(count, count)
+
+
+def largest_degree(links: Links, members: int) -> float:
+    """The largest sum of a member's weights, signs left out, among so many members."""
+    degrees: dict[str, float] = defaultdict(float)
+    for one, other, weight in links:
+        degrees[one] += abs(weight)
+        degrees[other] += abs(weight)
+    return max(degrees.values()) if links else float(max(members - 1, 0))
 
 
 def squared_distances(gram: Float64) -> Float64:

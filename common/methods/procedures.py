@@ -24,12 +24,18 @@ class ProximalStep(StrEnum):
 class LocalProcedure(Row):
     """Base of the rows."""
 
+    has_anchor: ClassVar[bool] = False
+    """Whether it has a proximal term to the received model, so that `training.proximal_step` is read."""
     has_own_model: ClassVar[bool] = False
     """Whether the client trains a second model of its own beside the one that it hands in."""
     splits_model: ClassVar[bool] = False
     """Whether it needs a plan that splits the model into a shared encoder and heads."""
     looks_ahead: ClassVar[bool] = False
     """Whether gradients are taken where the model does not stand."""
+
+    def largest_mu(self) -> float:
+        """The strength of its proximal term."""
+        return 0.0
 
     def extra_epochs(self, local_epochs: int) -> int:
         """Passes over a client's examples per round beyond `local_epochs`, or gradients as many as one has."""
@@ -44,18 +50,17 @@ class PlainProcedure(LocalProcedure):
 
 
 @dataclass(frozen=True)
-class PulledProcedure(LocalProcedure):
-    """Base of rows with a proximal term (mu/2) ||theta - received||^2."""
-
-    mu: Strength = 0.1
-    """strength of the pull to the received model"""
-
-
-@dataclass(frozen=True)
-class FedProx(PulledProcedure):
+class FedProx(LocalProcedure):
     """FedProx (Li et al. 2020): the loss plus (mu/2) ||w - received||^2 over everything that travels."""
 
     name = "fedprox"
+    has_anchor = True
+    mu: Strength = 0.1
+    """strength of the pull to the received model"""
+
+    def largest_mu(self) -> float:
+        """See `LocalProcedure`."""
+        return self.mu
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,18 @@ class FedRep(LocalProcedure):
 
 
 @dataclass(frozen=True)
-class Ditto(PulledProcedure):
+class Ditto(LocalProcedure):
     """Ditto (Li et al. 2021): FedAvg, and beside it a personal model per client, pulled to the received one."""
 
     name = "ditto"
     has_own_model = True
+    has_anchor = True
+    mu: Strength = 0.1
+    """strength of the pull to the received model"""
+
+    def largest_mu(self) -> float:
+        """See `LocalProcedure`."""
+        return self.mu
 
     def extra_epochs(self, local_epochs: int) -> int:
         """See `LocalProcedure`."""
