@@ -24,9 +24,9 @@ from client.app import load_data, local_definitions
 from client.data.encoding import encode, scores_of
 from client.data.example import Example
 from client.data.rows import Rows, TaskData
+from client.local_client import local_client
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
-from client.worker import Worker
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.metrics import measure, merge, summarise
@@ -85,7 +85,7 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
         agents = [
             Agent(
                 coordinator,
-                Worker(f"{task}_{i}", [definitions[task]], {task: rows}, CPU),
+                local_client(f"{task}_{i}", [definitions[task]], {task: rows}, CPU),
                 Path(folder) / f"{task}_{i}",
             )
             for task, clients in parts.items()

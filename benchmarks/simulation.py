@@ -24,8 +24,8 @@ from common.models.sources import find_encoder
 from common.orders import FederationStatus
 from server.core.effects import RoundClosed, TaskCosines
 from server.runs.model import MTLServerModel
-from simulation.crowd import run_crowd
 from simulation.population import population
+from simulation.virtual_clients import run_virtual_clients
 
 COLUMNS = {
     "what": "what",
@@ -112,7 +112,7 @@ def one_row(sheet: Sheet, what: str, config: Config) -> None:
     )
     watch, began = Stopwatch(), perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run_crowd(config, model, population(config), Path(folder), watch))
+        asyncio.run(run_virtual_clients(config, model, population(config), Path(folder), watch))
     whole = perf_counter() - began
     walls, used = ([one[k] - other[k] for other, one in pairwise(watch.closed_at)] for k in (0, 1))
     clients = config.simulation.clients

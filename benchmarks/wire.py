@@ -18,7 +18,7 @@ from benchmarks.quality import create, parts_of, score
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import local_definitions
-from client.worker import Worker
+from client.local_client import local_client
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.parameters.encodings import ENCODINGS
@@ -102,8 +102,8 @@ def measure(config: Config) -> dict[str, float | str]:
     parts = parts_of(config, task, 1)
     coordinator = in_memory(config, model, SystemClock())
     with tempfile.TemporaryDirectory() as folder:
-        worker = Worker("client", [task], {TASK: parts[0]}, torch.device("cpu"))
-        agent = Agent(CodecCoordinator(coordinator), worker, Path(folder))
+        client = local_client("client", [task], {TASK: parts[0]}, torch.device("cpu"))
+        agent = Agent(CodecCoordinator(coordinator), client, Path(folder))
         asyncio.run(run_together(coordinator, [agent]))
     rounds = config.training.num_rounds
     orders = [order for round_ in coordinator.journal.rounds() for order in round_.orders.values()]

@@ -15,9 +15,9 @@ from client.data.columns import ColumnNames
 from client.data.rows import TaskData
 from client.data.sources import DataRequest, load
 from client.limits import Limits
+from client.local_client import Computing, local_client
 from client.state.identity import claim
 from client.training.procedures import Procedure
-from client.worker import Computing, Worker
 from common.config import Config
 from common.errors import ConfigError
 from common.log_fields import about
@@ -121,13 +121,11 @@ async def take_part(
         log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
-        computing = Computing(
-            section.compact_vocabulary, section.precision, identity.folder, section.trains, section.layers, limits
-        )
+        computing = Computing(section.compact_vocabulary, section.precision, section.trains, section.layers, limits)
         capabilities = (f"data-{config.data.source}",)
-        worker = Worker(identity.client_id, definitions, data, device, capabilities, procedure, computing)
+        client = local_client(identity.client_id, definitions, data, device, capabilities, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
-        agent = Agent(port, worker, identity.folder, limits)
+        agent = Agent(port, client, identity.folder)
         try:
             with asking(agent.stop) as request:
                 await agent.run()

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from client.model import ClientModelSynchronizer, fill
+from client.job import JobResult
+from client.model import fill
 from client.state.store import RunStore
-from client.worker import Outcome
 from common.errors import StateError
 from common.orders import ScopeVersion, Session
+from common.parameters.schema import ParameterSchema
+from common.parameters.scope import is_private
 from common.ports import INLINE_BYTES, CoordinatorPort
 
 log = logging.getLogger("fedmtl.client")
@@ -26,54 +28,54 @@ _NOTHING = torch.empty(0)
 
 
 async def private_values(
-    port: CoordinatorPort, session: Session, synchronizer: ClientModelSynchronizer, store: RunStore
+    port: CoordinatorPort, session: Session, schemas: Mapping[str, ParameterSchema], store: RunStore
 ) -> Mapping[str, Tensor]:
-    """What a client keeps of its private scopes; what it lacks begins with the coordinator's initial values.
+    """What a client keeps of its private scopes; what is absent begins with the coordinator's initial values.
 
-    It lacks all of a new task's scopes, and the end of a scope that grew with a task that joined the federation.
+    Absent are all of a new task's scopes, and the end of a scope that grew with a task that joined the federation.
 
     Raises:
         StateError: the values are damaged, or cannot be written.
     """
-    kept, lacking = dict(store.private() or {}), {}
-    for scope in synchronizer.private_scopes:
-        known, size = kept.get(scope, _NOTHING), synchronizer.schemas[scope].size
+    kept, absent = dict(store.private() or {}), {}
+    for scope in filter(is_private, schemas):
+        known, size = kept.get(scope, _NOTHING), schemas[scope].size
         if len(known) < size:
-            lacking[scope] = torch.empty(size)
-            await fill(lacking[scope], port.fetch(session, ScopeVersion(scope, 0), 0), scope)
-            lacking[scope][: len(known)] = known
-    if lacking:
+            absent[scope] = torch.empty(size)
+            await fill(absent[scope], port.fetch(session, ScopeVersion(scope, 0), 0), scope)
+            absent[scope][: len(known)] = known
+    if absent:
         if store.returning and not kept:
             log.warning(
                 "private values of %s are not in this client's state folder any more: they begin anew with the "
                 "coordinator's initial values, and what this client alone had learnt in run %s is lost",
-                ", ".join(lacking),
+                ", ".join(absent),
                 session.run_id,
             )
-        kept |= lacking
+        kept |= absent
         store.start_private(kept)
     return kept
 
 
-async def keep(store: RunStore, outcome: Outcome, go_on: Callable[[], None]) -> None:
+async def keep(store: RunStore, result: JobResult, go_on: Callable[[], None]) -> None:
     """Write an update to the disk; a shortage that may pass is waited for.
 
     Args:
         store: where to.
-        outcome: the update with its private values.
+        result: the update with what the client keeps.
         go_on: called after every pause; raises to end the wait.
 
     Raises:
         StateError: it cannot be written.
     """
-    update, loop = outcome.update, asyncio.get_running_loop()
+    update, loop = result.update, asyncio.get_running_loop()
     until, waits = loop.time() + SHORTAGE_SECONDS, False
     while True:
         try:
-            if update.header.nbytes <= INLINE_BYTES and not outcome.private:  # written sooner than handed over
+            if update.header.nbytes <= INLINE_BYTES and not result.state:  # written sooner than handed over
                 store.save(update, {})
             else:
-                await asyncio.to_thread(store.save, update, outcome.private)
+                await asyncio.to_thread(store.save, update, result.state)
             return
         except StateError as error:
             if not error.passing or loop.time() >= until:

@@ -6,19 +6,34 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
-from common.orders import Order, ScopePull, ScopeVersion, Welcome
+from common.orders import ScopePull, ScopeVersion, Welcome
 from common.parameters.flat import bind, shapes_of, views
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
 from common.ports import Piece
+
+
+class PayloadMemory:
+    """Memory for the payload of one update at a time, used again by the next one."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def of(self, nbytes: int) -> NDArray[np.uint8]:
+        """So many bytes, uint8 (nbytes,); what was here before is void."""
+        if len(self._bytes) < nbytes:
+            self._bytes = np.empty(nbytes, dtype=np.uint8)
+        return self._bytes[:nbytes]
 
 
 class ClientModelSynchronizer:
@@ -69,6 +84,7 @@ class ClientModelSynchronizer:
             scope: torch.zeros(schema.size) for scope, schema in self.schemas.items() if not is_private(scope)
         }
         self.anchors: dict[str, Tensor] = {}
+        self.payload = PayloadMemory()
         self._held: dict[str, ScopeVersion] = {}
 
     def part(self, tasks: tuple[str, ...], scopes: Mapping[str, str] | None = None) -> ClientModelSynchronizer:
@@ -91,16 +107,6 @@ class ClientModelSynchronizer:
     def private_scopes(self) -> tuple[str, ...]:
         """The scopes whose values stay here."""
         return tuple(scope for scope in self.schemas if is_private(scope))
-
-    def require_held(self, order: Order) -> None:
-        """Check that an order speaks of scopes that this client shares.
-
-        Raises:
-            WireError: it names a private scope, or one that is not here.
-        """
-        foreign = [wanted.scope for wanted in order.scopes if wanted.scope not in self.received]
-        if foreign:
-            raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
         """Those of an order's scopes that must be fetched."""

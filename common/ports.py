@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from common.orders import (
@@ -32,6 +33,18 @@ Piece = bytes | memoryview
 
 Pieces = Callable[[int], AsyncIterator[Piece]]
 """Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A payload in memory, and the `Pieces` of it. Who is called in the same process may read `data` as it lies."""
+
+    data: memoryview
+
+    async def __call__(self, offset: int) -> AsyncIterator[Piece]:
+        """The bytes from `offset` on."""
+        for start in range(offset, len(self.data), PIECE_BYTES):
+            yield self.data[start : start + PIECE_BYTES]
 
 
 class CoordinatorPort(Protocol):

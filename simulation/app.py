@@ -27,9 +27,9 @@ from server.runs.app import Resume, open_run, restore_run, write_report
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
-from simulation.crowd import FOREVER, Crowd, rules_for_crowd
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
+from simulation.virtual_clients import FOREVER, VirtualClients, rules_for_simulation
 
 log = logging.getLogger("fedmtl.simulation")
 
@@ -78,17 +78,17 @@ async def _run(
     started, before = time.monotonic(), float(journal.facts().get("seconds", "0"))
     federation, rules, schemas, state = restore_run(config, folder, journal)
     state = _as_dealt(state, clients)
-    rules, federation = rules_for_crowd(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
+    rules, federation = rules_for_simulation(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
     shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, _few_words():
         models = JournalledModels(ModelFiles(folder.models, schemas), journal)
         clock = ManualClock()
-        coordinator = Coordinator(rules, state, federation, journal, models, clock, Onlooker(progress))
-        crowd = Crowd(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
+        coordinator = Coordinator(rules, state, federation, journal, models, clock, QuietProgress(progress))
+        virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
-            await run_together(coordinator, crowd.agents)
+            await run_together(coordinator, virtual.agents)
         except ExceptionGroup as group:
             if coordinator.state.phase is not Phase.FAILED:
                 raise _cause(group) from None
@@ -113,8 +113,8 @@ def _as_dealt(state: FederationState, clients: Sequence[VirtualClient]) -> Feder
     return replace(state, members={name: replace(m, tasks=dealt[name]) for name, m in state.members.items()})
 
 
-class Onlooker:
-    """Shows rounds, and leaves out whom a run waits for while a crowd joins: it would say so a thousand times."""
+class QuietProgress:
+    """Shows rounds, and leaves out whom a run waits for while many clients join: it would say so a thousand times."""
 
     def __init__(self, progress: RunProgress) -> None:
         self._progress = progress

@@ -25,6 +25,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """All clients of a test read the tokenizer once."""
-    import client.worker
+    import client.executor
 
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+    monkeypatch.setattr("client.executor.unpack_tokenizer", functools.cache(client.executor.unpack_tokenizer))

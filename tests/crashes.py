@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +16,11 @@ import torch
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.rows import TaskData
+from client.executor import ThreadExecutor, Workspace
+from client.job import ClientState, JobResult
+from client.local_client import local_client
 from client.training.loop import Progress
 from client.transport.grpc_port import GrpcCoordinator
-from client.worker import Outcome, Worker
 from common.clock import ManualClock
 from common.config import Config
 from common.orders import Order
@@ -205,17 +208,31 @@ class Watch:
             await self._moved.wait_for(lambda: sum(x.startswith(round_name) for x in self._accepted) >= number)
 
 
-class Counted(Worker):
-    """A worker that notes the orders it carries out."""
+class Counted(ThreadExecutor):
+    """An executor that notes the orders that are carried out."""
 
     def __init__(self, executed: list[str], *parts: Any) -> None:
         super().__init__(*parts)
         self._executed = executed
 
-    def execute(self, order: Order, private: Mapping[str, torch.Tensor], progress: Progress) -> Outcome:
-        outcome = super().execute(order, private, progress)
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Workspace]:
+        async with super().workspace() as workspace:
+            yield CountedWorkspace(workspace, self._executed)
+
+
+class CountedWorkspace:
+    def __init__(self, inner: Workspace, executed: list[str]) -> None:
+        self._inner = inner
+        self._executed = executed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
+        result = await self._inner.run(order, state, progress)
         self._executed.append(order.order_id)
-        return outcome
+        return result
 
 
 class Cast:
@@ -237,7 +254,8 @@ class Cast:
     def agent(self, name: str, port: Any, state: Path) -> Agent:
         """A client that knows nothing but what lies in its folder; `executed` tells which orders it works on."""
         definitions, rows = self._rows[name]
-        return Agent(port, Counted(self.executed, name, definitions, rows, torch.device("cpu")), state / name)
+        client = local_client(name, definitions, rows, torch.device("cpu"))
+        return Agent(port, client, state / name, partial(Counted, self.executed))
 
 
 def prepare_run(config: Config, path: Path) -> Path:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.rows import TaskData
-from client.state.store import RunStore
+from client.local_client import local_client
+from client.state.store import REPEATABLE
 from client.training.procedures import Losses, Procedure, Work
-from client.worker import Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.methods.relation import Couple
@@ -24,7 +24,6 @@ from server.engine.coordinator import Coordinator
 from server.relations.circle import relate
 from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
-from simulation.workshop import VirtualStore
 from tests.federations import make_model
 
 Vector = NDArray[np.float64]
@@ -33,13 +32,6 @@ Problems = Mapping[str, tuple[Vector, Vector]]
 
 WEIGHT = "encoder.layers.0.weight"
 SLOT = "member/{holder}"
-
-
-class QuickAgent(Agent):
-    """An agent that syncs nothing to disk."""
-
-    def _open_store(self, folder: Path) -> RunStore:
-        return VirtualStore(folder)
 
 
 def exact(problem: tuple[Vector, Vector]) -> Procedure:
@@ -100,8 +92,8 @@ def settle(
     agents = []
     for client, problem in problems.items():
         data = {"a": rows[client]} if rows is not None else own
-        worker = Worker(client, copy.copy(definitions), data, torch.device("cpu"), procedure=exact(problem))
-        agents.append(QuickAgent(coordinator, worker, state / client))
+        solver = local_client(client, copy.copy(definitions), data, torch.device("cpu"), procedure=exact(problem))
+        agents.append(Agent(coordinator, solver, state / client, durability=REPEATABLE))
     asyncio.run(run_together(coordinator, agents))
     return coordinator, copies(coordinator, list(problems))
 

@@ -11,8 +11,8 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
+from client.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
-from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.sources import find_encoder
@@ -100,12 +100,12 @@ def make_model(config: Config) -> MTLServerModel:
     )
 
 
-def make_worker(config: Config, client: str, tasks: Sequence[str], partition: str) -> Worker:
+def make_client(config: Config, client: str, tasks: Sequence[str], partition: str) -> LocalClient:
     section = config.model_copy(update={"data": config.data.model_copy(update={"partition": partition})})
     definitions = local_definitions(section, tasks)
     own = config.client
     computing = Computing(own.compact_vocabulary, own.precision, trains=own.trains, layers=own.layers)
-    return Worker(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
+    return local_client(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 
 
 class Turns:
@@ -168,7 +168,7 @@ async def federate(
                 port = await stack.enter_async_context(GrpcCoordinator("127.0.0.1", server.port_number, None, name))
             if turns is not None:
                 port = InTurn(port, turns)
-            agents.append(Agent(port, make_worker(config, name, tasks, partition), state / name))
+            agents.append(Agent(port, make_client(config, name, tasks, partition), state / name))
         await run_together(coordinator, agents)
     return coordinator
 

@@ -157,12 +157,16 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.training": ("client.data",),
     "client.limits": (),
     "client.model": (),
-    "client.keeping": ("client.worker",),
+    "client.packing": ("client.model",),
     "client.precision": ("client.state", "client.training"),
     "client.personal": ("client.training", "client.model", "client.precision"),
-    "client.worker": ("client.limits", "client.personal", "client.state"),
+    "client.job": ("client.packing", "client.personal"),
+    "client.local_client": ("client.limits", "client.precision"),
+    "client.executor": ("client.job", "client.local_client"),
+    "client.keeping": ("client.job",),
     "client.pulse": ("client.training",),
-    "client.agent": ("client.keeping", "client.worker", "client.pulse"),
+    "client.participation": ("client.executor", "client.keeping", "client.pulse"),
+    "client.agent": ("client.participation",),
     "client.connection": ("client.transport",),
     "client.status": ("client.connection",),
     "client.app": ("client.agent", "client.connection"),
@@ -232,7 +236,7 @@ def test_inheritance_is_at_most_two_deep() -> None:
 
 # Where an exception of any kind is caught, how often, and why that is right there.
 CATCHES_EVERYTHING = {
-    "client/agent.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
+    "client/participation.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
     "server/engine/writer.py": (1, "after a failed effect only a restart is safe; raised again"),
     "server/service/handlers.py": (1, "the log gets the defect, the caller hears that there was one"),
     "common/errors.py": (1, "what libraries raise on foreign files and servers becomes one line of ours"),

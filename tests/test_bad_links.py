@@ -15,7 +15,7 @@ from common.errors import UnreachableError
 from common.orders import Receipt
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from server.runs.assembly import in_memory
-from tests.federations import digest_of, make_model, make_worker, small_config
+from tests.federations import digest_of, make_client, make_model, small_config
 from tests.grpc_cases import (
     HEADER,
     JOIN,
@@ -87,7 +87,7 @@ def test_a_federation_over_such_a_link_comes_to_the_same_model(tmp_path: Path) -
         async with served(coordinator) as server:
             relay = Relay(server.port_number, *[nbytes] * 10_000)
             async with relay as number, client(number) as port:
-                await Agent(port, make_worker(config, "clinic-a", ["sst2"], "1/1"), state).run()
+                await Agent(port, make_client(config, "clinic-a", ["sst2"], "1/1"), state).run()
         return digest_of(coordinator), relay.connections
 
     async def both() -> None:

@@ -29,10 +29,10 @@ from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
-from simulation.crowd import Crowd
 from simulation.inprocess import run_together
+from simulation.virtual_clients import VirtualClients
 from tests.core_cases import TASKS, Table, rules
-from tests.federations import CLIENTS, digest_of, federate, make_model, make_worker
+from tests.federations import CLIENTS, digest_of, federate, make_client, make_model
 from tests.test_plans import deep_config
 from tests.training_cases import CONFIGS
 
@@ -192,7 +192,7 @@ def run_mixed(
                 port = GrpcCoordinator("127.0.0.1", server.port_number, None, name)
                 ports.append(port)
             own = variant(config, "client", trains=trains.get(name, "all"))
-            agents.append(Agent(port, make_worker(own, name, tasks, partition), state / name))
+            agents.append(Agent(port, make_client(own, name, tasks, partition), state / name))
         await run_together(coordinator, agents)
         for port in ports:
             await port.close()
@@ -259,12 +259,12 @@ def test_mixed_clients_come_to_one_model_over_every_transport(tmp_path: Path, la
 def run_shallow(config: Config, state: Path, layers: dict[str, int], how: str = "direct") -> Coordinator:
     """A federation in which some clients have the first few layers alone."""
     with pytest.MonkeyPatch.context() as patched:
-        made = make_worker
+        made = make_client
 
         def shallow(own: Config, name: str, tasks: Any, partition: str) -> Any:
             return made(variant(own, "client", layers=layers.get(name)), name, tasks, partition)
 
-        patched.setattr("tests.test_capacity.make_worker", shallow)
+        patched.setattr("tests.test_capacity.make_client", shallow)
         return run_mixed(config, state, {}, how)
 
 
@@ -308,7 +308,7 @@ def test_a_depth_that_does_not_fit_is_refused(
 def test_a_simulation_has_one_depth(tmp_path: Path, layered: Config) -> None:
     config, clock = variant(layered, "client", layers=2), ManualClock()
     with pytest.raises(ConfigError, match=r"client.layers: simulated clients"):
-        Crowd(config, in_memory(layered, make_model(layered), clock), clock, {}, [], tmp_path)
+        VirtualClients(config, in_memory(layered, make_model(layered), clock), clock, {}, [], tmp_path)
 
 
 def test_part_of_a_shallow_encoder_is_too_little(layered: Config) -> None:

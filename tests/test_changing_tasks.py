@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.agent import Agent
+from client.executor import ThreadExecutor
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
@@ -21,7 +22,7 @@ from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.core_cases import Table, rules
 from tests.crashes import Fragile
-from tests.federations import array_config, digest_of, federate, make_model, make_worker
+from tests.federations import array_config, digest_of, federate, make_client, make_model
 
 CLIENTS = (("d", ("a0", "b1"), "1/3"), ("e", ("a0",), "2/3"), ("f", ("b1",), "3/3"))
 
@@ -137,8 +138,8 @@ async def come_back_with(
     coordinator = in_memory(config, make_model(config), ManualClock())
     await coordinator.start()
     port = Fragile(coordinator, fatal, when)
-    others = [Agent(coordinator, make_worker(config, n, t, p), state / n).run() for n, t, p in CLIENTS[1:]]
-    first = asyncio.ensure_future(Agent(port, make_worker(config, "d", before, "1/3"), state / "d").run())
+    others = [Agent(coordinator, make_client(config, n, t, p), state / n).run() for n, t, p in CLIENTS[1:]]
+    first = asyncio.ensure_future(Agent(port, make_client(config, "d", before, "1/3"), state / "d").run())
     running = asyncio.gather(*others)
     died = asyncio.ensure_future(port.died.wait())
     await asyncio.wait((first, died), return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +150,7 @@ async def come_back_with(
     first.cancel()
     with suppress(asyncio.CancelledError):
         await first
-    again = Agent(coordinator, make_worker(config, "d", after, "1/3"), state / "d")
+    again = Agent(coordinator, make_client(config, "d", after, "1/3"), state / "d")
     await asyncio.wait_for(asyncio.gather(again.run(), running), 60)
     return coordinator, True
 
@@ -181,13 +182,21 @@ def test_a_client_may_die_at_any_call_and_come_back_with_other_tasks(
 
 def test_an_order_about_a_task_that_a_client_has_not_is_refused(tmp_path: Path) -> None:
     config = array_config()
-    worker = make_worker(config, "e", ("a0",), "1/1")
+    client = make_client(config, "e", ("a0",), "1/1")
     table = Table()
     table.join("a", "sst2", "qqp")
     order = table.order("a")
     assert order is not None
+
+    async def carry_out() -> None:
+        coordinator = in_memory(config, make_model(config), ManualClock())
+        await coordinator.start()
+        executor = ThreadExecutor(client, await coordinator.join(client.request), b"", tmp_path)
+        async with executor.workspace() as workspace:
+            await workspace.run(order, {}, lambda _: None)
+
     with pytest.raises(WireError, match="this client has no task 'qqp'"):
-        worker.execute(order, {}, lambda _: None)
+        asyncio.run(carry_out())
 
 
 def test_a_choice_that_nobody_reads_is_refused() -> None:

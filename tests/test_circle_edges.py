@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.disclosure import what_leaves
-from client.worker import Worker
+from client.local_client import LocalClient
 from common.config import Config
 from common.errors import ConfigError
 from common.methods.agreement import AgreementRelation
@@ -25,8 +25,8 @@ from server.aggregation.combining import Combiner
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
 from server.runs.saved import SavedRun, load_run
-from simulation.crowd import run_crowd
 from simulation.population import VirtualClient
+from simulation.virtual_clients import run_virtual_clients
 from tests import federations
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate, make_model, small_config
@@ -130,13 +130,13 @@ def test_a_client_that_trains_its_head_alone_is_in_no_groups_mean(
 ) -> None:
     """a and b hold a0; b trains its head alone, so the group's new values are those that a alone would make."""
     config = configured("groups", "training.num_rounds=1")
-    make = federations.make_worker
+    make = federations.make_client
 
-    def weak(config: Config, client: str, tasks: tuple[str, ...], partition: str) -> Worker:
+    def weak(config: Config, client: str, tasks: tuple[str, ...], partition: str) -> LocalClient:
         own = config.client.model_copy(update={"trains": "head" if client == "b" else "all"})
         return make(config.model_copy(update={"client": own}), client, tasks, partition)
 
-    monkeypatch.setattr(federations, "make_worker", weak)
+    monkeypatch.setattr(federations, "make_client", weak)
     mixed = asyncio.run(federate(config, tmp_path / "mixed", GROUPED))
     two = config.model_copy(update={"federation": config.federation.model_copy(update={"min_clients": 2})})
     alone = asyncio.run(federate(two, tmp_path / "alone", (GROUPED[0], GROUPED[2])))
@@ -203,7 +203,7 @@ def test_clients_that_take_turns_at_a_bench_keep_their_own_copies_and_anchors(na
         VirtualClient(client, {task: tuple(int(n) for n in part.split("/")) for task in tasks})  # type: ignore[misc]
         for client, tasks, part in clients
     ]
-    coordinator, _ = asyncio.run(run_crowd(config, make_model(config), crowd, tmp_path / "crowd"))
+    coordinator, _ = asyncio.run(run_virtual_clients(config, make_model(config), crowd, tmp_path / "crowd"))
     assert digest_of(coordinator) == digest_of(apart)
 
 

@@ -21,7 +21,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
 from common.methods.choice import described
-from common.orders import JoinRequest, OrderKind
+from common.orders import OrderKind
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
 from server.core.effects import Related
@@ -32,7 +32,7 @@ from server.service.grpc_server import start_server
 from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import Clients, array_config, digest_of, federate, make_model, make_worker
+from tests.federations import Clients, array_config, digest_of, federate, make_client, make_model
 
 MEMBERS: Clients = (("a", ("a0",), "1/3"), ("b", ("a0",), "2/3"), ("c", ("b1",), "1/3"), ("d", ("a0", "b1"), "3/3"))
 GROUPED: Clients = MEMBERS[:3]
@@ -169,7 +169,7 @@ async def observed(config: Config, state: Path, grpc: bool = False) -> tuple[Coo
         if server is not None:
             ports[name] = Noting(GrpcCoordinator("127.0.0.1", server.port_number, None, name))
             await ports[name]._port.__aenter__()
-        agents.append(Agent(ports[name], make_worker(config, name, tasks, partition), state / name))
+        agents.append(Agent(ports[name], make_client(config, name, tasks, partition), state / name))
     await run_together(coordinator, agents)
     if server is not None:
         for port in ports.values():
@@ -249,9 +249,8 @@ def moves(config: Config, clients: Mapping[str, tuple[str, float]], state: Path)
     coordinator.rules = replace(coordinator.rules, clients_per_task=0, min_clients=len(clients))
     agents = []
     for name, (task, amount) in clients.items():
-        worker = make_worker(config, name, [task], "1/1")
-        worker._procedure = moved_by(amount)
-        agents.append(Agent(coordinator, worker, state / name))
+        client = replace(make_client(config, name, [task], "1/1"), procedure=moved_by(amount))
+        agents.append(Agent(coordinator, client, state / name))
     asyncio.run(run_together(coordinator, agents))
     return coordinator, {
         scope: vector - first[scope if scope in first else Scope.parse(scope).template]
@@ -288,8 +287,7 @@ def test_one_group_of_all_is_hard_sharing_bit_for_bit(tmp_path: Path) -> None:
 def test_a_client_with_tasks_of_two_groups_is_refused() -> None:
     config = configured("groups")
     coordinator = in_memory(config, make_model(config), ManualClock())
-    worker = make_worker(config, "d", ["a0", "b1"], "1/1")
-    request = JoinRequest("d", worker.tasks, tuple(sorted(worker.examples.items())), worker.capabilities)
+    request = make_client(config, "d", ["a0", "b1"], "1/1").request
     with pytest.raises(
         Refused, match=r"different groups .*a0 in one, b1 in two.*; start one client per group"
     ) as caught:

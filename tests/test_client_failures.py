@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from common.orders import Session
 from server.core.state import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
-from tests.federations import array_config, digest_of, make_model, make_worker
+from tests.federations import array_config, digest_of, make_client, make_model
 
 ONE = ("federation.min_clients=1", "federation.round_attempts=2")
 NUMBERS = "tasks={n: {type: regression, train_samples: 20, val_samples: 10}}"
@@ -59,11 +60,6 @@ class ShortStore(RunStore):
         super()._flush(descriptor)
 
 
-class ShortAgent(Agent):
-    def _open_store(self, folder: Path) -> RunStore:
-        return ShortStore(folder)
-
-
 def federation(config: Config) -> tuple[Coordinator, Overheard]:
     coordinator = in_memory(config, make_model(config), ManualClock())
     return coordinator, Overheard(coordinator)
@@ -71,7 +67,8 @@ def federation(config: Config) -> tuple[Coordinator, Overheard]:
 
 async def take_part(config: Config, coordinator: Coordinator, port: Overheard, state: Path, task: str) -> None:
     await coordinator.start()
-    await ShortAgent(port, make_worker(config, "a", [task], "1/1"), state).run()
+    with mock.patch("client.agent.RunStore", ShortStore):
+        await Agent(port, make_client(config, "a", [task], "1/1"), state).run()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from common.methods.procedures import FedRep
 from common.orders import Order, PollReply, ScopeVersion, Session, Welcome
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
-from tests.federations import array_config, make_model, make_worker, small_config
+from tests.federations import array_config, make_client, make_model, small_config
 
 
 class Crooked:
@@ -83,10 +83,10 @@ def ends(bend: Callable[[Crooked], None], state: Path, text: bool = False, limit
 
     async def play() -> None:
         await coordinator.start()
-        worker = make_worker(config, "a", [task], "1/1")
+        client = make_client(config, "a", [task], "1/1")
         if limits is not None:
-            worker._computing = replace(worker._computing, limits=limits)
-        await Agent(port, worker, state / "state", limits).run()
+            client = replace(client, computing=replace(client.computing, limits=limits))
+        await Agent(port, client, state / "state").run()
 
     with pytest.raises(FedMTLError) as caught:
         asyncio.run(asyncio.wait_for(play(), 60))

@@ -27,7 +27,7 @@ from server.core.state import Phase
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from tests.crashes import Cast, Gate, Watch
-from tests.federations import make_model, make_worker, small_config
+from tests.federations import make_client, make_model, small_config
 from tests.grpc_cases import Heard, free_port
 from tests.processes import Programs, log_given_back
 
@@ -196,7 +196,7 @@ def test_a_client_that_finds_no_coordinator_stops_at_once_when_told_to(config: C
         logger.addHandler(heard)
         try:
             async with GrpcCoordinator("127.0.0.1", free_port(), None, "a") as port:
-                agent = Agent(port, make_worker(config, "a", ["sst2"], "1/2"), tmp_path)
+                agent = Agent(port, make_client(config, "a", ["sst2"], "1/2"), tmp_path)
                 running = asyncio.ensure_future(agent.run())
                 await heard.event.wait()
                 agent.stop()

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.worker import Worker
+from client.job import ClientState, Job, JobResult, run_job
+from client.model import ClientModelSynchronizer
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.agent.RETURN_SECONDS", 0.01)
+    monkeypatch.setattr("client.participation.RETURN_SECONDS", 0.01)
 
 
 def configs(folder: Path, *changes: str) -> tuple[Config, Config]:
@@ -114,15 +115,13 @@ def test_a_task_joins_a_run_and_nothing_else_changes(
     few, more = configs(tmp_path, *CHOICES[choice])
     prepare_run(few, tmp_path / "run")
     kept: dict[tuple[str, str], Mapping[str, torch.Tensor]] = {}
-    execute = Worker.execute
 
-    def watched(self: Worker, order: Any, private: Mapping[str, torch.Tensor], progress: Any) -> Any:
-        kept[order.order_id, "before"] = dict(private)
-        outcome = execute(self, order, private, progress)
-        kept[order.order_id, "after"] = outcome.private
-        return outcome
+    def watched(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> JobResult:
+        result = run_job(job, replica, state)
+        kept[job.order.order_id, "before"], kept[job.order.order_id, "after"] = dict(state), result.state
+        return result
 
-    monkeypatch.setattr(Worker, "execute", watched)
+    monkeypatch.setattr("client.executor.run_job", watched)
     coordinator, before, after, versions = asyncio.run(two_rounds_and_two_more(few, more, tmp_path))
     fresh = {name: value.detach().numpy().ravel() for name, value in make_model(more).model.named_parameters()}
     assert {name for _, name in set(after) - set(before)} == {n for n in fresh if n.startswith("heads.stsb.")}

@@ -15,7 +15,7 @@ from common.orders import OrderKind
 from common.seeds import derive_seed
 from server.core.state import Phase
 from server.reporting.report import build_report
-from tests.federations import CLIENTS, digest_of, federate, make_model, make_worker, small_config
+from tests.federations import CLIENTS, digest_of, federate, make_client, make_model, small_config
 
 
 def reference_fedavg(config, clients):
@@ -28,7 +28,7 @@ def reference_fedavg(config, clients):
         sums = {name: torch.zeros_like(value) for name, value in before.items()}
         weights = dict.fromkeys(before, 0)
         for client, names, partition in clients:
-            rows = make_worker(config, client, names, partition)._data
+            rows = make_client(config, client, names, partition).data
             sets = {n: encode(rows[n].train, tasks[n], reader, "siamese", config.model.max_length) for n in names}
             local = copy.deepcopy(server.model).train()
             optimizer = torch.optim.AdamW(local.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)

@@ -30,7 +30,7 @@ from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import CLIENTS, array_config, digest_of, federate, make_model, make_worker, small_config
+from tests.federations import CLIENTS, array_config, digest_of, federate, make_client, make_model, small_config
 
 GUARD = Guard(0.01, 2)
 
@@ -253,7 +253,7 @@ def test_a_task_that_fell_leaves_no_trace_in_what_the_others_train(tmp_path):
 async def _play(config, coordinator, folder):
     from client.agent import Agent
 
-    agents = [Agent(coordinator, make_worker(config, *client), folder / client[0]) for client in PAIR]
+    agents = [Agent(coordinator, make_client(config, *client), folder / client[0]) for client in PAIR]
     await run_together(coordinator, agents)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.app import load_data
-from client.worker import Worker
+from client.local_client import LocalClient, local_client
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, Reason, Refused, WireError
@@ -149,23 +149,23 @@ def test_sites_with_swapped_columns_are_refused_and_agree_once_they_are_named(tm
         lines = [",".join(str(row[name]) for name in names) for row in cells]
         (tmp_path / site / "a0.csv").write_text("\n".join((",".join(names), *lines)) + "\n")
 
-    def worker(site: str, *more: str) -> tuple[Worker, np.ndarray]:
+    def client(site: str, *more: str) -> tuple[LocalClient, np.ndarray]:
         settings = config(f"data.dir='{tmp_path / site}'", *more)
         data = load_data(settings, settings.definitions())
-        return Worker(site, settings.definitions(), data, torch.device("cpu")), data["a0"].train.features
+        return local_client(site, settings.definitions(), data, torch.device("cpu")), data["a0"].train.features
 
     async def run() -> None:
         there = coordinator(config())
         await there.start()
         port = CodecCoordinator(there)
-        (a, ordered), (b, swapped) = worker("a"), worker("b")
-        assert (a.headers, b.headers) == ((("a0", AGE_INCOME),), (("a0", INCOME_AGE),))
+        (a, ordered), (b, swapped) = client("a"), client("b")
+        assert (a.request.headers, b.request.headers) == ((("a0", AGE_INCOME),), (("a0", INCOME_AGE),))
         assert swapped.tolist() == ordered[:, ::-1].tolist()
-        await port.join(replace(request("a", None), headers=a.headers))
-        await refused(port, replace(request("b", None), headers=b.headers))
-        mended, same = worker("b", "tasks.a0.columns={features: [age, income]}")
+        await port.join(replace(request("a", None), headers=a.request.headers))
+        await refused(port, replace(request("b", None), headers=b.request.headers))
+        mended, same = client("b", "tasks.a0.columns={features: [age, income]}")
         assert same.tolist() == ordered.tolist()
-        await port.join(replace(request("b", None), headers=mended.headers))
+        await port.join(replace(request("b", None), headers=mended.request.headers))
 
     asyncio.run(run())
 

@@ -62,9 +62,9 @@ SAME = {"pcgrad", "upgrad", "imtl_g", "trimmed_mean", "multi_krum"}
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch):
-    import client.worker
+    import client.executor
 
-    monkeypatch.setattr("client.worker.unpack_tokenizer", _cached(client.worker.unpack_tokenizer))
+    monkeypatch.setattr("client.executor.unpack_tokenizer", _cached(client.executor.unpack_tokenizer))
 
 
 _cached = functools.cache(functools.cache)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from client.local_client import Computing
 from client.precision import PrecisionChoice
 from client.training import loop
 from client.training.loop import TrainingDiverged, train
 from client.training.precision import time_precisions
-from client.worker import Computing
 from tests.federations import digest_of, federate, small_config
 from tests.training_cases import CLIPPED, SETTINGS, make_model, make_sets, no_progress, values_of
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import simulation.codec
-from client.worker import Worker
+from client.job import ClientState, Job, JobResult, run_job
+from client.model import ClientModelSynchronizer
 from common.methods.local_optimizers import SGDOptimizer
 from common.orders import UpdateHeader
 from common.parameters.encodings import to_bfloat16
@@ -64,7 +63,7 @@ class Leak:
         self.headers: list[UpdateHeader] = []
         self.ways: set[str] = set()
         requests = [method.request for method in METHODS]
-        honest, execute = simulation.codec._through, Worker.execute
+        honest = simulation.codec._through
 
         def recorded(codec: Any, value: Any) -> Any:
             if any(codec is request for request in requests):
@@ -72,20 +71,20 @@ class Leak:
                 self._look(value)
             return honest(codec, value)
 
-        def with_sentinels(worker: Worker, order: Any, private: Mapping[str, Tensor], progress: Any) -> Any:
-            values = {scope: torch.from_numpy(self._noise(len(vector))) for scope, vector in private.items()}
-            outcome = execute(worker, order, values, progress)
-            for scope, after in outcome.private.items():
+        def with_sentinels(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> JobResult:
+            values = {scope: torch.from_numpy(self._noise(len(vector))) for scope, vector in state.items()}
+            result = run_job(job, replica, values)
+            for scope, after in result.state.items():
                 if scope not in values:
                     self.fresh.append((scope, after.numpy()))
                     continue
                 self.planted += [(scope, after.numpy()), (scope, values[scope].numpy())]
-                if isinstance(order.training.optimizer, SGDOptimizer):
+                if isinstance(job.order.training.optimizer, SGDOptimizer):
                     self.planted.append((scope, after.numpy() - values[scope].numpy()))
-            return outcome
+            return result
 
         monkeypatch.setattr("simulation.codec._through", recorded)
-        monkeypatch.setattr(Worker, "execute", with_sentinels)
+        monkeypatch.setattr("client.executor.run_job", with_sentinels)
 
     def _look(self, value: Any) -> None:
         if isinstance(value, PollCall) and value.update is not None:

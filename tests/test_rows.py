@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from common.orders import Order, OrderKind
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from common.errors import WireError
+from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg
+from common.orders import Order, OrderKind, PollKind, PollReply, Settlement
+from common.wire.messages import POLL_REPLY
 from tests.training_cases import SETTINGS
 
 ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)

@@ -18,8 +18,9 @@ from client.agent import Agent
 from client.app import local_definitions
 from client.data.partitions import by_label, deal
 from client.data.sources import DataRequest, load
+from client.local_client import Computing, local_client
+from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
-from client.worker import Computing, Worker
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, DataError
@@ -32,9 +33,9 @@ from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from simulation.app import simulate
 from simulation.codec import CodecCoordinator
-from simulation.crowd import Crowd, run_crowd, strikes
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
+from simulation.virtual_clients import VirtualClients, run_virtual_clients, strikes
 from tests.crashes import model_made_here
 from tests.federations import array_config, digest_of, federate, make_model, small_config
 
@@ -51,14 +52,16 @@ def named(clients: Sequence[VirtualClient], **names: str) -> list[VirtualClient]
     return [VirtualClient(c.client_id, {names[task]: share for task, share in c.shares.items()}) for c in clients]
 
 
-async def crowd_run(
+async def virtual_run(
     config: Config, state: Path, clients: Sequence[VirtualClient], codec: bool = False
-) -> tuple[Coordinator, Crowd]:
-    return await run_crowd(config, make_model(config), clients, state, wrap=CodecCoordinator if codec else None)
+) -> tuple[Coordinator, VirtualClients]:
+    return await run_virtual_clients(
+        config, make_model(config), clients, state, wrap=CodecCoordinator if codec else None
+    )
 
 
 def simulated(config: Config, state: Path, clients: Sequence[VirtualClient], codec: bool = False) -> Coordinator:
-    return asyncio.run(crowd_run(config, state, clients, codec))[0]
+    return asyncio.run(virtual_run(config, state, clients, codec))[0]
 
 
 async def over_grpc(config: Config, state: Path, clients: Sequence[VirtualClient]) -> Coordinator:
@@ -74,9 +77,9 @@ async def over_grpc(config: Config, state: Path, clients: Sequence[VirtualClient
         for client in clients:
             name = client.client_id
             definitions = local_definitions(config, client.tasks)
-            worker = Worker(name, definitions, rows[name], torch.device("cpu"), computing=computing)
+            own = local_client(name, definitions, rows[name], torch.device("cpu"), computing=computing)
             port = await stack.enter_async_context(GrpcCoordinator("127.0.0.1", server.port_number, None, name))
-            agents.append(Agent(port, worker, state / name))
+            agents.append(Agent(port, own, state / name))
         await run_together(coordinator, agents)
     return coordinator
 
@@ -253,16 +256,14 @@ def test_memory_does_not_grow_with_the_number_of_clients(tmp_path, monkeypatch):
         made = built[clients] = []
         monkeypatch.setattr(multitask, "build_encoder", lambda text, made=made: made.append(1) or real(text))
         tracemalloc.start()
-        coordinator, crowd = asyncio.run(crowd_run(config, tmp_path / str(clients), population(config)))
+        coordinator, virtual = asyncio.run(virtual_run(config, tmp_path / str(clients), population(config)))
         gc.collect()
         kept[clients] = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert len(crowd.workshop.benches) == 2
+        assert len(virtual.pool.replicas) == 2
         assert coordinator.state.completed_rounds == 2
-        for agent in crowd.agents:
-            assert agent._worker.synchronizer is None
-            assert agent._worker._payload.nbytes == 0
-            assert agent._store.pending is None
+        for agent in virtual.agents:
+            assert agent._prepared.store.pending is None
     assert len(built[8]) == len(built[136])
     # What is left per client are its rows (60 of 5 numbers), its place in the core, and its orders in the journal.
     assert (kept[136] - kept[8]) / 128 < 24_000
@@ -297,7 +298,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
 
     with model_made_here():
         whole = asyncio.run(simulate(config("whole"), False, None))
-        real_work, worked = Agent._work, []
+        real_work, worked = Participation._work, []
 
         async def work(self, *order):
             worked.append(order)
@@ -305,10 +306,10 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
                 raise Killed
             await real_work(self, *order)
 
-        monkeypatch.setattr(Agent, "_work", work)
+        monkeypatch.setattr(Participation, "_work", work)
         with pytest.raises(Killed):
             asyncio.run(simulate(config("killed"), False, None))
-        monkeypatch.setattr(Agent, "_work", real_work)
+        monkeypatch.setattr(Participation, "_work", real_work)
         shutil.copytree(tmp_path / "killed", tmp_path / "resumed")
         resumed = asyncio.run(simulate(config("resumed"), True, None))
     assert resumed["model_digest"] == whole["model_digest"]

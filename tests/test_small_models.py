@@ -20,9 +20,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvw
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch):
-    import client.worker
+    import client.executor
 
-    monkeypatch.setattr("client.worker.unpack_tokenizer", functools.cache(client.worker.unpack_tokenizer))
+    monkeypatch.setattr("client.executor.unpack_tokenizer", functools.cache(client.executor.unpack_tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_rides_along_changes_no_bit(config, digest, tmp_path, monkeypatch, 
     Counting.calls = []
     assert digest_of(asyncio.run(federate(config, tmp_path / "riding", how=how))) == digest
     assert Counting.calls == (["scores"] * len(CLIENTS) if how == "codec" else [])
-    monkeypatch.setattr("client.agent.INLINE_BYTES", 0)
+    monkeypatch.setattr("client.participation.INLINE_BYTES", 0)
     monkeypatch.setattr("server.engine.broadcast.INLINE_BYTES", 0)
     Counting.calls = []
     assert digest_of(asyncio.run(federate(config, tmp_path / "streamed", how=how))) == digest

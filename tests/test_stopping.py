@@ -22,8 +22,8 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.model import ClientModelSynchronizer
-from client.worker import Worker
+from client.executor import ThreadExecutor
+from client.local_client import LocalClient, local_client
 from common.clock import ManualClock
 from common.config import Config, render
 from common.orders import Welcome
@@ -167,15 +167,16 @@ def test_the_second_signal_ends_the_process() -> None:
         assert lines(process, 1) == ["interrupted"]
 
 
-class Builder(Worker):
-    """A worker whose model takes until it is told to be ready."""
+class Builder:
+    """Opens an executor whose model takes until it is told to be ready."""
 
-    begun, ready = threading.Event(), threading.Event()
+    def __init__(self) -> None:
+        self.begun, self.ready = threading.Event(), threading.Event()
 
-    def prepare(self, welcome: Welcome, tokenizer: bytes) -> ClientModelSynchronizer:
+    def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> ThreadExecutor:
         self.begun.set()
         self.ready.wait()
-        return super().prepare(welcome, tokenizer)
+        return ThreadExecutor(client, welcome, tokenizer, folder)
 
 
 def test_a_client_that_builds_or_tokenises_leaves_when_told_to(tmp_path: Path) -> None:
@@ -185,15 +186,16 @@ def test_a_client_that_builds_or_tokenises_leaves_when_told_to(tmp_path: Path) -
         coordinator = in_memory(config, make_model(config), ManualClock())
         await coordinator.start()
         tasks = local_definitions(config, ["sst2"])
-        worker = Builder("a", tasks, load_data(config, tasks), torch.device("cpu"))
-        agent = Agent(coordinator, worker, tmp_path / "state")
+        client = local_client("a", tasks, load_data(config, tasks), torch.device("cpu"))
+        builder = Builder()
+        agent = Agent(coordinator, client, tmp_path / "state", builder.open)
         running = asyncio.ensure_future(agent.run())
         try:
-            await asyncio.to_thread(worker.begun.wait)
+            await asyncio.to_thread(builder.begun.wait)
             agent.stop()
             await asyncio.wait_for(running, 60)
         finally:
-            worker.ready.set()  # `asyncio.run` waits for threads
+            builder.ready.set()  # `asyncio.run` waits for threads
         return coordinator.state.members["a"].left
 
     assert asyncio.run(play())

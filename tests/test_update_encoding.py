@@ -91,15 +91,13 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
     tmp_path: Path, dense: Coordinator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "fedmtl.server")
-    usual = federations.make_worker
+    usual = federations.make_client
 
-    def make_worker(config: Config, client: str, *rest: object) -> object:
-        worker = usual(config, client, *rest)  # type: ignore[arg-type]
-        if client == "b":
-            worker.capabilities = ("data-builtin",)
-        return worker
+    def make_client(config: Config, client: str, *rest: object) -> object:
+        made = usual(config, client, *rest)  # type: ignore[arg-type]
+        return replace(made, request=replace(made.request, capabilities=("data-builtin",))) if client == "b" else made
 
-    monkeypatch.setattr(federations, "make_worker", make_worker)
+    monkeypatch.setattr(federations, "make_client", make_client)
     mixed = run(tmp_path, ROWS_FLOAT32)
     assert digest_of(mixed) == digest_of(dense)
     told = uploads(mixed.journal.rounds())

@@ -39,6 +39,28 @@ class PendingUpdate:
         return len(self.payload) == self.header.nbytes
 
 
+@dataclass(frozen=True)
+class Durability:
+    """What a client's files outlive."""
+
+    flushed: bool
+    """Whether every file is brought to the disk itself (fsync), so that it outlives the machine's power."""
+    copied: bool
+    """Whether the private values before the newest are kept as well, in case those are damaged."""
+    repeatable: bool
+    """Whether an update without private values may be made again from the same seeds, with the same bits, after a kill.
+
+    Such updates are not written then, and no payload is kept for handing it in again. Those with private values are
+    written, because these become final only after the coordinator's commit.
+    """
+
+
+DURABLE = Durability(flushed=True, copied=True, repeatable=False)
+"""Of clients that live apart from the coordinator."""
+REPEATABLE = Durability(flushed=False, copied=False, repeatable=True)
+"""Of clients in the coordinator's process, with which they die."""
+
+
 class RunStore:
     """One client's files for one run. Every change is whole or absent, whenever the process dies.
 
@@ -49,8 +71,13 @@ class RunStore:
     Raises (every method): `StateError` where the disk fails, or holds nothing that can be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durability: Durability = DURABLE) -> None:
         self._folder = folder
+        self._durability = durability
+        self.pending: PendingUpdate | None = None
+        self.unsettled, self.returning = "", False
+        if durability.repeatable and not folder.is_dir():  # most of such clients never have anything to put there
+            return
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.returning = any(folder.iterdir())
@@ -94,36 +121,42 @@ class RunStore:
     def start_private(self, values: Mapping[str, Tensor]) -> None:
         """Commit the values that the private scopes start from."""
         with disk(self._folder):
+            self._make_folder()
             self._write(_PRIVATE, values, "")
 
     def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
         """Keep an update, and the private values that belong to it, before it is handed in."""
-        with disk(self._folder):
-            if private:
-                self._write(_NEXT_PRIVATE, private, update.header.order_id)
-            else:
-                (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
-            header = UPDATE_HEADER.encode(update.header)
-            spare = self._folder / _SPARE
-            descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
-            with os.fdopen(descriptor, "wb") as file:
-                # The header holds the payload's own digest.
-                file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
-                file.write(update.payload)
-                file.truncate()
-                file.flush()
-                self._flush(file.fileno())
-            spare.rename(self._folder / _PENDING)
-        self.pending = update
+        if private or not self._durability.repeatable:
+            with disk(self._folder):
+                self._make_folder()
+                self._write_update(update, private)
+        self.pending = PendingUpdate(update.header, memoryview(b"")) if self._durability.repeatable else update
         self.unsettled = update.header.order_id
+
+    def _write_update(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
+        if private:
+            self._write(_NEXT_PRIVATE, private, update.header.order_id)
+        else:
+            (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+        header = UPDATE_HEADER.encode(update.header)
+        spare = self._folder / _SPARE
+        descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            # The header holds the payload's own digest.
+            file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
+            file.write(update.payload)
+            file.truncate()
+            file.flush()
+            self._flush(file.fileno())
+        spare.rename(self._folder / _PENDING)
 
     def settle(self) -> None:
         """The update is durable at the coordinator: its private values become the committed ones."""
         upcoming, newest = self._folder / _NEXT_PRIVATE, self._folder / _PRIVATE
         with disk(self._folder):
             if upcoming.is_file():
-                if newest.is_file():
-                    self._retire(newest)
+                if newest.is_file() and self._durability.copied:
+                    newest.replace(self._folder / _PREVIOUS_PRIVATE)
                 upcoming.replace(newest)
             self._forget()
 
@@ -134,18 +167,14 @@ class RunStore:
             self._forget()
             (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
-    def _retire(self, newest: Path) -> None:
-        """Keep what others are about to replace."""
-        newest.replace(self._folder / _PREVIOUS_PRIVATE)
-
-    def _flush(self, descriptor: int) -> None:
-        """Bring a file to the disk itself, so that it outlives the machine's power."""
-        os.fsync(descriptor)
-
     def close(self) -> None:
         """The run is over: leave nothing behind that nobody needs."""
         with disk(self._folder):
             (self._folder / _SPARE).unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        if self._durability.repeatable:
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def _forget(self) -> None:
         pending = self._folder / _PENDING
@@ -187,3 +216,7 @@ class RunStore:
         temporary = self._folder / f".{name}.partial"
         write_tensors(temporary, values, note, self._flush)
         temporary.rename(self._folder / name)
+
+    def _flush(self, descriptor: int) -> None:
+        if self._durability.flushed:  # else the operating system has the bytes, and outlives this process
+            os.fsync(descriptor)

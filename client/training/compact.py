@@ -7,9 +7,10 @@ bit without clipping; with it, the norm of the gradients adds fewer zeros in ano
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ from client.data.encoding import EncodedSet, EncodedTexts, MaskedSet, TrainingRo
 from client.training.loop import TaskSet, takes_decay
 from common.models.mlp import MLPEncoder
 from common.models.multitask import MultiTaskModel
+from common.orders import Order
+from common.targets import OWN_UNITS
+
+log = logging.getLogger("fedmtl.client")
 
 LARGEST_SHARE = 0.75
 """Tables that keep more of their rows than this are used whole: there is little to save."""
@@ -74,6 +79,42 @@ class CompactVocabulary:
 
     def _texts(self, texts: EncodedTexts) -> EncodedTexts:
         return replace(texts, ids=self._places[texts.ids])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A client's encoded examples by task, and the same in the numbers of a compact vocabulary, if that is used."""
+
+    whole: tuple[TaskSet, ...]
+    compact: tuple[TaskSet, ...]
+    vocabulary: CompactVocabulary | None
+
+    @classmethod
+    def of(cls, model: MultiTaskModel, sets: tuple[TaskSet, ...], compacts: bool) -> Examples:
+        """The examples that this model will read."""
+        vocabulary = compact_vocabulary(model, sets) if compacts else None
+        if vocabulary is None:
+            return cls(sets, sets, None)
+        log.info("trains %d of %d word embeddings", len(vocabulary), vocabulary.whole)
+        return cls(sets, tuple(vocabulary.renumbered(item) for item in sets), vocabulary)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(item.task.name for item in self.whole)
+
+    def of_order(self, order: Order) -> Examples:
+        """Those of the tasks that an order names, as a client has them that has no others, in the order's units."""
+        units = dict(order.units)
+        whole, compact = (
+            tuple(
+                replace(item, units=units.get(item.task.name, OWN_UNITS))
+                for item in sets
+                if not order.tasks or item.task.name in order.tasks
+            )
+            for sets in (self.whole, self.compact)
+        )
+        return Examples(whole, compact, self.vocabulary)
 
 
 def choose_rows(used: NDArray[np.integer], fixed: Iterable[int]) -> NDArray[np.int64] | None:

@@ -105,7 +105,7 @@ def procedure_of(chosen: LocalProcedure) -> Procedure:
 def pulled_to_received(work: Work, received: Mapping[str, Tensor]) -> Losses:
     """Ditto's personal model (Li et al., ICML 2021): the loss plus (mu/2) ||v - w_received||^2, from where v stands."""
     settings, chosen = work.settings, work.settings.procedure
-    assert isinstance(chosen)
+    assert isinstance(chosen, Ditto)
     anchors = {name: value for name, value in received.items() if name in work.travelling}
     return work.train(StepRule(pull_to(work.model, anchors, chosen.mu, settings.proximal_step, settings.learning_rate)))
 

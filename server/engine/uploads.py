@@ -16,8 +16,7 @@ from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from common.ports import INLINE_BYTES, Piece
-from server.engine.payload import Payload
+from common.ports import INLINE_BYTES, Payload, Piece
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""
@@ -30,8 +29,8 @@ STALL_SECONDS = 30.0
 class _Staged:
     """One update's bytes so far. `reader` counts the streams that have written to it: only the latest one may.
 
-    `sealed` bytes are whole and checked and wait for the core's word; nothing may replace them. A `lent` buffer is the
-    client's own, in this process.
+    `sealed` bytes are whole and checked and wait for the core's word; nothing may replace them. A `borrowed` buffer is
+    the client's own, in this process.
     """
 
     header: UpdateHeader
@@ -40,7 +39,7 @@ class _Staged:
     reader: int = 0
     reading: bool = False
     sealed: bool = False
-    lent: bool = False
+    borrowed: bool = False
     hash: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
 
     @property
@@ -105,7 +104,7 @@ class Uploads:
 
         Only its values are checked. The client keeps the memory as it is until its call returns.
         """
-        staged = _Staged(header, np.frombuffer(data, dtype=np.uint8), header.nbytes, sealed=True, lent=True)
+        staged = _Staged(header, np.frombuffer(data, dtype=np.uint8), header.nbytes, sealed=True, borrowed=True)
         if header.nbytes <= INLINE_BYTES:
             refusal = _bad_values(staged, self._schemas)
         else:
@@ -223,7 +222,7 @@ class Uploads:
         """Whether an update may be staged; forgets interrupted ones for it, whose clients then start over."""
         if self._used + nbytes <= self._budget:
             return True
-        busy = sum(len(staged.buffer) for staged in self._staged.values() if not (staged.idle or staged.lent))
+        busy = sum(len(staged.buffer) for staged in self._staged.values() if not (staged.idle or staged.borrowed))
         if busy and busy + nbytes > self._budget:
             return False
         for name in [name for name, staged in self._staged.items() if staged.idle]:
@@ -241,7 +240,7 @@ class Uploads:
         return np.empty(nbytes, dtype=np.uint8)
 
     def _release(self, staged: _Staged) -> None:
-        if staged.lent:
+        if staged.borrowed:
             return
         self._used -= len(staged.buffer)
         buffer = staged.buffer if staged.buffer.base is None else staged.buffer.base

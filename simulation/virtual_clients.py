@@ -6,29 +6,29 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.rows import TaskData
-from client.state.store import PendingUpdate, RunStore
+from client.local_client import Computing, local_client
+from client.state.store import REPEATABLE
 from client.training.procedures import Procedure
-from client.worker import Computing
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
-from common.orders import Order, OrderKind, Session, Welcome
+from common.orders import OrderKind, PollKind, PollReply, Session, WholeUpdate
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
 from server.core.state import OrderState, Rules
 from server.engine.coordinator import Coordinator
 from server.engine.observer import Observer
-from server.engine.payload import Payload
 from server.runs.assembly import in_memory, plan_rules
 from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
+from simulation.model_pool import ModelPool
 from simulation.population import VirtualClient, rows_of
-from simulation.workshop import VirtualStore, VirtualWorker, Workshop
 
 FOREVER = 365 * 86400.0
 """Longer than any simulated run: virtual clients do not fall silent, and polls need no answer but an order."""
@@ -44,7 +44,7 @@ def strikes(share: float, seed: int, what: str, order_id: str) -> bool:
     return derive_seed(seed, what, order_id) < share * 2**63
 
 
-class Time:
+class SimulatedTime:
     """Moves the manual clock: to a round's deadline, as soon as only those still owe an update who will be late."""
 
     def __init__(self, coordinator: Coordinator, clock: ManualClock) -> None:
@@ -74,38 +74,34 @@ class Time:
         passed.set()
 
 
-class VirtualAgent(Agent):
-    """An agent that borrows a bench for each order, unless a seeded accident keeps it from working."""
+class AccidentProne:
+    """A coordinator's port whose client never sees the orders that a seeded accident keeps it from carrying out."""
 
-    def __init__(self, port: CoordinatorPort, worker: VirtualWorker, state: Path, crowd: Crowd) -> None:
-        super().__init__(port, worker, state, limits_of(crowd.config))
-        self._virtual = worker
-        self._crowd = crowd
+    def __init__(self, port: CoordinatorPort, config: Config, time: SimulatedTime) -> None:
+        self._port = port
+        self._section = config.simulation
+        self._seed = config.run.seed
+        self._time = time
 
-    def _open_store(self, folder: Path) -> RunStore:
-        return VirtualStore(folder)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
 
-    async def _submit(self, session: Session, update: PendingUpdate) -> None:
-        await self._port.submit(session, update.header, Payload(update.payload))  # nothing is damaged on the way
-
-    async def _work(self, session: Session, welcome: Welcome, order: Order) -> None:
-        crowd, section = self._crowd, self._crowd.config.simulation
-        if order.kind is OrderKind.TRAIN:
-            if strikes(section.dropouts, order.seed, "dropout", order.order_id):
-                await self._port.report_failure(session, order.order_id, DROPPED_OUT)
-                return
-            if strikes(section.stragglers, order.seed, "straggler", order.order_id):
-                await crowd.time.miss_deadline(order.order_id)
-                return
-        async with crowd.workshop.bench() as bench:
-            self._virtual.sit_down(bench)
-            try:
-                await super()._work(session, welcome, order)
-            finally:
-                self._virtual.get_up()
+    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+        """See `CoordinatorPort`."""
+        reply = await self._port.poll(session, pending_order, update)
+        if reply.order is None or reply.order.kind is not OrderKind.TRAIN:
+            return reply
+        order_id = reply.order.order_id
+        if strikes(self._section.dropouts, self._seed, "dropout", order_id):
+            await self._port.report_failure(session, order_id, DROPPED_OUT)
+        elif strikes(self._section.stragglers, self._seed, "straggler", order_id):
+            await self._time.miss_deadline(order_id)
+        else:
+            return reply
+        return replace(reply, kind=PollKind.WAIT, order=None)
 
 
-class Crowd:
+class VirtualClients:
     """All virtual clients of one coordinator.
 
     Args:
@@ -136,18 +132,17 @@ class Crowd:
     ) -> None:
         if config.client.layers is not None:
             raise ConfigError("client.layers: simulated clients take turns at models of full depth; leave it out")
-        self.config = config
-        self.time = Time(coordinator, clock)
-        device = choose_device(config.client.device)
-        self.workshop = Workshop(config.simulation.workers, schemas, plan_rules(config, schemas), device)
-        section = config.client
-        computing = Computing(section.compact_vocabulary, section.precision, trains=section.trains)
+        time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
+        self.pool = ModelPool(config.simulation.workers, schemas, plan_rules(config, schemas), device)
+        computing = Computing(
+            section.compact_vocabulary, section.precision, trains=section.trains, limits=limits_of(config)
+        )
         capabilities = (f"data-{config.data.source}",)
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [
-            VirtualAgent(
-                connect(client.client_id) if connect is not None else coordinator,
-                VirtualWorker(
+            Agent(
+                AccidentProne(connect(client.client_id) if connect is not None else coordinator, config, time),
+                local_client(
                     client.client_id,
                     local_definitions(config, client.tasks),
                     rows[client.client_id],
@@ -155,27 +150,28 @@ class Crowd:
                     capabilities,
                     procedure,
                     computing,
-                ).enter(self.workshop),
+                ),
                 state / client.client_id,
-                self,
+                self.pool.open,
+                REPEATABLE,
             )
             for client in clients
         ]
 
 
-def rules_for_crowd(rules: Rules, clients: int) -> Rules:
+def rules_for_simulation(rules: Rules, clients: int) -> Rules:
     """The rules of a simulated run: it begins with everybody, and nobody is given up for being silent."""
     return replace(rules, min_clients=clients, lease_seconds=FOREVER)
 
 
-async def run_crowd(
+async def run_virtual_clients(
     config: Config,
     model: MTLServerModel,
     clients: Sequence[VirtualClient],
     state: Path,
     observer: Observer | None = None,
     wrap: Callable[[Coordinator], CoordinatorPort] | None = None,
-) -> tuple[Coordinator, Crowd]:
+) -> tuple[Coordinator, VirtualClients]:
     """A simulated run without a run folder; clients call what `wrap` makes of the coordinator.
 
     Raises:
@@ -183,8 +179,8 @@ async def run_crowd(
     """
     clock = ManualClock()
     coordinator = in_memory(config, model, clock, observer)
-    coordinator.rules = rules_for_crowd(coordinator.rules, len(clients))
+    coordinator.rules = rules_for_simulation(coordinator.rules, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
-    crowd = Crowd(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
-    await run_together(coordinator, crowd.agents)
-    return coordinator, crowd
+    virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
+    await run_together(coordinator, virtual.agents)
+    return coordinator, virtual

@@ -1,0 +1,131 @@
+"""Where a client's jobs run: the seam between its part in a federation and the models that it computes with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from client.data.encoding import Reader, TrainingRows, encode
+from client.data.rows import Rows
+from client.job import ClientState, Job, JobResult, require_capacity, run_job
+from client.local_client import LocalClient
+from client.model import ClientModelSynchronizer
+from client.precision import PrecisionChoice
+from client.training.compact import Examples
+from client.training.loop import Progress, TaskSet
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.orders import Order, ScopeVersion, Welcome
+from common.parameters.schema import ParameterSchema
+from common.ports import Piece
+
+
+class Workspace(Protocol):
+    """A model and memory for one update: one client's until the update that is made there is handed in."""
+
+    def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
+        """Those of an order's scopes that must be fetched."""
+        ...
+
+    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+        """Take a scope's published values, or those of an anchor, from the coordinator."""
+        ...
+
+    async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
+        """Carry out an order; see `run_job`."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs the jobs of one client in one run."""
+
+    @property
+    def schemas(self) -> Mapping[str, ParameterSchema]:
+        """Of the client's scopes, private ones included."""
+        ...
+
+    def workspace(self) -> AbstractAsyncContextManager[Workspace]:
+        """A workspace for as long as the caller needs it; waits for a free one."""
+        ...
+
+
+OpenExecutor = Callable[[LocalClient, Welcome, bytes, Path], Executor]
+"""Gets ready for a run: builds or borrows the model and encodes the examples, which may take long.
+
+Called in a thread with the client, the coordinator's welcome, the packed tokenizer and the client's folder of the run.
+
+Raises: `Refused` where the layouts of the two sides differ, or a part of a scope alone would be trained; `WireError`
+where the tokenizer cannot be read.
+"""
+
+
+class ThreadWorkspace:
+    """A model in this process; a job runs in a thread."""
+
+    def __init__(
+        self,
+        client: LocalClient,
+        replica: ClientModelSynchronizer,
+        examples: Callable[[], Examples],
+        precision: PrecisionChoice,
+    ) -> None:
+        self._client = client
+        self._replica = replica
+        self._examples = examples
+        self._precision = precision
+
+    def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
+        """See `Workspace`."""
+        return self._replica.missing(scopes)
+
+    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+        """See `Workspace`."""
+        await self._replica.receive(wanted, pieces)
+
+    async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
+        """See `Workspace`."""
+        return await asyncio.to_thread(self._run, order, state, progress)
+
+    def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
+        client = self._client
+        examples, trains = self._examples(), client.computing.trains
+        job = Job(order, client.request.client_id, examples, trains, self._precision, progress, client.procedure)
+        return run_job(job, self._replica, state)
+
+
+class ThreadExecutor:
+    """The executor of a client with a model of its own."""
+
+    def __init__(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> None:
+        """See `OpenExecutor`."""
+        wanted = client.computing
+        replica = ClientModelSynchronizer(
+            welcome, client.tasks, client.device, wanted.layers, wanted.limits.judge_parameters
+        )
+        sets = encoded(client, welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
+        require_capacity(wanted.trains, replica.schemas)
+        precision = PrecisionChoice(wanted.precision, folder)
+        examples = Examples.of(replica.model, sets, wanted.compact_vocabulary)
+        self.schemas = replica.schemas
+        self._workspace = ThreadWorkspace(client, replica, lambda: examples, precision)
+
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Workspace]:
+        """See `Executor`."""
+        yield self._workspace
+
+
+def encoded(client: LocalClient, welcome: Welcome, reader: Reader | None) -> tuple[TaskSet, ...]:
+    """A client's examples of every task, ready for batching."""
+    architecture = welcome.architecture
+    definitions = {task.name: task for task in welcome.tasks}
+
+    def rows_of(name: str, rows: Rows) -> TrainingRows:
+        return encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
+
+    return tuple(
+        TaskSet(definitions[name], rows_of(name, client.data[name].train), rows_of(name, client.data[name].validation))
+        for name in client.tasks
+    )

@@ -1,0 +1,72 @@
+"""What a client brings to a federation: how it introduces itself, its data, and how it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from client.data.encoding import scores_of
+from client.data.rows import TaskData
+from client.limits import Limits
+from client.precision import Precision
+from client.training.procedures import Procedure
+from common.orders import JoinRequest, offer_of
+from common.parameters.capacity import ALL, capability_of
+from common.parameters.encodings import ENCODINGS
+from common.targets import sums_of
+from common.tasks import TaskDefinition, TaskType
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a client trains, and how much of the model: all, head or top_<n>; of the first `layers` layers, if given."""
+
+    compact_vocabulary: bool = True
+    precision: Precision = "float32"
+    trains: str = ALL
+    layers: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class LocalClient:
+    """A client before it takes part."""
+
+    request: JoinRequest
+    data: Mapping[str, TaskData]
+    device: torch.device
+    computing: Computing
+    procedure: Procedure | None = None
+    """Takes the place of the one that orders name."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks."""
+        return tuple(task.name for task in self.request.tasks)
+
+
+def local_client(
+    client_id: str,
+    tasks: Sequence[TaskDefinition],
+    data: Mapping[str, TaskData],
+    device: torch.device,
+    capabilities: tuple[str, ...] = (),
+    procedure: Procedure | None = None,
+    computing: Computing | None = None,
+) -> LocalClient:
+    """A client with these tasks and their data."""
+    computing = computing or Computing()
+    names = sorted(task.name for task in tasks)
+    scored = sorted(task.name for task in tasks if task.type is TaskType.REGRESSION)
+    request = JoinRequest(
+        client_id,
+        tuple(tasks),
+        tuple((name, len(data[name].train)) for name in names),
+        (*capabilities, *map(offer_of, ENCODINGS), *capability_of(computing.trains, computing.layers)),
+        tuple((name, header) for name in names if (header := data[name].header) is not None),
+        tuple((name, len(data[name].validation)) for name in names),
+        tuple((name, sums_of(scores_of(data[name].train))) for name in scored),
+    )
+    return LocalClient(request, data, device, computing, procedure)

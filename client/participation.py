@@ -1,0 +1,259 @@
+"""A client in a run: it asks for orders, carries them out, keeps the updates and hands them in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
+from typing import TypeVar
+
+from client.executor import Executor, Workspace
+from client.keeping import keep, private_values
+from client.limits import Limits
+from client.pulse import Pulse
+from client.state.store import PendingUpdate, RunStore
+from client.training.loop import TrainingDiverged, TrainingStopped
+from common.errors import (
+    DataError,
+    FedMTLError,
+    Reason,
+    Refused,
+    RunFailedError,
+    StateError,
+    UnreachableError,
+    WireError,
+)
+from common.log_fields import about
+from common.orders import Order, PollKind, PollReply, Settlement, UpdateHeader, Welcome, WholeUpdate
+from common.parameters.scope import is_private
+from common.ports import INLINE_BYTES, CoordinatorPort, Payload, single
+
+log = logging.getLogger("fedmtl.client")
+
+T = TypeVar("T")
+
+REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
+UPLOAD_TRIES = 3
+RETURN_SECONDS = 1.0
+"""How soon a client asks again after a coordinator said that it is stopping."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a client has of a run, whatever becomes of its sessions: where its jobs run, and what it kept."""
+
+    layout: tuple[object, ...]
+    """What the executor and the store depend on; see `layout_of`."""
+    executor: Executor
+    store: RunStore
+
+
+def layout_of(welcome: Welcome) -> tuple[object, ...]:
+    """What a client's model and files depend on."""
+    return welcome.session.run_id, welcome.schema_digests
+
+
+class Participation:
+    """One session of a client, from its welcome on.
+
+    Args:
+        port: the coordinator.
+        welcome: what it said of the run.
+        prepared: what the client has of the run.
+        limits: what an order may ask for at most.
+        pulse: heartbeats.
+        stop: set when the client is told to stop.
+    """
+
+    def __init__(
+        self,
+        port: CoordinatorPort,
+        welcome: Welcome,
+        prepared: Prepared,
+        limits: Limits,
+        pulse: Pulse,
+        stop: asyncio.Event,
+    ) -> None:
+        self._port = port
+        self._welcome = welcome
+        self._session = welcome.session
+        self._executor = prepared.executor
+        self._store = prepared.store
+        self._limits = limits
+        self._pulse = pulse
+        self._stop = stop
+        self._riding: WholeUpdate | None = None
+        self._shown = ""
+        self.handed_in = 0
+
+    async def work(self) -> bool:
+        """Poll and work until the run ends (True) or this client is told to stop (False)."""
+        run, who = self._session.run_id, self._session.client_id
+        joined = about(event="joined", run=run, client=who)
+        log.info("joined run '%s' (%s) as '%s'", self._welcome.run_name, run, who, extra=joined)
+        while True:
+            reply = await self._until_stopped()
+            if reply is None:
+                return False
+            self._settle(reply.settlement)
+            match reply.kind:
+                case PollKind.FINISHED:
+                    self._store.close()
+                    return True
+                case PollKind.FAILED:
+                    raise RunFailedError(f"the federation stopped: {reply.waiting_for}")
+                case PollKind.ORDER if reply.order is not None:
+                    await self._work(reply.order)
+                case PollKind.DRAINING:
+                    self._say("the coordinator is stopping; this client waits for it to come back")
+                    await first_of(self._stop.wait(), asyncio.sleep(RETURN_SECONDS))
+                case PollKind.WAIT:
+                    self._say(f"waiting for {reply.waiting_for}")
+
+    async def _until_stopped(self) -> PollReply | None:
+        """The next answer of the coordinator, or None as soon as this client is told to stop."""
+        update, self._riding = self._riding, None
+        try:
+            reply = await first_of(self._stop.wait(), self._port.poll(self._session, self._store.unsettled, update))
+        except Refused as refusal:
+            if update is None:
+                raise
+            await self._refused(update.header.order_id, refusal)
+            return await self._until_stopped()
+        if update is not None and reply is not None:
+            self._note_handed_in(update.header)
+        return reply
+
+    def _settle(self, settlement: Settlement) -> None:
+        if settlement is Settlement.SETTLED:
+            self._store.settle()
+        elif settlement is Settlement.VOID:
+            log.warning("the last update does not count any more; going on with the next order")
+            self._store.roll_back()
+
+    async def _work(self, order: Order) -> None:
+        """Carry out one order, or hand its stored update in again, while heartbeats go out."""
+        self._shown = ""
+        if not self._stop.is_set():
+            self._pulse.unwanted.clear()
+        try:
+            async with (
+                self._executor.workspace() as workspace,
+                self._pulse.during(self._welcome, order.order_id, "fetching"),
+            ):
+                pending = self._store.pending
+                if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                    pending = await self._execute(workspace, order)
+                    if pending is None:
+                        return
+                if 0 < pending.header.nbytes <= INLINE_BYTES:
+                    self._riding = WholeUpdate(pending.header, bytes(pending.payload))
+                    return
+                self._pulse.enter("handing in")
+                await self._submit(pending)
+            self._note_handed_in(pending.header)
+        except Refused as refusal:
+            await self._refused(order.order_id, refusal)
+
+    def _fits(self, update: PendingUpdate) -> bool:
+        """Whether a stored update is whole and has the layout that the federation has now."""
+        schemas, scopes = self._executor.schemas, update.header.scopes
+        return update.whole and all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in scopes)
+
+    def _note_handed_in(self, header: UpdateHeader) -> None:
+        self.handed_in += 1
+        told = about(event="handed_in", order=header.order_id, bytes=header.nbytes, seconds=header.seconds)
+        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6, extra=told)
+
+    async def _refused(self, order_id: str, refusal: Refused) -> None:
+        """Give an update up that does not count."""
+        if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
+            raise refusal
+        told = about(event="update_refused", order=order_id, reason=refusal.message)
+        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=told)
+        self._store.roll_back()
+        if refusal.reason is not Reason.TOO_LATE:
+            await self._port.report_failure(self._session, order_id, f"refused: {refusal.reason.value}")
+
+    async def _execute(self, workspace: Workspace, order: Order) -> PendingUpdate | None:
+        """Fetch what is missing, do the work and keep the update. None: given up."""
+        session, pulse = self._session, self._pulse
+        try:
+            self._limits.judge_order(order)
+            self._require_held(order)
+            riding = {item.scope: item.data for item in order.values}
+            for wanted in workspace.missing(order.needed):
+                data = riding.get(wanted.scope)
+                await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
+            phase = "training" if order.kind.value == "train" else "scoring"
+            pulse.enter(phase)
+            told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
+            log.info("round %d: %s", order.round, phase, extra=told)
+            state = await private_values(self._port, session, self._executor.schemas, self._store)
+            result = await workspace.run(order, state, pulse.progress)
+            await keep(self._store, result, lambda: pulse.progress(pulse.fraction))
+            return result.update
+        except TrainingStopped:
+            log.info("%s given up", order.order_id)
+        except (TrainingDiverged, DataError) as error:
+            told = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
+            log.error("%s failed: %s", order.order_id, error, extra=told)
+            await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
+        except (Refused, UnreachableError):
+            raise
+        except Exception as error:
+            await self._give_back(order.order_id, error)
+            raise
+        return None
+
+    def _require_held(self, order: Order) -> None:
+        """Check that an order speaks of scopes that this client shares.
+
+        Raises:
+            WireError: it names a private scope, or one that is not here.
+        """
+        shared = {scope for scope in self._executor.schemas if not is_private(scope)}
+        foreign = [wanted.scope for wanted in order.scopes if wanted.scope not in shared]
+        if foreign:
+            raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
+
+    async def _give_back(self, order_id: str, error: Exception) -> None:
+        """Tell the coordinator that an order failed, before this client ends; no path and no defect's words leave."""
+        kind = type(error).__name__
+        if isinstance(error, StateError):
+            reason = f"{kind}: {error.cause}"
+        else:
+            reason = f"{kind}: {error}" if isinstance(error, FedMTLError) else kind
+        try:
+            await self._port.report_failure(self._session, order_id, reason)
+        except FedMTLError as unheard:
+            log.warning("could not report that %s failed: %s", order_id, unheard)
+
+    async def _submit(self, update: PendingUpdate) -> None:
+        """Hand in an update; bytes that were damaged on the way are sent again."""
+        for remaining in reversed(range(UPLOAD_TRIES)):
+            try:
+                await self._port.submit(self._session, update.header, Payload(update.payload))
+                return
+            except Refused as refusal:
+                if refusal.reason is not Reason.CORRUPT or not remaining:
+                    raise
+                log.warning("%s; sending again", refusal.message)
+
+    def _say(self, text: str) -> None:
+        """Log a state once, not with every poll."""
+        if text != self._shown:
+            log.info("%s", text)
+            self._shown = text
+
+
+async def first_of(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:
+    """The result of `work`, or None if `stop` comes first; what is left is cancelled."""
+    stopper, worker = asyncio.ensure_future(stop), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((stopper, worker), return_when=asyncio.FIRST_COMPLETED)
+        return worker.result() if worker.done() else None
+    finally:
+        stopper.cancel()
+        worker.cancel()

@@ -1,0 +1,116 @@
+"""The few real models of a simulation, and the clients that borrow them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from client.data.encoding import Reader
+from client.executor import Executor, ThreadWorkspace, Workspace, encoded
+from client.job import require_capacity
+from client.local_client import LocalClient
+from client.model import ClientModelSynchronizer
+from client.precision import PrecisionChoice
+from client.training.compact import Examples
+from common.models.packed_tokenizer import unpack_tokenizer
+from common.orders import Welcome
+from common.parameters.schema import ParameterSchema
+from common.parameters.scope import Scope
+
+
+class Replica:
+    """One model for all tasks: what a client needs while it works."""
+
+    def __init__(self, whole: ClientModelSynchronizer) -> None:
+        self._whole = whole
+        self._parts: dict[tuple[tuple[str, ...], tuple[str, ...]], ClientModelSynchronizer] = {}
+
+    def part(self, tasks: tuple[str, ...], scopes: tuple[str, ...]) -> ClientModelSynchronizer:
+        """The model as a client with these tasks and scopes sees it."""
+        if (tasks, scopes) not in self._parts:
+            held = {scope: Scope.parse(scope).template for scope in scopes}
+            self._parts[tasks, scopes] = self._whole.part(tasks, held)
+        return self._parts[tasks, scopes]
+
+
+class ModelPool:
+    """A fixed number of replicas. They are built when the first client has heard from the coordinator.
+
+    Args:
+        size: how many clients work at a time.
+        schemas: of every scope or template of the federation, private ones included.
+        rules: the sharing plan as (match, template).
+        device: where models live.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        schemas: Mapping[str, ParameterSchema],
+        rules: tuple[tuple[str, str], ...],
+        device: torch.device,
+    ) -> None:
+        self._size = size
+        self._rules = rules
+        self._digests = tuple((scope, schema.digest) for scope, schema in schemas.items())
+        self._device = device
+        self.replicas: list[Replica] = []
+        self._free: list[Replica] | None = None
+        self._places = asyncio.Semaphore(size)
+        self._reader: Reader | None = None
+        self._building = threading.Lock()
+
+    def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
+        """See `OpenExecutor`; the model is only looked at."""
+        with self._building:
+            if not self.replicas:
+                self._reader = unpack_tokenizer(tokenizer) if tokenizer else None
+                everybody = replace(welcome, rules=self._rules, schema_digests=self._digests)
+                tasks = tuple(task.name for task in welcome.tasks)
+                self.replicas = [
+                    Replica(ClientModelSynchronizer(everybody, tasks, self._device)) for _ in range(self._size)
+                ]
+        return PooledExecutor(self, client, welcome, self._reader)
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Replica]:
+        """A replica for as long as the caller needs it; waits for a free one."""
+        async with self._places:
+            if self._free is None:
+                self._free = list(self.replicas)
+            replica = self._free.pop()
+            try:
+                yield replica
+            finally:
+                self._free.append(replica)
+
+
+class PooledExecutor:
+    """The executor of a virtual client: it has examples but no model, and between jobs it holds nothing large."""
+
+    def __init__(self, pool: ModelPool, client: LocalClient, welcome: Welcome, reader: Reader | None) -> None:
+        self._pool = pool
+        self._client = client
+        self._sets = encoded(client, welcome, reader)
+        self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
+        self._precision = PrecisionChoice(client.computing.precision, None)
+        self.schemas = pool.replicas[0].part(client.tasks, self._scopes).schemas
+        require_capacity(client.computing.trains, self.schemas)
+
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Workspace]:
+        """See `Executor`."""
+        async with self._pool.borrow() as borrowed:
+            replica, compacts = (
+                borrowed.part(self._client.tasks, self._scopes),
+                self._client.computing.compact_vocabulary,
+            )
+            yield ThreadWorkspace(
+                self._client, replica, lambda: Examples.of(replica.model, self._sets, compacts), self._precision
+            )
