@@ -22,9 +22,6 @@ from cli import modes
 from cli.options import DEFAULT_CONFIG
 from common.config import Config, load_config
 from common.config.schema import PLANS
-from common.config.task_section import TaskSection
-from common.config.values import Section
-from common.config.yaml_text import parse
 from common.errors import EXIT_CODES
 from tests.federations import write_model
 
@@ -81,28 +78,6 @@ def table(section: str) -> list[list[str]]:
     text = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
     rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
-
-
-def keys_of(section: type[Section], prefix: str = "") -> dict[str, object]:
-    keys = {}
-    for name, field in section.model_fields.items():
-        if prefix == "" and name == "tasks":
-            keys |= keys_of(TaskSection, "tasks.<name>.")
-        elif isinstance(field.default, Section):
-            keys |= keys_of(type(field.default), f"{prefix}{name}.")
-        else:
-            keys[prefix + name] = field.default
-    return keys
-
-
-def test_the_configuration_table_has_every_key_with_its_default():
-    shown = {}
-    for names, cell in (row[:2] for row in table("Configuration")):
-        default, problems = parse(cell.strip("`"))
-        assert not problems
-        shown |= dict.fromkeys(re.findall(r"`(.*?)`", names), default)
-    real = keys_of(Config)
-    assert shown == {key: list(value) if isinstance(value, tuple) else value for key, value in real.items()}
 
 
 def test_the_shipped_configuration_has_every_key_with_its_default():
