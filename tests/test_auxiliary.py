@@ -19,9 +19,9 @@ from client.training.procedures import frozen
 from common.config import load_config
 from common.errors import ConfigError
 from common.methods.conflict import ConflictResolver
+from common.methods.task_weights import TaskBalancedWeights
 from server.aggregation.auxiliary import gated
-from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import balanced
+from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.core.state import Phase
 from tests.core_cases import rules
 from tests.federations import array_config, digest_of, federate
@@ -129,14 +129,14 @@ CLIENTS = {"a": {"sst2": 30}, "b": {"qqp": 10}}
 @pytest.mark.parametrize("resolver", [None, ConflictResolver(conflict_rule("nash"), only_conflicts=False)])
 def test_a_helper_against_the_main_task_leaves_no_trace(resolver: ConflictResolver | None) -> None:
     deltas = {"a": vector(3, 4), "b": vector(-4, 1)}
-    method = Method(StreamingRule(balanced, resolver=resolver, auxiliary=frozenset({"qqp"})))
+    method = AggregationStrategy(WeightedMean(TaskBalancedWeights(), resolver=resolver, auxiliary=frozenset({"qqp"})))
     values, combiner, _ = hold(rules(by_task=True), CLIENTS, deltas, method)
     assert values["shared"].tolist() == [3.0, 4.0]
     assert "task/qqp" in values and combiner.cosines["shared"][0] == ("sst2", "qqp")
 
 
 def test_a_helper_that_agrees_is_averaged_and_one_alone_moves_nothing() -> None:
-    method = Method(StreamingRule(auxiliary=frozenset({"qqp"})))
+    method = AggregationStrategy(WeightedMean(auxiliary=frozenset({"qqp"})))
     values, *_ = hold(rules(by_task=True), CLIENTS, {"a": vector(3, 4), "b": vector(6, 8)}, method)
     np.testing.assert_allclose(values["shared"], [3.75, 5.0], rtol=1e-6)
     alone = {"a": {"qqp": 10}, "b": {"qqp": 10}}

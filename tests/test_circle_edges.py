@@ -17,13 +17,13 @@ from common.config import Config
 from common.errors import ConfigError
 from common.methods.agreement import AgreementRelation
 from common.methods.linear import MeanRelation
+from common.methods.server_optimizers import FedAvgM
 from common.orders import DENSE_FLOAT32
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate
 from server.aggregation.combining import Combiner
-from server.aggregation.method import Method
-from server.aggregation.optimizers import momentum
+from server.aggregation.strategy import AggregationStrategy
 from server.runs.saved import SavedRun, load_run
 from simulation.population import VirtualClient
 from simulation.virtual_clients import run_virtual_clients
@@ -161,7 +161,7 @@ def folded(combiner: Combiner, **deltas: float) -> dict[str, int]:
 
 def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> None:
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
-    method = Method(optimizer=momentum(0.5), relation=MeanRelation(0.1))
+    method = AggregationStrategy(optimizer=FedAvgM(0.5), relation=MeanRelation(0.1))
     combiner = Combiner(method)
     vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
     vectors.update(combiner.combine(vectors, folded(combiner, a=1.0), {}, version=1))

@@ -51,9 +51,9 @@ def relation(config: Config) -> list[str]:
         found.append(
             f"relation.name: {chosen.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"
         )
-    if members and config.aggregation.robust != "none":
+    if members and config.aggregation.robust is not None:
         text = "needs many updates of one scope, and members have scopes of their own; write none"
-        found.append(f"aggregation.robust: {config.aggregation.robust} {text}")
+        found.append(f"aggregation.robust: {config.aggregation.robust.name} {text}")
     if members and chosen is not None and sharing.members == "tasks":
         found += _unknown_holders(config, chosen)
     if sharing.members != "tasks" and not members:

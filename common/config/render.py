@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.config.aggregation_section import ADAPTIVE
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
@@ -61,10 +60,11 @@ def _lease(config: Config) -> str | None:
 
 def _server_rate(config: Config) -> str | None:
     rate = config.federation.server_learning_rate
-    if config.aggregation.optimizer not in ADAPTIVE or rate < _LARGE_ADAPTIVE_RATE:
+    optimizer = config.aggregation.optimizer
+    if not optimizer.is_adaptive or rate < _LARGE_ADAPTIVE_RATE:
         return None
-    advice = f"{rate:g} is large for {config.aggregation.optimizer}, whose steps do not shrink with the updates"
-    return f"federation.server_learning_rate: {advice}; start near aggregation.tau"
+    advice = f"{rate:g} is large for {optimizer.name}, whose steps do not shrink with the updates"
+    return f"federation.server_learning_rate: {advice}; start near aggregation.optimizer.tau"
 
 
 def _plain_text(config: Config) -> str | None:

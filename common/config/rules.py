@@ -9,6 +9,7 @@ from common.config import array_rules, circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
 from common.methods.choice import Row, Table
+from common.methods.partitions import DirichletPartition
 from common.methods.procedures import PROCEDURES
 from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
@@ -60,7 +61,7 @@ def simulation_problems(config: Config) -> list[str]:
         found.append("data.partition: a simulation deals out the rows by itself; remove it")
     if config.client.precision == "auto":
         found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
-    if section.partition == "dirichlet":
+    if isinstance(section.partition, DirichletPartition):
         many = [
             d.name
             for name, s in config.tasks.items()
@@ -186,15 +187,6 @@ def _names(rows: Table[R], reads: Callable[[type[R]], bool]) -> str:
     return " or ".join(name for name, row in rows.items() if reads(row))
 
 
-def _schedule(config: Config) -> list[str]:
-    training = config.training
-    if training.schedule != "constant" or "final_rate_share" not in training.model_fields_set:
-        return []
-    if training.final_rate_share == TrainingSection().final_rate_share:
-        return []
-    return ["training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"]
-
-
 def _frozen(config: Config) -> list[str]:
     training = config.training
     if training.frozen_rounds or training.frozen_layers == TrainingSection().frozen_layers:
@@ -222,7 +214,7 @@ def _aggregation(config: Config) -> list[str]:
 
 
 def _weights_of_tasks(config: Config) -> list[str]:
-    if config.aggregation.weights != "uniform":
+    if config.aggregation.weights.counts_examples:
         return []
     return [
         f"tasks.{name}.weight: is not read where aggregation.weights is uniform; leave it out, or choose other weights"
@@ -237,7 +229,7 @@ def _auxiliary_tasks(config: Config) -> list[str]:
         return []
     if len(names) == len(config.tasks):
         return [f"tasks.{names[0]}.auxiliary: there is no other task to help; leave one that is not auxiliary"]
-    if config.aggregation.weights == "uniform":
+    if not config.aggregation.weights.counts_examples:
         remedy = "tasks must have sums of their own; write aggregation.weights: examples, and no robust rule"
         return [f"tasks.{names[0]}.auxiliary: {remedy}"]
     return []
@@ -321,7 +313,6 @@ _RULES: _Rules = (
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
     (("training", "relation", "sharing", "federation", "tasks"), _proximal_step),
-    (("training",), _schedule),
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),

@@ -33,9 +33,11 @@ from common.methods.anchors import ANCHORS, Anchor
 from common.methods.balance import PlainBalance
 from common.methods.balances import BALANCES, LocalBalance
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, LocalOptimizer
+from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
+from common.methods.schedules import SCHEDULES, ConstantSchedule, Schedule
 from common.orders import TrainingSettings
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
@@ -96,8 +98,7 @@ class TrainingSection(Section):
     num_rounds: Count = 10
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    schedule: Annotated[Schedule, Chosen(SCHEDULES)] = ConstantSchedule()
     batch_size: Count = 16
     eval_batch_size: Count = 128
     optimizer: Annotated[LocalOptimizer, Chosen(LOCAL_OPTIMIZERS)] = AdamWOptimizer()
@@ -234,13 +235,12 @@ class GuardSection(Section):
 class SimulationSection(Section):
     """Who takes part in `--mode simulate`, how rows are dealt out, and what goes wrong how often.
 
-    `alpha` is for partition `dirichlet`; `dropouts` and `stragglers` are shares of all orders to train.
+    `dropouts` and `stragglers` are shares of all orders to train.
     """
 
     clients: Count = 100
     tasks_per_client: Count = 1
-    partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: Annotated[float, Field(ge=0.01, le=1000)] = 0.5
+    partition: Annotated[LabelPartition, Chosen(PARTITIONS)] = IidPartition()
     dropouts: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stragglers: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=1, le=256)] = 1

@@ -1,4 +1,4 @@
-"""From folded updates to the values of the next version, as a method says."""
+"""From folded updates to the values of the next version, as a strategy says."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.methods.conflict import cosines
+from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
 from common.parameters.scope import moment_name
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
-from server.aggregation.cohort import Cohort
 from server.aggregation.lengths import Measured, length_of
-from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import Evidence, Trends
+from server.aggregation.round_updates import RoundUpdates
+from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import Delta, Part, StreamingMean
 from server.core.effects import Related
 from server.relations.circle import relate, related_templates
@@ -49,15 +49,16 @@ class Combiner:
     changes them in place, also where it fails.
     """
 
-    def __init__(self, method: Method, moments: Mapping[str, Float32] | None = None) -> None:
+    def __init__(self, strategy: AggregationStrategy, moments: Mapping[str, Float32] | None = None) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
         self.moments: dict[str, Float32] = dict(moments or {})
-        self._method = method
+        self._strategy = strategy
         self._shortened = 0
         self._lengths: dict[str, float] = {}
         self._sums = StreamingMean()
-        self._cohort = Cohort(method.rule, method.folder) if not isinstance(method.rule, StreamingRule) else None
+        mean = strategy.mean
+        self._kept = None if isinstance(mean, WeightedMean) else RoundUpdates(mean, strategy.folder)
 
     def fold(
         self,
@@ -71,13 +72,13 @@ class Combiner:
         Raises:
             RunFolderError: it is to be kept on disk, and the disk does not take it.
         """
-        if self._method.norm_bound is not None:
-            within = bounded(deltas, self._method.norm_bound)
+        if self._strategy.norm_bound is not None:
+            within = bounded(deltas, self._strategy.norm_bound)
             self._shortened += within is not deltas
             deltas = within
         measured = [(scope, Measured(delta)) for scope, delta in deltas]
-        if self._cohort is not None:
-            self._cohort.fold(order_id, [(scope, delta) for scope, delta in measured if weights[scope]])
+        if self._kept is not None:
+            self._kept.fold(order_id, [(scope, delta) for scope, delta in measured if weights[scope]])
         else:
             self._sums.fold(measured, weights, rows)
         self._lengths[order_id] = length_of([delta for _, delta in measured])
@@ -101,7 +102,7 @@ class Combiner:
         """
         self.cosines, self.related = {}, []
         if self._shortened:
-            shares = (self._shortened, len(self._lengths), self._method.norm_bound)
+            shares = (self._shortened, len(self._lengths), self._strategy.norm_bound)
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
@@ -125,8 +126,8 @@ class Combiner:
         for scope, total in totals.items():
             if not total:  # a relation alone may move it
                 continue
-            if self._cohort is not None:
-                steps = self._cohort.steps(scope, len(vectors[scope]))
+            if self._kept is not None:
+                steps = self._kept.steps(scope, len(vectors[scope]))
             else:
                 parts = self._weigh(scope, rows[scope], trends) if scope in rows else [Part("", total)]
                 steps = self._sums.steps(scope, parts)
@@ -142,7 +143,7 @@ class Combiner:
         before: Mapping[str, str],
     ) -> dict[str, Float32]:
         """What the relation makes of members that moved."""
-        relation = self._method.relation
+        relation = self._strategy.relation
         related: dict[str, Float32] = {}
         if relation is not None:
             for template in related_templates(fresh):
@@ -155,7 +156,7 @@ class Combiner:
         """Check values and the moments that go with them, block by block."""
         spoiled = []
         for scope, vector in values.items():
-            names = [moment_name(moment, scope) for moment, _ in self._method.mover_of(scope)[0].moments]
+            names = [moment_name(moment, scope) for moment, _ in self._strategy.mover_of(scope)[0].moments]
             moments = [self.moments[name] for name in names if name in self.moments]
             if not all(map(_is_finite, (vector, *moments))):
                 spoiled.append(scope)
@@ -167,29 +168,29 @@ class Combiner:
         self._shortened = 0
         self._lengths.clear()
         self._sums.clear()
-        if self._cohort is not None:
-            self._cohort.clear()
+        if self._kept is not None:
+            self._kept.clear()
 
     def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Part]:
         """The sums of a scope's tasks with their shares in the step."""
-        rule, tasks = self._method.rule, tuple(examples)
-        assert isinstance(rule, StreamingRule)
+        mean, tasks = self._strategy.mean, tuple(examples)
+        assert isinstance(mean, WeightedMean)
         counts = np.array(list(examples.values()), dtype=np.float64)
         several = len(tasks) > 1
         gram = self._sums.gram(scope, [Part(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
-        shares = rule.shares(Evidence(tasks, counts, gram, trends))
-        shares = shares * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
-        shares = gated(shares / shares.sum(), gram, np.array([task in rule.auxiliary for task in tasks]))
+        shares = mean.weights(Evidence(tasks, counts, gram, trends))
+        shares = shares * np.array([mean.factors.get(task, 1.0) for task in tasks])
+        shares = gated(shares / shares.sum(), gram, np.array([task in mean.auxiliary for task in tasks]))
         if several:
             self.cosines[scope] = tasks, cosines(gram)
-            if rule.resolver is not None:
+            if mean.resolver is not None:
                 counted = np.flatnonzero(shares)
-                shares[counted] = rule.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
+                shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
         return [Part(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
     def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:
         """`base` plus the optimizer's move, computed in float64 and rounded once."""
-        optimizer, rate = self._method.mover_of(scope)
+        optimizer, rate = self._strategy.mover_of(scope)
         moments = [
             self.moments.setdefault(moment_name(moment, scope), np.full_like(base, value))
             for moment, value in optimizer.moments

@@ -20,7 +20,7 @@ from common.parameters.membership import Membership
 from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
-from server.core.schedule import NO_CHANGE, Schedule
+from server.core.schedule import NO_CHANGE, TrainingSchedule
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Rules:
     tasks_per_order: int | None = None
     task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
-    schedule: Schedule = NO_CHANGE
+    schedule: TrainingSchedule = NO_CHANGE
     membership: Membership = field(default_factory=Membership)
     related: bool = False
     guard: Guard | None = None
@@ -90,7 +90,7 @@ class Rules:
         """The settings of a round. Fine-tuning, which comes with an order to score, has the whole rate."""
         if kind is not OrderKind.TRAIN:
             return self.training
-        rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
+        rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
         return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
     def scopes_of(self, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:

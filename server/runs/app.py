@@ -254,8 +254,8 @@ def restore_run(
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
-    method = replace(federation.method, folder=folder.path / "cohort")
-    return replace(federation, method=method), rules, schemas, state
+    strategy = replace(federation.strategy, folder=folder.path / "updates")
+    return replace(federation, strategy=strategy), rules, schemas, state
 
 
 async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:

@@ -18,7 +18,7 @@ from common.config import Config, render
 from common.errors import RunFolderError
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
-from server.aggregation.method import method_of
+from server.aggregation.strategy import strategy_of
 from server.runs.recovery import moments_name, note_file, version_name
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
 from server.storage.files import digest_of
@@ -126,11 +126,11 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
 
 def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:
     """The scope and the first value of every moment that the coordinator's optimizers have, by its name."""
-    method = method_of(config)
+    strategy = strategy_of(config)
     return {
         moment_name(moment, scope): (scope, value)
         for scope in scopes
-        for moment, value in method.mover_of(scope)[0].moments
+        for moment, value in strategy.mover_of(scope)[0].moments
         if not Scope.parse(scope).is_derived
     }
 
