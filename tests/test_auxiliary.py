@@ -22,7 +22,7 @@ from common.methods.conflict import ConflictResolver
 from common.methods.task_weights import TaskBalancedWeights
 from server.aggregation.auxiliary import gated
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
-from server.core.state import Phase
+from server.core.phases import Phase
 from tests.core_cases import rules
 from tests.federations import array_config, digest_of, federate
 from tests.row_cases import conflict_rule

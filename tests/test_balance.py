@@ -20,11 +20,11 @@ from client.training.compact import compact_vocabulary
 from client.training.procedures import Work, procedure_of
 from common.config import load_config
 from common.errors import ConfigError, WireError
-from common.methods.balance import FamoBalance, GradNormBalance, LocalBalance, PlainBalance
-from common.methods.balances import BALANCES
+from common.methods.balance import FamoBalance, GradNormBalance, PlainBalance
+from common.methods.balances import BALANCES, LocalBalance
 from common.methods.conflict import CONFLICT_RULES
 from common.methods.procedures import PROCEDURES
-from common.orders import Order, OrderKind, PollKind, PollReply, Settlement, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.tasks import TaskDefinition, TaskType
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
@@ -276,14 +276,14 @@ def test_local_and_central_conflict_rules_go_together(tmp_path: Path) -> None:
 
 # ---- settings: on the wire, in the configuration, in the documentation ----
 
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
 @pytest.mark.parametrize("rule", list(BALANCES))
 def test_settings_travel_with_the_order(rule: str) -> None:
     chosen = load_config(None, ["tasks.sst2=", f"training.balance={rule}"]).training.settings()
     assert chosen.balance == choose(rule)
-    reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, training=chosen))
+    reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, body=Train(chosen, 5)))
     assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 
@@ -297,7 +297,7 @@ def test_settings_travel_with_the_order(rule: str) -> None:
     ],
 )
 def test_the_decoder_refuses_nonsense(balance: LocalBalance, problem: str) -> None:
-    order = replace(ORDER, training=replace(SETTINGS, balance=balance))
+    order = replace(ORDER, body=Train(replace(SETTINGS, balance=balance), 5))
     with pytest.raises(WireError, match=problem):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
 

@@ -24,7 +24,7 @@ from common.parameters.capacity import capability_of, capacity_problem, fixed_sc
 from common.parameters.plan import block_of
 from server.core.effects import Fold
 from server.core.events import Joined
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server

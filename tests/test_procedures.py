@@ -29,7 +29,7 @@ from common.methods.procedures import (
     PlainProcedure,
     ProximalStep,
 )
-from common.orders import Order, OrderKind, PollKind, PollReply, Settlement, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
@@ -341,14 +341,14 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
 
 # ---- settings: on the wire and in the configuration ----
 
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
 @pytest.mark.parametrize("procedure", [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1)])
 def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
     training = replace(SETTINGS, procedure=procedure, proximal_step=ProximalStep.PROXIMAL)
     for settings in (training, replace(training, finetune_epochs=0 if procedure.has_own_model else 2)):
-        reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, training=settings))
+        reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, body=Train(settings, 5)))
         assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 

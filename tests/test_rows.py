@@ -10,11 +10,11 @@ import pytest
 
 from common.errors import WireError
 from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg
-from common.orders import Order, OrderKind, PollKind, PollReply, Settlement
+from common.orders import Order, PollKind, PollReply, Settlement, Train
 from common.wire.messages import POLL_REPLY
 from tests.training_cases import SETTINGS
 
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, 5))
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ class Unknown(Strange):
     ],
 )
 def test_the_decoder_refuses_nonsense(changes: dict[str, Any], problem: str) -> None:
-    order = replace(ORDER, training=replace(SETTINGS, **changes))
+    order = replace(ORDER, body=Train(replace(SETTINGS, **changes), 5))
     with pytest.raises(WireError, match=problem):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))

@@ -12,29 +12,34 @@ from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
 from common.methods.procedures import PROCEDURES, ProximalStep
+from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
+    Evaluate,
     FederationStatus,
+    FineTuning,
     JoinRequest,
     MemberStatus,
     ModelArchitecture,
     Order,
-    OrderKind,
     PollKind,
     PollReply,
     Progress,
+    ProximalTerm,
     Receipt,
+    Reply,
     ScopePayload,
     ScopeValues,
     ScopeVersion,
     Session,
     Settlement,
     TaskResult,
+    Train,
     TrainingSettings,
+    Update,
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.statistics import MOMENTS, TaskStatistics
@@ -146,32 +151,23 @@ settings = st.builds(
 )
 
 
+seeds = st.integers(0, MAX_SEED)
 units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
 
 
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
-    riding = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
+    inline = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
     tasks = draw(few(task_names, str))
-    return draw(
-        st.builds(
-            Order,
-            ids,
-            st.sampled_from(OrderKind),
-            counts,
-            counts,
-            st.just(versions),
-            st.integers(0, MAX_SEED),
-            settings,
-            seconds,
-            ids,
-            st.just(riding),
-            st.just(tasks),
-            apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
-            units=few(st.tuples(task_names, units), first),
-        )
-    )
+    isolated = tuple(task for task in tasks if draw(st.booleans()))
+    terms = tuple(ProximalTerm(scope.scope, draw(st.floats(0, LARGEST_MU)), 1) for scope in versions)
+    trains = st.builds(Train, settings, seeds, ids, st.sampled_from([(), terms]), st.just(isolated))
+    tunes = st.none() | st.builds(FineTuning, settings, seeds)
+    bodies = trains | st.builds(Evaluate, positive, st.booleans(), tunes)
+    versioned = ids, counts, counts, st.just(versions), seconds
+    named = few(st.tuples(task_names, units), first)
+    return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline)))
 
 
 orders = order_values()
@@ -199,6 +195,9 @@ def update_headers(draw: st.DrawFn) -> UpdateHeader:
     return replace(header, offset=draw(st.integers(0, header.nbytes)))
 
 
+replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts)
+
+
 @st.composite
 def upload_starts(draw: st.DrawFn) -> UploadStart:
     header = draw(update_headers())
@@ -211,11 +210,11 @@ uploads = upload_starts()
 
 
 @st.composite
-def whole_updates(draw: st.DrawFn) -> WholeUpdate:
+def whole_updates(draw: st.DrawFn) -> Update:
     header = replace(draw(update_headers()), offset=0)
     if header.nbytes > 100:
         header = replace(header, scopes=())
-    return WholeUpdate(header, b"x" * header.nbytes)
+    return Update(header, b"x" * header.nbytes)
 
 
 members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
@@ -230,7 +229,8 @@ progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
 VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.JOIN_REQUEST, join_requests()),
     (messages.WELCOME, welcomes),
-    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates())),
+    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates() | replies)),
+    (messages.PENDING_ANSWER, update_headers() | replies),
     (messages.POLL_REPLY, poll_replies),
     (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes, piece_sizes)),
     (messages.TOKENIZER_REQUEST, st.builds(TokenizerCall, sessions, sizes, piece_sizes)),
