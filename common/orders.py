@@ -102,10 +102,9 @@ class TrainingSettings:
 
     def problem(self) -> str | None:
         """What contradicts what, or None: there is place for one model of the client's own."""
-        kinds = [self.procedure.has_own_model, self.finetune_epochs > 0, self.isolated]
-        if sum(kinds) < 2:
-            return None
-        return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
+        if self.procedure.has_own_model + (self.finetune_epochs > 0) + self.isolated > 1:
+            return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
+        return None
 
 
 @dataclass(frozen=True)
