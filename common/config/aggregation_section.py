@@ -18,14 +18,24 @@ class AggregationSection(Section):
     """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
     weights: Annotated[TaskWeights, Chosen(TASK_WEIGHTS)] = ExampleWeights()
+    """what counts how much in the mean"""
     max_examples: MaxExamples | None = None
+    """of a client and task count at most so many rows: a number, or 2x (twice the median of the round's clients); null:
+    as many as the client says"""
     conflict: Annotated[ConflictRule | None, Chosen(CONFLICT_RULES, none=True)] = None
+    """how conflicts of tasks in what they share are resolved"""
     only_conflicts: bool = True
+    """without a conflict between any two tasks: the mean, whatever the rule says"""
     robust: Annotated[RobustRule | None, Chosen(ROBUST_RULES, none=True)] = None
+    """against faulty clients; counts every update once, so weights: uniform"""
     norm_bound: Annotated[float, Field(gt=0)] | None = None
+    """longest update; longer ones are shortened. null: any length"""
     optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] = PlainStep()
+    """of the coordinator; its rate is federation.server_learning_rate"""
     task_optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] | None = None
+    """of scopes of single tasks, such as heads; null: as optimizer"""
     task_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """its rate; null: federation.server_learning_rate"""
 
     @property
     def most_examples(self) -> int | None:
