@@ -219,8 +219,8 @@ def page() -> str:
 Made by `make docs` from the descriptions in `common/config` and `common/methods`; do not edit.
 
 `federated_config.yaml` holds every key with its default and runs as it is. A short file is enough; what it leaves out
-keeps its default. Unknown and repeated keys are errors, and all problems are reported at once. Any key can be set on the
-command line: `--set training.num_rounds=3`. What belongs to training travels from the coordinator with each order;
+keeps its default. Unknown and repeated keys are errors, and all problems are reported at once. Any key can be set on
+the command line: `--set training.num_rounds=3`. What belongs to training travels from the coordinator with each order;
 `data` and `client` are each client's own.
 
 A key that chooses a row of a table takes its name (`training.procedure: fedprox`) or a section with the name and what

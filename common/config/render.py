@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from common.config.schema import Config, TrainingSection
+from common.config.schema import Config
+from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
 from common.methods.local_optimizers import SGDOptimizer

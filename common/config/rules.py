@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
 from common.config import array_rules, circle_rules, size_rules
-from common.config.schema import Config, TrainingSection
+from common.config.schema import Config
+from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
 from common.methods.choice import Row, Table
 from common.methods.partitions import DirichletPartition
