@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.orders import Evaluate, Order, ProximalTerm, ScopeVersion, Train
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, moment_name
+from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
-from server.aggregation.combining import Combiner, NotFinite
+from server.aggregation.aggregator import Aggregator, NotFinite
 from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
     ClearSums,
@@ -37,8 +37,6 @@ from server.storage.journal import Journal
 from server.storage.models import ModelStore
 
 log = logging.getLogger("fedmtl.server")
-
-Vector = NDArray[np.float32]
 
 
 class EffectHandler:
@@ -64,7 +62,7 @@ class EffectHandler:
         self._models = models
         self._facts = facts
         self._strategy = strategy
-        self._combiner = Combiner(strategy, self._moments(version))
+        self._aggregator = Aggregator(strategy, self._moments(version))
         self.cosines: tuple[TaskCosines, ...] = ()
         self._related = {record.template: record for record in journal.relations()}
         self._anchor_strength = strategy.anchor_strength
@@ -99,7 +97,7 @@ class EffectHandler:
         if isinstance(effect, Fold):
             return self.uploads.dense_bytes(effect.order_id) <= INLINE_BYTES
         if isinstance(effect, StoreVersion):  # a small version only joins the next commit; moments have a file
-            return not self._combiner.moments and self._nbytes() <= INLINE_BYTES
+            return not self._aggregator.moments and self._nbytes() <= INLINE_BYTES
         return not isinstance(effect, Commit)
 
     def _nbytes(self) -> int:
@@ -139,8 +137,8 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self._related |= {record.template: record for record in self._combiner.related}
-                for record in self._combiner.related:
+                self._related |= {record.template: record for record in self._aggregator.related}
+                for record in self._aggregator.related:
                     if record.note:
                         log.info("round %d, relation on %s: %s", record.round, record.template, record.note)
                 self.vectors, self._stored = self._stored, ByTemplate()
@@ -151,31 +149,31 @@ class EffectHandler:
     def _work(self, effect: Effect, now: float) -> StoreOutcome | None:
         match effect:
             case Fold(order_id, weights, rows):
-                self._combiner.fold(order_id, self.uploads.take(order_id), weights, rows)
+                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows)
             case ClearSums():
-                self._combiner.clear()
+                self._aggregator.clear()
             case StoreVersion():
                 return self._store(effect, now)
             case Commit(records):
                 closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
-                measured: Sequence[Record] = (*self.cosines, *self._combiner.related) if closed else ()
+                measured: Sequence[Record] = (*self.cosines, *self._aggregator.related) if closed else ()
                 self._journal.commit((*records, *measured), self._facts())
         return None
 
     def _store(self, effect: StoreVersion, now: float) -> StoreOutcome:
         before = {template: record.state for template, record in self._related.items()}
-        moments = list(self._combiner.moments)
+        moments = list(self._aggregator.moments)
         try:
-            fresh = self._combiner.combine(
+            fresh = self._aggregator.combine(
                 self.vectors, effect.totals, effect.rows, effect.trends, effect.version, before
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
-            self._combiner.moments = self._moments(effect.version - 1, moments)
+            self._aggregator.moments = self._moments(effect.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)
         self.cosines = tuple(
             TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
-            for scope, (tasks, matrix) in self._combiner.cosines.items()
+            for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
         self._stored = ByTemplate({**self.vectors, **fresh})
-        self._models.write(effect.version, self._stored, self._combiner.moments)
+        self._models.write(effect.version, self._stored, self._aggregator.moments)
         return VersionStored(now, effect)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ModelError
@@ -19,6 +18,7 @@ from common.models.sources import EncoderSource
 from common.orders import ModelArchitecture
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import SharingPlan
+from common.parameters.vector import Vector
 from common.tasks import TaskDefinition
 
 SHARED_PREFIX = "encoder."
@@ -176,7 +176,7 @@ class MTLServerModel:
         """
         self._replace(self._head_prefix(task), values)
 
-    def load_vectors(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+    def load_vectors(self, vectors: Mapping[str, Vector]) -> None:
         """Replace whole scopes, all of those given or none; the others keep their values.
 
         Raises:
@@ -186,8 +186,9 @@ class MTLServerModel:
             if scope not in self.schemas:
                 raise ModelError(f"scope '{scope}' is not in this model; it has {', '.join(self.schemas)}")
             size = self.schemas[scope].size
-            if vector.shape != (size,) or vector.dtype != np.float32:
-                raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, float32 ({size},) needed")
+            dtype = self.schemas[scope].dtype
+            if vector.shape != (size,) or vector.dtype != dtype.value:
+                raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, {dtype} ({size},) needed")
             if not np.isfinite(vector).all():
                 raise ModelError(f"scope '{scope}': a value is not finite")
         parameters = dict(self.model.named_parameters())
