@@ -25,7 +25,7 @@ from common.methods.balances import BALANCES, LocalBalance
 from common.methods.conflict import CONFLICT_RULES
 from common.methods.procedures import PROCEDURES
 from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
 from tests.row_cases import conflict_rule
@@ -38,7 +38,8 @@ ROWS = [name for name in BALANCES if name != "plain"]
 
 def tasks(*weights: float) -> list[TaskDefinition]:
     return [
-        TaskDefinition(f"t{i}", TaskType.REGRESSION, (), False, ("rmse",), weight) for i, weight in enumerate(weights)
+        TaskDefinition(f"t{i}", TASK_KINDS["regression"], (), False, ("rmse",), weight)
+        for i, weight in enumerate(weights)
     ]
 
 

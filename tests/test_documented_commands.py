@@ -187,7 +187,7 @@ class Reader:
         sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
         text = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
         named = value_of(words, "--config")
-        numbers = named is not None and not load_config(self.folder / named).model.reads_text
+        numbers = named is not None and load_config(self.folder / named).model.inputs.name == "numbers"
         crowd = ("simulation.clients=6",) if mode_of(words) == "simulate" else ()
         return [*sizes, *crowd, *(() if numbers else text), "training.num_rounds=1", "training.local_epochs=1"]
 

@@ -271,7 +271,7 @@ def balance_of(model: MultiTaskModel, chosen: LocalBalance, tasks: Tasks = ()) -
     """The balance of an order, with nothing learned yet, for a model as it stands."""
     main = _main(model, chosen)
     roles = {task.auxiliary for task in tasks}
-    return Auxiliary(main, model.encoder) if len(roles) > 1 else main
+    return Auxiliary(main, model.get_submodule("encoder")) if len(roles) > 1 else main
 
 
 def _main(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
@@ -282,9 +282,9 @@ def _main(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
         case UncertaintyBalance(rate):
             return Uncertainty(rate, names, device)
         case GradNormBalance(rate, alpha):
-            return GradNorm(rate, alpha, model.encoder, names, device)
+            return GradNorm(rate, alpha, model.get_submodule("encoder"), names, device)
         case FamoBalance(rate, decay):
             return Famo(rate, decay, names, device)
         case ConflictRule():
-            return Conflict(chosen, model.encoder)
+            return Conflict(chosen, model.get_submodule("encoder"))
     raise TypeError(f"no function for {chosen}")

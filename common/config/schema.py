@@ -28,13 +28,14 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
+from common.inputs import Header, InputKind, input_of
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
 
@@ -84,7 +85,7 @@ class ModelSection(Section):
     """folder or vocab.txt; null: the one that belongs to the model"""
     warm_start: Location | None = None
     """run folder of an earlier run: start from its newest encoder and heads"""
-    encoding: Literal["siamese", "cross"] = "siamese"
+    pair_mode: Literal["siamese", "cross"] = "siamese"
     """how two texts are read: siamese (each by itself) | cross (as one sequence)"""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     """tokens, 8 to 8192; longer texts are cut"""
@@ -94,9 +95,9 @@ class ModelSection(Section):
     """for server_model mlp alone: a perceptron of our own, without a tokenizer"""
 
     @property
-    def reads_text(self) -> bool:
-        """Whether rows are texts; else they are numbers, and there is no tokenizer."""
-        return self.server_model != "mlp"
+    def inputs(self) -> InputKind:
+        """What examples are made of."""
+        return input_of(self.server_model)
 
 
 class DataSection(Section):
@@ -349,12 +350,8 @@ class Config(Section):
         return tuple(section.definition(name) for name, section in self.tasks.items())
 
     def headers(self) -> dict[str, Header]:
-        """What the numbers in each task's rows are, by task; nothing where rows are texts."""
-        count = self.model.mlp.features
-        if self.model.reads_text or count is None:
-            return {}
-        named = {name: section.columns.features if section.columns else None for name, section in self.tasks.items()}
-        return {name: Header.of(features) if features else Header(count) for name, features in named.items()}
+        """What the numbers in each task's examples are, by task, as far as that is said here."""
+        return self.model.inputs.headers(self)
 
     def sharing_plan(self) -> SharingPlan:
         """The rules that `sharing` stands for; layers are written out when it meets a model."""

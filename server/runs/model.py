@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models.encoder import load_config, longest_input
+from common.inputs import input_described
+from common.models.encoder import EncoderSource
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
-from common.models.sources import EncoderSource
 from common.orders import ModelArchitecture
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import SharingPlan
@@ -66,7 +66,7 @@ class MTLServerModel:
     def create(
         cls,
         source: EncoderSource,
-        encoding: str,
+        pair_mode: str,
         max_length: int,
         tasks: Sequence[TaskDefinition],
         plan: SharingPlan,
@@ -78,12 +78,12 @@ class MTLServerModel:
             ModelError: the encoder cannot be built, cannot read `max_length` tokens or does not fit its weights.
             ConfigError: the plan leaves a parameter without a scope.
         """
-        limit = longest_input(load_config(source.config_json)) if source.tokenizer is not None else None
+        limit = input_described(source.config_json).longest_input(source.config_json)
         if limit is not None and max_length > limit:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
         packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""
         architecture = ModelArchitecture(
-            source.config_json, encoding, max_length, tokenizer_digest(packed), len(packed)
+            source.config_json, pair_mode, max_length, tokenizer_digest(packed), len(packed)
         )
         made = cls(architecture, packed, source.origin, tasks, plan)
         initialise(made.model, seed)
@@ -136,7 +136,7 @@ class MTLServerModel:
         rows = [f"{name:<{names}}  {n:>{digits},}  {notes.get(name, '')}".rstrip() for name, n in numbers.items()]
         head = [
             f"{'base model':<{names}}  {kind}, {self.base_model}",
-            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.encoding})",
+            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.pair_mode})",
         ]
         return "\n".join([*head, *rows])
 

@@ -11,7 +11,6 @@ import numpy as np
 from common.config import Config
 from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
-from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
@@ -45,9 +44,9 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     """
     section = config.model
     start = find_start(config) if section.warm_start else None
-    source = find_encoder(section) if start is None else start.source
+    source = section.inputs.find_encoder(section) if start is None else start.source
     model = MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
     model.base_model = section.server_model
     origin = source.origin if start is None else f"{source.origin}; {start.give_heads(model)}"

@@ -11,10 +11,10 @@ import numpy as np
 
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
+from common.inputs.header import Header
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks import Header
 from server.core.units import units_in
 from server.runs.model import MTLServerModel
 from server.runs.recovery import fall_back, require_files
