@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
@@ -25,7 +26,6 @@ from common.orders import (
     Session,
     TaskResult,
     UpdateHeader,
-    offer_of,
 )
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
@@ -95,7 +95,11 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
 
     def make_client(config: Config, client: str, *rest: object) -> object:
         made = usual(config, client, *rest)  # type: ignore[arg-type]
-        return replace(made, request=replace(made.request, capabilities=("data-builtin",))) if client == "b" else made
+        return (
+            replace(made, request=replace(made.request, capabilities=Capabilities(data="builtin")))
+            if client == "b"
+            else made
+        )
 
     monkeypatch.setattr(federations, "make_client", make_client)
     mixed = run(tmp_path, ROWS_FLOAT32)
@@ -109,16 +113,16 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
 # ---- the core by itself ----
 
 
-def join(table: Table, client: str, task: str, *capabilities: str) -> None:
+def join(table: Table, client: str, task: str, *codecs: str) -> None:
     definitions = tuple(known for known in TASKS if known.name == task)
-    request = JoinRequest(client, definitions, ((task, 100),), capabilities, validation=((task, 100),))
+    request = JoinRequest(client, definitions, ((task, 100),), Capabilities(codecs), validation=((task, 100),))
     table.apply(Joined(table.now, request, f"token-{client}"))
 
 
 def two(**changes: object) -> Table:
     """a offers touched rows, b does not; the round is open."""
     table = Table(rules(update_encoding=ROWS_FLOAT32, payload_bytes=RANGES, **changes))
-    join(table, "a", "sst2", offer_of(ROWS_FLOAT32), "something-new")
+    join(table, "a", "sst2", ROWS_FLOAT32, "something-new")
     join(table, "b", "qqp")
     return table
 
@@ -135,7 +139,7 @@ def test_orders_ask_for_what_is_offered() -> None:
 def test_who_comes_back_is_told_once_and_keeps_its_order() -> None:
     table = two()
     join(table, "b", "qqp")
-    join(table, "a", "sst2", offer_of(ROWS_FLOAT32))
+    join(table, "a", "sst2", ROWS_FLOAT32)
     assert sum("does not offer" in n.text for n in table.of(Notice) if isinstance(n, Notice)) == 1
     assert table.order("a") is not None and table.order("b") is not None
 
@@ -151,7 +155,7 @@ def test_who_comes_back_without_the_encoding_of_its_order_gets_another_order() -
 
 def test_by_default_every_client_is_asked_for_dense_updates() -> None:
     table = Table(RULES)
-    join(table, "a", "sst2", *map(offer_of, ENCODINGS))
+    join(table, "a", "sst2", *ENCODINGS)
     join(table, "b", "qqp")
     order = table.order("a")
     assert order is not None and order.encoding == DENSE_FLOAT32
@@ -223,7 +227,7 @@ class Upload:
     async def join(self) -> None:
         definition = self.coordinator.rules.definition("sst2")
         assert definition is not None
-        offers = tuple(map(offer_of, ENCODINGS))
+        offers = Capabilities(tuple(ENCODINGS))
         rows = (("sst2", 24),)
         welcome = await self.port.join(JoinRequest(self.client, (definition,), rows, offers, validation=rows))
         self.session: Session = welcome.session

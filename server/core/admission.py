@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
 from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
-from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
+from common.parameters.capacity import capacity_problem, depth_problem
 from common.tasks import Header, TaskDefinition, TaskType
 from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
 from server.core.units import targets_problem
@@ -36,7 +36,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):
         raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
-    trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
+    trains, layers = request.capabilities.trains, request.capabilities.layers
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")

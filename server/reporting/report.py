@@ -9,7 +9,6 @@ from typing import Any
 
 from common.metrics import merge, summarise
 from common.orders import OrderKind, TaskResult
-from common.parameters.capacity import layers_of, trains_of
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, Related, TaskCosines
@@ -252,8 +251,8 @@ def _task_report(
 def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
-        "trains": trains_of(member.capabilities),
-        "layers": layers_of(member.capabilities),
+        "trains": member.capabilities.trains,
+        "layers": member.capabilities.layers,
         "examples": dict(member.examples),
         "rounds": member.tally.completed,
         "assigned": member.tally.assigned,
@@ -267,7 +266,7 @@ def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[st
 
 def _data_sources(members: list[Member]) -> str:
     """Where the clients say that their rows come from."""
-    kinds = {word.removeprefix("data-") for member in members for word in member.capabilities if word[:5] == "data-"}
+    kinds = {member.capabilities.data for member in members} - {""}
     return ", ".join("synthetic (built-in)" if kind == "builtin" else kind for kind in sorted(kinds))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, assert_never
 
+from common.capabilities import Capabilities
 from common.orders import ScopeVersion, TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import (
@@ -33,7 +34,7 @@ def rows_of(record: Record) -> Iterator[Row]:
     """The rows that a record replaces or adds."""
     match record:
         case MemberRecord(m):
-            lists = json_of(m.tasks), json_of(m.examples), json_of(m.capabilities)
+            lists = json_of(m.tasks), json_of(m.examples), json_of(asdict(m.capabilities))
             yield "members", (m.client_id, *lists, m.settled, int(m.left), json_of(asdict(m.tally)))
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
@@ -80,11 +81,12 @@ def member_of(
     client_id: str, tasks: str, examples: str, capabilities: str, settled: str, left: int, tally: str
 ) -> Member:
     """A row of `members`: nobody is present after a restart."""
+    said = json.loads(capabilities)
     return Member(
         client_id,
         tuple(json.loads(tasks)),
         json.loads(examples),
-        tuple(json.loads(capabilities)),
+        Capabilities(**{**said, "codecs": tuple(said["codecs"])}),
         token="",
         last_seen=0.0,
         present=False,
