@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import assert_never, cast
 
 import grpc
 import xxhash
@@ -20,16 +21,19 @@ from client.transport.grpc_port import GrpcCoordinator
 from client.transport.target import Target
 from common.orders import (
     DENSE_FLOAT32,
+    Answer,
+    Evaluate,
     JoinRequest,
     Order,
-    OrderKind,
     PollKind,
+    Reply,
     ScopePayload,
     ScopeVersion,
     Session,
     TaskResult,
+    Train,
+    Update,
     UpdateHeader,
-    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.targets import TargetSums
@@ -65,27 +69,33 @@ class LightAgent:
         self._on_joined()
         session = welcome.session
         layouts = dict(welcome.schema_digests)
-        pending, update = "", None
+        pending, answer = "", cast(Answer | None, None)
         while True:
-            reply = await self._port.poll(session, pending, update)
-            update = None
+            reply = await self._port.poll(session, pending, answer)
+            answer = None
             if reply.kind in (PollKind.FINISHED, PollKind.FAILED):
                 return
             if reply.order is None:
                 continue
             order = reply.order
-            for item in order.values:
+            for item in order.inline:
                 self._sizes[item.scope] = len(item.data)
                 self._held |= {scope.scope: scope.version for scope in order.scopes if scope.scope == item.scope}
             for scope in order.scopes:
                 if self._held.get(scope.scope) != scope.version:
                     await self._fetch(session, scope)
-            header = self._header(order, layouts)
-            if 0 < header.nbytes <= INLINE_BYTES:
-                update = WholeUpdate(header, self._piece[: header.nbytes])
-            else:
-                await self._port.submit(session, header, partial(self._payload, header.nbytes))
             pending = order.order_id
+            match order.body:
+                case Evaluate():
+                    answer = Reply(order.order_id, self._results(0), 0.0)
+                case Train():
+                    header = self._header(order, layouts)
+                    if header.nbytes <= INLINE_BYTES:
+                        answer = Update(header, self._piece[: header.nbytes])
+                    else:
+                        await self._port.submit(session, header, partial(self._payload, header.nbytes))
+                case _:
+                    assert_never(order.body)
 
     async def _fetch(self, session: Session, scope: ScopeVersion) -> None:
         size = 0
@@ -95,12 +105,12 @@ class LightAgent:
         self._held[scope.scope] = scope.version
 
     def _header(self, order: Order, layouts: dict[str, str]) -> UpdateHeader:
-        results = tuple(TaskResult(task.name, 100, None, None) for task in self._tasks)
-        header = UpdateHeader(order.order_id, DENSE_FLOAT32, (), "", results, 0.0)
-        if order.kind is OrderKind.TRAIN:
-            scopes = (ScopePayload(s.scope, s.version, layouts[s.scope], self._sizes[s.scope]) for s in order.scopes)
-            header = replace(header, scopes=tuple(scopes))
+        scopes = (ScopePayload(s.scope, s.version, layouts[s.scope], self._sizes[s.scope]) for s in order.scopes)
+        header = UpdateHeader(order.order_id, DENSE_FLOAT32, tuple(scopes), "", self._results(100), 0.0)
         return replace(header, digest=self._digest(header.nbytes))
+
+    def _results(self, examples: int) -> tuple[TaskResult, ...]:
+        return tuple(TaskResult(task.name, examples, None, None) for task in self._tasks)
 
     def _digest(self, size: int) -> str:
         if size not in self._digests:

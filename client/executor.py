@@ -91,7 +91,7 @@ class ThreadWorkspace:
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
         examples, trains = self._examples(), client.computing.trains
-        job = Job(order, client.request.client_id, examples, trains, self._precision, progress, client.procedure)
+        job = Job(order, examples, trains, self._precision, progress, client.procedure)
         return run_job(job, self._replica, state)
 
 

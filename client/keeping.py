@@ -16,7 +16,7 @@ from common.errors import StateError
 from common.orders import ScopeVersion, Session
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
-from common.ports import INLINE_BYTES, CoordinatorPort
+from common.ports import CoordinatorPort, fits_inline
 
 log = logging.getLogger("fedmtl.client")
 
@@ -68,14 +68,14 @@ async def keep(store: RunStore, result: JobResult, go_on: Callable[[], None]) ->
     Raises:
         StateError: it cannot be written.
     """
-    update, loop = result.update, asyncio.get_running_loop()
+    answer, loop = result.answer, asyncio.get_running_loop()
     until, waits = loop.time() + SHORTAGE_SECONDS, False
     while True:
         try:
-            if update.header.nbytes <= INLINE_BYTES and not result.state:  # written sooner than handed over
-                store.save(update, {})
+            if fits_inline(answer) and not result.state:  # written sooner than handed over
+                store.save(answer, {})
             else:
-                await asyncio.to_thread(store.save, update, result.state)
+                await asyncio.to_thread(store.save, answer, result.state)
             return
         except StateError as error:
             if not error.passing or loop.time() >= until:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from common.errors import ConfigError, WireError
 from common.models.packed_tokenizer import tokenizer_digest
-from common.orders import ModelArchitecture, Order, Session, Welcome
+from common.orders import Evaluate, ModelArchitecture, Order, Session, Train, TrainingSettings, Welcome
 from common.ports import CoordinatorPort
 
 
@@ -49,13 +50,24 @@ class Limits:
         Raises:
             ConfigError: it is more than this client allows.
         """
-        what, training, procedure = f"order {order.order_id}", order.training, order.training.procedure
-        self._judge("epochs", what, "local_epochs", training.local_epochs)
-        self._judge("epochs", what, "head_epochs", procedure.head_epochs)
-        self._judge("epochs", what, "finetune_epochs", procedure.finetune_epochs)
-        self._judge("batch_size", what, "batch_size", training.batch_size)
-        self._judge("batch_size", what, "eval_batch_size", training.eval_batch_size)
+        what = f"order {order.order_id}"
         self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)
+        match order.body:
+            case Train(settings):
+                self._judge_training(what, settings)
+            case Evaluate(batch_size, fine_tuning=tuning):
+                self._judge("batch_size", what, "eval_batch_size", batch_size)
+                if tuning is not None:
+                    self._judge_training(what, tuning.settings)
+            case _:
+                assert_never(order.body)
+
+    def _judge_training(self, what: str, settings: TrainingSettings) -> None:
+        self._judge("epochs", what, "local_epochs", settings.local_epochs)
+        self._judge("epochs", what, "head_epochs", settings.procedure.head_epochs)
+        self._judge("epochs", what, "finetune_epochs", settings.procedure.finetune_epochs)
+        self._judge("batch_size", what, "batch_size", settings.batch_size)
+        self._judge("batch_size", what, "eval_batch_size", settings.eval_batch_size)
 
     def _judge(self, limit: str, what: str, field: str, value: float) -> None:
         most: float = getattr(self, limit)

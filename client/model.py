@@ -15,7 +15,7 @@ from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
-from common.orders import ScopePull, ScopeVersion, Welcome
+from common.orders import ProximalTerm, ScopeVersion, Welcome
 from common.parameters.flat import bind, shapes_of, views, zeros
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
@@ -123,10 +123,10 @@ class ClientModelSynchronizer:
         await fill(vector, pieces, wanted.scope)
         self._held[place] = wanted
 
-    def anchor_values(self, pull: ScopePull) -> dict[str, Tensor]:
+    def anchor_values(self, term: ProximalTerm) -> dict[str, Tensor]:
         """What the parameters of a scope are pulled to, by name, on the model's device."""
-        vector = self.anchors[_place(pull.anchor.scope)].to(self.vectors[pull.scope].device)
-        return views(vector, self.schemas[pull.scope])
+        vector = self.anchors[_place(term.anchor.scope)].to(self.vectors[term.scope].device)
+        return views(vector, self.schemas[term.scope])
 
     def load_received(self) -> None:
         """Put the published values into the model."""

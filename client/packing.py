@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from client.model import ClientModelSynchronizer
-from common.orders import DENSE_FLOAT32, Order, ScopePayload
+from common.orders import DENSE_FLOAT32, ScopePayload, ScopeVersion
 from common.parameters.encodings import ENCODINGS
 
 
 def pack(
-    replica: ClientModelSynchronizer, order: Order, untrained: Collection[str]
+    replica: ClientModelSynchronizer, trained: Sequence[ScopeVersion], codec: str
 ) -> tuple[tuple[ScopePayload, ...], memoryview]:
     """The scopes of an update and their bytes, which lie in the replica's memory until its next update is packed."""
-    trained = [wanted for wanted in order.scopes if wanted.scope not in untrained]
     schemas = [replica.schemas[wanted.scope] for wanted in trained]
-    if order.encoding == DENSE_FLOAT32:  # the difference is written where it is sent from, in one pass
+    if codec == DENSE_FLOAT32:  # the difference is written where it is sent from, in one pass
         sizes = [schema.nbytes for schema in schemas]
         payload, at = replica.payload.of(sum(sizes)), 0
         for wanted, schema in zip(trained, schemas, strict=True):
@@ -26,7 +25,7 @@ def pack(
             replica.write_delta(wanted.scope, torch.from_numpy(part))
             at += schema.nbytes
     else:
-        encode = ENCODINGS[order.encoding].encode
+        encode = ENCODINGS[codec].encode
         parts = [
             encode(replica.take_delta(wanted.scope).numpy(), schema)
             for wanted, schema in zip(trained, schemas, strict=True)

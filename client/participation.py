@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from client.executor import Executor, Workspace
 from client.keeping import keep, private_values
 from client.limits import Limits
 from client.pulse import Pulse
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
 from common.errors import (
     DataError,
@@ -25,9 +25,20 @@ from common.errors import (
     WireError,
 )
 from common.log_fields import about
-from common.orders import Order, PollKind, PollReply, Settlement, UpdateHeader, Welcome, WholeUpdate
+from common.orders import (
+    Answer,
+    Evaluate,
+    Order,
+    PollKind,
+    PollReply,
+    Reply,
+    Settlement,
+    Train,
+    Update,
+    Welcome,
+)
 from common.parameters.scope import is_private
-from common.ports import INLINE_BYTES, CoordinatorPort, Payload, single
+from common.ports import CoordinatorPort, Payload, fits_inline, single
 
 log = logging.getLogger("fedmtl.client")
 
@@ -83,7 +94,7 @@ class Participation:
         self._limits = limits
         self._pulse = pulse
         self._stop = stop
-        self._riding: WholeUpdate | None = None
+        self._inline: Answer | None = None
         self._shown = ""
         self.handed_in = 0
 
@@ -113,16 +124,16 @@ class Participation:
 
     async def _until_stopped(self) -> PollReply | None:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""
-        update, self._riding = self._riding, None
+        answer, self._inline = self._inline, None
         try:
-            reply = await first_of(self._stop.wait(), self._port.poll(self._session, self._store.unsettled, update))
+            reply = await first_of(self._stop.wait(), self._port.poll(self._session, self._store.unsettled, answer))
         except Refused as refusal:
-            if update is None:
+            if answer is None:
                 raise
-            await self._refused(update.header.order_id, refusal)
+            await self._refused(answer.order_id, refusal)
             return await self._until_stopped()
-        if update is not None and reply is not None:
-            self._note_handed_in(update.header)
+        if answer is not None and reply is not None:
+            self._note_handed_in(answer)
         return reply
 
     def _settle(self, settlement: Settlement) -> None:
@@ -143,28 +154,42 @@ class Participation:
                 self._pulse.during(self._welcome, order.order_id, "fetching"),
             ):
                 pending = self._store.pending
-                if pending is None or pending.header.order_id != order.order_id or not self._fits(pending):
+                if pending is None or pending.order_id != order.order_id or not self._fits(pending):
                     pending = await self._execute(workspace, order)
                     if pending is None:
                         return
-                if 0 < pending.header.nbytes <= INLINE_BYTES:
-                    self._riding = WholeUpdate(pending.header, bytes(pending.payload))
-                    return
-                self._pulse.enter("handing in")
-                await self._submit(pending)
-            self._note_handed_in(pending.header)
+                match pending:
+                    case Reply():
+                        self._inline = pending
+                        return
+                    case Update(header, payload) if fits_inline(pending):
+                        self._inline = Update(header, bytes(payload))
+                        return
+                    case Update():
+                        self._pulse.enter("handing in")
+                        await self._submit(pending)
+                    case _:
+                        assert_never(pending)
+            self._note_handed_in(pending)
         except Refused as refusal:
             await self._refused(order.order_id, refusal)
 
-    def _fits(self, update: PendingUpdate) -> bool:
-        """Whether a stored update is whole and has the layout that the federation has now."""
-        schemas, scopes = self._executor.schemas, update.header.scopes
-        return update.whole and all(s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in scopes)
+    def _fits(self, answer: Answer) -> bool:
+        """Whether a stored answer is whole and has the layout that the federation has now."""
+        match answer:
+            case Reply():
+                return True
+            case Update(header):
+                schemas = self._executor.schemas
+                known = (s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in header.scopes)
+                return answer.whole and all(known)
+            case _:
+                assert_never(answer)
 
-    def _note_handed_in(self, header: UpdateHeader) -> None:
+    def _note_handed_in(self, answer: Answer) -> None:
         self.handed_in += 1
-        told = about(event="handed_in", order=header.order_id, bytes=header.nbytes, seconds=header.seconds)
-        log.info("%s handed in (%.1f MB)", header.order_id, header.nbytes / 1e6, extra=told)
+        told = about(event="handed_in", order=answer.order_id, bytes=answer.nbytes, seconds=answer.seconds)
+        log.info("%s handed in (%.1f MB)", answer.order_id, answer.nbytes / 1e6, extra=told)
 
     async def _refused(self, order_id: str, refusal: Refused) -> None:
         """Give an update up that does not count."""
@@ -176,24 +201,24 @@ class Participation:
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(self._session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, workspace: Workspace, order: Order) -> PendingUpdate | None:
+    async def _execute(self, workspace: Workspace, order: Order) -> Answer | None:
         """Fetch what is missing, do the work and keep the update. None: given up."""
         session, pulse = self._session, self._pulse
         try:
             self._limits.judge_order(order)
             self._require_held(order)
-            riding = {item.scope: item.data for item in order.values}
+            inline = {item.scope: item.data for item in order.inline}
             for wanted in workspace.missing(order.needed):
-                data = riding.get(wanted.scope)
+                data = inline.get(wanted.scope)
                 await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
-            phase = "training" if order.kind.value == "train" else "scoring"
+            phase = _phase_of(order)
             pulse.enter(phase)
             told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
             log.info("round %d: %s", order.round, phase, extra=told)
             state = await private_values(self._port, session, self._executor.schemas, self._store)
             result = await workspace.run(order, state, pulse.progress)
             await keep(self._store, result, lambda: pulse.progress(pulse.fraction))
-            return result.update
+            return result.answer
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
@@ -230,11 +255,11 @@ class Participation:
         except FedMTLError as unheard:
             log.warning("could not report that %s failed: %s", order_id, unheard)
 
-    async def _submit(self, update: PendingUpdate) -> None:
+    async def _submit(self, update: Update) -> None:
         """Hand in an update; bytes that were damaged on the way are sent again."""
         for remaining in reversed(range(UPLOAD_TRIES)):
             try:
-                await self._port.submit(self._session, update.header, Payload(update.payload))
+                await self._port.submit(self._session, update.header, Payload(memoryview(update.payload)))
                 return
             except Refused as refusal:
                 if refusal.reason is not Reason.CORRUPT or not remaining:
@@ -246,6 +271,16 @@ class Participation:
         if text != self._shown:
             log.info("%s", text)
             self._shown = text
+
+
+def _phase_of(order: Order) -> str:
+    match order.body:
+        case Train():
+            return "training"
+        case Evaluate():
+            return "scoring"
+        case _:
+            assert_never(order.body)
 
 
 async def first_of(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import assert_never
+
+from xxhash import xxh3_128_hexdigest
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
@@ -35,7 +39,7 @@ class JoinRequest:
     client_id: str
     tasks: tuple[TaskDefinition, ...]
     examples: tuple[tuple[str, int], ...]
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = field(default_factory=Capabilities)
     headers: tuple[tuple[str, Header], ...] = ()
     validation: tuple[tuple[str, int], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
@@ -68,13 +72,6 @@ class Welcome:
     schema_digests: tuple[tuple[str, str], ...]
     poll_seconds: float
     heartbeat_seconds: float
-
-
-class OrderKind(StrEnum):
-    """Train and return deltas, or only score the received model."""
-
-    TRAIN = "train"
-    EVALUATE = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,8 @@ class ScopeValues:
 
 
 @dataclass(frozen=True)
-class ScopePull:
-    """A scope that is pulled with strength `mu` to its anchor: (mu/2) ||theta - anchor||^2 joins the loss.
+class ProximalTerm:
+    """Adds (mu/2) ||theta - anchor||^2 to the loss of a scope.
 
     The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own.
     """
@@ -137,34 +134,72 @@ ROWS_BFLOAT16 = "rows-bfloat16"
 
 
 @dataclass(frozen=True)
-class Order:
-    """A unit of work. `version` is the published model it starts from; `seconds_left` counts down to its deadline.
+class Train:
+    """Train the received scopes and hand in how they changed, as an `Update`."""
 
-    `encoding` is the codec that the update shall have; `values` are small scopes that need not be fetched. `tasks` are
-    those that it is about, none for all that the client has. `pulls` come from a relation between members. Tasks in
-    `apart` are scored and trained in the client's isolated model alone; nothing of them enters what it hands in.
-    `units` are those of regression heads.
-    """
+    settings: TrainingSettings
+    seed: int
+    """Derived for this client, round and purpose: it tells nothing of the run's own seed."""
+    codec: str = DENSE_FLOAT32
+    """What the update shall be encoded with, one that the client offered."""
+    proximal_terms: tuple[ProximalTerm, ...] = ()
+    isolated_tasks: tuple[str, ...] = ()
+    """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Train a model of the client's own from the received one."""
+
+    settings: TrainingSettings
+    seed: int
+    """Derived as in `Train`."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the received model, and the client's own where it has one; the answer is a `Reply`."""
+
+    batch_size: int
+    own_model: bool = False
+    """Whether the client keeps a second model, which is scored too."""
+    fine_tuning: FineTuning | None = None
+    """How to make one before it is scored."""
+
+
+Body = Train | Evaluate
+"""What an order asks for."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A unit of work: the envelope, and what to do in `body`."""
 
     order_id: str
-    kind: OrderKind
     round: int
     version: int
+    """The published model that the order starts from."""
     scopes: tuple[ScopeVersion, ...]
-    seed: int
-    training: TrainingSettings
     seconds_left: float
-    encoding: str = DENSE_FLOAT32
-    values: tuple[ScopeValues, ...] = ()
+    """Until the deadline."""
+    body: Body
     tasks: tuple[str, ...] = ()
-    pulls: tuple[ScopePull, ...] = ()
-    apart: tuple[str, ...] = ()
+    """What the order is about; none for all tasks that the client has."""
     units: tuple[tuple[str, TargetUnits], ...] = ()
+    """Of regression heads, by task."""
+    inline: tuple[ScopeValues, ...] = ()
+    """Values of small scopes, which need not be fetched."""
 
     @property
     def needed(self) -> tuple[ScopeVersion, ...]:
-        """All that must be received: the scopes, and the anchors of those that are pulled."""
-        return self.scopes + tuple(pull.anchor for pull in self.pulls)
+        """All that must be received: the scopes, and the anchors of proximal terms."""
+        match self.body:
+            case Train(proximal_terms=terms):
+                return self.scopes + tuple(term.anchor for term in terms)
+            case Evaluate():
+                return self.scopes
+            case _:
+                assert_never(self.body)
 
 
 class Settlement(StrEnum):
@@ -244,16 +279,59 @@ class UpdateHeader:
 
 
 @dataclass(frozen=True)
-class WholeUpdate:
-    """A small update, header and payload."""
+class Update:
+    """The answer to `Train`: a header and the payload that it describes."""
 
     header: UpdateHeader
-    payload: bytes
+    payload: bytes | memoryview
+
+    @property
+    def order_id(self) -> str:
+        """What it answers."""
+        return self.header.order_id
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the order."""
+        return self.header.seconds
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole payload."""
+        return self.header.nbytes
+
+    @property
+    def whole(self) -> bool:
+        """Whether the payload is here, so that it can be handed in."""
+        return len(self.payload) == self.header.nbytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The small answer to `Evaluate`: results without a payload."""
+
+    order_id: str
+    results: tuple[TaskResult, ...]
+    seconds: float
+
+    @property
+    def nbytes(self) -> int:
+        """There is no payload."""
+        return 0
+
+    @property
+    def digest(self) -> str:
+        """Of the results: the same answer again has the same digest."""
+        return xxh3_128_hexdigest(json.dumps([asdict(result) for result in self.results]).encode())
+
+
+Answer = Update | Reply
+"""What a client makes of an order."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The update is folded in memory; it is settled only when its round is durable."""
+    """The answer is taken in memory; it is settled only when its round is durable."""
 
     order_id: str
     digest: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -17,7 +18,6 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 
 PIECE_BYTES = 1 << 20
@@ -33,6 +33,11 @@ Piece = bytes | memoryview
 
 Pieces = Callable[[int], AsyncIterator[Piece]]
 """Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
+
+
+def fits_inline(answer: Answer) -> bool:
+    """Whether an answer may come with a poll."""
+    return answer.nbytes <= INLINE_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,10 @@ class CoordinatorPort(Protocol):
         """Become a member, or come back."""
         ...
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Ask for work; parked until there is some or the poll window ends.
 
-        `pending_order` names the client's last unsettled update, or is empty. `update` is that update, if it is small
+        `pending_order` names the client's last unsettled answer, or is empty. `answer` is that answer, if it is small
         and not yet handed in; it is taken or refused first, as by `submit`.
         """
         ...

@@ -20,7 +20,8 @@ from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
 from server.core.effects import RoundClosed, TaskCosines
-from server.core.state import FederationState, Phase
+from server.core.phases import Phase
+from server.core.state import FederationState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
 from server.runs.app import Resume, open_run, restore_run, write_report

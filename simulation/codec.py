@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -16,7 +17,6 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, CoordinatorPort, Piece, Pieces, single
 from common.wire import methods
@@ -38,10 +38,10 @@ class CodecCoordinator:
         """See `CoordinatorPort`."""
         return _through(methods.JOIN.reply, await self._inner.join(_sent(methods.JOIN, request)))
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """See `CoordinatorPort`."""
-        call = _sent(methods.POLL, PollCall(session, pending_order, update))
-        return _through(methods.POLL.reply, await self._inner.poll(call.session, call.pending_order, call.update))
+        call = _sent(methods.POLL, PollCall(session, pending_order, answer))
+        return _through(methods.POLL.reply, await self._inner.poll(call.session, call.pending_order, call.answer))
 
     def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`."""

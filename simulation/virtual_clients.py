@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
@@ -17,7 +17,7 @@ from client.training.procedures import Procedure
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
-from common.orders import OrderKind, PollKind, PollReply, Session, WholeUpdate
+from common.orders import Answer, Evaluate, Order, PollKind, PollReply, Session, Train
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
@@ -86,19 +86,28 @@ class AccidentProne:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """See `CoordinatorPort`."""
-        reply = await self._port.poll(session, pending_order, update)
-        if reply.order is None or reply.order.kind is not OrderKind.TRAIN:
-            return reply
-        order_id = reply.order.order_id
-        if strikes(self._section.dropouts, self._seed, "dropout", order_id):
-            await self._port.report_failure(session, order_id, DROPPED_OUT)
-        elif strikes(self._section.stragglers, self._seed, "straggler", order_id):
-            await self._time.miss_deadline(order_id)
-        else:
+        reply = await self._port.poll(session, pending_order, answer)
+        if reply.order is None or not await self._hit(session, reply.order):
             return reply
         return replace(reply, kind=PollKind.WAIT, order=None)
+
+    async def _hit(self, session: Session, order: Order) -> bool:
+        """Whether an accident keeps the client from an order; scoring has none."""
+        match order.body:
+            case Train():
+                if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
+                    await self._port.report_failure(session, order.order_id, DROPPED_OUT)
+                    return True
+                if strikes(self._section.stragglers, self._seed, "straggler", order.order_id):
+                    await self._time.miss_deadline(order.order_id)
+                    return True
+                return False
+            case Evaluate():
+                return False
+            case _:
+                assert_never(order.body)
 
 
 class VirtualClients:

@@ -1,13 +1,25 @@
 """Small federations for tests of the core: no tensors, a hand-held clock."""
 
 from dataclasses import replace
+from typing import Any, assert_never
 
-from common.orders import DENSE_FLOAT32, JoinRequest, Order, ScopePayload, TaskResult, TrainingSettings, UpdateHeader
+from common.orders import (
+    DENSE_FLOAT32,
+    Evaluate,
+    JoinRequest,
+    Order,
+    Reply,
+    ScopePayload,
+    TaskResult,
+    Train,
+    TrainingSettings,
+    UpdateHeader,
+)
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Effect, StoreVersion
-from server.core.events import Event, Joined, Started, StoreOutcome, UpdateArrived, VersionStored
+from server.core.events import Answered, Event, Joined, Started, StoreOutcome, VersionStored
 from server.core.state import FederationState, Rules
 from server.core.step import step
 
@@ -58,16 +70,22 @@ class Table:
     def order(self, client: str) -> Order | None:
         return answer_poll(self.rules, self.state, self.state.members[client], "", self.now).order
 
-    def header(self, client: str, examples: int = 100, digest: str = "d" * 32) -> UpdateHeader:
+    def header(self, client: str, examples: int = 100, digest: str = "d" * 32) -> Any:
+        """What answers the client's order: an update's header, or a reply."""
         order = self.order(client)
         assert order is not None
-        scopes = tuple(ScopePayload(s.scope, s.version, *SCHEMAS[s.scope]) for s in order.scopes)
-        results = tuple(TaskResult(task, examples, 0.5, SCORES[task]) for task in order.tasks)
-        kept = scopes if order.kind.value == "train" else ()
-        return UpdateHeader(order.order_id, DENSE_FLOAT32, kept, digest, results, 1.0)
+        match order.body:
+            case Train():
+                scopes = tuple(ScopePayload(s.scope, s.version, *SCHEMAS[s.scope]) for s in order.scopes)
+                results = tuple(TaskResult(task, examples, 0.5, SCORES[task]) for task in order.tasks)
+                return UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0)
+            case Evaluate():
+                return Reply(order.order_id, tuple(TaskResult(t, 0, None, SCORES[t]) for t in order.tasks), 1.0)
+            case _:
+                assert_never(order.body)
 
     def answer(self, client: str, examples: int = 100) -> list[Effect]:
-        return self.apply(UpdateArrived(self.now, client, self.header(client, examples)))
+        return self.apply(Answered(self.now, client, self.header(client, examples)))
 
     def of(self, kind: type) -> list[Effect]:
         return [effect for effect in self.effects if isinstance(effect, kind)]

@@ -16,6 +16,7 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.models.sources import find_encoder
+from common.orders import Update
 from common.ports import CoordinatorPort, single
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
@@ -140,10 +141,11 @@ class InTurn:
     def __getattr__(self, name: str) -> object:
         return getattr(self._port, name)
 
-    async def poll(self, session, pending_order, update=None):
-        if update is not None:
-            await self.submit(session, update.header, lambda _: single(update.payload))
-        return await self._port.poll(session, pending_order)
+    async def poll(self, session, pending_order, answer=None):
+        if isinstance(answer, Update):
+            await self.submit(session, answer.header, lambda _: single(answer.payload))
+            answer = None
+        return await self._port.poll(session, pending_order, answer)
 
     async def submit(self, session, header, pieces):
         return await self._turns.submit(self._port, session, header, pieces)

@@ -15,12 +15,12 @@ import xxhash
 from client.transport.grpc_port import GrpcCoordinator
 from common.errors import Reason, Refused
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     MemberStatus,
     ModelArchitecture,
     Order,
-    OrderKind,
     PollKind,
     PollReply,
     Progress,
@@ -29,11 +29,11 @@ from common.orders import (
     ScopeVersion,
     Session,
     Settlement,
+    Train,
     TrainingSettings,
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import CoordinatorPort, Pieces
 from common.tasks import KNOWN_TASKS
@@ -54,7 +54,7 @@ HEADER = UpdateHeader(
     (),
     2.5,
 )
-ORDER = Order("order-1", OrderKind.TRAIN, 2, 4, (SHARED,), 9, TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8), 60.0)
+ORDER = Order("order-1", 2, 4, (SHARED,), 60.0, Train(TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8), seed=9))
 JOIN = JoinRequest("clinic-a", (TASK,), (("sst2", 10),), ("dense-float32",))
 NOBODY = Session("run-1", "clinic-a", "none")
 
@@ -97,7 +97,7 @@ class Memory:
         rules, digests = (("*", "shared"),), (("shared", "ab" * 32),)
         return Welcome(session, "Probe", architecture, (TASK,), rules, digests, self.poll_seconds, 5.0)
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         self._check(session)
         self.parked.set()
         try:

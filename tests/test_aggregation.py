@@ -10,7 +10,7 @@ from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Fold, StoreVersion
-from server.core.events import UpdateArrived
+from server.core.events import Answered
 from tests.aggregation_cases import moved
 from tests.core_cases import SCORES, Table
 
@@ -59,7 +59,7 @@ def test_the_cores_weights_average_each_scope_over_its_own_holders():
     sums = StreamingMean()
     for client, deltas in updates.items():
         header = table.header(client, examples=1)
-        (folded, *_), order = table.apply(UpdateArrived(0.0, client, header)), header.order_id
+        (folded, *_), order = table.apply(Answered(0.0, client, header)), header.order_id
         assert isinstance(folded, Fold) and folded.order_id == order
         fold(sums, deltas, folded.weights)
     (stored,) = table.of(StoreVersion)
@@ -73,8 +73,8 @@ def test_a_client_with_two_tasks_moves_the_shared_scope_with_both_counts():
     table.join("a", "sst2", "qqp")
     both = (TaskResult("sst2", 1, None, SCORES["sst2"]), TaskResult("qqp", 2, None, SCORES["qqp"]))
     header = replace(table.header("a"), results=both)
-    table.apply(UpdateArrived(0.0, "a", header))
-    table.apply(UpdateArrived(0.0, "b", table.header("b", examples=3)))
+    table.apply(Answered(0.0, "a", header))
+    table.apply(Answered(0.0, "b", table.header("b", examples=3)))
     first, second = table.of(Fold)
     sums = StreamingMean()
     fold(sums, {"shared": vector(4), "task/qqp": vector(5)}, first.weights)

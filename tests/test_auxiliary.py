@@ -22,7 +22,7 @@ from common.errors import ConfigError
 from server.aggregation.auxiliary import gated
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import balanced
-from server.core.state import Phase
+from server.core.phases import Phase
 from tests.core_cases import rules
 from tests.federations import array_config, digest_of, federate
 from tests.test_balance import Linear, choose, tasks

@@ -23,7 +23,7 @@ from common.config import load_config
 from common.config.balance_section import BalanceSection
 from common.conflict import Settlement, conflict_rule
 from common.errors import ConfigError, WireError
-from common.orders import Order, OrderKind, PollKind, PollReply, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Train, TrainingSettings
 from common.orders import Settlement as Settled
 from common.procedures import LocalProcedure, ProcedureName
 from common.tasks import TaskDefinition, TaskType
@@ -279,14 +279,14 @@ def test_local_and_central_conflict_rules_go_together(tmp_path: Path) -> None:
 
 # ---- settings: on the wire, in the configuration, in the documentation ----
 
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
 @pytest.mark.parametrize("rule", list(BalanceRule))
 def test_settings_travel_with_the_order(rule: BalanceRule) -> None:
     chosen = load_config(None, ["tasks.sst2=", f"training.balance={rule.value}"]).training.settings()
     assert chosen.balance == choose(rule) and chosen.balance.problem() is None
-    reply = PollReply(PollKind.ORDER, Settled.NONE, order=replace(ORDER, training=chosen))
+    reply = PollReply(PollKind.ORDER, Settled.NONE, order=replace(ORDER, body=Train(chosen, 5)))
     assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 
@@ -301,7 +301,7 @@ def test_settings_travel_with_the_order(rule: BalanceRule) -> None:
     ],
 )
 def test_the_decoder_refuses_nonsense(balance: LocalBalance, problem: str) -> None:
-    order = replace(ORDER, training=replace(SETTINGS, balance=balance))
+    order = replace(ORDER, body=Train(replace(SETTINGS, balance=balance), 5))
     with pytest.raises(WireError, match=problem):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settled.NONE, order=order)))
 

@@ -25,7 +25,7 @@ from common.parameters.capacity import capacity_problem, fixed_scopes, trained_b
 from common.parameters.plan import block_of
 from server.core.effects import Fold
 from server.core.events import Joined
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server

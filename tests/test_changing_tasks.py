@@ -15,9 +15,10 @@ from client.executor import ThreadExecutor
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
-from common.orders import OrderKind
+from common.orders import Evaluate
+from server.core.phases import Phase
 from server.core.selection import tasks_of_order
-from server.core.state import Member, OrderState, Phase, Rules
+from server.core.state import Member, OrderState, Rules
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.core_cases import Table, rules
@@ -83,7 +84,7 @@ def test_an_order_holds_the_scopes_of_its_tasks_and_the_last_one_scores_them_all
     assert sorted(seen) == ["qqp", "sst2"]
     assert sorted(table.state.versions.values()) == [1, 2, 2], "the head that waits keeps its version"
     last = table.order("a")
-    assert last is not None and last.kind is OrderKind.EVALUATE and last.tasks == ("qqp", "sst2")
+    assert last is not None and isinstance(last.body, Evaluate) and last.tasks == ("qqp", "sst2")
 
 
 def test_an_order_stands_as_long_as_the_client_has_its_tasks() -> None:

@@ -20,7 +20,7 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
-from common.orders import OrderKind
+from common.orders import Evaluate, Train
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
 from server.core.effects import Related
@@ -155,7 +155,11 @@ class Noting:
     async def poll(self, *arguments: Any) -> Any:
         reply = await self._port.poll(*arguments)
         if reply.order is not None:
-            self.pulls[reply.order.order_id] = tuple(pull.scope for pull in reply.order.pulls)
+            match reply.order.body:
+                case Train(proximal_terms=terms):
+                    self.pulls[reply.order.order_id] = tuple(term.scope for term in terms)
+                case Evaluate():
+                    self.pulls[reply.order.order_id] = ()
         return reply
 
 
@@ -336,7 +340,7 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
 def test_a_member_that_trains_some_of_its_tasks_keeps_its_one_copy(tmp_path: Path) -> None:
     config = configured("soft by tasks", "federation.tasks_per_order=1")
     coordinator = asyncio.run(federate(config, tmp_path / "some", MEMBERS))
-    trained = [round_ for round_ in coordinator.journal.rounds() if round_.kind is OrderKind.TRAIN]
+    trained = [round_ for round_ in coordinator.journal.rounds() if round_.phase.publishes]
     orders = [round_.orders[f"train-{round_.number}.1-d"] for round_ in trained]
     assert {order.tasks for order in orders} == {("a0",), ("b1",)}
     for order in orders:

@@ -13,9 +13,9 @@ import pytest
 import torch
 import xxhash
 
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from common.errors import StateError
-from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
+from common.orders import DENSE_FLOAT32, ScopePayload, Update, UpdateHeader
 
 SCOPES = ("personal/shared", "private/sst2")
 PAYLOAD = np.arange(300, dtype=np.float32).tobytes()
@@ -38,9 +38,9 @@ def lived(folder: Path) -> None:
     store = RunStore(folder)
     store.start_private(values(0.0))
     for number in (1, 2):
-        store.save(PendingUpdate(HEADER, memoryview(PAYLOAD)), values(float(number)))
+        store.save(Update(HEADER, memoryview(PAYLOAD)), values(float(number)))
         store.settle()
-    store.save(PendingUpdate(HEADER, memoryview(PAYLOAD)), values(3.0))
+    store.save(Update(HEADER, memoryview(PAYLOAD)), values(3.0))
 
 
 def kept(store: RunStore) -> float:
@@ -137,7 +137,7 @@ def test_every_failure_of_the_disk_is_one_line_with_a_remedy(
     monkeypatch.setattr(store, "_flush", fails)
     for private in ({}, values(1.0)):
         with pytest.raises(StateError, match=remedy) as caught:
-            store.save(PendingUpdate(HEADER, memoryview(PAYLOAD)), private)
+            store.save(Update(HEADER, memoryview(PAYLOAD)), private)
         assert (caught.value.cause, caught.value.passing) == (os.strerror(number), passing)
         assert caught.value.message.startswith(f"client.state_dir: '{tmp_path}' cannot be used")
     assert store.pending is None and RunStore(tmp_path).pending is None
@@ -150,4 +150,4 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
         path.unlink()
     (tmp_path / "run").rmdir()
     with pytest.raises(StateError, match="bring the folder back"):
-        store.save(PendingUpdate(HEADER, memoryview(PAYLOAD)), values(2.0))
+        store.save(Update(HEADER, memoryview(PAYLOAD)), values(2.0))

@@ -19,7 +19,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFailedError, StateError
 from common.orders import Session
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.federations import array_config, digest_of, make_client, make_model

@@ -118,7 +118,9 @@ def described(**changes: Any) -> Callable[[Crooked], None]:
 
 def asked(**changes: Any) -> Callable[[Crooked], None]:
     def bend(port: Crooked) -> None:
-        port.order = lambda order: replace(order, training=replace(order.training, **changes))
+        port.order = lambda order: replace(
+            order, body=replace(order.body, settings=replace(order.body.settings, **changes))
+        )
 
     return bend
 

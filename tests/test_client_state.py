@@ -5,9 +5,9 @@ import torch
 import xxhash
 
 from client.state.identity import claim
-from client.state.store import PendingUpdate, RunStore
+from client.state.store import RunStore
 from common.errors import ConfigError
-from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
+from common.orders import DENSE_FLOAT32, ScopePayload, Update, UpdateHeader
 
 OLD, NEW = ({"private/sst2": torch.full((3,), value)} for value in (1.0, 2.0))
 PAYLOAD = bytes(range(40))
@@ -16,7 +16,7 @@ PAYLOAD = bytes(range(40))
 def update(order="train-1.1-a", payload=PAYLOAD):
     scopes = (ScopePayload("shared", 0, "a" * 64, len(payload)),)
     header = UpdateHeader(order, DENSE_FLOAT32, scopes, xxhash.xxh3_128_hexdigest(payload), (), 1.0)
-    return PendingUpdate(header, memoryview(payload))
+    return Update(header, memoryview(payload))
 
 
 class Killed(BaseException):

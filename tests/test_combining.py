@@ -27,7 +27,7 @@ from server.aggregation.shares import (
 )
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Commit, Fold, StoreVersion
-from server.core.events import UpdateArrived
+from server.core.events import Answered
 from server.storage.journal import Journal
 from tests.core_cases import SCORES, TASKS, Table, rules
 
@@ -51,7 +51,7 @@ def hold(core_rules, clients, deltas, method):
     for client, examples in clients.items():
         header = table.header(client)
         results = tuple(TaskResult(task, n, None, SCORES[task]) for task, n in examples.items())
-        effects = table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
+        effects = table.apply(Answered(0.0, client, replace(header, results=results)))
         (fold,) = [effect for effect in effects if isinstance(effect, Fold)]
         own = {"shared": deltas[client]} | {f"task/{task}": vector(*range(10)) for task in examples}
         aggregator.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
@@ -180,7 +180,7 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
         for client, loss in zip("ab", losses, strict=True):
             header = table.header(client)
             results = tuple(replace(result, train_loss=loss) for result in header.results)
-            table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
+            table.apply(Answered(0.0, client, replace(header, results=results)))
     first, second = table.of(StoreVersion)
     assert first.trends == ({},) and second.trends == ({}, {"sst2": 0.5, "qqp": 0.9})
     weights = by_trend(evidence([[1, 0], [0, 1]], trends=second.trends), 2.0)

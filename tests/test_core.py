@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from common.errors import Reason, Refused
-from common.orders import JoinRequest, OrderKind, PollKind, Session, Settlement
+from common.orders import Evaluate, JoinRequest, PollKind, Session, Settlement
 from common.tasks import KNOWN_TASKS
-from server.core.admission import judge_join, judge_update, require_member
+from server.core.admission import check_answer, check_join, require_member
 from server.core.answers import answer_poll, is_wanted, settlement_of
 from server.core.closing import required
 from server.core.effects import (
@@ -19,10 +19,11 @@ from server.core.effects import (
     StoreVersion,
     Wake,
 )
-from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started, Tick, UpdateArrived
+from server.core.events import Answered, DrainRequested, Left, OrderFailed, Seen, Started, Tick
+from server.core.phases import Phase
 from server.core.rounds import waits_for
 from server.core.selection import select
-from server.core.state import OrderState, Phase
+from server.core.state import OrderState
 from server.core.weighing import scope_weights
 from tests.core_cases import RULES, TASKS, Table, rules
 
@@ -46,7 +47,7 @@ def test_a_run_goes_from_waiting_to_finished():
         table.answer("a")
         table.answer("b")
     assert table.state.phase is Phase.EVALUATING
-    assert table.order("a").kind is OrderKind.EVALUATE
+    assert isinstance(table.order("a").body, Evaluate)
     table.answer("a")
     table.answer("b")
     assert table.state.phase is Phase.FINISHED
@@ -78,7 +79,7 @@ def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
     table.join("ab", "sst2", "qqp")
     header = table.header("ab")
     header = replace(header, results=tuple(replace(r, examples=n) for r, n in zip(header.results, (7, 5), strict=True)))
-    order, _ = judge_update(table.rules, table.state, "ab", header)
+    order, _ = check_answer(table.rules, table.state, "ab", header)
     examples = {result.task: result.examples for result in header.results}
     expected = {"shared": 12, "task/sst2": examples["sst2"], "task/qqp": examples["qqp"]}
     assert scope_weights(table.rules, order, header.results) == expected
@@ -87,7 +88,7 @@ def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
 def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
     weighted = tuple(replace(task, weight=2.5 if task.name == "sst2" else 1.0) for task in TASKS)
     table = two_clients(tasks=weighted)
-    order, _ = judge_update(table.rules, table.state, "a", table.header("a", examples=10))
+    order, _ = check_answer(table.rules, table.state, "a", table.header("a", examples=10))
     weights = scope_weights(table.rules, order, table.header("a", examples=10).results)
     assert weights == {"shared": 25_000, "task/sst2": 10}
 
@@ -95,11 +96,11 @@ def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
 def test_the_same_update_again_changes_nothing_and_other_bytes_are_refused():
     table = two_clients()
     header = table.header("a")
-    table.apply(UpdateArrived(0.0, "a", header))
+    table.apply(Answered(0.0, "a", header))
     state = table.state
-    assert table.apply(UpdateArrived(0.0, "a", header)) == [] and table.state == state
+    assert table.apply(Answered(0.0, "a", header)) == [] and table.state == state
     with pytest.raises(Refused) as refusal:
-        table.apply(UpdateArrived(0.0, "a", replace(header, digest="e" * 32)))
+        table.apply(Answered(0.0, "a", replace(header, digest="e" * 32)))
     assert refusal.value.reason is Reason.DIFFERENT_UPDATE and table.state == state
 
 
@@ -131,7 +132,7 @@ def test_an_update_that_does_not_fit_is_refused_and_leaves_no_trace(change, reas
     table = two_clients()
     before = table.state
     with pytest.raises(Refused) as refusal:
-        table.apply(UpdateArrived(0.0, "a", change(table.header("a"))))
+        table.apply(Answered(0.0, "a", change(table.header("a"))))
     assert refusal.value.reason is reason
     assert table.state == before and "\n" not in refusal.value.message
 
@@ -146,7 +147,7 @@ def test_a_join_with_an_unknown_task_or_another_definition_is_refused():
     table = Table()
     for request, reason, text in cases:
         with pytest.raises(Refused) as refusal:
-            judge_join(table.rules, table.state, request)
+            check_join(table.rules, table.state, request)
         assert refusal.value.reason is reason and text in refusal.value.message
 
 
@@ -171,7 +172,7 @@ def test_a_round_closes_at_its_deadline_with_quorum_and_the_late_update_is_refus
         table.apply(Seen(table.now, client, ""))
     assert table.state.completed_rounds == 1
     with pytest.raises(Refused) as refusal:
-        table.apply(UpdateArrived(table.now, "b", late))
+        table.apply(Answered(table.now, "b", late))
     assert refusal.value.reason is Reason.TOO_LATE and "next order" in refusal.value.message
     assert settlement_of(table.state, table.state.members["b"], late.order_id) is Settlement.VOID
     assert table.order("b").round == 2
@@ -219,7 +220,7 @@ def test_leaving_gives_the_order_up_and_coming_back_is_possible():
     table.join("b", "qqp")
     assert table.order("b") is None
     table.answer("a")
-    assert table.state.phase is Phase.EVALUATING and table.order("b").kind is OrderKind.EVALUATE
+    assert table.state.phase is Phase.EVALUATING and isinstance(table.order("b").body, Evaluate)
 
 
 def test_the_start_timeout_starts_with_whoever_is_there_or_fails():
@@ -294,7 +295,7 @@ def test_a_share_of_orders_is_rounded_up_but_not_for_a_rounding_error(share, ord
 def test_an_update_that_would_spoil_sums_is_refused(change, reason):
     table = two_clients()
     with pytest.raises(Refused) as refusal:
-        table.apply(UpdateArrived(0.0, "a", change(table.header("a"))))
+        table.apply(Answered(0.0, "a", change(table.header("a"))))
     assert refusal.value.reason is reason
 
 

@@ -23,7 +23,7 @@ from common.clock import ManualClock
 from common.config import Config, render
 from common.orders import MemberStatus
 from federated_main import main
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from tests.crashes import Cast, Gate, Watch

@@ -19,7 +19,8 @@ from client.model import ClientModelSynchronizer
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError
-from server.core.state import OrderState, Phase
+from server.core.phases import Phase
+from server.core.state import OrderState
 from server.runs.app import continue_run, restore_run
 from server.runs.extension import same_federation
 from server.runs.run_folder import RunFolder

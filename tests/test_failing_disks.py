@@ -19,8 +19,9 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render
 from common.errors import RunFolderError
+from common.orders import Update
 from common.ports import single
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.reporting.progress import RunProgress
 from server.runs.assembly import in_memory
 from server.storage.files import write_whole
@@ -55,10 +56,11 @@ def limit(program: Program, what: int, most: int) -> None:
 class SmallGate(Gate):
     """Holds back updates that are small enough to ride in a poll, too."""
 
-    async def poll(self, session: Any, pending_order: str, update: Any = None) -> Any:
-        if update is not None:
-            await self.submit(session, update.header, lambda _: single(update.payload))
-        return await self._port.poll(session, pending_order)
+    async def poll(self, session: Any, pending_order: str, answer: Any = None) -> Any:
+        if isinstance(answer, Update):
+            await self.submit(session, answer.header, lambda _: single(answer.payload))
+            answer = None
+        return await self._port.poll(session, pending_order, answer)
 
 
 Trouble = Callable[[Program, Path], Awaitable[None]]

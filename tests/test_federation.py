@@ -11,9 +11,8 @@ from torch.nn import functional
 from client.data.batching import epoch_batches
 from client.data.encoding import collate, encode
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.orders import OrderKind
 from common.seeds import derive_seed
-from server.core.state import Phase
+from server.core.phases import EVALUATE, TRAIN, Phase
 from server.reporting.report import build_report
 from tests.federations import CLIENTS, digest_of, federate, make_client, make_model, small_config
 
@@ -108,7 +107,7 @@ def test_the_report_scores_the_published_model_of_every_round(tmp_path):
     coordinator = asyncio.run(federate(config, tmp_path / "state"))
     assert coordinator.state.phase is Phase.FINISHED
     rounds = coordinator.journal.rounds()
-    assert [r.kind for r in rounds] == [OrderKind.TRAIN, OrderKind.TRAIN, OrderKind.EVALUATE]
+    assert [r.phase for r in rounds] == [TRAIN, TRAIN, EVALUATE]
     report = build_report(
         {}, coordinator.rules.tasks, rounds, coordinator.journal.members(), "finished", digest_of(coordinator)
     )

@@ -23,7 +23,7 @@ from server.aggregation.shares import Evidence, by_fall, by_trend
 from server.core.closing import LARGEST_TREND, trends
 from server.core.effects import ClearSums, InstallVersion, Notice, RunEnded, StoreVersion
 from server.core.events import StoreOutcome, VersionSpoiled
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run as prepare_model

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
+from common.orders import UpdateHeader
 from common.parameters.scope import untrained_scopes
 from common.statistics import TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from server.core.effects import Commit, Guarded, Notice
-from server.core.events import UpdateArrived
+from server.core.events import Answered
 from server.core.guard import shortfall
 from server.core.state import Guard
 from server.reporting.report import build_report, guard_reports
@@ -46,16 +47,18 @@ def right(hits, rows=100):
 def answer(table, client, **pairs):
     """Hand in an update; `pairs` gives hits of the received and of the isolated model (or None) by task."""
     header = table.header(client)
-    apart = table.order(client).apart
+    outside = getattr(table.order(client).body, "isolated_tasks", ())
     results = []
     for result in header.results:
         received, isolated = pairs.get(result.task, (50, None))
         own = None if isolated is None else right(isolated)
-        examples = 0 if result.task in apart else result.examples
+        examples = 0 if result.task in outside else result.examples
         results.append(replace(result, examples=examples, validation=right(received), personal=own))
-    scopes = tuple(scope for scope in header.scopes if scope.scope in trained(table, client))
-    header = replace(header, results=tuple(results), scopes=scopes)
-    return table.apply(UpdateArrived(table.now, client, header))
+    header = replace(header, results=tuple(results))
+    if isinstance(header, UpdateHeader):
+        scopes = tuple(scope for scope in header.scopes if scope.scope in trained(table, client))
+        header = replace(header, scopes=scopes)
+    return table.apply(Answered(table.now, client, header))
 
 
 def trained(table, client):
@@ -126,12 +129,12 @@ def test_the_sign_turns_where_lower_is_better(metric, received, isolated, expect
 def test_a_task_that_fell_counts_nowhere():
     table = table_of()
     play(table, (50, 60), (50, 60))
-    assert table.order("a").apart == table.order("ab").apart == ("sst2",)
+    assert [table.order(name).body.isolated_tasks for name in ("a", "ab")] == [("sst2",), ("sst2",)]
     assert trained(table, "a") == set() and trained(table, "ab") == {"shared", "task/qqp"}
     header = table.header("ab")
     kept = tuple(scope for scope in header.scopes if scope.scope != "task/sst2")
     with pytest.raises(Refused, match="task 'sst2' has fallen back, so its 100 examples cannot count") as caught:
-        table.apply(UpdateArrived(0.0, "ab", replace(header, scopes=kept)))
+        table.apply(Answered(0.0, "ab", replace(header, scopes=kept)))
     assert caught.value.reason is Reason.MALFORMED
     answer(table, "ab", sst2=(50, 60))
     assert table.state.open.order_of("ab").weights == {"shared": 100, "task/qqp": 100}

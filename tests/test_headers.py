@@ -17,7 +17,7 @@ from common.orders import JoinRequest
 from common.tasks import KNOWN_TASKS, Header
 from common.wire import messages
 from common.wire.limits import CONTROL_BYTES, MAX_FEATURES, MAX_NAMES
-from server.core.admission import judge_join
+from server.core.admission import check_join
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.storage.journal import Journal
@@ -100,8 +100,8 @@ def test_the_header_outlives_the_coordinator(tmp_path: Path) -> None:
         journal.close()
         assert state.headers == {"a0": AGE_INCOME}
         with pytest.raises(Refused, match=r"\[income, age\] at client 'b'"):
-            judge_join(rules, state, request("b", INCOME_AGE))
-        judge_join(rules, state, request("b", AGE_INCOME))
+            check_join(rules, state, request("b", INCOME_AGE))
+        check_join(rules, state, request("b", AGE_INCOME))
 
     asyncio.run(first())
     second()
@@ -136,7 +136,7 @@ def test_texts_and_numbers_do_not_mix() -> None:
     table = Table(RULES)
     asked = JoinRequest("a", (KNOWN_TASKS["sst2"],), (("sst2", 1),), headers=(("sst2", Header(2)),))
     with pytest.raises(Refused, match="this federation reads texts, the client's rows are numbers"):
-        judge_join(table.rules, table.state, asked)
+        check_join(table.rules, table.state, asked)
 
 
 def test_sites_with_swapped_columns_are_refused_and_agree_once_they_are_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from common.orders import JoinRequest, TaskResult, UpdateHeader
 from common.statistics import COUNTS, TaskStatistics
 from common.tasks import TaskDefinition, TaskType
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_LABELS, MAX_TASKS, definition_bytes
-from common.wire.messages import JOIN_REQUEST, UPDATE_HEADER
+from common.wire.messages import JOIN_REQUEST, PENDING_ANSWER
 from server.core.answers import PAGE_CHARS, describe
 from server.core.state import FederationState, Member
 from server.runs.assembly import in_memory
@@ -87,7 +87,7 @@ def test_the_most_that_a_configuration_takes_fits_into_the_messages(tasks: tuple
     counts = [TaskStatistics(ROWS, 1.5, ROWS, (ROWS,) * (COUNTS * len(task.labels))) for task in tasks]
     results = tuple(TaskResult(t.name, ROWS, 0.5, c, c) for t, c in zip(tasks, counts, strict=True))
     header = UpdateHeader("train-1.1-x", "dense-float32", (), "0" * 32, results, 1.0)
-    assert UPDATE_HEADER.decode(UPDATE_HEADER.encode(header)) == header
+    assert PENDING_ANSWER.decode(PENDING_ANSWER.encode(header)) == header
 
 
 def test_a_client_joins_with_five_thousand_labels() -> None:

@@ -19,7 +19,7 @@ from common.config import load_config, notes
 from common.errors import ConfigError, WireError
 from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
-from common.orders import Order, OrderKind, PollKind, PollReply, ScopeVersion, Settlement
+from common.orders import Order, PollKind, PollReply, ScopeVersion, Settlement, Train
 from common.procedures import OptimizerName
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate, make_model, small_config
@@ -151,6 +151,6 @@ def test_what_does_not_fit_is_refused_or_noted() -> None:
     assert caught.value.problems == ("training.momentum: only optimizer: sgd reads it; write that, or remove it",)
     (note,) = notes(load_config(None, ["tasks.sst2=", "training.optimizer=sgd"]))
     assert note.startswith("training.learning_rate: 0.0002 is small for sgd")
-    order = Order("o1", OrderKind.TRAIN, 1, 1, (ScopeVersion("shared", 1),), 5, replace(SGD, momentum=1.0), 60.0)
+    order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(replace(SGD, momentum=1.0), seed=5))
     with pytest.raises(WireError, match="momentum: 1"):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))

@@ -16,9 +16,10 @@ import pytest
 
 from common.log_fields import FIELDS, LONGEST_VALUE, about
 from common.logs import set_up_logging
-from common.orders import OrderKind, TaskResult
+from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import RoundClosed
+from server.core.phases import TRAIN, RoundPhase
 from server.core.state import OpenOrder, OpenRound, OrderState
 from server.reporting.progress import RunProgress
 from tests.core_cases import TASKS
@@ -108,11 +109,11 @@ def test_metrics_have_a_time_and_tell_every_round_and_version_once(
     assert all(set(line["training_loss"]) == {"sst2", "qqp"} for line in lines if line["kind"] == "train")
 
 
-def closed(number: int, attempt: int = 1, published: bool = True, kind: OrderKind = OrderKind.TRAIN) -> RoundClosed:
+def closed(number: int, attempt: int = 1, published: bool = True, phase: RoundPhase = TRAIN) -> RoundClosed:
     result = TaskResult("sst2", 4, 0.5, TaskStatistics(examples=2, loss_sum=1.0, right=1, labels=(1, 1, 1, 0, 1, 1)))
     order = OpenOrder("o", "a", (), (), OrderState.ACCEPTED, results=(result,))
-    version = number - 1 if kind is OrderKind.TRAIN else number
-    return RoundClosed(OpenRound(number, attempt, kind, version, 0.0, {"o": order}), {}, number if published else None)
+    version = number - 1 if phase.publishes else number
+    return RoundClosed(OpenRound(number, attempt, phase, version, 0.0, {"o": order}), {}, number if published else None)
 
 
 def told(path: Path) -> list[tuple[int, int, int | None]]:

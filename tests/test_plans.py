@@ -17,7 +17,7 @@ from common.orders import ModelArchitecture
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.tasks import KNOWN_TASKS
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.reporting.report import build_report
 from tests.federations import CLIENTS, digest_of, federate, make_model, small_config
 from tests.training_cases import CONFIGS

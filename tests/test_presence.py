@@ -20,8 +20,9 @@ from common.errors import Reason, Refused
 from common.orders import PollKind, Progress, ScopeVersion, Session, Welcome
 from server.core.effects import Notice, StoreVersion
 from server.core.events import Left, OrderFailed, Seen, Tick
+from server.core.phases import Phase
 from server.core.rounds import waits_for
-from server.core.state import OrderState, Phase
+from server.core.state import OrderState
 from server.runs.assembly import in_memory
 from tests.core_cases import RULES, Table, rules
 from tests.crashes import Cast, Gate

@@ -13,7 +13,7 @@ import torch
 import simulation.codec
 from client.job import ClientState, Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
-from common.orders import UpdateHeader
+from common.orders import Train, Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.scope import is_private
 from common.procedures import OptimizerName
@@ -79,7 +79,8 @@ class Leak:
                     self.fresh.append((scope, after.numpy()))
                     continue
                 self.planted += [(scope, after.numpy()), (scope, values[scope].numpy())]
-                if job.order.training.optimizer is OptimizerName.SGD:
+                body = job.order.body
+                if isinstance(body, Train) and body.settings.optimizer is OptimizerName.SGD:
                     self.planted.append((scope, after.numpy() - values[scope].numpy()))
             return result
 
@@ -87,9 +88,9 @@ class Leak:
         monkeypatch.setattr("client.executor.run_job", with_sentinels)
 
     def _look(self, value: Any) -> None:
-        if isinstance(value, PollCall) and value.update is not None:
+        if isinstance(value, PollCall) and isinstance(value.answer, Update):
             self.ways.add("poll")
-            self.headers.append(value.update.header)
+            self.headers.append(value.answer.header)
         elif isinstance(value, UploadStart):
             self.headers.append(value.header)
         elif isinstance(value, bytes | memoryview):

@@ -19,7 +19,7 @@ from client.training.procedures import PROCEDURES, Work, pulled_to_received
 from client.training.pull import Pull, looked_ahead
 from common.config import Config
 from common.errors import ConfigError, WireError
-from common.orders import Order, OrderKind, PollKind, PollReply, Settlement, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
@@ -330,14 +330,14 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
 
 # ---- settings: on the wire and in the configuration ----
 
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (), 5, SETTINGS, 60.0)
+ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
 @pytest.mark.parametrize("name", list(ProcedureName))
 def test_settings_travel_with_the_order(name: ProcedureName) -> None:
     values = {"mu": 0.5, "pull": PullStep.PROXIMAL, "head_epochs": 3, "inner_learning_rate": 0.1, "finetune_epochs": 2}
     procedure = LocalProcedure(name, **{key: value for key, value in values.items() if key in READS[name]})
-    order = replace(ORDER, training=replace(SETTINGS, procedure=procedure))
+    order = replace(ORDER, body=Train(replace(SETTINGS, procedure=procedure), 5))
     reply = PollReply(PollKind.ORDER, Settlement.NONE, order=order)
     assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
@@ -358,7 +358,7 @@ def test_settings_travel_with_the_order(name: ProcedureName) -> None:
     ],
 )
 def test_the_decoder_refuses_nonsense(name: str, changes: dict[str, Any], problem: str) -> None:
-    order = replace(ORDER, training=settings_of(name, **changes))
+    order = replace(ORDER, body=Train(settings_of(name, **changes), 5))
     with pytest.raises(WireError, match=problem):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.runs.assembly import in_memory
 from server.runs.run_folder import RunFolder
 from server.service.grpc_server import start_server

@@ -36,7 +36,8 @@ from common.tasks import KNOWN_TASKS
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.pieces import UPLOAD_PART
-from server.core.state import OrderState, Phase
+from server.core.phases import Phase
+from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server

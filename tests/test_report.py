@@ -6,7 +6,7 @@ import pytest
 from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import Commit
-from server.core.events import Left, OrderFailed, Seen, UpdateArrived, UpdateRefused
+from server.core.events import Answered, Left, OrderFailed, Seen, UpdateRefused
 from server.reporting.report import build_report
 from server.storage.journal import Journal
 from tests.core_cases import RULES, TASKS, Table, rules
@@ -31,7 +31,7 @@ def answer(table, client, right, loss=0.5):
     scores = TaskStatistics(10, 20.0 - 2 * right, right, (right, right, 10, 0, 10 - right, 0))
     header = table.header(client)
     results = tuple(replace(result, validation=scores, train_loss=loss) for result in header.results)
-    table.apply(UpdateArrived(table.now, client, replace(header, results=results)))
+    table.apply(Answered(table.now, client, replace(header, results=results)))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_metrics_are_those_of_the_newest_model_that_was_scored():
     for _ in range(2):
         header = table.header("a")
         silent = tuple(TaskResult(r.task, r.examples, r.train_loss, None) for r in header.results)
-        table.apply(UpdateArrived(0.0, "a", replace(header, results=silent)))
+        table.apply(Answered(0.0, "a", replace(header, results=silent)))
     section = report_of(table)["tasks"]["sst2"]
     assert section["metrics"]["accuracy"] == 0.9 and section["scored_round"] == 0
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
-from common.orders import OrderKind
+from common.orders import Evaluate, FineTuning, Train
+from common.procedures import LocalProcedure
 from server.core.schedule import Curve, Schedule
 from tests.core_cases import SETTINGS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
@@ -42,16 +44,19 @@ def test_one_round_has_the_whole_rate_and_none_is_beyond_the_last() -> None:
 
 def test_the_order_carries_the_rate_of_its_round() -> None:
     """Rate 1e-3 falls to 0.2 of it in the second and last round; the order to score has the whole one again."""
-    table = Table(rules(schedule=LINEAR))
+    tuned = replace(SETTINGS, procedure=LocalProcedure(finetune_epochs=1))
+    table = Table(rules(schedule=LINEAR, training=tuned))
     found = []
     table.join("a", "sst2")
     table.join("b", "qqp")
     while (order := table.order("a")) is not None:
-        found.append((order.kind, order.training.learning_rate))
-        assert order.training.batch_size == SETTINGS.batch_size
+        match order.body:
+            case Train(settings) | Evaluate(fine_tuning=FineTuning(settings)):
+                found.append((type(order.body), settings.learning_rate))
+                assert settings.batch_size == SETTINGS.batch_size
         table.answer("a")
         table.answer("b")
-    assert found == [(OrderKind.TRAIN, 1e-3), (OrderKind.TRAIN, 1e-3 * 0.2), (OrderKind.EVALUATE, 1e-3)]
+    assert found == [(Train, 1e-3), (Train, 1e-3 * 0.2), (Evaluate, 1e-3)]
 
 
 FALLING = ("training.num_rounds=3", "training.schedule=cosine", "training.final_rate_share=0.05")
@@ -85,9 +90,10 @@ def test_a_share_that_nothing_reads_is_refused() -> None:
 
 def test_metrics_tell_the_rate(tmp_path: Path) -> None:
     from server.core.effects import RoundClosed
+    from server.core.phases import TRAIN
     from server.core.state import OpenRound
     from server.reporting.progress import RunProgress
 
-    round_ = OpenRound(2, 1, OrderKind.TRAIN, 1, 0.0, {})
+    round_ = OpenRound(2, 1, TRAIN, 1, 0.0, {})
     RunProgress((), 2, tmp_path / "metrics.jsonl", None).closed(RoundClosed(round_, {}, 2, 2e-4))
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["learning_rate"] == 2e-4

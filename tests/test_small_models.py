@@ -9,7 +9,7 @@ import pytest
 
 from common.config import load_config
 from common.errors import Reason, Refused
-from common.orders import PollKind, Settlement, WholeUpdate
+from common.orders import PollKind, Settlement, Update
 from common.ports import INLINE_BYTES
 from simulation.codec import CodecCoordinator
 from tests.crashes import Cast, crash_and_recover, prepare_run
@@ -94,7 +94,7 @@ def test_an_update_whose_answer_was_lost_may_come_again_even_when_it_is_settled(
 
         async def poll(self, session, pending_order, update=None):
             reply = await super().poll(session, pending_order, update)
-            if update is None:
+            if not isinstance(update, Update):
                 return reply
             lost.append(reply)
             again = await super().poll(session, pending_order, update)
@@ -120,10 +120,10 @@ def test_an_update_that_rides_and_is_refused_is_given_up_and_the_client_goes_on(
         """The first riding update of client a is damaged on its way."""
 
         async def poll(self, session, pending_order, update=None):
-            if update is not None and session.client_id == "a" and not spoiled:
+            if isinstance(update, Update) and session.client_id == "a" and not spoiled:
                 spoiled.append(update)
                 damaged = bytes(len(update.payload) - 4) + b"\x00\x00\xc0\x7f"
-                update = WholeUpdate(update.header, damaged)
+                update = Update(update.header, damaged)
                 with pytest.raises(Refused) as refusal:
                     await super().poll(session, pending_order, update)
                 assert refusal.value.reason is Reason.CORRUPT

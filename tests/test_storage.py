@@ -11,7 +11,8 @@ import pytest
 from common.errors import RunFolderError
 from server.core.effects import Commit, Guarded, MemberRecord, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
-from server.core.state import ENDED, OpenOrder, Phase
+from server.core.phases import ENDED, Phase
+from server.core.state import OpenOrder
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
@@ -163,7 +164,7 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
     for effect in table.of(Commit):
         journal.commit(effect.records)
         closed += [replace(r.round, deadline=0.0) for r in effect.records if isinstance(r, RoundClosed)]
-    assert [(r.kind.value, r.number, r.attempt) for r in closed] == [
+    assert [(r.phase.name, r.number, r.attempt) for r in closed] == [
         ("train", 1, 1),
         ("train", 1, 2),
         ("train", 2, 1),
@@ -209,7 +210,7 @@ def test_a_process_killed_inside_a_commit_loses_nothing_committed(tmp_path):
     script = """
 import os, sys
 from server.core.effects import RunEnded
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.storage.journal import Journal
 
 journal = Journal(sys.argv[1])

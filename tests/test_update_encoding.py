@@ -30,7 +30,7 @@ from common.orders import (
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed
-from server.core.events import Joined, UpdateArrived
+from server.core.events import Answered, Joined
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
@@ -84,7 +84,7 @@ def test_journal_and_report_say_what_came_up(tmp_path: Path) -> None:
     dense_size = {scope: nbytes for scope, (_, nbytes) in coordinator.rules.schemas.items()}
     for round_ in coordinator.journal.rounds()[:-1]:
         for order in round_.orders.values():
-            assert order.encoding == ROWS_FLOAT32 and 0 < order.nbytes < sum(dense_size[s.scope] for s in order.scopes)
+            assert order.codec == ROWS_FLOAT32 and 0 < order.nbytes < sum(dense_size[s.scope] for s in order.scopes)
 
 
 def test_a_client_from_before_encodings_takes_part_with_dense_updates(
@@ -130,7 +130,7 @@ def two(**changes: object) -> Table:
 def test_orders_ask_for_what_is_offered() -> None:
     table = two()
     orders = [table.order(client) for client in "ab"]
-    assert [order.encoding for order in orders if order is not None] == [ROWS_FLOAT32, DENSE_FLOAT32]
+    assert [order.body.codec for order in orders if order is not None] == [ROWS_FLOAT32, DENSE_FLOAT32]
     assert [n.text for n in table.of(Notice) if isinstance(n, Notice) and "offer" in n.text] == [
         "client b does not offer rows-float32; its updates are asked for as dense-float32"
     ]
@@ -158,7 +158,7 @@ def test_by_default_every_client_is_asked_for_dense_updates() -> None:
     join(table, "a", "sst2", *ENCODINGS)
     join(table, "b", "qqp")
     order = table.order("a")
-    assert order is not None and order.encoding == DENSE_FLOAT32
+    assert order is not None and order.body.codec == DENSE_FLOAT32
     assert not any("offer" in n.text for n in table.of(Notice) if isinstance(n, Notice))
 
 
@@ -182,7 +182,7 @@ def test_what_the_order_did_not_ask_for_is_refused_without_a_trace(
     table = two()
     before = table.state
     with pytest.raises(Refused) as caught:
-        table.apply(UpdateArrived(0.0, client, change(table.header(client))))
+        table.apply(Answered(0.0, client, change(table.header(client))))
     assert caught.value.reason is reason and table.state == before and "\n" not in caught.value.message
 
 
@@ -193,13 +193,13 @@ def test_after_a_restart_the_orders_ask_for_the_same_encodings() -> None:
         journal.commit(effect.records)
     restored = journal.restore(SCHEMAS, 60.0)
     assert restored.open is not None and table.state.open is not None
-    assert {o.client_id: o.encoding for o in restored.open.orders.values()} == {"a": ROWS_FLOAT32, "b": DENSE_FLOAT32}
+    assert {o.client_id: o.codec for o in restored.open.orders.values()} == {"a": ROWS_FLOAT32, "b": DENSE_FLOAT32}
     journal.close()
 
 
 def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path) -> None:
     table, journal = two(), Journal(":memory:")
-    table.apply(UpdateArrived(0.0, "a", sized(table.header("a"), 40)))
+    table.apply(Answered(0.0, "a", sized(table.header("a"), 40)))
     table.answer("b")
     commits = [effect for effect in table.of(Commit) if isinstance(effect, Commit)]
     (closed,) = [record for commit in commits for record in commit.records if isinstance(record, RoundClosed)]
@@ -239,7 +239,7 @@ class Upload:
 
     def payloads(self) -> list[bytearray]:
         """A proper update: every third row of each table, everything else."""
-        encoding, found = ENCODINGS[self.order.encoding], []
+        encoding, found = ENCODINGS[self.order.body.codec], []
         for scope in self.order.scopes:
             schema = self.coordinator._federation.schemas[scope.scope]
             delta = np.linspace(-1e-3, 1e-3, schema.size, dtype=np.float32)
@@ -259,7 +259,7 @@ class Upload:
         results = (TaskResult("sst2", 24, 0.5, TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4))),)
         header = UpdateHeader(
             self.order.order_id,
-            changes.get("codec", self.order.encoding),
+            changes.get("codec", self.order.body.codec),
             scopes,
             changes.get("digest", xxhash.xxh3_128_hexdigest(data)),
             results,

@@ -18,9 +18,9 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
-from server.core.admission import _judge_counts
+from server.core.admission import _check_counts
 from server.core.effects import Fold, Notice, StoreVersion
-from server.core.events import Joined, Started, UpdateArrived
+from server.core.events import Answered, Joined, Started
 from server.core.weighing import step_shares
 from server.reporting.report import build_report, influence_of
 from tests.core_cases import SCORES, Table, rules
@@ -32,7 +32,7 @@ def refused(table: Table, client: str, **changes: Any) -> str:
     header, before = table.header(client), table.state
     results = (replace(header.results[0], **changes), *header.results[1:])
     with pytest.raises(Refused) as refusal:
-        table.apply(UpdateArrived(0.0, client, replace(header, results=results)))
+        table.apply(Answered(0.0, client, replace(header, results=results)))
     assert refusal.value.reason is Reason.MALFORMED and table.state == before
     return refusal.value.message
 
@@ -68,10 +68,10 @@ def test_hidden_words_are_as_many_as_fit_into_the_rows() -> None:
     for examples in (32, 33):
         result = TaskResult("words", 2, 0.5, TaskStatistics(examples, 5.0, 1))
         if examples == 32:
-            _judge_counts(table.rules, member, held, words, result)
+            _check_counts(table.rules, member, held, words, result)
         else:
             with pytest.raises(Refused, match="scores of task 'words' are of 33 examples, more than the 2 validation"):
-                _judge_counts(table.rules, member, held, words, result)
+                _check_counts(table.rules, member, held, words, result)
 
 
 def test_nobody_joins_with_more_rows_than_sums_stay_exact_for() -> None:
@@ -155,7 +155,7 @@ def test_what_is_above_a_cap_counts_in_no_mean_loss_either() -> None:
     for name, examples, loss in (("a", 10, 1.0), ("b", 1000, 3.0)):
         header = table.header(name, examples)
         results = tuple(replace(result, train_loss=loss) for result in header.results)
-        table.apply(UpdateArrived(0.0, name, replace(header, results=results)))
+        table.apply(Answered(0.0, name, replace(header, results=results)))
     assert table.state.losses == {"sst2": 2.0}
 
 

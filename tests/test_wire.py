@@ -21,7 +21,6 @@ from common.orders import (
     JoinRequest,
     ModelArchitecture,
     Order,
-    OrderKind,
     PollKind,
     PollReply,
     Progress,
@@ -31,10 +30,11 @@ from common.orders import (
     Session,
     Settlement,
     TaskResult,
+    Train,
     TrainingSettings,
+    Update,
     UpdateHeader,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.statistics import TaskStatistics
@@ -115,7 +115,7 @@ HEADER = UpdateHeader(
 TASK = TaskDefinition("sst2", TaskType.CLASSIFICATION, ("no", "yes"), False, ("accuracy",))
 JOIN = JoinRequest("clinic.a", (TASK,), (("sst2", 7),))
 TRAINING = TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8)
-ORDER = Order("o1", OrderKind.TRAIN, 1, 1, (ScopeVersion("shared", 1),), 5, TRAINING, 60.0)
+ORDER = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(TRAINING, seed=5))
 
 
 LARGE_VALUES = ScopeValues("shared", bytes(INLINE_BYTES + 1))
@@ -176,19 +176,24 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("no labels", messages.JOIN_REQUEST, task_with(labels=()), "labels: 0 do not fit"),
     ("foreign metric", messages.JOIN_REQUEST, task_with(metrics=("rmse",)), "metrics: 'rmse' is not one of"),
     ("weight", messages.JOIN_REQUEST, task_with(weight=math.nan), "weight: nan"),
-    ("learning rate", messages.POLL_REPLY, order_reply(training=replace(TRAINING, learning_rate=math.inf)), "rate"),
-    ("batch size", messages.POLL_REPLY, order_reply(training=replace(TRAINING, batch_size=0)), "batch_size"),
+    (
+        "learning rate",
+        messages.POLL_REPLY,
+        order_reply(body=Train(replace(TRAINING, learning_rate=math.inf), 5)),
+        "rate",
+    ),
+    ("batch size", messages.POLL_REPLY, order_reply(body=Train(replace(TRAINING, batch_size=0), 5)), "batch_size"),
     ("negative seconds", messages.POLL_REPLY, order_reply(seconds_left=-1.0), "seconds_left"),
     ("order without id", messages.POLL_REPLY, order_reply(order_id=""), "order_id"),
     ("scope twice", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * 2), "scopes"),
     ("too many", messages.POLL_REPLY, order_reply(scopes=ORDER.scopes * (MAX_SCOPES + 1)), "number of scopes"),
-    ("values of a foreign scope", messages.POLL_REPLY, order_reply(values=(ScopeValues("x", b""),)), "not the order's"),
-    ("values twice", messages.POLL_REPLY, order_reply(values=(ScopeValues("shared", b""),) * 2), "values"),
-    ("large values", messages.POLL_REPLY, order_reply(values=(LARGE_VALUES,)), "bytes of values"),
+    ("values of a foreign scope", messages.POLL_REPLY, order_reply(inline=(ScopeValues("x", b""),)), "not the order's"),
+    ("values twice", messages.POLL_REPLY, order_reply(inline=(ScopeValues("shared", b""),) * 2), "inline"),
+    ("large values", messages.POLL_REPLY, order_reply(inline=(LARGE_VALUES,)), "bytes of inline"),
     ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, Settlement.NONE), "order"),
     ("wait with order", messages.POLL_REPLY, replace(order_reply(), kind=PollKind.WAIT), "order"),
     ("offset beyond the end", UPLOAD_PART, upload(offset=441), "offset: 441 is not from 0 to 440"),
-    ("riding update", messages.POLL_REQUEST, PollCall(SESSION, "o", WholeUpdate(HEADER, b"x")), "1 bytes are not the"),
+    ("inline update", messages.POLL_REQUEST, PollCall(SESSION, "o", Update(HEADER, b"x")), "1 bytes are not the"),
     ("short payload", UPLOAD_PART, replace(upload(), payload=b"x" * 439), "439 bytes are not the 440"),
     ("payload in mid-upload", UPLOAD_PART, replace(upload(offset=4), payload=b"x" * 440), "payload"),
     ("large payload", UPLOAD_PART, LARGE_UPLOAD, "nbytes: 65544 is not from 0 to 65536"),

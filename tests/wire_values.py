@@ -8,32 +8,37 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from common.capabilities import Capabilities
 from common.names import is_id
 from common.orders import (
+    Evaluate,
     FederationStatus,
+    FineTuning,
     JoinRequest,
     MemberStatus,
     ModelArchitecture,
     Order,
-    OrderKind,
     PollKind,
     PollReply,
     Progress,
+    ProximalTerm,
     Receipt,
+    Reply,
     ScopePayload,
     ScopeValues,
     ScopeVersion,
     Session,
     Settlement,
     TaskResult,
+    Train,
     TrainingSettings,
+    Update,
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LocalProcedure, OptimizerName
+from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import METRICS, Header, TaskDefinition, TaskType
@@ -89,6 +94,15 @@ headers = st.one_of(
 )
 
 
+capabilities = st.builds(
+    Capabilities,
+    few(ids, str),
+    st.just("") | ids,
+    st.sampled_from(["all", "head", "top_2"]),
+    st.none() | st.integers(1, 9999),
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
@@ -97,7 +111,7 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     sums = st.builds(TargetSums, numbers, amounts)
     targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
     said = tuple((t.name, draw(headers)) for t in tasks[1:])
-    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str)), said), validation, targets)
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(capabilities), said), validation, targets)
 
 
 welcomes = st.builds(
@@ -124,32 +138,23 @@ settings = st.builds(
 )
 
 
+seeds = st.integers(0, MAX_SEED)
 units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
 
 
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
-    riding = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
+    inline = tuple(ScopeValues(scope.scope, draw(st.binary(max_size=50))) for scope in versions if draw(st.booleans()))
     tasks = draw(few(task_names, str))
-    return draw(
-        st.builds(
-            Order,
-            ids,
-            st.sampled_from(OrderKind),
-            counts,
-            counts,
-            st.just(versions),
-            st.integers(0, MAX_SEED),
-            settings,
-            seconds,
-            ids,
-            st.just(riding),
-            st.just(tasks),
-            apart=st.just(tuple(task for task in tasks if draw(st.booleans()))),
-            units=few(st.tuples(task_names, units), first),
-        )
-    )
+    isolated = tuple(task for task in tasks if draw(st.booleans()))
+    terms = tuple(ProximalTerm(scope.scope, draw(st.floats(0, LARGEST_MU)), 1) for scope in versions)
+    trains = st.builds(Train, settings, seeds, ids, st.sampled_from([(), terms]), st.just(isolated))
+    tunes = st.none() | st.builds(FineTuning, settings, seeds)
+    bodies = trains | st.builds(Evaluate, positive, st.booleans(), tunes)
+    versioned = ids, counts, counts, st.just(versions), seconds
+    named = few(st.tuples(task_names, units), first)
+    return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline)))
 
 
 orders = order_values()
@@ -177,6 +182,9 @@ def update_headers(draw: st.DrawFn) -> UpdateHeader:
     return replace(header, offset=draw(st.integers(0, header.nbytes)))
 
 
+replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts)
+
+
 @st.composite
 def upload_starts(draw: st.DrawFn) -> UploadStart:
     header = draw(update_headers())
@@ -189,11 +197,11 @@ uploads = upload_starts()
 
 
 @st.composite
-def whole_updates(draw: st.DrawFn) -> WholeUpdate:
+def whole_updates(draw: st.DrawFn) -> Update:
     header = replace(draw(update_headers()), offset=0)
     if header.nbytes > 100:
         header = replace(header, scopes=())
-    return WholeUpdate(header, b"x" * header.nbytes)
+    return Update(header, b"x" * header.nbytes)
 
 
 members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
@@ -208,7 +216,8 @@ progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
 VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.JOIN_REQUEST, join_requests()),
     (messages.WELCOME, welcomes),
-    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates())),
+    (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates() | replies)),
+    (messages.PENDING_ANSWER, update_headers() | replies),
     (messages.POLL_REPLY, poll_replies),
     (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes, piece_sizes)),
     (messages.TOKENIZER_REQUEST, st.builds(TokenizerCall, sessions, sizes, piece_sizes)),

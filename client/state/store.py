@@ -7,14 +7,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import xxhash
 from torch import Tensor
 
 from client.state.disk import Damaged, disk, read_tensors, write_tensors
 from common.errors import StateError, WireError
-from common.orders import UpdateHeader
-from common.wire.messages import UPDATE_HEADER
+from common.orders import Answer, Reply, Update, UpdateHeader
+from common.wire.messages import PENDING_ANSWER
 
 log = logging.getLogger("fedmtl.client")
 
@@ -24,19 +25,6 @@ _PREVIOUS_PRIVATE = "private.previous.safetensors"
 _PENDING = "update.bin"
 _SPARE = ".update.bin.spare"
 _DIGEST_BYTES = 16
-
-
-@dataclass(frozen=True)
-class PendingUpdate:
-    """An update that was made but is not known to be settled. `payload` is all scopes' bytes, in header order."""
-
-    header: UpdateHeader
-    payload: memoryview
-
-    @property
-    def whole(self) -> bool:
-        """Whether the payload is here, so that it can be handed in."""
-        return len(self.payload) == self.header.nbytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Durability:
     repeatable: bool
     """Whether an update without private values may be made again from the same seeds, with the same bits, after a kill.
 
-    Such updates are not written then, and no payload is kept for handing it in again. Those with private values are
+    Such answers are neither written nor kept for handing them in again. Those with private values are
     written, because these become final only after the coordinator's commit.
     """
 
@@ -74,7 +62,7 @@ class RunStore:
     def __init__(self, folder: Path, durability: Durability = DURABLE) -> None:
         self._folder = folder
         self._durability = durability
-        self.pending: PendingUpdate | None = None
+        self.pending: Answer | None = None
         self.unsettled, self.returning = "", False
         if durability.repeatable and not folder.is_dir():  # most of such clients never have anything to put there
             return
@@ -82,7 +70,7 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             self.returning = any(folder.iterdir())
             self.pending = self._load_pending()
-            self.unsettled = self.pending.header.order_id if self.pending is not None else self._order_of_next()
+            self.unsettled = self.pending.order_id if self.pending is not None else self._order_of_next()
             if not self.unsettled:  # private values whose update was never kept, or rolled back
                 self._forget()
                 (folder / _NEXT_PRIVATE).unlink(missing_ok=True)
@@ -124,27 +112,33 @@ class RunStore:
             self._make_folder()
             self._write(_PRIVATE, values, "")
 
-    def save(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
-        """Keep an update, and the private values that belong to it, before it is handed in."""
+    def save(self, answer: Answer, private: Mapping[str, Tensor]) -> None:
+        """Keep an answer, and the private values that belong to it, before it is handed in."""
         if private or not self._durability.repeatable:
             with disk(self._folder):
                 self._make_folder()
-                self._write_update(update, private)
-        self.pending = PendingUpdate(update.header, memoryview(b"")) if self._durability.repeatable else update
-        self.unsettled = update.header.order_id
+                if private:
+                    self._write(_NEXT_PRIVATE, private, answer.order_id)
+                else:
+                    (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
+                match answer:
+                    case Update(header, payload):
+                        self._write_answer(header, payload)
+                    case Reply():
+                        self._write_answer(answer, b"")
+                    case _:
+                        assert_never(answer)
+        self.pending = None if self._durability.repeatable else answer
+        self.unsettled = answer.order_id
 
-    def _write_update(self, update: PendingUpdate, private: Mapping[str, Tensor]) -> None:
-        if private:
-            self._write(_NEXT_PRIVATE, private, update.header.order_id)
-        else:
-            (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
-        header = UPDATE_HEADER.encode(update.header)
+    def _write_answer(self, answer: UpdateHeader | Reply, payload: bytes | memoryview) -> None:
+        header = PENDING_ANSWER.encode(answer)
         spare = self._folder / _SPARE
         descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             # The header holds the payload's own digest.
             file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
-            file.write(update.payload)
+            file.write(payload)
             file.truncate()
             file.flush()
             self._flush(file.fileno())
@@ -183,7 +177,7 @@ class RunStore:
         self.pending = None
         self.unsettled = ""
 
-    def _load_pending(self) -> PendingUpdate | None:
+    def _load_pending(self) -> Answer | None:
         path = self._folder / _PENDING
         if not path.is_file():
             return None
@@ -194,14 +188,20 @@ class RunStore:
         try:
             if xxhash.xxh3_128_digest(head) != bytes(data[:_DIGEST_BYTES]):
                 raise WireError("its checksum does not fit")
-            header = UPDATE_HEADER.decode(head)
+            found = PENDING_ANSWER.decode(head)
         except WireError as error:
             log.warning("'%s' is damaged (%s): the update in it is made again if it is still wanted", path, error)
             return None
-        if xxhash.xxh3_128_hexdigest(payload) != header.digest:
-            log.warning("'%s' is damaged: %s is made again if it is still wanted", path, header.order_id)
-            payload = memoryview(b"")
-        return PendingUpdate(header, payload)
+        match found:
+            case UpdateHeader():
+                if xxhash.xxh3_128_hexdigest(payload) != found.digest:
+                    log.warning("'%s' is damaged: %s is made again if it is still wanted", path, found.order_id)
+                    payload = memoryview(b"")
+                return Update(found, payload)
+            case Reply():
+                return found
+            case _:
+                assert_never(found)
 
     def _order_of_next(self) -> str:
         """The order of a damaged update, if its private values are whole: they may belong to an update that counts."""

@@ -20,6 +20,7 @@ from client.transport.retries import Retry, explain, final, is_refused_certifica
 from client.transport.target import Target
 from common.errors import Reason, Refused, UnreachableError, WireError
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -30,7 +31,6 @@ from common.orders import (
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.ports import INLINE_BYTES, Piece, Pieces
 from common.tls import TlsFiles
@@ -94,9 +94,9 @@ class GrpcCoordinator:
         self._poll_seconds = welcome.poll_seconds
         return welcome
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """See `CoordinatorPort`."""
-        return await self._call(methods.POLL, PollCall(session, pending_order, update), self._poll_seconds)
+        return await self._call(methods.POLL, PollCall(session, pending_order, answer), self._poll_seconds)
 
     def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """See `CoordinatorPort`; goes on by itself after a break."""

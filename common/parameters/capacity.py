@@ -3,7 +3,8 @@
 A client says so when it joins (`Capabilities.trains`). Both sides then work out alike which scopes
 its updates leave out; a block of the model is averaged over those who trained it. Scopes are trained whole or not at
 all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`). A client with
-`Capabilities.layers` 3 has an encoder of the first three layers, and neither receives nor returns the scopes of the others.
+`Capabilities.layers` 3 has an encoder of the first three layers, and neither receives nor returns the scopes of the
+others.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.orders import Progress, ScopeVersion, Session, UpdateHeader, WholeUpdate
+from common.orders import Answer, Progress, ScopeVersion, Session, UpdateHeader
 from common.ports import PIECE_BYTES
 
 
@@ -14,7 +14,7 @@ class PollCall:
 
     session: Session
     pending_order: str
-    update: WholeUpdate | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)

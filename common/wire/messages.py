@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import assert_never
 
 from common.errors import WireError
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     PollKind,
     PollReply,
     Receipt,
+    Reply,
     Session,
     Settlement,
+    Update,
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.targets import TargetSums
 from common.tasks import TaskType
@@ -118,21 +121,54 @@ def _unpack_poll(message: pb.PollRequest) -> PollCall:
     return PollCall(
         parts.unpack_session(message.session),
         checks.optional_identifier(message.pending_order, "pending_order"),
-        _unpack_whole_update(message.update) if message.HasField("update") else None,
+        _unpack_answer(message),
     )
 
 
 def _pack_poll(call: PollCall) -> pb.PollRequest:
-    update = None
-    if call.update is not None:
-        update = pb.WholeUpdate(update=parts.pack_update(call.update.header), payload=call.update.payload)
-    return pb.PollRequest(session=parts.pack_session(call.session), pending_order=call.pending_order, update=update)
+    message = pb.PollRequest(session=parts.pack_session(call.session), pending_order=call.pending_order)
+    match call.answer:
+        case Update(header, payload):
+            message.update.CopyFrom(pb.Update(header=parts.pack_update(header), payload=bytes(payload)))
+        case Reply():
+            message.reply.CopyFrom(parts.pack_reply(call.answer))
+        case None:
+            pass
+        case _:
+            assert_never(call.answer)
+    return message
 
 
-def _unpack_whole_update(message: pb.WholeUpdate) -> WholeUpdate:
-    checks.require(message, "update")
-    header = parts.unpack_update(message.update)
-    return WholeUpdate(header, parts.whole_payload(header, message.payload))
+def _unpack_answer(message: pb.PollRequest) -> Answer | None:
+    match message.WhichOneof("answer"):
+        case "update":
+            checks.require(message.update, "header")
+            header = parts.unpack_update(message.update.header)
+            return Update(header, parts.whole_payload(header, message.update.payload))
+        case "reply":
+            return parts.unpack_reply(message.reply)
+        case _:
+            return None
+
+
+def _pack_pending(value: UpdateHeader | Reply) -> pb.PendingAnswer:
+    match value:
+        case UpdateHeader():
+            return pb.PendingAnswer(update=parts.pack_update(value))
+        case Reply():
+            return pb.PendingAnswer(reply=parts.pack_reply(value))
+        case _:
+            assert_never(value)
+
+
+def _unpack_pending(message: pb.PendingAnswer) -> UpdateHeader | Reply:
+    match message.WhichOneof("answer"):
+        case "update":
+            return parts.unpack_update(message.update)
+        case "reply":
+            return parts.unpack_reply(message.reply)
+        case _:
+            raise WireError("answer: missing, or none that this version knows")
 
 
 def _pack_reply(value: PollReply) -> pb.PollReply:
@@ -268,7 +304,7 @@ POLL_REQUEST: Codec[PollCall] = codec(
 POLL_REPLY: Codec[PollReply] = codec(pb.PollReply, _pack_reply, _unpack_reply)
 FETCH_REQUEST: Codec[FetchCall] = codec(pb.FetchRequest, _pack_fetch, _unpack_fetch)
 TOKENIZER_REQUEST: Codec[TokenizerCall] = codec(pb.TokenizerRequest, _pack_tokenizer, _unpack_tokenizer)
-UPDATE_HEADER: Codec[UpdateHeader] = codec(pb.UpdateHeader, parts.pack_update, parts.unpack_update)
+PENDING_ANSWER: Codec[UpdateHeader | Reply] = codec(pb.PendingAnswer, _pack_pending, _unpack_pending)
 RECEIPT: Codec[Receipt] = codec(
     pb.Receipt, lambda receipt: pb.Receipt(order_id=receipt.order_id, digest=receipt.digest), _unpack_receipt
 )

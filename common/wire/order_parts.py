@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import assert_never
 
 from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
 from common.orders import (
+    Body,
+    Evaluate,
+    FineTuning,
     Order,
-    OrderKind,
-    ScopePull,
+    ProximalTerm,
     ScopeValues,
+    Train,
     TrainingSettings,
 )
 from common.parameters.capacity import is_frozen
@@ -24,47 +29,97 @@ from common.wire.parts import pack_scope, unpack_scope
 
 def pack_order(value: Order) -> pb.Order:
     """Value to message."""
-    return pb.Order(
+    message = pb.Order(
         order_id=value.order_id,
-        kind=value.kind.value,
         round=value.round,
         version=value.version,
         scopes=[pack_scope(scope) for scope in value.scopes],
-        seed=value.seed,
-        training=_pack_training(value.training),
         seconds_left=value.seconds_left,
-        encoding=value.encoding,
-        values=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.values],
         tasks=value.tasks,
-        pulls=[pb.ScopePull(scope=pull.scope, mu=pull.mu, version=pull.version) for pull in value.pulls],
-        apart=value.apart,
         units=[pb.TargetUnits(task=task, mean=units.mean, scale=units.scale) for task, units in value.units],
+        inline=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.inline],
     )
+    match value.body:
+        case Train():
+            message.train.CopyFrom(_pack_train(value.body))
+        case Evaluate():
+            message.evaluate.CopyFrom(_pack_evaluate(value.body))
+        case _:
+            assert_never(value.body)
+    return message
 
 
 def unpack_order(message: pb.Order) -> Order:
     """Message to value."""
-    checks.require(message, "training")
     scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
     names = checks.distinct((scope.scope for scope in scopes), "scopes")
     tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
-    pulls = _unpack_pulls(message, names)
-    return Order(
+    order = Order(
         checks.identifier(message.order_id, "order_id"),
-        checks.member(OrderKind, message.kind, "kind"),
         checks.count(message.round, "round"),
         checks.count(message.version, "version"),
         tuple(unpack_scope(scope) for scope in scopes),
-        checks.count(message.seed, "seed", most=limits.MAX_SEED),
-        _unpack_training(message.training),
         checks.amount(message.seconds_left, "seconds_left", limits.MAX_SECONDS),
-        checks.identifier(message.encoding, "encoding"),
-        _unpack_values(message, {*names, *(pull.anchor.scope for pull in pulls)}),
+        _unpack_body(message, names),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
-        pulls,
-        _unpack_apart(message),
         _unpack_units(message),
     )
+    return replace(order, inline=_unpack_inline(message, {scope.scope for scope in order.needed}))
+
+
+def _unpack_body(message: pb.Order, scopes: Collection[str]) -> Body:
+    match message.WhichOneof("body"):
+        case "train":
+            return _unpack_train(message, scopes)
+        case "evaluate":
+            return _unpack_evaluate(message.evaluate)
+        case _:
+            raise WireError("body: missing, or none that this version knows")
+
+
+def _pack_train(value: Train) -> pb.Train:
+    return pb.Train(
+        settings=_pack_training(value.settings),
+        seed=value.seed,
+        codec=value.codec,
+        proximal_terms=[
+            pb.ProximalTerm(scope=term.scope, mu=term.mu, version=term.version) for term in value.proximal_terms
+        ],
+        isolated_tasks=value.isolated_tasks,
+    )
+
+
+def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
+    message = order.train
+    checks.require(message, "settings")
+    return Train(
+        _unpack_training(message.settings),
+        _unpack_seed(message.seed),
+        checks.identifier(message.codec, "codec"),
+        _unpack_proximal_terms(message, scopes),
+        _unpack_isolated_tasks(order),
+    )
+
+
+def _pack_evaluate(value: Evaluate) -> pb.Evaluate:
+    message = pb.Evaluate(batch_size=value.batch_size, own_model=value.own_model)
+    if value.fine_tuning is not None:
+        message.fine_tuning.settings.CopyFrom(_pack_training(value.fine_tuning.settings))
+        message.fine_tuning.seed = value.fine_tuning.seed
+    return message
+
+
+def _unpack_evaluate(message: pb.Evaluate) -> Evaluate:
+    tuning = None
+    if message.HasField("fine_tuning"):
+        checks.require(message.fine_tuning, "settings")
+        seed = _unpack_seed(message.fine_tuning.seed)
+        tuning = FineTuning(_unpack_training(message.fine_tuning.settings), seed)
+    return Evaluate(checks.count(message.batch_size, "batch_size", least=1), message.own_model, tuning)
+
+
+def _unpack_seed(value: int) -> int:
+    return checks.count(value, "seed", most=limits.MAX_SEED)
 
 
 def _unpack_units(message: pb.Order) -> tuple[tuple[str, TargetUnits], ...]:
@@ -75,31 +130,32 @@ def _unpack_units(message: pb.Order) -> tuple[tuple[str, TargetUnits], ...]:
     return tuple(zip(map(checks.task_name, names), found, strict=True))
 
 
-def _unpack_apart(message: pb.Order) -> tuple[str, ...]:
-    for task in message.apart:
-        if task not in message.tasks:
-            raise WireError(f"apart: task {task[:80]!r} is not the order's")
-    return checks.distinct(message.apart, "apart")
+def _unpack_isolated_tasks(order: pb.Order) -> tuple[str, ...]:
+    isolated = checks.distinct(order.train.isolated_tasks, "isolated_tasks")
+    for task in isolated:
+        if task not in order.tasks:
+            raise WireError(f"isolated_tasks: task {task[:80]!r} is not the order's")
+    return isolated
 
 
-def _unpack_pulls(message: pb.Order, scopes: Collection[str]) -> tuple[ScopePull, ...]:
-    checks.distinct((pull.scope for pull in message.pulls), "pulls")
-    for pull in message.pulls:
-        if pull.scope not in scopes:
-            raise WireError(f"pulls: scope {pull.scope[:80]!r} is not the order's")
+def _unpack_proximal_terms(message: pb.Train, scopes: Collection[str]) -> tuple[ProximalTerm, ...]:
+    checks.distinct((term.scope for term in message.proximal_terms), "proximal_terms")
+    for term in message.proximal_terms:
+        if term.scope not in scopes:
+            raise WireError(f"proximal_terms: scope {term.scope[:80]!r} is not the order's")
     return tuple(
-        ScopePull(pull.scope, checks.amount(pull.mu, "mu", LARGEST_MU), checks.count(pull.version, "version"))
-        for pull in message.pulls
+        ProximalTerm(term.scope, checks.amount(term.mu, "mu", LARGEST_MU), checks.count(term.version, "version"))
+        for term in message.proximal_terms
     )
 
 
-def _unpack_values(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeValues, ...]:
-    checks.distinct((item.scope for item in message.values), "values")
-    for item in message.values:
+def _unpack_inline(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeValues, ...]:
+    checks.distinct((item.scope for item in message.inline), "inline")
+    for item in message.inline:
         if item.scope not in scopes:
-            raise WireError(f"values: scope {item.scope[:80]!r} is not the order's")
-    checks.count(sum(len(item.data) for item in message.values), "bytes of values", most=INLINE_BYTES)
-    return tuple(ScopeValues(item.scope, item.data) for item in message.values)
+            raise WireError(f"inline: scope {item.scope[:80]!r} is not the order's")
+    checks.count(sum(len(item.data) for item in message.inline), "bytes of inline", most=INLINE_BYTES)
+    return tuple(ScopeValues(item.scope, item.data) for item in message.inline)
 
 
 def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:

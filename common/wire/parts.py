@@ -10,6 +10,7 @@ from common.orders import (
     MemberStatus,
     ModelArchitecture,
     Progress,
+    Reply,
     ScopePayload,
     ScopeVersion,
     Session,
@@ -178,18 +179,31 @@ def pack_update(value: UpdateHeader) -> pb.UpdateHeader:
 def unpack_update(message: pb.UpdateHeader) -> UpdateHeader:
     """Message to value."""
     scopes = checks.items(message.scopes, "scopes", limits.MAX_SCOPES)
-    results = checks.items(message.results, "results", limits.MAX_TASKS)
     checks.distinct((scope.scope for scope in scopes), "scopes")
-    checks.distinct((result.task for result in results), "results")
     size = checks.count(sum(scope.nbytes for scope in scopes), "nbytes")
     return UpdateHeader(
         checks.identifier(message.order_id, "order_id"),
         checks.identifier(message.codec, "codec"),
         tuple(_unpack_payload(scope) for scope in scopes),
         checks.digest(message.digest),
-        tuple(_unpack_result(result) for result in results),
+        _unpack_results(message.results),
         checks.amount(message.seconds, "seconds"),
         checks.count(message.offset, "offset", most=size),
+    )
+
+
+def pack_reply(value: Reply) -> pb.Reply:
+    """Value to message."""
+    results = [_pack_result(result) for result in value.results]
+    return pb.Reply(order_id=value.order_id, results=results, seconds=value.seconds)
+
+
+def unpack_reply(message: pb.Reply) -> Reply:
+    """Message to value."""
+    return Reply(
+        checks.identifier(message.order_id, "order_id"),
+        _unpack_results(message.results),
+        checks.amount(message.seconds, "seconds"),
     )
 
 
@@ -200,6 +214,12 @@ def _unpack_payload(message: pb.ScopePayload) -> ScopePayload:
         checks.digest(message.schema_digest, "schema_digest"),
         checks.count(message.nbytes, "nbytes"),
     )
+
+
+def _unpack_results(messages: Sequence[pb.TaskResult]) -> tuple[TaskResult, ...]:
+    results = checks.items(messages, "results", limits.MAX_TASKS)
+    checks.distinct((result.task for result in results), "results")
+    return tuple(_unpack_result(result) for result in results)
 
 
 def _pack_result(value: TaskResult) -> pb.TaskResult:

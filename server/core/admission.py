@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar, assert_never
+
 from common.errors import Reason, Refused
 from common.metrics import LARGEST, fits
-from common.orders import JoinRequest, OrderKind, Session, TaskResult, UpdateHeader
+from common.orders import Evaluate, JoinRequest, Reply, Session, TaskResult, Train, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem
 from common.tasks import Header, TaskDefinition, TaskType
-from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules
+from server.core.bodies import body_of
+from server.core.phases import ENDED
+from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules
 from server.core.units import targets_problem
 
+A = TypeVar("A", UpdateHeader, Reply)
 
-def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
+
+def check_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
     """Check that a client's tasks are this federation's.
 
     Raises:
@@ -30,7 +36,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
-        _judge_header(rules, state, request, theirs.name)
+        _check_header(rules, state, request, theirs.name)
     outside = rules.membership.problem(rules.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
@@ -42,7 +48,7 @@ def judge_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
 
 
-def _judge_header(rules: Rules, state: FederationState, request: JoinRequest, task: str) -> None:
+def _check_header(rules: Rules, state: FederationState, request: JoinRequest, task: str) -> None:
     theirs = dict(request.headers).get(task)
     if theirs is None:
         return
@@ -99,32 +105,49 @@ def require_member(rules: Rules, state: FederationState, session: Session) -> Me
     raise Refused(Reason.UNKNOWN_CLIENT, f"client '{session.client_id}' has not joined; join again")
 
 
-def judge_update(rules: Rules, state: FederationState, client_id: str, header: UpdateHeader) -> tuple[OpenOrder, bool]:
-    """The order that an update answers, and whether it was accepted before with the same bytes.
+def check_answer(
+    rules: Rules, state: FederationState, client_id: str, answer: UpdateHeader | Reply
+) -> tuple[OpenOrder, bool]:
+    """The order that is answered, and whether it was accepted before with the same bytes.
 
     Raises:
-        Refused: a foreign, unknown or closed order, another digest than before, or a layout that does not fit.
+        Refused: a foreign, unknown or closed order, another digest than before, or an answer that does not fit.
     """
-    order = _order(state, client_id, header.order_id)
+    order = _order(state, client_id, answer.order_id)
     if order.state is OrderState.ACCEPTED:
-        if order.digest == header.digest:
+        if order.digest == answer.digest:
             return order, True
         raise Refused(
             Reason.DIFFERENT_UPDATE,
             f"order {order.order_id} was answered before with other bytes (digest {order.digest[:12]}, "
-            f"now {header.digest[:12]}); the first answer stands",
+            f"now {answer.digest[:12]}); the first answer stands",
         )
     if order.state is not OrderState.ISSUED:
         raise Refused(Reason.TOO_LATE, f"order {order.order_id} is {order.state.value}: {order.note}")
-    if header.codec != order.encoding:
-        raise Refused(
-            Reason.MALFORMED,
-            f"order {order.order_id} asks for encoding {order.encoding}, the update has '{header.codec}'",
-        )
     assert state.open is not None
-    _judge_scopes(rules, state.open.kind, order, header)
-    _judge_results(rules, state, order, header)
+    body = body_of(rules, state, state.open, order)
+    match body:
+        case Train(codec=codec):
+            header = _answer_as(UpdateHeader, order, answer)
+            if header.codec != codec:
+                raise Refused(
+                    Reason.MALFORMED,
+                    f"order {order.order_id} asks for encoding {codec}, the update has '{header.codec}'",
+                )
+            _check_scopes(rules, order, header)
+        case Evaluate():
+            _answer_as(Reply, order, answer)
+        case _:
+            assert_never(body)
+    _check_results(rules, state, order, answer)
     return order, False
+
+
+def _answer_as(kind: type[A], order: OpenOrder, answer: UpdateHeader | Reply) -> A:
+    if not isinstance(answer, kind):
+        came = type(answer).__name__
+        raise Refused(Reason.MALFORMED, f"order {order.order_id} is answered by {kind.__name__}, not by {came}")
+    return answer
 
 
 def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
@@ -139,8 +162,8 @@ def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
     raise Refused(Reason.TOO_LATE, f"order {order_id} is not open: {over}; go on with the next order")
 
 
-def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: UpdateHeader) -> None:
-    expected = {scope.scope: scope.version for scope in order.trained} if kind is OrderKind.TRAIN else {}
+def _check_scopes(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None:
+    expected = {scope.scope: scope.version for scope in order.trained}
     given = {scope.scope: scope for scope in header.scopes}
     names = sorted(scope.scope for scope in header.scopes)
     if names != sorted(expected):
@@ -150,7 +173,7 @@ def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: Updat
         )
     for name, scope in given.items():
         digest, _ = rules.schemas[name]
-        least, most = rules.payload_range(order.encoding, name)
+        least, most = rules.payload_range(order.codec, name)
         if scope.schema_digest != digest:
             raise Refused(
                 Reason.SCHEMA_MISMATCH,
@@ -167,17 +190,17 @@ def _judge_scopes(rules: Rules, kind: OrderKind, order: OpenOrder, header: Updat
             )
 
 
-def _judge_results(rules: Rules, state: FederationState, order: OpenOrder, header: UpdateHeader) -> None:
-    tasks = sorted(result.task for result in header.results)
+def _check_results(rules: Rules, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
+    tasks = sorted(result.task for result in answer.results)
     if tasks != sorted(order.tasks):
         raise Refused(
             Reason.MALFORMED,
             f"order {order.order_id} is about tasks {sorted(order.tasks)}, results are of {tasks}",
         )
-    for result in header.results:
+    for result in answer.results:
         definition = rules.definition(result.task)
         assert definition is not None
-        _judge_counts(rules, state.members[order.client_id], order, definition, result)
+        _check_counts(rules, state.members[order.client_id], order, definition, result)
         scores = [found for found in (result.validation, result.personal) if found is not None]
         if result.examples < 0 or not all(fits(definition, found) for found in scores):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
@@ -190,7 +213,7 @@ def _judge_results(rules: Rules, state: FederationState, order: OpenOrder, heade
             )
 
 
-def _judge_counts(rules: Rules, member: Member, order: OpenOrder, task: TaskDefinition, result: TaskResult) -> None:
+def _check_counts(rules: Rules, member: Member, order: OpenOrder, task: TaskDefinition, result: TaskResult) -> None:
     """Check that an update counts no more rows than its client said it had when it joined."""
     joined = f"that client '{member.client_id}' joined with"
     if result.examples > member.examples.get(task.name, 0):

@@ -6,13 +6,14 @@ from common.orders import (
     FederationStatus,
     MemberStatus,
     Order,
-    OrderKind,
     PollKind,
     PollReply,
     Settlement,
 )
+from server.core.bodies import body_of
+from server.core.phases import Phase
 from server.core.rounds import waits_for
-from server.core.state import FederationState, Member, OpenOrder, OrderState, Phase, Rules
+from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules
 
 
 def answer_poll(rules: Rules, state: FederationState, member: Member, pending: str, now: float) -> PollReply:
@@ -80,15 +81,11 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
     assert state.open is not None
     return Order(
         order_id=order.order_id,
-        kind=OrderKind(state.open.kind),
         round=state.open.number,
         version=state.open.version,
         scopes=order.scopes,
-        seed=rules.seed,
-        training=rules.training_in(state.open.kind, state.open.number),
         seconds_left=max(state.open.deadline - now, 0.0),
-        encoding=order.encoding,
+        body=body_of(rules, state, state.open, order),
         tasks=order.tasks,
-        apart=tuple(task for task in order.tasks if task in state.fallen),
         units=tuple((task, state.units[task]) for task in order.tasks if task in state.units),
     )

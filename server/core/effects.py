@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from common.log_fields import LogFields
 from common.targets import TargetUnits
 from common.tasks import Header
-from server.core.state import Member, OpenRound, Phase
+from server.core.phases import Phase
+from server.core.state import Member, OpenRound
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.orders import JoinRequest, UpdateHeader
+from common.orders import JoinRequest, Reply, UpdateHeader
 from server.core.effects import StoreVersion
 
 
@@ -17,7 +17,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Joined:
-    """A client introduced itself; the request has passed `admission.judge_join`."""
+    """A client introduced itself; the request has passed `admission.check_join`."""
 
     now: float
     request: JoinRequest
@@ -34,12 +34,12 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class UpdateArrived:
-    """An update is complete and checked: its bytes match the digest and are finite."""
+class Answered:
+    """The answer to an order is complete; the payload of an update matches its digest and is finite."""
 
     now: float
     client_id: str
-    header: UpdateHeader
+    answer: UpdateHeader | Reply
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,4 @@ class DrainRequested:
 StoreOutcome = VersionStored | VersionSpoiled
 """What carrying an effect out may tell the core, before anything else happens to it."""
 
-Event = (
-    Started | Joined | Seen | UpdateArrived | UpdateRefused | OrderFailed | Left | Tick | StoreOutcome | DrainRequested
-)
+Event = Started | Joined | Seen | Answered | UpdateRefused | OrderFailed | Left | Tick | StoreOutcome | DrainRequested

@@ -8,7 +8,6 @@ from math import inf
 
 from common.log_fields import LogFields
 from common.metrics import merge, summarise
-from common.orders import OrderKind
 from common.tasks import LOWER_IS_BETTER, TaskDefinition
 from server.core.effects import Guarded, Notice
 from server.core.state import FederationState, OpenRound, OrderState, Rules
@@ -27,7 +26,7 @@ def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[Fe
     """
     if rules.guard is None:
         return state, ()
-    final = round_.kind is OrderKind.EVALUATE
+    final = not round_.phase.publishes
     found = []
     for task in rules.tasks:
         scores = compared(task, round_)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from common.log_fields import LogFields
-from common.orders import OrderKind, ScopeVersion
+from common.orders import ScopeVersion
 from common.parameters.scope import ByTemplate, Scope
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
@@ -27,15 +27,14 @@ from server.core.effects import (
 )
 from server.core.events import VersionSpoiled, VersionStored
 from server.core.guard import guarded, told
+from server.core.phases import ENDED, EVALUATE, TRAIN, Phase
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
-    ENDED,
     FederationState,
     Member,
     OpenOrder,
     OpenRound,
     OrderState,
-    Phase,
     Rules,
     order_id,
 )
@@ -69,7 +68,7 @@ def advance(rules: Rules, state: FederationState, now: float) -> Step:
     state = _expire_outstanding(state, state.open)
     assert state.open is not None
     round_ = state.open
-    if round_.kind is OrderKind.EVALUATE:
+    if not round_.phase.publishes:
         return _go_on(rules, _finish(rules, state, round_), now)
     if not has_quorum(rules, round_):
         return _go_on(rules, _abandon(rules, state, round_, now, _shortage(rules, round_)), now)
@@ -133,7 +132,7 @@ def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: St
         losses=task_losses(round_),
         trends=tuple(stored.trends),
     )
-    rate = rules.training_in(round_.kind, round_.number).learning_rate
+    rate = rules.training_in(round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
     told_of = _about(rules, round_, "round_closed", now)
     notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals), about=told_of)]
@@ -198,8 +197,7 @@ def _open_if_possible(
     for order in round_.orders.values():
         holder = members[order.client_id]
         members[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
-    phase = Phase.TRAINING if training else Phase.EVALUATING
-    state = replace(state, open=round_, phase=phase, members=members)
+    state = replace(state, open=round_, phase=round_.phase.during, members=members)
     notices: list[Effect] = [*said]
     if missing and training and state.attempt == 1:
         absent = LogFields(event="clients_missing", round=round_.number)
@@ -244,20 +242,20 @@ def _failed(reason: str) -> Notice:
 
 
 def _new_round(rules: Rules, state: FederationState, present: list[Member], training: bool, now: float) -> OpenRound:
-    kind = OrderKind.TRAIN if training else OrderKind.EVALUATE
+    phase = TRAIN if training else EVALUATE
     number = state.completed_rounds + 1 if training else state.completed_rounds
     chosen = select(rules, present, number) if training else present
     orders = {}
     for member in chosen:
-        name = order_id(kind, number, state.attempt, member.client_id)
+        name = order_id(phase, number, state.attempt, member.client_id)
         tasks = tasks_of_order(rules, member, number) if training else member.tasks
         scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member, tasks))
-        encoding = rules.encoding_for(member.capabilities)
+        codec = rules.codec_for(member.capabilities)
         fixed = rules.fixed_scopes(member, tasks, number, state.fallen)
-        orders[name] = OpenOrder(name, member.client_id, tasks, scopes, encoding=encoding, fixed=fixed)
+        orders[name] = OpenOrder(name, member.client_id, tasks, scopes, codec=codec, fixed=fixed)
     deadline = now + rules.round_timeout_seconds
     caps = caps_of(rules, state.members, orders.values())
-    return OpenRound(number, state.attempt, kind, state.completed_rounds, deadline, orders, caps)
+    return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps)
 
 
 def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:

@@ -9,7 +9,6 @@ from enum import StrEnum
 from common.capabilities import Capabilities
 from common.orders import (
     DENSE_FLOAT32,
-    OrderKind,
     ScopeVersion,
     Session,
     TaskResult,
@@ -20,6 +19,7 @@ from common.parameters.membership import Membership
 from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import Header, TaskDefinition
+from server.core.phases import Phase, RoundPhase
 from server.core.schedule import NO_CHANGE, Schedule
 
 
@@ -86,10 +86,8 @@ class Rules:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
 
-    def training_in(self, kind: OrderKind, number: int) -> TrainingSettings:
-        """The settings of a round. Fine-tuning, which comes with an order to score, has the whole rate."""
-        if kind is not OrderKind.TRAIN:
-            return self.training
+    def training_in(self, number: int) -> TrainingSettings:
+        """The settings of a round to train."""
         rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
         return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
@@ -112,8 +110,8 @@ class Rules:
         frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in fixed)
         return frozen | untrained_scopes(scopes, tasks, fallen)
 
-    def encoding_for(self, capabilities: Capabilities) -> str:
-        """The encoding that a client with these capabilities is asked for."""
+    def codec_for(self, capabilities: Capabilities) -> str:
+        """The codec that a client with these capabilities is asked for."""
         return self.update_encoding if self.update_encoding in capabilities.codecs else DENSE_FLOAT32
 
     def payload_range(self, encoding: str, scope: str) -> tuple[int, int]:
@@ -122,19 +120,6 @@ class Rules:
             return self.payload_bytes[encoding][scope]
         nbytes = self.schemas[scope][1]
         return nbytes, nbytes
-
-
-class Phase(StrEnum):
-    """Where a run stands."""
-
-    WAITING = "waiting"
-    TRAINING = "training"
-    EVALUATING = "evaluating"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-ENDED = frozenset({Phase.FINISHED, Phase.FAILED})
 
 
 @dataclass(frozen=True)
@@ -188,7 +173,7 @@ class OrderState(StrEnum):
 class OpenOrder:
     """An order of the open round and, once accepted, what came back.
 
-    `encoding` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope. The
+    `codec` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope. The
     scopes in `fixed` are received and not trained, so the update does not hold them.
     """
 
@@ -203,7 +188,7 @@ class OpenOrder:
     nbytes: int = 0
     seconds: float = 0.0
     note: str = ""
-    encoding: str = DENSE_FLOAT32
+    codec: str = DENSE_FLOAT32
     fixed: frozenset[str] = frozenset()
 
     @property
@@ -218,7 +203,7 @@ class OpenRound:
 
     number: int
     attempt: int
-    kind: OrderKind
+    phase: RoundPhase
     version: int
     deadline: float
     orders: Mapping[str, OpenOrder]
@@ -226,7 +211,7 @@ class OpenRound:
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
-        order = self.orders.get(order_id(self.kind, self.number, self.attempt, client_id))
+        order = self.orders.get(order_id(self.phase, self.number, self.attempt, client_id))
         return order if order is not None and order.client_id == client_id else None
 
     def count(self, state: OrderState) -> int:
@@ -284,6 +269,6 @@ class FederationState:
         return member if member is not None and member.token and member.token == session.token else None
 
 
-def order_id(kind: OrderKind, number: int, attempt: int, client_id: str) -> str:
+def order_id(phase: RoundPhase, number: int, attempt: int, client_id: str) -> str:
     """The name of an order: the same after a restart, so that a client's stored update still fits."""
-    return f"{kind.value}-{number}.{attempt}-{client_id}"
+    return f"{phase.name}-{number}.{attempt}-{client_id}"

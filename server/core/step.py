@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from common.log_fields import LogFields
-from common.orders import DENSE_FLOAT32
+from common.orders import DENSE_FLOAT32, Reply, UpdateHeader
 from server.core import rounds
-from server.core.admission import judge_update, new_headers
+from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
 from server.core.events import (
+    Answered,
     DrainRequested,
     Event,
     Joined,
@@ -18,12 +20,12 @@ from server.core.events import (
     Seen,
     Started,
     Tick,
-    UpdateArrived,
     UpdateRefused,
     VersionSpoiled,
     VersionStored,
 )
-from server.core.state import ENDED, FederationState, Member, OpenOrder, OrderState, Rules, Tally
+from server.core.phases import ENDED
+from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules, Tally
 from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
@@ -33,7 +35,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     """Apply one event. Effects must be carried out in order before the next event is applied.
 
     Raises:
-        Refused: only for `UpdateArrived`, when `judge_update` refuses it; the state is then unchanged.
+        Refused: only for `Answered`, when `check_answer` refuses it; the state is then unchanged.
     """
     match event:
         case Started():
@@ -44,8 +46,8 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
             state, effects = _seen(state, event), []
             if state.open is not None and event.now < state.open.deadline:  # a sign of life alone closes no round
                 return state, effects
-        case UpdateArrived():
-            state, effects = _update_arrived(rules, state, event)
+        case Answered():
+            state, effects = _answered(rules, state, event)
         case UpdateRefused():
             state, effects = _update_refused(state, event)
         case OrderFailed():
@@ -105,20 +107,20 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         text = f"client {member.client_id} {back} with {', '.join(member.tasks)}"
         joined = LogFields(event="client_joined", client=member.client_id, task=",".join(member.tasks))
         effects.append(Notice(text, about=joined))
-    asked = rules.encoding_for(member.capabilities)
+    asked = rules.codec_for(member.capabilities)
     if asked != rules.update_encoding and (known is None or known.capabilities != member.capabilities):
         text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
         effects.append(Notice(f"client {member.client_id} {text}"))
     order = state.open.order_of(member.client_id) if state.open else None
     if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
-    unable = order.encoding != DENSE_FLOAT32 and order.encoding not in member.capabilities.codecs
+    unable = order.codec != DENSE_FLOAT32 and order.codec not in member.capabilities.codecs
     other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number, state.fallen)
     other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(member, order.tasks)]
     lacking = sorted(set(order.tasks) - set(member.tasks))
     if lacking or unable or other:
         why = f"without {', '.join(lacking)}" if lacking else "to train or hold another part of the model"
-        why = f"without encoding {order.encoding}" if unable else why
+        why = f"without encoding {order.codec}" if unable else why
         state, more = _drop_order(state, order, OrderState.FAILED, f"the client came back {why}")
         effects += more
     return state, effects
@@ -129,25 +131,25 @@ def _seen(state: FederationState, event: Seen) -> FederationState:
     return state.with_member(replace(member, last_seen=event.now, present=True, left=False, doing=event.doing))
 
 
-def _update_arrived(rules: Rules, state: FederationState, event: UpdateArrived) -> Step:
-    order, repeated = judge_update(rules, state, event.client_id, event.header)
+def _answered(rules: Rules, state: FederationState, event: Answered) -> Step:
+    order, repeated = check_answer(rules, state, event.client_id, event.answer)
     if repeated:
         return state, []
     assert state.open is not None
-    results = capped(event.header.results, state.open.caps)
-    weights = scope_weights(rules, order, results)
-    accepted = replace(
-        order,
-        state=OrderState.ACCEPTED,
-        digest=event.header.digest,
-        results=results,
-        weights=weights,
-        nbytes=event.header.nbytes,
-        seconds=event.header.seconds,
-    )
-    state = _count(state.with_order(accepted), event.client_id, completed=1)
-    rows = task_rows(rules, order, results)
-    return state, [Fold(order.order_id, weights, rows)] if event.header.scopes else []
+    answer = event.answer
+    results = capped(answer.results, state.open.caps)
+    order = replace(order, state=OrderState.ACCEPTED, digest=answer.digest, results=results, seconds=answer.seconds)
+    effects: list[Effect] = []
+    match answer:
+        case UpdateHeader():
+            order = replace(order, weights=scope_weights(rules, order, results), nbytes=answer.nbytes)
+            if answer.scopes:
+                effects.append(Fold(order.order_id, order.weights, task_rows(rules, order, results)))
+        case Reply():
+            pass
+        case _:
+            assert_never(answer)
+    return _count(state.with_order(order), event.client_id, completed=1), effects
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:

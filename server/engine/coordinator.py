@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from common.clock import Clock
 from common.errors import Reason, Refused
 from common.orders import (
+    Answer,
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
@@ -20,22 +22,24 @@ from common.orders import (
     PollReply,
     Progress,
     Receipt,
+    Reply,
     ScopeVersion,
     Session,
     Settlement,
+    Update,
     UpdateHeader,
     UploadStatus,
     Welcome,
-    WholeUpdate,
 )
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, is_private
 from common.parameters.vector import Vector
 from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
-from server.core.admission import judge_join, judge_update, require_member
+from server.core.admission import check_answer, check_join, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.events import (
+    Answered,
     DrainRequested,
     Joined,
     Left,
@@ -43,11 +47,11 @@ from server.core.events import (
     Seen,
     Started,
     Tick,
-    UpdateArrived,
     UpdateRefused,
 )
+from server.core.phases import ENDED
 from server.core.rounds import waits_for
-from server.core.state import ENDED, FederationState, Member, Rules
+from server.core.state import FederationState, Member, Rules
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer
 from server.engine.writer import Writer
@@ -153,7 +157,7 @@ class Coordinator(Writer):
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Become a member, or come back; the newest process with a client id wins."""
-        judge_join(self.rules, self._state, request)
+        check_join(self.rules, self._state, request)
         token = secrets.token_hex(8)
         if self._state.phase not in ENDED:
             await self.apply(Joined(self._clock.now(), request, token))
@@ -182,10 +186,17 @@ class Coordinator(Writer):
             tasks = tuple(sorted(task.name for task in request.tasks))
             self._state = self._state.with_member(replace(known, token=token, tasks=tasks))
 
-    async def poll(self, session: Session, pending_order: str, update: WholeUpdate | None = None) -> PollReply:
+    async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""
-        if update is not None:
-            await self.submit(session, update.header, lambda _: single(update.payload))
+        match answer:
+            case Update(header, payload):
+                await self.submit(session, header, lambda _: single(payload))
+            case Reply():
+                await self._take(self._member(session), answer)
+            case None:
+                pass
+            case _:
+                assert_never(answer)
         deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
         if self._state.phase not in ENDED:
             member = self._member(session)
@@ -212,7 +223,7 @@ class Coordinator(Writer):
         order = self._handler.with_pulls(order)
         values = self._handler.broadcast.riding(order.needed, self.vectors)
         self.bytes_down += sum(len(item.data) for item in values)
-        return replace(order, values=values)
+        return replace(order, inline=values)
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
@@ -243,22 +254,32 @@ class Coordinator(Writer):
     async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
         member = self._member(session)
-        if header.order_id == member.settled:  # the answer to an earlier attempt was lost
-            return Receipt(header.order_id, header.digest)
+
+        async def receive() -> None:
+            with self._connected(member.client_id):
+                payload = await self._uploads.receive(header, pieces)
+            self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
+
+        await self._take(member, header, receive if header.scopes else None)
+        return Receipt(header.order_id, header.digest)
+
+    async def _take(
+        self, member: Member, answer: UpdateHeader | Reply, receive: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Check an answer, receive what comes with it, and let it count; the same again changes nothing."""
+        if answer.order_id == member.settled:  # what became of an earlier attempt was lost
+            return
         try:
-            _, repeated = judge_update(self.rules, self._state, member.client_id, header)
+            _, repeated = check_answer(self.rules, self._state, member.client_id, answer)
             if not repeated:
-                if header.scopes:
-                    with self._connected(member.client_id):
-                        payload = await self._uploads.receive(header, pieces)
-                    self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
-                await self.apply(UpdateArrived(self._clock.now(), member.client_id, header))
+                if receive is not None:
+                    await receive()
+                await self.apply(Answered(self._clock.now(), member.client_id, answer))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
                 raise
             await self.apply(UpdateRefused(self._clock.now(), member.client_id, refusal.message))
             raise
-        return Receipt(header.order_id, header.digest)
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         """Where an upload stands."""

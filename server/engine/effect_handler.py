@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import assert_never
 
 import numpy as np
 
-from common.orders import Order, OrderKind, ScopePull, ScopeVersion
+from common.orders import Evaluate, Order, ProximalTerm, ScopeVersion, Train
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, moment_name
 from common.parameters.vector import Vector
@@ -70,20 +71,26 @@ class EffectHandler:
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
         self._stored: ByTemplate[Vector] = ByTemplate()
 
-    def pulls(self, scopes: Sequence[ScopeVersion]) -> tuple[ScopePull, ...]:
+    def pulls(self, scopes: Sequence[ScopeVersion]) -> tuple[ProximalTerm, ...]:
         """What an order with these scopes says of anchors."""
         found = []
         for name, version in ((wanted.scope, wanted.version) for wanted in scopes):
             record = self._related.get(Scope.parse(name).template)
             if record is not None and record.mu.get(name):
-                found.append(ScopePull(name, record.mu[name], version))
+                found.append(ProximalTerm(name, record.mu[name], version))
             elif self._start_pull and Scope.parse(name).is_shared:
-                found.append(ScopePull(name, self._start_pull, 0))
+                found.append(ProximalTerm(name, self._start_pull, 0))
         return tuple(found)
 
     def with_pulls(self, order: Order) -> Order:
         """The order with what it says of anchors; one to score alone needs none."""
-        return replace(order, pulls=self.pulls(order.scopes)) if order.kind is OrderKind.TRAIN else order
+        match order.body:
+            case Train():
+                return replace(order, body=replace(order.body, proximal_terms=self.pulls(order.scopes)))
+            case Evaluate():
+                return order
+            case _:
+                assert_never(order.body)
 
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""

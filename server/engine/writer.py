@@ -11,8 +11,9 @@ from common.errors import Refused, RunFolderError
 from common.log_fields import about
 from server.core.answers import describe
 from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
-from server.core.events import Event, UpdateArrived
-from server.core.state import ENDED, FederationState, Phase, Rules
+from server.core.events import Answered, Event
+from server.core.phases import ENDED, Phase
+from server.core.state import FederationState, Rules
 from server.core.step import step
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer
@@ -128,8 +129,8 @@ class Writer:
         try:
             return step(self.rules, self._state, event)
         except Refused:
-            if isinstance(event, UpdateArrived):
-                self._uploads.discard(event.header.order_id)
+            if isinstance(event, Answered):
+                self._uploads.discard(event.answer.order_id)
             raise
 
     def _publish(self, state: FederationState, effects: list[Effect]) -> None:

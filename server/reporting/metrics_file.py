@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from common.clock import utc_text
-from common.orders import OrderKind
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
 from server.reporting.report import cosine_matrices, uploads
@@ -31,7 +30,7 @@ class MetricsFile:
         """Go on with a file; only lines of `known` rounds stay (None: all): the others were not durable."""
         self._path = path
         self._now = now
-        rounds = None if known is None else {(round_.kind.value, round_.number, round_.attempt) for round_ in known}
+        rounds = None if known is None else {(round_.phase.name, round_.number, round_.attempt) for round_ in known}
         self._versions = {line["version"] for line in _tidy(path, rounds) if "version" in line}
 
     def append(self, record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -> None:
@@ -45,7 +44,7 @@ class MetricsFile:
         found = {task: {name: value for name, value in row.items() if name not in _OF_THE_ROUND}
                  for task, row in scores.items()}  # fmt: skip
         # An attempt that was abandoned has the scores of a few; the next one has them all.
-        whole = record.published is not None or record.round.kind is OrderKind.EVALUATE
+        whole = record.published is not None or not record.round.phase.publishes
         if whole and any(found.values()) and version not in self._versions:
             line |= {"version": version, "scores": {task: row for task, row in found.items() if row}}
             self._versions.add(version)
@@ -56,7 +55,7 @@ def _line(record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -
     round_ = record.round
     states = [order.state.value for order in round_.orders.values()]
     return {
-        "kind": round_.kind.value,
+        "kind": round_.phase.name,
         "round": round_.number,
         "attempt": round_.attempt,
         "published": record.published,

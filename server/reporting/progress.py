@@ -16,7 +16,7 @@ from rich.text import Text
 
 from common.log_fields import about
 from common.metrics import is_better
-from common.orders import FederationStatus, OrderKind
+from common.orders import FederationStatus
 from common.plain_text import plain
 from common.stopping import at_the_end
 from common.tasks import TaskDefinition
@@ -94,7 +94,7 @@ class RunProgress:
         scores = round_scores(self._tasks, record.round)
         if self._metrics is not None:
             self._metrics.append(record, scores, cosines)
-        last = record.round.kind is OrderKind.EVALUATE or record.round.number == self._num_rounds
+        last = not record.round.phase.publishes or record.round.number == self._num_rounds
         if self._console is not None and scores and (last or time.monotonic() >= self._table_at):
             self._console.print(self._table(record, scores))
             self._table_at = time.monotonic() + TABLE_SECONDS
@@ -103,7 +103,7 @@ class RunProgress:
     def _table(self, record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         version = record.round.version
         model = f"the model of round {version}" if version else "the initial model"
-        if record.round.kind is OrderKind.EVALUATE:
+        if not record.round.phase.publishes:
             title = f"Final scores: {model}"
         else:
             title = f"Round {record.round.number} of {self._num_rounds} closed. On arrival, {model} scored"

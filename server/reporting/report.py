@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from common.metrics import merge, summarise
-from common.orders import OrderKind, TaskResult
+from common.orders import TaskResult
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, Related, TaskCosines
@@ -48,10 +48,10 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
 def uploads(rounds: Iterable[OpenRound]) -> dict[str, dict[str, int]]:
     """How many accepted updates came in each encoding, and the bytes of their payloads."""
     found: dict[str, dict[str, int]] = {}
-    orders = [order for round_ in rounds if round_.kind is OrderKind.TRAIN for order in round_.orders.values()]
+    orders = [order for round_ in rounds if round_.phase.publishes for order in round_.orders.values()]
     for order in orders:
         if order.state is OrderState.ACCEPTED:
-            counts = found.setdefault(order.encoding, {"updates": 0, "bytes": 0})
+            counts = found.setdefault(order.codec, {"updates": 0, "bytes": 0})
             counts["updates"] += 1
             counts["bytes"] += order.nbytes
     return dict(sorted(found.items()))
@@ -87,7 +87,7 @@ def build_report(
     """The content of `report.json`. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
     histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
-    trained = [r for r in rounds if r.kind is OrderKind.TRAIN]
+    trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     units = units_in(facts)
@@ -138,7 +138,7 @@ def influence_of(
 
     The published attempt of a round is its last one.
     """
-    published = {round_.number: round_ for round_ in rounds if round_.kind is OrderKind.TRAIN}
+    published = {round_.number: round_ for round_ in rounds if round_.phase.publishes}
     return [(number, step_shares(rules, published[number], scopes)) for number, scopes in sorted(totals.items())]
 
 

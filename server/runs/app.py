@@ -26,7 +26,8 @@ from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.core.effects import UnitsFixed
-from server.core.state import FederationState, Phase, Rules
+from server.core.phases import Phase
+from server.core.state import FederationState, Rules
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, influence_of

@@ -46,7 +46,7 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
-        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.update)),
+        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.answer)),
         _download(
             methods.FETCH_SLICE,
             lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.piece_bytes),

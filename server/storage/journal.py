@@ -12,13 +12,14 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.errors import RunFolderError
-from common.orders import OrderKind, TaskResult
+from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from common.tasks import Header
 from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
 from server.core.guard import standing
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Phase
+from server.core.phases import ROUND_PHASES, Phase, RoundPhase
+from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState
 from server.core.units import units_in
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
@@ -238,7 +239,7 @@ class Journal:
         facts = self.facts()
         phase = Phase(facts.get("ended", Phase.WAITING.value))
         if open_ is not None:
-            phase = Phase.TRAINING if open_.kind is OrderKind.TRAIN else Phase.EVALUATING
+            phase = open_.phase.during
         members = {member.client_id: member for member in self.members()}
         stand = standing(self.guarded())
         return FederationState(
@@ -284,7 +285,7 @@ class Journal:
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
-        return [self._round(OrderKind(k), number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+        return [self._round(ROUND_PHASES[k], number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
 
     def cosines(self) -> list[TaskCosines]:
         """How the tasks agreed, round by round."""
@@ -320,23 +321,23 @@ class Journal:
         row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
         if row is not None:
             kind, number, attempt, version = row
-            open_ = self._round(OrderKind(kind), number, attempt, version, deadline)
+            open_ = self._round(ROUND_PHASES[kind], number, attempt, version, deadline)
             fresh = {
-                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, encoding=o.encoding, fixed=o.fixed)
+                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, fixed=o.fixed)
                 for name, o in open_.orders.items()
             }
-            return OpenRound(number, attempt, open_.kind, version, deadline, fresh), attempt
+            return OpenRound(number, attempt, open_.phase, version, deadline, fresh), attempt
         abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
         return None, (attempt or 0) + 1
 
-    def _round(self, kind: OrderKind, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
+    def _round(self, phase: RoundPhase, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
             "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
-            "encoding FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
-            (kind.value, number, attempt),
+            "codec FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            (phase.name, number, attempt),
         )
-        return OpenRound(number, attempt, kind, version, deadline, {row[0]: order_of(*row) for row in rows})
+        return OpenRound(number, attempt, phase, version, deadline, {row[0]: order_of(*row) for row in rows})
 
 
 def _key(row: Row) -> Row:

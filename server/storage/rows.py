@@ -59,15 +59,15 @@ def rows_of(record: Record) -> Iterator[Row]:
 
 
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
-    yield "rounds", (r.kind.value, r.number, r.attempt, r.version, closed, published, json_of(totals))
+    yield "rounds", (r.phase.name, r.number, r.attempt, r.version, closed, published, json_of(totals))
     for o in r.orders.values():
         scopes = json_of([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes])
         brought = o.digest, json_of(o.weights), json_of([asdict(result) for result in o.results])
         yield (
             "orders",
             (
-                *(o.order_id, r.kind.value, r.number, r.attempt, o.client_id, json_of(o.tasks), scopes),
-                *(o.state.value, *brought, o.nbytes, float(o.seconds), o.note, o.encoding),
+                *(o.order_id, r.phase.name, r.number, r.attempt, o.client_id, json_of(o.tasks), scopes),
+                *(o.state.value, *brought, o.nbytes, float(o.seconds), o.note, o.codec),
             ),
         )
 
@@ -108,7 +108,7 @@ def order_of(
     nbytes: int,
     seconds: float,
     note: str,
-    encoding: str,
+    codec: str,
 ) -> OpenOrder:
     """A row of `orders`, without the columns that say which round it is of."""
     return OpenOrder(
@@ -123,7 +123,7 @@ def order_of(
         nbytes,
         seconds,
         note,
-        encoding,
+        codec,
         frozenset(scope for scope, _, *marks in json.loads(scopes) if marks),
     )
 

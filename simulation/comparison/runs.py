@@ -13,7 +13,7 @@ from typing import Any
 
 from common.config import Config, load_config, vary
 from common.errors import ConfigError, RunFolderError
-from server.core.state import Phase
+from server.core.phases import Phase
 from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
 from simulation.comparison.methods import Method

@@ -30,10 +30,22 @@ class JoinRequest(_message.Message):
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
-    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    capabilities: Capabilities
     targets: _containers.RepeatedCompositeFieldContainer[TargetSums]
     headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+
+class Capabilities(_message.Message):
+    __slots__ = ("codecs", "data", "trains", "layers")
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TRAINS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    data: str
+    trains: str
+    layers: int
+    def __init__(self, codecs: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., trains: _Optional[str] = ..., layers: _Optional[int] = ...) -> None: ...
 
 class TargetSums(_message.Message):
     __slots__ = ("task", "mean", "squares")
@@ -136,22 +148,42 @@ class SchemaDigest(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class PollRequest(_message.Message):
-    __slots__ = ("session", "pending_order", "update")
+    __slots__ = ("session", "pending_order", "update", "reply")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PENDING_ORDER_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
     session: Session
     pending_order: str
-    update: WholeUpdate
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., pending_order: _Optional[str] = ..., update: _Optional[_Union[WholeUpdate, _Mapping]] = ...) -> None: ...
+    update: Update
+    reply: Reply
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., pending_order: _Optional[str] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ...) -> None: ...
 
-class WholeUpdate(_message.Message):
-    __slots__ = ("update", "payload")
-    UPDATE_FIELD_NUMBER: _ClassVar[int]
+class Update(_message.Message):
+    __slots__ = ("header", "payload")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
-    update: UpdateHeader
+    header: UpdateHeader
     payload: bytes
-    def __init__(self, update: _Optional[_Union[UpdateHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("order_id", "results", "seconds")
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    order_id: str
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    seconds: float
+    def __init__(self, order_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class PendingAnswer(_message.Message):
+    __slots__ = ("update", "reply")
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    update: UpdateHeader
+    reply: Reply
+    def __init__(self, update: _Optional[_Union[UpdateHeader, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ...) -> None: ...
 
 class PollReply(_message.Message):
     __slots__ = ("kind", "settlement", "waiting_for", "order")
@@ -166,36 +198,60 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "kind", "round", "version", "scopes", "seed", "training", "seconds_left", "encoding", "values", "tasks", "pulls", "apart", "units")
+    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    TRAINING_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
-    ENCODING_FIELD_NUMBER: _ClassVar[int]
-    VALUES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
-    PULLS_FIELD_NUMBER: _ClassVar[int]
-    APART_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
     order_id: str
-    kind: str
     round: int
     version: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
-    seed: int
-    training: TrainingSettings
     seconds_left: float
-    encoding: str
-    values: _containers.RepeatedCompositeFieldContainer[ScopeValues]
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    pulls: _containers.RepeatedCompositeFieldContainer[ScopePull]
-    apart: _containers.RepeatedScalarFieldContainer[str]
     units: _containers.RepeatedCompositeFieldContainer[TargetUnits]
-    def __init__(self, order_id: _Optional[str] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seed: _Optional[int] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seconds_left: _Optional[float] = ..., encoding: _Optional[str] = ..., values: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., pulls: _Optional[_Iterable[_Union[ScopePull, _Mapping]]] = ..., apart: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ...) -> None: ...
+    inline: _containers.RepeatedCompositeFieldContainer[ScopeValues]
+    train: Train
+    evaluate: Evaluate
+    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ...) -> None: ...
+
+class Train(_message.Message):
+    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    PROXIMAL_TERMS_FIELD_NUMBER: _ClassVar[int]
+    ISOLATED_TASKS_FIELD_NUMBER: _ClassVar[int]
+    settings: TrainingSettings
+    seed: int
+    codec: str
+    proximal_terms: _containers.RepeatedCompositeFieldContainer[ProximalTerm]
+    isolated_tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Evaluate(_message.Message):
+    __slots__ = ("batch_size", "own_model", "fine_tuning")
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    OWN_MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINE_TUNING_FIELD_NUMBER: _ClassVar[int]
+    batch_size: int
+    own_model: bool
+    fine_tuning: FineTuning
+    def __init__(self, batch_size: _Optional[int] = ..., own_model: bool = ..., fine_tuning: _Optional[_Union[FineTuning, _Mapping]] = ...) -> None: ...
+
+class FineTuning(_message.Message):
+    __slots__ = ("settings", "seed")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    settings: TrainingSettings
+    seed: int
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class TargetUnits(_message.Message):
     __slots__ = ("task", "mean", "scale")
@@ -207,7 +263,7 @@ class TargetUnits(_message.Message):
     scale: float
     def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., scale: _Optional[float] = ...) -> None: ...
 
-class ScopePull(_message.Message):
+class ProximalTerm(_message.Message):
     __slots__ = ("scope", "mu", "version")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     MU_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,46 @@
+"""What orders ask for: a body for each phase of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from common.orders import Body, Evaluate, FineTuning, Train
+from common.seeds import derive_seed
+from server.core.phases import EVALUATE, TRAIN, RoundPhase
+from server.core.state import FederationState, OpenOrder, OpenRound, Rules
+
+
+def body_of(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Body:
+    """What an order of the open round asks for."""
+    return _BODIES[round_.phase](rules, state, round_, order)
+
+
+def _train(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
+    return Train(
+        rules.training_in(round_.number),
+        _seed(rules, round_, order),
+        order.codec,
+        isolated_tasks=tuple(task for task in order.tasks if task in state.fallen),
+    )
+
+
+def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
+    """Fine-tuning, which comes after the last round, has the whole rate."""
+    settings = rules.training
+    tunes = settings.procedure.finetune_epochs > 0
+    return Evaluate(
+        settings.eval_batch_size,
+        settings.procedure.personal,
+        FineTuning(settings, _seed(rules, round_, order)) if tunes else None,
+    )
+
+
+def _seed(rules: Rules, round_: OpenRound, order: OpenOrder) -> int:
+    """Of this client in this round: the run's own seed would tell whom later rounds choose."""
+    return derive_seed(rules.seed, round_.number, order.client_id, "training")
+
+
+_BODIES: Mapping[RoundPhase, Callable[[Rules, FederationState, OpenRound, OpenOrder], Body]] = {
+    TRAIN: _train,
+    EVALUATE: _evaluate,
+}
