@@ -31,6 +31,7 @@ from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Answered, Joined
+from server.core.facts import RunFacts
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
@@ -208,7 +209,7 @@ def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["uploads"] == expected
     for commit in commits:
         journal.commit(commit.records)
-    report = build_report({}, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
+    report = build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
     assert report["uploads"] == expected
     journal.close()
 
