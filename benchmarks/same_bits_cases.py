@@ -285,7 +285,7 @@ FEDERATIONS: dict[str, Federation] = {
     ),
     "client_killed": numbers(
         How.CLIENT_DIES,
-        (Client("one", "a,c", "1/2"), Client("two", "a,b", "2/2")),
+        (Client("one", "a,c", "1/2"), Client("two", "a,b,d", "2/2")),
         sharing__plan="soft",
         sharing__members="clients",
         training__num_rounds=30,
