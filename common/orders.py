@@ -11,6 +11,7 @@ from xxhash import xxh3_128_hexdigest
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
+from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.parameters.scope import Scope
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
@@ -39,7 +40,7 @@ class JoinRequest:
     client_id: str
     tasks: tuple[TaskDefinition, ...]
     examples: tuple[tuple[str, int], ...]
-    capabilities: tuple[str, ...] = ()
+    capabilities: Capabilities = field(default_factory=Capabilities)
     headers: tuple[tuple[str, Header], ...] = ()
     validation: tuple[tuple[str, int], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
@@ -130,11 +131,6 @@ DENSE_FLOAT32 = "dense-float32"
 ROWS_FLOAT32 = "rows-float32"
 DENSE_BFLOAT16 = "dense-bfloat16"
 ROWS_BFLOAT16 = "rows-bfloat16"
-
-
-def offer_of(encoding: str) -> str:
-    """The capability with which a client offers an encoding of its updates."""
-    return f"encoding-{encoding}"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from common.errors import ConfigError, WireError
 from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.wire.messages import POLL_REPLY
+from server.core.facts import RunFacts
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
 from tests.federations import digest_of, federate, make_model, small_config
@@ -232,7 +233,7 @@ def own_values(state: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(coordinator: Coordinator) -> dict[str, Any]:
     journal = coordinator.journal
-    return build_report({}, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
+    return build_report(RunFacts(), 0, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
 
 
 @pytest.mark.parametrize("name", FEDERATED)

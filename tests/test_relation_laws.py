@@ -11,6 +11,7 @@ import pytest
 from client.data.examples import TaskData
 from client.data.features import NumberExamples
 from common.targets import OWN_UNITS
+from server.core.facts import RunFacts
 from server.relations.lasso import network_lasso
 from server.relations.linear import graph, mean, precision
 from server.relations.table import relation_of
@@ -238,7 +239,7 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows
     )
     assert apart(first, settle_apart(mean(20.0), problems, 3)) == 0.0
-    report = build_report({}, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
+    report = build_report(RunFacts(), 0, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
     assert report["tasks"]["a"]["metrics"]["rmse"] == pytest.approx(school_rmse(first, rows), rel=1e-5)
     found = settle_apart(mean(20.0), problems, 300)
     assert school_objective(found, rows) == pytest.approx(544507.36854691, rel=1e-6)
