@@ -27,10 +27,10 @@ def _train(rules: Rules, state: FederationState, round_: OpenRound, order: OpenO
 def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
     settings = rules.training
-    tunes = settings.procedure.finetune_epochs > 0
+    tunes = settings.finetune_epochs > 0
     return Evaluate(
         settings.eval_batch_size,
-        settings.procedure.personal,
+        settings.has_own_model,
         FineTuning(settings, _seed(rules, round_, order)) if tunes else None,
     )
 

@@ -16,7 +16,7 @@ from common.parameters.scope import ByTemplate, Scope, moment_name
 from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.aggregation.aggregator import Aggregator, NotFinite
-from server.aggregation.method import Method
+from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
     ClearSums,
     Commit,
@@ -53,7 +53,7 @@ class EffectHandler:
         models: ModelStore,
         version: int,
         schemas: Mapping[str, ParameterSchema],
-        method: Method,
+        strategy: AggregationStrategy,
         traffic: Callable[[], Traffic],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
@@ -62,12 +62,12 @@ class EffectHandler:
         self._journal = journal
         self._models = models
         self._traffic = traffic
-        self._method = method
-        self._aggregator = Aggregator(method, self._moments(version))
+        self._strategy = strategy
+        self._aggregator = Aggregator(strategy, self._moments(version))
         self.cosines: tuple[TaskCosines, ...] = ()
         self._related = {record.template: record for record in journal.relations()}
-        self._start_pull = method.start_pull
-        if version == 0 and method.start_pull:
+        self._anchor_strength = strategy.anchor_strength
+        if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
         self._stored: ByTemplate[Vector] = ByTemplate()
@@ -79,8 +79,8 @@ class EffectHandler:
             record = self._related.get(Scope.parse(name).template)
             if record is not None and record.mu.get(name):
                 found.append(ProximalTerm(name, record.mu[name], version))
-            elif self._start_pull and Scope.parse(name).is_shared:
-                found.append(ProximalTerm(name, self._start_pull, 0))
+            elif self._anchor_strength and Scope.parse(name).is_shared:
+                found.append(ProximalTerm(name, self._anchor_strength, 0))
         return tuple(found)
 
     def with_pulls(self, order: Order) -> Order:
@@ -109,7 +109,7 @@ class EffectHandler:
         first = {
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
-            for moment, value in self._method.mover_of(scope)[0].moments
+            for moment, value in self._strategy.mover_of(scope)[0].moments
             if not Scope.parse(scope).is_derived
         }
         return self._models.read_moments(version, names or list(first)) if version else first

@@ -20,6 +20,7 @@ from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
+from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 from common.stopping import asking
@@ -138,10 +139,9 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
 
 def _settings(config: Config) -> RunSettings:
     """What the report says of the configuration; a resumed run may train in another way than before."""
-    sections = {name: getattr(config, name) for name in ("training", "aggregation", "relation", "guard")}
-    return RunSettings(
-        config.sharing.plan, {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
-    )
+    sections = {"training": config.training, "aggregation": config.aggregation, "guard": config.guard}
+    said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
+    return RunSettings(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
 
 def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> Config:
@@ -246,8 +246,8 @@ def restore_run(
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
-    method = replace(federation.method, folder=folder.path / "updates")
-    return replace(federation, method=method), rules, schemas, state
+    strategy = replace(federation.strategy, folder=folder.path / "updates")
+    return replace(federation, strategy=strategy), rules, schemas, state
 
 
 def _began(journal: Journal) -> RunBegan:
