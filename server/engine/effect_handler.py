@@ -30,6 +30,7 @@ from server.core.effects import (
     TaskCosines,
 )
 from server.core.events import StoreOutcome, VersionSpoiled, VersionStored
+from server.core.facts import Traffic
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
@@ -42,7 +43,7 @@ log = logging.getLogger("fedmtl.server")
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `facts` are written with every commit. `cosines` were
+    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit. `cosines` were
     measured when the last version was stored.
     """
 
@@ -53,14 +54,14 @@ class EffectHandler:
         version: int,
         schemas: Mapping[str, ParameterSchema],
         strategy: AggregationStrategy,
-        facts: Callable[[], Mapping[str, str]],
+        traffic: Callable[[], Traffic],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
         self._models = models
-        self._facts = facts
+        self._traffic = traffic
         self._strategy = strategy
         self._aggregator = Aggregator(strategy, self._moments(version))
         self.cosines: tuple[TaskCosines, ...] = ()
@@ -157,7 +158,7 @@ class EffectHandler:
             case Commit(records):
                 closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
                 measured: Sequence[Record] = (*self.cosines, *self._aggregator.related) if closed else ()
-                self._journal.commit((*records, *measured), self._facts())
+                self._journal.commit((*records, *measured, self._traffic()))
         return None
 
     def _store(self, effect: StoreVersion, now: float) -> StoreOutcome:
