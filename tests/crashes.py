@@ -51,8 +51,8 @@ class Mortal(Coordinator):
         super().__init__(*parts)
         self.effects: list[str] = []
         self.dead = asyncio.Event()
-        self._finish = self._handler.finish
-        self._handler.finish = self._finish_or_die
+        self._finish = self.writer.handler.finish
+        self.writer.handler.finish = self._finish_or_die
 
     def _finish_or_die(self, effect: Effect, state: FederationState) -> None:
         self._finish(effect, state)

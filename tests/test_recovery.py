@@ -28,8 +28,8 @@ from tests.processes import Programs
 
 EFFECTS = [
     *("Commit", "Wake"),  # round 1 opens with the last client
-    *("Fold", "Fold", "Fold", "Fold", "StoreVersion", "Commit", "InstallVersion", "Wake"),
-    *("Fold", "Fold", "Fold", "Fold", "StoreVersion", "Commit", "InstallVersion", "Wake"),
+    *("Fold", "Fold", "Fold", "Fold", "Combine", "StoreVersion", "Commit", "InstallVersion", "Wake"),
+    *("Fold", "Fold", "Fold", "Fold", "Combine", "StoreVersion", "Commit", "InstallVersion", "Wake"),
     *("Commit", "Wake"),  # the scores of the last model are in
 ]
 

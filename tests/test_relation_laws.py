@@ -11,6 +11,7 @@ import pytest
 from client.data.features import FeatureRows
 from client.data.rows import TaskData
 from common.targets import OWN_UNITS
+from server.core.bodies import proximal_terms
 from server.relations.lasso import network_lasso
 from server.relations.linear import graph, mean, precision
 from server.relations.table import relation_of
@@ -97,7 +98,7 @@ def test_graph_comes_to_one_linear_solve_and_blocks_do_not_touch(tmp_path: Path)
     assert record.mu == {"member/a": 0.5, "member/b": 0.75, "member/c": 0.25, "member/d": 0.0, "member/e": 0.0}
     state = coordinator.state
     orders = state.open.orders if state.open is not None else coordinator.journal.rounds()[-2].orders
-    pulled = {p.scope for o in orders.values() for p in coordinator._handler.pulls(o.scopes)}
+    pulled = {p.scope for o in orders.values() for p in proximal_terms(coordinator.rules, coordinator.state, o.scopes)}
     assert pulled == {"member/a", "member/b", "member/c"}
     two = {name: problems[name] for name in "abc"}
     block = settle_apart(graph(0.5, pairs(*chosen)), two, 30)

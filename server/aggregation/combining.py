@@ -19,7 +19,7 @@ from server.aggregation.lengths import Measured, length_of
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import Evidence, Trends
 from server.aggregation.streaming import Delta, Part, StreamingMean
-from server.core.effects import Related
+from server.core.state import Related
 from server.relations.circle import relate, related_templates
 
 log = logging.getLogger("fedmtl.server")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.parameters.scope import ByTemplate, Scope, copies_of
-from server.core.effects import Related
+from server.core.state import Related
 from server.relations.ties import Float64, Members, Relation, Ties
 
 Float32 = NDArray[np.float32]

@@ -12,8 +12,8 @@ from common.orders import TaskResult
 from common.parameters.capacity import layers_of, trains_of
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
-from server.core.effects import Guarded, Related, TaskCosines
-from server.core.state import Member, OpenRound, OrderState, Rules
+from server.core.effects import Guarded, TaskCosines
+from server.core.state import Member, OpenRound, OrderState, Related, Rules
 from server.core.units import units_in
 from server.core.weighing import Shares, step_shares
 

@@ -70,6 +70,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         related=config.relation.name not in ("none", "start"),
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
+        start_strength=config.relation.strength if config.relation.name == "start" else 0.0,
     )
 
 

@@ -16,10 +16,10 @@ from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from common.tasks import Header
 from server.core.closing import mean_losses, trends
-from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
+from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
 from server.core.guard import standing
 from server.core.phases import ROUND_PHASES, Phase, RoundPhase
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState
+from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Related
 from server.core.units import units_in
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
@@ -254,6 +254,7 @@ class Journal:
             fallen=stand.fallen,
             units=units_in(facts),
             headers=self.headers(),
+            relations={record.template: record for record in self.relations()},
         )
 
     def headers(self) -> dict[str, Header]:

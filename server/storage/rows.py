@@ -14,14 +14,13 @@ from server.core.effects import (
     HeaderFixed,
     MemberRecord,
     Record,
-    Related,
     RoundClosed,
     RoundOpened,
     RunEnded,
     TaskCosines,
     UnitsFixed,
 )
-from server.core.state import Member, OpenOrder, OpenRound, OrderState, Tally
+from server.core.state import Member, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.core.units import FACT
 from server.storage.tables import Row
 
