@@ -29,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 test: setup ## run the tests on all cores, without the slow ones; ARGS adds options
 	$(PYTEST) -m "not slow" $(ARGS)
 
-slow: setup ## run the slow tests: kills at every step, real processes, benchmarks, README's commands
+slow: setup ## run the slow tests: kills at every step, real processes, benchmarks, every command of the pages
 	$(PYTEST) -m slow --timeout 400 $(ARGS)
 
 format: setup ## put the code into its standard form

@@ -87,7 +87,7 @@ def kernels(deltas: list[NDArray[np.float32]], schema: ParameterSchema) -> dict[
 
         def fold(coded: list[EncodedDelta] = coded, sums: StreamingMean = sums) -> None:
             for delta in coded:
-                sums.fold([(SHARED, delta)], {SHARED: 1000})
+                sums.add("", [(SHARED, delta)], {SHARED: 1000})
 
         def check(coded: list[EncodedDelta] = coded) -> None:
             for delta in coded:

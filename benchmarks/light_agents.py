@@ -37,7 +37,7 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.targets import TargetSums
-from common.tasks import KNOWN_TASKS, TaskType
+from common.tasks import KNOWN_TASKS
 
 HOST = "127.0.0.1"
 DELTA = b"\x00\x00\x80\x33"
@@ -62,7 +62,7 @@ class LightAgent:
     async def run(self) -> None:
         """Take part until the run is over."""
         examples = tuple((task.name, 100) for task in self._tasks)
-        regressions = (task.name for task in self._tasks if task.type is TaskType.REGRESSION)
+        regressions = (task.name for task in self._tasks if task.type.has_units)
         targets = tuple((name, TargetSums(2.5, 225.0)) for name in regressions)
         request = JoinRequest(self._id, self._tasks, examples, validation=examples, targets=targets)
         welcome = await self._port.join(request)

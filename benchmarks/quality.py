@@ -21,20 +21,19 @@ import torch
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.encoding import encode, scores_of
-from client.data.example import Example
-from client.data.rows import Rows, TaskData
+from client.data.examples import RawExamples, TaskData, prepare
+from client.data.texts import TextExamples
 from client.local_client import local_client
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from common.clock import SystemClock
 from common.config import Config, load_config
-from common.metrics import measure, merge, summarise
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
 from common.seeds import derive_seed
+from common.statistics import merge
 from common.targets import OWN_UNITS, TargetUnits, coarse, pooled, sums_of
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 from server.runs.assembly import in_memory
 from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
@@ -66,7 +65,7 @@ def create(config: Config) -> MTLServerModel:
     section = config.model
     source = resolve_encoder(section.server_model, section.weights, section.tokenizer, section.hub_timeout_seconds)
     return MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
 
 
@@ -99,39 +98,44 @@ def federated(config: Config, parts: dict[str, list[TaskData]]) -> tuple[MTLServ
         scores = {}
         for task in parts:
             found = [r.validation for r in results if r.task == task and r.validation is not None]
-            scores[task] = summarise(definitions[task], merge(found))
+            scores[task] = definitions[task].summarise(merge(found))
         history.append(scores)
     return model, history
 
 
-def texts(rows: Rows) -> list[Example]:
-    """Rows of text, which is all that this benchmark is about."""
-    assert isinstance(rows, list)
-    return rows
+def texts(examples: RawExamples) -> TextExamples:
+    """Texts, which is all that this benchmark is about."""
+    assert isinstance(examples, TextExamples)
+    return examples
 
 
 def score(model: MTLServerModel, config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """The model's metrics on all validation rows together."""
-    rows = [row for part in parts for row in texts(part.validation)]
-    reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
-    encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
+    rows = TextExamples(row for part in parts for row in texts(part.validation))
+    encoded = prepare(rows, task, model.architecture, unpack_tokenizer(model.tokenizer_bytes))
     units = units_of(task, parts)
-    return summarise(task, evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
+    return task.summarise(evaluate(model.model, task, encoded, config.training.eval_batch_size, units))
 
 
 def units_of(task: TaskDefinition, parts: list[TaskData]) -> TargetUnits:
     """The units that a federation of these clients gives a task's head."""
-    if task.type is not TaskType.REGRESSION:
+    if not task.type.has_units:
         return OWN_UNITS
-    return coarse(*pooled([(len(part.train), sums_of(scores_of(part.train))) for part in parts]))
+    return coarse(
+        *pooled(
+            [
+                (len(part.train), sums_of(task.type.targets(task, part.train.labels).astype(np.float64)))
+                for part in parts
+            ]
+        )
+    )
 
 
 def central(config: Config, task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """One model, one task, all its rows in one place, as many epochs as the federation does in all."""
     model = create(config)
-    reader, architecture = unpack_tokenizer(model.tokenizer_bytes), model.architecture
-    rows = [row for part in parts for row in texts(part.train)]
-    encoded = encode(rows, task, reader, architecture.encoding, architecture.max_length)
+    rows = TextExamples(row for part in parts for row in texts(part.train))
+    encoded = prepare(rows, task, model.architecture, unpack_tokenizer(model.tokenizer_bytes))
     section = config.training
     settings = section.model_copy(update={"local_epochs": section.num_rounds * section.local_epochs}).settings()
     seed = derive_seed(config.run.seed, "central", task.name)
@@ -143,12 +147,12 @@ def majority(task: TaskDefinition, parts: list[TaskData]) -> Scores:
     """Always the most frequent class, or the mean score, of the training rows."""
     labels = [row.label for part in parts for row in texts(part.train)]
     targets = np.array([row.label for part in parts for row in texts(part.validation)], dtype=np.float64)
-    if task.type is TaskType.REGRESSION:
+    if task.type.has_units:
         outputs = np.full((len(targets), 1), float(np.mean(np.array(labels, dtype=np.float64))))
     else:
         outputs = np.zeros((len(targets), task.outputs))
         outputs[:, int(Counter(map(str, labels)).most_common(1)[0][0])] = 1.0
-    return summarise(task, measure(task, outputs, targets, 0.0)) | {"loss": None}
+    return task.summarise(task.type.measure(task, outputs, targets, 0.0)) | {"loss": None}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

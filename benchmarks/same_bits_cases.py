@@ -46,7 +46,9 @@ class Federation:
     clients: Sequence[Client] = ()
 
 
-RENAMED: dict[str, tuple[str, dict[object, object]]] = {}
+RENAMED: dict[str, tuple[str, dict[object, object]]] = {
+    "model.pair_mode": ("model.encoding", {}),
+}
 """Path here -> path at the base, and value here -> value at the base where values differ too.
 
 Whoever renames a key or a value adds a line. A path stands for all below it; an empty path at the base leaves it out.
@@ -139,7 +141,7 @@ FEDERATIONS: dict[str, Federation] = {
         sharing__plan="fedper",
         training__procedure="fedprox",
         training__mu=1.0,
-        model__encoding="cross",
+        model__pair_mode="cross",
         federation__update_encoding="dense-bfloat16",
     ),
     "lg": texts(
@@ -285,7 +287,7 @@ FEDERATIONS: dict[str, Federation] = {
     ),
     "client_killed": numbers(
         How.CLIENT_DIES,
-        (Client("one", "a,c", "1/2"), Client("two", "a,b", "2/2")),
+        (Client("one", "a,c", "1/2"), Client("two", "a,b,d", "2/2")),
         sharing__plan="soft",
         sharing__members="clients",
         training__num_rounds=30,

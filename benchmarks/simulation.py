@@ -20,7 +20,6 @@ from benchmarks.sheet import Sheet
 from benchmarks.spread import Spread
 from client.app import limit_threads
 from common.config import Config, load_config
-from common.models.sources import find_encoder
 from common.orders import FederationStatus
 from server.core.effects import RoundClosed, TaskCosines
 from server.runs.model import MTLServerModel
@@ -103,8 +102,8 @@ def one_row(sheet: Sheet, what: str, config: Config) -> None:
     """Simulate, and tell what it took; the first round warms up."""
     section = config.model
     model = MTLServerModel.create(
-        find_encoder(section),
-        section.encoding,
+        section.inputs.find_encoder(section),
+        section.pair_mode,
         section.max_length,
         config.definitions(),
         config.sharing_plan(),

@@ -28,16 +28,15 @@ from benchmarks.processes import ROOT
 from benchmarks.sheet import Sheet, ratio
 from benchmarks.spread import Spread
 from client.app import load_data
-from client.data.encoding import collate, encode
+from client.data.examples import prepare
 from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step, train
 from common.config import Config, load_config
 from common.config.schema import ModelSection
-from common.models.batch import TextBatch
-from common.models.heads import task_loss
+from common.inputs.texts import TextBatch
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import resolve_encoder
-from common.models.sources import EncoderSource
 from server.runs.model import MTLServerModel
 
 SPEED = {
@@ -95,7 +94,7 @@ def fresh_model(config: Config, dropout: bool = True) -> MTLServerModel:
     section = config.model
     source = encoder_of(section)
     model = MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
     for module in model.model.modules():
         if isinstance(module, nn.Dropout) and not dropout:
@@ -107,11 +106,7 @@ def encoded_rows(config: Config) -> TaskSet:
     """The rows of sst2 as a client prepares them."""
     model, task = fresh_model(config), config.definitions()[0]
     data, reader = load_data(config, [task])[task.name], unpack_tokenizer(model.tokenizer_bytes)
-    architecture = model.architecture
-    train, validation = (
-        encode(rows, task, reader, architecture.encoding, architecture.max_length)
-        for rows in (data.train, data.validation)
-    )
+    train, validation = (prepare(rows, task, model.architecture, reader) for rows in (data.train, data.validation))
     return TaskSet(task, train, validation)
 
 
@@ -169,7 +164,7 @@ def time_ours(config: Config, rows: TaskSet, precision: str) -> tuple[float, flo
 
 def trainer_job(config: Config, rows: TaskSet, precision: str, padding: str, threads: int) -> dict[str, Any]:
     """The same work for the Trainer."""
-    batch = collate(rows.train, np.arange(len(rows.train)))
+    batch = rows.train.batch(np.arange(len(rows.train)))
     assert isinstance(batch, TextBatch)
     labels = [] if batch.labels is None else batch.labels.tolist()
     lengths = batch.attention_mask.sum(dim=1).tolist()
@@ -230,9 +225,9 @@ def plain_losses(config: Config, rows: TaskSet) -> list[float]:
     model.train()
     losses = []
     for ((item, chosen),) in epoch_steps([rows], settings.batch_size, 0, 0):
-        batch = collate(item.train, chosen)
+        batch = item.train.batch(chosen)
         assert batch.labels is not None
-        loss = task_loss(item.task, model(item.task.name, batch), batch.labels)
+        loss = item.task.type.loss(model(item.task.name, batch), batch.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm, foreach=False)

@@ -9,10 +9,10 @@ from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, valu
 from cli.output import say
 from common.config import load_config
 from common.errors import DataError
-from common.tasks import Header
+from common.inputs.header import Header
 
 if TYPE_CHECKING:  # it brings torch
-    from client.data.rows import TaskData
+    from client.data.examples import TaskData
 
 
 def options(parser: Parser) -> None:
@@ -26,9 +26,8 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from client.app import choose_device, load_data, local_definitions
-    from client.data.encoding import encode
+    from client.data.examples import prepare
     from client.training.evaluation import evaluate
-    from common.metrics import summarise
     from common.models.packed_tokenizer import unpack_tokenizer
     from server.runs.saved import load_run
 
@@ -38,16 +37,16 @@ def run(options: argparse.Namespace) -> None:
     config = load_config(folder / "config.yaml", options.set, given=chosen)
     tasks = names_in(options.tasks) if options.tasks else list(config.tasks)
     architecture = run.model.architecture
-    reader = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
+    tokenizer = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
     say(f"model of round {run.version} in {folder}, scored on the rows that the configuration names here")
     for task in local_definitions(config, tasks):
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
         _require_header(task.name, run.headers.get(task.name), rows)
-        encoded = encode(rows.validation, task, reader, architecture.encoding, architecture.max_length)
-        found = evaluate(run.model.model, task, encoded, config.training.eval_batch_size, run.units_of(task.name))
-        scores = summarise(task, found)
+        prepared = prepare(rows.validation, task, architecture, tokenizer)
+        found = evaluate(run.model.model, task, prepared, config.training.eval_batch_size, run.units_of(task.name))
+        scores = task.summarise(found)
         text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
         say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
 
@@ -58,13 +57,13 @@ def _require_header(task: str, trained: Header | None, rows: TaskData) -> None:
     Raises:
         DataError: there are others, or they come in another order.
     """
-    if trained is None or rows.header is None or trained.fits(rows.header):
-        return
-    there, here = trained.beside(rows.header)
-    raise DataError(
-        f"{rows.origin}: the model was trained on the features {there} of {task}, here are {here}; "
-        f"name them in that order in tasks.{task}.columns.features"
-    )
+    for header in rows.headers:
+        if trained is not None and not trained.fits(header):
+            there, here = trained.beside(header)
+            raise DataError(
+                f"{rows.origin}: the model was trained on the features {there} of {task}, here are {here}; "
+                f"name them in that order in tasks.{task}.columns.features"
+            )
 
 
 def _number(value: float | None) -> str:

@@ -12,8 +12,9 @@ import torch
 from client.agent import Agent
 from client.connection import open_port
 from client.data.columns import ColumnNames
-from client.data.rows import TaskData
-from client.data.sources import DataRequest, load
+from client.data.examples import TaskData
+from client.data.request import DataRequest
+from client.data.sources import load
 from client.limits import Limits
 from client.local_client import Computing, local_client
 from client.state.identity import claim
@@ -67,7 +68,8 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         val_samples=section.val_samples if section is not None else None,
         partition=config.data.part or (1, 1),
         seed=config.run.seed,
-        features=config.model.mlp.features,
+        inputs=config.model.inputs.name,
+        features=config.model.mlp.features or 0,
         standardise=config.data.standardise,
     )
 

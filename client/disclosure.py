@@ -8,11 +8,9 @@ from client.app import local_definitions
 from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
-from common.models.sources import find_encoder
 from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
 from common.parameters.scope import Scope, held_scopes, is_private
-from common.tasks import TaskType
 
 
 def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
@@ -24,13 +22,13 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     """
     definitions = local_definitions(config, tasks)
     section = config.model
-    source = find_encoder(section, "random")
-    architecture = ModelArchitecture(source.config_json, section.encoding, section.max_length, "", 0)
+    source = section.inputs.find_encoder(section, "random")
+    architecture = ModelArchitecture(source.config_json, section.pair_mode, section.max_length, "", 0)
     schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
     membership = config.membership()
     if problem := membership.problem(schemas, tasks):
         raise ConfigError(f"--tasks: {problem}")
-    held, text = held_scopes(schemas, tasks), section.reads_text
+    held, inputs = held_scopes(schemas, tasks), section.inputs
     trains, blocks = config.client.trains, blocks_of(schemas)
     if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
@@ -47,7 +45,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
         text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"
         lines.append(f"    a member's scope is {text_of}")
-    scored = [task.name for task in definitions if task.type is TaskType.REGRESSION]
+    scored = [task.name for task in definitions if task.type.has_units]
     if scored:
         lines += [
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
@@ -58,10 +56,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
-        *([] if text else ["    number of features, and the names of their columns in order where they have names"]),
+        *(f"    {line}" for line in inputs.joins_with),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
-        f"  {'texts, tokens' if text else 'features'}, labels, predictions of single rows, file names and paths",
+        f"  {inputs.stays}, labels, predictions of single rows, file names and paths",
     ]
     for scope in held:
         if is_private(scope):
@@ -70,7 +68,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             )
     lines.append(
         "Changes of parameters tell something about the rows that made them"
-        + (": the embedding rows that changed are exactly the word pieces of this client's training texts" * text)
+        + inputs.update_shows
         + ". Nothing is clipped, noised or masked yet."
     )
     return lines

@@ -8,8 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from client.data.encoding import Reader, TrainingRows, encode
-from client.data.rows import Rows
+from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
 from client.job import ClientState, Job, JobResult, require_capacity, run_job
 from client.local_client import LocalClient
 from client.model import ClientModelSynchronizer
@@ -52,7 +51,7 @@ class Executor(Protocol):
 
 
 OpenExecutor = Callable[[LocalClient, Welcome, bytes, Path], Executor]
-"""Gets ready for a run: builds or borrows the model and encodes the examples, which may take long.
+"""Gets ready for a run: builds or borrows the model and prepares the examples, which may take long.
 
 Called in a thread with the client, the coordinator's welcome, the packed tokenizer and the client's folder of the run.
 
@@ -104,7 +103,7 @@ class ThreadExecutor:
         replica = ClientModelSynchronizer(
             welcome, client.tasks, client.device, wanted.layers, wanted.limits.judge_parameters
         )
-        sets = encoded(client, welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
+        sets = prepared(client, welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         require_capacity(wanted.trains, replica.schemas)
         precision = PrecisionChoice(wanted.precision, folder)
         examples = Examples.of(replica.model, sets, wanted.compact_vocabulary)
@@ -117,15 +116,14 @@ class ThreadExecutor:
         yield self._workspace
 
 
-def encoded(client: LocalClient, welcome: Welcome, reader: Reader | None) -> tuple[TaskSet, ...]:
+def prepared(client: LocalClient, welcome: Welcome, tokenizer: Tokenizer | None) -> tuple[TaskSet, ...]:
     """A client's examples of every task, ready for batching."""
-    architecture = welcome.architecture
     definitions = {task.name: task for task in welcome.tasks}
 
-    def rows_of(name: str, rows: Rows) -> TrainingRows:
-        return encode(rows, definitions[name], reader, architecture.encoding, architecture.max_length)
+    def ready(name: str, examples: RawExamples) -> PreparedExamples:
+        return prepare(examples, definitions[name], welcome.architecture, tokenizer)
 
     return tuple(
-        TaskSet(definitions[name], rows_of(name, client.data[name].train), rows_of(name, client.data[name].validation))
+        TaskSet(definitions[name], ready(name, client.data[name].train), ready(name, client.data[name].validation))
         for name in client.tasks
     )

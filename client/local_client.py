@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from client.data.encoding import scores_of
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.limits import Limits
 from client.precision import Precision
 from client.training.procedures import Procedure
@@ -16,7 +16,7 @@ from common.orders import JoinRequest, offer_of
 from common.parameters.capacity import ALL, capability_of
 from common.parameters.encodings import ENCODINGS
 from common.targets import sums_of
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,18 @@ def local_client(
     """A client with these tasks and their data."""
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
-    scored = sorted(task.name for task in tasks if task.type is TaskType.REGRESSION)
+    targets = {
+        task.name: task.type.targets(task, data[task.name].train.labels).astype(np.float64)
+        for task in tasks
+        if task.type.has_units
+    }
     request = JoinRequest(
         client_id,
         tuple(tasks),
         tuple((name, len(data[name].train)) for name in names),
         (*capabilities, *map(offer_of, ENCODINGS), *capability_of(computing.trains, computing.layers)),
-        tuple((name, header) for name in names if (header := data[name].header) is not None),
+        tuple((name, header) for name in names for header in data[name].headers),
         tuple((name, len(data[name].validation)) for name in names),
-        tuple((name, sums_of(scores_of(data[name].train))) for name in scored),
+        tuple((name, sums_of(values)) for name, values in sorted(targets.items())),
     )
     return LocalClient(request, data, device, computing, procedure)

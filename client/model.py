@@ -16,7 +16,7 @@ from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
 from common.orders import ProximalTerm, ScopeVersion, Welcome
-from common.parameters.flat import bind, shapes_of, views
+from common.parameters.flat import bind, shapes_of, views, zeros
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
@@ -81,7 +81,7 @@ class ClientModelSynchronizer:
         self.model.to(device)
         self.vectors: dict[str, Tensor] = bind(self.model, self.schemas)
         self.received: dict[str, Tensor] = {
-            scope: torch.zeros(schema.size) for scope, schema in self.schemas.items() if not is_private(scope)
+            scope: zeros(schema) for scope, schema in self.schemas.items() if not is_private(scope)
         }
         self.anchors: dict[str, Tensor] = {}
         self.payload = PayloadMemory()
@@ -118,8 +118,8 @@ class ClientModelSynchronizer:
         self._held.pop(place, None)
         vector = self.received.get(wanted.scope)
         if vector is None:
-            size = self.schemas[Scope.parse(wanted.scope).base].size
-            vector = self.anchors.setdefault(place, torch.zeros(size))
+            schema = self.schemas[Scope.parse(wanted.scope).base]
+            vector = self.anchors.setdefault(place, zeros(schema))
         await fill(vector, pieces, wanted.scope)
         self._held[place] = wanted
 
@@ -145,11 +145,11 @@ class ClientModelSynchronizer:
                 self.vectors[scope][: len(vector)].copy_(vector)
 
     def write_delta(self, scope: str, out: Tensor) -> None:
-        """Write the same as `take_delta` gives to a float32 CPU vector; the model keeps its values."""
+        """Write the same as `take_delta` gives to a CPU vector; the model keeps its values."""
         torch.sub(self.vectors[scope].detach().cpu(), self.received[scope], out=out)
 
     def take_delta(self, scope: str) -> Tensor:
-        """Float32 CPU vector: the model's values minus the published ones.
+        """A CPU vector: the model's values minus the published ones.
 
         On the CPU it takes the place of the model's values, since memory for another vector costs more time than the
         subtraction; load the published values again before the model is used.
@@ -164,7 +164,7 @@ def _place(name: str) -> str:
 
 
 async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:
-    """Write a stream of float32 bytes into a CPU vector; it must fit exactly.
+    """Write a stream of bytes into a CPU vector; it must fit exactly.
 
     Raises:
         WireError: more or fewer bytes than the vector has.

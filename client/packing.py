@@ -20,9 +20,10 @@ def pack(
     if codec == DENSE_FLOAT32:  # the difference is written where it is sent from, in one pass
         sizes = [schema.nbytes for schema in schemas]
         payload, at = replica.payload.of(sum(sizes)), 0
-        for wanted, size in zip(trained, sizes, strict=True):
-            replica.write_delta(wanted.scope, torch.from_numpy(payload[at : at + size].view(np.float32)))
-            at += size
+        for wanted, schema in zip(trained, schemas, strict=True):
+            part = payload[at : at + schema.nbytes].view(schema.dtype.value)
+            replica.write_delta(wanted.scope, torch.from_numpy(part))
+            at += schema.nbytes
     else:
         encode = ENCODINGS[codec].encode
         parts = [

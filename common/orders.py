@@ -11,11 +11,12 @@ from xxhash import xxh3_128_hexdigest
 
 from common.balance import PLAIN as PLAIN_BALANCE
 from common.balance import LocalBalance
+from common.inputs.header import Header
 from common.parameters.scope import Scope
 from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,14 @@ class JoinRequest:
 
 @dataclass(frozen=True)
 class ModelArchitecture:
-    """Everything a client needs to build the model, except its values.
-
-    `encoder_config` is the Hugging Face configuration as JSON; `encoding` is how pairs are read (`cross` or
-    `siamese`); `max_length` is in tokens.
-    """
+    """Everything a client needs to build the model, except its values."""
 
     encoder_config: str
-    encoding: str
+    """The encoder's description, JSON; of a text encoder, its Hugging Face configuration."""
+    pair_mode: str
+    """How pairs are read: `cross`, as one sequence, or `siamese`, each text by itself."""
     max_length: int
+    """In tokens."""
     tokenizer_digest: str
     tokenizer_bytes: int
 

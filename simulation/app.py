@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from client.app import limit_threads, log_columns
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError

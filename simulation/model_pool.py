@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from client.data.encoding import Reader
-from client.executor import Executor, ThreadWorkspace, Workspace, encoded
+from client.data.examples import Tokenizer
+from client.executor import Executor, ThreadWorkspace, Workspace, prepared
 from client.job import require_capacity
 from client.local_client import LocalClient
 from client.model import ClientModelSynchronizer
@@ -63,7 +63,7 @@ class ModelPool:
         self.replicas: list[Replica] = []
         self._free: list[Replica] | None = None
         self._places = asyncio.Semaphore(size)
-        self._reader: Reader | None = None
+        self._reader: Tokenizer | None = None
         self._building = threading.Lock()
 
     def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
@@ -94,10 +94,10 @@ class ModelPool:
 class PooledExecutor:
     """The executor of a virtual client: it has examples but no model, and between jobs it holds nothing large."""
 
-    def __init__(self, pool: ModelPool, client: LocalClient, welcome: Welcome, reader: Reader | None) -> None:
+    def __init__(self, pool: ModelPool, client: LocalClient, welcome: Welcome, reader: Tokenizer | None) -> None:
         self._pool = pool
         self._client = client
-        self._sets = encoded(client, welcome, reader)
+        self._sets = prepared(client, welcome, reader)
         self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self._precision = PrecisionChoice(client.computing.precision, None)
         self.schemas = pool.replicas[0].part(client.tasks, self._scopes).schemas

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client.app import data_request
+from client.data.examples import TaskData
 from client.data.partitions import deal
-from client.data.rows import TaskData
 from common.config import Config
 
 

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.local_client import Computing, local_client
 from client.state.store import REPEATABLE
 from client.training.procedures import Procedure

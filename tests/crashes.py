@@ -15,7 +15,7 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.executor import ThreadExecutor, Workspace
 from client.job import ClientState, JobResult
 from client.local_client import local_client

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.data.rows import TaskData
+from client.data.examples import TaskData
 from client.local_client import local_client
 from client.state.store import REPEATABLE
 from client.training.procedures import Losses, Procedure, Work

@@ -15,7 +15,6 @@ from client.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config
-from common.models.sources import find_encoder
 from common.orders import Update
 from common.ports import CoordinatorPort, single
 from server.engine.coordinator import Coordinator
@@ -95,9 +94,9 @@ def array_config(*overrides: str, tasks: Sequence[str] = ("a0", "b1")) -> Config
 
 def make_model(config: Config) -> MTLServerModel:
     section = config.model
-    source = find_encoder(section)
+    source = section.inputs.find_encoder(section)
     return MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
 
 

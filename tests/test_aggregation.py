@@ -11,6 +11,7 @@ from common.parameters.schema import ParameterSchema
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Combine, Fold
 from server.core.events import Answered
+from tests.aggregation_cases import moved
 from tests.core_cases import SCORES, Table
 
 
@@ -23,7 +24,7 @@ def fold(sums, deltas, weights):
     dense = ENCODINGS[DENSE_FLOAT32]
     schemas = {scope: ParameterSchema.of({"values": delta.shape}) for scope, delta in deltas.items()}
     encoded = [(s, EncodedDelta(dense, schemas[s], dense.encode(d, schemas[s]))) for s, d in deltas.items()]
-    sums.fold(encoded, weights)
+    sums.add("o", encoded, weights)
 
 
 def mean(deltas, weights, base=None, rate=1.0):
@@ -31,7 +32,7 @@ def mean(deltas, weights, base=None, rate=1.0):
     sums = StreamingMean()
     for delta, weight in zip(deltas, weights, strict=True):
         fold(sums, {"shared": delta}, {"shared": weight})
-    return sums.combine("shared", np.zeros_like(deltas[0]) if base is None else base, sum(weights), rate)
+    return moved(sums, "shared", np.zeros_like(deltas[0]) if base is None else base, sum(weights), rate)
 
 
 def test_the_mean_is_weighted():
@@ -44,7 +45,7 @@ def test_each_scope_is_averaged_over_its_own_holders():
     fold(sums, {"w1": vector(1), "w2": vector(2)}, {"w1": 1, "w2": 1})
     fold(sums, {"w2": vector(3), "w3": vector(4)}, {"w2": 1, "w3": 1})
     totals = {"w1": 1, "w2": 2, "w3": 1}
-    assert [float(sums.combine(s, vector(0), n, 1.0)[0]) for s, n in totals.items()] == [1, 2.5, 4]
+    assert [float(moved(sums, s, vector(0), n, 1.0)[0]) for s, n in totals.items()] == [1, 2.5, 4]
 
 
 def test_the_cores_weights_average_each_scope_over_its_own_holders():
@@ -62,7 +63,7 @@ def test_the_cores_weights_average_each_scope_over_its_own_holders():
         assert isinstance(folded, Fold) and folded.order_id == order
         fold(sums, deltas, folded.weights)
     (stored,) = table.of(Combine)
-    values = {scope: float(sums.combine(scope, vector(0), n, 1.0)[0]) for scope, n in stored.totals.items()}
+    values = {scope: float(moved(sums, scope, vector(0), n, 1.0)[0]) for scope, n in stored.totals.items()}
     assert values == {"task/sst2": 1, "shared": 2.5, "task/qqp": 4}
 
 
@@ -80,8 +81,8 @@ def test_a_client_with_two_tasks_moves_the_shared_scope_with_both_counts():
     fold(sums, {"shared": vector(2), "task/qqp": vector(10)}, second.weights)
     (stored,) = table.of(Combine)
     assert stored.totals == {"shared": 6, "task/sst2": 1, "task/qqp": 5}
-    assert sums.combine("shared", vector(0), 6, 1.0) == vector(3)
-    assert sums.combine("task/qqp", vector(0), 5, 1.0) == vector(8)
+    assert moved(sums, "shared", vector(0), 6, 1.0) == vector(3)
+    assert moved(sums, "task/qqp", vector(0), 5, 1.0) == vector(8)
 
 
 @st.composite
@@ -162,4 +163,4 @@ def test_cleared_sums_leave_nothing_behind():
     fold(sums, {"shared": vector(100, 100)}, {"shared": 9})
     sums.clear()
     fold(sums, {"shared": vector(1, 2)}, {"shared": 1})
-    assert sums.combine("shared", vector(0, 0), 1, 1.0).tolist() == [1, 2]
+    assert moved(sums, "shared", vector(0, 0), 1, 1.0).tolist() == [1, 2]

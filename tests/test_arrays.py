@@ -10,27 +10,28 @@ import torch
 
 from client.app import load_data, local_definitions
 from client.data.arrays import read_rows
-from client.data.encoding import collate, encode
-from client.data.features import FeatureRows, standardised
+from client.data.examples import prepare
+from client.data.features import NumberExamples
 from client.data.synthetic import generate_rows
+from client.data.texts import TextExamples
 from client.disclosure import what_leaves
 from client.training.evaluation import evaluate
 from common.config import load_config, notes
 from common.errors import ConfigError, DataError, ModelError
-from common.metrics import summarise
-from common.models.encoder import build_encoder
+from common.inputs import INPUT_KINDS
 from common.models.mlp import describe_mlp
 from common.models.multitask import draws_in_training
-from common.tasks import TaskDefinition, TaskType
+from common.orders import ModelArchitecture
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run
 from tests.federations import array_config, digest_of, federate, make_model
 
-MINE = TaskDefinition("mine3", TaskType.CLASSIFICATION, ("clutter", "mine"), False, ("auc_mean",))
-SCORE = TaskDefinition("school3", TaskType.REGRESSION, (), False, ("rmse",))
-TAGS = TaskDefinition("tags", TaskType.MULTILABEL, ("a", "b"), False, ("f1_micro",))
-SIGN = TaskDefinition("sign", TaskType.CLASSIFICATION, ("-1", "1"), False, ("accuracy",))
+MINE = TaskDefinition("mine3", TASK_KINDS["classification"], ("clutter", "mine"), False, ("auc_mean",))
+SCORE = TaskDefinition("school3", TASK_KINDS["regression"], (), False, ("rmse",))
+TAGS = TaskDefinition("tags", TASK_KINDS["multilabel"], ("a", "b"), False, ("f1_micro",))
+SIGN = TaskDefinition("sign", TASK_KINDS["classification"], ("-1", "1"), False, ("accuracy",))
 
 X = np.arange(24, dtype=np.float64).reshape(12, 2)
 Y = np.arange(12) % 2
@@ -44,10 +45,10 @@ def save(path: Path, **arrays: object) -> Path:
 
 def rows(
     folder: Path, task: TaskDefinition = MINE, features: int = 2, seed: int = 1
-) -> tuple[FeatureRows, FeatureRows]:
+) -> tuple[NumberExamples, NumberExamples]:
     data = read_rows(folder, task, features, seed)
-    assert isinstance(data.train, FeatureRows)
-    assert isinstance(data.validation, FeatureRows)
+    assert isinstance(data.train, NumberExamples)
+    assert isinstance(data.validation, NumberExamples)
     return data.train, data.validation
 
 
@@ -163,10 +164,10 @@ def test_generated_rows_are_an_endless_split():
 
 def test_standardised_rows_have_mean_zero_and_deviation_one():
     train, validation = (
-        FeatureRows(np.c_[X, np.ones(12)].astype(np.float32), Y),
-        FeatureRows(np.ones((1, 3), "f4"), Y[:1]),
+        NumberExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
+        NumberExamples(np.ones((1, 3), "f4"), Y[:1]),
     )
-    scaled, scored = standardised(train, validation)
+    scaled, scored = train.standardised(validation)
     assert np.allclose(scaled.features.mean(axis=0), 0, atol=1e-6)
     assert np.allclose(scaled.features.std(axis=0), [1, 1, 0], atol=1e-6)
     assert scored.features[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])
@@ -185,20 +186,21 @@ def test_partitions_are_disjoint_and_whole(tmp_path):
 
 
 def test_a_batch_is_the_rows_themselves():
-    data = FeatureRows(X.astype(np.float32), Y)
-    assert encode(data, MINE, None, "siamese", 128) is data
-    batch = collate(data, np.array([3, 1]))
+    data = NumberExamples(X.astype(np.float32), Y)
+    architecture = ModelArchitecture(describe_mlp(2, [3], 0.0), "siamese", 128, "", 0)
+    assert prepare(data, MINE, architecture, None) is data
+    batch = data.batch(np.array([3, 1]))
     assert batch.features.tolist() == X[[3, 1]].tolist()
     assert batch.labels.tolist() == Y[[3, 1]].tolist()
     with pytest.raises(DataError, match="reads numbers, and here are texts"):
-        encode([], MINE, None, "siamese", 128)
+        prepare(TextExamples(), MINE, architecture, None)
 
 
 # ---- the encoder ----
 
 
 def test_the_perceptron_is_layers_and_relu():
-    encoder = build_encoder(describe_mlp(2, [3], 0.0))
+    encoder = INPUT_KINDS["numbers"].build_encoder(describe_mlp(2, [3], 0.0))
     x = torch.tensor([[1.0, 2.0]])
     layer = encoder.layers[0]
     assert torch.equal(encoder(x), torch.relu(x @ layer.weight.T + layer.bias))
@@ -210,7 +212,7 @@ def test_the_perceptron_is_layers_and_relu():
 def test_impossible_sizes_are_a_model_error(values):
     sizes = json.loads(describe_mlp(2, [3], 0.0)) | values
     with pytest.raises(ModelError, match="mlp"):
-        build_encoder(json.dumps(sizes))
+        INPUT_KINDS["numbers"].build_encoder(json.dumps(sizes))
 
 
 def test_the_server_model_needs_no_tokenizer():
@@ -235,7 +237,7 @@ def test_a_federation_learns_and_is_the_same_over_every_transport(tmp_path):
     for name, made in (("before", make_model(config)), ("after", model)):
         data = load_data(config, config.definitions())["a0"]
         task = config.definitions()[0]
-        scored[name] = summarise(task, evaluate(made.model, task, data.validation, 64))["auc_mean"]
+        scored[name] = task.summarise(evaluate(made.model, task, data.validation, 64))["auc_mean"]
     assert scored["after"] > max(0.75, scored["before"])
 
 
@@ -261,7 +263,7 @@ SENSORS = ("model.server_model=mlp", "model.mlp.features=9", "tasks={a: {type: r
     [
         ("model.mlp.features=null", "model.mlp.features: missing"),
         ("model.tokenizer=vocab.txt", "model.tokenizer: vocab.txt is not for server_model mlp"),
-        ("model.encoding=cross", "model.encoding: cross is not for server_model mlp"),
+        ("model.pair_mode=cross", "model.pair_mode: cross is not for server_model mlp"),
         ("model.max_length=64", "model.max_length: 64 is not for server_model mlp"),
         ("model.weights=pretrained", "model.weights: pretrained, but an mlp"),
         ("model.server_model=bert-base-uncased", "model.mlp: not read by server_model bert-base-uncased"),

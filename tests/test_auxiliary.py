@@ -129,9 +129,9 @@ CLIENTS = {"a": {"sst2": 30}, "b": {"qqp": 10}}
 def test_a_helper_against_the_main_task_leaves_no_trace(settlement: Settlement | None) -> None:
     deltas = {"a": vector(3, 4), "b": vector(-4, 1)}
     method = Method(StreamingRule(balanced, settlement=settlement, auxiliary=frozenset({"qqp"})))
-    values, combiner, _ = hold(rules(by_task=True), CLIENTS, deltas, method)
+    values, aggregator, _ = hold(rules(by_task=True), CLIENTS, deltas, method)
     assert values["shared"].tolist() == [3.0, 4.0]
-    assert "task/qqp" in values and combiner.cosines["shared"][0] == ("sst2", "qqp")
+    assert "task/qqp" in values and aggregator.cosines["shared"][0] == ("sst2", "qqp")
 
 
 def test_a_helper_that_agrees_is_averaged_and_one_alone_moves_nothing() -> None:

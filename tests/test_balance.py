@@ -26,7 +26,7 @@ from common.errors import ConfigError, WireError
 from common.orders import Order, PollKind, PollReply, Train, TrainingSettings
 from common.orders import Settlement as Settled
 from common.procedures import LocalProcedure, ProcedureName
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
 from tests.training_cases import SETTINGS, make_model, make_sets, no_progress, values_of
@@ -38,7 +38,8 @@ ROWS = [rule for rule in BalanceRule if rule is not BalanceRule.PLAIN]
 
 def tasks(*weights: float) -> list[TaskDefinition]:
     return [
-        TaskDefinition(f"t{i}", TaskType.REGRESSION, (), False, ("rmse",), weight) for i, weight in enumerate(weights)
+        TaskDefinition(f"t{i}", TASK_KINDS["regression"], (), False, ("rmse",), weight)
+        for i, weight in enumerate(weights)
     ]
 
 

@@ -19,7 +19,7 @@ from common.orders import DENSE_FLOAT32
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate
-from server.aggregation.combining import Combiner
+from server.aggregation.aggregator import Aggregator
 from server.aggregation.method import Method
 from server.aggregation.optimizers import momentum
 from server.relations.linear import mean
@@ -149,24 +149,24 @@ def test_a_client_that_trains_its_head_alone_is_in_no_groups_mean(
 # ---- moments of members ----
 
 
-def folded(combiner: Combiner, **deltas: float) -> dict[str, int]:
+def folded(aggregator: Aggregator, **deltas: float) -> dict[str, int]:
     """One update of each named member, 4 parameters of one value; the totals."""
     dense, schema = ENCODINGS[DENSE_FLOAT32], ParameterSchema.of({"values": (4,)})
     for name, value in deltas.items():
         delta = dense.encode(np.full(4, value, np.float32), schema)
-        combiner.fold(name, [(f"member/{name}", EncodedDelta(dense, schema, delta))], {f"member/{name}": 1}, {})
+        aggregator.fold(name, [(f"member/{name}", EncodedDelta(dense, schema, delta))], {f"member/{name}": 1}, {})
     return {f"member/{name}": 1 for name in deltas}
 
 
 def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> None:
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
     method = Method(optimizer=momentum(0.5), relation=mean(0.1))
-    combiner = Combiner(method)
+    aggregator = Aggregator(method)
     vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
-    vectors.update(combiner.combine(vectors, folded(combiner, a=1.0), {}, version=1))
+    vectors.update(aggregator.combine(vectors, folded(aggregator, a=1.0), {}, version=1))
     assert {scope: float(v[0]) for scope, v in vectors.items()} == {SLOT: 1.0, "member/a": 1.0, "anchor/member/a": 1.0}
-    again = Combiner(method, {name: moment.copy() for name, moment in combiner.moments.items()})
-    for one in (combiner, again):
+    again = Aggregator(method, {name: moment.copy() for name, moment in aggregator.moments.items()})
+    for one in (aggregator, again):
         found = one.combine(vectors, folded(one, a=1.0, b=2.0), {}, version=2)
         assert float(found["member/a"][0]) == 2.5 and float(found["member/b"][0]) == 3.0
         assert float(found["anchor/member/b"][0]) == float(found[SLOT][0]) == 2.75

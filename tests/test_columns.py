@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from client.data.columns import ColumnNames, Table, to_examples
-from client.data.features import FeatureRows
-from client.data.rows import TaskData
-from client.data.sources import DataRequest, load
+from client.data.examples import TaskData
+from client.data.features import NumberExamples
+from client.data.request import DataRequest
+from client.data.sources import load
 from client.data.summary import summary
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, Header, TaskDefinition, TaskType
+from common.inputs.header import Header
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, STSB, QNLI = KNOWN_TASKS["sst2"], KNOWN_TASKS["stsb"], KNOWN_TASKS["qnli"]
-HIDDEN = TaskDefinition("lm", TaskType.MASKED_LM, (), False, ("perplexity",))
-PRICE = TaskDefinition("price", TaskType.REGRESSION, (), False, ("rmse",))
+HIDDEN = TaskDefinition("lm", TASK_KINDS["masked_lm"], (), False, ("perplexity",))
+PRICE = TaskDefinition("price", TASK_KINDS["regression"], (), False, ("rmse",))
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -84,13 +86,13 @@ def save(folder: Path, name: str, header: str, *rows: str) -> None:
 
 
 def read(folder: Path, features: int = 2, names: ColumnNames | None = None, task: TaskDefinition = PRICE) -> TaskData:
-    return load(DataRequest(task, "files", folder, names, features=features))
+    return load(DataRequest(task, "files", folder, names, inputs="numbers", features=features))
 
 
 def together(data: TaskData) -> dict[float, list[float]]:
     """Features by label."""
-    assert isinstance(data.train, FeatureRows)
-    assert isinstance(data.validation, FeatureRows)
+    assert isinstance(data.train, NumberExamples)
+    assert isinstance(data.validation, NumberExamples)
     both = (data.train, data.validation)
     features, labels = (np.concatenate([getattr(rows, part) for rows in both]) for part in ("features", "labels"))
     return dict(zip(labels.tolist(), features.tolist(), strict=True))
@@ -150,7 +152,7 @@ def test_named_features_are_taken_by_name_in_the_order_asked(tmp_path: Path) -> 
         wanted = ColumnNames(label="y", features=names.features) if "score" in header else names
         data = read(tmp_path / str(number), names=wanted)
         assert together(data) == {3.0: [1.0, 2.0], 4.0: [1.0, 2.0]}
-        assert data.header == Header.of(("age", "income"))
+        assert data.headers == (Header.of(("age", "income")),)
     save(tmp_path, "price.csv", "age,y", "1,2", "1,2")
     assert "needed income; present are age, y; rename it or set tasks.price.columns.features" in refusal(
         lambda: read(tmp_path, names=names)
@@ -208,12 +210,12 @@ def arrays(folder: Path, **found: Any) -> Path:
 def test_arrays_may_name_their_features(tmp_path: Path) -> None:
     y = np.array([3.0, 6.0])
     nameless = read(arrays(tmp_path / "a", y=y))
-    assert (nameless.header, nameless.described) == (
+    assert (nameless.headers[0], nameless.described) == (
         Header(2),
         "label 'y', 2 features without names, taken by position",
     )
     named = arrays(tmp_path / "b", y=y, feature_names=np.array(["income", "age"]))
-    assert read(named).header == Header.of(("income", "age"))
+    assert read(named).headers[0] == Header.of(("income", "age"))
     turned = read(named, names=ColumnNames(features=("age", "income")))
     assert together(turned) == {3.0: [2.0, 1.0], 6.0: [5.0, 4.0]}
     assert "feature 'size' is missing; present are income, age" in refusal(
@@ -249,7 +251,7 @@ def test_a_summary_tells_columns_and_balance(tmp_path: Path) -> None:
         "  training scores: from 3 to 5, mean 4, deviation 1",
         "  validation scores: from 4 to 4, mean 4, deviation 0",
     ]
-    tags = TaskDefinition("tags", TaskType.MULTILABEL, ("a", "b", "c"), False, ("f1_micro",))
+    tags = TaskDefinition("tags", TASK_KINDS["multilabel"], ("a", "b", "c"), False, ("f1_micro",))
     save(tmp_path, "tags/train.tsv", "text\tlabel", "x\ta|b", "y\ta", "z\t[]")
     save(tmp_path, "tags/dev.tsv", "text\tlabel", "x\tc")
     assert summary(tags, load(DataRequest(tags, "files", tmp_path)))[2:] == [

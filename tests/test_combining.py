@@ -12,7 +12,7 @@ from common.conflict import Settlement, conflict_rule
 from common.orders import DENSE_FLOAT32, TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from server.aggregation.combining import Combiner
+from server.aggregation.aggregator import Aggregator
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.optimizers import momentum
 from server.aggregation.shares import (
@@ -43,9 +43,9 @@ def encoded(deltas):
 
 
 def hold(core_rules, clients, deltas, method):
-    """One round through core and combiner: {client: {task: examples}}, each client's delta of `shared`."""
+    """One round through core and aggregator: {client: {task: examples}}, each client's delta of `shared`."""
     held = tuple(task for task in TASKS if any(task.name in examples for examples in clients.values()))
-    table, combiner = Table(replace(core_rules, min_clients=len(clients), tasks=held)), Combiner(method)
+    table, aggregator = Table(replace(core_rules, min_clients=len(clients), tasks=held)), Aggregator(method)
     for client, examples in clients.items():
         table.join(client, *examples, examples=max(examples.values()))
     for client, examples in clients.items():
@@ -54,10 +54,10 @@ def hold(core_rules, clients, deltas, method):
         effects = table.apply(Answered(0.0, client, replace(header, results=results)))
         (fold,) = [effect for effect in effects if isinstance(effect, Fold)]
         own = {"shared": deltas[client]} | {f"task/{task}": vector(*range(10)) for task in examples}
-        combiner.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
+        aggregator.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
     (stored,) = table.of(Combine)
     base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
-    return combiner.combine(base, stored.totals, stored.rows), combiner, stored
+    return aggregator.combine(base, stored.totals, stored.rows), aggregator, stored
 
 
 CLIENTS = {"a": {"sst2": 10}, "b": {"sst2": 30}, "c": {"qqp": 5}, "d": {"sst2": 20, "qqp": 15}}
@@ -83,11 +83,11 @@ def expected(shares):
     ],
 )
 def test_tasks_weigh_what_their_shares_say(shares, by_task):
-    values, combiner, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(StreamingRule(shares)))
+    values, aggregator, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(StreamingRule(shares)))
     assert stored.rows == {"shared": {"sst2": 60, "qqp": 20}}
     np.testing.assert_allclose(values["shared"], expected(by_task), rtol=1e-6)
-    tasks, matrix = combiner.cosines["shared"]
-    assert tasks == ("sst2", "qqp") and matrix.shape == (2, 2) and set(combiner.cosines) == {"shared"}
+    tasks, matrix = aggregator.cosines["shared"]
+    assert tasks == ("sst2", "qqp") and matrix.shape == (2, 2) and set(aggregator.cosines) == {"shared"}
 
 
 def test_a_tasks_weight_multiplies_its_share():
@@ -105,8 +105,8 @@ def test_uniform_counts_every_client_that_brings_rows_once():
 
 def test_a_task_without_rows_in_this_round_takes_no_share():
     clients = {"a": {"sst2": 10}, "c": {"qqp": 0}}
-    values, combiner, stored = hold(rules(by_task=True), clients, DELTAS, Method(StreamingRule(balanced)))
-    assert stored.rows == {"shared": {"sst2": 10}} and not combiner.cosines
+    values, aggregator, stored = hold(rules(by_task=True), clients, DELTAS, Method(StreamingRule(balanced)))
+    assert stored.rows == {"shared": {"sst2": 10}} and not aggregator.cosines
     assert values["shared"].tolist() == [1, 0]
 
 
@@ -144,31 +144,31 @@ def test_a_conflict_is_settled_between_the_tasks_means():
     clients = {"a": {"sst2": 10}, "b": {"sst2": 10}, "c": {"qqp": 5}}
     deltas = {"a": vector(2, 1), "b": vector(0, -1), "c": vector(-0.8, 0.6)}
     settlement = Settlement(conflict_rule("pcgrad", 0.4), rescale=False)
-    values, combiner, _ = hold(
+    values, aggregator, _ = hold(
         rules(by_task=True), clients, deltas, Method(StreamingRule(balanced, settlement=settlement))
     )
     np.testing.assert_allclose(values["shared"], (0.18, 0.54), atol=1e-6)
-    np.testing.assert_allclose(combiner.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
+    np.testing.assert_allclose(aggregator.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
     assert values["task/sst2"].tolist() == list(range(10)), "a head is its task's alone"
 
 
 def test_a_second_round_starts_from_nothing():
-    combiner = Combiner(Method(StreamingRule(balanced)))
+    aggregator = Aggregator(Method(StreamingRule(balanced)))
     base = {"shared": np.zeros(3, np.float32)}
     for delta in (vector(1, 2, 3), vector(4, 5, 6)):
-        combiner.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
-        combiner.fold("o", encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
-        values = combiner.combine(base, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}})
+        aggregator.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+        aggregator.fold("o", encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
+        values = aggregator.combine(base, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}})
         np.testing.assert_allclose(values["shared"], delta * ((2 - 1) / 3 - 1) / 2, rtol=1e-6)
-    combiner.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
-    combiner.clear()
-    combiner.fold("o", encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
-    assert combiner.combine(base, {"shared": 2}, {"shared": {"sst2": 2}})["shared"].tolist() == [1, 1, 1]
+    aggregator.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
+    aggregator.clear()
+    aggregator.fold("o", encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
+    assert aggregator.combine(base, {"shared": 2}, {"shared": {"sst2": 2}})["shared"].tolist() == [1, 1, 1]
 
 
 def test_memory_is_kept_per_task_only_where_it_is_asked_for():
     sums = StreamingMean()
-    sums.fold(encoded({"shared": vector(1), "task/sst2": vector(1)}), {"shared": 2, "task/sst2": 2})
+    sums.add("o", encoded({"shared": vector(1), "task/sst2": vector(1)}), {"shared": 2, "task/sst2": 2})
     assert set(sums._sums) == {("shared", ""), ("task/sst2", "")}
 
 
@@ -233,10 +233,10 @@ def test_famo_over_rounds_gives_more_to_what_falls_less():
 
 def test_heads_may_have_an_optimizer_and_a_rate_of_their_own():
     method = Method(rate=0.5, task_optimizer=momentum(0.5), task_rate=2.0)
-    combiner = Combiner(method, {"first_moment/task/sst2": np.zeros(1, np.float32)})
+    aggregator = Aggregator(method, {"first_moment/task/sst2": np.zeros(1, np.float32)})
     values = {scope: np.zeros(1, np.float32) for scope in ("shared", "task/sst2")}
     for expected in ((0.5, 2.0), (1.0, 5.0)):  # momentum: 1, then 0.5 + 1
-        combiner.fold("o", encoded(dict.fromkeys(values, vector(1))), dict.fromkeys(values, 1), {})
-        values = combiner.combine(values, dict.fromkeys(values, 1), {})
+        aggregator.fold("o", encoded(dict.fromkeys(values, vector(1))), dict.fromkeys(values, 1), {})
+        values = aggregator.combine(values, dict.fromkeys(values, 1), {})
         assert tuple(float(value[0]) for value in values.values()) == expected
-    assert set(combiner.moments) == {"first_moment/task/sst2"}
+    assert set(aggregator.moments) == {"first_moment/task/sst2"}

@@ -248,7 +248,7 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     changes = {"run": config.run.model_copy(update={"run_dir": str(folder / "run")})}
     changes |= {"server": config.server.model_copy(update={"port": 0})}
-    changes |= {"model": config.model.model_copy(update={"encoding": "cross"})}
+    changes |= {"model": config.model.model_copy(update={"pair_mode": "cross"})}
     report = asyncio.run(serve_here(config.model_copy(update=changes), False, folder / "state"))
     assert report["status"] == "finished"
     return folder / "run"

@@ -35,10 +35,10 @@ def scored(model: MultiTaskModel, sets: tuple[TaskSet, ...]) -> list[object]:
     return [evaluate(model, s.task, s.validation, 3) for s in sets]
 
 
-def trained(kind: str, encoding: str, settings: TrainingSettings, *, compact: bool) -> tuple[object, ...]:
+def trained(kind: str, pair_mode: str, settings: TrainingSettings, *, compact: bool) -> tuple[object, ...]:
     """Scores before, losses, values after, scores after."""
-    model = make_model(kind, encoding)
-    sets = make_sets(CONFIGS[kind].get("pad_token_id", 0), encoding)
+    model = make_model(kind, pair_mode)
+    sets = make_sets(CONFIGS[kind].get("pad_token_id", 0), pair_mode)
     if not compact:
         before, losses = scored(model, sets), train(model, sets, settings, 9, no_progress)
         return before, losses, values_of(model), scored(model, sets)
@@ -53,10 +53,10 @@ def trained(kind: str, encoding: str, settings: TrainingSettings, *, compact: bo
         return before, losses, values, scored(model, sets)
 
 
-@pytest.mark.parametrize("encoding", ["siamese", "cross"])
+@pytest.mark.parametrize("pair_mode", ["siamese", "cross"])
 @pytest.mark.parametrize("kind", list(CONFIGS))
-def test_compact_is_bit_identical_without_clipping(kind: str, encoding: str) -> None:
-    whole, compact = (trained(kind, encoding, SETTINGS, compact=choice) for choice in (False, True))
+def test_compact_is_bit_identical_without_clipping(kind: str, pair_mode: str) -> None:
+    whole, compact = (trained(kind, pair_mode, SETTINGS, compact=choice) for choice in (False, True))
     for one, other in zip(whole, compact, strict=True):
         if isinstance(one, dict) and isinstance(other, dict):
             assert list(one) == list(other)
@@ -64,7 +64,7 @@ def test_compact_is_bit_identical_without_clipping(kind: str, encoding: str) -> 
                 assert np.array_equal(value, other[name]), name
         else:
             assert one == other
-    start = values_of(make_model(kind, encoding))
+    start = values_of(make_model(kind, pair_mode))
     values = compact[2]
     assert isinstance(values, dict)
     assert sum(not torch.equal(value, start[name]) for name, value in values.items()) > len(values) / 2

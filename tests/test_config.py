@@ -14,7 +14,7 @@ from common.config.values import is_loopback
 from common.errors import ConfigError
 from common.orders import TrainingSettings
 from common.parameters.plan import PLANS
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 REFERENCE = Path(__file__).parent.parent / "federated_config.yaml"
 LEGACY = """
@@ -178,20 +178,20 @@ class TestTasks:
         [
             (
                 "{type: classification, labels: [a, b], columns: {text: x, label: y}}",
-                (TaskType.CLASSIFICATION, ("a", "b"), False, ("accuracy", "f1", "matthews", "auc_mean")),
+                (TASK_KINDS["classification"], ("a", "b"), False, ("accuracy", "f1", "matthews", "auc_mean")),
             ),
             (
                 "{type: classification, labels: 3, columns: {text: x, text_pair: z, label: y}}",
-                (TaskType.CLASSIFICATION, ("0", "1", "2"), True, ("accuracy", "f1", "matthews")),
+                (TASK_KINDS["classification"], ("0", "1", "2"), True, ("accuracy", "f1", "matthews")),
             ),
             (
                 "{type: multilabel, labels: [a], metrics: [f1_macro]}",
-                (TaskType.MULTILABEL, ("a",), False, ("f1_macro",)),
+                (TASK_KINDS["multilabel"], ("a",), False, ("f1_macro",)),
             ),
-            ("{type: regression}", (TaskType.REGRESSION, (), False, ("spearman_mean", "pearson", "rmse"))),
+            ("{type: regression}", (TASK_KINDS["regression"], (), False, ("spearman_mean", "pearson", "rmse"))),
             (
                 "{type: classification, labels: [no, yes], metrics: [auc_mean]}",
-                (TaskType.CLASSIFICATION, ("no", "yes"), False, ("auc_mean",)),
+                (TASK_KINDS["classification"], ("no", "yes"), False, ("auc_mean",)),
             ),
         ],
     )
@@ -202,7 +202,7 @@ class TestTasks:
     def test_known_tasks_may_be_adapted(self, load: Load) -> None:
         body = "{labels: ['no', same], columns: {text: a, text_pair: b, label: c}, metrics: [auc_mean], weight: 0.25}"
         assert load(f"tasks: {{qqp: {body}}}").definitions() == (
-            TaskDefinition("qqp", TaskType.CLASSIFICATION, ("no", "same"), True, ("auc_mean",), 0.25),
+            TaskDefinition("qqp", TASK_KINDS["classification"], ("no", "same"), True, ("auc_mean",), 0.25),
         )
 
     @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class TestMessages:
             ("run.name=a b", "run.name: 'a b' is not a run name;"),
             ("run.name=..", "run.name: '..' is not a run name;"),
             ("run.run_dir=''", "run.run_dir: is empty; write a value or leave the key out"),
-            ("model.encoding=both", "model.encoding: 'both' is not a choice; write siamese or cross"),
+            ("model.pair_mode=both", "model.pair_mode: 'both' is not a choice; write siamese or cross"),
             ("model.max_length=7", "model.max_length: 7 is out of range; write at least 8"),
             ("data.partition=3/2", "data.partition: '3/2' is not a part i/n with 1 <= i <= n; write e.g. 2/5"),
             ("data.partition=0/2", "data.partition: '0/2' is not a part i/n"),

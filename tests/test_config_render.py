@@ -16,7 +16,7 @@ from common.config import Config, load_config, notes, render
 from common.config.task_section import TaskSection
 from common.config.yaml_text import parse
 from common.parameters.plan import PLANS
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 
 REFERENCE = Path(__file__).parent.parent / "federated_config.yaml"
 
@@ -117,5 +117,5 @@ class TestReference:
         assert config.sharing_plan().rules == PLANS["hard"]
         assert list(config.compare.methods) == ["bold_cagrad"]
         assert config.definitions()[-1] == TaskDefinition(
-            "topics", TaskType.CLASSIFICATION, ("world", "sport", "science"), True, ("accuracy", "f1")
+            "topics", TASK_KINDS["classification"], ("world", "sport", "science"), True, ("accuracy", "f1")
         )

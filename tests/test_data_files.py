@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from client.data.columns import ColumnNames
 from client.data.example import Example
-from client.data.rows import TaskData, pick
-from client.data.sources import DataRequest, load, shard
+from client.data.examples import TaskData
+from client.data.request import DataRequest, shard
+from client.data.sources import load
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, QQP, STSB = KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"], KNOWN_TASKS["stsb"]
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "politics", "art"), False, ("f1_micro",))
-SUBJ = TaskDefinition("subj", TaskType.CLASSIFICATION, ("subjective", "objective"), False, ("accuracy",))
-TREC = TaskDefinition("trec", TaskType.CLASSIFICATION, tuple("ABCDEF"), False, ("accuracy",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "politics", "art"), False, ("f1_micro",))
+SUBJ = TaskDefinition("subj", TASK_KINDS["classification"], ("subjective", "objective"), False, ("accuracy",))
+TREC = TaskDefinition("trec", TASK_KINDS["classification"], tuple("ABCDEF"), False, ("accuracy",))
 
 GOOD = "sentence\tlabel\ngood\t1\n"
 
@@ -271,7 +272,7 @@ def test_partitions_are_disjoint_and_complete(count: int, parts: int, seed: int)
 
     def part(number: int, samples: int | None = None) -> list[Example]:
         request = DataRequest(SST2, "files", partition=(number, parts), seed=seed)
-        return list(pick(examples, shard(len(examples), request, "train", samples)))
+        return [examples[place] for place in shard(len(examples), request, "train", samples)]
 
     if count < parts:
         assert f"{parts} of sst2 has no train rows: there are only {count};" in refusal(lambda: part(parts))

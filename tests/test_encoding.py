@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from client.data import encoding
-from client.data.encoding import collate, encode
+from client.data import tokenised
 from client.data.example import Example
+from client.data.texts import TextExamples
 from common.errors import DataError, ModelError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2, QQP, STSB = KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"], KNOWN_TASKS["stsb"]
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "politics", "art"), False, ("f1_micro",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "politics", "art"), False, ("f1_micro",))
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "good", "bad", "film", "##s", "very")
 UNK, CLS, SEP, PAD, GOOD, BAD, FILM, S, VERY = range(len(WORDS))
+
+
+def prepared(examples, *how):
+    return TextExamples(examples).prepare(*how)
 
 
 def make_tokenizer(*, special: bool = True, pad: str | None = "[PAD]") -> PreTrainedTokenizerFast:
@@ -42,22 +46,22 @@ PAIRS = [Example("good films", "bad", 1), Example("film", "very very bad film", 
 
 def test_single_texts() -> None:
     examples = [Example("Good films", None, 1), Example("bad", None, 0), Example("null", None, 0)]
-    encoded = encode(examples, SST2, TOKENIZER, "cross", 16)
+    encoded = prepared(examples, SST2, TOKENIZER, "cross", 16)
     assert encoded.first.ids.dtype == np.int32
     assert encoded.lengths.tolist() == [5, 3, 3]
-    batch = collate(encoded, np.array([1, 0]))
+    batch = encoded.batch(np.array([1, 0]))
     assert batch.input_ids.tolist() == [[CLS, BAD, SEP, PAD, PAD], [CLS, GOOD, FILM, S, SEP]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch.labels is not None and batch.labels.tolist() == [0, 1]
     assert batch.input_ids.dtype == batch.attention_mask.dtype == batch.labels.dtype == torch.int64
     assert batch.token_type_ids is None and batch.pair is None
-    assert collate(encoded, np.array([2, 1])).input_ids.shape == (2, 3)
+    assert encoded.batch(np.array([2, 1])).input_ids.shape == (2, 3)
 
 
 def test_siamese_pairs_are_padded_apart() -> None:
-    encoded = encode(PAIRS, QQP, TOKENIZER, "siamese", 16)
+    encoded = prepared(PAIRS, QQP, TOKENIZER, "siamese", 16)
     assert encoded.lengths.tolist() == [5, 6]
-    batch = collate(encoded, np.array([0, 1]))
+    batch = encoded.batch(np.array([0, 1]))
     assert batch.input_ids.tolist() == [[CLS, GOOD, FILM, S, SEP], [CLS, FILM, SEP, PAD, PAD]]
     assert batch.pair is not None
     assert batch.pair.input_ids.shape == (2, 6)
@@ -66,7 +70,7 @@ def test_siamese_pairs_are_padded_apart() -> None:
 
 
 def test_cross_pairs_have_types() -> None:
-    batch = collate(encode(PAIRS, QQP, TOKENIZER, "cross", 16), np.array([0, 1]))
+    batch = prepared(PAIRS, QQP, TOKENIZER, "cross", 16).batch(np.array([0, 1]))
     assert batch.pair is None and batch.token_type_ids is not None
     assert batch.input_ids[0].tolist() == [CLS, GOOD, FILM, S, SEP, BAD, SEP, PAD]
     assert batch.token_type_ids.tolist() == [[0, 0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
@@ -75,41 +79,41 @@ def test_cross_pairs_have_types() -> None:
 def test_types_only_where_the_tokenizer_gives_them() -> None:
     tokenizer = make_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    assert encode(PAIRS, QQP, tokenizer, "cross", 16).first.types is None
+    assert prepared(PAIRS, QQP, tokenizer, "cross", 16).first.types is None
 
 
 def test_truncation() -> None:
     long = [Example("very " * 50, "bad " * 50, 1)]
-    assert encode(long, QQP, TOKENIZER, "cross", 9).lengths.tolist() == [9]
-    assert encode(long, QQP, TOKENIZER, "siamese", 9).lengths.tolist() == [9]
-    assert encode(long, SST2, TOKENIZER, "siamese", 9).first.ids.tolist() == [CLS, *[VERY] * 7, SEP]
+    assert prepared(long, QQP, TOKENIZER, "cross", 9).lengths.tolist() == [9]
+    assert prepared(long, QQP, TOKENIZER, "siamese", 9).lengths.tolist() == [9]
+    assert prepared(long, SST2, TOKENIZER, "siamese", 9).first.ids.tolist() == [CLS, *[VERY] * 7, SEP]
 
 
 def test_labels() -> None:
-    scores = encode([Example("a", "b", 2.5), Example("a", "b", 0)], STSB, TOKENIZER, "siamese", 8).labels
+    scores = prepared([Example("a", "b", 2.5), Example("a", "b", 0)], STSB, TOKENIZER, "siamese", 8).labels
     assert scores.dtype == np.float64 and scores.tolist() == [2.5, 0.0]
-    several = encode([Example("a", None, (0, 2)), Example("a", None, ())], TOPICS, TOKENIZER, "cross", 8)
-    labels = collate(several, np.array([0, 1])).labels
+    several = prepared([Example("a", None, (0, 2)), Example("a", None, ())], TOPICS, TOKENIZER, "cross", 8)
+    labels = several.batch(np.array([0, 1])).labels
     assert labels is not None and labels.dtype == torch.float32
     assert labels.tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
 def test_a_remapped_vocabulary_keeps_working() -> None:
-    encoded = encode(PAIRS, QQP, TOKENIZER, "siamese", 16)
+    encoded = prepared(PAIRS, QQP, TOKENIZER, "siamese", 16)
     moved = replace(encoded, first=replace(encoded.first, ids=encoded.first.ids + 1), padding_id=0)
-    batch = collate(moved, np.array([0, 1]))
+    batch = moved.batch(np.array([0, 1]))
     assert batch.input_ids.tolist() == [[2, 5, 7, 8, 3], [2, 7, 3, 0, 0]]
 
 
 def test_a_text_without_tokens_is_refused() -> None:
     bare = make_tokenizer(special=False)
     with pytest.raises(DataError, match="task sst2: text 2 has no token"):
-        encode([Example("good", None, 1), Example("\u200b", None, 1)], SST2, bare, "cross", 8)
+        prepared([Example("good", None, 1), Example("\u200b", None, 1)], SST2, bare, "cross", 8)
 
 
 def test_a_tokenizer_without_padding_is_refused() -> None:
     with pytest.raises(ModelError, match="no padding token"):
-        encode(PAIRS, QQP, make_tokenizer(pad=None), "cross", 8)
+        prepared(PAIRS, QQP, make_tokenizer(pad=None), "cross", 8)
 
 
 texts = st.lists(st.sampled_from(["good", "bad", "films", "odd", "very"]), min_size=1, max_size=8).map(" ".join)
@@ -120,10 +124,10 @@ texts = st.lists(st.sampled_from(["good", "bad", "films", "odd", "very"]), min_s
 def test_batches_equal_the_tokenizers_own(pairs: list[tuple[str, str]], cross: bool) -> None:
     examples = [Example(first, second, 1) for first, second in pairs]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "TEXTS_PER_CALL", 7)
-        encoded = encode(examples, QQP, TOKENIZER, "cross" if cross else "siamese", 12)
+        patch.setattr(tokenised, "TEXTS_PER_CALL", 7)
+        encoded = prepared(examples, QQP, TOKENIZER, "cross" if cross else "siamese", 12)
     rows = np.arange(len(pairs))[::-1]
-    batch = collate(encoded, rows)
+    batch = encoded.batch(rows)
     firsts, seconds = [pairs[row][0] for row in rows], [pairs[row][1] for row in rows]
     options = {"truncation": True, "max_length": 12, "padding": True, "return_tensors": "pt"}
     expected = TOKENIZER(firsts, seconds if cross else None, **options)

@@ -25,6 +25,7 @@ from common.parameters.encodings import (
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from server.aggregation import streaming
 from server.aggregation.streaming import StreamingMean
+from tests.aggregation_cases import moved
 
 Float32 = NDArray[np.float32]
 
@@ -93,10 +94,10 @@ def test_round_trip(encoding: Encoding, schema: ParameterSchema, share: float) -
     payload = encoding.encode(delta, schema)
     least, most = encoding.bounds(schema)
     assert least <= len(payload) <= most
-    expected = delta if encoding.format.width == 4 else from_bfloat16(to_bfloat16(delta))
+    expected = delta if encoding.format_of(schema).width == 4 else from_bfloat16(to_bfloat16(delta))
     np.testing.assert_array_equal(decoded(encoding, payload, schema), expected)
     if not encoding.rows:
-        assert least == most == encoding.format.width * schema.size
+        assert least == most == encoding.format_of(schema).width * schema.size
 
 
 @every_encoding
@@ -185,11 +186,11 @@ def test_bfloat16_is_as_torch_has_it(seed: int) -> None:
 
 def model_of(name: str, deltas: list[Float32], weights: list[int], schema: ParameterSchema, base: Float32) -> bytes:
     encoding, sums = ENCODINGS[name], StreamingMean()
-    sums.fold([("s", EncodedDelta(encoding, schema, encoding.encode(np.ones_like(base), schema)))], {"s": 7})
+    sums.add("o", [("s", EncodedDelta(encoding, schema, encoding.encode(np.ones_like(base), schema)))], {"s": 7})
     sums.clear()  # what an earlier round left must not show through where blocks are skipped
     for delta, weight in zip(deltas, weights, strict=True):
-        sums.fold([("s", EncodedDelta(encoding, schema, encoding.encode(delta, schema)))], {"s": weight})
-    return sums.combine("s", base, sum(weights), 0.5).tobytes()
+        sums.add("o", [("s", EncodedDelta(encoding, schema, encoding.encode(delta, schema)))], {"s": weight})
+    return moved(sums, "s", base, sum(weights), 0.5).tobytes()
 
 
 @every_schema
@@ -314,11 +315,11 @@ def test_folding_takes_a_few_blocks_of_memory_whatever_the_size(encoding: Encodi
     delta = delta_of(schema, 0, 0.2)
     update = EncodedDelta(encoding, schema, encoding.encode(delta, schema))
     sums = StreamingMean()
-    sums.fold([("s", update)], {"s": 1})  # the sum itself stays
+    sums.add("o", [("s", update)], {"s": 1})  # the sum itself stays
     tracemalloc.start()
     try:
         update.check()
-        sums.fold([("s", update)], {"s": 2})
+        sums.add("o", [("s", update)], {"s": 2})
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from common.errors import ModelError
-from common.models.batch import TextBatch
+from common.inputs.texts import TextBatch
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
-from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.targets import TargetUnits
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 
@@ -37,19 +37,19 @@ DISTILBERT = {
     "n_layers": 1,
     "n_heads": 2,
 }
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "art", "law"), False, ("f1_micro",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "art", "law"), False, ("f1_micro",))
 TASKS = (*(KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")), TOPICS)
 HUGGING_FACE_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 SCRIPT_FILES = sorted([*HUGGING_FACE_FILES, "head.json", "head.safetensors", "predict.py"])
 TEXTS = ("A fine film with heart.", "Another text, somewhat longer than the first one!")
 
 
-def make(config: dict[str, Any], encoding: str) -> MTLServerModel:
+def make(config: dict[str, Any], pair_mode: str) -> MTLServerModel:
     tokenizer = fallback_tokenizer()
     if config["model_type"] == "distilbert":
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     source = EncoderSource(json.dumps(config), None, tokenizer, "random weights as configured")
-    model = MTLServerModel.create(source, encoding, 32, TASKS, SharingPlan(PLANS["hard"]), 5)
+    model = MTLServerModel.create(source, pair_mode, 32, TASKS, SharingPlan(PLANS["hard"]), 5)
     # Random values of the usual size would predict nearly nothing, whatever the text.
     for vector in model.vectors.values():
         vector.mul_(4)
@@ -64,7 +64,7 @@ def outputs(model: MTLServerModel, task: str) -> torch.Tensor:
 
     if not KNOWN_TASKS.get(task, TOPICS).pair:
         texts = batch(TEXTS[0])
-    elif model.architecture.encoding == "cross":
+    elif model.architecture.pair_mode == "cross":
         texts = batch(*TEXTS)
     else:
         first, second = batch(TEXTS[0]), batch(TEXTS[1])
@@ -106,12 +106,12 @@ def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("config", "encoding", "task"),
+    ("config", "pair_mode", "task"),
     [(BERT, "siamese", "stsb"), (BERT, "siamese", "qqp"), (DISTILBERT, "cross", "topics")],
     ids=["siamese regression", "siamese classes", "distilbert multilabel"],
 )
-def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, task: str, tmp_path: Path) -> None:
-    model = make(config, encoding)
+def test_the_script_in_the_folder_agrees(config: dict[str, Any], pair_mode: str, task: str, tmp_path: Path) -> None:
+    model = make(config, pair_mode)
     out = tmp_path / "out"
     assert export_task(model, task, out) == SCRIPT_FILES
     definition = KNOWN_TASKS.get(task, TOPICS)
@@ -124,11 +124,11 @@ def test_the_script_in_the_folder_agrees(config: dict[str, Any], encoding: str, 
     assert set(load_file(str(out / "head.safetensors"))) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("encoding", ["cross", "siamese"])
-def test_a_score_comes_in_the_users_units(encoding: str, tmp_path: Path) -> None:
-    model, units = make(BERT, encoding), TargetUnits(1000.0, 256.0)
+@pytest.mark.parametrize("pair_mode", ["cross", "siamese"])
+def test_a_score_comes_in_the_users_units(pair_mode: str, tmp_path: Path) -> None:
+    model, units = make(BERT, pair_mode), TargetUnits(1000.0, 256.0)
     export_task(model, "stsb", tmp_path / "out", units)
-    if encoding == "siamese":
+    if pair_mode == "siamese":
         found = runpy.run_path(str(tmp_path / "out" / "predict.py"))["predict"](*TEXTS)["score"]
     else:
         loaded = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "out")).eval()

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from client.data.batching import epoch_batches
-from client.data.encoding import collate, encode
+from client.data.examples import prepare
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.seeds import derive_seed
 from server.core.phases import EVALUATE, TRAIN, Phase
@@ -28,7 +28,7 @@ def reference_fedavg(config, clients):
         weights = dict.fromkeys(before, 0)
         for client, names, partition in clients:
             rows = make_client(config, client, names, partition).data
-            sets = {n: encode(rows[n].train, tasks[n], reader, "siamese", config.model.max_length) for n in names}
+            sets = {n: prepare(rows[n].train, tasks[n], server.architecture, reader) for n in names}
             local = copy.deepcopy(server.model).train()
             optimizer = torch.optim.AdamW(local.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
             seed = derive_seed(config.run.seed, number, client, "training")
@@ -40,7 +40,7 @@ def reference_fedavg(config, clients):
                 for step in range(max(map(len, batches.values()))):
                     loss = 0.0
                     for n, s in sets.items():  # all sets are equally long here, so every task is in every step
-                        batch = collate(s, batches[n][step])
+                        batch = s.batch(batches[n][step])
                         loss = loss + functional.cross_entropy(local(n, batch), batch.labels)
                     optimizer.zero_grad()
                     loss.backward()

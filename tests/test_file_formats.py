@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.examples import TaskData
 from client.data.files import read_split
-from client.data.rows import TaskData
-from client.data.sources import DataRequest, load
+from client.data.request import DataRequest
+from client.data.sources import load
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 SST2 = KNOWN_TASKS["sst2"]
-MINE = TaskDefinition("mine", TaskType.CLASSIFICATION, ("clutter", "mine"), False, ("accuracy",))
+MINE = TaskDefinition("mine", TASK_KINDS["classification"], ("clutter", "mine"), False, ("accuracy",))
 GOOD = "sentence\tlabel\ngood\t1\nbad\t0\n"
 LINES = '{"sentence": "good", "label": 1}\n{"sentence": "bad", "label": 0}\n'
 
@@ -173,7 +174,9 @@ def test_without_scores_rows_of_numbers_need_none_either(tmp_path: Path) -> None
     np.savez(tmp_path / "mine" / "train.npz", x=np.eye(3), y=np.array([0, 1, 1]))
 
     def read(samples: int | None) -> TaskData:
-        return load(DataRequest(MINE, "files", tmp_path, features=3, val_samples=samples, standardise=True))
+        return load(
+            DataRequest(MINE, "files", tmp_path, inputs="numbers", features=3, val_samples=samples, standardise=True)
+        )
 
     data = read(0)
     assert (len(data.train), len(data.validation)) == (3, 0)

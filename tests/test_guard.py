@@ -17,7 +17,7 @@ from common.errors import ConfigError, Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.scope import untrained_scopes
 from common.statistics import TaskStatistics
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.core.effects import Commit, Guarded, Notice
 from server.core.events import Answered
 from server.core.guard import shortfall
@@ -122,7 +122,7 @@ def test_the_line_in_the_log_has_the_numbers():
     ],
 )
 def test_the_sign_turns_where_lower_is_better(metric, received, isolated, expected):
-    task = TaskDefinition("t", TaskType.REGRESSION, (), False, (metric,))
+    task = TaskDefinition("t", TASK_KINDS["regression"], (), False, (metric,))
     assert shortfall(task, received, isolated) == pytest.approx(expected)
 
 

@@ -13,8 +13,9 @@ from client.local_client import LocalClient, local_client
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, Reason, Refused, WireError
+from common.inputs.header import Header
 from common.orders import JoinRequest
-from common.tasks import KNOWN_TASKS, Header
+from common.tasks import KNOWN_TASKS
 from common.wire import messages
 from common.wire.limits import CONTROL_BYTES, MAX_FEATURES, MAX_NAMES
 from server.core.admission import check_join

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.data.features import FeatureRows
-from client.data.labels import CellError, label_parser
-from client.data.rows import TaskData
-from client.data.sources import DataRequest, load
+from client.data.examples import TaskData
+from client.data.features import NumberExamples
+from client.data.request import DataRequest
+from client.data.sources import load
 from common.errors import DataError
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition, TaskKind
+from common.tasks.labels import CellError
 
 SST2 = KNOWN_TASKS["sst2"]
-TOPICS = TaskDefinition("topics", TaskType.MULTILABEL, ("sport", "politics", "art"), False, ("f1_micro",))
+TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "politics", "art"), False, ("f1_micro",))
 
 
-def of(*labels: str, kind: TaskType = TaskType.CLASSIFICATION) -> Callable[[object], object]:
-    return label_parser(TaskDefinition("own", kind, labels, False, ("accuracy",)))
+def of(*labels: str, kind: TaskKind = TASK_KINDS["classification"]) -> Callable[[object], object]:
+    return kind.label_parser(TaskDefinition("own", kind, labels, False, ("accuracy",)))
 
 
 def refusal(parse: Callable[[object], object], value: object) -> str:
@@ -42,19 +43,19 @@ def refusal(parse: Callable[[object], object], value: object) -> str:
     ids=repr,
 )
 def test_a_class_may_be_written_in_many_ways(value: object) -> None:
-    assert label_parser(SST2)(value) == 1
+    assert SST2.type.label_parser(SST2)(value) == 1
 
 
 @pytest.mark.parametrize(
     "value", ["1_0", "1,0", "0x1", "\u0661", "1.5", 0.5, "yes", "1 0", [1], "nan", "1e400"], ids=repr
 )
 def test_what_is_no_whole_number_is_no_class(value: object) -> None:
-    assert refusal(label_parser(SST2), value).startswith(("unknown label", "label '1e400' is out of range"))
+    assert refusal(SST2.type.label_parser(SST2), value).startswith(("unknown label", "label '1e400' is out of range"))
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", float("nan"), np.float64("nan")], ids=repr)
 def test_a_gap_is_a_missing_label(value: object) -> None:
-    assert refusal(label_parser(SST2), value) == "the label is missing; fill it in or remove the row"
+    assert refusal(SST2.type.label_parser(SST2), value) == "the label is missing; fill it in or remove the row"
 
 
 def test_a_name_that_is_a_number_is_meant_however_the_number_is_written() -> None:
@@ -87,7 +88,7 @@ def test_booleans_are_refused_where_the_names_say_the_contrary(labels: tuple[str
 
 
 def test_a_score_takes_every_number_and_no_boolean() -> None:
-    parse = of(kind=TaskType.REGRESSION)
+    parse = of(kind=TASK_KINDS["regression"])
     values = ["+1.5", "15e-1", ".15e1", Decimal("1.50"), np.float32(1.5), 1.5]
     assert [parse(value) for value in values] == [1.5] * 6
     for value in (True, "1_5", "1,5", "\u0661"):
@@ -98,7 +99,7 @@ def test_a_score_takes_every_number_and_no_boolean() -> None:
 
 
 def test_multilabel_forms() -> None:
-    parse = label_parser(TOPICS)
+    parse = TOPICS.type.label_parser(TOPICS)
     for value in (
         "sport|art",
         " art | 0 ",
@@ -132,21 +133,21 @@ def test_multilabel_forms() -> None:
     ids=repr,
 )
 def test_zeros_and_ones_as_long_as_the_labels_say_which_apply(value: object) -> None:
-    assert label_parser(TOPICS)(value) == (1, 2)
+    assert TOPICS.type.label_parser(TOPICS)(value) == (1, 2)
 
 
 def test_all_and_none_as_zeros_and_ones() -> None:
-    parse = label_parser(TOPICS)
+    parse = TOPICS.type.label_parser(TOPICS)
     assert (parse([0, 0, 0]), parse([1, 1, 1]), parse([0, 1])) == ((), (0, 1, 2), (0, 1))
 
 
 @pytest.mark.parametrize("value", ["art|art", "art|2", [0, 0], [1, 1, 2], '["art", "Art"]'], ids=repr)
 def test_a_label_twice_is_a_mistake(value: object) -> None:
-    assert "is in the list twice; keep one" in refusal(label_parser(TOPICS), value)
+    assert "is in the list twice; keep one" in refusal(TOPICS.type.label_parser(TOPICS), value)
 
 
 def test_a_list_that_can_be_read_both_ways_is_refused() -> None:
-    two, one = of("a", "b", kind=TaskType.MULTILABEL), of("a", kind=TaskType.MULTILABEL)
+    two, one = of("a", "b", kind=TASK_KINDS["multilabel"]), of("a", kind=TASK_KINDS["multilabel"])
     for parse, value in ((two, [0, 1]), (two, "1|0"), (two, [0.0, 1.0]), (one, [0]), (one, "0")):
         assert "could name labels, or say no (0) and yes (1) to each" in refusal(parse, value)
     assert (two([1, 1]), two([0, 0]), two([False, True]), two("a|b"), two([1])) == ((0, 1), (), (1,), (0, 1), (1,))
@@ -155,7 +156,8 @@ def test_a_list_that_can_be_read_both_ways_is_refused() -> None:
 
 @pytest.mark.parametrize("value", ["[1", "[1, }", "[" * 9000, "[" + "1," * 40_000 + "x]", "[__import__('os')]"])
 def test_a_broken_list_is_one_line(value: str) -> None:
-    assert refusal(label_parser(TOPICS), value) == "the label starts with [ but is not a JSON list; mend the list"
+    problem = refusal(TOPICS.type.label_parser(TOPICS), value)
+    assert problem == "the label starts with [ but is not a JSON list; mend the list"
 
 
 # ---- the same values in every format ----
@@ -209,7 +211,7 @@ def test_types_of_parquet(tmp_path: Path, kind: str) -> None:
     assert sorted((row.text, row.label) for row in rows) == [("a", 1), ("b", 0)]
 
 
-MINE = TaskDefinition("mine", TaskType.CLASSIFICATION, ("clutter", "Mine"), False, ("accuracy",))
+MINE = TaskDefinition("mine", TASK_KINDS["classification"], ("clutter", "Mine"), False, ("accuracy",))
 
 
 @pytest.mark.parametrize(
@@ -218,14 +220,14 @@ MINE = TaskDefinition("mine", TaskType.CLASSIFICATION, ("clutter", "Mine"), Fals
 def test_rows_of_numbers_have_the_same_rule(tmp_path: Path, labels: list[object]) -> None:
     x = np.arange(8.0).reshape(4, 2)
     np.savez(tmp_path / "mine.npz", x=x, y=np.array(labels))
-    from_arrays = load(DataRequest(MINE, "files", tmp_path, features=2))
+    from_arrays = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
     (tmp_path / "mine.npz").unlink()
     table = "".join(f"{a},{b},{label}\n" for (a, b), label in zip(x.tolist(), labels, strict=True))
     (tmp_path / "mine.csv").write_text("u,v,y\n" + table)
-    from_table = load(DataRequest(MINE, "files", tmp_path, features=2))
+    from_table = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
     for data in (from_arrays, from_table):
-        assert isinstance(data.train, FeatureRows)
-        assert isinstance(data.validation, FeatureRows)
+        assert isinstance(data.train, NumberExamples)
+        assert isinstance(data.validation, NumberExamples)
         both = np.concatenate([data.train.labels, data.validation.labels])
         order = np.argsort(np.concatenate([data.train.features, data.validation.features])[:, 0])
         assert both[order].tolist() == [0, 1, 1, 0]
@@ -234,8 +236,8 @@ def test_rows_of_numbers_have_the_same_rule(tmp_path: Path, labels: list[object]
 def test_a_bad_label_among_numbers_names_row_and_column(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("u,v,y\n1,2,0\n1,2,maybe\n")
     with pytest.raises(DataError, match=r"mine\.csv, row 2, column 'y', task mine: unknown label 'maybe'; use one of"):
-        load(DataRequest(MINE, "files", tmp_path, features=2))
+        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
     (tmp_path / "mine.csv").unlink()
     np.savez(tmp_path / "mine.npz", x=np.zeros((3, 2)), y=np.array([0, 1, 2]))
     with pytest.raises(DataError, match=r"mine\.npz, row 3, column 'y', task mine: label '2' is out of range"):
-        load(DataRequest(MINE, "files", tmp_path, features=2))
+        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))

@@ -14,7 +14,7 @@ from common.config import load_config
 from common.errors import ConfigError, Refused
 from common.orders import JoinRequest, TaskResult, UpdateHeader
 from common.statistics import COUNTS, TaskStatistics
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, PENDING_ANSWER
 from server.core.answers import PAGE_CHARS, describe
@@ -26,7 +26,7 @@ from tests.federations import array_config, make_model
 
 
 def classes(name: str, *labels: str) -> TaskDefinition:
-    return TaskDefinition(name, TaskType.CLASSIFICATION, labels, False, ("accuracy",))
+    return TaskDefinition(name, TASK_KINDS["classification"], labels, False, ("accuracy",))
 
 
 def config_of(tasks: dict[str, Any], *more: str) -> Any:

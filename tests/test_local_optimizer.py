@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 from client.app import load_data
-from client.data.encoding import collate
 from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, new_optimizer, train
 from common.config import load_config, notes
 from common.errors import ConfigError, WireError
-from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel
 from common.orders import Order, PollKind, PollReply, ScopeVersion, Settlement, Train
 from common.procedures import OptimizerName
@@ -57,9 +55,9 @@ def central_step(model: MultiTaskModel, sets: tuple[TaskSet, ...], rate: float) 
     """One step of gradient descent on the sum of the tasks' mean losses over all their rows."""
     total = torch.zeros(())
     for item in sets:
-        batch = collate(item.train, np.arange(len(item.train)))
+        batch = item.train.batch(np.arange(len(item.train)))
         assert batch.labels is not None
-        total = total + item.task.weight * task_loss(item.task, model(item.task.name, batch), batch.labels)
+        total = total + item.task.weight * item.task.type.loss(model(item.task.name, batch), batch.labels)
     model.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():

@@ -27,7 +27,7 @@ from tests.crashes import serve_here
 from tests.federations import small_config
 from tests.processes import log_given_back
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (Path(__file__).parent.parent / "docs/use/operations.md").read_text(encoding="utf-8")
 MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z"
 
 
@@ -61,8 +61,8 @@ def test_a_json_line_has_the_fields_that_it_is_about() -> None:
     assert len(second["reason"]) == LONGEST_VALUE
 
 
-def test_the_readme_lists_the_fields() -> None:
-    said = re.search(r"`time`, `level`, `logger`,\s`message`[^.]*?fields ((?:`\w+`[,\sand]*)+)", README)
+def test_the_page_about_operations_lists_the_fields() -> None:
+    said = re.search(r"`time`, `level`, `logger`,\s`message`[^.]*?fields ((?:`\w+`[,\sand]*)+)", OPERATIONS)
     assert said is not None and tuple(re.findall(r"`(\w+)`", said[1])) == FIELDS
 
 

@@ -11,33 +11,33 @@ import pytest
 import torch
 from torch.nn import functional
 
-from client.data.encoding import EncodedTexts, MaskedSet, collate
 from client.data.masking import Vocabulary, draw_masks
-from client.data.sources import DataRequest, load
+from client.data.request import DataRequest
+from client.data.sources import load
+from client.data.tokenised import MaskedSet, TokenisedTexts
 from client.training.compact import compact_vocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, epoch_steps, train
 from common.config import load_config
 from common.errors import ConfigError, ModelError
-from common.metrics import fits, summarise
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.runs.export import export_task
 from tests.federations import digest_of, federate, make_model, small_config
 from tests.training_cases import CONFIGS, SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model
 
-LM = TaskDefinition("lm", TaskType.MASKED_LM, (), False, ("masked_accuracy", "perplexity"))
+LM = TaskDefinition("lm", TASK_KINDS["masked_lm"], (), False, ("masked_accuracy", "perplexity"))
 WORDS = Vocabulary(300, 4, (0, 2, 3, 4))
 
 
-def texts(rows: int, length: int) -> EncodedTexts:
+def texts(rows: int, length: int) -> TokenisedTexts:
     """[CLS] words [SEP]"""
     rng = np.random.Generator(np.random.PCG64(1))
     ids = rng.integers(5, 300, size=(rows, length), dtype=np.int32)
     ids[:, 0], ids[:, -1] = 2, 3
-    return EncodedTexts(ids.ravel(), np.arange(rows + 1) * length)
+    return TokenisedTexts(ids.ravel(), np.arange(rows + 1) * length)
 
 
 def masked(rows: int = 20, length: int = 12) -> MaskedSet:
@@ -67,7 +67,7 @@ def test_shares_of_masks() -> None:
 
 
 def test_every_row_has_a_mask() -> None:
-    given = EncodedTexts(np.array([2, 9, 3, 2, 3, 2, 8, 7, 3], np.int32), np.array([0, 3, 5, 9]))
+    given = TokenisedTexts(np.array([2, 9, 3, 2, 3, 2, 8, 7, 3], np.int32), np.array([0, 3, 5, 9]))
     for seed in range(20):
         chosen = draw_masks(given.ids, given.offsets, WORDS, seed).chosen
         assert chosen[1] and not chosen[[0, 2, 5, 8]].any() and chosen[3:5].sum() == 1 and chosen[6:8].any()
@@ -76,7 +76,7 @@ def test_every_row_has_a_mask() -> None:
 @pytest.mark.parametrize("kind", ["bert", "albert", "distilbert"])
 def test_the_head_reads_hidden_words_with_the_table(kind: str) -> None:
     model, rows = lm_model(kind), masked()
-    batch = collate(rows, np.array([3, 1]))
+    batch = rows.batch(np.array([3, 1]))
     assert batch.positions is not None and batch.labels is not None
     flat = rows.texts.ids.reshape(20, 12)[[3, 1]].ravel()
     assert batch.labels.tolist() == flat[rows.masks.chosen.reshape(20, 12)[[3, 1]].ravel()].tolist()
@@ -100,8 +100,8 @@ def test_scores_are_sums_over_hidden_words() -> None:
     found = evaluate(model, LM, rows, 3)
     sevens = int((rows.texts.ids[rows.masks.chosen] == 7).sum())
     assert (found.examples, found.right) == (rows.masks.chosen.sum(), sevens)
-    assert fits(LM, found) and evaluate(model, LM, rows, 20).loss_sum == pytest.approx(found.loss_sum)
-    scores = summarise(LM, evaluate(lm_model(), LM, rows, 8))
+    assert LM.fits(found) and evaluate(model, LM, rows, 20).loss_sum == pytest.approx(found.loss_sum)
+    scores = LM.summarise(evaluate(lm_model(), LM, rows, 8))
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"] or 0)) and 200 < scores["perplexity"] < 450
 
 
@@ -168,5 +168,5 @@ def test_what_makes_no_sense_is_refused(overrides: list[str], line: str) -> None
 
 
 def test_an_mlp_has_no_words(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="masked_lm hides words, an mlp reads numbers"):
+    with pytest.raises(ConfigError, match="a masked_lm reads texts, server_model mlp reads numbers"):
         load_config(None, ["model.server_model=mlp", "model.mlp.features=3", "tasks.lm.type=masked_lm"])

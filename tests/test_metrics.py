@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from common.metrics import LARGEST, LARGEST_LOSS, fits, is_better, measure, merge, summarise
-from common.statistics import TaskStatistics
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.statistics import LARGEST, LARGEST_LOSS, TaskStatistics, merge
+from common.tasks import TASK_KINDS, TaskDefinition, is_better
 
-BINARY = TaskDefinition("b", TaskType.CLASSIFICATION, ("no", "yes"), False, METRICS[TaskType.CLASSIFICATION])
-THREE = TaskDefinition("c", TaskType.CLASSIFICATION, ("x", "y", "z"), False, METRICS[TaskType.CLASSIFICATION])
-TAGS = TaskDefinition("m", TaskType.MULTILABEL, ("p", "q"), False, METRICS[TaskType.MULTILABEL])
-SCORE = TaskDefinition("r", TaskType.REGRESSION, (), True, METRICS[TaskType.REGRESSION])
+BINARY = TaskDefinition("b", TASK_KINDS["classification"], ("no", "yes"), False, TASK_KINDS["classification"].metrics)
+THREE = TaskDefinition("c", TASK_KINDS["classification"], ("x", "y", "z"), False, TASK_KINDS["classification"].metrics)
+TAGS = TaskDefinition("m", TASK_KINDS["multilabel"], ("p", "q"), False, TASK_KINDS["multilabel"].metrics)
+SCORE = TaskDefinition("r", TASK_KINDS["regression"], (), True, TASK_KINDS["regression"].metrics)
 
 
 def one_hot(predicted, size):
@@ -23,7 +22,7 @@ def one_hot(predicted, size):
 
 
 def scores(task, outputs, targets, loss_sum=0.0):
-    return summarise(task, measure(task, np.asarray(outputs, float), np.asarray(targets, float), loss_sum))
+    return task.summarise(task.type.measure(task, np.asarray(outputs, float), np.asarray(targets, float), loss_sum))
 
 
 def column(values):
@@ -44,11 +43,11 @@ def test_merged_class_counts_equal_those_of_pooled_predictions(case):
     for task in (BINARY, THREE):
         outputs = rng.normal(size=(rows, task.outputs))
         targets = rng.integers(task.outputs, size=rows).astype(float)
-        merged = merge([measure(task, outputs[a:b], targets[a:b], float(b - a)) for a, b in parts])
-        pooled = measure(task, outputs, targets, float(rows))
+        merged = merge([task.type.measure(task, outputs[a:b], targets[a:b], float(b - a)) for a, b in parts])
+        pooled = task.type.measure(task, outputs, targets, float(rows))
         exact = ("accuracy", "f1", "matthews", "loss")
-        assert {k: summarise(task, merged)[k] for k in exact} == {k: summarise(task, pooled)[k] for k in exact}
-        assert summarise(task, merged)["accuracy"] == np.mean(outputs.argmax(axis=1) == targets)
+        assert {k: task.summarise(merged)[k] for k in exact} == {k: task.summarise(pooled)[k] for k in exact}
+        assert task.summarise(merged)["accuracy"] == np.mean(outputs.argmax(axis=1) == targets)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,7 +56,7 @@ def test_merged_moments_give_pearson_and_rmse_of_pooled_predictions(case, place)
     rng, rows, parts = case
     y = rng.normal(*place, rows)
     p = y + rng.normal(0.1, 0.5, rows) * place[1]
-    values = summarise(SCORE, merge([measure(SCORE, column(p[a:b]), y[a:b], 0.0) for a, b in parts]))
+    values = SCORE.summarise(merge([SCORE.type.measure(SCORE, column(p[a:b]), y[a:b], 0.0) for a, b in parts]))
     pooled = scores(SCORE, column(p), y)
     assert values["rmse"] == pytest.approx(sqrt(np.mean((p - y) ** 2)), rel=1e-9)
     if rows > 2:
@@ -70,7 +69,7 @@ def test_merged_moments_give_pearson_and_rmse_of_pooled_predictions(case, place)
 def test_merging_gives_the_same_numbers_in_any_order(case):
     rng, rows, parts = case
     p, y = rng.normal(1e3, 1, rows), rng.normal(1e3, 1, rows)
-    found = [measure(SCORE, column(p[a:b]), y[a:b], rng.uniform(0, 9)) for a, b in parts]
+    found = [SCORE.type.measure(SCORE, column(p[a:b]), y[a:b], rng.uniform(0, 9)) for a, b in parts]
     order = rng.permutation(len(found))
     assert merge(found) == merge([found[at] for at in order])
 
@@ -86,7 +85,7 @@ def test_scores_that_need_the_rows_are_means_weighted_by_examples():
         TaskStatistics(2, 0, 2, (2, 2, 2, 0, 0, 0)),
         TaskStatistics(3, 0, 3, (3, 3, 3, 0, 0, 0), (), (("auc_mean", 0.9, 3),)),
     ]
-    assert summarise(BINARY, merge(parts))["auc_mean"] == pytest.approx((0.5 + 2.7) / 4)
+    assert BINARY.summarise(merge(parts))["auc_mean"] == pytest.approx((0.5 + 2.7) / 4)
 
 
 def test_binary_scores_by_hand():
@@ -121,9 +120,9 @@ def test_counts_by_label_tell_as_much_as_the_confusion_matrix(case, size):
     rng, rows, parts = case
     task = replace(THREE, labels=tuple(map(str, range(size))))
     outputs, targets = rng.normal(size=(rows, size)), rng.integers(size, size=rows).astype(float)
-    parts = [measure(task, outputs[a:b], targets[a:b], 0.0) for a, b in parts]
-    assert all(fits(task, part) for part in parts)
-    found = summarise(task, merge(parts))
+    parts = [task.type.measure(task, outputs[a:b], targets[a:b], 0.0) for a, b in parts]
+    assert all(task.fits(part) for part in parts)
+    found = task.summarise(merge(parts))
     table = np.zeros((size, size))
     np.add.at(table, (targets.astype(int), outputs.argmax(axis=1)), 1)
     true, said, hits = table.sum(axis=1), table.sum(axis=0), np.trace(table)
@@ -149,9 +148,9 @@ def test_a_correlation_is_never_above_one(scale):
 def test_multilabel_counts_and_scores_by_hand():
     outputs = [[1, -1], [1, 1], [-1, 1], [-1, -1]]
     targets = [[1, 0], [0, 1], [1, 1], [0, 1]]
-    statistics = measure(TAGS, np.array(outputs, float), np.array(targets, float), 0.0)
+    statistics = TAGS.type.measure(TAGS, np.array(outputs, float), np.array(targets, float), 0.0)
     assert statistics.labels == (1, 2, 2, 2, 3, 2)  # (hits, true, predicted) of p, then of q
-    values = summarise(TAGS, statistics)
+    values = TAGS.summarise(statistics)
     assert values["f1_micro"] == pytest.approx(6 / 9) and values["label_accuracy"] == 5 / 8
     assert values["f1_macro"] == pytest.approx((2 / 4 + 4 / 5) / 2)
     assert values["accuracy"] == 1 / 4  # only the first row is right as a whole
@@ -198,12 +197,14 @@ def test_scores_of_one_class_are_never_nan():
 
 def good(task):
     targets = {"b": [0, 1, 1], "c": [0, 1, 2], "m": [[0, 1], [1, 1], [0, 0]], "r": [1, 2, 4]}[task.name]
-    return measure(task, np.random.default_rng(3).normal(size=(3, task.outputs)), np.array(targets, float), 1.5)
+    return task.type.measure(
+        task, np.random.default_rng(3).normal(size=(3, task.outputs)), np.array(targets, float), 1.5
+    )
 
 
 @pytest.mark.parametrize("task", [BINARY, THREE, TAGS, SCORE], ids=lambda task: task.name)
 def test_what_measure_gives_fits_its_own_task_only(task):
-    assert [other.name for other in (BINARY, THREE, TAGS, SCORE) if fits(other, good(task))] == [task.name]
+    assert [other.name for other in (BINARY, THREE, TAGS, SCORE) if other.fits(good(task))] == [task.name]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_what_measure_gives_fits_its_own_task_only(task):
     ],
 )
 def test_statistics_that_measure_cannot_give_do_not_fit(task, change):
-    assert fits(task, good(task)) and not fits(task, replace(good(task), **change))
+    assert task.fits(good(task)) and not task.fits(replace(good(task), **change))
 
 
 @settings(max_examples=80, deadline=None)
@@ -260,14 +261,14 @@ def test_whatever_measure_gives_fits(seed, rows, place, size):
     rng = np.random.default_rng(seed)
     p, y = (np.float32(place + size * rng.normal(size=rows)).astype(float) for _ in range(2))
     for predictions in (p, y, np.full(rows, place), y + 1e-7 * abs(y)):
-        assert fits(SCORE, measure(SCORE, column(predictions), y, 1.0))
+        assert SCORE.fits(SCORE.type.measure(SCORE, column(predictions), y, 1.0))
     tags = (rng.random((rows, 2)) < rng.random(2)).astype(float)
-    assert fits(TAGS, measure(TAGS, rng.normal(size=(rows, 2)), tags, 1.0))
+    assert TAGS.fits(TAGS.type.measure(TAGS, rng.normal(size=(rows, 2)), tags, 1.0))
 
 
 def test_the_largest_sums_that_fit_still_give_finite_scores():
     huge = TaskStatistics(2**53 - 1, LARGEST, moments=(LARGEST, -LARGEST, LARGEST, LARGEST, -LARGEST, LARGEST))
-    values = summarise(SCORE, merge([huge, replace(huge, moments=huge.moments[1:] + huge.moments[:1])] * 500))
+    values = SCORE.summarise(merge([huge, replace(huge, moments=huge.moments[1:] + huge.moments[:1])] * 500))
     assert all(value is None or isfinite(value) for value in values.values())
 
 

@@ -10,16 +10,16 @@ import torch
 from torch.nn import functional
 
 from common.errors import ModelError
-from common.models.batch import TextBatch
-from common.models.encoder import build_encoder, load_config, longest_input, mean_vectors
-from common.models.heads import Head, SiameseHead, task_loss
-from common.models.multitask import MultiTaskModel, _stack, initialise
+from common.inputs.texts import TextBatch
+from common.models.encoder import build_encoder, load_config, longest_input
+from common.models.heads import LinearHead, SiameseHead
+from common.models.multitask import MultiTaskModel, initialise
 from common.models.pretrained import (
     KNOWN_ARCHITECTURES,
 )
 from common.orders import ModelArchitecture
 from common.parameters.flat import shapes_of
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
 BERT_TINY = KNOWN_ARCHITECTURES["prajjwal1/bert-tiny"]
 SMALL = json.dumps(json.loads(BERT_TINY) | {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 120})
@@ -29,8 +29,8 @@ DISTILBERT = json.dumps(
 TASKS = [KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")]
 
 
-def architecture(config: str = SMALL, encoding: str = "siamese") -> ModelArchitecture:
-    return ModelArchitecture(config, encoding, 32, "", 0)
+def architecture(config: str = SMALL, pair_mode: str = "siamese") -> ModelArchitecture:
+    return ModelArchitecture(config, pair_mode, 32, "", 0)
 
 
 def batch(rows: int, length: int, seed: int = 0) -> TextBatch:
@@ -59,7 +59,7 @@ def test_cross_heads_have_258_258_and_129_parameters() -> None:
 def test_siamese_heads_are_for_pairs_only() -> None:
     model = MultiTaskModel(architecture(), TASKS)
     assert {task: type(head) for task, head in model.heads.items()} == {
-        "sst2": Head,
+        "sst2": LinearHead,
         "qqp": SiameseHead,
         "stsb": SiameseHead,
     }
@@ -75,7 +75,7 @@ def test_tied_parameters_are_named_once() -> None:
 
 
 def test_siamese_features_past_the_first_two_do_not_depend_on_the_order_of_texts() -> None:
-    head = SiameseHead(KNOWN_TASKS["mnli"], 16, 0.0)
+    head = SiameseHead(3, 16, 0.0)
     u, v = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(head(u, v), head(v, u))
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_siamese_features_past_the_first_two_do_not_depend_on_the_order_of_texts
 
 def test_siamese_head_by_hand() -> None:
     # u = (1, 0), v = (1, 1): features 1 0 1 1 0 1 1 0 and cosine 1 / sqrt(2).
-    head = SiameseHead(KNOWN_TASKS["stsb"], 2, 0.0)
+    head = SiameseHead(1, 2, 0.0, 2.5)
     with torch.no_grad():
         head.linear.weight.copy_(torch.arange(1.0, 10.0).unsqueeze(0))
         head.linear.bias.fill_(0.5)
@@ -97,8 +97,8 @@ def test_siamese_head_by_hand() -> None:
 def test_one_call_for_both_texts_equals_two(lengths: tuple[int, int]) -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     first, second = batch(3, lengths[0]), batch(3, lengths[1], seed=1)
-    both = mean_vectors(model.encoder, _stack(first, second, 0))
-    torch.testing.assert_close(both[:3], mean_vectors(model.encoder, first))
+    both = first.stacked(second, 0).mean_vectors(model.encoder)
+    torch.testing.assert_close(both[:3], first.mean_vectors(model.encoder))
     expected = model.heads["stsb"](both[:3], both[3:])
     torch.testing.assert_close(model("stsb", replace(first, pair=second)), expected)
 
@@ -107,12 +107,12 @@ def test_padding_changes_nothing() -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     short = TextBatch(*(torch.tensor([row]) for row in ([7, 8, 9], [1, 1, 1])))
     long = TextBatch(*(torch.tensor([row]) for row in ([7, 8, 9, 0, 0], [1, 1, 1, 0, 0])))
-    torch.testing.assert_close(mean_vectors(model.encoder, short), mean_vectors(model.encoder, long))
+    torch.testing.assert_close(short.mean_vectors(model.encoder), long.mean_vectors(model.encoder))
     torch.testing.assert_close(model("sst2", short), model("sst2", long))
 
 
 def test_a_pair_task_needs_a_pair() -> None:
-    with pytest.raises(ValueError, match="stsb reads pairs"):
+    with pytest.raises(ValueError, match="reads pairs of texts"):
         MultiTaskModel(architecture(), TASKS)("stsb", batch(2, 4))
 
 
@@ -124,7 +124,7 @@ def test_an_encoder_without_a_pooler_reads_the_first_token() -> None:
 
 
 def test_token_types_reach_the_encoder() -> None:
-    model = MultiTaskModel(architecture(encoding="cross"), TASKS).eval()
+    model = MultiTaskModel(architecture(pair_mode="cross"), TASKS).eval()
     texts = batch(2, 6)
     typed = replace(texts, token_type_ids=torch.ones(2, 6, dtype=torch.int64))
     assert not torch.allclose(model("qqp", texts), model("qqp", typed))
@@ -148,7 +148,7 @@ def test_a_siamese_regression_starts_with_the_cosine_around_the_mean() -> None:
     model = MultiTaskModel(architecture(), TASKS).eval()
     initialise(model, 1)
     first, second = batch(4, 6), batch(4, 6, seed=1)
-    u, v = mean_vectors(model.encoder, first), mean_vectors(model.encoder, second)
+    u, v = first.mean_vectors(model.encoder), second.mean_vectors(model.encoder)
     expected = 2.5 * functional.cosine_similarity(u, v) - 1.25
     torch.testing.assert_close(model("stsb", replace(first, pair=second))[:, 0], expected)
 
@@ -166,15 +166,15 @@ def test_a_task_cannot_be_named_like_a_method() -> None:
 
 def test_losses_by_hand() -> None:
     outputs = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    many = TaskDefinition("m", TaskType.MULTILABEL, ("a", "b"), False, ("f1_micro",))
-    rows = task_loss(many, outputs, torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "none")
+    many = TaskDefinition("m", TASK_KINDS["multilabel"], ("a", "b"), False, ("f1_micro",))
+    rows = many.type.loss(outputs, torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "none")
     log2, log_e2 = 0.693147, 0.126928  # log 2 and log(1 + exp(-2))
     assert rows.tolist() == pytest.approx([log2, (log_e2 + log2) / 2], abs=1e-5)
-    loss = task_loss(KNOWN_TASKS["sst2"], outputs, torch.tensor([0, 0]))
+    loss = KNOWN_TASKS["sst2"].type.loss(outputs, torch.tensor([0, 0]))
     assert loss.item() == pytest.approx((log2 + log_e2) / 2, abs=1e-5)
-    score = task_loss(KNOWN_TASKS["stsb"], torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.0]), "sum")
+    score = KNOWN_TASKS["stsb"].type.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 4.0]), "sum")
     assert score.item() == 4.0
-    assert task_loss(many, outputs, torch.ones(2, 2)).item() == pytest.approx(
+    assert many.type.loss(outputs, torch.ones(2, 2)).item() == pytest.approx(
         functional.binary_cross_entropy_with_logits(outputs, torch.ones(2, 2)).item()
     )
 

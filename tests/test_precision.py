@@ -35,11 +35,11 @@ def test_only_products_are_bfloat16() -> None:
     assert rounded_losses == pytest.approx(losses, rel=0.02)
 
 
-@pytest.mark.parametrize("encoding", ["siamese", "cross"])
-def test_weights_are_rounded_anew_in_every_step(encoding: str) -> None:
-    model = make_model(encoding=encoding).eval()
+@pytest.mark.parametrize("pair_mode", ["siamese", "cross"])
+def test_weights_are_rounded_anew_in_every_step(pair_mode: str) -> None:
+    model = make_model(pair_mode=pair_mode).eval()
     model.precision = torch.bfloat16
-    batch = loop.collate(make_sets(0, encoding)[1].train, torch.arange(3).numpy())
+    batch = make_sets(0, pair_mode)[1].train.batch(torch.arange(3).numpy())
     before = model("qqp", batch)
     with torch.no_grad():
         for parameter in model.parameters():

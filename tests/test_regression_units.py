@@ -19,7 +19,7 @@ from common.config import Config, load_config
 from common.errors import Reason, Refused, WireError
 from common.orders import JoinRequest, PollKind, PollReply, Settlement
 from common.targets import LARGEST_TARGET, OWN_UNITS, TargetSums, TargetUnits, coarse, pooled, sums_of
-from common.tasks import METRICS, TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages
 from server.core.admission import check_join
 from server.core.effects import Commit, Notice, UnitsFixed
@@ -32,8 +32,8 @@ from tests.core_cases import Table, rules
 from tests.crashes import model_made_here
 from tests.federations import digest_of, federate, small_config
 
-SCORE = TaskDefinition("yield", TaskType.REGRESSION, (), False, METRICS[TaskType.REGRESSION])
-TAG = TaskDefinition("tag", TaskType.CLASSIFICATION, ("a", "b"), False, ("accuracy",))
+SCORE = TaskDefinition("yield", TASK_KINDS["regression"], (), False, TASK_KINDS["regression"].metrics)
+TAG = TaskDefinition("tag", TASK_KINDS["classification"], ("a", "b"), False, ("accuracy",))
 TWO = (("x", ("yield",), "1/2"), ("y", ("yield",), "2/2"))
 
 

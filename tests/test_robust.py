@@ -11,11 +11,12 @@ import pytest
 from common.errors import RunFolderError
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
+from server.aggregation.aggregator import Aggregator
 from server.aggregation.bound import bounded
-from server.aggregation.cohort import Cohort, median, multi_krum, trimmed_mean
-from server.aggregation.combining import Combiner
+from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.method import Method
 from server.aggregation.optimizers import SGD, adam, momentum, yogi
+from server.aggregation.robust import median, multi_krum, trimmed_mean
 from server.storage.models import MemoryModels, ModelFiles
 
 ROBUST = {"median": median(), "trimmed_mean": trimmed_mean(0.3), "multi_krum": multi_krum(0.3)}
@@ -28,11 +29,11 @@ def encoded(delta, encoding="dense-float32"):
 
 def combine(method, deltas, base=None, weights=None):
     """One round of updates, each folded as the order of its number."""
-    combiner = Combiner(method)
+    aggregator = Aggregator(method)
     for number, delta in enumerate(deltas):
-        combiner.fold(f"order-{number}", encoded(delta), {"shared": weights[number] if weights else 1}, {})
+        aggregator.fold(f"order-{number}", encoded(delta), {"shared": weights[number] if weights else 1}, {})
     base = np.zeros_like(deltas[0]) if base is None else base
-    return combiner.combine({"shared": base}, {"shared": sum(weights or [1] * len(deltas))}, {})["shared"]
+    return aggregator.combine({"shared": base}, {"shared": sum(weights or [1] * len(deltas))}, {})["shared"]
 
 
 def vectors(*rows):
@@ -73,10 +74,10 @@ class TestRobust:
         deltas = rng.normal(size=(7, 700)).astype(np.float32)
         base, found = np.zeros(700, np.float32), set()
         for order in (range(7), [6, 2, 4, 0, 1, 5, 3]):
-            combiner = Combiner(Method(rule))
+            aggregator = Aggregator(Method(rule))
             for number in order:
-                combiner.fold(f"order-{number}", encoded(deltas[number]), {"shared": 1}, {})
-            found.add(combiner.combine({"shared": base}, {"shared": 7}, {})["shared"].tobytes())
+                aggregator.fold(f"order-{number}", encoded(deltas[number]), {"shared": 1}, {})
+            found.add(aggregator.combine({"shared": base}, {"shared": 7}, {})["shared"].tobytes())
         assert len(found) == 1
 
     def test_one_wild_client_does_not_move_them_but_does_move_the_mean(self):
@@ -92,31 +93,31 @@ class TestRobust:
         delta = np.zeros((300, 16), np.float32)
         delta[[3, 200]] = 0.5
         schema = ParameterSchema.of({"table": (300, 16)})
-        cohort = Cohort(median(), None)
+        kept = KeptUpdates(median(), None)
         for number in range(3):
             payload = ENCODINGS[encoding].encode(delta.ravel(), schema)
-            cohort.fold(str(number), [("shared", EncodedDelta(ENCODINGS[encoding], schema, payload))])
-        (block,) = cohort.steps("shared", 4800)
+            kept.add(str(number), [("shared", EncodedDelta(ENCODINGS[encoding], schema, payload))], {"shared": 1})
+        (block,) = kept.report("shared", [])
         assert block[0] == 0 and block[1].tolist() == delta.ravel().tolist()
 
     def test_a_client_without_rows_does_not_count(self):
         assert combine(Method(median()), vectors([1], [2], [90], [80]), weights=[1, 1, 0, 0]).tolist() == [1.5]
 
     def test_what_a_dead_coordinator_left_is_deleted_and_a_round_leaves_nothing(self, tmp_path: Path):
-        (tmp_path / "shared.rows").write_bytes(b"half an update")
-        combiner = Combiner(Method(median(), folder=tmp_path))
+        (tmp_path / "shared.updates").write_bytes(b"half an update")
+        aggregator = Aggregator(Method(median(), folder=tmp_path))
         assert not list(tmp_path.iterdir())
         for value in (3.0, 5.0):
-            combiner.fold("o", encoded(np.array([value], np.float32)), {"shared": 1}, {})
-            assert [path.name for path in tmp_path.iterdir()] == ["shared.rows"]
-            found = combiner.combine({"shared": np.zeros(1, np.float32)}, {"shared": 1}, {})
+            aggregator.fold("o", encoded(np.array([value], np.float32)), {"shared": 1}, {})
+            assert [path.name for path in tmp_path.iterdir()] == ["shared.updates"]
+            found = aggregator.combine({"shared": np.zeros(1, np.float32)}, {"shared": 1}, {})
             assert found["shared"].tolist() == [value] and not list(tmp_path.iterdir())
 
     def test_a_disk_that_does_not_take_an_update_is_named(self, tmp_path: Path):
-        cohort = Cohort(median(), tmp_path / "cohort")
-        (tmp_path / "cohort").rmdir()
-        with pytest.raises(RunFolderError, match=r"cohort cannot be written \(No such file or directory\); free space"):
-            cohort.fold("o", encoded(np.ones(3, np.float32)))
+        kept = KeptUpdates(median(), tmp_path / "updates")
+        (tmp_path / "updates").rmdir()
+        with pytest.raises(RunFolderError, match=r"updates cannot be written \(No such file or directory\); free"):
+            kept.add("o", encoded(np.ones(3, np.float32)), {"shared": 1})
 
 
 class TestNormBound:
@@ -149,14 +150,14 @@ class TestNormBound:
 class TestOptimizers:
     def rounds(self, optimizer, steps, rate=1.0):
         """Values after each round, from 0, of one parameter that is asked to move by `steps`."""
-        combiner = Combiner(
+        aggregator = Aggregator(
             Method(optimizer=optimizer, rate=rate),
             {f"{name}/shared": np.full(1, start, np.float32) for name, start in optimizer.moments},
         )
         values = [np.zeros(1, np.float32)]
         for step in steps:
-            combiner.fold("o", encoded(np.array([step], np.float32)), {"shared": 1}, {})
-            values.append(combiner.combine({"shared": values[-1]}, {"shared": 1}, {})["shared"])
+            aggregator.fold("o", encoded(np.array([step], np.float32)), {"shared": 1}, {})
+            values.append(aggregator.combine({"shared": values[-1]}, {"shared": 1}, {})["shared"])
         return [float(value[0]) for value in values[1:]]
 
     def test_sgd_is_the_step_times_the_rate(self):

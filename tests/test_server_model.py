@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from common.errors import ModelError
-from common.models.encoder import build_encoder
+from common.models.encoder import EncoderSource, build_encoder
 from common.models.packed_tokenizer import tokenizer_digest, unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
-from common.models.sources import EncoderSource
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS
@@ -27,9 +26,9 @@ SOURCE = EncoderSource(SMALL, None, TOKENIZER, "random weights as configured")
 
 
 def make(
-    source: EncoderSource = SOURCE, encoding: str = "siamese", plan: str = "hard", seed: int = 1, length: int = 64
+    source: EncoderSource = SOURCE, pair_mode: str = "siamese", plan: str = "hard", seed: int = 1, length: int = 64
 ) -> MTLServerModel:
-    return MTLServerModel.create(source, encoding, length, TASKS, SharingPlan(PLANS[plan]), seed)
+    return MTLServerModel.create(source, pair_mode, length, TASKS, SharingPlan(PLANS[plan]), seed)
 
 
 @pytest.fixture(scope="module")

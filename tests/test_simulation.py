@@ -17,16 +17,18 @@ import torch
 from client.agent import Agent
 from client.app import local_definitions
 from client.data.partitions import by_label, deal
-from client.data.sources import DataRequest, load
+from client.data.request import DataRequest
+from client.data.sources import load
 from client.local_client import Computing, local_client
 from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, DataError
-from common.models import multitask
+from common.inputs import INPUT_KINDS
+from common.inputs.numbers import Numbers
 from common.ports import INLINE_BYTES
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from server.engine.coordinator import Coordinator
 from server.reporting.report import personalisation
 from server.runs.assembly import in_memory
@@ -176,11 +178,13 @@ def test_no_client_goes_without_rows():
     assert sorted(map(len, dealt)) == [1] * 9
 
 
-@pytest.mark.parametrize("kind", list(TaskType)[::2])
+@pytest.mark.parametrize("kind", [TASK_KINDS["classification"], TASK_KINDS["regression"]])
 def test_rows_are_dealt_by_class_and_by_score(kind):
-    labels = ("no", "yes") if kind is TaskType.CLASSIFICATION else ()
+    labels = ("no", "yes") if kind is TASK_KINDS["classification"] else ()
     task = TaskDefinition("t", kind, labels, False, ("accuracy" if labels else "rmse",))
-    request = DataRequest(task, "builtin", train_samples=30, val_samples=10, features=3, seed=4, standardise=True)
+    request = DataRequest(
+        task, "builtin", train_samples=30, val_samples=10, inputs="numbers", features=3, seed=4, standardise=True
+    )
     dealt = deal(request, 5, alpha=0.5)
     assert sum(len(part.train) for part in dealt) == 150
     assert sum(len(part.validation) for part in dealt) == 50
@@ -250,11 +254,11 @@ def test_a_fraction_of_the_clients_is_chosen_anew_each_round(tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clients(tmp_path, monkeypatch):
     built, kept = {}, {}
-    real = multitask.build_encoder
+    real = INPUT_KINDS["numbers"].build_encoder
     for clients in (8, 136):
         config = array_config(f"simulation={{clients: {clients}, workers: 2}}", "model.mlp.hidden=[500]")
         made = built[clients] = []
-        monkeypatch.setattr(multitask, "build_encoder", lambda text, made=made: made.append(1) or real(text))
+        monkeypatch.setattr(Numbers, "build_encoder", lambda _, text, made=made: made.append(1) or real(text))
         tracemalloc.start()
         coordinator, virtual = asyncio.run(virtual_run(config, tmp_path / str(clients), population(config)))
         gc.collect()

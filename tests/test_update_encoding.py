@@ -271,7 +271,7 @@ class Upload:
 
 def snapshot(coordinator: Coordinator) -> object:
     """Everything that counts, bit for bit; only the count of refusals may change."""
-    sums, state = coordinator.writer.handler._combiner._sums, coordinator.state
+    sums, state = coordinator.writer.handler._aggregator._updates, coordinator.state
     members = {name: replace(m, tally=replace(m.tally, refused=0), doing="") for name, m in state.members.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},

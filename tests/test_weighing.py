@@ -15,7 +15,7 @@ from common.config import load_config
 from common.errors import ConfigError, Reason, Refused, WireError
 from common.orders import JoinRequest, TaskResult
 from common.statistics import TaskStatistics
-from common.tasks import KNOWN_TASKS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
 from server.core.admission import _check_counts
@@ -57,7 +57,7 @@ def test_scores_are_of_no_more_rows_than_the_client_joined_with(field: str) -> N
 
 
 def test_hidden_words_are_as_many_as_fit_into_the_rows() -> None:
-    words = TaskDefinition("words", TaskType.MASKED_LM, (), False, ("masked_accuracy",))
+    words = TaskDefinition("words", TASK_KINDS["masked_lm"], (), False, ("masked_accuracy",))
     table = Table(rules(tasks=(words,), schemas={"shared": ("s" * 64, 400)}, max_length=16))
     counts = (("words", 2),)
     table.apply(Joined(0.0, JoinRequest("a", (words,), counts, validation=counts), "token-a"))

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.metrics import measure
 from common.orders import (
     JoinRequest,
     ModelArchitecture,
@@ -38,7 +37,7 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.statistics import TaskStatistics
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart
 from common.wire.codec import Codec
@@ -112,7 +111,7 @@ HEADER = UpdateHeader(
     (TaskResult("sst2", 7, None, TaskStatistics(7, 1.5, 5, (3, 4, 4, 2, 3, 3), (), (("auc_mean", 0.5, 7),))),),
     1.0,
 )
-TASK = TaskDefinition("sst2", TaskType.CLASSIFICATION, ("no", "yes"), False, ("accuracy",))
+TASK = TaskDefinition("sst2", TASK_KINDS["classification"], ("no", "yes"), False, ("accuracy",))
 JOIN = JoinRequest("clinic.a", (TASK,), (("sst2", 7),))
 TRAINING = TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8)
 ORDER = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(TRAINING, seed=5))
@@ -239,9 +238,9 @@ def test_what_no_message_can_carry_is_told_to_the_sender() -> None:
 
 def test_five_thousand_labels_fit_every_message_with_room_to_spare() -> None:
     names = tuple(f"a label with a name of forty characters {number}" for number in range(5000))
-    task = TaskDefinition("m", TaskType.CLASSIFICATION, names, False, ("f1",))
+    task = TaskDefinition("m", TASK_KINDS["classification"], names, False, ("f1",))
     rng = np.random.default_rng(0)
-    found = measure(task, rng.normal(size=(100, 5000)), rng.integers(5000, size=100).astype(float), 1.0)
+    found = task.type.measure(task, rng.normal(size=(100, 5000)), rng.integers(5000, size=100).astype(float), 1.0)
     largest = replace(found, examples=MAX_COUNT, right=MAX_COUNT, labels=(MAX_COUNT,) * len(found.labels))
     for statistics, most in ((found, 50_000), (largest, 250_000)):
         value = results_with(validation=statistics, personal=statistics)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from client.data.encoding import EncodedSet, EncodedTexts
+from client.data.tokenised import TokenisedSet, TokenisedTexts
 from client.training.loop import TaskSet
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture, TrainingSettings
@@ -41,29 +41,29 @@ SETTINGS = TrainingSettings(
 CLIPPED = replace(SETTINGS, max_grad_norm=0.1)
 
 
-def make_model(kind: str = "bert", encoding: str = "siamese", **changes: object) -> MultiTaskModel:
+def make_model(kind: str = "bert", pair_mode: str = "siamese", **changes: object) -> MultiTaskModel:
     """A model with heads for sst2 and qqp and the same values every time."""
-    architecture = ModelArchitecture(json.dumps(CONFIGS[kind] | changes), encoding, 32, "", 0)
+    architecture = ModelArchitecture(json.dumps(CONFIGS[kind] | changes), pair_mode, 32, "", 0)
     model = MultiTaskModel(architecture, [KNOWN_TASKS["sst2"], KNOWN_TASKS["qqp"]])
     initialise(model, 5)
     return model
 
 
-def make_sets(padding_id: int, encoding: str = "siamese", ids: tuple[int, int] = (3, 150)) -> tuple[TaskSet, ...]:
+def make_sets(padding_id: int, pair_mode: str = "siamese", ids: tuple[int, int] = (3, 150)) -> tuple[TaskSet, ...]:
     """Rows of sst2 and qqp with token ids of that range; validation rows have ids that training rows lack."""
     rng = np.random.Generator(np.random.PCG64(3))
     middle = ids[0] + 2 * (ids[1] - ids[0]) // 3
 
-    def texts(rows: int, high: int, *, types: bool = False) -> EncodedTexts:
+    def texts(rows: int, high: int, *, types: bool = False) -> TokenisedTexts:
         offsets = np.concatenate([[0], np.cumsum(rng.integers(2, 12, size=rows))])
         values = rng.integers(ids[0], high, size=offsets[-1], dtype=np.int32)
-        return EncodedTexts(values, offsets, rng.integers(0, 2, size=len(values), dtype=np.int8) if types else None)
+        return TokenisedTexts(values, offsets, rng.integers(0, 2, size=len(values), dtype=np.int8) if types else None)
 
-    def encoded(task: str, rows: int, high: int) -> EncodedSet:
+    def encoded(task: str, rows: int, high: int) -> TokenisedSet:
         pair = task == "qqp"
-        second = texts(rows, high) if pair and encoding == "siamese" else None
-        first = texts(rows, high, types=pair and encoding == "cross")
-        return EncodedSet(first, second, rng.integers(0, 2, size=rows), padding_id)
+        second = texts(rows, high) if pair and pair_mode == "siamese" else None
+        first = texts(rows, high, types=pair and pair_mode == "cross")
+        return TokenisedSet(first, second, rng.integers(0, 2, size=rows), padding_id)
 
     return tuple(
         TaskSet(KNOWN_TASKS[task], encoded(task, rows, middle), encoded(task, 7, ids[1]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from common.inputs.header import Header
 from common.names import is_id
 from common.orders import (
     Evaluate,
@@ -40,7 +41,7 @@ from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
 from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
-from common.tasks import METRICS, Header, TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
@@ -77,9 +78,9 @@ def first(pair: Any) -> Any:
 
 @st.composite
 def task_definitions(draw: st.DrawFn) -> TaskDefinition:
-    kind = draw(st.sampled_from(TaskType))
+    kind = draw(st.sampled_from([*TASK_KINDS.values()]))
     names = draw(few(labels, lambda label: label, least=1)) if kind.has_labels else ()
-    metrics = draw(st.permutations(METRICS[kind]))[: draw(st.integers(1, len(METRICS[kind])))]
+    metrics = draw(st.permutations(kind.metrics))[: draw(st.integers(1, len(kind.metrics)))]
     return TaskDefinition(
         draw(task_names), kind, names, draw(st.booleans()), tuple(metrics), draw(amounts), draw(st.booleans())
     )
@@ -99,7 +100,7 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     rows = [tuple((t.name, draw(row_counts)) for t in tasks) for _ in range(2)]
     validation = tuple((name, count) for name, count in rows[1] if count)
     sums = st.builds(TargetSums, numbers, amounts)
-    targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TaskType.REGRESSION)
+    targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TASK_KINDS["regression"])
     said = tuple((t.name, draw(headers)) for t in tasks[1:])
     return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str)), said), validation, targets)
 

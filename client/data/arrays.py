@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
-from client.data.features import FeatureRows, Labels
+from client.data.examples import TaskData
+from client.data.features import NumberExamples
 from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
-from client.data.labels import CellError, label_parser, quoted
-from client.data.rows import TaskData
 from common.errors import DataError, foreign_errors
+from common.inputs.header import Header
 from common.seeds import derive_seed
-from common.tasks import Header, TaskDefinition, TaskType
+from common.tasks import TaskDefinition
+from common.tasks.definition import Label, Labels
+from common.tasks.labels import CellError, quoted
 
 ALL = "all.npz"
 ARRAYS = ".npz"
@@ -33,7 +35,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ReadArrays:
     """Features and labels as they were read. `table` is where they stand, for messages; an array file has none."""
 
     origin: str
@@ -103,13 +105,14 @@ def read_rows(
 _OTHERS = ", ".join(SUFFIXES)
 
 
-def _data(read: Numbers, train: FeatureRows, validation: FeatureRows, origin: str) -> TaskData:
+def _data(read: ReadArrays, train: NumberExamples, validation: NumberExamples, origin: str) -> TaskData:
     named = read.columns.features
     header = Header.of(named) if named else Header(train.features.shape[1])
-    return TaskData(train, validation, origin, read.columns, header, read.table.notes if read.table is not None else ())
+    notes = read.table.notes if read.table is not None else ()
+    return TaskData(train, validation, origin, read.columns, (header,), notes)
 
 
-def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> Numbers:
+def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
     if paths[0].name.endswith(ARRAYS):
         if len(paths) > 1:
             raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
@@ -122,7 +125,7 @@ def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None
     for place, name in enumerate(columns.features):
         features[:, place] = _numbers(table, name)
     assert columns.label is not None
-    return Numbers(table.origin, features, table.columns[columns.label], columns, table)
+    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table)
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
@@ -157,7 +160,7 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> Numbers:
+def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> ReadArrays:
     """The arrays of a file; where it says `whose` rows they are, those of one task."""
     unreadable = DataError(f"{path} is not a readable .npz file of plain arrays; write it again")
     with foreign_errors(lambda error: unreadable), np.load(path, allow_pickle=False) as file:
@@ -201,7 +204,9 @@ def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
     return names
 
 
-def _by_name(path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames) -> Numbers:
+def _by_name(
+    path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames
+) -> ReadArrays:
     """The features that a person named, in their order; all of them where nobody did, or where they have no names."""
     wanted = named.features or tuple(present)
     if present:
@@ -212,7 +217,7 @@ def _by_name(path: Path, x: Array, y: Array, present: list[str], task: TaskDefin
                 f"tasks.{task.name}.columns.features"
             )
         x = x[:, [present.index(name) for name in wanted]]
-    return Numbers(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
+    return ReadArrays(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
 
 
 def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_]:
@@ -232,7 +237,7 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
     return mine
 
 
-def _checked(read: Numbers, task: TaskDefinition, features: int) -> FeatureRows:
+def _checked(read: ReadArrays, task: TaskDefinition, features: int) -> NumberExamples:
     x = read.features
     if not len(x):
         raise DataError(f"{read.origin} has no rows; give at least one")
@@ -247,10 +252,10 @@ def _checked(read: Numbers, task: TaskDefinition, features: int) -> FeatureRows:
             f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row, number]} is not a finite float32; "
             "mend or remove the row"
         )
-    return FeatureRows(flat, _labels(read, task))
+    return NumberExamples(flat, _labels(read, task))
 
 
-def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataError:
+def _another_width(read: ReadArrays, task: TaskDefinition, features: int) -> DataError:
     named = read.columns.features
     listed = f" ({', '.join([*named[:10], '...'][: len(named)])})" if named else ""
     remedy = f"name those wanted in tasks.{task.name}.columns.features, or change one" if named else "change one"
@@ -258,26 +263,27 @@ def _another_width(read: Numbers, task: TaskDefinition, features: int) -> DataEr
     return DataError(f"{read.origin}: {have}, model.mlp.features is {features}; {remedy}")
 
 
-def _labels(read: Numbers, task: TaskDefinition) -> Labels:
-    """Labels as `FeatureRows` holds them; each different value of an array is read once."""
+def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
+    """Labels as `NumberExamples` holds them; each different value of an array is read once."""
     y = read.labels
     if isinstance(y, np.ndarray):
-        if task.type is TaskType.MULTILABEL and y.ndim == 2:
-            if y.shape[1] != len(task.labels) or not np.isin(y, (0, 1)).all():
-                columns = f"one column for each of {len(task.labels)} labels"
-                raise DataError(f"{read.origin}, task {task.name}: y must be zeros and ones, {columns}")
-            return y.astype(np.float32)
+        try:
+            found = task.type.read_matrix(task, y) if y.ndim == 2 else None
+        except CellError as problem:
+            raise DataError(f"{read.origin}, task {task.name}: {problem}") from None
+        if found is not None:
+            return found
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         if y.ndim != 1:
             raise DataError(f"{read.origin}, task {task.name}: y has shape {y.shape}, not (rows,)")
         values, first, places = np.unique(y, return_index=True, return_inverse=True)
-        return _as_array(_parsed(read, task, values.tolist(), first.tolist()), task)[places]
-    return _as_array(_parsed(read, task, y, range(len(y))), task)
+        return task.type.targets(task, _parsed(read, task, values.tolist(), first.tolist()))[places]
+    return task.type.targets(task, _parsed(read, task, y, range(len(y))))
 
 
-def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[object]:
-    parse: Callable[[object], object] = label_parser(task)
+def _parsed(read: ReadArrays, task: TaskDefinition, cells: Sequence[object], rows: Sequence[int]) -> list[Label]:
+    parse = task.type.label_parser(task)
     parsed = []
     for cell, row in zip(cells, rows, strict=True):
         try:
@@ -286,14 +292,3 @@ def _parsed(read: Numbers, task: TaskDefinition, cells: Sequence[object], rows: 
             where = f"{read.place(row + 1)}, column {read.columns.label!r}"
             raise DataError(f"{where}, task {task.name}: {problem}") from None
     return parsed
-
-
-def _as_array(parsed: list[object], task: TaskDefinition) -> Labels:
-    if task.type is TaskType.CLASSIFICATION:
-        return np.array(parsed, dtype=np.int64)
-    if task.type is TaskType.REGRESSION:
-        return np.array(parsed, dtype=np.float64)
-    table = np.zeros((len(parsed), len(task.labels)), dtype=np.float32)
-    for row, chosen in enumerate(parsed):
-        table[row, np.asarray(chosen, dtype=np.int64)] = 1.0
-    return table

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from client.data.example import Example
-from client.data.labels import QUOTED_CHARACTERS, CellError, label_parser
 from common.errors import DataError
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
+from common.tasks.labels import QUOTED_CHARACTERS, CellError
 
 TEXTS = ("sentence", "text")
 TEXT_PAIRS = (
@@ -92,7 +92,7 @@ def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list
     """The table's rows in order, checked; `chosen` comes from `text_columns`."""
     text, text_pair = chosen.text or "", chosen.text_pair
     label = chosen.label or text
-    parse = label_parser(task) if chosen.label is not None else lambda _: 0
+    parse = task.type.label_parser(task)
     examples = []
     column = text
     cells = zip(table.columns[text], table.columns[text_pair or text], table.columns[label], strict=True)
@@ -128,7 +128,7 @@ def _checked(value: object) -> str:
 
 
 def text_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) -> ColumnNames:
-    """The columns of the text, of the second text (None for single texts) and of the label (None for masked_lm).
+    """The columns of the text, of the second text (None for single texts) and of the label (None if none is read).
 
     Raises:
         DataError: one is missing, or several bear a usual name.
@@ -143,7 +143,7 @@ def text_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) 
     key = "text and text_pair" if task.pair else "text"
     text, *second = _find(table, task, key, [name for name in given if name], usual, (names.label,))
     chosen = ColumnNames(text, second[0] if second else None)
-    if task.type is TaskType.MASKED_LM:
+    if not task.type.reads_labels:
         return chosen
     return replace(chosen, label=label_column(table, task, names.label, (text, *second)))
 

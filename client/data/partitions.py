@@ -7,18 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.features import FeatureRows, standardised
-from client.data.rows import Rows, TaskData, pick
-from client.data.sources import BUILTIN_TRAIN_SAMPLES, BUILTIN_VAL_SAMPLES, DataRequest, load
+from client.data.examples import RawExamples, TaskData
+from client.data.request import DataRequest
+from client.data.sources import load
 from common.errors import DataError
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
 
 Deal = list[NDArray[np.int64]]
 """Places of the rows of every part."""
-
-SCORE_CLASSES = 10
-"""A regression's rows fall into so many classes of equal size, by their scores."""
 
 
 def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[TaskData]:
@@ -37,8 +33,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     """
     train_samples, val_samples = request.train_samples, request.val_samples
     if request.source == "builtin":
-        train_samples = train_samples or BUILTIN_TRAIN_SAMPLES
-        val_samples = BUILTIN_VAL_SAMPLES if val_samples is None else val_samples
+        train_samples, val_samples = request.builtin_samples
         wanted = replace(request, train_samples=train_samples * parts, val_samples=val_samples * parts)
     else:
         wanted = replace(request, train_samples=None, val_samples=0 if val_samples == 0 else None)
@@ -50,15 +45,15 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     uneven = alpha is not None and request.source == "builtin"
     dealt = []
     for part in range(parts):
-        mine = pick(whole.train, train[part][: None if uneven else train_samples])
-        scored = pick(whole.validation, validation[part][: None if uneven and val_samples else val_samples])
-        if request.standardise and isinstance(mine, FeatureRows) and isinstance(scored, FeatureRows):
-            mine, scored = standardised(mine, scored)
+        mine = whole.train.take(train[part][: None if uneven else train_samples])
+        scored = whole.validation.take(validation[part][: None if uneven and val_samples else val_samples])
+        if request.standardise:
+            mine, scored = mine.standardised(scored)
         dealt.append(replace(whole, train=mine, validation=scored))
     return dealt
 
 
-def _deal_split(rows: Rows, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
+def _deal_split(rows: RawExamples, request: DataRequest, split: str, parts: int, alpha: float | None) -> Deal:
     if not len(rows):
         return [np.empty(0, dtype=np.int64)] * parts
     if len(rows) < parts:
@@ -68,7 +63,9 @@ def _deal_split(rows: Rows, request: DataRequest, split: str, parts: int, alpha:
         )
     if alpha is None:
         return [np.arange(part, len(rows), parts) for part in range(parts)]
-    return by_label(_classes(rows, request.task), parts, alpha, request.seed, request.task.name, split)
+    return by_label(
+        request.task.type.classes(np.asarray(rows.labels)), parts, alpha, request.seed, request.task.name, split
+    )
 
 
 def by_label(classes: NDArray[np.int64], parts: int, alpha: float, seed: int, task: str, split: str) -> Deal:
@@ -91,12 +88,3 @@ def by_label(classes: NDArray[np.int64], parts: int, alpha: float, seed: int, ta
         if not part:
             part.append(max(dealt, key=len).pop())
     return [np.array(sorted(part), dtype=np.int64) for part in dealt]
-
-
-def _classes(rows: Rows, task: TaskDefinition) -> NDArray[np.int64]:
-    labels = rows.labels if isinstance(rows, FeatureRows) else np.array([row.label for row in rows])
-    if task.type is TaskType.REGRESSION:
-        ranks = np.empty(len(labels), dtype=np.int64)
-        ranks[np.argsort(labels, kind="stable")] = np.arange(len(labels))
-        return ranks * SCORE_CLASSES // len(labels)
-    return labels.astype(np.int64)

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from client.data.features import FeatureRows
+from client.data.features import NumberExamples
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 
 DIRECTIONS = 8
 NOISE = 0.25
@@ -21,7 +21,7 @@ NOISE = 0.25
 
 def generate_rows(
     task: TaskDefinition, features: int, split: Literal["train", "validation"], count: int, seed: int
-) -> FeatureRows:
+) -> NumberExamples:
     """The first `count` rows of an endless split, which depends on task, features, split and seed alone."""
     common = np.random.Generator(np.random.PCG64(derive_seed(seed, features, "directions")))
     directions = common.standard_normal((features, DIRECTIONS)) / np.sqrt(features)
@@ -32,8 +32,4 @@ def generate_rows(
     drawn = rng.standard_normal((count, features + task.outputs))
     rows, noise = drawn[:, :features].astype(np.float32), drawn[:, features:]
     scores = np.tanh(2.0 * rows @ directions) @ weights * 2.0 + NOISE * noise
-    if task.type is TaskType.CLASSIFICATION:
-        return FeatureRows(rows, scores.argmax(axis=1).astype(np.int64))
-    if task.type is TaskType.REGRESSION:
-        return FeatureRows(rows, scores[:, 0])
-    return FeatureRows(rows, (scores > 0).astype(np.float32))
+    return NumberExamples(rows, task.type.drawn(scores))

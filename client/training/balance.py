@@ -271,7 +271,7 @@ def _uncertainty(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
 
 
 def _gradnorm(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
-    return GradNorm(chosen.rate, chosen.alpha, model.encoder, *_tasks_of(model))
+    return GradNorm(chosen.rate, chosen.alpha, model.get_submodule("encoder"), *_tasks_of(model))
 
 
 def _famo(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
@@ -280,7 +280,7 @@ def _famo(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
 
 def _conflict(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
     rule = conflict_rule(chosen.rule.value, chosen.cagrad_c)
-    return Conflict(Settlement(rule, only_conflicts=False, rescale=chosen.rescale), model.encoder)
+    return Conflict(Settlement(rule, only_conflicts=False, rescale=chosen.rescale), model.get_submodule("encoder"))
 
 
 def _tasks_of(model: MultiTaskModel) -> tuple[list[str], torch.device]:
@@ -310,4 +310,4 @@ def balance_of(model: MultiTaskModel, chosen: LocalBalance, tasks: Tasks = ()) -
     """The balance of an order, with nothing learned yet, for a model as it stands."""
     main = BALANCES[chosen.rule](model, chosen)
     roles = {task.auxiliary for task in tasks}
-    return Auxiliary(main, model.encoder) if len(roles) > 1 else main
+    return Auxiliary(main, model.get_submodule("encoder")) if len(roles) > 1 else main

@@ -17,9 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.data.encoding import EncodedSet, EncodedTexts, MaskedSet, TrainingRows
 from client.training.loop import TaskSet, takes_decay
-from common.models.mlp import MLPEncoder
 from common.models.multitask import MultiTaskModel
 from common.orders import Order
 from common.targets import OWN_UNITS
@@ -54,7 +52,8 @@ class CompactVocabulary:
 
     def renumbered(self, item: TaskSet) -> TaskSet:
         """The same rows with token ids that count in the compact table; only for ids that it holds."""
-        return replace(item, train=self._set(item.train), validation=self._set(item.validation))
+        train, validation = (examples.renumbered(self._places) for examples in (item.train, item.validation))
+        return replace(item, train=train, validation=validation)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -71,14 +70,6 @@ class CompactVocabulary:
             self._embedding.weight = whole
         with torch.no_grad():
             whole.index_copy_(0, self._rows, kept)
-
-    def _set(self, encoded: TrainingRows) -> EncodedSet:
-        assert isinstance(encoded, EncodedSet)  # rows of numbers have no vocabulary
-        second = None if encoded.second is None else self._texts(encoded.second)
-        return replace(encoded, first=self._texts(encoded.first), second=second)
-
-    def _texts(self, texts: EncodedTexts) -> EncodedTexts:
-        return replace(texts, ids=self._places[texts.ids])
 
 
 @dataclass(frozen=True)
@@ -133,17 +124,13 @@ def choose_rows(used: NDArray[np.integer], fixed: Iterable[int]) -> NDArray[np.i
 
 
 def compact_vocabulary(model: MultiTaskModel, sets: Sequence[TaskSet]) -> CompactVocabulary | None:
-    """The compact table for a model and all rows that it will read, or None where it is not exact or does not pay.
-
-    A masked task asks every row of the table for its word, so that all of them get a gradient.
-    """
+    """The compact table for a model and all that it will read, or None where it is not exact or does not pay."""
     embedding = _word_embedding(model)
-    encoded = [s for item in sets for s in (item.train, item.validation) if isinstance(s, EncodedSet)]
-    texts = [t for s in encoded for t in (s.first, s.second) if t is not None]
-    if embedding is None or not texts or any(isinstance(item.train, MaskedSet) for item in sets):
+    tokens = [examples.used_tokens() for item in sets for examples in (item.train, item.validation)]
+    if embedding is None or not tokens or not all(tokens):
         return None
-    used = np.unique(np.concatenate([np.unique(t.ids) for t in texts]))
-    fixed = _ids_with_meaning(model, embedding) | {s.padding_id for s in encoded}
+    used = np.unique(np.concatenate([np.unique(found.ids) for texts in tokens for found in texts]))
+    fixed = _ids_with_meaning(model, embedding) | {found.padding_id for texts in tokens for found in texts}
     if used[-1] >= embedding.num_embeddings or max(fixed) >= embedding.num_embeddings:
         return None  # the model itself says what is wrong with such an id
     rows = choose_rows(used, fixed)
@@ -164,7 +151,6 @@ def _word_embedding(model: MultiTaskModel) -> nn.Embedding | None:
 
 def _ids_with_meaning(model: MultiTaskModel, embedding: nn.Embedding) -> set[int]:
     """Ids that a model may compare its input with, above all padding (RoBERTa counts positions by it)."""
-    assert not isinstance(model.encoder, MLPEncoder)  # it has no embedding
     named = {
         value
         for name, value in model.encoder.config.to_dict().items()

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.batching import epoch_batches, interleave
-from client.data.encoding import MaskedSet, TrainingRows, collate
+from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
-from common.models.heads import task_loss
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
@@ -43,8 +42,8 @@ class TaskSet:
     """One task's encoded rows at this client, and the units in which a regression's head works."""
 
     task: TaskDefinition
-    train: TrainingRows
-    validation: TrainingRows
+    train: PreparedExamples
+    validation: PreparedExamples
     units: TargetUnits = OWN_UNITS
 
 
@@ -98,18 +97,15 @@ Part = tuple[TaskSet, NDArray[np.int64]]
 
 def epoch_steps(sets: Sequence[TaskSet], batch_size: int, seed: int, epoch: int) -> list[list[Part]]:
     """The batches of every step of one epoch."""
-    by_name = {s.task.name: _with_masks(s, derive_seed(seed, epoch, s.task.name, "masks")) for s in sets}
+    by_name = {
+        s.task.name: replace(s, train=s.train.drawn(derive_seed(seed, epoch, s.task.name, "masks"))) for s in sets
+    }
     batches = {
         name: iter(epoch_batches(s.train.lengths, batch_size, derive_seed(seed, epoch, name)))
         for name, s in by_name.items()
     }
     schedule = interleave({s.task.name: -(-len(s.train) // batch_size) for s in sets})
     return [[(by_name[name], next(batches[name])) for name in names] for names in schedule]
-
-
-def _with_masks(item: TaskSet, seed: int) -> TaskSet:
-    """A masked task with words hidden anew, any other as it is."""
-    return replace(item, train=item.train.drawn(seed)) if isinstance(item.train, MaskedSet) else item
 
 
 def take_step(
@@ -160,9 +156,9 @@ def _forward(model: MultiTaskModel, parts: Sequence[Part]) -> list[Tensor]:
     device = next(model.parameters()).device
     losses = []
     for item, rows in parts:
-        batch = collate(item.train, rows).to(device)
+        batch = item.train.batch(rows).to(device)
         assert batch.labels is not None
-        losses.append(task_loss(item.task, model(item.task.name, batch), batch.labels, units=item.units))
+        losses.append(item.task.type.loss(model(item.task.name, batch), batch.labels, units=item.units))
     return losses
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from common.config.aggregation_section import ADAPTIVE
-from common.config.schema import Config, TrainingSection
+from common.config.schema import Config
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
 
-_SMALL_MODEL_RATE = 1e-4
 _SMALL_SGD_RATE = 1e-3
 _LARGE_ADAPTIVE_RATE = 0.1
 
@@ -24,21 +23,14 @@ def render(config: Config) -> str:
 def notes(config: Config) -> list[str]:
     """Advice on values that are valid but may not be meant, one `path: advice` line each."""
     checks = (_learning_rate, _local_epochs, _lease, _plain_text, _server_rate)
-    return [note for check in checks if (note := check(config))]
+    return config.model.inputs.notes(config) + [note for check in checks if (note := check(config))]
 
 
 def _learning_rate(config: Config) -> str | None:
-    model, rate = config.model, config.training.learning_rate
-    if config.training.optimizer == "sgd":
-        advice = f"{rate:g} is small for sgd, whose steps are as small as the gradients; start near 0.1"
-        return f"training.learning_rate: {advice}" if rate < _SMALL_SGD_RATE else None
-    if not model.reads_text:
+    rate = config.training.learning_rate
+    if config.training.optimizer != "sgd" or rate >= _SMALL_SGD_RATE:
         return None
-    small = "bert-tiny" in model.server_model or model.weights == "random"
-    if not small or rate >= _SMALL_MODEL_RATE:
-        return None
-    shipped = TrainingSection().learning_rate
-    advice = f"a model this small learns little at {rate:g}; {shipped:g} is the shipped rate"
+    advice = f"{rate:g} is small for sgd, whose steps are as small as the gradients; start near 0.1"
     return f"training.learning_rate: {advice}"
 
 

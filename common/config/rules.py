@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Literal
 
-from common.config import array_rules, circle_rules, size_rules
+from common.config import circle_rules, size_rules
 from common.config.schema import Config, TrainingSection
 from common.config.values import is_loopback
+from common.inputs.kind import Rules
 from common.parameters.plan import ScopeRule
 from common.parameters.scope import target_of
-from common.tasks import KNOWN_TASKS, TaskType
 
 Role = Literal["server", "client", "simulate", "any"]
-
-BUILTIN_TASKS = ("sst2", "qqp", "stsb")
 
 
 def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -> list[str]:
@@ -22,7 +20,7 @@ def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -
 
     Rules that read a section in `broken` are left out: it was refused already and holds defaults now.
     """
-    rules = _RULES + _ROLE_RULES[role]
+    rules = _TASK_RULES + config.model.inputs.rules + _RULES + _ROLE_RULES[role]
     return [line for reads, rule in rules if not set(reads) & set(broken) for line in rule(config)]
 
 
@@ -57,9 +55,7 @@ def simulation_problems(config: Config) -> list[str]:
         found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
     if section.partition == "dirichlet":
         many = [
-            d.name
-            for name, s in config.tasks.items()
-            if not s.problems(name) and (d := s.definition(name)).type == "multilabel"
+            name for name, s in config.tasks.items() if (kind := s.kind_of(name)) is not None and not kind.one_label
         ]
         found += [
             f"simulation.partition: dirichlet needs one label per row, task {name} has many; write iid" for name in many
@@ -99,17 +95,13 @@ def _data_source(config: Config) -> list[str]:
     return []
 
 
-def _tasks_have_data(config: Config) -> list[str]:
-    if config.data.source == "files" or not config.model.reads_text:
-        return []
-    builtin = config.data.source == "builtin"
-    remedy = "set data.dir to a folder of your own files"
+def _tasks_fit_inputs(config: Config) -> list[str]:
+    inputs = config.model.inputs
     return [
-        f"data.source: {config.data.source} has no data for task '{name}'; {remedy}"
-        + (", or write data.source: glue" if builtin and name in KNOWN_TASKS else "")
-        for name in config.tasks
-        if name not in (BUILTIN_TASKS if builtin else KNOWN_TASKS)
-        and not (builtin and config.tasks[name].type is TaskType.MASKED_LM)
+        f"tasks.{name}.type: a {kind} reads {kind.only_input}, server_model {config.model.server_model} reads "
+        f"{inputs.name}; leave the task out"
+        for name, section in config.tasks.items()
+        if (kind := section.kind_of(name)) is not None and kind.only_input not in (None, inputs.name)
     ]
 
 
@@ -281,23 +273,18 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
     return [f"{path}.{absent}: missing; {path}.{present} needs it"]
 
 
-_Rules = tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]
-
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
-_RULES: _Rules = (
+_TASK_RULES: Rules = (
     (("model",), _one_model),
     (("model",), _warm_start),
-    (("model",), array_rules.sizes),
-    (("model",), array_rules.text_settings),
-    (("model", "federation"), array_rules.encodings),
-    (("model",), array_rules.tasks),
-    (("model", "data"), array_rules.source),
+    (("model",), _tasks_fit_inputs),
     (("tasks",), _some_task),
     ((), _task_definitions),
     ((), size_rules.tasks),
+)
+_RULES: Rules = (
     (("sharing",), size_rules.rules),
     (("data",), _data_source),
-    (("data", "model"), _tasks_have_data),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
@@ -316,7 +303,7 @@ _RULES: _Rules = (
     (("server",), _server_files),
     (("client",), _client_files),
 )
-_ROLE_RULES: dict[Role, _Rules] = {
+_ROLE_RULES: dict[Role, Rules] = {
     "any": (),
     "server": ((("server",), server_problems),),
     "client": ((("client",), client_problems),),

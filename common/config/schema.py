@@ -30,12 +30,13 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
+from common.inputs import Header, InputKind, input_of
 from common.orders import TrainingSettings
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
 from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
 
@@ -74,15 +75,15 @@ class ModelSection(Section):
     weights: Literal["auto", "pretrained", "random"] = "auto"
     tokenizer: Location | None = None
     warm_start: Location | None = None
-    encoding: Literal["siamese", "cross"] = "siamese"
+    pair_mode: Literal["siamese", "cross"] = "siamese"
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     hub_timeout_seconds: Seconds = 10.0
     mlp: MLPSection = MLPSection.model_construct()
 
     @property
-    def reads_text(self) -> bool:
-        """Whether rows are texts; else they are numbers, and there is no tokenizer."""
-        return self.server_model != "mlp"
+    def inputs(self) -> InputKind:
+        """What examples are made of."""
+        return input_of(self.server_model)
 
 
 class TrainingSection(Section):
@@ -327,12 +328,8 @@ class Config(Section):
         return tuple(section.definition(name) for name, section in self.tasks.items())
 
     def headers(self) -> dict[str, Header]:
-        """What the numbers in each task's rows are, by task; nothing where rows are texts."""
-        count = self.model.mlp.features
-        if self.model.reads_text or count is None:
-            return {}
-        named = {name: section.columns.features if section.columns else None for name, section in self.tasks.items()}
-        return {name: Header.of(features) if features else Header(count) for name, features in named.items()}
+        """What the numbers in each task's examples are, by task, as far as that is said here."""
+        return self.model.inputs.headers(self)
 
     def sharing_plan(self) -> SharingPlan:
         """The rules that `sharing` stands for; layers are written out when it meets a model."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from common.config.values import Count, CountOrZero, Section, Text, closeness, short, visible
 from common.errors import ConfigError
-from common.tasks import KNOWN_TASKS, METRICS, TaskDefinition, TaskType
+from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition, TaskKind
 from common.wire.limits import LABEL_CHARS, MAX_LABELS
 
 
@@ -42,6 +42,13 @@ def _thousandths(value: float) -> float:
     return value
 
 
+def _kind(value: str) -> str:
+    if value not in TASK_KINDS:
+        *others, last = TASK_KINDS
+        raise ValueError(f"'{value}' is not a choice; write {', '.join(others)} or {last}")
+    return value
+
+
 Name = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, LABEL_CHARS))]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
 
@@ -70,7 +77,7 @@ class TaskSection(Section):
 
     train_samples: Count | None = None
     val_samples: CountOrZero | None = None
-    type: Annotated[TaskType, Field(strict=False)] | None = None
+    type: Annotated[Text, AfterValidator(_kind)] | None = None
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
     columns: ColumnsSection | None = None
     metrics: Names | None = None
@@ -80,7 +87,7 @@ class TaskSection(Section):
     def problems(self, name: str) -> list[str]:
         """What keeps this section from defining the task `name`, one `path: problem; remedy` line each."""
         known = KNOWN_TASKS.get(name)
-        kind = self.type or (known.type if known else None)
+        kind = self.kind_of(name)
         if kind is None:
             return [f"tasks.{name}: {_unknown_task(name)}"]
         if known and kind is not known.type:
@@ -88,7 +95,8 @@ class TaskSection(Section):
         labels = self._labels(known)
         found = _column_problems(known, self.columns) if known and self.columns else []
         found += _role_problems(kind, self.columns) if self.columns else []
-        found += _label_problems(kind, labels) + _metric_problems(kind, labels, self.metrics or ())
+        found += [f"labels: {problem}"] if (problem := kind.label_problem(labels)) else []
+        found += _metric_problems(kind, labels, self.metrics or ())
         return [f"tasks.{name}.{line}" for line in found]
 
     def definition(self, name: str) -> TaskDefinition:
@@ -97,14 +105,19 @@ class TaskSection(Section):
         Raises:
             ConfigError: the section does not define a task; see `problems`.
         """
-        known = KNOWN_TASKS.get(name)
-        kind = self.type or (known.type if known else None)
+        known, kind = KNOWN_TASKS.get(name), self.kind_of(name)
         if kind is None or self.problems(name):
             raise ConfigError(*self.problems(name))
         labels = self._labels(known)
         pair = known.pair if known else self.columns is not None and self.columns.text_pair is not None
-        metrics = self.metrics or (known.metrics if known else _defined_metrics(kind, labels))
+        metrics = self.metrics or (known.metrics if known else kind.defined_metrics(labels))
         return TaskDefinition(name, kind, labels, pair, metrics, self.weight, self.auxiliary)
+
+    def kind_of(self, name: str) -> TaskKind | None:
+        """The kind of the task `name`, where that is said or known."""
+        if self.type is not None:
+            return TASK_KINDS[self.type]
+        return KNOWN_TASKS[name].type if name in KNOWN_TASKS else None
 
     def _labels(self, known: TaskDefinition | None) -> tuple[str, ...]:
         return self.labels or (known.labels if known else ())
@@ -113,7 +126,8 @@ class TaskSection(Section):
 def _unknown_task(name: str) -> str:
     close = get_close_matches(name.lower(), KNOWN_TASKS, n=1, cutoff=closeness(name))
     known = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(KNOWN_TASKS)}."
-    needed = f"type ({', '.join(TaskType)}) and, unless it is a regression or masked_lm, labels"
+    bare = " or ".join(name for name, kind in TASK_KINDS.items() if not kind.has_labels)
+    needed = f"type ({', '.join(TASK_KINDS)}) and, unless it is a {bare}, labels"
     return f"not a known task; {known} A task of your own needs {needed}"
 
 
@@ -126,10 +140,10 @@ def _column_problems(known: TaskDefinition, columns: ColumnsSection) -> list[str
     return [f"columns.text_pair: {known.name} reads {'two texts' if known.pair else 'one text'}; {remedy}"]
 
 
-def _role_problems(kind: TaskType, columns: ColumnsSection) -> list[str]:
-    if kind is TaskType.MASKED_LM:
+def _role_problems(kind: TaskKind, columns: ColumnsSection) -> list[str]:
+    if not kind.reads_labels:
         others = columns.label or columns.text_pair
-        return ["columns: a masked_lm reads one text and no label; name text alone"] if others else []
+        return [f"columns: a {kind} reads one text and no label; name text alone"] if others else []
     if columns.text_pair and not columns.text:
         return ["columns.text: missing, where text_pair is named; name both"]
     given = [name for name in (columns.text, columns.text_pair, columns.label, *(columns.features or ())) if name]
@@ -137,21 +151,7 @@ def _role_problems(kind: TaskType, columns: ColumnsSection) -> list[str]:
     return [f"columns: '{twice}' is named for two things; keep one"] if twice is not None else []
 
 
-def _label_problems(kind: TaskType, labels: tuple[str, ...]) -> list[str]:
-    if not kind.has_labels:
-        return [f"labels: a {kind} has none; remove them"] if labels else []
-    if not labels:
-        return [f"labels: a {kind} task needs them; write e.g. [negative, positive], or their number"]
-    if kind is TaskType.CLASSIFICATION and len(labels) < 2:
-        return ["labels: a classification needs at least 2; add one"]
-    return []
-
-
-def _metric_problems(kind: TaskType, labels: tuple[str, ...], metrics: tuple[str, ...]) -> list[str]:
-    allowed = _defined_metrics(kind, labels)
+def _metric_problems(kind: TaskKind, labels: tuple[str, ...], metrics: tuple[str, ...]) -> list[str]:
+    allowed = kind.defined_metrics(labels)
     remedy = f"is not a metric of this {kind}; choose from {', '.join(allowed)}"
     return [f"metrics: '{metric}' {remedy}" for metric in metrics if metric not in allowed]
-
-
-def _defined_metrics(kind: TaskType, labels: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(metric for metric in METRICS[kind] if metric != "auc_mean" or len(labels) == 2)

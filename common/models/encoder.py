@@ -1,24 +1,36 @@
-"""The shared encoder, built from its configuration alone, and the vectors read off it."""
+"""Encoders as they are found, and text encoders, which are built from their configurations alone."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeAlias
-
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from common.errors import ModelError, foreign_errors
-from common.models.batch import Batch, FeatureBatch, TextBatch
 from common.models.description import clean_config
-from common.models.mlp import MLPEncoder, read_mlp
 
-if TYPE_CHECKING:  # it takes seconds to import, and an mlp needs none of it
-    from transformers import PretrainedConfig, PreTrainedModel
+if TYPE_CHECKING:  # they take seconds to import, and knowing of encoders needs none of it
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-Encoder: TypeAlias = "PreTrainedModel | MLPEncoder"
+Weights = Literal["auto", "pretrained", "random"]
 
 # These count positions from the padding id + 1 on, so that many entries of their table are never used.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"})
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder as found."""
+
+    config_json: str
+    """Its description; of a text encoder, its Hugging Face configuration."""
+    state: dict[str, Tensor] | None
+    """Its float32 values by parameter name, or None for random ones."""
+    tokenizer: PreTrainedTokenizerFast | None
+    """None where nothing is tokenised."""
+    origin: str
+    """Where all came from, for logs and reports."""
 
 
 def load_config(config_json: str) -> PretrainedConfig:
@@ -36,7 +48,7 @@ def load_config(config_json: str) -> PretrainedConfig:
     return config
 
 
-def build_encoder(config_json: str) -> Encoder:
+def build_encoder(config_json: str) -> PreTrainedModel:
     """An encoder with random float32 weights from torch's global generator, with a pooler if its kind has one.
 
     Never reads a file or the network.
@@ -44,9 +56,6 @@ def build_encoder(config_json: str) -> Encoder:
     Raises:
         ModelError: the configuration does not describe an encoder.
     """
-    sizes = read_mlp(config_json)
-    if sizes is not None:
-        return MLPEncoder(sizes)
     config = load_config(config_json)
     from transformers import AutoModel
 
@@ -80,43 +89,6 @@ def longest_input(config: PretrainedConfig) -> int | None:
         return None
     unused = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
     return positions - unused
-
-
-def sentence_vectors(encoder: Encoder, batch: Batch) -> Tensor:
-    """One vector per row, (rows, hidden): the pooled output, or the first token's where there is no pooler."""
-    if isinstance(encoder, MLPEncoder):
-        assert isinstance(batch, FeatureBatch)
-        vectors: Tensor = encoder(batch.features)
-        return vectors
-    assert isinstance(batch, TextBatch)
-    hidden, pooled = _encode(encoder, batch)
-    return hidden[:, 0] if pooled is None else pooled
-
-
-def token_vectors(encoder: Encoder, batch: Batch) -> Tensor:
-    """The last layer at every token, padding included, (rows, length, hidden)."""
-    assert not isinstance(encoder, MLPEncoder) and isinstance(batch, TextBatch)
-    return _encode(encoder, batch)[0]
-
-
-def mean_vectors(encoder: PreTrainedModel, batch: TextBatch) -> Tensor:
-    """The mean of the last layer over each row's tokens, padding left out, (rows, hidden)."""
-    hidden = _encode(encoder, batch)[0].float()
-    mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def _encode(encoder: PreTrainedModel, batch: TextBatch) -> tuple[Tensor, Tensor | None]:
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None and has_token_types(encoder.config):
-        inputs["token_type_ids"] = batch.token_type_ids
-    outputs = encoder(**inputs)
-    return outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
-
-
-def has_token_types(config: PretrainedConfig) -> bool:
-    """Whether the encoder tells the two texts of a pair apart by token types."""
-    return (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def _first_line(error: Exception) -> str:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.targets import OWN_UNITS, TargetUnits
-from common.tasks import TaskDefinition, TaskType
+from common.errors import ModelError
+from common.inputs import Batch, Encoder
 
 INITIAL_STD = 0.02
-
-COSINE_START = 2.5
-"""How many units lie between the first scores of unrelated (cosine 0) and of equal texts (1); STS-B's range from 0 to 5
-has two and a half, whose middle is the mean score."""
-
-Reduction = Literal["mean", "sum", "none"]
+DEFAULT_DROPOUT = 0.1
 
 
 class Head(nn.Module):
-    """Dropout and a linear layer over one vector per example, as in `BertForSequenceClassification`."""
+    """What a task has of its own in a model."""
 
-    def __init__(self, task: TaskDefinition, features: int, dropout: float) -> None:
+    form = "text"
+    """How an export calls it."""
+
+    @abstractmethod
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """Outputs (rows, outputs) for a batch."""
+
+    @abstractmethod
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw initial values from a generator on the CPU."""
+
+
+class LinearHead(Head):
+    """Dropout and a linear layer over one vector per example, as in `BertForSequenceClassification`.
+
+    `cosine_start` is for heads over pairs.
+    """
+
+    def __init__(self, outputs: int, features: int, dropout: float, cosine_start: float = 0.0) -> None:
         super().__init__()
-        self.task_type = task.type
+        self.cosine_start = cosine_start
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(features, task.outputs)
+        self.linear = nn.Linear(features, outputs)
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`."""
+        return self.forward(batch.vectors(encoder))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Outputs (rows, outputs) for vectors (rows, hidden)."""
@@ -41,14 +59,20 @@ class Head(nn.Module):
         self.linear.bias.zero_()
 
 
-class SiameseHead(Head):
+class SiameseHead(LinearHead):
     """A head over two vectors per example: u, v, abs(u - v), u * v and cosine(u, v).
 
     Source: InferSent (Conneau et al., 2017) for the first four; the cosine is what sentence encoders are trained on.
     """
 
-    def __init__(self, task: TaskDefinition, hidden: int, dropout: float) -> None:
-        super().__init__(task, 4 * hidden + 1, dropout)
+    form = "siamese"
+
+    def __init__(self, outputs: int, hidden: int, dropout: float, cosine_start: float = 0.0) -> None:
+        super().__init__(outputs, 4 * hidden + 1, dropout, cosine_start)
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`."""
+        return self.forward(*batch.pair_vectors(encoder))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         """Outputs (rows, outputs) for the vectors of first and second texts, (rows, hidden) each."""
@@ -58,19 +82,15 @@ class SiameseHead(Head):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """As in `Head`; a regression starts as `COSINE_START` * (cosine(u, v) - 1/2) instead.
-
-        From small random weights, the many u, v and abs(u - v) first grow to meet the mean score and bury the
-        similarity that the encoder already knows: on 1,000 rows of STS-B that costs 0.3 of Spearman's rho.
-        """
+        """As in `LinearHead`, or as `cosine_start` * (cosine(u, v) - 1/2) where that is above 0."""
         super().reset(generator)
-        if self.task_type is TaskType.REGRESSION:
+        if self.cosine_start:
             self.linear.weight.zero_()
-            self.linear.weight[:, -1] = COSINE_START
-            self.linear.bias.fill_(-0.5 * COSINE_START)
+            self.linear.weight[:, -1] = self.cosine_start
+            self.linear.bias.fill_(-0.5 * self.cosine_start)
 
 
-class MaskedHead(nn.Module):
+class MaskedHead(Head):
     """The word behind a hidden token: a layer as in BERT, then the word embeddings themselves (Devlin et al. 2019).
 
     The decoder is tied to the encoder's table, so that it adds no more than a bias per word.
@@ -81,6 +101,10 @@ class MaskedHead(nn.Module):
         self.transform = nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(words))
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`: a row of outputs for each of the batch's hidden words."""
+        return self.forward(batch.hidden_vectors(encoder), word_table(encoder).weight)
 
     def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
         """Outputs (tokens, words) for vectors (tokens, hidden) and word embeddings (words, width)."""
@@ -96,28 +120,23 @@ class MaskedHead(nn.Module):
         self.norm.weight.fill_(1.0)
 
 
-def task_loss(
-    task: TaskDefinition,
-    outputs: Tensor,
-    targets: Tensor,
-    reduction: Reduction = "mean",
-    units: TargetUnits = OWN_UNITS,
-) -> Tensor:
-    """Cross entropy (of classes or hidden words), binary cross entropy averaged over the labels, or squared error.
+PAIR_HEADS: dict[str, type[LinearHead]] = {"cross": LinearHead, "siamese": SiameseHead}
+"""The head of a pair task by the model's pair mode; single texts always have a `LinearHead`."""
 
-    Args:
-        task: says how to read the outputs.
-        outputs: logits or predictions, (rows, task.outputs).
-        targets: class indices int64 (rows,), 0/1 indicators float32 (rows, labels) or scores float64 (rows,).
-        reduction: over the rows; `none` gives one loss per row, (rows,).
-        units: in which a regression's head works, and its loss is.
+
+def word_table(encoder: Encoder) -> nn.Embedding:
+    """The encoder's word embeddings.
+
+    Raises:
+        ModelError: it has none.
     """
-    if task.type in (TaskType.CLASSIFICATION, TaskType.MASKED_LM):
-        return functional.cross_entropy(outputs, targets, reduction=reduction)
-    if task.type is TaskType.REGRESSION:
-        wanted = ((targets.double() - units.mean) / units.scale).float()
-        return functional.mse_loss(outputs.squeeze(-1), wanted, reduction=reduction)
-    rows = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=-1)
-    if reduction == "none":
-        return rows
-    return rows.mean() if reduction == "mean" else rows.sum()
+    found = encoder.get_input_embeddings()
+    if not isinstance(found, nn.Embedding):
+        raise ModelError("a masked_lm task needs an encoder with word embeddings; leave the task out")
+    return found
+
+
+def dropout_of(config: Any) -> float:
+    """The rate before the head, in (0, 1): as in Hugging Face's own classification models."""
+    rate = getattr(config, "classifier_dropout", None)
+    return float(getattr(config, "hidden_dropout_prob", DEFAULT_DROPOUT) if rate is None else rate)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ModelError
+from common.models.description import read_object
 
 MODEL_TYPE = "mlp"
 """`model_type` in the description, and what `model.server_model` says to choose it."""
@@ -43,18 +44,13 @@ def describe_mlp(features: int, hidden: Sequence[int], dropout: float) -> str:
     )
 
 
-def read_mlp(config_json: str) -> MLPConfig | None:
-    """The sizes in an encoder's description, or None where it describes another kind of encoder.
+def read_mlp(config_json: str) -> MLPConfig:
+    """The sizes in a perceptron's description.
 
     Raises:
-        ModelError: it describes a perceptron with impossible sizes.
+        ModelError: they are impossible.
     """
-    try:
-        values = json.loads(config_json)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
-        return None
+    values = read_object(config_json)
     hidden, dropout = values.get("hidden"), values.get("dropout", 0.0)
     widths: list[Any] = [values.get("features"), *hidden] if isinstance(hidden, list) and hidden else [0]
     if len(widths) > MOST_LAYERS or not all(type(width) is int and 0 < width <= LARGEST_WIDTH for width in widths):

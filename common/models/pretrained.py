@@ -11,11 +11,11 @@ from pathlib import Path
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from common.errors import ModelError, foreign_errors
+from common.inputs.texts import has_token_types
 from common.models.description import clean_config
-from common.models.encoder import has_token_types, load_config
+from common.models.encoder import EncoderSource, Weights, load_config
 from common.models.hub import find_folder
 from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
-from common.models.sources import EncoderSource, Weights
 from common.models.vocabulary import fallback_tokenizer
 from common.models.weights import load_state, quiet, unread_message, weights_file
 from common.models.wordpiece import VOCABULARY, load_wordpiece

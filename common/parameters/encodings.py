@@ -1,4 +1,4 @@
-"""How a delta becomes the bytes of an update, and back: a layout (dense or touched rows) times an element type.
+"""How a delta becomes the bytes of an update, and back: a layout (dense or touched rows) times a format of elements.
 
 DENSE: every element, in the vector's order.
 
@@ -6,17 +6,18 @@ ROWS: most rows of a word embedding have no gradient in a client's batches and s
 this order,
 
 1. for each table of the schema a bitmap of its touched rows, ceil(rows / 8) bytes, first row in the lowest bit of the
-   first byte, surplus bits zero; behind the last bitmap zero bytes up to a multiple of four;
+   first byte, surplus bits zero; behind the last bitmap zero bytes up to a multiple of an element's bytes;
 2. the elements of everything that is no table, in the vector's order;
 3. the elements of the touched rows, in the vector's order.
 
-Which parameters are tables follows from the schema alone. A row is touched if any of its float32 values is not zero.
+Which parameters are tables follows from the schema alone. A row is touched if any of its values is not zero.
 What is left out are rows of +0.0 and -0.0, and a sum that starts at +0.0 does not change a bit when either is added to
 it: rows and dense give the same model. NaN is not zero, so it travels, and is refused. Weight decay changes every row;
 then rows save nothing, and cost their bitmap.
 
 All numbers are little-endian. BFLOAT16 is the upper half of a float32, rounded to nearest, ties to even. Values that
-are not finite stay so, and finite ones above 3.3953e38 become infinite; either is refused when it arrives.
+are not finite stay so, and finite ones above 3.3953e38 become infinite; either is refused when it arrives. Scopes of
+float64 travel as they are under every encoding: shorter elements are for models.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from numpy.typing import NDArray
 
 from common.errors import Reason, Refused
 from common.orders import DENSE_BFLOAT16, DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
-from common.parameters.schema import ParameterEntry, ParameterSchema
+from common.parameters.schema import ElementType, ParameterEntry, ParameterSchema
+from common.parameters.vector import Vector
 
 Bytes = NDArray[np.uint8]
-Float32 = NDArray[np.float32]
 Values = NDArray[Any]
-Block = tuple[int, Float32]
-"""Start in the vector, and float32 elements from there on."""
+Block = tuple[int, Vector]
+"""Start in the vector, and elements from there on."""
 
 BLOCK = 1 << 16
 """Most elements worked on at a time: what a fold needs of one block stays in the core's cache."""
@@ -53,16 +54,20 @@ def is_table(entry: ParameterEntry) -> bool:
 
 @dataclass(frozen=True)
 class Format:
-    """An element type: `width` in bytes, `pack` from float32, `unpack` to float32, `finite` whether all values are."""
+    """How elements travel: as `dtype`, packed from a vector's and unpacked to them; `finite` whether all values are."""
 
-    width: int
     dtype: np.dtype[Any]
-    pack: Callable[[Float32], Values]
-    unpack: Callable[[Values], Float32]
+    pack: Callable[[Vector], Values]
+    unpack: Callable[[Values], Vector]
     finite: Callable[[Values], bool]
 
+    @property
+    def width(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
 
-def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
+
+def to_bfloat16(values: Vector) -> NDArray[np.uint16]:
     """The nearest bfloat16 of contiguous float32 values as their 16 bits, ties to even; NaN stays NaN."""
     bits = values.view(np.uint32)
     rounded = bits >> np.uint32(16)
@@ -76,7 +81,7 @@ def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
     return rounded.astype(np.uint16)
 
 
-def from_bfloat16(bits: NDArray[np.uint16]) -> Float32:
+def from_bfloat16(bits: NDArray[np.uint16]) -> Vector:
     """The float32 values that 16 bits each stand for; exact."""
     wide = bits.astype(np.uint32)
     wide <<= np.uint32(16)
@@ -98,48 +103,59 @@ def _as_is(values: Values) -> Values:
     return values
 
 
-FLOAT32 = Format(4, np.dtype("<f4"), _as_is, _as_is, is_finite)
-BFLOAT16 = Format(2, np.dtype("<u2"), to_bfloat16, from_bfloat16, _is_finite_bfloat16)
+PLAIN = {
+    ElementType.FLOAT32: Format(np.dtype("<f4"), _as_is, _as_is, is_finite),
+    ElementType.FLOAT64: Format(np.dtype("<f8"), _as_is, _as_is, is_finite),
+}
+BFLOAT16 = Format(np.dtype("<u2"), to_bfloat16, from_bfloat16, _is_finite_bfloat16)
 
 
 @dataclass(frozen=True)
 class Encoding:
     """One row of the table below. All methods work blockwise; nothing of the vector's size is allocated but a payload.
 
-    Payloads are contiguous uint8, at an address that is a multiple of `format.width`.
+    Payloads are contiguous uint8, at an address that is a multiple of an element's bytes.
     """
 
     name: str
     rows: bool
-    format: Format
+    shorter: Format | None = None
+    """What the elements of float32 scopes are rounded to, or None for as they are."""
+
+    def format_of(self, schema: ParameterSchema) -> Format:
+        """How a scope's elements travel."""
+        if self.shorter is not None and schema.dtype is ElementType.FLOAT32:
+            return self.shorter
+        return PLAIN[schema.dtype]
 
     def bounds(self, schema: ParameterSchema) -> tuple[int, int]:
         """Least and most bytes of a payload."""
-        most = self._bitmap_bytes(schema) + self.format.width * schema.size
-        return most - self.format.width * sum(table.count for table in self._tables(schema)), most
+        width = self.format_of(schema).width
+        most = self._bitmap_bytes(schema) + width * schema.size
+        return most - width * sum(table.count for table in self._tables(schema)), most
 
-    def encode(self, delta: Float32, schema: ParameterSchema) -> Bytes:
-        """The payload of a contiguous float32 delta of `schema.size` elements; may share the delta's memory."""
-        tables = self._tables(schema)
-        if not tables and self.format is FLOAT32:
-            return delta.astype("<f4", copy=False).view(np.uint8)
+    def encode(self, delta: Vector, schema: ParameterSchema) -> Bytes:
+        """The payload of a contiguous delta of `schema.size` elements; may share the delta's memory."""
+        tables, form = self._tables(schema), self.format_of(schema)
+        if not tables and form is PLAIN[schema.dtype]:
+            return delta.astype(form.dtype, copy=False).view(np.uint8)
         matrices = [delta[table.offset : table.offset + table.count].reshape(table.shape) for table in tables]
         touched = [_touched(matrix) for matrix in matrices]
         count = sum(int(rows.sum()) * matrix.shape[1] for matrix, rows in zip(matrices, touched, strict=True))
-        payload = np.zeros(self.bounds(schema)[0] + self.format.width * count, dtype=np.uint8)
+        payload = np.zeros(self.bounds(schema)[0] + form.width * count, dtype=np.uint8)
         at = 0
         for rows in touched:
             bitmap = np.packbits(rows, bitorder="little")
             payload[at : at + len(bitmap)] = bitmap
             at += len(bitmap)
-        values, at = payload[self._bitmap_bytes(schema) :].view(self.format.dtype), 0
+        values, at = payload[self._bitmap_bytes(schema) :].view(form.dtype), 0
         for entry in schema.entries:
             if entry not in tables:
-                at = self._put(values, at, delta[entry.offset : entry.offset + entry.count])
+                at = _put(form, values, at, delta[entry.offset : entry.offset + entry.count])
         for matrix, rows in zip(matrices, touched, strict=True):
             step = _step(matrix.shape[1])
             for first in range(0, len(rows), step):
-                at = self._put(values, at, matrix[first : first + step][rows[first : first + step]].reshape(-1))
+                at = _put(form, values, at, matrix[first : first + step][rows[first : first + step]].reshape(-1))
         return payload
 
     def check(self, payload: Bytes, schema: ParameterSchema) -> None:
@@ -153,21 +169,21 @@ class Encoding:
         if not least <= len(payload) <= most:
             reason = Reason.TOO_LARGE if len(payload) > most else Reason.MALFORMED
             raise Refused(reason, f"holds {len(payload)} bytes, {self.name} has {least} to {most}")
-        at, expected = 0, least
+        at, expected, form = 0, least, self.format_of(schema)
         for table in self._tables(schema):
             rows = table.shape[0]
             bitmap = payload[at : at + _bytes_of(rows)]
             if rows % 8 and bitmap[-1] >> rows % 8:
                 raise Refused(Reason.MALFORMED, f"marks rows that '{table.name}' does not have")
-            expected += int(_BITS[bitmap].sum(dtype=np.int64)) * table.shape[1] * self.format.width
+            expected += int(_BITS[bitmap].sum(dtype=np.int64)) * table.shape[1] * form.width
             at += len(bitmap)
         start = self._bitmap_bytes(schema)
         if payload[at:start].any():
             raise Refused(Reason.MALFORMED, "has bits set behind its bitmaps")
         if len(payload) != expected:
             raise Refused(Reason.MALFORMED, f"holds {len(payload)} bytes, its bitmaps ask for {expected}")
-        values = payload[start:].view(self.format.dtype)
-        if not all(self.format.finite(values[i : i + BLOCK]) for i in range(0, len(values), BLOCK)):
+        values = payload[start:].view(form.dtype)
+        if not all(form.finite(values[i : i + BLOCK]) for i in range(0, len(values), BLOCK)):
             raise Refused(Reason.NOT_FINITE, "holds NaN or infinite values")
 
     def blocks(self, payload: Bytes, schema: ParameterSchema) -> Iterator[Block]:
@@ -175,58 +191,63 @@ class Encoding:
 
         The payload must have passed `check`. A block is valid until the next one is asked for.
         """
-        bitmaps = self._bitmap_bytes(schema)
-        values = payload[bitmaps:].view(self.format.dtype)
+        bitmaps, form = self._bitmap_bytes(schema), self.format_of(schema)
+        values = payload[bitmaps:].view(form.dtype)
         if not bitmaps:
-            yield from self._whole(0, values)
+            yield from _whole(form, 0, values)
             return
-        dense, rows, bits = 0, (self.bounds(schema)[0] - bitmaps) // self.format.width, 0
+        dense, rows, bits = 0, (self.bounds(schema)[0] - bitmaps) // form.width, 0
         for entry in schema.entries:
             if is_table(entry):
                 size = _bytes_of(entry.shape[0])
-                taken = yield from self._touched_rows(entry, payload[bits : bits + size], values[rows:])
+                taken = yield from _touched_rows(form, entry, payload[bits : bits + size], values[rows:])
                 rows, bits = rows + taken, bits + size
             else:
-                yield from self._whole(entry.offset, values[dense : dense + entry.count])
+                yield from _whole(form, entry.offset, values[dense : dense + entry.count])
                 dense += entry.count
-
-    def _whole(self, start: int, values: Values) -> Iterator[Block]:
-        for i in range(0, len(values), BLOCK):
-            yield start + i, self.format.unpack(values[i : i + BLOCK])
-
-    def _touched_rows(self, table: ParameterEntry, bitmap: Bytes, values: Values) -> Generator[Block, None, int]:
-        """One table's blocks; gives back how many values they took."""
-        rows, width = table.shape
-        step, at = _step(width), 0
-        spread = np.empty((step, width), dtype=np.float32)
-        for first in range(0, rows, step):
-            part = bitmap[first // 8 : (first + step) // 8]
-            touched = np.unpackbits(part, count=min(step, rows - first), bitorder="little").view(np.bool_)
-            count = int(touched.sum()) * width
-            if count:
-                block = self.format.unpack(values[at : at + count])
-                if count < len(touched) * width:
-                    target = spread[: len(touched)]
-                    target.fill(0.0)
-                    target[touched] = block.reshape(-1, width)
-                    block = target.reshape(-1)
-                yield table.offset + first * width, block
-                at += count
-        return at
-
-    def _put(self, values: Values, at: int, part: Float32) -> int:
-        """Pack float32 elements to `values[at:]`; where the next ones go."""
-        for i in range(0, len(part), BLOCK):
-            piece = part[i : i + BLOCK]
-            values[at + i : at + i + len(piece)] = self.format.pack(piece)
-        return at + len(part)
 
     def _tables(self, schema: ParameterSchema) -> tuple[ParameterEntry, ...]:
         return tuple(entry for entry in schema.entries if is_table(entry)) if self.rows else ()
 
     def _bitmap_bytes(self, schema: ParameterSchema) -> int:
-        """Bytes of all bitmaps; a multiple of four, so that the values behind them are aligned."""
-        return -(-sum(_bytes_of(table.shape[0]) for table in self._tables(schema)) // 4) * 4
+        """Bytes of all bitmaps; a multiple of an element's, so that the values behind them are aligned."""
+        width = schema.dtype.nbytes
+        return -(-sum(_bytes_of(table.shape[0]) for table in self._tables(schema)) // width) * width
+
+
+def _whole(form: Format, start: int, values: Values) -> Iterator[Block]:
+    for i in range(0, len(values), BLOCK):
+        yield start + i, form.unpack(values[i : i + BLOCK])
+
+
+def _touched_rows(form: Format, table: ParameterEntry, bitmap: Bytes, values: Values) -> Generator[Block, None, int]:
+    """One table's blocks; gives back how many values they took."""
+    rows, width = table.shape
+    step, at = _step(width), 0
+    spread: Vector | None = None
+    for first in range(0, rows, step):
+        part = bitmap[first // 8 : (first + step) // 8]
+        touched = np.unpackbits(part, count=min(step, rows - first), bitorder="little").view(np.bool_)
+        count = int(touched.sum()) * width
+        if count:
+            block = form.unpack(values[at : at + count])
+            if count < len(touched) * width:
+                spread = np.empty((step, width), dtype=block.dtype) if spread is None else spread
+                target = spread[: len(touched)]
+                target.fill(0.0)
+                target[touched] = block.reshape(-1, width)
+                block = target.reshape(-1)
+            yield table.offset + first * width, block
+            at += count
+    return at
+
+
+def _put(form: Format, values: Values, at: int, part: Vector) -> int:
+    """Pack elements to `values[at:]`; where the next ones go."""
+    for i in range(0, len(part), BLOCK):
+        block = part[i : i + BLOCK]
+        values[at + i : at + i + len(block)] = form.pack(block)
+    return at + len(part)
 
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum(axis=1, dtype=np.uint8)
@@ -242,7 +263,7 @@ def _step(width: int) -> int:
     return BLOCK // width // 8 * 8
 
 
-def _touched(matrix: Float32) -> NDArray[np.bool_]:
+def _touched(matrix: Vector) -> NDArray[np.bool_]:
     """Which rows hold anything but +0.0 and -0.0."""
     touched = np.empty(len(matrix), dtype=np.bool_)
     step = _step(matrix.shape[1])
@@ -254,10 +275,10 @@ def _touched(matrix: Float32) -> NDArray[np.bool_]:
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
-        Encoding(DENSE_FLOAT32, rows=False, format=FLOAT32),
-        Encoding(ROWS_FLOAT32, rows=True, format=FLOAT32),
-        Encoding(DENSE_BFLOAT16, rows=False, format=BFLOAT16),
-        Encoding(ROWS_BFLOAT16, rows=True, format=BFLOAT16),
+        Encoding(DENSE_FLOAT32, rows=False),
+        Encoding(ROWS_FLOAT32, rows=True),
+        Encoding(DENSE_BFLOAT16, rows=False, shorter=BFLOAT16),
+        Encoding(ROWS_BFLOAT16, rows=True, shorter=BFLOAT16),
     )
 }
 """Every encoding by its name: what `federation.update_encoding` may say and what a client offers."""
@@ -270,11 +291,6 @@ class EncodedDelta:
     encoding: Encoding
     schema: ParameterSchema
     payload: Bytes
-
-    @property
-    def size(self) -> int:
-        """Elements of the vector."""
-        return self.schema.size
 
     def check(self) -> None:
         """See `Encoding.check`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -135,6 +135,13 @@ def member(kind: type[E], value: str, field: str) -> E:
         return kind(value)
     except ValueError:
         raise WireError(f"{field}: {value[:80]!r} is not one of {', '.join(kind)}") from None
+
+
+def choice(choices: Collection[str], value: str, field: str) -> str:
+    """One of some names."""
+    if value not in choices:
+        raise WireError(f"{field}: {value[:80]!r} is not one of {', '.join(choices)}")
+    return value
 
 
 def items(values: Sequence[T], field: str, most: int, least: int = 0) -> Sequence[T]:

@@ -22,7 +22,6 @@ from common.orders import (
     Welcome,
 )
 from common.targets import TargetSums
-from common.tasks import TaskType
 from common.wire import checks, limits, order_parts, parts
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
 from common.wire.codec import Codec, codec
@@ -63,7 +62,7 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
         validation=tuple(
             (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
         ),
-        targets=_unpack_targets(message, {task.name for task in tasks if task.type is TaskType.REGRESSION}),
+        targets=_unpack_targets(message, {task.name for task in tasks if task.type.has_units}),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
+from common.inputs.header import Header
 from common.orders import (
     MemberStatus,
     ModelArchitecture,
@@ -18,7 +19,7 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES
 from common.statistics import COUNTS, MOMENTS, TaskStatistics
-from common.tasks import METRICS, Header, TaskDefinition, TaskType
+from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import checks, limits
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
@@ -42,7 +43,7 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
     """Value to message."""
     return pb.TaskDefinition(
         name=value.name,
-        type=value.type.value,
+        type=value.type.name,
         labels=value.labels,
         pair=value.pair,
         metrics=value.metrics,
@@ -53,14 +54,13 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
 
 def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
     """Message to value."""
-    kind = checks.member(TaskType, message.type, "type")
+    kind = TASK_KINDS[checks.choice(TASK_KINDS, message.type, "type")]
     labels = checks.items(message.labels, "labels", limits.MAX_LABELS)
     if kind.has_labels != bool(labels):
         raise WireError(f"labels: {len(labels)} do not fit a {kind}")
     metrics = checks.items(message.metrics, "metrics", limits.MAX_METRICS, least=1)
     for metric in metrics:
-        if metric not in METRICS[kind]:
-            raise WireError(f"metrics: {metric[:80]!r} is not one of {', '.join(METRICS[kind])}")
+        checks.choice(kind.metrics, metric, "metrics")
     return TaskDefinition(
         checks.task_name(message.name, "name"),
         kind,
@@ -110,7 +110,7 @@ def pack_architecture(value: ModelArchitecture) -> pb.ModelArchitecture:
     """Value to message."""
     return pb.ModelArchitecture(
         encoder_config=value.encoder_config,
-        encoding=value.encoding,
+        pair_mode=value.pair_mode,
         max_length=value.max_length,
         tokenizer_digest=value.tokenizer_digest,
         tokenizer_bytes=value.tokenizer_bytes,
@@ -121,7 +121,7 @@ def unpack_architecture(message: pb.ModelArchitecture) -> ModelArchitecture:
     """Message to value."""
     return ModelArchitecture(
         checks.text(message.encoder_config, "encoder_config", limits.CONFIG_CHARS),
-        checks.identifier(message.encoding, "encoding"),
+        checks.identifier(message.pair_mode, "pair_mode"),
         checks.count(message.max_length, "max_length", least=1),
         checks.digest(message.tokenizer_digest, "tokenizer_digest"),
         checks.count(message.tokenizer_bytes, "tokenizer_bytes"),

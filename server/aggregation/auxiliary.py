@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
+from common.parameters.vector import Float64
 
 
 def gated(shares: Float64, gram: Float64, auxiliary: NDArray[np.bool_]) -> Float64:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.parameters.encodings import Block
-from server.aggregation.streaming import Delta
+from common.parameters.schema import ParameterSchema
+from server.aggregation.accumulator import Delta
 
 
 @dataclass(frozen=True)
 class Shortened:
-    """A delta times a factor below 1, rounded to float32.
+    """A delta times a factor below 1, rounded to its type.
 
     Because of the rounding it is one more float32 delta: its weight stays an integer, and the order of arrival leaves
     as little trace in the sums as without a bound.
@@ -23,14 +24,14 @@ class Shortened:
     factor: float
 
     @property
-    def size(self) -> int:
-        """Elements."""
-        return self.delta.size
+    def schema(self) -> ParameterSchema:
+        """See `Delta.schema`."""
+        return self.delta.schema
 
     def blocks(self) -> Iterator[Block]:
         """See `Delta.blocks`."""
         for start, block in self.delta.blocks():
-            yield start, (block.astype(np.float64) * self.factor).astype(np.float32)
+            yield start, (block.astype(np.float64) * self.factor).astype(block.dtype)
 
 
 def bounded(deltas: Sequence[tuple[str, Delta]], bound: float) -> Sequence[tuple[str, Delta]]:

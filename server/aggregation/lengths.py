@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.parameters.encodings import Block
-from server.aggregation.streaming import Delta
+from common.parameters.schema import ParameterSchema
+from server.aggregation.accumulator import Delta
 
 
 @dataclass
@@ -20,16 +21,16 @@ class Measured:
     square: float = 0.0
 
     @property
-    def size(self) -> int:
-        """Elements."""
-        return self.delta.size
+    def schema(self) -> ParameterSchema:
+        """See `Delta.schema`."""
+        return self.delta.schema
 
     def blocks(self) -> Iterator[Block]:
         """See `Delta.blocks`."""
         self.square = 0.0
         for start, block in self.delta.blocks():
             with np.errstate(over="ignore"):
-                square = float(np.dot(block, block))  # float32: at the speed of memory, and precise enough to tell
+                square = float(np.dot(block, block))  # as it is: at the speed of memory, and precise enough
             if not math.isfinite(square):
                 wide = block.astype(np.float64)
                 square = float(np.dot(wide, wide))

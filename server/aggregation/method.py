@@ -9,8 +9,8 @@ from pathlib import Path
 from common.config.schema import Config
 from common.conflict import Settlement, conflict_rule
 from common.parameters.scope import Scope, ScopeKind
-from server.aggregation.cohort import CohortRule, cohort_rule_of
 from server.aggregation.optimizers import SGD, ServerOptimizer, optimizer_of
+from server.aggregation.robust import RobustRule, robust_rule_of
 from server.aggregation.shares import Shares, by_examples, shares_of
 from server.relations.table import relation_of
 from server.relations.ties import Relation
@@ -40,7 +40,7 @@ class Method:
     afterwards. What everybody shares is pulled to the run's first values with strength `start_pull`.
     """
 
-    rule: StreamingRule | CohortRule = field(default_factory=StreamingRule)
+    rule: StreamingRule | RobustRule = field(default_factory=StreamingRule)
     norm_bound: float | None = None
     optimizer: ServerOptimizer = SGD
     rate: float = 1.0
@@ -61,7 +61,7 @@ def method_of(config: Config) -> Method:
     """The method of a configuration."""
     section = config.aggregation
     return Method(
-        rule=cohort_rule_of(config) or _streaming_rule_of(config),
+        rule=robust_rule_of(config) or _streaming_rule_of(config),
         norm_bound=section.norm_bound,
         optimizer=optimizer_of(section, section.optimizer),
         rate=config.federation.server_learning_rate,

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config.aggregation_section import AggregationSection, OptimizerName
+from common.parameters.vector import Float64, Vector
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Advance = Callable[[Float64, Sequence[Float32]], Float64]
+Advance = Callable[[Float64, Sequence[Vector]], Float64]
 """From a combined step and the optimizer's moments, which it changes in place, to the move; all (n,)."""
 
 
@@ -31,7 +29,7 @@ class ServerOptimizer:
 FIRST, SECOND = "first_moment", "second_moment"
 
 
-def _as_it_is(step: Float64, _: Sequence[Float32]) -> Float64:
+def _as_it_is(step: Float64, _: Sequence[Vector]) -> Float64:
     return step
 
 
@@ -42,7 +40,7 @@ SGD = ServerOptimizer(_as_it_is)
 def momentum(beta: float) -> ServerOptimizer:
     """Add up: m = beta m + step, which is the move (FedAvgM, Hsu, Qi and Brown 2019)."""
 
-    def advance(step: Float64, moments: Sequence[Float32]) -> Float64:
+    def advance(step: Float64, moments: Sequence[Vector]) -> Float64:
         (first,) = moments
         move: Float64 = beta * first.astype(np.float64) + step
         first[:] = move
@@ -77,7 +75,7 @@ def _adaptive(second: Callable[[Float64, Float64], Float64], beta1: float, tau: 
     does not correct the moments for their start: the first move has (1 - beta1) of the step in it.
     """
 
-    def advance(step: Float64, moments: Sequence[Float32]) -> Float64:
+    def advance(step: Float64, moments: Sequence[Vector]) -> Float64:
         first, v = moments
         m: Float64 = beta1 * first.astype(np.float64) + (1.0 - beta1) * step
         squares = second(v.astype(np.float64), step * step)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config.schema import Config
+from common.parameters.vector import Float64
 
-Float64 = NDArray[np.float64]
 Trends = Sequence[Mapping[str, float]]
 """Of every round up to now, the tasks' training losses divided by those of the round before, where both are known."""
 

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.parameters.encodings import BLOCK, Block
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from common.parameters.encodings import BLOCK
+from common.parameters.vector import Float64, Vector
+from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
 
 CHUNK = 5 << 20
 """Elements of a sum that are allocated, and given back, together (40 MiB: glibc may keep what is below 32)."""
 
 KEPT_BYTES = 64 << 20
 """Sums up to this size keep their memory between rounds: fresh memory costs page faults."""
-
-
-class Delta(Protocol):
-    """One client's change of one scope: `size` elements, of which `blocks` gives all that are not zero.
-
-    Blocks hold at most BLOCK elements and come with ascending starts, apart from each other.
-    """
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        ...
-
-    def blocks(self) -> Iterator[Block]:
-        """Start and float32 elements of each block; a block is valid until the next one is asked for."""
-        ...
-
-
-class Part(NamedTuple):
-    """One sum of a scope, and how it enters the step: divided by `total`, times `share`. An only sum's `row` is ""."""
-
-    row: str
-    total: int
-    share: float = 1.0
-
-
-_NO_ROWS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 
 class StreamingMean:
@@ -57,7 +27,7 @@ class StreamingMean:
     multiples of the smallest one's last bit with at most 53 bits. Elsewhere each addition rounds by at most 2^-53 of
     the sum, and the order of arrival can show in the last bit of the float32 result, for about one in 2^29 / clients
     of such parameters. The same holds for sums by task, whose weights are the task's examples; what tasks weigh
-    against each other multiplies finished sums.
+    against each other multiplies finished sums. In float64 scopes every product and every addition rounds so.
     """
 
     def __init__(self) -> None:
@@ -65,26 +35,25 @@ class StreamingMean:
         self._used: set[tuple[str, str]] = set()
         self._product = np.empty(BLOCK, dtype=np.float64)
 
-    def fold(
+    def add(
         self,
+        order_id: str,
         deltas: Sequence[tuple[str, Delta]],
         weights: Mapping[str, int],
-        rows: Mapping[str, Mapping[str, int]] = _NO_ROWS,
+        by_task: ByTask = NOT_BY_TASK,
     ) -> None:
-        """Add one client's deltas times its weight in each scope, or in each row of a scope that is in `rows`.
+        """Add one client's deltas times its weight in each scope, or in each task's sum of a scope in `by_task`.
 
         A sum starts at +0.0 and rounds to nearest, so it is never -0.0: a zero of either sign adds nothing to it, and
         blocks that are left out give the same bits as blocks of zeros.
         """
         for scope, delta in deltas:
-            if scope in rows:
-                for row, weight in rows[scope].items():
-                    self._fold((scope, row), delta, float(weight))
-            else:
-                self._fold((scope, ""), delta, float(weights[scope]))
+            for task, weight in (by_task[scope] if scope in by_task else {"": weights[scope]}).items():
+                self._add_to((scope, task), delta, float(weight))
 
-    def _fold(self, key: tuple[str, str], delta: Delta, weight: float) -> None:
-        chunks = self._sums.get(key) or _new_chunks(delta.size)
+    def _add_to(self, key: tuple[str, str], delta: Delta, weight: float) -> None:
+        size = delta.schema.size
+        chunks = self._sums.get(key) or _new_chunks(size)
         self._sums[key] = chunks
         if key in self._used:
             for start, block in delta.blocks():
@@ -95,52 +64,51 @@ class StreamingMean:
                 _clear(chunks, clear, start + len(block))
                 self._add(chunks, start, block, weight)
                 clear = start + len(block)
-            _clear(chunks, clear, delta.size)
+            _clear(chunks, clear, size)
         self._used.add(key)
 
-    def _add(self, chunks: list[Float64], start: int, block: Float32, weight: float) -> None:
+    def _add(self, chunks: list[Float64], start: int, block: Vector, weight: float) -> None:
         """Add a block times `weight`, in passes of one operation over what lies in the cache."""
         product = self._product[: len(block)]
         np.copyto(product, block)
         np.multiply(product, weight, out=product)
         at = start % CHUNK
         room = CHUNK - at
-        part = chunks[start // CHUNK][at : at + len(block)]
-        np.add(part, product[:room], out=part)
+        here = chunks[start // CHUNK][at : at + len(block)]
+        np.add(here, product[:room], out=here)
         if len(block) > room:
             rest = chunks[start // CHUNK + 1][: len(block) - room]
             np.add(rest, product[room:], out=rest)
 
-    def combine(self, scope: str, base: Float32, total: int, rate: float) -> Float32:
-        """`base + rate * sum / total` as a new float32 vector, computed in float64; uses the scope's sum up."""
-        result = np.empty(len(base), dtype=np.float32)
-        for start, step in self.steps(scope, [Part("", total)]):
-            step *= rate
-            step += base[start : start + len(step)]
-            result[start : start + len(step)] = step
-        return result
+    def merge(self, other: Self) -> None:
+        """See `Accumulator.merge`: sums are added, exactly where those of single updates are."""
+        for key in other._used:
+            theirs = other._sums.pop(key)
+            if key in self._used:
+                for mine, chunk in zip(self._sums[key], theirs, strict=True):
+                    mine += chunk
+            else:
+                self._sums[key] = theirs
+                self._used.add(key)
+        other._used.clear()
 
-    def steps(self, scope: str, parts: Sequence[Part]) -> Iterator[tuple[int, Float64]]:
-        """The scope's step, the sum over its parts of share times sum divided by total; uses the sums up.
+    def report(self, scope: str, summands: Sequence[Summand]) -> Iterator[tuple[int, Float64]]:
+        """See `Accumulator.report`: the sum over `summands` of share times sum divided by total.
 
         Large sums give their memory back chunk by chunk, so that sums and what is made of them never stand there whole
         together.
-
-        Yields:
-            Start and float64 elements of each block, in order; the caller may change a block, which is valid until
-            the next one is asked for.
         """
-        keys = [(scope, part.row) for part in parts]
+        keys = [(scope, summand.task) for summand in summands]
         sums = [self._sums.pop(key) for key in keys]
         size = sum(map(len, sums[0]))
         keep = 8 * size <= KEPT_BYTES
-        other = np.empty(BLOCK, dtype=np.float64) if len(parts) > 1 else self._product
+        other = np.empty(BLOCK, dtype=np.float64) if len(summands) > 1 else self._product
         for chunk in range(len(sums[0])):
             length = len(sums[0][chunk])
             for i in range(0, length, BLOCK):
-                step = _weighted(sums[0][chunk][i : i + BLOCK], parts[0], self._product)
-                for chunks, part in zip(sums[1:], parts[1:], strict=True):
-                    step += _weighted(chunks[chunk][i : i + BLOCK], part, other)
+                step = _weighted(sums[0][chunk][i : i + BLOCK], summands[0], self._product)
+                for chunks, summand in zip(sums[1:], summands[1:], strict=True):
+                    step += _weighted(chunks[chunk][i : i + BLOCK], summand, other)
                 yield chunk * CHUNK + i, step
             if not keep:
                 for chunks in sums:
@@ -149,17 +117,17 @@ class StreamingMean:
             self._sums |= dict(zip(keys, sums, strict=True))
         self._used.difference_update(keys)
 
-    def gram(self, scope: str, parts: Sequence[Part]) -> Float64:
-        """Inner products of the parts' means (shares apart), (parts, parts) float64, added up block by block."""
-        sums = [self._sums[scope, part.row] for part in parts]
-        means = np.empty((len(parts), BLOCK), dtype=np.float64)
-        total = np.zeros((len(parts), len(parts)), dtype=np.float64)
+    def gram(self, scope: str, summands: Sequence[Summand]) -> Float64:
+        """Inner products of the summands' means (shares apart), (summands, summands), added up block by block."""
+        sums = [self._sums[scope, summand.task] for summand in summands]
+        means = np.empty((len(summands), BLOCK), dtype=np.float64)
+        total = np.zeros((len(summands), len(summands)), dtype=np.float64)
         for chunk in range(len(sums[0])):
             length = len(sums[0][chunk])
             for i in range(0, length, BLOCK):
                 block = means[:, : min(BLOCK, length - i)]
-                for row, chunks, part in zip(block, sums, parts, strict=True):
-                    np.divide(chunks[chunk][i : i + BLOCK], part.total, out=row)
+                for mean, chunks, summand in zip(block, sums, summands, strict=True):
+                    np.divide(chunks[chunk][i : i + BLOCK], summand.total, out=mean)
                 total += block @ block.T
         return total
 
@@ -168,11 +136,11 @@ class StreamingMean:
         self._used.clear()
 
 
-def _weighted(sums: Float64, part: Part, out: Float64) -> Float64:
+def _weighted(sums: Float64, summand: Summand, out: Float64) -> Float64:
     """Share times sum divided by total, in the memory of `out`."""
-    step = np.divide(sums, part.total, out=out[: len(sums)])
-    if part.share != 1.0:
-        step *= part.share
+    step = np.divide(sums, summand.total, out=out[: len(sums)])
+    if summand.share != 1.0:
+        step *= summand.share
     return step
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TypeVar, assert_never
 
 from common.errors import Reason, Refused
-from common.metrics import LARGEST, fits
+from common.inputs.header import Header
 from common.orders import Evaluate, JoinRequest, Reply, Session, TaskResult, Train, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
-from common.tasks import Header, TaskDefinition, TaskType
+from common.statistics import LARGEST
+from common.tasks import TaskDefinition
 from server.core.bodies import body_of
 from server.core.phases import ENDED
 from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules
@@ -202,7 +203,7 @@ def _check_results(rules: Rules, state: FederationState, order: OpenOrder, answe
         assert definition is not None
         _check_counts(rules, state.members[order.client_id], order, definition, result)
         scores = [found for found in (result.validation, result.personal) if found is not None]
-        if result.examples < 0 or not all(fits(definition, found) for found in scores):
+        if result.examples < 0 or not all(map(definition.fits, scores)):
             raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
         if result.task in state.fallen and result.examples:
             text = f"task '{result.task}' has fallen back, so its {result.examples} examples cannot count"
@@ -221,7 +222,7 @@ def _check_counts(rules: Rules, member: Member, order: OpenOrder, task: TaskDefi
         text = f"{result.examples} examples of task '{task.name}' are more than the {most} {joined}"
         raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
     rows = member.validation.get(task.name, 0)
-    most = rows * rules.max_length if task.type is TaskType.MASKED_LM else rows  # whose examples are hidden words
+    most = task.type.most_scored(rows, rules.max_length)
     scored = max((found.examples for found in (result.validation, result.personal) if found is not None), default=0)
     if scored > most:
         text = f"scores of task '{task.name}' are of {scored} examples, more than the {rows} validation rows {joined}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.inputs.header import Header
 from common.log_fields import LogFields
 from common.targets import TargetUnits
-from common.tasks import Header
 from server.core.phases import Phase
 from server.core.state import Member, OpenRound, Related
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from common.log_fields import LogFields
-from common.metrics import merge, summarise
-from common.tasks import LOWER_IS_BETTER, TaskDefinition
+from common.statistics import merge
+from common.tasks import TaskDefinition, lower_is_better
 from server.core.effects import Guarded, Notice
 from server.core.state import FederationState, OpenRound, OrderState, Rules
 
@@ -64,7 +64,7 @@ def compared(task: TaskDefinition, round_: OpenRound) -> tuple[float | None, flo
     ]
     if not pairs:
         return None
-    received, isolated = (summarise(task, merge(parts)) for parts in zip(*pairs, strict=True))
+    received, isolated = (task.summarise(merge(parts)) for parts in zip(*pairs, strict=True))
     return received[task.metrics[0]], isolated[task.metrics[0]]
 
 
@@ -74,7 +74,7 @@ def shortfall(task: TaskDefinition, received: float | None, isolated: float | No
         return -inf
     if received is None:  # such as the correlation of a model that says the same of every row
         return inf
-    return received - isolated if task.metrics[0] in LOWER_IS_BETTER else isolated - received
+    return received - isolated if lower_is_better(task.metrics[0]) else isolated - received
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from common.inputs.header import Header
 from common.orders import (
     DENSE_FLOAT32,
     ScopeVersion,
@@ -18,7 +19,7 @@ from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, lay
 from common.parameters.membership import Membership
 from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
-from common.tasks import Header, TaskDefinition
+from common.tasks import TaskDefinition
 from server.core.phases import Phase, RoundPhase
 from server.core.schedule import NO_CHANGE, Schedule
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from common.orders import JoinRequest
 from common.targets import TargetSums, TargetUnits, coarse, pooled
-from common.tasks import TaskDefinition, TaskType
 from server.core.effects import Notice, UnitsFixed
 from server.core.state import FederationState, Member, Rules
 from server.core.weighing import cap_of
@@ -23,7 +22,7 @@ def targets_problem(request: JoinRequest) -> str | None:
     """What is wrong with what a client says of its training targets, or None."""
     rows, sums = dict(request.examples), dict(request.targets)
     for task in request.tasks:
-        if task.type is not TaskType.REGRESSION:
+        if not task.type.has_units:
             continue
         if task.name not in sums:
             return f"task '{task.name}': mean and spread of its scores are missing; use the same FedMTL on both sides"
@@ -43,7 +42,7 @@ def with_units(
     records: list[UnitsFixed] = []
     notices: list[Notice] = []
     begins = state.completed_rounds == 0 and state.attempt == 1
-    for task in _regressions(rules.tasks):
+    for task in [task for task in rules.tasks if task.type.has_units]:
         fixed = state.units.get(task.name)
         if fixed is not None and not begins:
             continue
@@ -81,10 +80,6 @@ def units_in(facts: Mapping[str, str]) -> dict[str, TargetUnits]:
         for key, value in sorted(facts.items())
         if key.startswith(FACT)
     }
-
-
-def _regressions(tasks: Iterable[TaskDefinition]) -> list[TaskDefinition]:
-    return [task for task in tasks if task.type is TaskType.REGRESSION]
 
 
 def _near(units: TargetUnits, mean: float, deviation: float) -> bool:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.orders import ScopeValues, ScopeVersion
+from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES, PIECE_BYTES
 from common.wire.pieces import framed
 
 BUDGET_BYTES = 64 << 20
 """Pieces kept at a time. Readers of a larger model share those around the place where they read."""
-
-Vector = NDArray[np.float32]
 
 
 class Broadcast:

@@ -10,9 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.clock import Clock
 from common.errors import Reason, Refused
 from common.orders import (
@@ -36,6 +33,7 @@ from common.orders import (
 )
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, is_private
+from common.parameters.vector import Vector
 from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.method import Method
 from server.core.admission import check_answer, check_join, require_member
@@ -60,8 +58,6 @@ from server.engine.observer import Observer
 from server.engine.writer import Writer
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

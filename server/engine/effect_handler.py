@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, moment_name
+from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
-from server.aggregation.combining import Combiner, NotFinite
+from server.aggregation.aggregator import Aggregator, NotFinite
 from server.aggregation.method import Method
 from server.core.effects import (
     ClearSums,
@@ -34,8 +34,6 @@ from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
-
-Vector = NDArray[np.float32]
 
 
 class EffectHandler:
@@ -60,7 +58,7 @@ class EffectHandler:
         self._models = models
         self._facts = facts
         self._method = method
-        self._combiner = Combiner(method, self._moments(version))
+        self._aggregator = Aggregator(method, self._moments(version))
         if version == 0 and method.start_pull:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
@@ -74,7 +72,7 @@ class EffectHandler:
             case Combine():
                 return self._nbytes() <= INLINE_BYTES
             case StoreVersion():  # a small version only joins the next commit; moments have a file
-                return not self._combiner.moments and self._nbytes() <= INLINE_BYTES
+                return not self._aggregator.moments and self._nbytes() <= INLINE_BYTES
             case Commit():
                 return False
             case ClearSums() | InstallVersion() | Wake() | Notice():
@@ -127,29 +125,29 @@ class EffectHandler:
     def _work(self, effect: Effect, now: float) -> CombineOutcome | None:
         match effect:
             case Fold(order_id, weights, rows):
-                self._combiner.fold(order_id, self.uploads.take(order_id), weights, rows)
+                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows)
             case ClearSums():
-                self._combiner.clear()
+                self._aggregator.clear()
             case Combine():
                 return self._combine(effect, now)
             case StoreVersion(version):
-                self._models.write(version, self._combined, self._combiner.moments)
+                self._models.write(version, self._combined, self._aggregator.moments)
             case Commit(records):
                 self._journal.commit(records, self._facts())
         return None
 
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:
-        moments = list(self._combiner.moments)
+        moments = list(self._aggregator.moments)
         try:
-            fresh = self._combiner.combine(
+            fresh = self._aggregator.combine(
                 self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
-            self._combiner.moments = self._moments(asked.version - 1, moments)
+            self._aggregator.moments = self._moments(asked.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)
         self._combined = ByTemplate({**self.vectors, **fresh})
         cosines = tuple(
             TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
-            for scope, (tasks, matrix) in self._combiner.cosines.items()
+            for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
-        return Combined(now, asked, cosines, tuple(self._combiner.related))
+        return Combined(now, asked, cosines, tuple(self._aggregator.related))

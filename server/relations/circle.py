@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.parameters.scope import ByTemplate, Scope, copies_of
+from common.parameters.vector import Vector
 from server.core.state import Related
 from server.relations.ties import Float64, Members, Relation, Ties
-
-Float32 = NDArray[np.float32]
 
 BLOCK_ELEMENTS = 1 << 21
 """Elements of all rows together that are worked on at a time."""
@@ -23,9 +21,9 @@ BLOCK_ELEMENTS = 1 << 21
 class _Rows:
     """Vectors of one template: the members' new values, what they started the round from, and the duals."""
 
-    values: Sequence[Float32]
-    before: Sequence[Float32]
-    duals: Sequence[Float32]
+    values: Sequence[Vector]
+    before: Sequence[Vector]
+    duals: Sequence[Vector]
 
     def blocks(self) -> Iterator[tuple[int, Float64, Float64]]:
         """Start, values with duals below (rows, n), and steps (members, n), in float64."""
@@ -46,19 +44,19 @@ def related_templates(names: Iterable[str]) -> list[str]:
 def relate(
     relation: Relation,
     template: str,
-    vectors: Mapping[str, Float32],
-    fresh: Mapping[str, Float32],
+    vectors: Mapping[str, Vector],
+    fresh: Mapping[str, Vector],
     examples: Mapping[str, int],
     version: int,
     state: str,
-) -> tuple[dict[str, Float32], Related]:
+) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
     Args:
         relation: what ties them.
         template: whose members.
         vectors: the published values of all scopes, anchors and duals included.
-        fresh: the values after the round's steps, of scopes that changed; float32, as `vectors`.
+        fresh: the values after the round's steps, of scopes that changed, of the types of `vectors`.
         examples: that a scope's step was made of.
         version: of the values to be made.
         state: what the relation said to remember, JSON.
@@ -97,8 +95,8 @@ def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
     return products, steps
 
 
-def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], template: str) -> dict[str, Float32]:
-    size, count = len(rows.values[0]), len(scopes)
+def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], template: str) -> dict[str, Vector]:
+    count = len(scopes)
     outputs: dict[str, Float64] = {}
     if ties.start is not None:
         outputs |= dict(zip(scopes, ties.start, strict=True))
@@ -109,7 +107,7 @@ def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], template: str) -> 
     newcomer = np.zeros(count + len(rows.duals))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer
-    made = {name: np.empty(size, dtype=np.float32) for name in outputs}
+    made = {name: np.empty_like(rows.values[0]) for name in outputs}
     coefficients = np.stack(list(outputs.values()))
     for start, block, _ in rows.blocks():
         for name, values in zip(made, coefficients @ block, strict=True):

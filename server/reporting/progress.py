@@ -15,11 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from common.log_fields import about
-from common.metrics import is_better
 from common.orders import FederationStatus
 from common.plain_text import plain
 from common.stopping import at_the_end
-from common.tasks import TaskDefinition
+from common.tasks import TaskDefinition, is_better
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
 from server.reporting.metrics_file import MetricsFile

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from common.metrics import merge, summarise
 from common.orders import TaskResult
 from common.parameters.capacity import layers_of, trains_of
+from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, TaskCosines
@@ -32,12 +32,12 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
         parts = [result.validation for result in results if result.validation is not None]
         if parts:
             total = merge(parts)
-            scores[task.name] = {"round": round_.version, **_rounded(summarise(task, total))}
+            scores[task.name] = {"round": round_.version, **_rounded(task.summarise(total))}
             scores[task.name] |= {"validation_examples": total.examples, "clients": len(parts)}
         own = [result.personal for result in results if result.personal is not None]
         if own:
             scores.setdefault(task.name, {"round": round_.version})["personal"] = {
-                **_rounded(summarise(task, merge(own))),
+                **_rounded(task.summarise(merge(own))),
                 "clients": len(own),
             }
         loss = _train_loss(results)
@@ -174,7 +174,7 @@ def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) 
     }
     found: dict[str, dict[str, Any]] = {}
     for (client, task), (version, sums) in newest.items():
-        found.setdefault(client, {})[task] = {"round": version, **_rounded(summarise(definitions[task], sums))}
+        found.setdefault(client, {})[task] = {"round": version, **_rounded(definitions[task].summarise(sums))}
     return found
 
 
@@ -192,8 +192,8 @@ def personalisation(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]
                     task = definitions[result.task]
                     scores = {
                         "round": round_.version,
-                        "received": _rounded(summarise(task, result.validation)),
-                        "personal": _rounded(summarise(task, result.personal)),
+                        "received": _rounded(task.summarise(result.validation)),
+                        "personal": _rounded(task.summarise(result.personal)),
                     }
                     found.setdefault(order.client_id, {})[task.name] = scores
     return dict(sorted(found.items()))
@@ -236,7 +236,7 @@ def _task_report(
 ) -> dict[str, Any]:
     holders = [member for member in members if task.name in member.tasks]
     return {
-        "type": task.type.value,
+        "type": task.type.name,
         "auxiliary": task.auxiliary,
         "metrics": final_metrics(task, history, guard is not None and guard["model"] == "isolated"),
         **({"guard": guard} if guard is not None else {}),

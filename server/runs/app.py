@@ -254,7 +254,7 @@ def restore_run(
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
-    method = replace(federation.method, folder=folder.path / "cohort")
+    method = replace(federation.method, folder=folder.path / "updates")
     return replace(federation, method=method), rules, schemas, state
 
 

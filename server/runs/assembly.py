@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture, TrainingSettings
@@ -16,6 +13,7 @@ from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, is_private
+from common.parameters.vector import Vector
 from server.aggregation.method import method_of
 from server.core.schedule import Curve, Schedule
 from server.core.state import FederationState, Guard, Rules
@@ -27,7 +25,7 @@ from server.storage.models import MemoryModels
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.runs.model import MTLServerModel
 
-Vectors = Mapping[str, NDArray[np.float32]]
+Vectors = Mapping[str, Vector]
 
 
 def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> Rules:

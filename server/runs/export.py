@@ -12,20 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models.heads import SiameseHead
-from common.models.mlp import read_mlp
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks import TaskDefinition, TaskType
+from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel
 
 CLASSIFIERS: dict[str, str] = {"bert": "BertForSequenceClassification", "albert": "AlbertForSequenceClassification"}
 """Encoders whose own classification model is ours: pooled output, dropout, one linear layer `classifier`."""
-
-_PROBLEMS = {
-    TaskType.CLASSIFICATION: "single_label_classification",
-    TaskType.MULTILABEL: "multi_label_classification",
-    TaskType.REGRESSION: "regression",
-}
 
 PREDICT = '''"""Score texts with the model in this folder: python predict.py TEXT [SECOND TEXT]."""
 
@@ -69,10 +61,8 @@ def predict(*texts):
     else:
         features = sentence_vector(*texts)
     outputs = torch.nn.functional.linear(features, LINEAR["weight"], LINEAR["bias"])[0]
-    if HEAD["type"] == "regression":
-        return {"score": outputs.item()}
-    chances = outputs.softmax(-1) if HEAD["type"] == "classification" else outputs.sigmoid()
-    return dict(zip(HEAD["labels"], chances.tolist()))
+    labels = HEAD["labels"]
+    return ANSWER
 
 
 if __name__ == "__main__":
@@ -96,16 +86,15 @@ def export_task(model: MTLServerModel, task: str, out: Path, units: TargetUnits 
         ModelError: the task is unknown, `out` exists and is not an empty folder, or it cannot be written.
     """
     model.get_task_head_parameters(task)
-    if model.tasks[task].type is TaskType.MASKED_LM:
-        raise ModelError(f"--task: '{task}' is a masked_lm and answers nothing; its encoder comes with another task")
+    kind = model.tasks[task].type
+    if not kind.answer:
+        raise ModelError(f"--task: '{task}' is a {kind} and answers nothing; its encoder comes with another task")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"--out: {out} exists and is not an empty folder; choose another")
     # Written aside and renamed, so that `out` never holds half a model.
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    if read_mlp(model.architecture.encoder_config) is not None:
-        raise ModelError(
-            "--mode export: an mlp is no Hugging Face model; the run folder's models/*.safetensors hold it"
-        )
+    if reason := model.model.inputs.no_export:
+        raise ModelError(f"--mode export: {reason}")
     try:
         aside.mkdir(parents=True)
         _write_files(model, model.tasks[task], aside, units)
@@ -127,9 +116,8 @@ def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path, unit
     parameters = model.get_task_head_parameters(task.name)
     head = {name.removeprefix(prefix): _in_users_units(name, value, units) for name, value in parameters.items()}
     _write_tokenizer(model, folder)
-    siamese = isinstance(model.model.heads[task.name], SiameseHead)
-    kind = config["model_type"]
-    if kind in CLASSIFIERS and not siamese:
+    form, kind = model.model.head(task.name).form, config["model_type"]
+    if kind in CLASSIFIERS and form == "text":
         tensors = {f"{kind}.{name}": value for name, value in encoder.items()}
         _save(tensors | {f"classifier.{name}": value for name, value in head.items()}, folder / "model.safetensors")
         _write_json(config | _classifier_config(kind, task), folder / "config.json")
@@ -143,11 +131,11 @@ def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path, unit
         "type": str(task.type),
         "labels": list(task.labels),
         "pair": task.pair,
-        "kind": "siamese" if siamese else "text",
+        "kind": form,
         "max_length": model.architecture.max_length,
     }
     _write_json(description, folder / "head.json")
-    _write_text(PREDICT, folder / "predict.py")
+    _write_text(PREDICT.replace("ANSWER", task.type.answer), folder / "predict.py")
     _write_text(_readme(task, _PREDICT_USE.format(call=_shell_call(task))), folder / "README.md")
 
 
@@ -161,7 +149,7 @@ def _classifier_config(kind: str, task: TaskDefinition) -> dict[str, Any]:
     names = task.labels or ("score",)
     return {
         "architectures": [CLASSIFIERS[kind]],
-        "problem_type": _PROBLEMS[task.type],
+        "problem_type": task.type.problem_type,
         "num_labels": len(names),
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config import Config, render
 from common.errors import RunFolderError
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
+from common.parameters.vector import Vector
 from server.aggregation.method import method_of
 from server.runs.recovery import moments_name, note_file, version_name
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
@@ -80,7 +80,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     files, grown = ModelFiles(folder.models, old), ModelFiles(folder.models, new.schemas)
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
-    def initial(scope: str, entry: ParameterEntry) -> NDArray[np.float32]:
+    def initial(scope: str, entry: ParameterEntry) -> Vector:
         is_dual = Scope.parse(scope).kind is ScopeKind.DUAL
         return _constant(0.0, scope, entry) if is_dual else new.values[entry.name].ravel()
 
@@ -137,19 +137,20 @@ def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, fl
     }
 
 
-def _constant(value: float, _: str, entry: ParameterEntry) -> NDArray[np.float32]:
+def _constant(value: float, _: str, entry: ParameterEntry) -> Vector:
     return np.full(entry.count, value, dtype=np.float32)
 
 
 def _grown(
     scope: str,
-    vector: NDArray[np.float32] | None,
+    vector: Vector | None,
     old: Schemas,
     new: Schemas,
-    fresh: Callable[[str, ParameterEntry], NDArray[np.float32]],
-) -> NDArray[np.float32]:
+    fresh: Callable[[str, ParameterEntry], Vector],
+) -> Vector:
     """A scope's vector by the new layout: what the old one has, and `fresh` for the rest."""
     template = Scope.parse(scope).template
     entries = old[template].entries if vector is not None else ()
     known = {e.name: vector[e.offset : e.offset + e.count] for e in entries if vector is not None}
-    return np.concatenate([known[e.name] if e.name in known else fresh(scope, e) for e in new[template].entries])
+    grown = [known[e.name] if e.name in known else fresh(scope, e) for e in new[template].entries]
+    return np.concatenate(grown, dtype=new[template].dtype.value)

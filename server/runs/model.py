@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models.encoder import load_config, longest_input
+from common.inputs import input_described
+from common.models.encoder import EncoderSource
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
-from common.models.sources import EncoderSource
 from common.orders import ModelArchitecture
 from common.parameters.flat import bind, shapes_of
 from common.parameters.plan import SharingPlan
+from common.parameters.vector import Vector
 from common.tasks import TaskDefinition
 
 SHARED_PREFIX = "encoder."
@@ -66,7 +66,7 @@ class MTLServerModel:
     def create(
         cls,
         source: EncoderSource,
-        encoding: str,
+        pair_mode: str,
         max_length: int,
         tasks: Sequence[TaskDefinition],
         plan: SharingPlan,
@@ -78,12 +78,12 @@ class MTLServerModel:
             ModelError: the encoder cannot be built, cannot read `max_length` tokens or does not fit its weights.
             ConfigError: the plan leaves a parameter without a scope.
         """
-        limit = longest_input(load_config(source.config_json)) if source.tokenizer is not None else None
+        limit = input_described(source.config_json).longest_input(source.config_json)
         if limit is not None and max_length > limit:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
         packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""
         architecture = ModelArchitecture(
-            source.config_json, encoding, max_length, tokenizer_digest(packed), len(packed)
+            source.config_json, pair_mode, max_length, tokenizer_digest(packed), len(packed)
         )
         made = cls(architecture, packed, source.origin, tasks, plan)
         initialise(made.model, seed)
@@ -136,7 +136,7 @@ class MTLServerModel:
         rows = [f"{name:<{names}}  {n:>{digits},}  {notes.get(name, '')}".rstrip() for name, n in numbers.items()]
         head = [
             f"{'base model':<{names}}  {kind}, {self.base_model}",
-            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.encoding})",
+            f"{'tasks':<{names}}  {', '.join(self.tasks)} (pairs: {self.architecture.pair_mode})",
         ]
         return "\n".join([*head, *rows])
 
@@ -176,7 +176,7 @@ class MTLServerModel:
         """
         self._replace(self._head_prefix(task), values)
 
-    def load_vectors(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+    def load_vectors(self, vectors: Mapping[str, Vector]) -> None:
         """Replace whole scopes, all of those given or none; the others keep their values.
 
         Raises:
@@ -186,8 +186,9 @@ class MTLServerModel:
             if scope not in self.schemas:
                 raise ModelError(f"scope '{scope}' is not in this model; it has {', '.join(self.schemas)}")
             size = self.schemas[scope].size
-            if vector.shape != (size,) or vector.dtype != np.float32:
-                raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, float32 ({size},) needed")
+            dtype = self.schemas[scope].dtype
+            if vector.shape != (size,) or vector.dtype != dtype.value:
+                raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, {dtype} ({size},) needed")
             if not np.isfinite(vector).all():
                 raise ModelError(f"scope '{scope}': a value is not finite")
         parameters = dict(self.model.named_parameters())

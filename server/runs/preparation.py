@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
-from common.models.sources import find_encoder
 from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
+from common.parameters.vector import Vector
 from common.targets import TargetUnits
 from server.runs.model import MTLServerModel
 from server.runs.run_folder import DESCRIPTION, RunFolder
@@ -45,9 +44,9 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     """
     section = config.model
     start = find_start(config) if section.warm_start else None
-    source = find_encoder(section) if start is None else start.source
+    source = section.inputs.find_encoder(section) if start is None else start.source
     model = MTLServerModel.create(
-        source, section.encoding, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
     )
     model.base_model = section.server_model
     origin = source.origin if start is None else f"{source.origin}; {start.give_heads(model)}"
@@ -66,9 +65,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     return Prepared(origin, model.summary(), {} if start is None else start.units_of(model))
 
 
-def _require_finite(
-    values: Mapping[str, NDArray[np.float32]], schemas: Mapping[str, ParameterSchema], source: str
-) -> None:
+def _require_finite(values: Mapping[str, Vector], schemas: Mapping[str, ParameterSchema], source: str) -> None:
     """Check the first version, as every later one is checked."""
     for scope, vector in values.items():
         for entry in schemas[scope].entries:
@@ -82,7 +79,7 @@ class NewHeads:
     """What tasks bring that join a run: schemas of all scopes, the heads' initial values by name, the new summary."""
 
     schemas: Mapping[str, ParameterSchema]
-    values: Mapping[str, NDArray[np.float32]]
+    values: Mapping[str, Vector]
     summary: str
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.orders import ModelArchitecture
-from common.parameters.schema import ParameterSchema
+from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.scope import ByTemplate
 from server.storage.files import write_whole
 from server.storage.mending import log_of
@@ -124,17 +124,19 @@ class RunFolder:
     @staticmethod
     def description(architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema]) -> bytes:
         """The model's make-up, so that the run can go on, be scored and be exported without any hub."""
-        scopes = {scope: {entry.name: entry.shape for entry in schema.entries} for scope, schema in schemas.items()}
+        scopes = {
+            scope: {"dtype": schema.dtype.value, "shapes": {entry.name: entry.shape for entry in schema.entries}}
+            for scope, schema in schemas.items()
+        }
         return _json({"architecture": asdict(architecture), "scopes": scopes})
 
     def read_description(self) -> tuple[ModelArchitecture, ByTemplate[ParameterSchema]]:
         """The model's architecture, and the schema of every scope, private ones included."""
         described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
-        shapes = {
-            scope: {name: tuple(shape) for name, shape in members.items()}
-            for scope, members in described["scopes"].items()
-        }
-        schemas = ByTemplate({scope: ParameterSchema.of(members) for scope, members in shapes.items()})
+        schemas = ByTemplate[ParameterSchema]()
+        for scope, layout in described["scopes"].items():
+            shapes = {name: tuple(shape) for name, shape in layout["shapes"].items()}
+            schemas[scope] = ParameterSchema.of(shapes, ElementType(layout["dtype"]))
         return ModelArchitecture(**described["architecture"]), schemas
 
     def write(self, path: Path, data: bytes) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
+from common.inputs.header import Header
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
+from common.parameters.vector import Float64, Vector
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks import Header
 from server.core.units import units_in
 from server.runs.model import MTLServerModel
 from server.runs.recovery import fall_back, require_files
@@ -37,7 +37,7 @@ class SavedRun:
     config: Config
     model: MTLServerModel
     version: int
-    vectors: ByTemplate[NDArray[np.float32]]
+    vectors: ByTemplate[Vector]
     fallen: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class SavedRun:
         travelling = [name for name in self.model.schemas if not is_private(name)]
         self.model.load_vectors({template: self._values(template, task) for template in travelling})
 
-    def _values(self, template: str, task: str) -> NDArray[np.float32]:
+    def _values(self, template: str, task: str) -> Vector:
         """What serves a task in place of a template."""
         scope = self.config.membership().scope(template, "", [task])
         if not Scope.parse(template).is_member or scope in self.vectors:
@@ -78,8 +78,8 @@ class SavedRun:
             copies = own[:1] or copies
         if not copies:
             return self.vectors[template]
-        mean: NDArray[np.float64] = np.mean([self.vectors[copy] for copy in copies], axis=0, dtype=np.float64)
-        return mean.astype(np.float32)
+        mean: Float64 = np.mean([self.vectors[copy] for copy in copies], axis=0, dtype=np.float64)
+        return mean.astype(self.vectors[template].dtype)
 
 
 def load_run(path: Path) -> SavedRun:

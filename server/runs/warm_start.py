@@ -10,8 +10,8 @@ from torch import Tensor
 
 from common.config import Config
 from common.errors import ModelError, RunFolderError
+from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.models.sources import EncoderSource
 from common.parameters.scope import is_private
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
@@ -28,7 +28,7 @@ class WarmStart:
     source: EncoderSource
     tasks: Mapping[str, TaskDefinition]
     heads: Mapping[str, Mapping[str, Tensor]]
-    encoding: str
+    pair_mode: str
     units: Mapping[str, TargetUnits]
 
     def units_of(self, model: MTLServerModel) -> dict[str, TargetUnits]:
@@ -44,12 +44,12 @@ class WarmStart:
         return f"heads taken: {', '.join(taken) or 'none'}; new: {', '.join(new) or 'none'}"
 
     def _taken(self, model: MTLServerModel) -> list[str]:
-        return [name for name, task in model.tasks.items() if self._fits(task, model.architecture.encoding)]
+        return [name for name, task in model.tasks.items() if self._fits(task, model.architecture.pair_mode)]
 
-    def _fits(self, task: TaskDefinition, encoding: str) -> bool:
+    def _fits(self, task: TaskDefinition, pair_mode: str) -> bool:
         """Whether a task reads and says the same as then; metrics and weight have no part in its head."""
         then = self.tasks.get(task.name)
-        if then is None or task.name not in self.heads or (task.pair and encoding != self.encoding):
+        if then is None or task.name not in self.heads or (task.pair and pair_mode != self.pair_mode):
             return False
         return (then.type, then.labels, then.pair) == (task.type, task.labels, task.pair)
 
@@ -88,7 +88,7 @@ def find_start(config: Config) -> WarmStart:
         EncoderSource(model.architecture.encoder_config, state, tokenizer, origin),
         model.tasks,
         {name: head for name, head in heads.items() if not head.keys() & private},
-        model.architecture.encoding,
+        model.architecture.pair_mode,
         saved.units,
     )
 

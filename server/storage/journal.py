@@ -12,9 +12,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.errors import RunFolderError
+from common.inputs.header import Header
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
-from common.tasks import Header
 from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
 from server.core.guard import standing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,22 +13,23 @@ from typing import Any, Protocol
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from common.errors import RunFolderError
-from common.parameters.schema import ParameterSchema
+from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.scope import Scope, is_private, split_moment
+from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.storage.files import digest_of, digest_of_file, write_whole
 from server.storage.journal import KEPT_VERSIONS, Journal
 
-Vectors = Mapping[str, NDArray[np.float32]]
+Vectors = Mapping[str, Vector]
 _NONE: Vectors = MappingProxyType({})
 Digests = Collection[str]
 _ANY: Digests = ()
 _OF_SCOPE = "scope:"
+_TYPES = {ElementType.FLOAT32: "F32", ElementType.FLOAT64: "F64"}
 MODELS = "models"
 OPTIMIZER = "optimizer"
 """The folder of model versions in a run folder, and that of the optimizer's moments in it."""
@@ -46,7 +47,7 @@ class ModelStore(Protocol):
         """
         ...
 
-    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, Vector]:
         """The optimizer's moments of these names as of a version.
 
         Raises:
@@ -54,7 +55,7 @@ class ModelStore(Protocol):
         """
         ...
 
-    def read(self, version: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, version: int) -> dict[str, Vector]:
         """The vectors of a version."""
         ...
 
@@ -100,9 +101,7 @@ class ModelFiles:
         """Write the optimizer's moments of a version, beside the models and for the same versions."""
         return self._beside(list(moments)).write(version, moments)
 
-    def read_moments(
-        self, version: int, names: Sequence[str], digests: Digests = _ANY
-    ) -> dict[str, NDArray[np.float32]]:
+    def read_moments(self, version: int, names: Sequence[str], digests: Digests = _ANY) -> dict[str, Vector]:
         """Read the moments of a version back."""
         return self._beside(names).read_named(str(version), list(names), digests) if names else {}
 
@@ -115,8 +114,7 @@ class ModelFiles:
         schemas = {}
         for name in names:
             moment, scope = split_moment(name)
-            entries = self._schema(scope).entries
-            schemas[name] = ParameterSchema(tuple(replace(entry, name=f"{moment}.{entry.name}") for entry in entries))
+            schemas[name] = self._schema(scope).named_under(f"{moment}.")
         return ModelFiles(self.folder / OPTIMIZER, schemas, f"{self.inside}/{OPTIMIZER}")
 
     def write_named(self, name: str, vectors: Vectors) -> dict[str, str]:
@@ -144,7 +142,7 @@ class ModelFiles:
         for scope in scopes:
             yield vectors[scope].data.cast("B")
 
-    def decode(self, data: bytes, where: Path) -> dict[str, NDArray[np.float32]]:
+    def decode(self, data: bytes, where: Path) -> dict[str, Vector]:
         """The vectors of the travelling scopes out of `encode`'s bytes.
 
         Raises:
@@ -158,13 +156,11 @@ class ModelFiles:
         scopes = self._scopes(json.loads(data[8 : 8 + length])["__metadata__"])
         return {scope: _vector(set(tensors), tensors.__getitem__, self._schema(scope), where) for scope in scopes}
 
-    def read(self, version: int, digests: Digests = _ANY) -> dict[str, NDArray[np.float32]]:
+    def read(self, version: int, digests: Digests = _ANY) -> dict[str, Vector]:
         """Read a version back into one vector per travelling scope."""
         return self.read_named(str(version), digests=digests)
 
-    def read_named(
-        self, name: str, scopes: Sequence[str] | None = None, digests: Digests = _ANY
-    ) -> dict[str, NDArray[np.float32]]:
+    def read_named(self, name: str, scopes: Sequence[str] | None = None, digests: Digests = _ANY) -> dict[str, Vector]:
         """Read named vectors; without `scopes` all travelling ones of the federation, and more that the file has.
 
         Raises:
@@ -197,8 +193,7 @@ class ModelFiles:
         """A scope's schema. Those of one template hold the same parameters, so theirs are named after the scope."""
         if scope in self.schemas:
             return self.schemas[scope]
-        entries = self.schemas[Scope.parse(scope).template].entries
-        return ParameterSchema(tuple(replace(entry, name=f"{scope}/{entry.name}") for entry in entries))
+        return self.schemas[Scope.parse(scope).template].named_under(f"{scope}/")
 
 
 class JournalledModels:
@@ -223,14 +218,14 @@ class JournalledModels:
         for name, digest in written.items():
             self._journal.note(name, [digest])
 
-    def read(self, version: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, version: int) -> dict[str, Vector]:
         """Read a version back from wherever it lies whole."""
         data, digests = self._journal.model(version), self._journal.digests(self._files.name(version))
         if data is None or (digests and digest_of(data) not in digests):
             return self._files.read(version, digests)
         return self._files.decode(data, self._files.path(version))
 
-    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, Vector]:
         """Read the moments of a version back."""
         digests = self._journal.digests(self._files.name(f"{OPTIMIZER}/{version}"))
         return self._files.read_moments(version, names, digests)
@@ -245,8 +240,8 @@ class MemoryModels:
     """The in-memory twin of `ModelFiles`."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, dict[str, NDArray[np.float32]]] = {}
-        self._moments: dict[int, dict[str, NDArray[np.float32]]] = {}
+        self._kept: dict[int, dict[str, Vector]] = {}
+        self._moments: dict[int, dict[str, Vector]] = {}
 
     def write(self, version: int, vectors: Vectors, moments: Vectors = _NONE) -> None:
         """Remember a version and forget those that nobody needs any more."""
@@ -255,31 +250,30 @@ class MemoryModels:
             for old in [old for old in kept if old <= version - KEPT_VERSIONS]:
                 del kept[old]
 
-    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def read_moments(self, version: int, names: Sequence[str]) -> dict[str, Vector]:
         """Give the moments of a version back."""
         found = self._moments.get(version, {})
         if not set(names) <= set(found):
             raise RunFolderError(f"moments of version {version} are not in memory")
         return {name: found[name].copy() for name in names}
 
-    def read(self, version: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, version: int) -> dict[str, Vector]:
         """Give a version back."""
         if version not in self._kept:
             raise RunFolderError(f"version {version} is not in memory")
         return {scope: vector.copy() for scope, vector in self._kept[version].items()}
 
 
-def _vector(
-    present: Set[str], tensor_of: Callable[[str], Any], schema: ParameterSchema, path: Path
-) -> NDArray[np.float32]:
+def _vector(present: Set[str], tensor_of: Callable[[str], Any], schema: ParameterSchema, path: Path) -> Vector:
     """One scope's vector out of the tensors of a safetensors file."""
-    vector = np.empty(schema.size, dtype=np.float32)
+    vector: Vector = np.empty(schema.size, dtype=schema.dtype.value)
     for entry in schema.entries:
         if entry.name not in present:
             raise RunFolderError(f"{path}: parameter '{entry.name}' is missing; start a new run")
         tensor = tensor_of(entry.name)
-        if tensor.shape != entry.shape:
-            raise RunFolderError(f"{path}: '{entry.name}' is {tensor.shape}, expected {entry.shape}")
+        if tensor.shape != entry.shape or tensor.dtype != vector.dtype:
+            found, wanted = f"{tensor.shape} {tensor.dtype}", f"{entry.shape} {vector.dtype}"
+            raise RunFolderError(f"{path}: '{entry.name}' is {found}, expected {wanted}")
         vector[entry.offset : entry.offset + entry.count] = tensor.ravel()
     return vector
 
@@ -290,11 +284,11 @@ def _header(schemas: Mapping[str, ParameterSchema]) -> bytes:
     start = 0
     for schema in schemas.values():
         for entry in schema.entries:
-            begin = start + 4 * entry.offset
+            begin, width = start + schema.dtype.nbytes * entry.offset, schema.dtype.nbytes
             entries[entry.name] = {
-                "dtype": "F32",
+                "dtype": _TYPES[schema.dtype],
                 "shape": list(entry.shape),
-                "data_offsets": [begin, begin + 4 * entry.count],
+                "data_offsets": [begin, begin + width * entry.count],
             }
         start += schema.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()

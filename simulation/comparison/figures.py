@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, stdev
 
-from common.tasks import LOWER_IS_BETTER
+from common.tasks import lower_is_better
 from simulation.comparison.outcome import Agreement
 
 MARGIN = 0.01
@@ -41,13 +41,13 @@ def gain(metric: str, value: float | None, alone: float | None) -> float | None:
     """By how much a score is better than that of going alone; negative where it is worse."""
     if value is None or alone is None:
         return None
-    return alone - value if metric in LOWER_IS_BETTER else value - alone
+    return alone - value if lower_is_better(metric) else value - alone
 
 
 def relative_gain(metric: str, value: float | None, alone: float | None) -> float | None:
     """(-1)^l (M_fed - M_alone) / M_alone, l = 1 where lower is better (FMTL-Bench); None where that says nothing."""
     difference = gain(metric, value, alone)
-    least = 0.0 if metric in LOWER_IS_BETTER else LEAST_BASE
+    least = 0.0 if lower_is_better(metric) else LEAST_BASE
     if difference is None or alone is None or alone <= least:
         return None
     return difference / alone
@@ -63,7 +63,7 @@ def is_negative_transfer(metric: str, gains: Sequence[float | None], alone: Sequ
     if not found or len(found) < len(gains):
         return False
     if len(found) == 1:
-        return -found[0] > MARGIN * (base[0] if metric in LOWER_IS_BETTER else 1.0)
+        return -found[0] > MARGIN * (base[0] if lower_is_better(metric) else 1.0)
     return max(found) < 0 and -fmean(found) > stdev(found)
 
 
@@ -119,7 +119,7 @@ def compare(
     by_seed = zip(*(tasks[task].relative.values for task in kept), strict=True)
     main = [task for task in metrics if task not in auxiliary]
     plain = zip(*(tasks[task].gain.values for task in main), strict=True)
-    mean_gain = () if LOWER_IS_BETTER & {metrics[task] for task in main} else map(_mean, plain)
+    mean_gain = () if any(lower_is_better(metrics[task]) for task in main) else map(_mean, plain)
     return Against(tasks, spread(map(_mean, by_seed)), spread(mean_gain), tuple(left_out))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from common.config import Config
-from common.tasks import LOWER_IS_BETTER, TaskDefinition
+from common.tasks import TaskDefinition, lower_is_better
 from simulation.comparison.figures import Against, Spread, compare, mean_agreement, spread
 from simulation.comparison.methods import BASELINES, Method, extra_epochs
 from simulation.comparison.outcome import Agreement, Outcome, Scores
@@ -80,7 +80,7 @@ def put_together(
     definitions = config.definitions()
     first = outcomes[methods[0].name][0]
     facts = {
-        t.name: TaskFacts(t.metrics[0], t.metrics[0] in LOWER_IS_BETTER, t.metrics, t.auxiliary) for t in definitions
+        t.name: TaskFacts(t.metrics[0], lower_is_better(t.metrics[0]), t.metrics, t.auxiliary) for t in definitions
     }
     return Comparison(
         tuple(seeds),

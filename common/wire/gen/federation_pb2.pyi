@@ -106,18 +106,18 @@ class Welcome(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., run_name: _Optional[str] = ..., architecture: _Optional[_Union[ModelArchitecture, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[SharingRule, _Mapping]]] = ..., schema_digests: _Optional[_Iterable[_Union[SchemaDigest, _Mapping]]] = ..., poll_seconds: _Optional[float] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
 
 class ModelArchitecture(_message.Message):
-    __slots__ = ("encoder_config", "encoding", "max_length", "tokenizer_digest", "tokenizer_bytes")
+    __slots__ = ("encoder_config", "pair_mode", "max_length", "tokenizer_digest", "tokenizer_bytes")
     ENCODER_CONFIG_FIELD_NUMBER: _ClassVar[int]
-    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    PAIR_MODE_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_BYTES_FIELD_NUMBER: _ClassVar[int]
     encoder_config: str
-    encoding: str
+    pair_mode: str
     max_length: int
     tokenizer_digest: str
     tokenizer_bytes: int
-    def __init__(self, encoder_config: _Optional[str] = ..., encoding: _Optional[str] = ..., max_length: _Optional[int] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, encoder_config: _Optional[str] = ..., pair_mode: _Optional[str] = ..., max_length: _Optional[int] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_bytes: _Optional[int] = ...) -> None: ...
 
 class SharingRule(_message.Message):
     __slots__ = ("match", "scope")

@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from client.data.example import Example
-from client.data.features import FeatureRows, Labels
+from client.data.examples import Tokenizer, UsedTokens
 from client.data.masking import Masks, Vocabulary, draw_masks
 from common.errors import DataError, ModelError
-from common.models.batch import Batch, TextBatch
+from common.inputs.texts import TextBatch
 from common.seeds import derive_seed
-from common.tasks import TaskDefinition, TaskType
-
-if TYPE_CHECKING:  # it takes seconds to import, and rows of numbers need none of it
-    from transformers import PreTrainedTokenizerBase
+from common.tasks import TaskDefinition
+from common.tasks.definition import Labels
 
 TEXTS_PER_CALL = 8192
 
-Reader: TypeAlias = "PreTrainedTokenizerBase"
-"""What turns texts into token ids."""
-
 
 @dataclass(frozen=True)
-class EncodedTexts:
+class TokenisedTexts:
     """Token ids of many texts, end to end.
 
     `ids` is int32 (tokens,); row r is `ids[offsets[r]:offsets[r + 1]]` with `offsets` int64 (rows + 1,).
@@ -47,15 +41,15 @@ class EncodedTexts:
 
 
 @dataclass(frozen=True)
-class EncodedSet:
+class TokenisedSet:
     """A task's examples ready for batching.
 
     `second` holds the second texts of siamese pairs. `labels` is int64 (rows,) for classes, float64 (rows,)
     for scores, float32 (rows, labels) of zeros and ones for multi-label tasks.
     """
 
-    first: EncodedTexts
-    second: EncodedTexts | None
+    first: TokenisedTexts
+    second: TokenisedTexts | None
     labels: Labels
     padding_id: int
 
@@ -64,15 +58,35 @@ class EncodedSet:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens per row, of the longer text where there are two, int64 (rows,)."""
+        """Tokens per example, of the longer text where there are two, int64 (examples,)."""
         return self.first.lengths if self.second is None else np.maximum(self.first.lengths, self.second.lengths)
+
+    def drawn(self, seed: int) -> TokenisedSet:
+        """Nothing is drawn."""
+        return self
+
+    def batch(self, places: NDArray[np.integer]) -> TextBatch:
+        """The batch of these examples, padded to the longest; siamese second texts are its `pair`."""
+        pair = None if self.second is None else _pad(self.second, places, self.padding_id)
+        labels = torch.from_numpy(self.labels[places])
+        return _pad(self.first, places, self.padding_id, pair, labels)
+
+    def used_tokens(self) -> Sequence[UsedTokens]:
+        """Those of all texts."""
+        texts = (self.first,) if self.second is None else (self.first, self.second)
+        return [UsedTokens(text.ids, self.padding_id) for text in texts]
+
+    def renumbered(self, numbers: NDArray[np.int32]) -> TokenisedSet:
+        """The same texts in other numbers."""
+        second = None if self.second is None else replace(self.second, ids=numbers[self.second.ids])
+        return replace(self, first=replace(self.first, ids=numbers[self.first.ids]), second=second)
 
 
 @dataclass(frozen=True)
 class MaskedSet:
     """Texts of a masked task ready for batching, with the masks that they have now."""
 
-    texts: EncodedTexts
+    texts: TokenisedTexts
     padding_id: int
     vocabulary: Vocabulary
     masks: Masks
@@ -89,65 +103,45 @@ class MaskedSet:
         """The same texts with other masks."""
         return replace(self, masks=draw_masks(self.texts.ids, self.texts.offsets, self.vocabulary, seed))
 
+    def batch(self, places: NDArray[np.integer]) -> TextBatch:
+        """The batch of these texts as they are shown, the hidden words and where they are."""
+        shown = _pad(replace(self.texts, ids=self.masks.shown), places, self.padding_id)
+        words = _pad(self.texts, places, self.padding_id).input_ids.flatten()
+        chosen = _pad(replace(self.texts, ids=self.masks.chosen.astype(np.int32)), places, 0).input_ids
+        positions = chosen.flatten().nonzero().squeeze(1)
+        return replace(shown, labels=words[positions], positions=positions)
 
-TrainingRows = EncodedSet | MaskedSet | FeatureRows
-"""What batches are cut from."""
+    def used_tokens(self) -> Sequence[UsedTokens]:
+        """Nothing: the task asks every row of the table for its word, so that all of them get a gradient."""
+        return ()
+
+    def renumbered(self, numbers: NDArray[np.int32]) -> MaskedSet:
+        """See `used_tokens`."""
+        raise NotImplementedError
 
 
-def encode(
-    examples: Sequence[Example] | FeatureRows,
-    task: TaskDefinition,
-    tokenizer: PreTrainedTokenizerBase | None,
-    encoding: str,
-    max_length: int,
-) -> TrainingRows:
-    """Tokenise all examples; rows of numbers need no tokenizer and stay as they are.
-
-    Args:
-        examples: Rows with labels of the task's type.
-        task: Says whether rows are pairs and what labels are.
-        tokenizer: A tokenizer with a padding token; None where the model reads numbers.
-        encoding: `cross` reads a pair as one sequence, `siamese` each text by itself.
-        max_length: Longest sequence in tokens, special tokens included; longer ones are truncated.
-
-    Raises:
-        DataError: A text has no tokens; or these are texts and the model reads numbers, or the other way round.
-        ModelError: The tokenizer has no padding token, or no mask for a task that needs one.
-    """
-    if isinstance(examples, FeatureRows) or tokenizer is None:
-        if not isinstance(examples, FeatureRows) or tokenizer is not None:
-            reads = "numbers, and here are texts" if tokenizer is None else "texts, and here are numbers"
-            raise DataError(f"task {task.name}: the coordinator's model reads {reads}; use its configuration here")
-        return examples
-    if tokenizer.pad_token_id is None:
-        raise ModelError("the tokenizer has no padding token; choose one that has")
-    if task.type is TaskType.MASKED_LM:
-        return _masked(examples, task, tokenizer, max_length)
+def tokenise(
+    examples: Sequence[Example], task: TaskDefinition, tokenizer: Tokenizer, pair_mode: str, max_length: int
+) -> TokenisedSet:
+    """Tokenise labelled examples; see `TextExamples.prepare`."""
     texts = [example.text for example in examples]
     pairs = [example.text_pair or "" for example in examples] if task.pair else None
     second = None
-    if pairs is not None and encoding == "siamese":
+    if pairs is not None and pair_mode == "siamese":
         second = _tokenise(pairs, None, task.name, tokenizer, max_length)
         pairs = None
     first = _tokenise(texts, pairs, task.name, tokenizer, max_length)
-    return EncodedSet(first, second, _labels(examples, task), int(tokenizer.pad_token_id))
+    labels = task.type.targets(task, [example.label for example in examples])
+    return TokenisedSet(first, second, labels, int(tokenizer.pad_token_id))
 
 
-def collate(encoded: TrainingRows, rows: NDArray[np.integer]) -> Batch:
-    """The batch of `rows` (at least one), padded to the longest; siamese second texts are its `pair`."""
-    if isinstance(encoded, FeatureRows):
-        return encoded.batch(rows)
-    if isinstance(encoded, MaskedSet):
-        return _hidden(encoded, rows)
-    pair = None if encoded.second is None else _pad(encoded.second, rows, encoded.padding_id)
-    labels = torch.from_numpy(encoded.labels[rows])
-    return _pad(encoded.first, rows, encoded.padding_id, pair, labels)
+def mask(examples: Sequence[Example], task: TaskDefinition, tokenizer: Tokenizer, max_length: int) -> MaskedSet:
+    """Texts with the same masks every time, as validation needs them; training draws others.
 
-
-def _masked(
-    examples: Sequence[Example], task: TaskDefinition, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> MaskedSet:
-    """Texts with the same masks every time, as validation needs them; training draws others."""
+    Raises:
+        DataError: A text has no tokens.
+        ModelError: The tokenizer has no mask.
+    """
     if tokenizer.mask_token_id is None:
         raise ModelError(
             f"tasks.{task.name}: the tokenizer has no mask token; choose one that has, or leave the task out"
@@ -159,22 +153,13 @@ def _masked(
     return MaskedSet(texts, int(tokenizer.pad_token_id), vocabulary, masks)
 
 
-def _hidden(encoded: MaskedSet, rows: NDArray[np.integer]) -> TextBatch:
-    """A batch of masked texts, the hidden words and where they are."""
-    shown = _pad(replace(encoded.texts, ids=encoded.masks.shown), rows, encoded.padding_id)
-    words = _pad(encoded.texts, rows, encoded.padding_id).input_ids.flatten()
-    chosen = _pad(replace(encoded.texts, ids=encoded.masks.chosen.astype(np.int32)), rows, 0).input_ids
-    positions = chosen.flatten().nonzero().squeeze(1)
-    return replace(shown, labels=words[positions], positions=positions)
-
-
 def _tokenise(
     texts: list[str],
     pairs: list[str] | None,
     task: str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int,
-) -> EncodedTexts:
+) -> TokenisedTexts:
     with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     types: list[NDArray[np.int8]] = [np.empty(0, np.int8)]
@@ -196,28 +181,11 @@ def _tokenise(
     if 0 in lengths:
         raise DataError(f"task {task}: text {lengths.index(0) + 1} has no token; remove it or change the tokenizer")
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return EncodedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
-
-
-def scores_of(rows: Sequence[Example] | FeatureRows) -> NDArray[np.float64]:
-    """The scores of a regression's rows, (rows,)."""
-    labels = rows.labels if isinstance(rows, FeatureRows) else [row.label for row in rows]
-    return np.asarray(labels, dtype=np.float64)
-
-
-def _labels(examples: Sequence[Example], task: TaskDefinition) -> Labels:
-    if task.type is TaskType.CLASSIFICATION:
-        return np.array([example.label for example in examples], dtype=np.int64)
-    if task.type is TaskType.REGRESSION:
-        return scores_of(examples)
-    labels = np.zeros((len(examples), len(task.labels)), dtype=np.float32)
-    for row, example in enumerate(examples):
-        labels[row, np.asarray(example.label, dtype=np.int64)] = 1.0
-    return labels
+    return TokenisedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
 
 
 def _pad(
-    texts: EncodedTexts,
+    texts: TokenisedTexts,
     rows: NDArray[np.integer],
     padding_id: int,
     pair: TextBatch | None = None,

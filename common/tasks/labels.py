@@ -6,20 +6,15 @@ import ast
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from decimal import Decimal
 
-import numpy as np
-
 from common.targets import LARGEST_TARGET
-from common.tasks import TaskDefinition, TaskType
-
-Label = int | float | tuple[int, ...]
-LabelParser = Callable[[object], Label]
 
 SEPARATOR = "|"
 LISTED_NAMES = 10
+LISTED_LABELS = 12
 QUOTED_CHARACTERS = 24
 LARGEST_LITERAL = 1 << 16
 """Characters of a list as Python writes it; JSON may be longer."""
@@ -34,17 +29,6 @@ _NEGATIONS = ("not_", "not-", "not ", "no_", "no-", "no ", "non_", "non-", "non"
 
 class CellError(ValueError):
     """A cell cannot be used: the text says what is wrong and what to do; whoever catches it adds where."""
-
-
-def label_parser(task: TaskDefinition) -> LabelParser:
-    """The function that reads one label cell of `task`, the same for every format; it raises `CellError`.
-
-    See `LabelNames` for classes. A score is a number up to 1e30 in decimal digits.
-    """
-    if task.type is TaskType.REGRESSION:
-        return _score
-    names = LabelNames(task.labels)
-    return names.index if task.type is TaskType.CLASSIFICATION else names.indices
 
 
 def quoted(value: object) -> str:
@@ -159,8 +143,8 @@ class LabelNames:
         return ", ".join(names + ["..."] * (len(places) > LISTED_NAMES))
 
     def _items(self, value: object) -> Sequence[object]:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
+        if callable(plain := getattr(value, "tolist", None)):  # an array
+            value = plain()
         if isinstance(value, str):
             text = value.strip()
             if text in self._exact or not text.startswith("["):
@@ -219,7 +203,12 @@ def _number(text: str) -> Decimal | None:
     return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
-def _score(value: object) -> float:
+def read_score(value: object) -> float:
+    """The number in a cell, up to 1e30 in decimal digits.
+
+    Raises:
+        CellError: there is none.
+    """
     text = _text(value)
     # Python reads 1_0 as ten, which in a data file is a slip.
     if not _NUMBER.fullmatch(text) and not _NO_NUMBER.fullmatch(text):
@@ -238,3 +227,20 @@ def _text(value: object) -> str:
     if not text:
         raise CellError("the label is missing; fill it in or remove the row")
     return text
+
+
+def balance_of(names: Sequence[str], labels: Sequence[int | float | tuple[int, ...]], *more: str) -> str:
+    """Each label's examples and their share, the most frequent labels first; then what `more` there is to say."""
+    counts: Counter[int] = Counter()
+    for label in labels:
+        counts.update(label if isinstance(label, tuple) else [int(label)])
+    frequent = counts.most_common(LISTED_LABELS)
+    said = [f"{names[index]} {count} ({count / len(labels):.0%})" for index, count in frequent]
+    said += more
+    if len(counts) > len(frequent):
+        said.append(f"{len(counts) - len(frequent)} more labels")
+    lacking = [name for index, name in enumerate(names) if index not in counts]
+    if lacking:
+        shown = ", ".join(lacking[:LISTED_LABELS]) + ", ..." * (len(lacking) > LISTED_LABELS)
+        said.append(f"no row of {shown}")
+    return f"labels: {', '.join(said)}"

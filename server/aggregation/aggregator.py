@@ -7,26 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.conflict import cosines
 from common.parameters.encodings import BLOCK, is_finite
 from common.parameters.scope import moment_name
+from common.parameters.vector import Float64, Vector
+from server.aggregation.accumulator import Accumulator, ByTask, Delta, Summand
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
-from server.aggregation.cohort import Cohort
+from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
 from server.aggregation.method import Method, StreamingRule
 from server.aggregation.shares import Evidence, Trends
-from server.aggregation.streaming import Delta, Part, StreamingMean
+from server.aggregation.streaming import StreamingMean
 from server.core.state import Related
 from server.relations.circle import relate, related_templates
 
 log = logging.getLogger("fedmtl.server")
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-
 
 MOST_NAMED = 5
 """So many of the longest updates are named where a version is not finite."""
@@ -41,7 +38,7 @@ class NotFinite(Exception):
         self.lengths = tuple(sorted(lengths.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMED])
 
 
-class Combiner:
+class Aggregator:
     """Folds the updates of a round and combines them at its end.
 
     `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task; `related`
@@ -49,22 +46,23 @@ class Combiner:
     changes them in place, also where it fails.
     """
 
-    def __init__(self, method: Method, moments: Mapping[str, Float32] | None = None) -> None:
+    def __init__(self, method: Method, moments: Mapping[str, Vector] | None = None) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
-        self.moments: dict[str, Float32] = dict(moments or {})
+        self.moments: dict[str, Vector] = dict(moments or {})
         self._method = method
         self._shortened = 0
         self._lengths: dict[str, float] = {}
-        self._sums = StreamingMean()
-        self._cohort = Cohort(method.rule, method.folder) if not isinstance(method.rule, StreamingRule) else None
+        self._updates: Accumulator = (
+            StreamingMean() if isinstance(method.rule, StreamingRule) else KeptUpdates(method.rule, method.folder)
+        )
 
     def fold(
         self,
         order_id: str,
         deltas: Sequence[tuple[str, Delta]],
         weights: Mapping[str, int],
-        rows: Mapping[str, Mapping[str, int]],
+        by_task: ByTask,
     ) -> None:
         """Take one client's update in; see `core.effects.Fold`.
 
@@ -76,21 +74,18 @@ class Combiner:
             self._shortened += within is not deltas
             deltas = within
         measured = [(scope, Measured(delta)) for scope, delta in deltas]
-        if self._cohort is not None:
-            self._cohort.fold(order_id, [(scope, delta) for scope, delta in measured if weights[scope]])
-        else:
-            self._sums.fold(measured, weights, rows)
+        self._updates.add(order_id, measured, weights, by_task)
         self._lengths[order_id] = length_of([delta for _, delta in measured])
 
     def combine(
         self,
-        vectors: Mapping[str, Float32],
+        vectors: Mapping[str, Vector],
         totals: Mapping[str, int],
-        rows: Mapping[str, Mapping[str, int]],
+        by_task: ByTask,
         trends: Trends = (),
         version: int = 0,
         before: Mapping[str, str] = MappingProxyType({}),
-    ) -> dict[str, Float32]:
+    ) -> dict[str, Vector]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
         `before` is what the relation said to remember of each template, for the version to be made. Afterwards nothing
@@ -105,7 +100,7 @@ class Combiner:
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
-                fresh = self._moved(vectors, totals, rows, trends)
+                fresh = self._moved(vectors, totals, by_task, trends)
                 self._require_finite(fresh)
                 related = self._relate(vectors, fresh, totals, version, before)
                 self._require_finite(related)
@@ -115,35 +110,31 @@ class Combiner:
 
     def _moved(
         self,
-        vectors: Mapping[str, Float32],
+        vectors: Mapping[str, Vector],
         totals: Mapping[str, int],
-        rows: Mapping[str, Mapping[str, int]],
+        by_task: ByTask,
         trends: Trends,
-    ) -> dict[str, Float32]:
+    ) -> dict[str, Vector]:
         """The values of scopes after the round's steps."""
         fresh = {}
         for scope, total in totals.items():
             if not total:  # a relation alone may move it
                 continue
-            if self._cohort is not None:
-                steps = self._cohort.steps(scope, len(vectors[scope]))
-            else:
-                parts = self._weigh(scope, rows[scope], trends) if scope in rows else [Part("", total)]
-                steps = self._sums.steps(scope, parts)
-            fresh[scope] = self._move(scope, vectors[scope], steps)
+            summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [Summand("", total)]
+            fresh[scope] = self._move(scope, vectors[scope], self._updates.report(scope, summands))
         return fresh
 
     def _relate(
         self,
-        vectors: Mapping[str, Float32],
-        fresh: Mapping[str, Float32],
+        vectors: Mapping[str, Vector],
+        fresh: Mapping[str, Vector],
         totals: Mapping[str, int],
         version: int,
         before: Mapping[str, str],
-    ) -> dict[str, Float32]:
+    ) -> dict[str, Vector]:
         """What the relation makes of members that moved."""
         relation = self._method.relation
-        related: dict[str, Float32] = {}
+        related: dict[str, Vector] = {}
         if relation is not None:
             for template in related_templates(fresh):
                 moved, record = relate(relation, template, vectors, fresh, totals, version, before.get(template, ""))
@@ -151,7 +142,7 @@ class Combiner:
                 self.related.append(record)
         return related
 
-    def _require_finite(self, values: Mapping[str, Float32]) -> None:
+    def _require_finite(self, values: Mapping[str, Vector]) -> None:
         """Check values and the moments that go with them, block by block."""
         spoiled = []
         for scope, vector in values.items():
@@ -166,17 +157,15 @@ class Combiner:
         """Forget what was folded."""
         self._shortened = 0
         self._lengths.clear()
-        self._sums.clear()
-        if self._cohort is not None:
-            self._cohort.clear()
+        self._updates.clear()
 
-    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Part]:
+    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Summand]:
         """The sums of a scope's tasks with their shares in the step."""
-        rule, tasks = self._method.rule, tuple(examples)
-        assert isinstance(rule, StreamingRule)
+        rule, sums, tasks = self._method.rule, self._updates, tuple(examples)
+        assert isinstance(rule, StreamingRule) and isinstance(sums, StreamingMean)
         counts = np.array(list(examples.values()), dtype=np.float64)
         several = len(tasks) > 1
-        gram = self._sums.gram(scope, [Part(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
+        gram = sums.gram(scope, [Summand(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
         shares = rule.shares(Evidence(tasks, counts, gram, trends))
         shares = shares * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
         shares = gated(shares / shares.sum(), gram, np.array([task in rule.auxiliary for task in tasks]))
@@ -185,16 +174,16 @@ class Combiner:
             if rule.settlement is not None:
                 counted = np.flatnonzero(shares)
                 shares[counted] = rule.settlement.weights(gram[np.ix_(counted, counted)], shares[counted])
-        return [Part(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
+        return [Summand(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
-    def _move(self, scope: str, base: Float32, steps: Iterator[tuple[int, Float64]]) -> Float32:
-        """`base` plus the optimizer's move, computed in float64 and rounded once."""
+    def _move(self, scope: str, base: Vector, steps: Iterator[tuple[int, Float64]]) -> Vector:
+        """`base` plus the optimizer's move, computed in float64 and rounded once to the type of `base`."""
         optimizer, rate = self._method.mover_of(scope)
         moments = [
             self.moments.setdefault(moment_name(moment, scope), np.full_like(base, value))
             for moment, value in optimizer.moments
         ]
-        result = np.empty(len(base), dtype=np.float32)
+        result = np.empty_like(base)
         for start, step in steps:
             stop = start + len(step)
             move = optimizer.advance(step, [moment[start:stop] for moment in moments])
@@ -204,5 +193,5 @@ class Combiner:
         return result
 
 
-def _is_finite(vector: Float32) -> bool:
+def _is_finite(vector: Vector) -> bool:
     return all(is_finite(vector[i : i + BLOCK]) for i in range(0, len(vector), BLOCK))

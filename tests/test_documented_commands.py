@@ -1,4 +1,4 @@
-"""Everything that the README tells a reader to type or to write works, at a reduced size."""
+"""Every command that README and the pages for users tell a reader to type works, at a reduced size."""
 
 import multiprocessing
 import os
@@ -11,25 +11,17 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 import federated_main
 from cli import modes
 from cli.options import DEFAULT_CONFIG
-from common.config import Config, load_config
-from common.config.schema import PLANS
-from common.config.task_section import TaskSection
-from common.config.values import Section
-from common.config.yaml_text import parse
-from common.errors import EXIT_CODES
+from common.config import load_config
 from tests.federations import write_model
+from tests.pages import ROOT, blocks, check_compose
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 TASKS = ("sst2", "qqp", "stsb")
 PATIENCE = 240
 PRELOADED = [
@@ -44,113 +36,12 @@ PRELOADED = [
 """What every mode imports; loaded once, then each command is a fork."""
 
 
-@dataclass(frozen=True)
-class Block:
-    section: str
-    language: str
-    text: str
-
-    def commands(self) -> list[list[str]]:
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
-
-
-def blocks() -> list[Block]:
-    found, section = [], ""
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
-        if match[1]:
-            section = match[1]
-        else:
-            found.append(Block(section, match[2], match[3]))
-    return found
-
-
 def mode_of(words: list[str]) -> str:
     return words[words.index("--mode") + 1]
 
 
 def value_of(words: list[str], flag: str) -> str | None:
     return words[words.index(flag) + 1] if flag in words else None
-
-
-# ---- tables, YAML and links ----
-
-
-def table(section: str) -> list[list[str]]:
-    """The body of a section's only table."""
-    text = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
-    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
-
-
-def keys_of(section: type[Section], prefix: str = "") -> dict[str, object]:
-    keys = {}
-    for name, field in section.model_fields.items():
-        if prefix == "" and name == "tasks":
-            keys |= keys_of(TaskSection, "tasks.<name>.")
-        elif isinstance(field.default, Section):
-            keys |= keys_of(type(field.default), f"{prefix}{name}.")
-        else:
-            keys[prefix + name] = field.default
-    return keys
-
-
-def test_the_configuration_table_has_every_key_with_its_default():
-    shown = {}
-    for names, cell in (row[:2] for row in table("Configuration")):
-        default, problems = parse(cell.strip("`"))
-        assert not problems
-        shown |= dict.fromkeys(re.findall(r"`(.*?)`", names), default)
-    real = keys_of(Config)
-    assert shown == {key: list(value) if isinstance(value, tuple) else value for key, value in real.items()}
-
-
-def test_the_shipped_configuration_has_every_key_with_its_default():
-    shipped = load_config(ROOT / "federated_config.yaml")
-    assert shipped.model_copy(update={"tasks": {}}) == Config()
-
-
-def test_the_table_of_options_is_that_of_the_parsers():
-    for mode, options in table("Command line"):
-        parser = modes.parser_of(mode.strip("`"))
-        real = {name for action in parser._actions for name in action.option_strings}
-        assert set(re.findall(r"--\w+", options)) == real - {"-h", "--help", "--mode", "--log_format"}, mode
-    assert {row[0].strip("`") for row in table("Command line")} == {*modes.MODES}
-
-
-def test_the_exit_codes_and_the_plans_are_all_there():
-    codes = re.search(r"^Exit codes: (.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1]
-    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", codes)} == {*EXIT_CODES}
-    assert {row[0].strip("`") for row in table("What is shared with whom")} == {*PLANS, "groups", "rules"}
-
-
-@pytest.mark.parametrize("block", [b for b in blocks() if b.language == "yaml"], ids=lambda b: b.section)
-def test_a_yaml_block_of_the_readme_is_a_configuration(block, tmp_path):
-    (tmp_path / "config.yaml").write_text(block.text, encoding="utf-8")
-    load_config(tmp_path / "config.yaml")
-
-
-def yaml_files() -> list[Path]:
-    hidden = re.compile(r"(^|/)(\.|runs/|build/|__pycache__)")
-    names = sorted(path.relative_to(ROOT) for end in ("yaml", "yml") for path in ROOT.rglob(f"*.{end}"))
-    return [name for name in names if not hidden.search(name.as_posix())]
-
-
-@pytest.mark.parametrize("path", yaml_files(), ids=str)
-def test_a_yaml_file_of_the_project_is_valid(path):
-    if "services" in (yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {}):
-        check_compose(ROOT / path)
-    else:
-        load_config(ROOT / path)
-
-
-def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-# ---- commands ----
 
 
 def check_make(words: list[str]) -> None:
@@ -165,20 +56,6 @@ def check_pip(words: list[str]) -> None:
     assert words[1] == "install"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {*words[2:]} <= {name for extra in project["optional-dependencies"].values() for name in extra}
-
-
-def check_compose(path: Path) -> None:
-    compose = yaml.safe_load(path.read_text(encoding="utf-8"))
-    built = [service["build"] for service in compose["services"].values() if "build" in service]
-    assert built
-    for build in built:
-        context = (path.parent / build["context"]).resolve()
-        for line in (context / build["dockerfile"]).read_text(encoding="utf-8").splitlines():
-            if line.startswith("COPY "):
-                assert all((context / name).exists() for name in line.split()[1:-1]), line
-    for service in compose["services"].values():
-        modes.parse(shlex.split(service["command"]))
-        assert all(volume.split(":")[0] in compose["volumes"] for volume in service["volumes"])
 
 
 def check_docker(words: list[str]) -> None:
@@ -197,7 +74,7 @@ def run_in_fork(words: list[str], folder: str, log: str) -> None:
 
 
 class Process:
-    """One command of the README under way: a fork of a process that has loaded everything, which saves seconds."""
+    """One command of a page under way: a fork of a process that has loaded everything, which saves seconds."""
 
     def __init__(self, words: list[str], folder: Path, log: Path) -> None:
         self.words, self.log = words, log
@@ -225,7 +102,7 @@ class Process:
 
 
 class Reader:
-    """Somebody who follows the README from top to bottom, in a folder of their own."""
+    """Somebody who follows the pages from top to bottom, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -262,7 +139,7 @@ class Reader:
                 done = subprocess.run(["sh", "-c", line], cwd=self.folder, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}: {done.stderr}"
             case _:
-                pytest.fail(f"README: '{shlex.join(words)}' is of a form that no test knows")
+                pytest.fail(f"'{shlex.join(words)}' is of a form that no test knows")
 
     def _federate(self, server: list[str], clients: list[list[str]]) -> None:
         port = free_port()
@@ -304,13 +181,13 @@ class Reader:
         return Process(words, self.folder, self.folder / f"{self._logs}.log")
 
     def _sizes(self, words: list[str], tasks: Sequence[str] = TASKS) -> list[str]:
-        """Overrides that make a run small; `tasks` are all that it has, unless its configuration is the README's."""
+        """Overrides that make a run small; `tasks` are all that it has, unless its configuration is a page's."""
         rows = "{train_samples: 8, val_samples: 4}"
         shipped = value_of(words, "--config") in (None, DEFAULT_CONFIG)
         sizes = ["tasks={" + ", ".join(f"{task}: {rows}" for task in sorted(tasks)) + "}"] if shipped else []
         text = (f"model.server_model='{self.model}'", "model.max_length=32", "model.hub_timeout_seconds=1")
         named = value_of(words, "--config")
-        numbers = named is not None and not load_config(self.folder / named).model.reads_text
+        numbers = named is not None and load_config(self.folder / named).model.inputs.name == "numbers"
         crowd = ("simulation.clients=6",) if mode_of(words) == "simulate" else ()
         return [*sizes, *crowd, *(() if numbers else text), "training.num_rounds=1", "training.local_epochs=1"]
 
@@ -322,7 +199,7 @@ def free_port() -> int:
 
 
 def write_data(folder: Path) -> None:
-    """The files of which the README speaks."""
+    """The files of which the pages speak."""
     rows = {
         "sst2": [("sentence", "label"), ("a fine film", "positive"), ("a dull film", "0")],
         "topics": [("headline", "topic"), ("a cup final", "sport"), ("a new planet", "science")],
@@ -338,7 +215,7 @@ def write_data(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
+def test_every_command_of_the_pages_works(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     reader = Reader(tmp_path)
@@ -346,16 +223,18 @@ def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
         named = re.match(r"# (\S+\.yaml)\n", block.text)
         if block.language == "yaml" and named:
             (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
-    sections: dict[str, list[list[str]]] = {}
+    sections: dict[tuple[str, str], list[list[str]]] = {}
     for block in blocks():
-        assert block.language in ("sh", "text", "yaml", "mermaid"), f"{block.section}: a block without a known language"
+        assert block.language in ("sh", "text", "yaml", "mermaid"), (
+            f"{block.page}, {block.section}: a block without a known language"
+        )
         if block.language == "sh":
-            sections.setdefault(block.section, []).extend(block.commands())
+            sections.setdefault((block.page, block.section), []).extend(block.commands())
     assert sections
-    for section, commands in sections.items():
+    for (page, section), commands in sections.items():
         if any(words[0] == "openssl" for words in commands) and shutil.which("openssl") is None:
             continue
-        reader.do(section, commands)
+        reader.do(f"{page} {section}", commands)
 
 
 def test_a_command_of_an_unknown_form_is_an_error(tmp_path):

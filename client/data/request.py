@@ -1,0 +1,81 @@
+"""What one client wants of one task, and which share of the examples is this client's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.columns import ColumnNames
+from common.errors import DataError
+from common.seeds import derive_seed
+from common.tasks import TaskDefinition
+
+Source = Literal["builtin", "files", "glue"]
+Split = Literal["train", "validation"]
+
+BUILTIN_TRAIN_SAMPLES = 1000
+BUILTIN_VAL_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What one client wants of one task."""
+
+    task: TaskDefinition
+    source: Source
+    folder: Path | None = None
+    """Needed for files."""
+    columns: ColumnNames | None = None
+    train_samples: int | None = None
+    """The most examples of this partition; None: all, or 1000 of the built-in ones, which have no end."""
+    val_samples: int | None = None
+    """The same for validation; None: all, or 200."""
+    partition: tuple[int, int] = (1, 1)
+    """(i, n): this client is the i-th of n, counted from 1, that share the examples."""
+    seed: int = 0
+    inputs: str = "texts"
+    """Which of `INPUT_KINDS` the examples are."""
+    features: int = 0
+    """How many numbers a row of numbers has."""
+    standardise: bool = False
+
+    @property
+    def files(self) -> Path:
+        """The folder, which must be there.
+
+        Raises:
+            DataError: it is not.
+        """
+        if self.folder is None:
+            raise DataError(f"task {self.task.name} is read from files but no data folder is given; set it")
+        return self.folder
+
+    @property
+    def builtin_samples(self) -> tuple[int, int]:
+        """How many built-in examples to train and to validate on."""
+        validation = BUILTIN_VAL_SAMPLES if self.val_samples is None else self.val_samples
+        return self.train_samples or BUILTIN_TRAIN_SAMPLES, validation
+
+
+def shard(count: int, request: DataRequest, split: Split, samples: int | None) -> NDArray[np.int64]:
+    """Which of `count` examples are this client's: every n-th of one seeded order that all n clients agree on.
+
+    Raises:
+        DataError: No row is left for this partition.
+    """
+    number, parts = request.partition
+    if samples == 0:
+        return np.empty(0, dtype=np.int64)
+    seed = derive_seed(request.seed, request.task.name, split, "partition")
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    mine: NDArray[np.int64] = order[number - 1 :: parts][:samples]
+    if not len(mine):
+        raise DataError(
+            f"partition {number} of {parts} of {request.task.name} has no {split} rows: "
+            f"there are only {count}; use fewer partitions"
+        )
+    return mine

@@ -1,0 +1,122 @@
+"""What a kind of inputs is to both sides: which encoders read it, what a batch of it is, what it means for settings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from common.inputs.header import Header
+from common.models.encoder import EncoderSource, Weights
+
+# A coordinator at work has no torch, and whoever asks for a status not even numpy: what needs them comes late.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from common.config.schema import Config, ModelSection
+
+Rules: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
+"""Checks of a configuration, each with the sections that it reads; they give `path: problem; remedy` lines."""
+
+
+class Encoder(Protocol):
+    """A module that turns batches into vectors: one of Hugging Face's, or of ours."""
+
+    config: Any
+    """Has `hidden_size`, and the rates of dropout by Hugging Face's names."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Vectors of what this encoder reads."""
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The table of word embeddings, if there is one."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """See torch."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """See torch."""
+
+
+class Batch(ABC):
+    """What one forward pass reads."""
+
+    labels: Tensor | None
+    """int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; a copy to a GPU goes on in the background."""
+
+    @abstractmethod
+    def vectors(self, encoder: Encoder) -> Tensor:
+        """One vector per example, (rows, hidden)."""
+
+    def pair_vectors(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """The vectors of both halves of every example, (rows, hidden) each."""
+        raise ValueError("a siamese head reads pairs of texts, but the batch has no second texts")
+
+    def hidden_vectors(self, encoder: Encoder) -> Tensor:
+        """The vectors of what is hidden in the examples, (hidden words, hidden)."""
+        raise ValueError("a masked task reads batches that say which words are hidden")
+
+
+class InputKind(ABC):
+    """What examples are made of. A kind is a file here, its client's half in `client/data`, and a row for each."""
+
+    name: ClassVar[str]
+    """Plural, for messages too."""
+    encoder_types: ClassVar[frozenset[str]] = frozenset()
+    """The encoders that read it: `model_type` in their descriptions, and `model.server_model`."""
+    rules: ClassVar[Rules] = ()
+    """What a configuration for this kind may not say."""
+    no_export: ClassVar[str] = ""
+    """Why a model over it cannot be exported, if so."""
+    joins_with: ClassVar[tuple[str, ...]] = ()
+    """What a client says of its examples when it joins, for a person."""
+    stays: ClassVar[str]
+    """What of an example never leaves a client."""
+    update_shows: ClassVar[str] = ""
+    """What an update alone gives away of examples."""
+
+    def headers(self, config: Config) -> dict[str, Header]:
+        """What the numbers in each task's examples are, by task, as far as a configuration says."""
+        return {}
+
+    def notes(self, config: Config) -> list[str]:
+        """Advice on settings that are valid but may not be meant."""
+        return []
+
+    def longest_input(self, encoder_config: str) -> int | None:
+        """The most tokens that an encoder can read at once, or None where there is no limit."""
+        return None
+
+    @abstractmethod
+    def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
+        """The encoder that `section` names.
+
+        Args:
+            section: checked configuration.
+            weights: what to look for instead of `section.weights`.
+
+        Raises:
+            ModelError: nothing usable was found, in one line with the remedies.
+        """
+
+    @abstractmethod
+    def build_encoder(self, encoder_config: str) -> Encoder:
+        """An encoder from its description, with values from torch's global generator.
+
+        Raises:
+            ModelError: the description is of no such encoder.
+        """
+
+    def draws(self, encoder: Encoder) -> bool:
+        """Whether a training step takes random numbers from torch's generator; False only where that is certain."""
+        return True
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a batch on a GPU, some time soon."""
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,32 @@
+"""Every kind of inputs."""
+
+from __future__ import annotations
+
+import json
+
+from common.errors import ModelError
+from common.inputs.kind import InputKind
+from common.inputs.numbers import Numbers
+from common.inputs.texts import Texts
+
+INPUT_KINDS: dict[str, InputKind] = {"texts": Texts(), "numbers": Numbers()}
+"""By their names; the first one is that of encoders which no other kind lists."""
+
+
+def input_of(encoder_type: str | None) -> InputKind:
+    """The kind of inputs that an encoder of this type reads."""
+    others = (kind for kind in INPUT_KINDS.values() if encoder_type in kind.encoder_types)
+    return next(others, INPUT_KINDS["texts"])
+
+
+def input_described(encoder_config: str) -> InputKind:
+    """The kind of inputs that the encoder with this description reads.
+
+    Raises:
+        ModelError: it is no description.
+    """
+    try:
+        values = json.loads(encoder_config)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"encoder configuration is not JSON: {str(error)[:200]}") from None
+    return input_of(values.get("model_type") if isinstance(values, dict) else None)

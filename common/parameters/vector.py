@@ -1,0 +1,13 @@
+"""Vectors as numpy holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.floating[Any]]
+"""A scope's values, or what is added to them: float32 or float64, as the scope's schema says."""
+Float64 = NDArray[np.float64]
+"""Sums, steps and inner products, whatever the scope's type."""

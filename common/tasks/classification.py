@@ -1,0 +1,85 @@
+"""One class of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from common.statistics import TaskStatistics, mean_of, ratio
+from common.tasks.definition import Float64, Label, TaskDefinition, TaskKind
+from common.tasks.labels import LabelNames, balance_of
+
+if TYPE_CHECKING:
+    pass
+
+
+class Classification(TaskKind):
+    """The largest of the outputs says the class."""
+
+    name = "classification"
+    metrics = ("accuracy", "f1", "matthews", "auc_mean")
+    has_labels = True
+    problem_type = "single_label_classification"
+    answer = "dict(zip(labels, outputs.softmax(-1).tolist()))"
+
+    def label_problem(self, labels: Sequence[str]) -> str | None:
+        """There must be at least two."""
+        return "a classification needs at least 2; add one" if len(labels) == 1 else super().label_problem(labels)
+
+    def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """There is an area under the ROC curve for two classes only."""
+        return tuple(metric for metric in self.metrics if metric != "auc_mean" or len(labels) == 2)
+
+    def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
+        """See `LabelNames.index`."""
+        return LabelNames(task.labels).index
+
+    def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
+        """Each label's examples and their share."""
+        return balance_of(task.labels, labels)
+
+    def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
+        """Counts per class; the area under the ROC curve where there are two."""
+        import numpy as np
+
+        from common.tasks.formulas import area, label_counts
+
+        labels, chosen, count = targets.astype(np.int64), outputs.argmax(axis=1), len(targets)
+        hits = labels[labels == chosen]
+        found = [np.bincount(indices, minlength=task.outputs) for indices in (hits, labels, chosen)]
+        auc = area(outputs[:, 1] - outputs[:, 0], labels) if task.outputs == 2 else None
+        return TaskStatistics(count, loss_sum, len(hits), label_counts(found), means=mean_of("auc_mean", auc, count))
+
+    def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
+        """Counts of a confusion matrix: what is missed of a class goes to others, which must have the room."""
+        if not statistics.has_counts_of(task.outputs):
+            return False
+        hits, true, said = statistics.by_label
+        n, missed = statistics.examples, statistics.examples - statistics.right
+        if sum(hits) != statistics.right or sum(true) != n or sum(said) != n:
+            return False
+        if any(t - h + p - h > missed for h, t, p in zip(hits, true, said, strict=True)):
+            return False
+        defined = task.outputs == 2 and min(true) > 0  # an area needs examples of both classes
+        return statistics.has_at_most("auc_mean", 0.0, 1.0) if defined else not statistics.means
+
+    def summary(self, task: TaskDefinition, total: TaskStatistics) -> Mapping[str, float | None]:
+        """Accuracy, F1 (of class 1 if there are two classes, else the mean over classes), Matthews.
+
+        As f1_score(average="macro") of scikit-learn, the mean is over the classes that are true or predicted anywhere.
+        Matthews for several classes is that of Gorodkin (2004); 0 where it is not defined, as matthews_corrcoef.
+        """
+        import numpy as np
+
+        hits, true, said = np.array(total.by_label, dtype=np.float64)
+        n = float(total.examples)
+        f1 = [ratio(2 * h, t + p) for h, t, p in zip(hits, true, said, strict=True)]
+        present = [value for value, t, p in zip(f1, true, said, strict=True) if t + p > 0]
+        covariance = total.right * n - float(true @ said)
+        spread = (n * n - float(said @ said)) * (n * n - float(true @ true))
+        return {
+            "accuracy": ratio(total.right, n),
+            "f1": f1[1] if len(f1) == 2 else float(np.mean(present or [0.0])),
+            "matthews": covariance / sqrt(spread) if spread > 0 else 0.0,
+        }

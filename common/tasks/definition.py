@@ -1,0 +1,262 @@
+"""What a learning task is: kind, labels and metrics. Both sides compare these before any data moves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from common.errors import DataError
+from common.statistics import TaskStatistics
+from common.targets import OWN_UNITS, TargetUnits
+
+# Late here and in the kinds: whoever asks for a status names kinds and computes nothing, and a coordinator at work has
+# no torch.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from common.inputs.kind import Encoder
+    from common.models.heads import Head
+
+Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]"
+Float64: TypeAlias = "NDArray[np.float64]"
+Label = int | float | tuple[int, ...]
+"""A class index, a score, or the indices of the labels that apply."""
+Reduction = Literal["mean", "sum", "none"]
+
+MOST_SHOWN = 20
+"""Longer lists of names are told by where they differ."""
+
+
+class TaskKind(ABC):
+    """How a head's outputs are read, and all that follows from it. A kind is one file and one row of `TASK_KINDS`.
+
+    Kinds have no state. Methods take the task, or its labels alone where the task may not be defined yet.
+    """
+
+    name: ClassVar[str]
+    """What `tasks.<name>.type` says to choose it; also its name on the wire."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Every metric of the kind; the first one is the default primary metric."""
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    """Those of its metrics that improve by becoming smaller."""
+    has_labels: ClassVar[bool] = False
+    """Whether such a task names labels."""
+    reads_labels: ClassVar[bool] = True
+    """Whether an example has a label; else it is its own answer."""
+    one_label: ClassVar[bool] = True
+    """Whether an example has one label at most, by which examples can be dealt out."""
+    has_units: ClassVar[bool] = False
+    """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
+    only_input: ClassVar[str | None] = None
+    """The one kind of inputs that it reads; None: every kind."""
+    cosine_start: ClassVar[float] = 0.0
+    """Where above 0, a siamese head starts as so many times (cosine(u, v) - 1/2)."""
+    problem_type: ClassVar[str] = ""
+    """What Hugging Face calls it; empty where a head has nothing to say to a user, so that there is no export."""
+    answer: ClassVar[str] = ""
+    """What an exported model says: a Python expression over `outputs`, float32 (outputs,), and the list `labels`."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def label_problem(self, labels: Sequence[str]) -> str | None:
+        """What is wrong with a task's label names, or None."""
+        if self.has_labels:
+            return None if labels else f"a {self} task needs them; write e.g. [negative, positive], or their number"
+        return f"a {self} has none; remove them" if labels else None
+
+    def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The metrics that are defined with these labels."""
+        return self.metrics
+
+    def outputs(self, task: TaskDefinition) -> int:
+        """Size of the head's last layer."""
+        return max(len(task.labels), 1)
+
+    @abstractmethod
+    def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
+        """The function that reads one cell, the same for every format; it raises `CellError`."""
+
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
+        """Labels that `label_parser` gave as they are trained on, (examples,) or (examples, outputs): class indices."""
+        import numpy as np
+
+        return np.asarray(labels, dtype=np.int64)
+
+    def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels | None:
+        """Targets from an array with several columns; None where this kind has no such form.
+
+        Raises:
+            CellError: it has, and the array is not of it.
+        """
+        return None
+
+    def drawn(self, scores: Float64) -> Labels:
+        """Targets of generated examples from noisy scores, (examples, outputs): the class with the largest score."""
+        classes: Labels = scores.argmax(axis=1).astype("int64")
+        return classes
+
+    def classes(self, targets: Labels) -> NDArray[np.int64]:
+        """The classes by which examples are dealt out unevenly, (examples,)."""
+        return targets.astype("int64")
+
+    def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str | None:
+        """How at least one example's labels are spread, for the person whose they are; None without labels."""
+        return None
+
+    def builtin_data(self, task: str) -> str:
+        """The built-in data set for a task of this name."""
+        return task
+
+    def most_scored(self, examples: int, max_length: int) -> int:
+        """The most examples that scores of so many rows can be about."""
+        return examples
+
+    def head(self, task: TaskDefinition, pair_mode: str, encoder: Encoder) -> Head:
+        """The task's head over an encoder, without values.
+
+        Raises:
+            ModelError: the encoder has not what such a head needs.
+        """
+        from common.models.heads import PAIR_HEADS, LinearHead, dropout_of
+
+        made = PAIR_HEADS[pair_mode] if task.pair else LinearHead
+        return made(task.outputs, encoder.config.hidden_size, dropout_of(encoder.config), self.cosine_start)
+
+    def loss(
+        self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
+    ) -> Tensor:
+        """The loss of a batch: cross entropy.
+
+        Args:
+            outputs: logits or predictions, (rows, task.outputs).
+            targets: see `targets`, in a tensor.
+            reduction: over the rows; `none` gives one loss per row, (rows,).
+            units: in which a head works that has units, and so its loss.
+        """
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, targets, reduction=reduction)
+
+    def score(
+        self,
+        task: TaskDefinition,
+        answers: Iterable[tuple[Tensor, Tensor]],
+        order: NDArray[np.int64],
+        units: TargetUnits = OWN_UNITS,
+    ) -> TaskStatistics:
+        """Reduce what a model said to what may travel.
+
+        Args:
+            task: says how to read the outputs.
+            answers: outputs and targets, batch by batch.
+            order: which examples these are, one batch after the other, (examples,).
+            units: see `loss`.
+
+        Raises:
+            DataError: an output is not finite.
+        """
+        import numpy as np
+        import torch
+
+        said, wanted, losses = [], [], []
+        for outputs, targets in answers:
+            said.append(outputs)
+            wanted.append(targets)
+            losses.append(self.loss(outputs, targets, units=units))
+        if not said:
+            return self.measure(task, np.empty((0, task.outputs)), self.targets(task, ()).astype(np.float64), 0.0)
+        # Read at the end, since each reading waits for a GPU.
+        back = np.argsort(order)
+        values = torch.cat(said).double().cpu().numpy()[back]
+        loss_sum = sum(loss * len(rows) for loss, rows in zip(torch.stack(losses).tolist(), said, strict=True))
+        if not np.isfinite(values).all():
+            raise not_finite(task)
+        true = torch.cat(wanted).double().cpu().numpy()[back]
+        return self.measure(task, units.targets(values), true, loss_sum)
+
+    def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
+        """Reduce outputs to what may travel: how often the largest one is right.
+
+        Args:
+            task: says how to read the outputs.
+            outputs: logits or predictions, (examples, task.outputs).
+            targets: class indices (examples,), 0/1 indicators (examples, labels) or numbers (examples,).
+            loss_sum: the loss summed over the examples.
+        """
+        return TaskStatistics(len(targets), loss_sum, int((outputs.argmax(axis=1) == targets).sum()))
+
+    def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
+        """Whether `measure` can have given these statistics, whose counts and loss are possible."""
+        return not statistics.labels and not statistics.moments and not statistics.means
+
+    @abstractmethod
+    def summary(self, task: TaskDefinition, total: TaskStatistics) -> Mapping[str, float | None]:
+        """The metrics that can be read off sums; None where one is not defined. Definitions are scikit-learn's."""
+
+
+@dataclass(frozen=True)
+class TaskDefinition:
+    """One task as all sites must understand it."""
+
+    name: str
+    type: TaskKind
+    labels: tuple[str, ...]
+    """Names in the order of the class indices; empty for kinds without labels."""
+    pair: bool
+    """Whether an example is two texts."""
+    metrics: tuple[str, ...]
+    """Reported in this order; the first one is the task's primary metric."""
+    weight: float = 1.0
+    """Multiplies the task's loss in a client that holds several tasks and its examples in the mean of the encoder."""
+    auxiliary: bool = False
+    """Whether it moves the shared encoder only where that helps the others."""
+
+    @property
+    def outputs(self) -> int:
+        """Size of the head's last layer."""
+        return self.type.outputs(self)
+
+    def differences(self, other: TaskDefinition) -> list[str]:
+        """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""
+        return [
+            f"{field.name}: {_shown(mine, theirs)} against {_shown(theirs, mine)}"
+            for field in fields(self)
+            for mine, theirs in [(getattr(self, field.name), getattr(other, field.name))]
+            if field.name not in ("weight", "auxiliary") and mine != theirs
+        ]
+
+    def fits(self, statistics: TaskStatistics) -> bool:
+        """Whether a client can have measured these statistics on examples of this task.
+
+        Counts must be those of some predictions, correlations and areas lie in their ranges, losses are not negative
+        and no larger per example than float32 goes, and moments obey Cauchy and Schwarz.
+        """
+        return statistics.is_possible and self.type.fits(self, statistics)
+
+    def summarise(self, total: TaskStatistics) -> dict[str, float | None]:
+        """The task's metrics and the mean loss; None where a metric is not defined (such as Pearson of a constant)."""
+        values = {name: value for name, value, _ in total.means} | dict(self.type.summary(self, total))
+        chosen = {name: values.get(name) for name in self.metrics}
+        return chosen | {"loss": total.loss_sum / total.examples if total.examples else None}
+
+
+def not_finite(task: TaskDefinition) -> DataError:
+    """The error of a model that has diverged."""
+    return DataError(f"task {task.name}: the model's outputs are not finite; lower training.learning_rate")
+
+
+def _shown(value: object, other: object) -> str:
+    """A field's value; of a long list the first entry in which another one differs."""
+    if not isinstance(value, tuple) or not isinstance(other, tuple):
+        return str(value)
+    if max(len(value), len(other)) <= MOST_SHOWN:
+        return f"[{', '.join(map(str, value))}]"
+    pairs = enumerate(zip_longest(value, other))
+    at = next((at for at, (mine, theirs) in pairs if mine != theirs), 0)
+    return f"[{len(value)} names, number {at + 1} {value[at] if at < len(value) else 'missing'}]"
