@@ -321,8 +321,8 @@ async def crash_and_recover(
                 agents.result()
                 return digest_of(coordinator), effects if effects is not None else coordinator.effects
             line.cut()
-            if coordinator._writing:
-                await asyncio.wait(coordinator._writing)
+            if coordinator.writer._writing:
+                await asyncio.wait(coordinator.writer._writing)
             effects = coordinator.effects
             if clients_die:
                 agents = await _kill(agents)
