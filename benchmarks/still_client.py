@@ -16,7 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import torch
 
 from client.app import take_part
-from client.training.procedures import Losses, Work
+from client.training.procedures import ClientState, Trained, Work
 from common.config import load_config
 from common.logs import set_up_logging
 
@@ -24,13 +24,13 @@ SHIFT = 2.0**-10
 """What every parameter gains in a round, so that every byte of every update and of every version differs."""
 
 
-def stand_still(work: Work) -> Losses:
+def stand_still(work: Work, state: ClientState) -> Trained:
     """In the place of `client.training.procedures.plain`."""
     with torch.no_grad():
         for parameter in work.model.parameters():
             parameter.add_(SHIFT)
     work.progress(1.0)
-    return {}
+    return Trained({})
 
 
 def main() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
-from client.job import ClientState, Job, JobResult, require_capacity, run_job
+from client.job import Job, JobResult, require_capacity, run_job
 from client.local_client import LocalClient
 from client.model import ClientModelSynchronizer
 from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
+from client.training.procedures import ClientState
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, ScopeVersion, Welcome
 from common.parameters.schema import ParameterSchema

@@ -17,9 +17,10 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import TaskData
 from client.executor import ThreadExecutor, Workspace
-from client.job import ClientState, JobResult
+from client.job import JobResult
 from client.local_client import local_client
 from client.training.loop import Progress
+from client.training.procedures import ClientState
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config

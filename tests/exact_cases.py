@@ -16,7 +16,7 @@ from client.app import load_data, local_definitions
 from client.data.examples import TaskData
 from client.local_client import local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import Losses, Procedure, Work
+from client.training.procedures import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config, load_config
 from server.engine.coordinator import Coordinator
@@ -37,7 +37,7 @@ SLOT = "member/{holder}"
 def exact(problem: tuple[Vector, Vector]) -> Procedure:
     """A local procedure that minimises F(w) + sum (mu/2) ||w - anchor||^2 in float64; everything else stays."""
 
-    def solve(work: Work) -> Losses:
+    def solve(work: Work, state: ClientState) -> Trained:
         hessian, linear = problem
         for anchors, mu in work.ties:
             hessian = hessian + mu * np.eye(len(linear))
@@ -45,7 +45,7 @@ def exact(problem: tuple[Vector, Vector]) -> Procedure:
         parameter = dict(work.model.named_parameters())[WEIGHT]
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.linalg.solve(hessian, linear)).view(parameter.shape))
-        return {item.task.name: 0.0 for item in work.sets}
+        return Trained(dict.fromkeys(work.examples.tasks, 0.0))
 
     return solve
 

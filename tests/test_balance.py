@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from client.training.balance import BALANCES, Balance, Conflict, Famo, GradNorm, Uncertainty, balance_of
-from client.training.compact import compact_vocabulary
-from client.training.procedures import PROCEDURES, Work
+from client.training.procedures import PROCEDURES
 from common.balance import READS, BalanceRule, LocalBalance
 from common.config import load_config
 from common.config.balance_section import BalanceSection
@@ -29,7 +28,7 @@ from common.procedures import LocalProcedure, ProcedureName
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
-from tests.training_cases import SETTINGS, make_model, make_sets, no_progress, values_of
+from tests.training_cases import SETTINGS, make_model, make_sets, make_work, values_of
 
 CPU = torch.device("cpu")
 CONFLICTS = ("pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad")
@@ -187,17 +186,9 @@ def work_on(
     model = make_model()
     model.precision = torch.bfloat16 if half else torch.float32
     sets = [item for item in make_sets(0) if item.task.name in held]
-    names = [name for name, _ in model.named_parameters()]
-    body = frozenset(name for name in names if name.startswith("encoder."))
-    work = Work(model, sets, settings, 9, no_progress, frozenset(names), body)
-    procedure = PROCEDURES[settings.procedure.name]
-    if not compact:
-        losses = procedure(work)
-    else:
-        vocabulary = compact_vocabulary(model, sets)
-        assert vocabulary is not None
-        with vocabulary.in_place():
-            losses = procedure(replace(work, sets=tuple(map(vocabulary.renumbered, sets))))
+    work = make_work(model, sets, settings, compact=compact)
+    assert (work.examples.vocabulary is not None) == compact
+    losses = PROCEDURES[settings.procedure.name](work, {}).losses
     return {**values_of(model), "losses": torch.tensor([losses[name] for name in sorted(losses)])}
 
 

@@ -122,7 +122,7 @@ def test_what_a_client_keeps_of_a_task_outlives_orders_about_others(tmp_path: Pa
     coordinator = asyncio.run(federate(config, tmp_path, CLIENTS))
     kept = load_file(tmp_path / "d" / "memory" / "private.safetensors")
     assert sorted(kept) == [
-        *("personal/private/a0", "personal/private/b1", "personal/shared"),
+        *("own/private/a0", "own/private/b1", "own/shared"),
         *("private/a0", "private/b1"),
     ]
     initial = {scope: vector for scope, vector in make_model(config).vectors.items() if scope.startswith("private/")}

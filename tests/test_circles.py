@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from client.agent import Agent
-from client.training.procedures import Losses, Procedure, Work
+from client.training.procedures import ClientState, Procedure, Trained, Work
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
@@ -235,11 +235,11 @@ def test_a_start_pull_of_strength_0_is_none_and_a_strong_one_moves_nothing(tmp_p
 def moved_by(amount: float) -> Procedure:
     """A local procedure that adds a number to every parameter."""
 
-    def move(work: Work) -> Losses:
+    def move(work: Work, state: ClientState) -> Trained:
         with torch.no_grad():
             for parameter in work.model.parameters():
                 parameter.add_(amount)
-        return {item.task.name: 0.0 for item in work.sets}
+        return Trained(dict.fromkeys(work.examples.tasks, 0.0))
 
     return move
 

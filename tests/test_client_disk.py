@@ -17,7 +17,7 @@ from client.state.store import RunStore
 from common.errors import StateError
 from common.orders import DENSE_FLOAT32, ScopePayload, Update, UpdateHeader
 
-SCOPES = ("personal/shared", "private/sst2")
+SCOPES = ("own/shared", "private/sst2")
 PAYLOAD = np.arange(300, dtype=np.float32).tobytes()
 HEADER = UpdateHeader(
     "train-3.1-a",
@@ -110,7 +110,7 @@ def test_the_copy_before_is_named_with_its_scopes(tmp_path: Path, caplog: pytest
     store.roll_back()
     assert kept(store) == 1.0
     (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "is missing" in line.getMessage() and "personal/shared, private/sst2" in line.getMessage()
+    assert "is missing" in line.getMessage() and "own/shared, private/sst2" in line.getMessage()
     caplog.clear()
     assert kept(store) == 1.0 and kept(RunStore(tmp_path)) == 1.0 and not caplog.records  # said once
 

@@ -1,6 +1,7 @@
 """What the documents say is true: tables of keys, options and codes, configurations, links, names of files."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,24 @@ def test_files_that_a_page_names_exist(page):
     named = {*re.findall(NAMED, text)}
     missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()}
     assert missing == set()
+
+
+FOREIGN = {"aggregate_mtl_updates", "broadcast_mtl_model_slices", "get_parameters", "set_parameters"}
+"""Names of other projects, in the table that translates them."""
+IDENTIFIER = r"`(?:[A-Za-z_]+\.)?([A-Z][a-z]+[A-Z]\w+|[A-Z][A-Z_]{3,}|[a-z]+_[a-z_]+)(?:\(\))?`"
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    folders = ("common", "server", "client", "simulation", "cli", "protos", "tests", "benchmarks")
+    files = [path for folder in folders for end in ("py", "proto") for path in (ROOT / folder).rglob(f"*.{end}")]
+    return {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_the_code_on_a_page_exist(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert {*re.findall(IDENTIFIER, text)} - words_of_the_code() - FOREIGN == set()
 
 
 def test_the_readme_is_short_and_leads_to_every_page_for_users():

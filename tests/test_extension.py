@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.job import ClientState, Job, JobResult, run_job
+from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
+from client.training.procedures import ClientState
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError

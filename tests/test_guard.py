@@ -227,7 +227,7 @@ def test_isolated_models_are_those_of_going_alone_bit_for_bit(tmp_path, name):
     asyncio.run(federate(alone, tmp_path / "alone"))
     for client, _, _ in CLIENTS:
         kept = load_file(next((tmp_path / "guarded" / client).rglob("private.safetensors")))
-        own = [vector for scope, vector in kept.items() if scope.startswith("personal/")]
+        own = [vector for scope, vector in kept.items() if scope.startswith("own/")]
         lone = load_file(next((tmp_path / "alone" / client).rglob("private.safetensors")))
         np.testing.assert_array_equal(np.sort(np.concatenate(own)), np.sort(np.concatenate(list(lone.values()))))
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import simulation.codec
-from client.job import ClientState, Job, JobResult, run_job
+from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
+from client.training.procedures import ClientState
 from common.orders import Train, Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.scope import is_private
@@ -110,10 +111,10 @@ class Leak:
         assert self.planted or self.fresh
         places = [(scope, vector, [(0, len(vector))]) for scope, vector in self.planted]
         for scope, vector in self.fresh:
-            weights = [entry for entry in schemas[scope.removeprefix("personal/")].entries if len(entry.shape) > 1]
+            weights = [entry for entry in schemas[scope.removeprefix("own/")].entries if len(entry.shape) > 1]
             places.append((scope, vector, [(entry.offset, entry.offset + entry.count) for entry in weights]))
         for scope, vector, spans in places:
-            assert is_private(scope) or scope.startswith("personal/")
+            assert is_private(scope) or scope.startswith("own/")
             runs = self._runs(vector, spans, RUN)
             assert runs or not vector.any(), f"{scope}: nothing to look for"
             for run in runs:

@@ -14,18 +14,19 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from client.training.compact import compact_vocabulary
-from client.training.procedures import PROCEDURES, Work, pulled_to_received
+from client.training.own_model import OWN
+from client.training.procedures import PROCEDURES
 from client.training.pull import Pull, looked_ahead
 from common.config import Config
 from common.errors import ConfigError, WireError
 from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
+from common.parameters.flat import views
 from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
 from tests.federations import digest_of, federate, make_model, small_config
-from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
+from tests.training_cases import SETTINGS, make_sets, make_work, values_of
 from tests.training_cases import make_model as small_model
 
 Values = dict[str, torch.Tensor]
@@ -119,18 +120,10 @@ def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, 
     """Values of a small model after a procedure, and its losses."""
     model = small_model()
     sets = make_sets(0)
-    names = [name for name, _ in model.named_parameters()]
-    body = frozenset(name for name in names if name.startswith(BODY))
     seen: list[float] = []
-    work = Work(model, sets, settings, 9, seen.append, frozenset(names), body)
-    procedure = PROCEDURES[settings.procedure.name]
-    if compact:
-        vocabulary = compact_vocabulary(model, sets)
-        assert vocabulary is not None
-        with vocabulary.in_place():
-            losses = procedure(replace(work, sets=tuple(map(vocabulary.renumbered, sets))))
-    else:
-        losses = procedure(work)
+    work = make_work(model, sets, settings, seen.append, compact)
+    assert (work.examples.vocabulary is not None) == compact
+    losses = PROCEDURES[settings.procedure.name](work, {}).losses
     assert seen == sorted(seen) and all(0 <= share < 1 for share in seen)
     assert all(parameter.requires_grad for parameter in model.parameters())
     return values_of(model), dict(losses)
@@ -194,15 +187,18 @@ def test_fedrep_freezes_one_half_at_a_time() -> None:
 
 def test_a_personal_model_is_pulled_to_what_it_is_not() -> None:
     model = small_model()
-    received = {name: torch.full_like(value, 0.3) for name, value in model.named_parameters()}
-    settings = settings_of("ditto", mu=1e6, pull=PullStep.PROXIMAL)
-    travelling = frozenset(name for name in received if name.startswith(BODY))
-    before = values_of(model)
-    pulled_to_received(Work(model, make_sets(0), settings, 9, no_progress, travelling, travelling), received)
-    for name, value in values_of(model).items():
-        near = (value - received[name]).abs().max() < 1e-4
+    before, settings = values_of(model), settings_of("ditto", mu=1e6, pull=PullStep.PROXIMAL)
+    travelling = frozenset(name for name in before if name.startswith(BODY))
+    work = make_work(model, make_sets(0), settings, travelling=travelling)
+    state = {f"{OWN}shared": torch.full_like(work.own.received["shared"], 0.3)}
+    trained = PROCEDURES[ProcedureName.DITTO](work, state)
+    own = views(trained.state[f"{OWN}shared"], work.own.schemas["shared"])
+    shared = values_of(model)
+    for name, value in own.items():
+        near = (value - before[name]).abs().max() < 1e-4
         assert near == (name in travelling), f"{name}: private parameters have nothing to be pulled to"
-        assert not torch.equal(value, before[name])
+        assert not torch.equal(value, shared[name])
+    assert set(trained.scores) == {"sst2", "qqp"}
 
 
 # ---- whole federations ----
@@ -274,7 +270,7 @@ def test_ditto_without_pull_is_training_alone(tmp_path: Path) -> None:
     asyncio.run(federate(ditto, tmp_path / "ditto"))
     for client, scopes in own_values(tmp_path / "ditto").items():
         lone = own_values(tmp_path / "alone")[client]
-        assert all(scope.startswith("personal/") for scope in scopes)
+        assert all(scope.startswith("own/") for scope in scopes)
         ours = np.sort(np.concatenate(list(scopes.values())))
         np.testing.assert_array_equal(ours, np.sort(np.concatenate(list(lone.values()))))
 
@@ -287,9 +283,9 @@ def test_a_personal_model_with_a_strong_pull_is_the_received_one(tmp_path: Path)
     asyncio.run(federate(config, tmp_path / "state"))
     start = make_model(config).vectors
     for scopes in own_values(tmp_path / "state").values():
-        np.testing.assert_allclose(scopes["personal/shared"], start["shared"], rtol=0, atol=1e-5)
-        for scope in scopes.keys() - {"personal/shared"}:
-            assert np.abs(scopes[scope] - start[scope.removeprefix("personal/")].numpy()).max() > 1e-4, scope
+        np.testing.assert_allclose(scopes["own/shared"], start["shared"], rtol=0, atol=1e-5)
+        for scope in scopes.keys() - {"own/shared"}:
+            assert np.abs(scopes[scope] - start[scope.removeprefix("own/")].numpy()).max() > 1e-4, scope
 
 
 def test_personal_scores_stand_beside_those_of_the_received_model(tmp_path: Path) -> None:
@@ -317,8 +313,8 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
     assert sorted(found["personalisation"]) == ["a", "b", "c", "d"]
     assert [("personal" in entry) for entry in found["tasks"]["qqp"]["history"]] == [False, False, True]
     kept = own_values(tmp_path / "tuned")["d"]
-    assert sorted(kept) == ["personal/shared", "personal/task/qqp", "personal/task/sst2"]
-    assert not np.array_equal(kept["personal/shared"], coordinator.vectors["shared"])
+    assert sorted(kept) == ["own/shared", "own/task/qqp", "own/task/sst2"]
+    assert not np.array_equal(kept["own/shared"], coordinator.vectors["shared"])
     before = [small_config(tmp_path, "sharing.plan=private_heads", f"training.finetune_epochs={n}") for n in (0, 1)]
     for number, config in enumerate(before):
         asyncio.run(federate(config, tmp_path / f"private{number}"))

@@ -114,7 +114,7 @@ def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path,
     expected, calls = asyncio.run(attempt(tmp_path / "whole", 0, ""))
     for name in "abcd":
         for scope, values in expected[name].items():
-            assert not np.array_equal(values, model.vectors[scope.removeprefix("personal/")]), (
+            assert not np.array_equal(values, model.vectors[scope.removeprefix("own/")]), (
                 f"{name} did not learn {scope}"
             )
     train = ["poll", "fetch", "submit"]

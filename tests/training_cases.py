@@ -1,15 +1,21 @@
 """Small models of several kinds with random rows, for tests of local training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from client.data.tokenised import TokenisedSet, TokenisedTexts
-from client.training.loop import TaskSet
+from client.training.compact import Examples
+from client.training.loop import Progress, TaskSet
+from client.training.own_model import OwnModel
+from client.training.procedures import Work
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture, TrainingSettings
+from common.parameters.flat import bind
+from common.parameters.schema import ParameterSchema
 from common.tasks import KNOWN_TASKS
 
 VOCABULARY = 300
@@ -73,6 +79,31 @@ def make_sets(padding_id: int, pair_mode: str = "siamese", ids: tuple[int, int] 
 
 def values_of(model: MultiTaskModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def make_work(
+    model: MultiTaskModel,
+    sets: Sequence[TaskSet],
+    settings: TrainingSettings,
+    progress: Progress = lambda done: None,
+    compact: bool = False,
+    travelling: frozenset[str] | None = None,
+) -> Work:
+    """All the work of an order on a small model, all of whose parameters travel unless told otherwise."""
+    names = frozenset(name for name, _ in model.named_parameters())
+    schemas = {"shared": ParameterSchema.of({name: tuple(value.shape) for name, value in model.named_parameters()})}
+    vectors = bind(model, schemas)
+    received = {scope: vector.detach().clone() for scope, vector in vectors.items()}
+    return Work(
+        model,
+        Examples.of(model, tuple(sets), compact),
+        settings,
+        9,
+        progress,
+        names if travelling is None else travelling,
+        frozenset(name for name in names if name.startswith("encoder.")),
+        OwnModel(schemas, vectors, received, {}),
+    )
 
 
 def no_progress(_: float) -> None:

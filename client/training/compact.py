@@ -8,7 +8,7 @@ bit without clipping; with it, the norm of the gradients adds fewer zeros in ano
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -93,6 +93,13 @@ class Examples:
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks."""
         return tuple(item.task.name for item in self.whole)
+
+    def without(self, tasks: Collection[str]) -> Examples:
+        """Those of all other tasks."""
+        whole, compact = (
+            tuple(item for item in sets if item.task.name not in tasks) for sets in (self.whole, self.compact)
+        )
+        return Examples(whole, compact, self.vocabulary)
 
     def of_order(self, order: Order) -> Examples:
         """Those of the tasks that an order names, as a client has them that has no others, in the order's units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,19 @@ from torch import Tensor
 
 from client.data.batching import length_batches
 from client.data.examples import PreparedExamples
+from client.training.loop import TaskSet
 from common.models.multitask import MultiTaskModel
 from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
+
+Scores = dict[str, TaskStatistics]
+"""By task."""
+
+
+def score(model: MultiTaskModel, sets: Sequence[TaskSet], batch_size: int) -> Scores:
+    """Scores of the model as it stands, by task, on validation examples where there are any."""
+    return {s.task.name: evaluate(model, s.task, s.validation, batch_size, s.units) for s in sets if len(s.validation)}
 
 
 def evaluate(
