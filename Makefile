@@ -9,7 +9,7 @@ PIP_ARGS := -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 GEN := common/wire/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow format lint types check protos lock clean
+.PHONY: help setup demo test slow format docs lint types check protos lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -35,6 +35,9 @@ slow: setup ## run the slow tests: kills at every step, real processes, benchmar
 format: setup ## put the code into its standard form
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+docs: setup ## write the configuration's reference and the comments of federated_config.yaml
+	$(BIN)/python docs/generate.py
 
 lint: setup ## style, and the standard form
 	$(BIN)/ruff check .

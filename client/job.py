@@ -19,7 +19,16 @@ from client.training.compact import Examples
 from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
-from client.training.procedures import PROCEDURES, ClientState, Procedure, Work, fine_tuned, frozen, isolated, score_own
+from client.training.procedures import (
+    ClientState,
+    Procedure,
+    Work,
+    fine_tuned,
+    frozen,
+    isolated,
+    procedure_of,
+    score_own,
+)
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
@@ -103,8 +112,8 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
     terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
     work = replace(_work(job, replica, settings, body.seed, state), ties=terms, isolated=frozenset(body.isolated_tasks))
-    procedure = job.procedure or PROCEDURES[settings.procedure.name]
-    if settings.procedure.isolated:
+    procedure = job.procedure or procedure_of(settings.procedure)
+    if settings.isolated:
         procedure = isolated(procedure)
     with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
         trained = procedure(work, state)

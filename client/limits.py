@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from common.errors import ConfigError, WireError
+from common.methods.choice import parameters_of
 from common.models.packed_tokenizer import tokenizer_digest
 from common.orders import Evaluate, ModelArchitecture, Order, Session, Train, TrainingSettings, Welcome
 from common.ports import CoordinatorPort
@@ -64,8 +65,10 @@ class Limits:
 
     def _judge_training(self, what: str, settings: TrainingSettings) -> None:
         self._judge("epochs", what, "local_epochs", settings.local_epochs)
-        self._judge("epochs", what, "head_epochs", settings.procedure.head_epochs)
-        self._judge("epochs", what, "finetune_epochs", settings.procedure.finetune_epochs)
+        self._judge("epochs", what, "finetune_epochs", settings.finetune_epochs)
+        for key, parameter in parameters_of(type(settings.procedure)).items():
+            if parameter.kind is int:  # what procedures count is epochs
+                self._judge("epochs", what, key, getattr(settings.procedure, key))
         self._judge("batch_size", what, "batch_size", settings.batch_size)
         self._judge("batch_size", what, "eval_batch_size", settings.eval_batch_size)
 

@@ -9,11 +9,12 @@ from typing import assert_never
 
 from xxhash import xxh3_128_hexdigest
 
-from common.balance import PLAIN as PLAIN_BALANCE
-from common.balance import LocalBalance
 from common.inputs.header import Header
+from common.methods.balance import PlainBalance
+from common.methods.balances import LocalBalance
+from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
+from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope
-from common.procedures import PLAIN, LocalProcedure, OptimizerName
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
@@ -75,10 +76,7 @@ class Welcome:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train locally; travels with the order, so that all clients do the same. `momentum` is that of sgd.
-
-    `frozen` is what of the encoder stands still: nothing (empty), `all`, or embeddings and the lowest `<n>` layers.
-    """
+    """How to train locally; travels with the order, so that all clients do the same."""
 
     local_epochs: int
     batch_size: int
@@ -86,11 +84,27 @@ class TrainingSettings:
     weight_decay: float
     max_grad_norm: float
     eval_batch_size: int
-    procedure: LocalProcedure = PLAIN
-    balance: LocalBalance = PLAIN_BALANCE
-    optimizer: OptimizerName = OptimizerName.ADAMW
-    momentum: float = 0.0
+    procedure: LocalProcedure = field(default_factory=PlainProcedure)
+    balance: LocalBalance = field(default_factory=PlainBalance)
+    optimizer: LocalOptimizer = field(default_factory=AdamWOptimizer)
+    proximal_step: ProximalStep = ProximalStep.GRADIENT
     frozen: str = ""
+    """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
+    finetune_epochs: int = 0
+    """Passes over a client's examples after the last round, for a model of its own."""
+    isolated: bool = False
+    """Whether a client also trains a model that nobody else moves: what it would have alone."""
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the client trains a second model of its own beside the one that it hands in."""
+        return self.isolated or self.procedure.has_own_model
+
+    def problem(self) -> str | None:
+        """What contradicts what, or None: there is place for one model of the client's own."""
+        if self.procedure.has_own_model + (self.finetune_epochs > 0) + self.isolated > 1:
+            return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
+        return None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from client.app import data_request
 from client.data.examples import TaskData
 from client.data.partitions import deal
 from common.config import Config
+from common.methods.partitions import DirichletPartition
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    alpha = config.simulation.alpha if config.simulation.partition == "dirichlet" else None
+    partition = config.simulation.partition
+    alpha = partition.alpha if isinstance(partition, DirichletPartition) else None
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
     for task in config.definitions():
         for parts in sorted({client.shares[task.name][1] for client in clients if task.name in client.shares}):

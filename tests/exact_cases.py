@@ -19,9 +19,9 @@ from client.state.store import REPEATABLE
 from client.training.procedures import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config, load_config
+from common.methods.relation import Couple
 from server.engine.coordinator import Coordinator
 from server.relations.circle import relate
-from server.relations.ties import Relation
 from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
 from tests.federations import make_model
@@ -103,7 +103,7 @@ def copies(coordinator: Coordinator, clients: Sequence[str]) -> dict[str, Vector
     return {name: coordinator.vectors[f"member/{name}"].astype(np.float64) for name in clients}
 
 
-def settle_apart(relation: Relation, problems: Problems, rounds: int) -> dict[str, Vector]:
+def settle_apart(relation: Couple, problems: Problems, rounds: int) -> dict[str, Vector]:
     """The same without a federation: solvers and `server.relations.circle.relate` in turns, float32 in between."""
     vectors = {SLOT: np.zeros(len(next(iter(problems.values()))[1]), dtype=np.float32)}
     state = ""

@@ -17,14 +17,15 @@ from client.training.balance import PLAIN_BALANCE, Auxiliary, Balance, Famo, bal
 from client.training.loop import train
 from client.training.procedures import frozen
 from common.config import load_config
-from common.conflict import Settlement, conflict_rule
 from common.errors import ConfigError
+from common.methods.conflict import ConflictResolver
+from common.methods.task_weights import TaskBalancedWeights
 from server.aggregation.auxiliary import gated
-from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import balanced
+from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.core.phases import Phase
 from tests.core_cases import rules
 from tests.federations import array_config, digest_of, federate
+from tests.row_cases import conflict_rule
 from tests.test_balance import Linear, choose, tasks
 from tests.test_combining import hold, vector
 from tests.training_cases import SETTINGS, make_model, make_sets, no_progress, values_of
@@ -125,17 +126,17 @@ def test_shares_of_steps_that_help_and_do_not() -> None:
 CLIENTS = {"a": {"sst2": 30}, "b": {"qqp": 10}}
 
 
-@pytest.mark.parametrize("settlement", [None, Settlement(conflict_rule("nash", 0.0), only_conflicts=False)])
-def test_a_helper_against_the_main_task_leaves_no_trace(settlement: Settlement | None) -> None:
+@pytest.mark.parametrize("resolver", [None, ConflictResolver(conflict_rule("nash"), only_conflicts=False)])
+def test_a_helper_against_the_main_task_leaves_no_trace(resolver: ConflictResolver | None) -> None:
     deltas = {"a": vector(3, 4), "b": vector(-4, 1)}
-    method = Method(StreamingRule(balanced, settlement=settlement, auxiliary=frozenset({"qqp"})))
+    method = AggregationStrategy(WeightedMean(TaskBalancedWeights(), resolver=resolver, auxiliary=frozenset({"qqp"})))
     values, aggregator, _ = hold(rules(by_task=True), CLIENTS, deltas, method)
     assert values["shared"].tolist() == [3.0, 4.0]
     assert "task/qqp" in values and aggregator.cosines["shared"][0] == ("sst2", "qqp")
 
 
 def test_a_helper_that_agrees_is_averaged_and_one_alone_moves_nothing() -> None:
-    method = Method(StreamingRule(auxiliary=frozenset({"qqp"})))
+    method = AggregationStrategy(WeightedMean(auxiliary=frozenset({"qqp"})))
     values, *_ = hold(rules(by_task=True), CLIENTS, {"a": vector(3, 4), "b": vector(6, 8)}, method)
     np.testing.assert_allclose(values["shared"], [3.75, 5.0], rtol=1e-6)
     alone = {"a": {"qqp": 10}, "b": {"qqp": 10}}

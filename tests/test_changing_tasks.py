@@ -117,7 +117,7 @@ def test_an_order_about_one_task_is_that_of_a_client_without_others(tmp_path: Pa
 def test_what_a_client_keeps_of_a_task_outlives_orders_about_others(tmp_path: Path) -> None:
     config = array_config(
         *("federation.tasks_per_order=1", "federation.min_clients=3", "training.num_rounds=3"),
-        *("sharing.plan=private_heads", "training.procedure=ditto", "training.mu=1.0"),
+        *("sharing.plan=private_heads", "training.procedure=ditto", "training.procedure.mu=1.0"),
     )
     coordinator = asyncio.run(federate(config, tmp_path, CLIENTS))
     kept = load_file(tmp_path / "d" / "memory" / "private.safetensors")

@@ -15,14 +15,15 @@ from client.disclosure import what_leaves
 from client.local_client import LocalClient
 from common.config import Config
 from common.errors import ConfigError
+from common.methods.agreement import AgreementRelation
+from common.methods.linear import MeanRelation
+from common.methods.server_optimizers import FedAvgM
 from common.orders import DENSE_FLOAT32
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate
 from server.aggregation.aggregator import Aggregator
-from server.aggregation.method import Method
-from server.aggregation.optimizers import momentum
-from server.relations.linear import mean
+from server.aggregation.strategy import AggregationStrategy
 from server.runs.saved import SavedRun, load_run
 from simulation.population import VirtualClient
 from simulation.virtual_clients import run_virtual_clients
@@ -160,7 +161,7 @@ def folded(aggregator: Aggregator, **deltas: float) -> dict[str, int]:
 
 def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> None:
     """Momentum 0.5: a moves 1, then 0.5 * 1 + 1 = 1.5; b, new in round 2, starts from the mean, 1, and moves 2."""
-    method = Method(optimizer=momentum(0.5), relation=mean(0.1))
+    method = AggregationStrategy(optimizer=FedAvgM(0.5), relation=MeanRelation(0.1))
     aggregator = Aggregator(method)
     vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
     vectors.update(aggregator.combine(vectors, folded(aggregator, a=1.0), {}, version=1))
@@ -210,10 +211,10 @@ def test_clients_that_take_turns_at_a_bench_keep_their_own_copies_and_anchors(na
 
 
 def test_a_plan_with_copies_names_its_relation_whatever_else_is_said_of_it() -> None:
-    assert array_config("sharing.plan=soft", "relation.strength=0.5").relation.name == "mean"
-    assert array_config("sharing.plan=adaptive", "relation.patience=3").relation.name == "agreement"
-    assert array_config("sharing.plan=soft", "relation.name=none").relation.name == "none"
-    assert array_config().relation.name == "none"
+    assert array_config("sharing.plan=soft", "relation.strength=0.5").relation == MeanRelation(0.5)
+    assert array_config("sharing.plan=adaptive", "relation.patience=3").relation == AgreementRelation(patience=3)
+    assert array_config("sharing.plan=soft", "relation.name=none").relation is None
+    assert array_config().relation is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
+from common.methods.choice import described
 from common.orders import Evaluate, Train
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
@@ -49,7 +50,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "soft by tasks": ("sharing.plan=soft",),
     "soft without relation": (*EACH, "relation.name=none"),
     "mean": EACH,
-    "mean proximal": (*EACH, "relation.strength=30.0", "training.pull=proximal"),
+    "mean proximal": (*EACH, "relation.strength=30.0", "training.proximal_step=proximal"),
     "graph": (*EACH, "relation.name=graph", LINKS),
     "graph_l1": (*EACH, "relation.name=graph_l1", LINKS),
     "precision": (*EACH, "relation.name=precision", "relation.links=[[a, b, -0.9], [b, c, 0.4]]"),
@@ -58,7 +59,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "similarity": (*EACH, "relation.name=similarity", "relation.share=0.5"),
     "partial": (*EACH, "relation.name=partial", "relation.share=0.1"),
     "adaptive": ("sharing.plan=adaptive", "sharing.members=clients", "relation.patience=1"),
-    "start": ("relation.name=start",),
+    "start": ("training.anchor=start",),
 }
 
 
@@ -221,9 +222,9 @@ def test_a_start_pull_of_strength_0_is_none_and_a_strong_one_moves_nothing(tmp_p
     """Proximal: after a step of at most 0.01 (AdamW's rate), theta keeps 1 / (1 + 0.01 * 1e6) of it: 1e-6."""
     plain = array_config("federation.min_clients=4", "training.num_rounds=3")
     expected = digest_of(asyncio.run(federate(plain, tmp_path / "plain", MEMBERS)))
-    none = configured("start", "relation.strength=0.0")
+    none = configured("start", "training.anchor.strength=0.0")
     assert digest_of(asyncio.run(federate(none, tmp_path / "none", MEMBERS))) == expected
-    strong = configured("start", "relation.strength=1e6", "training.pull=proximal")
+    strong = configured("start", "training.anchor.strength=1e6", "training.proximal_step=proximal")
     first = make_model(strong).vectors["shared"].numpy().copy()
     found = asyncio.run(federate(strong, tmp_path / "strong", MEMBERS))
     np.testing.assert_allclose(found.vectors["shared"], first, atol=1e-4)
@@ -320,7 +321,7 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
     config = array_config("training.num_rounds=3", *ROWS["adaptive"])
     coordinator, _ = moves(config, {"p": ("a0", 1.0), "q": ("b1", -1.0)}, tmp_path)
     journal = coordinator.journal
-    facts = {"relation": json.dumps(config.relation.model_dump(mode="json"))}
+    facts = {"relation": json.dumps(described(config.relation))}
     report = build_report(facts, coordinator.rules.tasks, journal.rounds(), [], "", "", (), journal.relations())
     assert report["relation"]["name"] == "agreement"
     assert [entry["round"] for entry in report["relations"]] == [1, 2, 3]

@@ -15,8 +15,8 @@ from client.limits import Limits
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
+from common.methods.procedures import FedRep
 from common.orders import Order, PollReply, ScopeVersion, Session, Welcome
-from common.procedures import LocalProcedure, ProcedureName
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_client, make_model, small_config
@@ -142,11 +142,11 @@ def until(seconds: float) -> Callable[[Crooked], None]:
         (asked(local_epochs=10**9), None, "client.limits.epochs: order train-1.1-a .* 1e[+]09 local_epochs, .* 1000"),
         (asked(local_epochs=3), Limits(epochs=2), "client.limits.epochs: .* has 3 local_epochs, .* allows 2"),
         (
-            asked(procedure=LocalProcedure(ProcedureName.FEDREP, head_epochs=10**6)),
+            asked(procedure=FedRep(head_epochs=10**6)),
             None,
             "client.limits.epochs: .* head_epochs",
         ),
-        (asked(procedure=LocalProcedure(finetune_epochs=10**6)), None, "client.limits.epochs: .* finetune_epochs"),
+        (asked(finetune_epochs=10**6), None, "client.limits.epochs: .* finetune_epochs"),
         (asked(batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 batch_size"),
         (asked(eval_batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 eval_batch_size"),
         (until(1e8), None, "client.limits.hours: .* hours until its deadline, and this client allows 720"),

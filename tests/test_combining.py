@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 
-from common.conflict import Settlement, conflict_rule
+from common.methods.conflict import ConflictResolver
+from common.methods.server_optimizers import FedAvgM
+from common.methods.task_weights import (
+    AttentionWeights,
+    DynamicWeights,
+    Evidence,
+    ExampleWeights,
+    FamoWeights,
+    TaskBalancedWeights,
+    TemperatureWeights,
+    famo_logits,
+)
 from common.orders import DENSE_FLOAT32, TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.aggregator import Aggregator
-from server.aggregation.method import Method, StreamingRule
-from server.aggregation.optimizers import momentum
-from server.aggregation.shares import (
-    Evidence,
-    balanced,
-    by_attention,
-    by_examples,
-    by_fall,
-    by_trend,
-    famo_logits,
-    tempered,
-)
+from server.aggregation.strategy import AggregationStrategy as Strategy
+from server.aggregation.strategy import WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.effects import Combine, Commit, Fold
 from server.core.events import Answered
 from server.storage.journal import Journal
 from tests.core_cases import SCORES, TASKS, Table, rules
+from tests.row_cases import conflict_rule
 
 
 def vector(*values):
@@ -77,13 +78,13 @@ def expected(shares):
 @pytest.mark.parametrize(
     ("shares", "by_task"),
     [
-        (by_examples, {"sst2": 60 / 80, "qqp": 20 / 80}),
-        (balanced, {"sst2": 0.5, "qqp": 0.5}),
-        (partial(tempered, temperature=2.0), {"sst2": 3**0.5 / (3**0.5 + 1), "qqp": 1 / (3**0.5 + 1)}),
+        (ExampleWeights(), {"sst2": 60 / 80, "qqp": 20 / 80}),
+        (TaskBalancedWeights(), {"sst2": 0.5, "qqp": 0.5}),
+        (TemperatureWeights(2.0), {"sst2": 3**0.5 / (3**0.5 + 1), "qqp": 1 / (3**0.5 + 1)}),
     ],
 )
 def test_tasks_weigh_what_their_shares_say(shares, by_task):
-    values, aggregator, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Method(StreamingRule(shares)))
+    values, aggregator, stored = hold(rules(by_task=True), CLIENTS, DELTAS, Strategy(WeightedMean(shares)))
     assert stored.rows == {"shared": {"sst2": 60, "qqp": 20}}
     np.testing.assert_allclose(values["shared"], expected(by_task), rtol=1e-6)
     tasks, matrix = aggregator.cosines["shared"]
@@ -91,21 +92,23 @@ def test_tasks_weigh_what_their_shares_say(shares, by_task):
 
 
 def test_a_tasks_weight_multiplies_its_share():
-    method = Method(StreamingRule(balanced, {"sst2": 3.0}))
+    method = Strategy(WeightedMean(TaskBalancedWeights(), {"sst2": 3.0}))
     values, *_ = hold(rules(by_task=True), CLIENTS, DELTAS, method)
     np.testing.assert_allclose(values["shared"], expected({"sst2": 0.75, "qqp": 0.25}), rtol=1e-6)
 
 
 def test_uniform_counts_every_client_that_brings_rows_once():
     clients = CLIENTS | {"e": {"sst2": 0}}
-    values, _, stored = hold(rules(one_each=True), clients, DELTAS | {"e": vector(100, 100)}, Method())
+    values, _, stored = hold(rules(one_each=True), clients, DELTAS | {"e": vector(100, 100)}, Strategy())
     assert stored.totals == {"shared": 4, "task/sst2": 3, "task/qqp": 2} and not stored.rows
     np.testing.assert_allclose(values["shared"], np.mean([DELTAS[c] for c in "abcd"], axis=0), rtol=1e-6)
 
 
 def test_a_task_without_rows_in_this_round_takes_no_share():
     clients = {"a": {"sst2": 10}, "c": {"qqp": 0}}
-    values, aggregator, stored = hold(rules(by_task=True), clients, DELTAS, Method(StreamingRule(balanced)))
+    values, aggregator, stored = hold(
+        rules(by_task=True), clients, DELTAS, Strategy(WeightedMean(TaskBalancedWeights()))
+    )
     assert stored.rows == {"shared": {"sst2": 10}} and not aggregator.cosines
     assert values["shared"].tolist() == [1, 0]
 
@@ -115,16 +118,15 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
     rng = np.random.default_rng(4)
     clients = {"a": {"sst2": 7}, "b": {"sst2": 12}, "d": {"sst2": 1000}}
     deltas = {client: rng.normal(size=3 * BLOCK + 5).astype(np.float32) for client in clients}
-    settlement = Settlement(conflict_rule(name, 0.4), only_conflicts=False) if name != "none" else None
-    plain, *_ = hold(rules(), clients, deltas, Method())
-    ways = (tempered, by_trend, by_attention)
+    resolver = ConflictResolver(conflict_rule(name), only_conflicts=False) if name != "none" else None
+    plain, *_ = hold(rules(), clients, deltas, Strategy())
     for shares in (
-        by_examples,
-        balanced,
-        partial(by_fall, rate=0.1, decay=0.01),
-        *(partial(w, temperature=3.0) for w in ways),
+        ExampleWeights(),
+        TaskBalancedWeights(),
+        FamoWeights(0.1, 0.01),
+        *(row(3.0) for row in (TemperatureWeights, DynamicWeights, AttentionWeights)),
     ):
-        found, *_ = hold(rules(by_task=True), clients, deltas, Method(StreamingRule(shares, settlement=settlement)))
+        found, *_ = hold(rules(by_task=True), clients, deltas, Strategy(WeightedMean(shares, resolver=resolver)))
         assert {scope: v.tobytes() for scope, v in found.items()} == {s: v.tobytes() for s, v in plain.items()}
 
 
@@ -132,7 +134,7 @@ def test_one_task_is_federated_averaging_bit_for_bit(name):
 def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
     rng = np.random.default_rng(4)
     deltas = {client: (1e-3 * rng.normal(size=BLOCK + 9)).astype(np.float32) for client in CLIENTS}
-    method = Method(StreamingRule(balanced, settlement=Settlement(conflict_rule(name, 0.4))))
+    method = Strategy(WeightedMean(TaskBalancedWeights(), resolver=ConflictResolver(conflict_rule(name))))
     values = [
         hold(rules(by_task=True), {c: CLIENTS[c] for c in order}, deltas, method)[0]["shared"].tobytes()
         for order in ("abcd", "dcba", "bdac")
@@ -143,9 +145,9 @@ def test_the_order_of_arrival_leaves_no_trace_in_a_settled_step(name):
 def test_a_conflict_is_settled_between_the_tasks_means():
     clients = {"a": {"sst2": 10}, "b": {"sst2": 10}, "c": {"qqp": 5}}
     deltas = {"a": vector(2, 1), "b": vector(0, -1), "c": vector(-0.8, 0.6)}
-    settlement = Settlement(conflict_rule("pcgrad", 0.4), rescale=False)
+    resolver = ConflictResolver(conflict_rule("pcgrad", rescale=False))
     values, aggregator, _ = hold(
-        rules(by_task=True), clients, deltas, Method(StreamingRule(balanced, settlement=settlement))
+        rules(by_task=True), clients, deltas, Strategy(WeightedMean(TaskBalancedWeights(), resolver=resolver))
     )
     np.testing.assert_allclose(values["shared"], (0.18, 0.54), atol=1e-6)
     np.testing.assert_allclose(aggregator.cosines["shared"][1], [[1, -0.8], [-0.8, 1]], atol=1e-6)
@@ -153,7 +155,7 @@ def test_a_conflict_is_settled_between_the_tasks_means():
 
 
 def test_a_second_round_starts_from_nothing():
-    aggregator = Aggregator(Method(StreamingRule(balanced)))
+    aggregator = Aggregator(Strategy(WeightedMean(TaskBalancedWeights())))
     base = {"shared": np.zeros(3, np.float32)}
     for delta in (vector(1, 2, 3), vector(4, 5, 6)):
         aggregator.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
@@ -183,7 +185,7 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
             table.apply(Answered(0.0, client, replace(header, results=results)))
     first, second = table.of(Combine)
     assert first.trends == ({},) and second.trends == ({}, {"sst2": 0.5, "qqp": 0.9})
-    weights = by_trend(evidence([[1, 0], [0, 1]], trends=second.trends), 2.0)
+    weights = DynamicWeights(2.0)(evidence([[1, 0], [0, 1]], trends=second.trends))
     np.testing.assert_allclose(weights / weights.sum(), np.exp([0.25, 0.45]) / np.exp([0.25, 0.45]).sum())
     journal = Journal(":memory:")
     for effect in table.of(Commit):
@@ -206,12 +208,12 @@ def test_attention_goes_to_tasks_that_go_the_way_of_all():
     temperature 0.5. Steps that cancel out have no way in common.
     """
     steps = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-    np.testing.assert_allclose(by_attention(evidence(steps @ steps.T), 0.1), [1 / 3] * 3)
+    np.testing.assert_allclose(AttentionWeights(0.1)(evidence(steps @ steps.T)), [1 / 3] * 3)
     steps[2] = -1.0, 0.0
     powers = np.exp([2.0, 2.0, -2.0])
-    np.testing.assert_allclose(by_attention(evidence(steps @ steps.T), 0.5), powers / powers.sum())
-    np.testing.assert_allclose(by_attention(evidence([[1, -1], [-1, 1]]), 0.5), [0.5, 0.5])
-    np.testing.assert_allclose(by_attention(evidence([[1, 0], [0, 0]]), 1.0), np.exp([1, 0]) / (1 + np.e))
+    np.testing.assert_allclose(AttentionWeights(0.5)(evidence(steps @ steps.T)), powers / powers.sum())
+    np.testing.assert_allclose(AttentionWeights(0.5)(evidence([[1, -1], [-1, 1]])), [0.5, 0.5])
+    np.testing.assert_allclose(AttentionWeights(1.0)(evidence([[1, 0], [0, 0]])), np.exp([1, 0]) / (1 + np.e))
 
 
 def test_famo_over_rounds_gives_more_to_what_falls_less():
@@ -223,16 +225,16 @@ def test_famo_over_rounds_gives_more_to_what_falls_less():
     rounds = [{}, {"sst2": 0.5, "qqp": 0.9}]
     logits = famo_logits(rounds, 0.1, 0.0)
     assert logits == pytest.approx({"sst2": -0.1, "qqp": 0.1}, abs=1e-6)
-    weights = by_fall(evidence([[1, 0], [0, 1]], trends=rounds), 0.1, 0.0)
+    weights = FamoWeights(0.1, 0.0)(evidence([[1, 0], [0, 1]], trends=rounds))
     np.testing.assert_allclose(weights, np.exp([-0.1, 0.1]) / np.exp([-0.1, 0.1]).sum(), rtol=1e-6)
     more = 0.1 * (0.09 / 0.19) / np.sqrt(0.000999 / 0.001999)
     rounds += [{"sst2": 0.8, "qqp": 0.8}, {"sst2": 0.1}]
     assert famo_logits(rounds, 0.1, 0.0) == pytest.approx({"sst2": -0.1 - more, "qqp": 0.1 + more}, abs=1e-6)
-    np.testing.assert_allclose(by_fall(evidence([[1]], trends=rounds), 0.1, 0.0), [1.0])
+    np.testing.assert_allclose(FamoWeights(0.1, 0.0)(evidence([[1]], trends=rounds)), [1.0])
 
 
 def test_heads_may_have_an_optimizer_and_a_rate_of_their_own():
-    method = Method(rate=0.5, task_optimizer=momentum(0.5), task_rate=2.0)
+    method = Strategy(rate=0.5, task_optimizer=FedAvgM(0.5), task_rate=2.0)
     aggregator = Aggregator(method, {"first_moment/task/sst2": np.zeros(1, np.float32)})
     values = {scope: np.zeros(1, np.float32) for scope in ("shared", "task/sst2")}
     for expected in ((0.5, 2.0), (1.0, 5.0)):  # momentum: 1, then 0.5 + 1

@@ -11,6 +11,8 @@ import simulation.comparison.app as app
 import simulation.comparison.runs as runs
 from common.config import Config, load_config
 from common.errors import ConfigError, RunFolderError
+from common.methods.conflict import CAGrad
+from common.methods.procedures import FedProx
 from simulation.comparison.app import compare_methods
 from simulation.comparison.figures import (
     by_average_linkage,
@@ -114,7 +116,7 @@ def test_cosines_are_averaged_pair_by_pair():
 
 # ---- methods ----
 
-OWN = "compare.methods={own: {training.mu: 0.5, training.procedure: fedprox}}"
+OWN = "compare.methods={own: {training.procedure: {name: fedprox, mu: 0.5}}}"
 
 
 def crowd(*overrides: str) -> Config:
@@ -123,15 +125,16 @@ def crowd(*overrides: str) -> Config:
 
 def test_every_method_makes_a_configuration_that_can_be_simulated(tmp_path):
     config = crowd(
-        "aggregation={conflict: cagrad, cagrad_c: 0.8}", "sharing={plan: rules, rules: [{'*': shared}]}", OWN
+        "aggregation={conflict: {name: cagrad, radius: 0.8}}", "sharing={plan: rules, rules: [{'*': shared}]}", OWN
     )
     fits = [name for name in METHODS if name not in ("fedper", "lg")]
     made = {run.method.name: run.parts for run in plan_runs(config, choose(config, [*fits, "own"]), [5], tmp_path)}
     plain = made["hard"][0].config
-    assert (plain.sharing.plan, plain.aggregation.conflict, plain.training.procedure) == ("hard", "none", "plain")
+    assert (plain.sharing.plan, plain.aggregation.conflict, plain.training.procedure.name) == ("hard", None, "plain")
     assert (plain.run.seed, plain.run.folder) == (5, tmp_path / "hard" / "seed-5")
     own = made["own"][0].config
-    assert (own.aggregation.cagrad_c, own.training.mu, own.sharing.plan) == (0.8, 0.5, "rules")
+    assert (own.aggregation.conflict, own.training.procedure) == (CAGrad(radius=0.8), FedProx(0.5))
+    assert own.sharing.plan == "rules"
     for name, parts in made.items():
         for part in parts:
             assert part.config.training.num_rounds == config.training.num_rounds

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.conflict import Settlement, conflict_rule, cosines, imtl_g, mgda, nash, pcgrad, upgrad
-from common.quadratic import minimise
+from common.methods.conflict import IMTLG, MGDA, ConflictResolver, NashMTL, PCGrad, UPGrad, cosines
+from common.methods.quadratic import minimise
+from tests.row_cases import conflict_rule
 
 
 def alike(rng, count):
@@ -58,7 +59,7 @@ def step_sets(draw):
 @settings(max_examples=60, deadline=None)
 @given(step_sets())
 def test_mgda_is_the_shortest_convex_combination(steps):
-    weights = mgda(steps @ steps.T)
+    weights = MGDA()(steps @ steps.T)
     d, scale = weights @ steps, float((steps**2).sum(axis=1).max())
     assert weights.sum() == pytest.approx(1, abs=1e-9) and (weights >= 0).all()
     assert (steps @ d >= d @ d - 1e-9 * scale).all()
@@ -67,9 +68,9 @@ def test_mgda_is_the_shortest_convex_combination(steps):
 @settings(max_examples=60, deadline=None)
 @given(step_sets())
 def test_upgrad_hurts_no_task_and_is_the_mean_of_projections(steps):
-    d, scale = step(upgrad, steps), float((steps**2).sum(axis=1).max())
+    d, scale = step(UPGrad(), steps), float((steps**2).sum(axis=1).max())
     assert (steps @ d >= -1e-8 * scale).all()
-    np.testing.assert_allclose(step(upgrad, 8.0 * steps), 8.0 * d, atol=1e-8 * np.sqrt(scale))
+    np.testing.assert_allclose(step(UPGrad(), 8.0 * steps), 8.0 * d, atol=1e-8 * np.sqrt(scale))
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,10 +94,10 @@ def test_nash_and_imtl_meet_their_equations(steps):
     gram = steps @ steps.T
     if len(steps) > steps.shape[1] or np.linalg.cond(gram) > 1e4:
         return
-    a = nash(gram)
+    a = NashMTL()(gram)
     np.testing.assert_allclose((gram @ a) * a, 1.0, atol=1e-5)
     assert np.linalg.norm(a @ steps) == pytest.approx(np.sqrt(len(steps)), rel=1e-6)
-    a = imtl_g(gram)
+    a = IMTLG()(gram)
     assert a.sum() == pytest.approx(1)
     gains = (gram @ a) / np.sqrt(np.diag(gram))
     if not np.allclose(a, 1 / len(steps)):
@@ -112,7 +113,7 @@ def test_pcgrad_of_three_is_the_mean_over_all_orders():
             for other in order:
                 g -= min(g @ steps[other], 0.0) / (steps[other] @ steps[other]) * steps[other]
             expected += g / 2 / 3
-    np.testing.assert_allclose(step(pcgrad, steps), expected, atol=1e-12)
+    np.testing.assert_allclose(step(PCGrad(), steps), expected, atol=1e-12)
 
 
 def test_pcgrad_of_many_projects_the_most_opposed_out_first():
@@ -125,7 +126,7 @@ def test_pcgrad_of_many_projects_the_most_opposed_out_first():
             d -= min(d @ steps[most], 0.0) / (steps[most] @ steps[most]) * steps[most]
             left.remove(most)
         expected += d / 9
-    np.testing.assert_allclose(step(pcgrad, steps), expected, atol=1e-12)
+    np.testing.assert_allclose(step(PCGrad(), steps), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("total", [None, 1.0])
@@ -158,7 +159,7 @@ class TestLaws:
                 order, shares = rng.permutation(count), rng.dirichlet(np.ones(count))
                 np.testing.assert_allclose(step(rule, steps[order]), step(rule, steps), atol=1e-7)
                 settled = [
-                    Settlement(rule, False).weights(s @ s.T, w) @ s
+                    ConflictResolver(rule, False).weights(s @ s.T, w) @ s
                     for s, w in ((steps, shares), (steps[order], shares[order]))
                 ]
                 np.testing.assert_allclose(settled[0], settled[1], atol=1e-7)
@@ -173,26 +174,26 @@ class TestLaws:
     def test_one_task_keeps_its_share_bit_for_bit(self, name):
         for rescale, only in itertools.product((True, False), repeat=2):
             share = np.array([1.0])
-            found = Settlement(conflict_rule(name, 0.4), only, rescale).weights(np.array([[1e-7]]), share)
+            found = ConflictResolver(conflict_rule(name, rescale=rescale), only).weights(np.array([[1e-7]]), share)
             assert found.tobytes() == share.tobytes()
 
     def test_without_conflict_the_weighted_mean_is_kept_bit_for_bit(self, name):
         steps = np.abs(np.random.default_rng(2).normal(size=(4, 9)))
         shares = np.array([0.1, 0.2, 0.3, 0.4])
-        found = Settlement(conflict_rule(name, 0.4)).weights(steps @ steps.T, shares)
+        found = ConflictResolver(conflict_rule(name)).weights(steps @ steps.T, shares)
         assert found.tobytes() == shares.tobytes()
 
     def test_equal_steps_give_a_positive_multiple_and_rescaled_the_mean(self, name):
         steps = np.tile(np.random.default_rng(2).normal(size=9), (3, 1))
         shares = np.full(3, 1 / 3)
-        own = Settlement(conflict_rule(name, 0.4), False, False).weights(steps @ steps.T, shares) @ steps
+        own = ConflictResolver(conflict_rule(name, rescale=False), False).weights(steps @ steps.T, shares) @ steps
         assert own @ steps[0] > 0 and np.linalg.norm(own - own @ steps[0] / (steps[0] @ steps[0]) * steps[0]) < 1e-9
-        same = Settlement(conflict_rule(name, 0.4), False).weights(steps @ steps.T, shares) @ steps
+        same = ConflictResolver(conflict_rule(name), False).weights(steps @ steps.T, shares) @ steps
         np.testing.assert_allclose(same, steps[0], rtol=1e-9)
 
     def test_a_settled_step_is_as_long_as_the_mean_and_serves_both(self, name):
         shares = np.array([0.75, 0.25])
-        found = Settlement(conflict_rule(name, 0.4)).weights(PAIR @ PAIR.T, shares) @ PAIR
+        found = ConflictResolver(conflict_rule(name)).weights(PAIR @ PAIR.T, shares) @ PAIR
         assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(shares @ PAIR))
         if name != "cagrad":  # it stays near the mean, which two thirds of the weight pull to one side
             assert (PAIR @ found >= -1e-12).all()
@@ -200,13 +201,13 @@ class TestLaws:
     def test_a_task_that_did_not_move_takes_no_part(self, name):
         steps = np.vstack([PAIR, np.zeros(2)])
         shares = np.full(3, 1 / 3)
-        three = Settlement(conflict_rule(name, 0.4)).weights(steps @ steps.T, shares) @ steps
-        two = Settlement(conflict_rule(name, 0.4)).weights(PAIR @ PAIR.T, shares[:2] * 1.5) @ PAIR
+        three = ConflictResolver(conflict_rule(name)).weights(steps @ steps.T, shares) @ steps
+        two = ConflictResolver(conflict_rule(name)).weights(PAIR @ PAIR.T, shares[:2] * 1.5) @ PAIR
         np.testing.assert_allclose(three, two * 2 / 3, atol=1e-12)
 
     def test_opposite_steps_leave_nothing_to_do(self, name):
         steps = np.array([[1.0, 2.0], [-1.0, -2.0]])
-        found = Settlement(conflict_rule(name, 0.4)).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
+        found = ConflictResolver(conflict_rule(name)).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
         assert np.isfinite(found).all() and np.linalg.norm(found) < 1e-6
 
 
@@ -221,14 +222,14 @@ class TestOneStepOfAnotherLength:
 
     def test_nash_does_not_see_it(self, count, factor):
         steps, longer = self.changed(count, factor)
-        np.testing.assert_allclose(step(nash, longer), step(nash, steps), atol=1e-9)
+        np.testing.assert_allclose(step(NashMTL(), longer), step(NashMTL(), steps), atol=1e-9)
 
     def test_imtl_g_keeps_its_direction(self, count, factor):
-        before, after = (step(imtl_g, steps) for steps in self.changed(count, factor))
+        before, after = (step(IMTLG(), steps) for steps in self.changed(count, factor))
         cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
         assert cosine == pytest.approx(1, abs=1e-9)
 
-    @pytest.mark.parametrize("rule", [pcgrad, upgrad], ids=["pcgrad", "upgrad"])
+    @pytest.mark.parametrize("rule", [PCGrad(), UPGrad()], ids=["pcgrad", "upgrad"])
     def test_pcgrad_and_upgrad_are_linear_in_it(self, rule, count, factor):
         one, two = (step(rule, self.changed(count, k)[1]) for k in (1.0, 2.0))
         expected = one + (factor - 1.0) * (two - one)
@@ -240,7 +241,7 @@ class TestOneStepOfAnotherLength:
 def test_the_shortest_combination_of_almost_opposite_steps_stays_short():
     """(1, 0) and (-3, 1e-6): three quarters and one quarter leave (0, 2.5e-7), which is no direction to make longer."""
     steps = np.array([[1.0, 0.0], [-3.0, 1e-6]])
-    found = Settlement(mgda, False).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
+    found = ConflictResolver(MGDA(), False).weights(steps @ steps.T, np.full(2, 0.5)) @ steps
     np.testing.assert_allclose(found, [0.0, 2.5e-7], atol=1e-10)
 
 
@@ -248,7 +249,7 @@ def test_the_shortest_combination_of_almost_opposite_steps_stays_short():
 @pytest.mark.parametrize("apart", [1e-9, 1e-8, 1e-7])
 def test_no_rule_makes_a_step_out_of_rounding(name, apart):
     steps = np.array([[1.0, 0.0, 0.0], [-3.0, apart, 0.0], [2.0, 0.0, apart]])
-    found = Settlement(conflict_rule(name, 0.4), False).weights(steps @ steps.T, np.full(3, 1 / 3))
+    found = ConflictResolver(conflict_rule(name), False).weights(steps @ steps.T, np.full(3, 1 / 3))
     assert np.abs(found) @ np.linalg.norm(steps, axis=1) <= 3.0
     if name != "pcgrad":
         assert np.linalg.norm(found @ steps) < 1e-5
@@ -265,7 +266,7 @@ def test_cagrad_between_the_mean_and_the_shortest_combination():
     near = step(conflict_rule("cagrad", 1e-9), PAIR)
     np.testing.assert_allclose(near, PAIR.mean(axis=0), atol=1e-8)
     steps = np.array([[2.0, 0.0], [-0.4, 0.3]])
-    far, shortest = step(conflict_rule("cagrad", 1e4), steps), step(mgda, steps)
+    far, shortest = step(conflict_rule("cagrad", 1e4), steps), step(MGDA(), steps)
     assert far @ shortest == pytest.approx(np.linalg.norm(far) * np.linalg.norm(shortest), rel=1e-3)
 
 

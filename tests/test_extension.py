@@ -292,7 +292,7 @@ def test_a_run_of_five_rounds_is_one_of_two_that_was_prolonged(tmp_path: Path) -
         (["model.max_length=16"], "model.max_length: 16 differs from the run's 32"),
         (["tasks.sst2.train_samples=8"], "tasks.sst2.train_samples: 8 differs from the run's 24"),
         (["sharing.plan=full"], "sharing.plan: full differs from the run's hard"),
-        (["aggregation.weights=uniform"], "aggregation.weights: uniform differs from the run's examples"),
+        (["aggregation.weights=uniform"], "aggregation.weights.name: uniform differs from the run's examples"),
         (["run.seed=1"], "run.seed: 1 is not the run's 42"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from client.training.balance import Famo, GradNorm
 from common.config import Config
 from common.errors import ModelError, RunFailedError
+from common.methods.task_weights import DynamicWeights, Evidence, FamoWeights
 from common.tasks import KNOWN_TASKS
-from server.aggregation.shares import Evidence, by_fall, by_trend
 from server.core.closing import LARGEST_TREND, trends
 from server.core.effects import ClearSums, Combine, InstallVersion, Notice, RunEnded
 from server.core.events import CombineOutcome, VersionSpoiled
@@ -88,7 +87,7 @@ def test_no_losses_make_weights_of_tasks_that_are_not_finite(rounds: list[tuple[
     moved = [trends(before, now) for before, now in pairwise(losses)]
     assert all(0 <= value <= LARGEST_TREND for found in moved for value in found.values())
     evidence = Evidence(NAMES, np.ones(3), np.eye(3), moved)
-    for rule in (partial(by_trend, temperature=1e-3), partial(by_fall, rate=1e6, decay=1e6)):
+    for rule in (DynamicWeights(1e-3), FamoWeights(1e6, 1e6)):
         weights = rule(evidence)
         assert np.isfinite(weights).all() and abs(weights.sum() - 1.0) < 1e-9, weights
 

@@ -211,7 +211,7 @@ def test_an_order_without_names_is_about_all_tasks():
 
 LONE = {
     "plain": (),
-    "fedprox": ("training.procedure=fedprox", "relation={name: start, strength: 0.1}"),
+    "fedprox": ("training.procedure=fedprox", "training.anchor={name: start, strength: 0.1}"),
     "fedper": ("sharing.plan=fedper",),
 }
 

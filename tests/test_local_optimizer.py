@@ -16,15 +16,15 @@ from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, new_optimizer, train
 from common.config import load_config, notes
 from common.errors import ConfigError, WireError
+from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel
 from common.orders import Order, PollKind, PollReply, ScopeVersion, Settlement, Train
-from common.procedures import OptimizerName
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate, make_model, small_config
 from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model
 
-SGD = replace(SETTINGS, optimizer=OptimizerName.SGD, learning_rate=0.3)
+SGD = replace(SETTINGS, optimizer=SGDOptimizer(), learning_rate=0.3)
 FULL = replace(SGD, local_epochs=1, batch_size=100, weight_decay=0.0)
 
 
@@ -33,7 +33,7 @@ def test_momentum_by_hand() -> None:
 
     The row without a gradient stays, and weight decay pulls on matrices only: 0.5 x 0.1 x 8 = 0.4 more in step 1.
     """
-    settings = replace(SGD, learning_rate=0.5, momentum=0.5, weight_decay=0.0)
+    settings = replace(SGD, learning_rate=0.5, optimizer=SGDOptimizer(0.5), weight_decay=0.0)
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, 8.0)
     nn.init.constant_(model.bias, 8.0)
@@ -114,7 +114,7 @@ def test_fedsgd_of_clients_that_share_a_task_is_one_step_on_their_pooled_rows(tm
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_compact_vocabulary_is_exact_for_sgd(momentum: float) -> None:
     """A row without a gradient has no momentum either, so that it stays."""
-    settings, found = replace(SGD, momentum=momentum, learning_rate=0.03, local_epochs=3), []
+    settings, found = replace(SGD, optimizer=SGDOptimizer(momentum), learning_rate=0.03, local_epochs=3), []
     for compact in (False, True):
         model, sets = small_model(), make_sets(0)
         if compact:
@@ -134,7 +134,9 @@ def test_the_compact_vocabulary_is_exact_for_sgd(momentum: float) -> None:
 
 
 def test_sgd_gives_one_model_over_every_transport(tmp_path: Path) -> None:
-    config = small_config(tmp_path, "training.optimizer=sgd", "training.momentum=0.9", "training.learning_rate=0.1")
+    config = small_config(
+        tmp_path, "training.optimizer=sgd", "training.optimizer.momentum=0.9", "training.learning_rate=0.1"
+    )
     plain = small_config(tmp_path, "training.optimizer=sgd", "training.learning_rate=0.1")
     digests = [
         digest_of(asyncio.run(federate(chosen, tmp_path / str(i), how=how)))
@@ -145,10 +147,11 @@ def test_sgd_gives_one_model_over_every_transport(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused_or_noted() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(None, ["tasks.sst2=", "training.momentum=0.9"])
-    assert caught.value.problems == ("training.momentum: only optimizer: sgd reads it; write that, or remove it",)
+        load_config(None, ["tasks.sst2=", "training.optimizer.momentum=0.9"])
+    assert caught.value.problems == ("training.optimizer.momentum: not read by adamw; write name: sgd, or remove it",)
     (note,) = notes(load_config(None, ["tasks.sst2=", "training.optimizer=sgd"]))
     assert note.startswith("training.learning_rate: 0.0002 is small for sgd")
-    order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(replace(SGD, momentum=1.0), seed=5))
+    settings = replace(SGD, optimizer=SGDOptimizer(1.0))
+    order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(settings, seed=5))
     with pytest.raises(WireError, match="momentum: 1"):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))

@@ -12,6 +12,10 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
+from common.methods.conflict import CONFLICT_RULES
+from common.methods.robust import ROBUST_RULES
+from common.methods.server_optimizers import SERVER_OPTIMIZERS
+from common.methods.task_weights import TASK_WEIGHTS
 from server.reporting.report import build_report
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, digest_of, federate, small_config
@@ -21,29 +25,29 @@ METHODS = {
     "examples": (),
     "uniform": ("aggregation.weights=uniform",),
     "task_balanced": ("aggregation.weights=task_balanced",),
-    "temperature": ("aggregation.weights=temperature", "aggregation.temperature=3.0"),
-    "dynamic": ("aggregation.weights=dynamic", "aggregation.temperature=1.0"),
-    "attention": ("aggregation.weights=attention", "aggregation.temperature=0.2"),
-    "famo": ("aggregation.weights=famo", "aggregation.famo_rate=0.5"),
+    "temperature": ("aggregation.weights=temperature", "aggregation.weights.temperature=3.0"),
+    "dynamic": ("aggregation.weights=dynamic", "aggregation.weights.temperature=1.0"),
+    "attention": ("aggregation.weights=attention", "aggregation.weights.temperature=0.2"),
+    "famo": ("aggregation.weights=famo", "aggregation.weights.rate=0.5"),
     "task_optimizer": ("aggregation.task_optimizer=adam", "aggregation.task_learning_rate=1e-3"),
     **{
         name: ("aggregation.weights=task_balanced", f"aggregation.conflict={name}", "aggregation.only_conflicts=false")
         for name in CONFLICTS
     },
     **{
-        name: ("aggregation.weights=uniform", f"aggregation.robust={name}", "aggregation.faulty_share=0.4")
+        name: ("aggregation.weights=uniform", f"aggregation.robust={{name: {name}, faulty_share: 0.4}}")
         for name in ("trimmed_mean", "multi_krum")
     },
     "median": ("aggregation.weights=uniform", "aggregation.robust=median"),
     "norm_bound": ("aggregation.norm_bound=0.01",),
     "momentum": ("aggregation.optimizer=momentum",),
     **{
-        name: (f"aggregation.optimizer={name}", "federation.server_learning_rate=1e-3", "aggregation.beta2=0.5")
+        name: (f"aggregation.optimizer={{name: {name}, beta2: 0.5}}", "federation.server_learning_rate=1e-3")
         for name in ("adam", "yogi")
     },
     "soft": ("sharing.plan=soft",),
     "adaptive": ("sharing.plan=adaptive", "sharing.members=clients", "relation.patience=1"),
-    "start": ("relation.name=start",),
+    "start": ("training.anchor=start",),
     "everything": (
         *("aggregation.weights=temperature", "aggregation.conflict=cagrad", "aggregation.norm_bound=0.05"),
         *(
@@ -116,22 +120,25 @@ def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["aggregation.temperature=3.0"], "aggregation.temperature: only weights: temperature, dynamic or attention"),
-        (["aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad reads it"),
-        (["aggregation.conflict=mgda", "aggregation.cagrad_c=0.5"], "aggregation.cagrad_c: only conflict: cagrad"),
-        (["aggregation.rescale=false"], "aggregation.rescale: only a conflict rule reads it"),
+        (["aggregation.weights.temperature=3.0"], "aggregation.weights.temperature: not read by examples; write name:"),
+        (["aggregation.conflict.radius=0.5"], "aggregation.conflict.radius: not read by none; write name: cagrad"),
+        (["aggregation.conflict={name: mgda, radius: 0.5}"], "aggregation.conflict.radius: not read by mgda"),
+        (["aggregation.only_conflicts=false"], "aggregation.only_conflicts: only a conflict rule reads it"),
         (["aggregation.weights=uniform", "aggregation.conflict=nash"], "aggregation.weights: uniform counts clients"),
         (["aggregation.weights=uniform", "tasks.sst2.weight=2.0"], "tasks.sst2.weight: is not read where"),
         (["aggregation.robust=median"], "aggregation.robust: median counts every update once; write weights: uniform"),
-        (["aggregation.faulty_share=0.1"], "aggregation.faulty_share: only robust: trimmed_mean or multi_krum reads"),
-        (["aggregation.beta1=0.5"], "aggregation.beta1: only optimizer: momentum, adam or yogi reads it"),
-        (["aggregation.optimizer=momentum", "aggregation.tau=0.1"], "aggregation.tau: only optimizer: adam or yogi"),
+        (
+            ["aggregation.robust.faulty_share=0.1"],
+            "aggregation.robust.faulty_share: not read by none; write name: trimm",
+        ),
+        (["aggregation.optimizer.beta1=0.5"], "aggregation.optimizer.beta1: not read by sgd; write name: momentum or"),
+        (["aggregation.optimizer={name: momentum, tau: 0.1}"], "aggregation.optimizer.tau: not read by momentum"),
         (["aggregation.norm_bound=0"], "aggregation.norm_bound: 0 is out of range"),
         (["aggregation.weights=majority"], "aggregation.weights: "),
-        (["aggregation.temperature=0"], "aggregation.temperature: 0 is out of range"),
-        (["aggregation.weights=temperature", "aggregation.temperature=0.5"], "aggregation.temperature: 0.5 is below 1"),
-        (["aggregation.famo_rate=0.5"], "aggregation.famo_rate: only weights: famo reads it"),
-        (["aggregation.task_optimizer=sgd", "aggregation.tau=0.1"], "aggregation.tau: only optimizer: adam or yogi"),
+        (["aggregation.weights={name: dynamic, temperature: 0}"], "aggregation.weights.temperature: 0 is out of range"),
+        (["aggregation.weights={name: temperature, temperature: 0.5}"], "aggregation.weights.temperature: 0.5 is out"),
+        (["aggregation.weights.rate=0.5"], "aggregation.weights.rate: not read by examples; write name: famo"),
+        (["aggregation.task_optimizer={name: sgd, tau: 0.1}"], "aggregation.task_optimizer.tau: not read by sgd"),
     ],
 )
 def test_a_contradiction_is_refused_in_one_line(overrides, line):
@@ -144,8 +151,11 @@ def test_a_contradiction_is_refused_in_one_line(overrides, line):
 def test_every_choice_of_the_configuration_has_a_row_in_the_documentation():
     text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^\|.*`aggregation\.(\w+: \w+)`", text, re.MULTILINE))
-    from common.config.aggregation_section import AggregationSection as Section
-
-    for key in ("weights", "conflict", "robust", "optimizer"):
-        choices = set(Section.model_fields[key].annotation.__args__) - {"none"}
-        assert {f"{key}: {choice}" for choice in choices} <= shown
+    tables = {
+        "weights": TASK_WEIGHTS,
+        "conflict": CONFLICT_RULES,
+        "robust": ROBUST_RULES,
+        "optimizer": SERVER_OPTIMIZERS,
+    }
+    for key, rows in tables.items():
+        assert {f"{key}: {name}" for name in rows} <= shown

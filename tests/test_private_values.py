@@ -14,10 +14,10 @@ import simulation.codec
 from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
 from client.training.procedures import ClientState
+from common.methods.local_optimizers import SGDOptimizer
 from common.orders import Train, Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.scope import is_private
-from common.procedures import OptimizerName
 from common.wire.calls import PollCall, UploadStart
 from common.wire.methods import METHODS
 from server.engine.coordinator import Coordinator
@@ -81,7 +81,7 @@ class Leak:
                     continue
                 self.planted += [(scope, after.numpy()), (scope, values[scope].numpy())]
                 body = job.order.body
-                if isinstance(body, Train) and body.settings.optimizer is OptimizerName.SGD:
+                if isinstance(body, Train) and isinstance(body.settings.optimizer, SGDOptimizer):
                     self.planted.append((scope, after.numpy() - values[scope].numpy()))
             return result
 

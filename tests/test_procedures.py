@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,23 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from client.training.own_model import OWN
-from client.training.procedures import PROCEDURES
+from client.training.procedures import procedure_of
 from client.training.pull import Pull, looked_ahead
 from common.config import Config
-from common.errors import ConfigError, WireError
+from common.errors import ConfigError
+from common.methods.choice import parameters_of
+from common.methods.procedures import (
+    PROCEDURES,
+    Ditto,
+    FedProx,
+    FedRep,
+    LocalProcedure,
+    PerFedAvg,
+    PlainProcedure,
+    ProximalStep,
+)
 from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.parameters.flat import views
-from common.procedures import READS, LocalProcedure, ProcedureName, PullStep
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
@@ -57,7 +66,7 @@ def test_fedprox_numbers(targets: list[list[float]], mu: float, delta: list[list
     the second by as much less 0.5 mu times that.
     """
     weights = torch.tensor(W, requires_grad=True)
-    pull = Pull([(weights, torch.tensor(W))], mu, PullStep.GRADIENT, 0.5) if mu else None
+    pull = Pull([(weights, torch.tensor(W))], mu, ProximalStep.GRADIENT, 0.5) if mu else None
     optimizer = torch.optim.SGD([weights], lr=0.5)
     for _ in range(2):
         optimizer.zero_grad()
@@ -68,9 +77,9 @@ def test_fedprox_numbers(targets: list[list[float]], mu: float, delta: list[list
     assert (weights - torch.tensor(W)).tolist() == delta
 
 
-@pytest.mark.parametrize("step", list(PullStep))
+@pytest.mark.parametrize("step", list(ProximalStep))
 @pytest.mark.parametrize("mu", [0.1, 1.0, 7.5])
-def test_the_minimum_of_a_pulled_quadratic(step: PullStep, mu: float) -> None:
+def test_the_minimum_of_a_pulled_quadratic(step: ProximalStep, mu: float) -> None:
     """F(v) = 0.5 ||v - a||^2 has its pulled minimum at (a + mu w) / (1 + mu): Ditto (Li et al. 2021)."""
     a, w = torch.tensor([1.0, -2.0, 5.0]).double(), torch.tensor([0.5, 3.0, -1.0]).double()
     v = torch.zeros(3, dtype=torch.float64, requires_grad=True)
@@ -112,8 +121,10 @@ def test_a_look_ahead_finds_the_first_order_optimum() -> None:
 
 
 def settings_of(name: str, **changes: Any) -> TrainingSettings:
-    epochs = changes.pop("local_epochs", SETTINGS.local_epochs)
-    return replace(SETTINGS, local_epochs=epochs, procedure=LocalProcedure(ProcedureName(name), **changes))
+    """The settings of a row, whose parameters are 0 unless given."""
+    row = PROCEDURES[name]
+    values = {key: changes.pop(key, 0) for key in parameters_of(row)}
+    return replace(SETTINGS, procedure=row(**values), **changes)
 
 
 def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, dict[str, float]]:
@@ -123,7 +134,7 @@ def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, 
     seen: list[float] = []
     work = make_work(model, sets, settings, seen.append, compact)
     assert (work.examples.vocabulary is not None) == compact
-    losses = PROCEDURES[settings.procedure.name](work, {}).losses
+    losses = procedure_of(settings.procedure)(work, {}).losses
     assert seen == sorted(seen) and all(0 <= share < 1 for share in seen)
     assert all(parameter.requires_grad for parameter in model.parameters())
     return values_of(model), dict(losses)
@@ -138,7 +149,7 @@ def test_a_procedure_without_strength_is_plain_bit_for_bit() -> None:
     for name in ("fedprox", "ditto", "per_fedavg"):
         values, losses = work_on(settings_of(name))
         assert same(values, plain[0]) and losses == plain[1], name
-    for changes in ({"mu": 0.5}, {"mu": 0.5, "pull": PullStep.PROXIMAL}):
+    for changes in ({"mu": 0.5}, {"mu": 0.5, "proximal_step": ProximalStep.PROXIMAL}):
         assert not same(work_on(settings_of("fedprox", **changes))[0], plain[0])
     assert not same(work_on(settings_of("per_fedavg", inner_learning_rate=0.1))[0], plain[0])
 
@@ -150,7 +161,7 @@ def test_the_stronger_the_pull_the_smaller_the_step() -> None:
         values = work_on(settings_of("fedprox", **changes))[0]
         return max(float((values[name] - start[name]).abs().max()) for name in start)
 
-    steps = [moved(mu=mu, pull=PullStep.PROXIMAL) for mu in (0.0, 10.0, 1e3, 1e6)]
+    steps = [moved(mu=mu, proximal_step=ProximalStep.PROXIMAL) for mu in (0.0, 10.0, 1e3, 1e6)]
     assert steps == sorted(steps, reverse=True) and steps[0] > 1e-2 and steps[-1] < 1e-5
     assert moved(mu=50.0) < steps[0] / 2
 
@@ -159,7 +170,7 @@ def test_the_stronger_the_pull_the_smaller_the_step() -> None:
     ("name", "changes"),
     [
         ("fedprox", {"mu": 0.5}),
-        ("fedprox", {"mu": 5.0, "pull": PullStep.PROXIMAL}),
+        ("fedprox", {"mu": 5.0, "proximal_step": ProximalStep.PROXIMAL}),
         ("fedrep", {"head_epochs": 1}),
         ("per_fedavg", {"inner_learning_rate": 0.1}),
     ],
@@ -187,11 +198,12 @@ def test_fedrep_freezes_one_half_at_a_time() -> None:
 
 def test_a_personal_model_is_pulled_to_what_it_is_not() -> None:
     model = small_model()
-    before, settings = values_of(model), settings_of("ditto", mu=1e6, pull=PullStep.PROXIMAL)
+    before = values_of(model)
+    settings = settings_of("ditto", mu=1e6, proximal_step=ProximalStep.PROXIMAL)
     travelling = frozenset(name for name in before if name.startswith(BODY))
     work = make_work(model, make_sets(0), settings, travelling=travelling)
     state = {f"{OWN}shared": torch.full_like(work.own.received["shared"], 0.3)}
-    trained = PROCEDURES[ProcedureName.DITTO](work, state)
+    trained = procedure_of(settings.procedure)(work, state)
     own = views(trained.state[f"{OWN}shared"], work.own.schemas["shared"])
     shared = values_of(model)
     for name, value in own.items():
@@ -204,9 +216,9 @@ def test_a_personal_model_is_pulled_to_what_it_is_not() -> None:
 # ---- whole federations ----
 
 FEDERATED = {
-    "fedprox": ["training.procedure=fedprox", "training.mu=1.0"],
+    "fedprox": ["training.procedure=fedprox", "training.procedure.mu=1.0"],
     "fedrep": ["training.procedure=fedrep", "sharing.plan=private_heads"],
-    "ditto": ["training.procedure=ditto", "training.mu=0.5", "training.pull=proximal"],
+    "ditto": ["training.procedure=ditto", "training.procedure.mu=0.5", "training.proximal_step=proximal"],
     "per_fedavg": ["training.procedure=per_fedavg", "training.finetune_epochs=1"],
 }
 
@@ -245,8 +257,8 @@ def test_every_procedure_comes_to_one_model_over_every_transport(tmp_path: Path,
 
 
 def test_no_strength_and_no_look_ahead_is_fedavg(tmp_path: Path, plain: str) -> None:
-    for name in ("fedprox", "per_fedavg"):
-        changes = [f"training.procedure={name}", "training.mu=0", "training.inner_learning_rate=0"]
+    for name, parameter in (("fedprox", "mu"), ("per_fedavg", "inner_learning_rate")):
+        changes = [f"training.procedure={name}", f"training.procedure.{parameter}=0"]
         config = small_config(tmp_path, *changes, "training.finetune_epochs=1")
         assert digest_of(asyncio.run(federate(config, tmp_path / name))) == plain
 
@@ -265,7 +277,7 @@ def test_reptile_is_plain_deltas_and_a_server_rate(tmp_path: Path) -> None:
 
 def test_ditto_without_pull_is_training_alone(tmp_path: Path) -> None:
     alone = small_config(tmp_path, "sharing.plan=local", "training.max_grad_norm=0")
-    ditto = small_config(tmp_path, "training.procedure=ditto", "training.mu=0", "training.max_grad_norm=0")
+    ditto = small_config(tmp_path, "training.procedure=ditto", "training.procedure.mu=0", "training.max_grad_norm=0")
     asyncio.run(federate(alone, tmp_path / "alone"))
     asyncio.run(federate(ditto, tmp_path / "ditto"))
     for client, scopes in own_values(tmp_path / "ditto").items():
@@ -277,7 +289,7 @@ def test_ditto_without_pull_is_training_alone(tmp_path: Path) -> None:
 
 def test_a_personal_model_with_a_strong_pull_is_the_received_one(tmp_path: Path) -> None:
     config = small_config(
-        *(tmp_path, "training.procedure=ditto", "training.mu=1e6", "training.pull=proximal"),
+        *(tmp_path, "training.procedure=ditto", "training.procedure.mu=1e6", "training.proximal_step=proximal"),
         *("sharing.plan=private_heads", "training.num_rounds=1"),
     )
     asyncio.run(federate(config, tmp_path / "state"))
@@ -329,47 +341,31 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
 ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
-@pytest.mark.parametrize("name", list(ProcedureName))
-def test_settings_travel_with_the_order(name: ProcedureName) -> None:
-    values = {"mu": 0.5, "pull": PullStep.PROXIMAL, "head_epochs": 3, "inner_learning_rate": 0.1, "finetune_epochs": 2}
-    procedure = LocalProcedure(name, **{key: value for key, value in values.items() if key in READS[name]})
-    order = replace(ORDER, body=Train(replace(SETTINGS, procedure=procedure), 5))
-    reply = PollReply(PollKind.ORDER, Settlement.NONE, order=order)
-    assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "problem"),
-    [
-        ("fedprox", {"mu": math.nan}, "mu: nan"),
-        ("fedprox", {"mu": math.inf}, "mu: inf"),
-        ("fedprox", {"mu": -0.1}, "mu: -0.1"),
-        ("ditto", {"mu": 1e7}, "mu: 10000000.0 is not from 0 to 1e"),
-        ("plain", {"mu": 0.1}, "mu: 0.1 means nothing to procedure plain"),
-        ("per_fedavg", {"inner_learning_rate": -1.0}, "inner_learning_rate"),
-        ("fedprox", {"inner_learning_rate": 0.1}, "inner_learning_rate"),
-        ("fedrep", {"head_epochs": 2**31}, "head_epochs"),
-        ("plain", {"head_epochs": 1}, "head_epochs"),
-        ("ditto", {"finetune_epochs": 1}, "finetune_epochs: 1 means nothing to procedure ditto"),
-    ],
-)
-def test_the_decoder_refuses_nonsense(name: str, changes: dict[str, Any], problem: str) -> None:
-    order = replace(ORDER, body=Train(settings_of(name, **changes), 5))
-    with pytest.raises(WireError, match=problem):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+@pytest.mark.parametrize("procedure", [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1)])
+def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
+    training = replace(SETTINGS, procedure=procedure, proximal_step=ProximalStep.PROXIMAL)
+    for settings in (training, replace(training, finetune_epochs=0 if procedure.has_own_model else 2)):
+        reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, body=Train(settings, 5)))
+        assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (["training.procedure=fedprox", "training.mu=1e4"], r"training.mu: .* write training.pull: proximal"),
+        (
+            ["training.procedure=fedprox", "training.procedure.mu=1e4"],
+            r"training.procedure.mu: .* write training.proximal_step: proximal",
+        ),
         (["training.procedure=ditto", "sharing.plan=local"], "training.procedure: plan local shares nothing"),
         (["training.procedure=fedrep", "sharing.plan=full"], "training.procedure: fedrep, but plan full"),
         (["training.procedure=ditto", "training.finetune_epochs=1"], "training.finetune_epochs: procedure ditto"),
         (["training.procedure=fedavg"], "training.procedure"),
+        (["training.procedure.mu=0.5"], "training.procedure.mu: not read by plain; write name: fedprox or ditto"),
+        (["training.procedure={name: ditto, head_epochs: 1}"], "training.procedure.head_epochs: not read by ditto"),
+        (["training.proximal_step=proximal"], "training.proximal_step: only fedprox or ditto as training.procedure"),
     ],
 )
 def test_the_configuration_refuses_what_contradicts_itself(tmp_path: Path, changes: list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         small_config(tmp_path, *changes)
-    assert small_config(tmp_path).training.settings().procedure == LocalProcedure()
+    assert small_config(tmp_path).training.settings().procedure == PlainProcedure()

@@ -10,12 +10,11 @@ import pytest
 
 from client.data.examples import TaskData
 from client.data.features import NumberExamples
+from common.methods.lasso import LassoRelation
+from common.methods.linear import GraphRelation, Links, MeanRelation, PrecisionRelation
+from common.methods.relation import Couple, Coupling, Members
 from common.targets import OWN_UNITS
 from server.core.bodies import proximal_terms
-from server.relations.lasso import network_lasso
-from server.relations.linear import graph, mean, precision
-from server.relations.table import relation_of
-from server.relations.ties import Members, Relation, Ties
 from server.reporting.report import build_report
 from tests.exact_cases import (
     Problems,
@@ -41,8 +40,8 @@ ROWS = {
 }
 
 
-def pairs(*weights: tuple[str, str, float]) -> dict[frozenset[str], float]:
-    return {frozenset((one, other)): float(weight) for one, other, weight in weights}
+def pairs(*weights: tuple[str, str, float]) -> Links:
+    return weights
 
 
 def apart(found: dict[str, Vector], expected: dict[str, Vector]) -> float:
@@ -57,7 +56,7 @@ def test_coordinator_orders_and_clients_do_what_relate_does(name: str, tmp_path:
     """
     config = member_config(4, 3, f"relation.name={name}", *ROWS[name])
     problems = quadratics("abc", 4, 3)
-    relation = relation_of(config)
+    relation = config.relation
     assert relation is not None
     coordinator, found = settle(config, problems, tmp_path)
     expected = settle_apart(relation, problems, 3)
@@ -75,10 +74,12 @@ def test_mean_comes_to_one_linear_solve_and_to_both_limits(tmp_path: Path) -> No
     config = member_config(4, 30, "relation.name=mean", "relation.strength=1.0")
     assert apart(settle(config, problems, tmp_path)[1], joint(problems, centre)) < 1e-6
     alone = {name: np.linalg.solve(*problem) for name, problem in problems.items()}
-    errors = [apart(settle_apart(mean(s), problems, 10), alone) for s in (1e-2, 1e-3)]
+    errors = [apart(settle_apart(MeanRelation(s), problems, 10), alone) for s in (1e-2, 1e-3)]
     assert 8 < errors[0] / errors[1] < 12
     pooled = np.linalg.solve(sum(h for h, _ in problems.values()), sum(b for _, b in problems.values()))
-    far = [apart(settle_apart(mean(s), problems, int(20 * s)), dict.fromkeys("abc", pooled)) for s in (10.0, 100.0)]
+    far = [
+        apart(settle_apart(MeanRelation(s), problems, int(20 * s)), dict.fromkeys("abc", pooled)) for s in (10.0, 100.0)
+    ]
     assert 8 < far[0] / far[1] < 12
 
 
@@ -101,16 +102,16 @@ def test_graph_comes_to_one_linear_solve_and_blocks_do_not_touch(tmp_path: Path)
     pulled = {p.scope for o in orders.values() for p in proximal_terms(coordinator.rules, coordinator.state, o.scopes)}
     assert pulled == {"member/a", "member/b", "member/c"}
     two = {name: problems[name] for name in "abc"}
-    block = settle_apart(graph(0.5, pairs(*chosen)), two, 30)
+    block = settle_apart(GraphRelation(0.5, pairs(*chosen)), two, 30)
     assert {name: found[name].tolist() for name in "abc"} == {name: block[name].tolist() for name in "abc"}
 
 
-def jacobi(strength: float, omega: Vector) -> Relation:
+def jacobi(strength: float, omega: Vector) -> Couple:
     """What `precision` must not be: each member minimises its own row exactly."""
 
-    def observe(members: Members) -> Ties:
+    def observe(members: Members) -> Coupling:
         diagonal = np.diag(omega)
-        return Ties(anchor=np.eye(members.count) - omega / diagonal[:, np.newaxis], mu=strength * diagonal)
+        return Coupling(anchor=np.eye(members.count) - omega / diagonal[:, np.newaxis], mu=strength * diagonal)
 
     return observe
 
@@ -124,14 +125,14 @@ def test_precision_comes_to_one_linear_solve_however_strong_the_coupling(omega: 
     """(H_k + s Omega_kk) w_k = b_k - s sum_j Omega_kj w_j; 5 times Omega against curvatures of 1 to 2."""
     problems = quadratics("abc", 3, 5)
     weights = pairs(("a", "b", omega[0, 1]), ("a", "c", omega[0, 2]), ("b", "c", omega[1, 2]))
-    found = settle_apart(precision(5.0, weights, float(omega[0, 0])), problems, 600)
+    found = settle_apart(PrecisionRelation(5.0, weights, float(omega[0, 0])), problems, 600)
     assert apart(found, joint(problems, 5.0 * omega)) < 1e-5
 
 
 def test_off_diagonals_of_minus_09_between_two(tmp_path: Path) -> None:
     omega = np.array([[1.0, -0.9], [-0.9, 1.0]])
     problems = quadratics("ab", 3, 6)
-    found = settle_apart(precision(5.0, pairs(("a", "b", -0.9)), 1.0), problems, 300)
+    found = settle_apart(PrecisionRelation(5.0, pairs(("a", "b", -0.9)), 1.0), problems, 300)
     assert apart(found, joint(problems, 5.0 * omega)) < 1e-5
 
 
@@ -141,7 +142,7 @@ def test_the_jacobi_step_diverges_where_the_majoriser_does_not() -> None:
     weights = pairs(("a", "b", 0.9), ("a", "c", 0.9), ("b", "c", 0.9))
     expected = joint(problems, 5.0 * REPELLED)
     assert apart(settle_apart(jacobi(5.0, REPELLED), problems, 60), expected) > 1e3
-    assert apart(settle_apart(precision(5.0, weights, 1.0), problems, 60), expected) < 0.1
+    assert apart(settle_apart(PrecisionRelation(5.0, weights, 1.0), problems, 60), expected) < 0.1
 
 
 # ---- the network lasso ----
@@ -156,7 +157,7 @@ def points(**places: tuple[float, float]) -> Problems:
 def test_two_nodes_of_a_network_lasso(strength: float, together: bool) -> None:
     """||a - b|| = 5: with 2s < 5 both move s towards each other along u = (a - b)/5, else both are (a + b)/2."""
     problems = points(a=(3.0, 4.0), b=(0.0, 0.0))
-    found = settle_apart(network_lasso(strength, {}, 1.0), problems, 150)
+    found = settle_apart(LassoRelation(strength, (), 1.0), problems, 150)
     unit = np.array([0.6, 0.8])
     wanted = np.array([1.5, 2.0]) if together else None
     expected = {"a": problems["a"][1] - strength * unit, "b": strength * unit}
@@ -173,9 +174,9 @@ def test_two_clusters_of_a_network_lasso_are_found_exactly() -> None:
     problems = points(**dict(zip("abcdef", left + right, strict=True)))
     inside = [(one, other, 1.0) for group in ("abc", "def") for one in group for other in group if one < other]
     notes = []
-    relation = network_lasso(1.0, pairs(*inside, ("c", "d", 0.3)), 1.0)
+    relation = LassoRelation(1.0, pairs(*inside, ("c", "d", 0.3)), 1.0)
 
-    def noted(members: Members) -> Ties:
+    def noted(members: Members) -> Coupling:
         ties = relation(members)
         notes.append((ties.state["fused"], ties.note))
         return ties
@@ -238,10 +239,10 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
     coordinator, first = settle(
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows
     )
-    assert apart(first, settle_apart(mean(20.0), problems, 3)) == 0.0
+    assert apart(first, settle_apart(MeanRelation(20.0), problems, 3)) == 0.0
     report = build_report({}, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
     assert report["tasks"]["a"]["metrics"]["rmse"] == pytest.approx(school_rmse(first, rows), rel=1e-5)
-    found = settle_apart(mean(20.0), problems, 300)
+    found = settle_apart(MeanRelation(20.0), problems, 300)
     assert school_objective(found, rows) == pytest.approx(544507.36854691, rel=1e-6)
     assert school_rmse(found, rows) == pytest.approx(10.0397, abs=5e-5)
 

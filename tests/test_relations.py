@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.relations.agreement import agreement
+from common.methods.agreement import AgreementRelation
+from common.methods.linear import AttentionRelation, ClusterRelation, PartialRelation, SimilarityRelation
+from common.methods.relation import Coupling, Members
 from server.relations.circle import relate
-from server.relations.linear import attention, clusters, similarity, towards_mean
-from server.relations.ties import Members, Ties
 
 Vector = NDArray[np.float64]
 SLOT = "member/{holder}"
@@ -35,22 +35,22 @@ def drawn(count: int, size: int, seed: int = 7) -> Vector:
 # ---- rows of weights ----
 
 
-def start_of(ties: Ties) -> Vector:
+def start_of(ties: Coupling) -> Vector:
     assert ties.start is not None
     return ties.start
 
 
 def test_attention_is_a_mean_of_all_that_prefers_the_near_and_knows_no_scale() -> None:
     copies = drawn(4, 6)
-    ties = attention(0.5, 1.0)(members(copies))
+    ties = AttentionRelation(0.5, 1.0)(members(copies))
     weights = start_of(ties)
     assert ties.anchor is not None and np.array_equal(weights, ties.anchor) and ties.mu.tolist() == [0.5] * 4
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-14)
     distances = ((copies[:, None] - copies) ** 2).sum(axis=2)
     assert (np.argsort(-weights, axis=1) == np.argsort(distances, axis=1)).all()
     for scale in (10.0, 1e-6, 1e6):
-        np.testing.assert_allclose(start_of(attention(0.5, 1.0)(members(copies * scale))), weights, rtol=1e-9)
-    alike = attention(0.0, 1.0)(members(np.ones((3, 5))))
+        np.testing.assert_allclose(start_of(AttentionRelation(0.5, 1.0)(members(copies * scale))), weights, rtol=1e-9)
+    alike = AttentionRelation(0.0, 1.0)(members(np.ones((3, 5))))
     np.testing.assert_allclose(start_of(alike), 1 / 3)
     assert alike.anchor is None
 
@@ -64,7 +64,7 @@ def test_attention_of_four_million_parameters_does_not_underflow() -> None:
     fresh = {f"member/{name}": rng.standard_normal(4_000_000, dtype=np.float32) for name in "abc"}
     base = {SLOT: np.zeros(4_000_000, dtype=np.float32)}
     known = base | dict.fromkeys(fresh, base[SLOT])
-    moved, record = relate(attention(0.0, 1.0), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
+    moved, record = relate(AttentionRelation(0.0, 1.0), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
     own, other = 1 / (1 + 2 / np.e), 1 / (np.e + 2)
     some = slice(1_999_990, 2_000_010)  # also where one block of work ends
     expected = own * fresh["member/a"][some] + other * (fresh["member/b"][some] + fresh["member/c"][some])
@@ -75,15 +75,15 @@ def test_attention_of_four_million_parameters_does_not_underflow() -> None:
 def test_similarity_of_opposites_and_of_those_alike() -> None:
     """d_k = w_k - mean: of two members they are opposite, of (1,0), (-1,0), (0,1), (0,-1) orthogonal or opposite."""
     cross = [[1, 0], [-1, 0], [0, 1], [0, -1]]
-    np.testing.assert_allclose(start_of(similarity(0.0, 1.0)(members(cross))), np.eye(4), atol=1e-12)
-    np.testing.assert_allclose(start_of(similarity(0.0, 1.0)(members(drawn(2, 5)))), np.eye(2), atol=1e-12)
-    np.testing.assert_allclose(start_of(similarity(0.0, 1.0)(members(np.ones((3, 4))))), 1 / 3)
-    wide = start_of(similarity(1.0, 1.0)(members(drawn(5, 9))))
+    np.testing.assert_allclose(start_of(SimilarityRelation(0.0, 1.0)(members(cross))), np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(start_of(SimilarityRelation(0.0, 1.0)(members(drawn(2, 5)))), np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(start_of(SimilarityRelation(0.0, 1.0)(members(np.ones((3, 4))))), 1 / 3)
+    wide = start_of(SimilarityRelation(1.0, 1.0)(members(drawn(5, 9))))
     assert (wide > 0).all()
     np.testing.assert_allclose(wide.sum(axis=1), 1.0)
-    third = start_of(similarity(1.0, 1.0)(members(cross)))
+    third = start_of(SimilarityRelation(1.0, 1.0)(members(cross)))
     np.testing.assert_allclose(third[0], [0.5, 0.0, 0.25, 0.25], atol=1e-12, err_msg="(1 + 1, 1 - 1, 1, 1) / 4")
-    half = start_of(similarity(1.0, 0.5)(members(cross)))
+    half = start_of(SimilarityRelation(1.0, 0.5)(members(cross)))
     np.testing.assert_allclose(half, 0.5 * np.eye(4) + 0.5 * third)
 
 
@@ -92,7 +92,7 @@ def test_a_share_of_the_way_to_the_mean_has_both_ends_bit_for_bit() -> None:
     known = {SLOT: np.zeros(50, np.float32)} | {scope: np.zeros(50, np.float32) for scope in fresh}
 
     def moved(share: float) -> dict[str, Any]:
-        return relate(towards_mean(share), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")[0]
+        return relate(PartialRelation(share), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")[0]
 
     assert all(np.array_equal(moved(0.0)[scope], fresh[scope]) for scope in fresh)
     mean = np.mean([row.astype(np.float64) for row in fresh.values()], axis=0)
@@ -103,7 +103,7 @@ def test_a_share_of_the_way_to_the_mean_has_both_ends_bit_for_bit() -> None:
 
 
 def test_given_clusters_pull_inside_and_loners_to_nothing() -> None:
-    ties = clusters(0.5, [["a", "b"], ["c"], ["x", "y"]])(members(drawn(4, 3)))
+    ties = ClusterRelation(0.5, {"1": ("a", "b"), "2": ("c",), "3": ("x", "y")})(members(drawn(4, 3)))
     assert ties.anchor is not None
     assert ties.mu.tolist() == [0.5, 0.5, 0.0, 0.0]
     assert ties.anchor.tolist() == [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
@@ -113,9 +113,9 @@ def test_given_clusters_pull_inside_and_loners_to_nothing() -> None:
 def test_the_size_of_blocks_changes_no_bit_of_a_mix(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = {f"member/{name}": row for name, row in zip("abc", drawn(3, 31).astype(np.float32), strict=True)}
     known = {SLOT: np.zeros(31, np.float32)} | {scope: np.zeros(31, np.float32) for scope in fresh}
-    whole, _ = relate(towards_mean(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
+    whole, _ = relate(PartialRelation(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
     monkeypatch.setattr("server.relations.circle.BLOCK_ELEMENTS", block)
-    found, _ = relate(towards_mean(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
+    found, _ = relate(PartialRelation(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
     for name, values in whole.items():
         np.testing.assert_array_max_ulp(found[name], values, 1)
 
@@ -127,7 +127,7 @@ class Story:
     """One slot's agreement, round by round, by the steps of its members."""
 
     def __init__(self, margin: float = 0.1, decay: float = 0.5, patience: int = 2) -> None:
-        self._relation = agreement(margin, decay, patience)
+        self._relation = AgreementRelation(margin, decay, patience)
         self._state: Mapping[str, Any] = {}
         self.note = ""
         self.start: Vector = np.empty(0)

@@ -11,25 +11,25 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
+from common.methods.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
 from common.orders import Evaluate, FineTuning, Train
-from common.procedures import LocalProcedure
-from server.core.schedule import Curve, Schedule
+from server.core.schedule import TrainingSchedule
 from tests.core_cases import SETTINGS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, digest_of, federate, small_config
 
-LINEAR = Schedule(Curve.LINEAR, 0.2)
-COSINE = Schedule(Curve.COSINE, 0.2)
+LINEAR = LinearSchedule(0.2)
+COSINE = CosineSchedule(0.2)
 
 
 @pytest.mark.parametrize(
     ("schedule", "shares"),
     [
-        (Schedule(), [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (ConstantSchedule(), [1.0, 1.0, 1.0, 1.0, 1.0]),
         (LINEAR, [1.0, 0.8, 0.6, 0.4, 0.2]),
         (COSINE, [1.0, 0.8828427125, 0.6, 0.3171572875, 0.2]),
-        (Schedule(Curve.LINEAR, 0.0), [1.0, 0.75, 0.5, 0.25, 0.0]),
-        (Schedule(Curve.COSINE, 1.0), [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (LinearSchedule(0.0), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (CosineSchedule(1.0), [1.0, 1.0, 1.0, 1.0, 1.0]),
     ],
 )
 def test_shares_of_five_rounds(schedule: Schedule, shares: list[float]) -> None:
@@ -44,8 +44,8 @@ def test_one_round_has_the_whole_rate_and_none_is_beyond_the_last() -> None:
 
 def test_the_order_carries_the_rate_of_its_round() -> None:
     """Rate 1e-3 falls to 0.2 of it in the second and last round; the order to score has the whole one again."""
-    tuned = replace(SETTINGS, procedure=LocalProcedure(finetune_epochs=1))
-    table = Table(rules(schedule=LINEAR, training=tuned))
+    tuned = replace(SETTINGS, finetune_epochs=1)
+    table = Table(rules(schedule=TrainingSchedule(LINEAR), training=tuned))
     found = []
     table.join("a", "sst2")
     table.join("b", "qqp")
@@ -59,7 +59,7 @@ def test_the_order_carries_the_rate_of_its_round() -> None:
     assert found == [(Train, 1e-3), (Train, 1e-3 * 0.2), (Evaluate, 1e-3)]
 
 
-FALLING = ("training.num_rounds=3", "training.schedule=cosine", "training.final_rate_share=0.05")
+FALLING = ("training.num_rounds=3", "training.schedule={name: cosine, final_share: 0.05}")
 
 
 def test_a_schedule_gives_one_model_over_every_transport_and_another_than_none(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_coordinator_that_dies_goes_on_with_the_rate_of_the_round(tmp_path: Pa
 
 def test_a_share_that_nothing_reads_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(None, ["tasks.sst2=", "training.final_rate_share=0.5"])
+        load_config(None, ["tasks.sst2=", "training.schedule.final_share=0.5"])
     (problem,) = caught.value.problems
-    assert problem == "training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"
+    assert problem == "training.schedule.final_share: not read by constant; write name: linear or cosine, or remove it"
 
 
 def test_metrics_tell_the_rate(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RunFolderError
+from common.methods.robust import Median
+from common.methods.server_optimizers import FedAvgM
 from common.orders import DENSE_FLOAT32, ScopeVersion
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ElementType, ParameterSchema
@@ -17,9 +19,7 @@ from common.parameters.vector import Float64
 from server.aggregation.accumulator import Summand
 from server.aggregation.aggregator import Aggregator
 from server.aggregation.kept_updates import KeptUpdates
-from server.aggregation.method import Method
-from server.aggregation.optimizers import momentum
-from server.aggregation.robust import median
+from server.aggregation.strategy import AggregationStrategy
 from server.aggregation.streaming import StreamingMean
 from server.engine.broadcast import Broadcast
 from server.storage.journal import Journal
@@ -68,7 +68,7 @@ def test_float64_travels_as_it_is_under_every_encoding(name: str) -> None:
 
 def test_sums_round_to_the_type_of_the_scope_alone() -> None:
     one, two, base = delta(1), delta(2), np.ones(SIZE)
-    aggregator = Aggregator(Method(optimizer=momentum(0.5)))
+    aggregator = Aggregator(AggregationStrategy(optimizer=FedAvgM(0.5)))
     aggregator.fold("a", update(one), {"task/a": 1}, {})
     aggregator.fold("b", update(two), {"task/a": 3}, {})
     values = aggregator.combine({"task/a": base}, {"task/a": 4}, {})["task/a"]
@@ -76,7 +76,7 @@ def test_sums_round_to_the_type_of_the_scope_alone() -> None:
     assert {moment.dtype for moment in aggregator.moments.values()} == {np.dtype(np.float64)}
 
 
-@pytest.mark.parametrize("make", [StreamingMean, lambda: KeptUpdates(median(), None)])
+@pytest.mark.parametrize("make", [StreamingMean, lambda: KeptUpdates(Median(), None)])
 def test_two_halves_merge_into_the_whole(make: type[StreamingMean]) -> None:
     whole, first, second = make(), make(), make()
     deltas = {f"order-{n}": np.round(delta(n), 3).astype(np.float32).astype(np.float64) for n in range(4)}

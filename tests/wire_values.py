@@ -9,6 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from common.inputs.header import Header
+from common.methods.balances import BALANCES
+from common.methods.choice import Bounds, Row, Table, parameters_of
+from common.methods.local_optimizers import LOCAL_OPTIMIZERS
+from common.methods.procedures import PROCEDURES, ProximalStep
+from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
     Evaluate,
@@ -38,7 +43,6 @@ from common.orders import (
     Welcome,
 )
 from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition
@@ -119,13 +123,32 @@ welcomes = st.builds(
 scope_versions = st.builds(ScopeVersion, scopes, counts)
 
 
+def rows_of(rows: Table[Any]) -> st.SearchStrategy[Row]:
+    """Any row of a table, with any parameters that their bounds allow."""
+    return st.one_of(
+        st.builds(row, **{key: _within(p.kind, p.bounds) for key, p in parameters_of(row).items()})
+        for row in rows.values()
+    )
+
+
+def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
+    if kind is bool or bounds is None:
+        return st.booleans()
+    low = bounds.least if bounds.above is None else bounds.above
+    high = bounds.most if bounds.below is None else bounds.below
+    if kind is int:
+        return st.integers(int(low or 0), int(high or 0))
+    return st.floats(low, high, exclude_min=bounds.above is not None, exclude_max=bounds.below is not None)
+
+
 settings = st.builds(
     TrainingSettings,
     *(counts, positive, amounts, amounts, amounts, positive),
-    optimizer=st.sampled_from(OptimizerName),
-    momentum=st.floats(0, LARGEST_MOMENTUM),
+    procedure=rows_of(PROCEDURES),
+    balance=rows_of(BALANCES),
+    optimizer=rows_of(LOCAL_OPTIMIZERS),
+    proximal_step=st.sampled_from(ProximalStep),
     frozen=st.sampled_from(("", "all", "0", "12")),
-    procedure=st.builds(LocalProcedure, isolated=st.booleans()),
 )
 
 

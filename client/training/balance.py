@@ -1,4 +1,4 @@
-"""How the tasks that meet in one step agree on its gradient: the rows of `common.balance`.
+"""How the tasks that meet in one step agree on its gradient: the rows of `common.methods.balances`.
 
 A row acts where at least two tasks have a batch; a step of one task is plain training, bit for bit. What a row has
 learned of the tasks starts afresh with the optimizer.
@@ -6,14 +6,15 @@ learned of the tasks starts afresh with the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.balance import BalanceRule, LocalBalance
-from common.conflict import Settlement, conflict_rule
+from common.methods.balance import FamoBalance, GradNormBalance, PlainBalance, UncertaintyBalance
+from common.methods.balances import LocalBalance
+from common.methods.conflict import ConflictResolver, ConflictRule
 from common.models.multitask import MultiTaskModel
 from common.tasks import TaskDefinition
 
@@ -28,14 +29,14 @@ class Balance:
     def backward(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         """Add the step's gradient to every parameter's; losses are those of the tasks' batches, float32 ()."""
         if len(tasks) > 1:
-            self._settle(tasks, losses)
+            self._combine(tasks, losses)
         else:
             _descend(tasks, losses)
 
     def after_step(self, tasks: Tasks, losses: Sequence[Tensor], again: Callable[[], Sequence[Tensor]]) -> None:
         """Hear that the step is taken; `again` gives the losses of the same batches after it."""
 
-    def _settle(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+    def _combine(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         _descend(tasks, losses)
 
 
@@ -52,34 +53,34 @@ class Uncertainty(Balance):
     def __init__(self, rate: float, names: Sequence[str], device: torch.device) -> None:
         self.variances = _Learned(names, -0.5, rate, 0.0, device)
 
-    def _settle(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+    def _combine(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         factors = torch.exp(-self.variances.of(tasks)) / 2.0
         _descend(tasks, losses, factors)
         self.variances.step(tasks, 0.5 - torch.stack([loss.detach() for loss in losses]) * factors)
 
 
 class Conflict(Balance):
-    """The tasks' gradients of the encoder settle by a conflict rule; each head follows its own task's gradient.
+    """The tasks' gradients of the encoder are combined by a conflict rule; each head follows its own task's gradient.
 
     The rule sees the gradients of task weight times loss, all trained encoder parameters as one vector, through their
     inner products. Reading these waits for a GPU once per step.
 
     Args:
-        settlement: the rule, asked in every step.
+        rule: is asked in every step.
         encoder: the module that tasks share.
     """
 
-    def __init__(self, settlement: Settlement, encoder: nn.Module) -> None:
-        self._settlement = settlement
+    def __init__(self, rule: ConflictRule, encoder: nn.Module) -> None:
+        self._resolver = ConflictResolver(rule, only_conflicts=False)
         self._gradients = TaskGradients(encoder)
 
-    def _settle(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+    def _combine(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         rows = self._gradients.take([task.weight * loss for task, loss in zip(tasks, losses, strict=True)])
         gram = (rows @ rows.T).double().cpu().numpy()
         weights = np.ones(len(tasks))
         if np.isfinite(gram).all():  # else the sum goes on, and the losses will show that training diverges
-            weights = self._settlement.weights(gram, weights / len(tasks))
-            if self._settlement.rescale:  # to the length of the sum, which plain training follows, not of the mean
+            weights = self._resolver.weights(gram, weights / len(tasks))
+            if self._resolver.rule.rescale:  # to the length of the sum, which plain training follows, not of the mean
                 weights *= len(tasks)
         self._gradients.give(torch.from_numpy(weights).to(rows) @ rows)
 
@@ -144,7 +145,7 @@ class GradNorm(Balance):
         self._gradients = TaskGradients(encoder)
         self._first: dict[str, Tensor] = {}
 
-    def _settle(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+    def _combine(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         shares = torch.softmax(self.logits.of(tasks), 0)
         factors = len(tasks) * shares
         rows = self._gradients.take([t.weight * c * x for t, c, x in zip(tasks, factors, losses, strict=True)])
@@ -170,7 +171,7 @@ class Famo(Balance):
     def __init__(self, rate: float, decay: float, names: Sequence[str], device: torch.device) -> None:
         self.logits = _Learned(names, 0.0, rate, decay, device)
 
-    def _settle(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
+    def _combine(self, tasks: Tasks, losses: Sequence[Tensor]) -> None:
         factors = torch.softmax(self.logits.of(tasks), 0) / _positive(losses)
         _descend(tasks, losses, factors / factors.mean())
 
@@ -266,48 +267,24 @@ def _descend(tasks: Tasks, losses: Sequence[Tensor], factors: Sequence[Tensor] |
     total.backward()  # type: ignore[no-untyped-call]
 
 
-def _uncertainty(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
-    return Uncertainty(chosen.rate, *_tasks_of(model))
-
-
-def _gradnorm(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
-    return GradNorm(chosen.rate, chosen.alpha, model.get_submodule("encoder"), *_tasks_of(model))
-
-
-def _famo(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
-    return Famo(chosen.rate, chosen.decay, *_tasks_of(model))
-
-
-def _conflict(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
-    rule = conflict_rule(chosen.rule.value, chosen.cagrad_c)
-    return Conflict(Settlement(rule, only_conflicts=False, rescale=chosen.rescale), model.get_submodule("encoder"))
-
-
-def _tasks_of(model: MultiTaskModel) -> tuple[list[str], torch.device]:
-    return list(model.heads), next(model.parameters()).device
-
-
-BALANCES: Mapping[BalanceRule, Callable[[MultiTaskModel, LocalBalance], Balance]] = {
-    BalanceRule.PLAIN: lambda *_: PLAIN_BALANCE,
-    BalanceRule.UNCERTAINTY: _uncertainty,
-    BalanceRule.GRADNORM: _gradnorm,
-    BalanceRule.FAMO: _famo,
-    **dict.fromkeys(
-        (
-            BalanceRule.PCGRAD,
-            BalanceRule.MGDA,
-            BalanceRule.CAGRAD,
-            BalanceRule.NASH,
-            BalanceRule.IMTL_G,
-            BalanceRule.UPGRAD,
-        ),
-        _conflict,
-    ),
-}
-
-
 def balance_of(model: MultiTaskModel, chosen: LocalBalance, tasks: Tasks = ()) -> Balance:
     """The balance of an order, with nothing learned yet, for a model as it stands."""
-    main = BALANCES[chosen.rule](model, chosen)
+    main = _main(model, chosen)
     roles = {task.auxiliary for task in tasks}
     return Auxiliary(main, model.get_submodule("encoder")) if len(roles) > 1 else main
+
+
+def _main(model: MultiTaskModel, chosen: LocalBalance) -> Balance:
+    names, device = list(model.heads), next(model.parameters()).device
+    match chosen:
+        case PlainBalance():
+            return PLAIN_BALANCE
+        case UncertaintyBalance(rate):
+            return Uncertainty(rate, names, device)
+        case GradNormBalance(rate, alpha):
+            return GradNorm(rate, alpha, model.get_submodule("encoder"), names, device)
+        case FamoBalance(rate, decay):
+            return Famo(rate, decay, names, device)
+        case ConflictRule():
+            return Conflict(chosen, model.get_submodule("encoder"))
+    raise TypeError(f"no function for {chosen}")

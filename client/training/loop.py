@@ -17,10 +17,10 @@ from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
 from common.errors import FedMTLError
+from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.orders import TrainingSettings
-from common.procedures import OptimizerName
 from common.seeds import derive_seed
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
@@ -215,8 +215,8 @@ def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.O
         {"params": plain, "weight_decay": 0.0},
     ]
     used = [group for group in groups if group["params"]]
-    if settings.optimizer is OptimizerName.SGD:
-        return torch.optim.SGD(used, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
+    if isinstance(settings.optimizer, SGDOptimizer):
+        return torch.optim.SGD(used, lr=settings.learning_rate, momentum=settings.optimizer.momentum, fused=True)
     return torch.optim.AdamW(used, lr=settings.learning_rate, fused=True)
 
 

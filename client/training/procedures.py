@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -17,9 +18,9 @@ from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TaskSet, train
 from client.training.own_model import OwnModel
 from client.training.pull import PLAIN_STEP, StepRule, pull_to, pull_to_here
+from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg, PlainProcedure
 from common.models.multitask import MultiTaskModel
 from common.orders import TrainingSettings
-from common.procedures import ProcedureName
 from common.seeds import derive_seed
 
 Losses = Mapping[str, float]
@@ -70,7 +71,7 @@ class Work:
         """
         vocabulary = None if whole or self.ties else self.examples.vocabulary
         sets = self.examples.whole if vocabulary is None else self.examples.compact
-        step, rate = self.settings.procedure.pull, self.settings.learning_rate
+        step, rate = self.settings.proximal_step, self.settings.learning_rate
         with (
             vocabulary.in_place() if vocabulary is not None else nullcontext(),
             self.in_precision(self.model, sets, self.settings),
@@ -100,23 +101,21 @@ Procedure = Callable[[Work, ClientState], Trained]
 """What a client does with an order to train."""
 
 
-def plain(work: Work, state: ClientState) -> Trained:
+def plain(work: Work, state: ClientState, chosen: LocalProcedure) -> Trained:
     """FedAvg (McMahan et al. 2017): epochs over the own rows."""
     return Trained(work.train())
 
 
-def proximal(work: Work, state: ClientState) -> Trained:
+def proximal(work: Work, state: ClientState, chosen: FedProx) -> Trained:
     """FedProx (Li et al., MLSys 2020): the loss plus (mu/2) ||w - w_received||^2 over what travels."""
-    chosen, rate = work.settings.procedure, work.settings.learning_rate
-    return Trained(
-        work.train(lambda model: StepRule(pull_to_here(model, work.travelling, chosen.mu, chosen.pull, rate)))
-    )
+    step, rate = work.settings.proximal_step, work.settings.learning_rate
+    return Trained(work.train(lambda model: StepRule(pull_to_here(model, work.travelling, chosen.mu, step, rate))))
 
 
-def alternating(work: Work, state: ClientState) -> Trained:
+def alternating(work: Work, state: ClientState, chosen: FedRep) -> Trained:
     """FedRep (Collins et al., ICML 2021): first the heads with the body frozen, then the body with the heads frozen."""
     rest = frozenset(name for name, _ in work.model.named_parameters()) - work.body
-    heads, body = work.settings.procedure.head_epochs, work.settings.local_epochs
+    heads, body = chosen.head_epochs, work.settings.local_epochs
     total, trained, losses = heads + body, 0, dict[str, float]()
     phases = ((work.body, 0, heads, derive_seed(work.seed, "head")), (rest, heads, body, work.seed))
     for names, done, epochs, seed in phases:
@@ -131,21 +130,21 @@ def alternating(work: Work, state: ClientState) -> Trained:
     return Trained({task: loss / trained for task, loss in losses.items()})
 
 
-def looking_ahead(work: Work, state: ClientState) -> Trained:
+def looking_ahead(work: Work, state: ClientState, chosen: PerFedAvg) -> Trained:
     """Per-FedAvg, first order (Fallah et al., NeurIPS 2020): gradients taken after one step on the batch before."""
-    return Trained(work.train(lambda model: StepRule(look_ahead=work.settings.procedure.inner_learning_rate)))
+    return Trained(work.train(lambda model: StepRule(look_ahead=chosen.inner_learning_rate)))
 
 
-def ditto(work: Work, state: ClientState) -> Trained:
+def ditto(work: Work, state: ClientState, chosen: Ditto) -> Trained:
     """Ditto (Li et al., ICML 2021): plain training, and an own model beside it that leaves no trace in the update.
 
     Its loss is that of its tasks plus (mu/2) ||v - w_received||^2, from where it stood after the order before.
     """
-    chosen, rate = work.settings.procedure, work.settings.learning_rate
+    step, rate = work.settings.proximal_step, work.settings.learning_rate
     anchors = {name: value for name, value in work.own.received_parameters().items() if name in work.travelling}
 
     def rule(model: MultiTaskModel) -> StepRule:
-        return StepRule(pull_to(model, anchors, chosen.mu, chosen.pull, rate))
+        return StepRule(pull_to(model, anchors, chosen.mu, step, rate))
 
     losses = work.part(0, 2).train()
     return _beside(work.part(1, 2), state, losses, lambda own: own.train(rule, whole=True))
@@ -174,18 +173,25 @@ def _beside(work: Work, state: ClientState, losses: Losses, train_own: Callable[
         return Trained(losses, work.own.state(), scores)
 
 
-PROCEDURES: Mapping[ProcedureName, Procedure] = {
-    ProcedureName.PLAIN: plain,
-    ProcedureName.FEDPROX: proximal,
-    ProcedureName.FEDREP: alternating,
-    ProcedureName.DITTO: ditto,
-    ProcedureName.PER_FEDAVG: looking_ahead,
+PROCEDURE_FUNCTIONS: Mapping[type[LocalProcedure], Callable[[Work, ClientState, Any], Trained]] = {
+    PlainProcedure: plain,
+    FedProx: proximal,
+    FedRep: alternating,
+    Ditto: ditto,
+    PerFedAvg: looking_ahead,
 }
+"""By the row that an order carries, which each gets as its last argument."""
+
+
+def procedure_of(chosen: LocalProcedure) -> Procedure:
+    """The procedure that an order names."""
+    function = PROCEDURE_FUNCTIONS[type(chosen)]
+    return lambda work, state: function(work, state, chosen)
 
 
 def fine_tuned(work: Work, state: ClientState) -> Trained:
     """An own model by plain epochs from the last published one, scored afterwards."""
-    settings = replace(work.settings, local_epochs=work.settings.procedure.finetune_epochs)
+    settings = replace(work.settings, local_epochs=work.settings.finetune_epochs)
     with work.own.in_place({}):
         losses = replace(work, settings=settings).train(whole=True)
         scores = score(work.model, work.examples.whole, settings.eval_batch_size)

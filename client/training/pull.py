@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from client.training.balance import PLAIN_BALANCE, Balance
-from common.procedures import PullStep
+from common.methods.procedures import ProximalStep
 
 
 class Pull:
@@ -23,7 +23,7 @@ class Pull:
         rate: learning rate of the steps, for the proximal kind.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], mu: float, step: PullStep, rate: float) -> None:
+    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], mu: float, step: ProximalStep, rate: float) -> None:
         self._parameters = [parameter for parameter, _ in pairs]
         self._anchors = [anchor for _, anchor in pairs]
         self._mu = mu
@@ -33,7 +33,7 @@ class Pull:
     @torch.no_grad()
     def before_step(self) -> None:
         """Add mu (theta - anchor) to the gradients; one that is missing counts as zero."""
-        if self._step is not PullStep.GRADIENT or not self._parameters:
+        if self._step is not ProximalStep.GRADIENT or not self._parameters:
             return
         gradients: list[Tensor] = []
         for parameter in self._parameters:
@@ -45,7 +45,7 @@ class Pull:
     @torch.no_grad()
     def after_step(self) -> None:
         """Move theta to (theta + eta mu anchor) / (1 + eta mu)."""
-        if self._step is PullStep.PROXIMAL and self._parameters:
+        if self._step is ProximalStep.PROXIMAL and self._parameters:
             torch._foreach_lerp_(self._parameters, self._anchors, self._share)
 
 
@@ -64,7 +64,9 @@ class StepRule:
 PLAIN_STEP = StepRule()
 
 
-def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullStep, rate: float) -> tuple[Pull, ...]:
+def pull_to_here(
+    model: nn.Module, names: frozenset[str], mu: float, step: ProximalStep, rate: float
+) -> tuple[Pull, ...]:
     """A pull of the named parameters to the values that they have now; empty where it would be none."""
     anchors = {
         name: value.detach().clone()
@@ -75,7 +77,7 @@ def pull_to_here(model: nn.Module, names: frozenset[str], mu: float, step: PullS
 
 
 def pull_to(
-    model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: PullStep, rate: float
+    model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: ProximalStep, rate: float
 ) -> tuple[Pull, ...]:
     """A pull of parameters to anchors by name, frozen ones left out; empty where it would be none."""
     named = ((name, value) for name, value in model.named_parameters() if value.requires_grad)

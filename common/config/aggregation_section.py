@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from common.config.choices import Chosen
 from common.config.values import MaxExamples, Section
-
-TASK_SHARES = ("task_balanced", "temperature", "dynamic", "attention", "famo")
-"""Weights that ask for sums by task."""
-
-TEMPERED = ("temperature", "dynamic", "attention")
-
-ADAPTIVE = ("adam", "yogi")
-
-OptimizerName = Literal["sgd", "momentum", "adam", "yogi"]
+from common.methods.conflict import CONFLICT_RULES, ConflictRule
+from common.methods.robust import ROBUST_RULES, RobustRule
+from common.methods.server_optimizers import SERVER_OPTIMIZERS, PlainStep, ServerOptimizer
+from common.methods.task_weights import TASK_WEIGHTS, ExampleWeights, TaskWeights
 
 
 class AggregationSection(Section):
     """Weights, rules and the server's optimizer, with what they read; `docs/methods.md` says what each one does."""
 
-    weights: Literal["examples", "uniform", "task_balanced", "temperature", "dynamic", "attention", "famo"] = "examples"
-    temperature: Annotated[float, Field(ge=1e-3, le=1e6)] = 2.0
-    famo_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
-    famo_decay: Annotated[float, Field(ge=0, le=1e6)] = 1e-3
+    weights: Annotated[TaskWeights, Chosen(TASK_WEIGHTS)] = ExampleWeights()
+    """what counts how much in the mean"""
     max_examples: MaxExamples | None = None
-    conflict: Literal["none", "pcgrad", "mgda", "cagrad", "nash", "imtl_g", "upgrad"] = "none"
-    cagrad_c: Annotated[float, Field(gt=0)] = 0.4
+    """of a client and task count at most so many rows: a number, or 2x (twice the median of the round's clients); null:
+    as many as the client says"""
+    conflict: Annotated[ConflictRule | None, Chosen(CONFLICT_RULES, none=True)] = None
+    """how conflicts of tasks in what they share are resolved"""
     only_conflicts: bool = True
-    rescale: bool = True
-    robust: Literal["none", "median", "trimmed_mean", "multi_krum"] = "none"
-    faulty_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    """without a conflict between any two tasks: the mean, whatever the rule says"""
+    robust: Annotated[RobustRule | None, Chosen(ROBUST_RULES, none=True)] = None
+    """against faulty clients; counts every update once, so weights: uniform"""
     norm_bound: Annotated[float, Field(gt=0)] | None = None
-    optimizer: OptimizerName = "sgd"
-    task_optimizer: OptimizerName | None = None
+    """longest update; longer ones are shortened. null: any length"""
+    optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] = PlainStep()
+    """of the coordinator; its rate is federation.server_learning_rate"""
+    task_optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] | None = None
+    """of scopes of single tasks, such as heads; null: as optimizer"""
     task_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Annotated[float, Field(gt=0)] = 1e-3
+    """its rate; null: federation.server_learning_rate"""
 
     @property
     def most_examples(self) -> int | None:
@@ -53,38 +50,19 @@ class AggregationSection(Section):
     @property
     def by_task(self) -> bool:
         """Whether the updates of a scope that tasks share are summed task by task."""
-        return self.weights in TASK_SHARES or self.conflict != "none"
+        return self.weights.by_task or self.conflict is not None
 
     def problems(self) -> list[str]:
         """What contradicts what, one line each."""
-        conflict = self.conflict != "none"
-        optimizers = {self.optimizer, self.task_optimizer or self.optimizer}
-        adaptive = not optimizers.isdisjoint(ADAPTIVE)
-        unread = (
-            ("temperature", self.weights in TEMPERED, "weights: temperature, dynamic or attention"),
-            ("famo_rate", self.weights == "famo", "weights: famo"),
-            ("famo_decay", self.weights == "famo", "weights: famo"),
-            ("max_examples", self.weights != "uniform", "weights that count rows, all but uniform,"),
-            ("cagrad_c", self.conflict == "cagrad", "conflict: cagrad"),
-            ("only_conflicts", conflict, "a conflict rule"),
-            ("rescale", conflict, "a conflict rule"),
-            ("faulty_share", self.robust in ("trimmed_mean", "multi_krum"), "robust: trimmed_mean or multi_krum"),
-            ("beta1", optimizers != {"sgd"}, "optimizer: momentum, adam or yogi"),
-            ("beta2", adaptive, "optimizer: adam or yogi"),
-            ("tau", adaptive, "optimizer: adam or yogi"),
-        )
-        found = [
-            f"aggregation.{key}: only {reader} reads it; write that, or leave the key out"
-            for key, read, reader in unread
-            if not read and getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if self.weights == "temperature" and self.temperature < 1:
-            remedy = "large tasks would count more than their rows; write 1 or more"
-            found.append(f"aggregation.temperature: {self.temperature:g} is below 1, {remedy}")
-        if self.weights == "uniform" and conflict:
+        found, weights = [], self.weights
+        if self.max_examples is not None and not weights.counts_examples:
+            found.append(f"aggregation.max_examples: not read by weights {weights.name}; choose others, or remove it")
+        if self.conflict is None and not self.only_conflicts:
+            found.append("aggregation.only_conflicts: only a conflict rule reads it; write one, or remove it")
+        if self.conflict is not None and not weights.counts_examples:
             remedy = "conflict rules weigh tasks; write weights: task_balanced"
-            found.append(f"aggregation.weights: uniform counts clients, {remedy}")
-        if self.robust != "none" and (self.weights != "uniform" or conflict):
+            found.append(f"aggregation.weights: {weights.name} counts clients, {remedy}")
+        if self.robust is not None and (weights.counts_examples or self.conflict is not None):
             remedy = "write weights: uniform, and no conflict rule"
-            found.append(f"aggregation.robust: {self.robust} counts every update once; {remedy}")
+            found.append(f"aggregation.robust: {self.robust.name} counts every update once; {remedy}")
         return found

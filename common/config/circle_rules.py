@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from common.config.schema import Config
+from common.methods.relation import Relation
 from common.parameters.membership import leaves_of
 from common.parameters.scope import ScopeKind, target_of
 
@@ -42,37 +43,29 @@ def _has(kind: ScopeKind, name: str) -> bool:
 
 def relation(config: Config) -> list[str]:
     """A relation between members needs copies of their own, and is the only thing that combines them."""
-    section, sharing = config.relation, config.sharing
-    found = section.problems()
+    chosen, sharing = config.relation, config.sharing
+    found = []
     members = any(_has(ScopeKind.MEMBER, rule.scope) for rule in config.sharing_plan().rules)
-    between = section.name not in ("none", "start")
-    if between and not members:
+    if chosen is not None and not members:
         remedy = "write sharing.plan: soft or adaptive, or rules with member/{holder}"
         found.append(
-            f"relation.name: {section.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"
+            f"relation.name: {chosen.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"
         )
-    if members and config.aggregation.robust != "none":
+    if members and config.aggregation.robust is not None:
         text = "needs many updates of one scope, and members have scopes of their own; write none"
-        found.append(f"aggregation.robust: {config.aggregation.robust} {text}")
-    if members and sharing.members == "tasks":
-        found += _unknown_holders(config)
+        found.append(f"aggregation.robust: {config.aggregation.robust.name} {text}")
+    if members and chosen is not None and sharing.members == "tasks":
+        found += _unknown_holders(config, chosen)
     if sharing.members != "tasks" and not members:
         remedy = "write sharing.plan: soft or adaptive, or remove it"
         found.append(f"sharing.members: not read by plan {sharing.plan}; {remedy}")
-    rate, pulls = config.training.learning_rate, section.name in ("start", "mean", "clusters", "attention")
-    if pulls and section.strength * rate > 1 and config.training.pull == "gradient":
-        step = f"strength {section.strength:g} times learning_rate {rate:g} is above 1 and would overshoot"
-        found.append(f"relation.strength: {step}; write training.pull: proximal, or a smaller strength")
     return found
 
 
-def _unknown_holders(config: Config) -> list[str]:
+def _unknown_holders(config: Config, chosen: Relation) -> list[str]:
     """Names in links and clusters that no set of tasks has."""
-    section = config.relation
-    named = [(f"links.{i}", holder) for i, link in enumerate(section.links) for holder in (link.one, link.other)]
-    named += [(f"clusters.{name}", holder) for name, group in section.clusters.items() for holder in group]
     found = []
-    for where, holder in named:
+    for where, holder in chosen.named_members():
         tasks = holder.split("+")
         if tasks != sorted(set(tasks)) or not set(tasks) <= set(config.tasks):
             text = "is no set of tasks of this configuration, in alphabetical order, such as a or a+b"

@@ -13,8 +13,11 @@ class ClientTLSSection(Section):
     """PEM files of a client: the authority it trusts, and its own certificate if one is asked for."""
 
     ca: Location | None = None
+    """PEM file of the authority that signed the coordinator's certificate"""
     certificate: Location | None = None
+    """PEM file of this client's own certificate; together with key"""
     key: Location | None = None
+    """PEM file"""
 
 
 class LimitsSection(Section):
@@ -24,28 +27,46 @@ class LimitsSection(Section):
     """
 
     parameters: Annotated[int, Field(ge=1, le=2**53 - 1)] = 1_000_000_000
+    """of the part of the model that this client holds"""
     tokens: Count = 8192
+    """of a text: model.max_length"""
     tokenizer_mb: Annotated[float, Field(gt=0, le=1e6)] = 256.0
+    """megabytes of tokenizer"""
     epochs: Count = 1000
+    """of an order, of each kind: local, head, finetune"""
     batch_size: Count = 100_000
+    """rows of a batch, in training and in scoring"""
     hours: Annotated[float, Field(gt=0, le=365 * 24)] = 720.0
+    """until the deadline of an order"""
 
 
 class ClientSection(Section):
     """Which coordinator a client calls, where it keeps its state and what it computes on."""
 
     server: Address = "127.0.0.1:50051"
+    """HOST:PORT of the coordinator; other than loopback needs tls.ca or insecure"""
     state_dir: Location = ".fedmtl"
+    """folder of private parameters and of the update not yet settled"""
     trains: Trains = "all"
+    """all | head | top_<n>: heads and the top n layers; the rest stays as received"""
     layers: Count | None = None
+    """hold only the first n layers of the encoder; null: all"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto (cuda if there is one) | cpu | cuda"""
     threads: Count = 1
+    """CPU threads; 1 is best when several clients share a machine"""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """of products: float32 (same bits on every run) | bfloat16 | auto (the faster)"""
     compact_vocabulary: bool = True
+    """train the embeddings of this client's tokens only; same result, sooner"""
     limits: LimitsSection = LimitsSection.model_construct()
+    """what a coordinator may ask of this client at most; more is refused"""
     tls: ClientTLSSection = ClientTLSSection.model_construct()
+    """what it trusts, and how it proves who it is"""
     insecure: bool = False
+    """true: connect without encryption in a network that you trust"""
     connect_timeout_seconds: Seconds = 600.0
+    """how long to try before giving up on the coordinator"""
 
     @property
     def server_host(self) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from common.config import rules
 from common.config.messages import explain
-from common.config.places import wants_text
+from common.config.places import is_choice, wants_text
 from common.config.rules import Role
 from common.config.schema import Config
 from common.config.yaml_text import parse
@@ -109,6 +109,8 @@ def _put(raw: dict[str, Any], keys: Sequence[str], value: object, override: str)
     for depth, key in enumerate(keys[:-1], start=1):
         if section.get(key) is None:
             section[key] = {}
+        if isinstance(section[key], str) and is_choice(keys[:depth]):
+            section[key] = {"name": section[key]}
         section = section[key]
         if not isinstance(section, dict):
             return [f"override '{override}': {'.'.join(keys[:depth])} is not a section; set it as a whole"]

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from common.config.places import field_at, keys_at
+from common.config.places import field_at, is_choice, keys_at
 from common.config.schema import Config
 from common.config.values import closeness
 
@@ -62,7 +62,10 @@ def _suggestion(place: Sequence[int | str]) -> str:
     """The key that was probably meant: nearly the same here, what this shortens, or the same in another section."""
     key, known = str(place[-1]), keys_at(place[:-1])
     short = key.lower()
-    elsewhere = [f"{section}.{key}" for section in Config.model_fields if key in keys_at((section,))]
+    elsewhere = [
+        f"{one}.{key}" for one in known if is_choice((*place[:-1], one)) and key in keys_at((*place[:-1], one))
+    ]
+    elsewhere += [f"{section}.{key}" for section in Config.model_fields if key in keys_at((section,))]
     longer = [name for name in known if name.startswith(short) or {*short.split("_")} <= {*name.split("_")}]
     meant = get_close_matches(short, known, 1, cutoff=closeness(short)) or longer or elsewhere
     return f"did you mean '{meant[0]}'?" if meant else f"known here are {', '.join(known)}"

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from common.config.choices import Chosen
 from common.config.schema import Config
+from common.methods.choice import parameters_of
 
 
 def keys_at(place: Sequence[int | str]) -> list[str]:
     """The keys of the section at a place; none where there is no section."""
-    model = _section(Config, place)
-    return list(model.model_fields) if model else []
+    found = _at(Config, (), place)
+    if isinstance(found, Chosen):
+        return list(dict.fromkeys(["name", *(key for row in found.rows.values() for key in parameters_of(row))]))
+    return list(found.model_fields) if found else []
 
 
 def field_at(place: Sequence[int | str]) -> FieldInfo | None:
     """The field at a place, if the schema has one there."""
-    model = _section(Config, place[:-1])
-    return model.model_fields.get(str(place[-1])) if model else None
+    found, key = _at(Config, (), place[:-1]), str(place[-1])
+    model = found.model_of(key) if isinstance(found, Chosen) else found
+    return model.model_fields.get(key) if model else None
+
+
+def is_choice(place: Sequence[int | str]) -> bool:
+    """Whether a row of a table is chosen at a place."""
+    return isinstance(_at(Config, (), place), Chosen)
 
 
 def wants_text(place: Sequence[int | str]) -> bool:
@@ -37,14 +47,17 @@ def _kinds(annotation: Any) -> set[Any]:
     return {kind for each in inner for kind in _kinds(each)}
 
 
-def _section(kind: Any, place: Sequence[int | str]) -> type[BaseModel] | None:
-    """The section at a place below `kind`, which is a section or a container of sections."""
+def _at(kind: Any, notes: Iterable[Any], place: Sequence[int | str]) -> type[BaseModel] | Chosen[Any] | None:
+    """The section or choice at a place below `kind`, which is one or a container of them, annotated with `notes`."""
+    chosen = next((note for note in notes if isinstance(note, Chosen)), None)
+    if chosen is not None:
+        return chosen if not place else None
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         if not place:
             return kind
         field = kind.model_fields.get(str(place[0]))
-        return _section(field.annotation, place[1:]) if field else None
+        return _at(field.annotation, field.metadata, place[1:]) if field else None
     if get_origin(kind) in (dict, tuple):
         place = place[1:]
-    found = (_section(inner, place) for inner in get_args(kind))
+    found = (_at(inner, getattr(inner, "__metadata__", ()), place) for inner in get_args(kind))
     return next((model for model in found if model), None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from common.config.aggregation_section import ADAPTIVE
 from common.config.schema import Config
 from common.config.values import is_loopback
 from common.config.yaml_text import dump
+from common.methods.local_optimizers import SGDOptimizer
 
 _SMALL_SGD_RATE = 1e-3
 _LARGE_ADAPTIVE_RATE = 0.1
@@ -28,7 +28,7 @@ def notes(config: Config) -> list[str]:
 
 def _learning_rate(config: Config) -> str | None:
     rate = config.training.learning_rate
-    if config.training.optimizer != "sgd" or rate >= _SMALL_SGD_RATE:
+    if not isinstance(config.training.optimizer, SGDOptimizer) or rate >= _SMALL_SGD_RATE:
         return None
     advice = f"{rate:g} is small for sgd, whose steps are as small as the gradients; start near 0.1"
     return f"training.learning_rate: {advice}"
@@ -52,10 +52,11 @@ def _lease(config: Config) -> str | None:
 
 def _server_rate(config: Config) -> str | None:
     rate = config.federation.server_learning_rate
-    if config.aggregation.optimizer not in ADAPTIVE or rate < _LARGE_ADAPTIVE_RATE:
+    optimizer = config.aggregation.optimizer
+    if not optimizer.is_adaptive or rate < _LARGE_ADAPTIVE_RATE:
         return None
-    advice = f"{rate:g} is large for {config.aggregation.optimizer}, whose steps do not shrink with the updates"
-    return f"federation.server_learning_rate: {advice}; start near aggregation.tau"
+    advice = f"{rate:g} is large for {optimizer.name}, whose steps do not shrink with the updates"
+    return f"federation.server_learning_rate: {advice}; start near aggregation.optimizer.tau"
 
 
 def _plain_text(config: Config) -> str | None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Callable, Collection
+from typing import Literal, TypeVar
 
 from common.config import circle_rules, size_rules
-from common.config.schema import Config, TrainingSection
+from common.config.schema import Config
+from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
 from common.inputs.kind import Rules
+from common.methods.choice import Row, Table
+from common.methods.partitions import DirichletPartition
+from common.methods.procedures import PROCEDURES
+from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
 from common.parameters.scope import target_of
+
+R = TypeVar("R", bound=Row)
 
 Role = Literal["server", "client", "simulate", "any"]
 
@@ -53,7 +60,7 @@ def simulation_problems(config: Config) -> list[str]:
         found.append("data.partition: a simulation deals out the rows by itself; remove it")
     if config.client.precision == "auto":
         found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
-    if section.partition == "dirichlet":
+    if isinstance(section.partition, DirichletPartition):
         many = [
             name for name, s in config.tasks.items() if (kind := s.kind_of(name)) is not None and not kind.one_label
         ]
@@ -130,43 +137,47 @@ _NO_HALVES = "does not split the model into a shared encoder and heads; use hard
 
 
 def _procedure_fits(config: Config) -> list[str]:
-    training, plan = config.training, config.sharing.plan
-    pulls = training.procedure in ("fedprox", "ditto")
-    found = []
-    if pulls and training.pull == "gradient" and training.mu * training.learning_rate > 1:
-        step = f"mu {training.mu:g} times learning_rate {training.learning_rate:g} is above 1 and would overshoot"
-        found.append(f"training.mu: {step}; write training.pull: proximal, or a smaller mu")
-    if training.procedure == "ditto" and training.finetune_epochs:
-        found.append("training.finetune_epochs: procedure ditto has personal models already; write 0")
-    if pulls and plan == "local":
+    training, plan, found = config.training, config.sharing.plan, []
+    procedure, name = training.procedure, training.procedure.name
+    if procedure.has_own_model and training.finetune_epochs:
+        found.append(f"training.finetune_epochs: procedure {name} has personal models already; write 0")
+    if procedure.has_anchor and plan == "local":
         found.append(f"training.procedure: plan local {_NOTHING_TO_PULL_TO}")
-    if training.procedure == "fedrep" and plan in ("full", "lg", "local"):
-        found.append(f"training.procedure: fedrep, but plan {plan} {_NO_HALVES}")
+    if procedure.splits_model and plan in ("full", "lg", "local"):
+        found.append(f"training.procedure: {name}, but plan {plan} {_NO_HALVES}")
+    if training.balance.compares_losses and procedure.looks_ahead:
+        remedy = f"{name} takes gradients where the model does not stand; choose another of the two"
+        found.append(f"training.balance: {training.balance.name} compares losses before and after a step, {remedy}")
     return found
 
 
-def _balance(config: Config) -> list[str]:
-    training = config.training
-    found = training.balance.problems()
-    if training.balance.rule == "famo" and training.procedure == "per_fedavg":
-        remedy = "per_fedavg takes gradients where the model does not stand; choose another of the two"
-        found.append(f"training.balance.rule: famo compares losses before and after a step, {remedy}")
-    return found
+def _proximal_step(config: Config) -> list[str]:
+    """Who reads `training.proximal_step`, and whether a step along the gradient would carry beyond the anchor."""
+    training, relation = config.training, config.relation
+    strengths = {}
+    if training.procedure.has_anchor:
+        strengths["training.procedure.mu"] = training.procedure.largest_mu()
+    if training.anchor is not None:
+        strengths["training.anchor.strength"] = training.anchor.strength
+    if relation is not None and relation.has_anchors:
+        members = len(config.tasks) if config.sharing.members == "tasks" else config.federation.min_clients
+        strengths["relation.strength"] = relation.largest_mu(members)
+    if training.proximal_step == "proximal":
+        readers = f"{_names(PROCEDURES, lambda row: row.has_anchor)} as training.procedure, an anchor"
+        relations = _names(RELATIONS, lambda row: row.has_anchors)
+        remedy = f"only {readers} or relation {relations} reads it; write one of them, or remove it"
+        return [] if strengths else [f"training.proximal_step: {remedy}"]
+    rate = training.learning_rate
+    return [
+        f"{key}: {mu:g} times learning_rate {rate:g} is above 1 and would overshoot; "
+        "write training.proximal_step: proximal, or a smaller one"
+        for key, mu in strengths.items()
+        if mu * rate > 1
+    ]
 
 
-def _momentum(config: Config) -> list[str]:
-    if config.training.optimizer == "sgd" or not config.training.momentum:
-        return []
-    return ["training.momentum: only optimizer: sgd reads it; write that, or remove it"]
-
-
-def _schedule(config: Config) -> list[str]:
-    training = config.training
-    if training.schedule != "constant" or "final_rate_share" not in training.model_fields_set:
-        return []
-    if training.final_rate_share == TrainingSection().final_rate_share:
-        return []
-    return ["training.final_rate_share: only schedule: linear or cosine reads it; write one, or remove it"]
+def _names(rows: Table[R], reads: Callable[[type[R]], bool]) -> str:
+    return " or ".join(name for name, row in rows.items() if reads(row))
 
 
 def _frozen(config: Config) -> list[str]:
@@ -196,7 +207,7 @@ def _aggregation(config: Config) -> list[str]:
 
 
 def _weights_of_tasks(config: Config) -> list[str]:
-    if config.aggregation.weights != "uniform":
+    if config.aggregation.weights.counts_examples:
         return []
     return [
         f"tasks.{name}.weight: is not read where aggregation.weights is uniform; leave it out, or choose other weights"
@@ -211,7 +222,7 @@ def _auxiliary_tasks(config: Config) -> list[str]:
         return []
     if len(names) == len(config.tasks):
         return [f"tasks.{names[0]}.auxiliary: there is no other task to help; leave one that is not auxiliary"]
-    if config.aggregation.weights == "uniform":
+    if not config.aggregation.weights.counts_examples:
         remedy = "tasks must have sums of their own; write aggregation.weights: examples, and no robust rule"
         return [f"tasks.{names[0]}.auxiliary: {remedy}"]
     return []
@@ -225,15 +236,16 @@ def _guard(config: Config) -> list[str]:
             for key in ("margin", "rounds")
             if getattr(guard, key) != getattr(type(guard)(), key)
         ]
-    if training.procedure == "ditto":
-        found.append("guard: clients train isolated models beside it, but ditto has personal ones; choose one of them")
+    if training.procedure.has_own_model:
+        text = f"{training.procedure.name} has personal ones; choose one of them"
+        found.append(f"guard: clients train isolated models beside it, but {text}")
     if training.finetune_epochs:
         found.append(
             "guard: clients train isolated models beside it, but training.finetune_epochs asks for others too; write 0"
         )
     if config.sharing.plan == "local":
         found.append("guard: plan local shares nothing that could hurt; choose another plan, or remove the guard")
-    if config.relation.name not in ("none", "start", "agreement"):
+    if config.relation is not None and not config.relation.stands_losing_members:
         remedy = "choose one of them"
         found.append(
             f"guard: relation {config.relation.name} would go on with copies of tasks that fell back; {remedy}"
@@ -288,14 +300,12 @@ _RULES: Rules = (
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
-    (("training",), _balance),
-    (("training",), _momentum),
-    (("training",), _schedule),
+    (("training", "relation", "sharing", "federation", "tasks"), _proximal_step),
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
     (("sharing", "tasks"), circle_rules.groups),
-    (("sharing", "relation", "aggregation", "training", "tasks"), circle_rules.relation),
+    (("sharing", "relation", "aggregation", "tasks"), circle_rules.relation),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),

@@ -11,15 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config.aggregation_section import AggregationSection
-from common.config.balance_section import BalanceSection
+from common.config.choices import Chosen
 from common.config.client_section import ClientSection
-from common.config.relation_section import RelationSection
 from common.config.task_section import TaskSection
+from common.config.training_section import TrainingSection
 from common.config.values import (
     Count,
-    CountOrZero,
     Fraction,
-    FrozenLayers,
     Host,
     Location,
     Partition,
@@ -31,11 +29,12 @@ from common.config.values import (
     group_tree,
 )
 from common.inputs import Header, InputKind, input_of
-from common.orders import TrainingSettings
+from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
+from common.methods.relation import Relation
+from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
-from common.procedures import LARGEST_MOMENTUM, READS, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.tasks import TaskDefinition
 from common.wire.limits import MAX_LAYERS
 
@@ -44,8 +43,11 @@ class RunSection(Section):
     """Which run this is: its name, its seed and its folder (`runs/<name>` unless `run_dir` is given)."""
 
     name: RunName = "fedmtl"
+    """name of the run: letters, digits, _ . -"""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
+    """0 or more; all randomness of the run derives from it"""
     run_dir: Location | None = None
+    """folder of models, journal and reports; null: runs/<name>"""
 
     @property
     def folder(self) -> Path:
@@ -57,10 +59,13 @@ class MLPSection(Section):
     """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
 
     features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """numbers per row, the same for all tasks; more dimensions are flattened"""
     hidden: Annotated[
         tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
     ] = (64,)
+    """widths of its layers; heads read the last one"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """after each layer and before the head, 0 to below 1"""
 
 
 class ModelSection(Section):
@@ -71,68 +76,28 @@ class ModelSection(Section):
     """
 
     server_model: Location = "prajjwal1/bert-tiny"
+    """encoder: name on the Hugging Face hub, a folder, or mlp (rows of numbers)"""
     client_model: Location | None = None
+    """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
+    """auto (pretrained if they can be had, else random) | pretrained | random"""
     tokenizer: Location | None = None
+    """folder or vocab.txt; null: the one that belongs to the model"""
     warm_start: Location | None = None
+    """run folder of an earlier run: start from its newest encoder and heads"""
     pair_mode: Literal["siamese", "cross"] = "siamese"
+    """how two texts are read: siamese (each by itself) | cross (as one sequence)"""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """tokens, 8 to 8192; longer texts are cut"""
     hub_timeout_seconds: Seconds = 10.0
+    """how long to wait for the hub before going on without it"""
     mlp: MLPSection = MLPSection.model_construct()
+    """for server_model mlp alone: a perceptron of our own, without a tokenizer"""
 
     @property
     def inputs(self) -> InputKind:
         """What examples are made of."""
         return input_of(self.server_model)
-
-
-class TrainingSection(Section):
-    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off.
-
-    `procedure` and what it reads (`common.procedures`) say how a client trains; the others are left out.
-    """
-
-    num_rounds: Count = 10
-    local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    final_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    batch_size: Count = 16
-    eval_batch_size: Count = 128
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0, le=LARGEST_MOMENTUM)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    frozen_rounds: CountOrZero = 0
-    frozen_layers: FrozenLayers = "all"
-    procedure: Literal["plain", "fedprox", "fedrep", "ditto", "per_fedavg"] = "plain"
-    mu: Annotated[float, Field(ge=0, le=1e6)] = 0.1
-    pull: Literal["gradient", "proximal"] = "gradient"
-    head_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
-    inner_learning_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.01
-    finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    balance: BalanceSection = BalanceSection.model_construct()
-
-    def settings(self) -> TrainingSettings:
-        """What travels with every order."""
-        return TrainingSettings(
-            local_epochs=self.local_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            eval_batch_size=self.eval_batch_size,
-            procedure=self.local_procedure(),
-            balance=self.balance.chosen(),
-            optimizer=OptimizerName(self.optimizer),
-            momentum=self.momentum,
-        )
-
-    def local_procedure(self) -> LocalProcedure:
-        """The procedure with the settings that it reads."""
-        name = ProcedureName(self.procedure)
-        read = {key: getattr(self, key) for key in READS[name] - {"pull"}}
-        return LocalProcedure(name, **read, pull=PullStep(self.pull if "pull" in READS[name] else "gradient"))
 
 
 class DataSection(Section):
@@ -143,9 +108,13 @@ class DataSection(Section):
     """
 
     source: Literal["builtin", "glue", "files"] = "builtin"
+    """builtin (generated texts or numbers) | glue (from the hub) | files (dir)"""
     dir: Location | None = None
+    """folder with your files; turns builtin into files"""
     partition: Partition | None = None
+    """this client's part of the rows, e.g. 2/5: the second of five parts"""
     standardise: bool = False
+    """rows of numbers: mean 0 and deviation 1, from this client's training rows"""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,11 +159,19 @@ class SharingSection(Section):
     plan: Literal["hard", "full", "private_heads", "fedper", "lg", "local", "groups", "soft", "adaptive", "rules"] = (
         "hard"
     )
+    """hard (one encoder, a head per task) | full | private_heads | fedper (top layers, heads stay) | lg (bottom stays)
+    | local (all stays) | groups | soft (a copy per member) | adaptive (copies that agree are one) | rules"""
     groups: Annotated[dict[TaskName, Any], AfterValidator(group_tree)] = Field(default={})
+    """for plan groups: a tree, e.g. {pairs: [qqp, stsb], sentences: [sst2]}"""
     members: Literal["clients", "tasks"] = "tasks"
+    """soft, adaptive: who holds a copy: tasks (all clients with the same) | clients"""
     private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
+    """encoder layers that stay with fedper and lg, 0 or more"""
     by_layer: bool = False
+    """true: a scope per layer of what is shared, for clients of less capacity"""
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
+    """for plan rules; the first match decides. Scopes: shared, private, task/<name>, group/{1} (of the first level of
+    groups), member/{holder}"""
 
 
 class FederationSection(Section):
@@ -206,19 +183,34 @@ class FederationSection(Section):
     """
 
     clients_per_task: Count = 1
+    """clients that must be present for each task before the first round"""
     min_clients: Count = 1
+    """clients in all before a round; set it to repeat a run exactly"""
     client_fraction: Fraction = 1.0
+    """share of the present clients asked per round, more than 0, at most 1"""
     quorum: Fraction = 0.5
+    """share of a round's orders that must come back by its deadline"""
     min_updates: Count = 1
+    """a round never closes with fewer updates, nor opens with fewer orders"""
     start_timeout_seconds: Seconds = 600.0
+    """longest wait for the first clients"""
     rejoin_timeout_seconds: Annotated[float, Field(ge=0, le=365 * 86400)] = 120.0
+    """later rounds wait so long for min_clients, once until all are back; 0: no wait"""
     round_timeout_seconds: Seconds = 1800.0
+    """deadline of one round"""
     round_attempts: Count = 3
+    """tries of a round that misses its quorum, then the run fails"""
     lease_seconds: Annotated[float, Field(ge=2, le=365 * 86400)] = 60.0
+    """a client that is silent for so long counts as gone, 2 or more"""
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    """scale of the averaged step; 1.0 is plain federated averaging"""
     update_encoding: Literal["dense-float32", "rows-float32", "dense-bfloat16", "rows-bfloat16"] = "dense-float32"
+    """of updates: dense-float32 | rows-float32 (exact too: only embedding rows that changed) | dense-bfloat16 |
+    rows-bfloat16 (rounded to half the bytes)"""
     tasks_per_order: Count | None = None
+    """a client with more tasks trains so many of them per round; null: all"""
     task_choice: Literal["rotate", "examples"] = "rotate"
+    """which: rotate (in turns) | examples (drawn: at first by their rows, in the end all alike)"""
 
 
 class GuardSection(Section):
@@ -229,8 +221,11 @@ class GuardSection(Section):
     """
 
     enabled: bool = False
+    """true: clients train one beside it, twice the work; short form guard: true"""
     margin: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    """how much worse, in units of the primary metric on validation rows, counts against sharing"""
     rounds: Count = 2
+    """so many such rounds in a row, without catching up, and the task falls back"""
 
     @model_validator(mode="before")
     @classmethod
@@ -241,58 +236,85 @@ class GuardSection(Section):
 class SimulationSection(Section):
     """Who takes part in `--mode simulate`, how rows are dealt out, and what goes wrong how often.
 
-    `alpha` is for partition `dirichlet`; `dropouts` and `stragglers` are shares of all orders to train.
+    `dropouts` and `stragglers` are shares of all orders to train.
     """
 
     clients: Count = 100
+    """virtual clients, client-1 and so on"""
     tasks_per_client: Count = 1
-    partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: Annotated[float, Field(ge=0.01, le=1000)] = 0.5
+    """tasks of each, given out in turns; 1: every client has one task"""
+    partition: Annotated[LabelPartition, Chosen(PARTITIONS)] = IidPartition()
+    """of a task's rows among its clients"""
     dropouts: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of orders to train that fail, 0 to below 1"""
     stragglers: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of orders to train that miss the deadline of their round"""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """models; each trains one client at a time"""
 
 
 class CompareSection(Section):
     """Methods of your own for `--mode compare`: name -> values to set, by their paths, such as `sharing.plan: lg`."""
 
     methods: dict[RunName, dict[str, Any]] = Field(default={})
+    """of your own, beside the built-in ones of docs/methods.md: name -> values that differ from this file"""
 
 
 class ServerTLSSection(Section):
     """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
 
     certificate: Location | None = None
+    """PEM file; together with key"""
     key: Location | None = None
+    """PEM file"""
     client_ca: Location | None = None
+    """PEM file; clients must show a certificate signed by this authority"""
 
 
 class ServerSection(Section):
     """Where the coordinator listens (port 0: any free one) and how it proves who it is."""
 
     host: Host = "127.0.0.1"
+    """where to listen; other than loopback needs tls or insecure"""
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    """0: any free one"""
     tls: ServerTLSSection = ServerTLSSection.model_construct()
+    """how it proves who it is"""
     insecure: bool = False
+    """true: listen without encryption in a network that you trust"""
 
 
 class Config(Section):
     """The whole configuration; everything has a default except the tasks."""
 
     run: RunSection = RunSection.model_construct()
+    """which run this is"""
     model: ModelSection = ModelSection.model_construct()
+    """the encoder, and how texts are read"""
     training: TrainingSection = TrainingSection.model_construct()
+    """rounds, and what a client does in one"""
     tasks: dict[TaskName, TaskSection] = Field(default_factory=dict)
+    """at least one; clients choose theirs from these"""
     data: DataSection = DataSection.model_construct()
+    """where a client's rows come from"""
     sharing: SharingSection = SharingSection.model_construct()
-    relation: RelationSection = RelationSection.model_construct()
+    """which parameters are shared by whom: docs/methods.md"""
+    relation: Annotated[Relation | None, Chosen(RELATIONS, none=True)] = None
+    """how members' copies pull on each other: docs/methods.md"""
     federation: FederationSection = FederationSection.model_construct()
+    """how a round is held"""
     guard: GuardSection = GuardSection.model_construct()
+    """tasks that sharing hurts fall back to their clients' isolated models"""
     aggregation: AggregationSection = AggregationSection.model_construct()
+    """how updates become one step: docs/methods.md"""
     server: ServerSection = ServerSection.model_construct()
+    """where the coordinator listens"""
     client: ClientSection = ClientSection.model_construct()
+    """one client: where it calls, what it keeps and computes on"""
     simulation: SimulationSection = SimulationSection.model_construct()
+    """for --mode simulate alone: many clients in one process"""
     compare: CompareSection = CompareSection.model_construct()
+    """for --mode compare alone: does sharing help?"""
 
     @model_validator(mode="before")
     @classmethod

@@ -61,9 +61,13 @@ class ColumnsSection(Section):
     """
 
     text: Text | None = None
+    """column of the text"""
     label: Text | None = None
+    """column of the label"""
     text_pair: Text | None = None
+    """only for tasks that read two texts"""
     features: Annotated[Names, BeforeValidator(_written)] | None = None
+    """of tables of numbers: the columns that are read, in this order"""
 
 
 class TaskSection(Section):
@@ -76,13 +80,22 @@ class TaskSection(Section):
     """
 
     train_samples: Count | None = None
+    """most rows of one client to train on; null: all"""
     val_samples: CountOrZero | None = None
+    """most rows of one client to score on; null: all, 0: none"""
     type: Annotated[Text, AfterValidator(_kind)] | None = None
+    """classification | multilabel | regression | masked_lm (hidden words of the texts; needs no labels; usually
+    auxiliary); known of the tasks of GLUE"""
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
+    """names in the order of their indices, or their number; none for a regression"""
     columns: ColumnsSection | None = None
+    """null: found by their usual names, if no two columns have one"""
     metrics: Names | None = None
+    """the first is the primary one; null: all that are defined"""
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
+    """of this task among the others, more than 0, at most 3 decimals"""
     auxiliary: bool = False
+    """true: moves what is shared only where that helps the other tasks"""
 
     def problems(self, name: str) -> list[str]:
         """What keeps this section from defining the task `name`, one `path: problem; remedy` line each."""

@@ -163,7 +163,7 @@ class Texts(InputKind):
         """Small encoders learn little at the rates of large ones."""
         model, rate = config.model, config.training.learning_rate
         small = "bert-tiny" in model.server_model or model.weights == "random"
-        if config.training.optimizer == "sgd" or not small or rate >= _SMALL_MODEL_RATE:
+        if config.training.optimizer.name == "sgd" or not small or rate >= _SMALL_MODEL_RATE:
             return []
         shipped = type(config.training)().learning_rate
         advice = f"a model this small learns little at {rate:g}; {shipped:g} is the shipped rate"

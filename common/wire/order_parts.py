@@ -6,8 +6,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import assert_never
 
-from common.balance import BalanceRule, LocalBalance
 from common.errors import WireError
+from common.methods.balances import BALANCES
+from common.methods.local_optimizers import LOCAL_OPTIMIZERS
+from common.methods.procedures import PROCEDURES, ProximalStep
+from common.methods.relation import LARGEST_MU
 from common.orders import (
     Body,
     Evaluate,
@@ -20,9 +23,9 @@ from common.orders import (
 )
 from common.parameters.capacity import is_frozen
 from common.ports import INLINE_BYTES
-from common.procedures import LARGEST_MOMENTUM, LARGEST_MU, LocalProcedure, OptimizerName, ProcedureName, PullStep
 from common.targets import TargetUnits
 from common.wire import checks, limits
+from common.wire.choices import pack_choice, unpack_choice
 from common.wire.gen import federation_pb2 as pb
 from common.wire.parts import pack_scope, unpack_scope
 
@@ -159,7 +162,6 @@ def _unpack_inline(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeVal
 
 
 def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
-    chosen = value.procedure
     return pb.TrainingSettings(
         local_epochs=value.local_epochs,
         batch_size=value.batch_size,
@@ -167,77 +169,39 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
         weight_decay=value.weight_decay,
         max_grad_norm=value.max_grad_norm,
         eval_batch_size=value.eval_batch_size,
-        procedure=pb.LocalProcedure(
-            name=chosen.name.value,
-            mu=chosen.mu,
-            pull=chosen.pull.value,
-            head_epochs=chosen.head_epochs,
-            inner_learning_rate=chosen.inner_learning_rate,
-            finetune_epochs=chosen.finetune_epochs,
-            isolated=chosen.isolated,
-        ),
-        balance=pb.LocalBalance(
-            rule=value.balance.rule.value,
-            rate=value.balance.rate,
-            alpha=value.balance.alpha,
-            decay=value.balance.decay,
-            cagrad_c=value.balance.cagrad_c,
-            rescale=value.balance.rescale,
-        ),
-        optimizer=value.optimizer.value,
-        momentum=value.momentum,
+        procedure=pack_choice(value.procedure),
+        balance=pack_choice(value.balance),
+        optimizer=pack_choice(value.optimizer),
+        proximal_step=value.proximal_step.value,
         frozen=value.frozen,
+        finetune_epochs=value.finetune_epochs,
+        isolated=value.isolated,
     )
 
 
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
-    checks.require(message, "procedure")
-    checks.require(message, "balance")
-    return TrainingSettings(
+    checks.require(message, "procedure", "balance", "optimizer")
+    settings = TrainingSettings(
         checks.count(message.local_epochs, "local_epochs"),
         checks.count(message.batch_size, "batch_size", least=1),
         checks.amount(message.learning_rate, "learning_rate"),
         checks.amount(message.weight_decay, "weight_decay"),
         checks.amount(message.max_grad_norm, "max_grad_norm"),
         checks.count(message.eval_batch_size, "eval_batch_size", least=1),
-        _unpack_procedure(message.procedure),
-        _unpack_balance(message.balance),
-        checks.member(OptimizerName, message.optimizer, "optimizer"),
-        checks.amount(message.momentum, "momentum", most=LARGEST_MOMENTUM),
+        unpack_choice(message.procedure, PROCEDURES, "procedure"),
+        unpack_choice(message.balance, BALANCES, "balance"),
+        unpack_choice(message.optimizer, LOCAL_OPTIMIZERS, "optimizer"),
+        checks.member(ProximalStep, message.proximal_step, "proximal_step"),
         _frozen(message.frozen),
+        checks.count(message.finetune_epochs, "finetune_epochs"),
+        message.isolated,
     )
+    if problem := settings.problem():
+        raise WireError(problem)
+    return settings
 
 
 def _frozen(text: str) -> str:
     if not is_frozen(text):
         raise WireError(f"frozen: {text[:80]!r} is not empty, all or a number of layers")
     return text
-
-
-def _unpack_procedure(message: pb.LocalProcedure) -> LocalProcedure:
-    procedure = LocalProcedure(
-        checks.member(ProcedureName, message.name, "procedure"),
-        message.mu,
-        checks.member(PullStep, message.pull, "pull"),
-        message.head_epochs,
-        message.inner_learning_rate,
-        message.finetune_epochs,
-        message.isolated,
-    )
-    if problem := procedure.problem():
-        raise WireError(problem)
-    return procedure
-
-
-def _unpack_balance(message: pb.LocalBalance) -> LocalBalance:
-    balance = LocalBalance(
-        checks.member(BalanceRule, message.rule, "balance"),
-        message.rate,
-        message.alpha,
-        message.decay,
-        message.cagrad_c,
-        message.rescale,
-    )
-    if problem := balance.problem():
-        raise WireError(problem)
-    return balance

@@ -1,4 +1,4 @@
-"""From folded updates to the values of the next version, as a method says."""
+"""From folded updates to the values of the next version, as a strategy says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from common.conflict import cosines
+from common.methods.conflict import cosines
+from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
 from common.parameters.scope import moment_name
 from common.parameters.vector import Float64, Vector
@@ -17,8 +18,7 @@ from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
-from server.aggregation.method import Method, StreamingRule
-from server.aggregation.shares import Evidence, Trends
+from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.state import Related
 from server.relations.circle import relate, related_templates
@@ -46,15 +46,16 @@ class Aggregator:
     changes them in place, also where it fails.
     """
 
-    def __init__(self, method: Method, moments: Mapping[str, Vector] | None = None) -> None:
+    def __init__(self, strategy: AggregationStrategy, moments: Mapping[str, Vector] | None = None) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
         self.moments: dict[str, Vector] = dict(moments or {})
-        self._method = method
+        self._strategy = strategy
+        mean = strategy.mean
         self._shortened = 0
         self._lengths: dict[str, float] = {}
         self._updates: Accumulator = (
-            StreamingMean() if isinstance(method.rule, StreamingRule) else KeptUpdates(method.rule, method.folder)
+            StreamingMean() if isinstance(mean, WeightedMean) else KeptUpdates(mean, strategy.folder)
         )
 
     def fold(
@@ -69,8 +70,8 @@ class Aggregator:
         Raises:
             RunFolderError: it is to be kept on disk, and the disk does not take it.
         """
-        if self._method.norm_bound is not None:
-            within = bounded(deltas, self._method.norm_bound)
+        if self._strategy.norm_bound is not None:
+            within = bounded(deltas, self._strategy.norm_bound)
             self._shortened += within is not deltas
             deltas = within
         measured = [(scope, Measured(delta)) for scope, delta in deltas]
@@ -96,7 +97,7 @@ class Aggregator:
         """
         self.cosines, self.related = {}, []
         if self._shortened:
-            shares = (self._shortened, len(self._lengths), self._method.norm_bound)
+            shares = (self._shortened, len(self._lengths), self._strategy.norm_bound)
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
@@ -133,7 +134,7 @@ class Aggregator:
         before: Mapping[str, str],
     ) -> dict[str, Vector]:
         """What the relation makes of members that moved."""
-        relation = self._method.relation
+        relation = self._strategy.relation
         related: dict[str, Vector] = {}
         if relation is not None:
             for template in related_templates(fresh):
@@ -146,7 +147,7 @@ class Aggregator:
         """Check values and the moments that go with them, block by block."""
         spoiled = []
         for scope, vector in values.items():
-            names = [moment_name(moment, scope) for moment, _ in self._method.mover_of(scope)[0].moments]
+            names = [moment_name(moment, scope) for moment, _ in self._strategy.mover_of(scope)[0].moments]
             moments = [self.moments[name] for name in names if name in self.moments]
             if not all(map(_is_finite, (vector, *moments))):
                 spoiled.append(scope)
@@ -161,24 +162,24 @@ class Aggregator:
 
     def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Summand]:
         """The sums of a scope's tasks with their shares in the step."""
-        rule, sums, tasks = self._method.rule, self._updates, tuple(examples)
-        assert isinstance(rule, StreamingRule) and isinstance(sums, StreamingMean)
+        mean, sums, tasks = self._strategy.mean, self._updates, tuple(examples)
+        assert isinstance(mean, WeightedMean) and isinstance(sums, StreamingMean)
         counts = np.array(list(examples.values()), dtype=np.float64)
         several = len(tasks) > 1
         gram = sums.gram(scope, [Summand(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
-        shares = rule.shares(Evidence(tasks, counts, gram, trends))
-        shares = shares * np.array([rule.task_weights.get(task, 1.0) for task in tasks])
-        shares = gated(shares / shares.sum(), gram, np.array([task in rule.auxiliary for task in tasks]))
+        shares = mean.weights(Evidence(tasks, counts, gram, trends))
+        shares = shares * np.array([mean.factors.get(task, 1.0) for task in tasks])
+        shares = gated(shares / shares.sum(), gram, np.array([task in mean.auxiliary for task in tasks]))
         if several:
             self.cosines[scope] = tasks, cosines(gram)
-            if rule.settlement is not None:
+            if mean.resolver is not None:
                 counted = np.flatnonzero(shares)
-                shares[counted] = rule.settlement.weights(gram[np.ix_(counted, counted)], shares[counted])
+                shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
         return [Summand(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
     def _move(self, scope: str, base: Vector, steps: Iterator[tuple[int, Float64]]) -> Vector:
         """`base` plus the optimizer's move, computed in float64 and rounded once to the type of `base`."""
-        optimizer, rate = self._method.mover_of(scope)
+        optimizer, rate = self._strategy.mover_of(scope)
         moments = [
             self.moments.setdefault(moment_name(moment, scope), np.full_like(base, value))
             for moment, value in optimizer.moments

@@ -15,12 +15,12 @@ from typing import Self
 import numpy as np
 
 from common.errors import RunFolderError
+from common.methods.robust import RobustRule
 from common.parameters.encodings import BLOCK
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
-from server.aggregation.robust import RobustRule
 
 _SUFFIX = ".updates"
 BLOCK_ELEMENTS = 1 << 21
@@ -88,7 +88,7 @@ class KeptUpdates:
         )
         index = np.argsort(np.array(orders), kind="stable")
         width = max(1, min(BLOCK, BLOCK_ELEMENTS // len(orders)))
-        if self._rule.choose is not None:
+        if self._rule.chooses:
             gram = np.zeros((len(orders), len(orders)))
             for start in range(0, schema.size, width):
                 block = kept[index, start : start + width].astype(np.float64)

@@ -34,18 +34,18 @@ def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeV
         related = state.relations.get(scope.template)
         if related is not None and related.mu.get(wanted.scope):
             found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
-        elif rules.start_strength and scope.is_shared:
-            found.append(ProximalTerm(wanted.scope, rules.start_strength, 0))
+        elif rules.anchor_strength and scope.is_shared:
+            found.append(ProximalTerm(wanted.scope, rules.anchor_strength, 0))
     return tuple(found)
 
 
 def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
     settings = rules.training
-    tunes = settings.procedure.finetune_epochs > 0
+    tunes = settings.finetune_epochs > 0
     return Evaluate(
         settings.eval_batch_size,
-        settings.procedure.personal,
+        settings.has_own_model,
         FineTuning(settings, _seed(rules, round_, order)) if tunes else None,
     )
 

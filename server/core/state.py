@@ -21,7 +21,7 @@ from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.phases import Phase, RoundPhase
-from server.core.schedule import NO_CHANGE, Schedule
+from server.core.schedule import NO_CHANGE, TrainingSchedule
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Rules:
     tasks_per_order: int | None = None
     task_choice: str = "rotate"
     blocks: Blocks = field(default_factory=dict)
-    schedule: Schedule = NO_CHANGE
+    schedule: TrainingSchedule = NO_CHANGE
     membership: Membership = field(default_factory=Membership)
     related: bool = False
     guard: Guard | None = None
     headers: Mapping[str, Header] = field(default_factory=dict)
-    start_strength: float = 0.0
+    anchor_strength: float = 0.0
     """Of a proximal term that holds what everybody shares to the run's first values."""
 
     def definition(self, task: str) -> TaskDefinition | None:
@@ -91,7 +91,7 @@ class Rules:
 
     def training_in(self, number: int) -> TrainingSettings:
         """The settings of a round to train."""
-        rate = self.training.learning_rate * self.schedule.share(number, self.num_rounds)
+        rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
         return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
     def scopes_of(self, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, is_private
 from common.parameters.vector import Vector
 from common.ports import PIECE_BYTES, Piece, Pieces, single
-from server.aggregation.method import Method
+from server.aggregation.strategy import AggregationStrategy
 from server.core.admission import check_answer, check_join, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
 from server.core.bodies import proximal_terms
@@ -73,7 +73,7 @@ class Federation:
     schemas: Mapping[str, ParameterSchema]
     tokenizer: bytes
     private_vectors: Mapping[str, Vector]
-    method: Method = field(default_factory=Method)
+    strategy: AggregationStrategy = field(default_factory=AggregationStrategy)
     poll_seconds: float = 30.0
 
 
@@ -94,7 +94,7 @@ class Coordinator:
         observer: Observer | None = None,
     ) -> None:
         handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.method, self._facts
+            journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._facts
         )
         self.writer = Writer(rules, state, handler, federation.run_name, observer)
         self._federation = federation

@@ -13,7 +13,7 @@ from common.parameters.scope import ByTemplate, Scope, moment_name
 from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.aggregation.aggregator import Aggregator, NotFinite
-from server.aggregation.method import Method
+from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
     ClearSums,
     Combine,
@@ -48,7 +48,7 @@ class EffectHandler:
         models: ModelStore,
         version: int,
         schemas: Mapping[str, ParameterSchema],
-        method: Method,
+        strategy: AggregationStrategy,
         facts: Callable[[], Mapping[str, str]],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
@@ -57,9 +57,9 @@ class EffectHandler:
         self._journal = journal
         self._models = models
         self._facts = facts
-        self._method = method
-        self._aggregator = Aggregator(method, self._moments(version))
-        if version == 0 and method.start_pull:
+        self._strategy = strategy
+        self._aggregator = Aggregator(strategy, self._moments(version))
+        if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
         self._combined: ByTemplate[Vector] = ByTemplate()
@@ -88,7 +88,7 @@ class EffectHandler:
         first = {
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
-            for moment, value in self._method.mover_of(scope)[0].moments
+            for moment, value in self._strategy.mover_of(scope)[0].moments
             if not Scope.parse(scope).is_derived
         }
         return self._models.read_moments(version, names or list(first)) if version else first

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.methods.relation import Couple, Coupling, Float64, Members
 from common.parameters.scope import ByTemplate, Scope, copies_of
 from common.parameters.vector import Vector
 from server.core.state import Related
-from server.relations.ties import Float64, Members, Relation, Ties
 
 BLOCK_ELEMENTS = 1 << 21
 """Elements of all rows together that are worked on at a time."""
@@ -42,7 +42,7 @@ def related_templates(names: Iterable[str]) -> list[str]:
 
 
 def relate(
-    relation: Relation,
+    relation: Couple,
     template: str,
     vectors: Mapping[str, Vector],
     fresh: Mapping[str, Vector],
@@ -53,7 +53,7 @@ def relate(
     """Let a relation act on the members of a template.
 
     Args:
-        relation: what ties them.
+        relation: what couples them.
         template: whose members.
         vectors: the published values of all scopes, anchors and duals included.
         fresh: the values after the round's steps, of scopes that changed, of the types of `vectors`.
@@ -78,10 +78,10 @@ def relate(
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    ties = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
-    mus = {scope: float(mu) for scope, mu in zip(scopes, ties.mu, strict=True)} if ties.anchor is not None else {}
-    record = Related(version, template, mus, json.dumps(ties.state, separators=(",", ":")), ties.note)
-    return _combined(rows, ties, scopes, template), record
+    coupling = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
+    mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
+    record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
+    return _combined(rows, coupling, scopes, template), record
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -95,15 +95,15 @@ def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
     return products, steps
 
 
-def _combined(rows: _Rows, ties: Ties, scopes: Sequence[str], template: str) -> dict[str, Vector]:
+def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
-    if ties.start is not None:
-        outputs |= dict(zip(scopes, ties.start, strict=True))
-    if ties.anchor is not None:
-        outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, ties.anchor, strict=True)}
+    if coupling.start is not None:
+        outputs |= dict(zip(scopes, coupling.start, strict=True))
+    if coupling.anchor is not None:
+        outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
-    outputs |= {places[member].dual(other): row for (member, other), row in ties.duals.items()}
+    outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
     newcomer = np.zeros(count + len(rows.duals))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer

@@ -20,6 +20,7 @@ from common.clock import AwakeClock, SystemClock
 from common.config import Config, load_config, render
 from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
+from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 from common.stopping import asking
@@ -137,7 +138,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
         "encoder_init": origin,
         "sharing_plan": config.sharing.plan,
         "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
-        "relation": json.dumps(config.relation.model_dump(mode="json")),
+        "relation": json.dumps(described(config.relation)),
         "guard": json.dumps(config.guard.model_dump(mode="json")),
         **_training_facts(config),
         "ready": "1",
@@ -254,8 +255,8 @@ def restore_run(
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
-    method = replace(federation.method, folder=folder.path / "updates")
-    return replace(federation, method=method), rules, schemas, state
+    strategy = replace(federation.strategy, folder=folder.path / "updates")
+    return replace(federation, strategy=strategy), rules, schemas, state
 
 
 async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:

@@ -14,8 +14,8 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
-from server.aggregation.method import method_of
-from server.core.schedule import Curve, Schedule
+from server.aggregation.strategy import strategy_of
+from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, Rules
 from server.engine.coordinator import Coordinator, Federation
 from server.engine.observer import Observer
@@ -59,28 +59,27 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
             for name, encoding in ENCODINGS.items()
         },
         by_task=config.by_task,
-        one_each=config.aggregation.weights == "uniform",
+        one_each=not config.aggregation.weights.counts_examples,
         tasks_per_order=section.tasks_per_order,
         task_choice=section.task_choice,
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
         membership=config.membership(),
-        related=config.relation.name not in ("none", "start"),
+        related=config.relation is not None,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
-        start_strength=config.relation.strength if config.relation.name == "start" else 0.0,
+        anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
     )
 
 
 def _training(config: Config) -> TrainingSettings:
     """What travels with orders: under the guard clients train isolated models too."""
-    settings = config.training.settings()
-    return replace(settings, procedure=replace(settings.procedure, isolated=config.guard.enabled))
+    return replace(config.training.settings(), isolated=config.guard.enabled)
 
 
-def _schedule(config: Config) -> Schedule:
+def _schedule(config: Config) -> TrainingSchedule:
     section = config.training
-    return Schedule(Curve(section.schedule), section.final_rate_share, section.frozen_layers, section.frozen_rounds)
+    return TrainingSchedule(section.schedule, section.frozen_layers, section.frozen_rounds)
 
 
 def make_federation(
@@ -98,7 +97,7 @@ def make_federation(
         schemas=ByTemplate(schemas),
         tokenizer=tokenizer,
         private_vectors=private_vectors,
-        method=method_of(config),
+        strategy=strategy_of(config),
     )
 
 

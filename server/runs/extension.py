@@ -18,7 +18,7 @@ from common.errors import RunFolderError
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
 from common.parameters.vector import Vector
-from server.aggregation.method import method_of
+from server.aggregation.strategy import strategy_of
 from server.runs.recovery import moments_name, note_file, version_name
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
 from server.storage.files import digest_of
@@ -38,16 +38,12 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     Raises:
         RunFolderError: something differs that must stay as it was; it names the key and the run's configuration.
     """
-    for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard"):
-        old, new = (getattr(config, section) for config in (before, now))
-        if section == "tasks":
-            gone = [name for name in old if name not in new]
-            if gone:
-                raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
-            old, new = _plain(old), {name: value for name, value in _plain(new).items() if name in old}
-        else:
-            old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
-        if problem := _difference(section, old, new):
+    old, new = (config.model_dump(mode="json") for config in (before, now))
+    if gone := [name for name in before.tasks if name not in now.tasks]:
+        raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
+    new["tasks"] = {name: new["tasks"][name] for name in before.tasks}
+    for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor"):
+        if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if before.run.seed != now.run.seed:
         raise RunFolderError(f"run.seed: {now.run.seed} is not the run's {before.run.seed}; leave --seed out")
@@ -55,14 +51,16 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     return now.model_copy(update={"tasks": {name: now.tasks[name] for name in names}})
 
 
-def _plain(tasks: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: section.model_dump(mode="json") for name, section in tasks.items()}
+def _at(body: Any, path: str) -> object:
+    for key in path.split("."):
+        body = body[key]
+    return body
 
 
 def _difference(path: str, before: object, now: object) -> str | None:
     """The first key whose value differs, in words, or None."""
-    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        found = (_difference(f"{path}.{key}", before[key], now[key]) for key in before)
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = (_difference(f"{path}.{key}", before.get(key), now.get(key)) for key in {**before, **now})
         return next((line for line in found if line), None)
     return None if before == now else f"{path}: {now} differs from the run's {before}"
 
@@ -128,11 +126,11 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
 
 def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:
     """The scope and the first value of every moment that the coordinator's optimizers have, by its name."""
-    method = method_of(config)
+    strategy = strategy_of(config)
     return {
         moment_name(moment, scope): (scope, value)
         for scope in scopes
-        for moment, value in method.mover_of(scope)[0].moments
+        for moment, value in strategy.mover_of(scope)[0].moments
         if not Scope.parse(scope).is_derived
     }
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.config import Config, vary
-from common.config.aggregation_section import TASK_SHARES
 from common.errors import ConfigError
+from common.methods.task_weights import TASK_WEIGHTS
 
 LOCAL, SINGLE_TASK = "local", "single_task"
 BASELINES = (LOCAL, SINGLE_TASK)
@@ -29,7 +29,7 @@ SAME_FOR_ALL: tuple[str, ...] = (
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparedMethod:
     """One method. `changes` maps paths of the configuration to values; `by_task` gives each task a run of its own.
 
     `forget` are paths that go back to their defaults before.
@@ -57,44 +57,44 @@ def _aggregation(**values: object) -> dict[str, object]:
 
 
 def _related(name: str) -> dict[str, object]:
-    return {"sharing.plan": "soft", "relation.name": name}
+    return {"sharing.plan": "soft", "relation": name}
 
 
 def _optimizer(name: str, rate: float) -> dict[str, object]:
     return {**_aggregation(optimizer=name), "federation.server_learning_rate": rate}
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, ComparedMethod] = {
     method.name: method
     for method in (
-        Method(LOCAL, {"sharing.plan": "local"}),
-        Method(SINGLE_TASK, by_task=True),
-        Method("hard"),
-        *(Method(name, {"sharing.plan": name}) for name in ("full", "private_heads", "fedper", "lg")),
-        *(Method(name, _aggregation(weights=name)) for name in TASK_SHARES),
+        ComparedMethod(LOCAL, {"sharing.plan": "local"}),
+        ComparedMethod(SINGLE_TASK, by_task=True),
+        ComparedMethod("hard"),
+        *(ComparedMethod(name, {"sharing.plan": name}) for name in ("full", "private_heads", "fedper", "lg")),
+        *(ComparedMethod(name, _aggregation(weights=name)) for name, row in TASK_WEIGHTS.items() if row.by_task),
         *(
-            Method(name, _aggregation(weights="task_balanced", conflict=name))
+            ComparedMethod(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
-        Method("guard", {"guard.enabled": True}),
-        Method("adaptive", {"sharing.plan": "adaptive"}),
-        Method("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
-        Method("soft", {"sharing.plan": "soft"}),
-        Method("graph_l1", _related("graph_l1")),
-        Method("partial", {**_related("partial"), "relation.share": 0.5}),
-        Method("fedamp", _related("attention")),
-        Method("mat_fl", _related("similarity")),
-        *(Method(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
-        Method("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
-        Method("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
-        Method("finetune", {"training.finetune_epochs": 1}),
-        Method("momentum", _optimizer("momentum", 0.3)),
-        *(Method(name, _optimizer(name, 0.01)) for name in ("adam", "yogi")),
+        ComparedMethod("guard", {"guard.enabled": True}),
+        ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
+        ComparedMethod("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
+        ComparedMethod("soft", {"sharing.plan": "soft"}),
+        ComparedMethod("graph_l1", _related("graph_l1")),
+        ComparedMethod("partial", {"sharing.plan": "soft", "relation": {"name": "partial", "share": 0.5}}),
+        ComparedMethod("fedamp", _related("attention")),
+        ComparedMethod("mat_fl", _related("similarity")),
+        *(ComparedMethod(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
+        ComparedMethod("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
+        ComparedMethod("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
+        ComparedMethod("finetune", {"training.finetune_epochs": 1}),
+        ComparedMethod("momentum", _optimizer("momentum", 0.3)),
+        *(ComparedMethod(name, _optimizer(name, 0.01)) for name in ("adam", "yogi")),
     )
 }
 
 
-def choose(config: Config, names: Sequence[str]) -> list[Method]:
+def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
     """The methods of these names, built-in or of the configuration.
 
     Raises:
@@ -109,7 +109,7 @@ def choose(config: Config, names: Sequence[str]) -> list[Method]:
         if any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
         and not (path.startswith("tasks.") and path.endswith((".weight", ".auxiliary")))
     ]
-    known = METHODS | {name: Method(name, changes, forget=()) for name, changes in own.items()}
+    known = METHODS | {name: ComparedMethod(name, changes, forget=()) for name, changes in own.items()}
     unknown = [name for name in names if name not in known]
     if unknown:
         problems.append(f"--methods: '{unknown[0]}' is unknown; known are {', '.join(known)}")
@@ -121,6 +121,6 @@ def choose(config: Config, names: Sequence[str]) -> list[Method]:
 def extra_epochs(config: Config) -> int:
     """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
     training = config.training
-    per_round = {"ditto": training.local_epochs, "per_fedavg": training.local_epochs, "fedrep": training.head_epochs}
+    per_round = training.procedure.extra_epochs(training.local_epochs)
     isolated = training.local_epochs if config.guard.enabled else 0
-    return training.num_rounds * (per_round.get(training.procedure, 0) + isolated) + training.finetune_epochs
+    return training.num_rounds * (per_round + isolated) + training.finetune_epochs

@@ -9,7 +9,7 @@ from statistics import fmean
 from common.config import Config
 from common.tasks import TaskDefinition, lower_is_better
 from simulation.comparison.figures import Against, Spread, compare, mean_agreement, spread
-from simulation.comparison.methods import BASELINES, Method, extra_epochs
+from simulation.comparison.methods import BASELINES, ComparedMethod, extra_epochs
 from simulation.comparison.outcome import Agreement, Outcome, Scores
 
 
@@ -74,7 +74,7 @@ class Comparison:
 
 
 def put_together(
-    config: Config, methods: Sequence[Method], seeds: Sequence[int], outcomes: Mapping[str, Sequence[Outcome]]
+    config: Config, methods: Sequence[ComparedMethod], seeds: Sequence[int], outcomes: Mapping[str, Sequence[Outcome]]
 ) -> Comparison:
     """The comparison of methods, from their outcomes by name and in the order of the seeds."""
     definitions = config.definitions()
@@ -95,7 +95,7 @@ def put_together(
 
 
 def _result(
-    config: Config, method: Method, tasks: Sequence[TaskDefinition], outcomes: Mapping[str, Sequence[Outcome]]
+    config: Config, method: ComparedMethod, tasks: Sequence[TaskDefinition], outcomes: Mapping[str, Sequence[Outcome]]
 ) -> MethodResult:
     own = outcomes[method.name]
     primary = {task.name: task.metrics[0] for task in tasks}

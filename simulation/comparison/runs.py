@@ -16,7 +16,7 @@ from common.errors import ConfigError, RunFolderError
 from server.core.phases import Phase
 from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
-from simulation.comparison.methods import Method
+from simulation.comparison.methods import ComparedMethod
 from simulation.population import VirtualClient, population
 
 _LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers")
@@ -35,12 +35,12 @@ class Part:
 class Run:
     """One method with one seed; several parts where each task has a federation of its own."""
 
-    method: Method
+    method: ComparedMethod
     seed: int
     parts: tuple[Part, ...]
 
 
-def plan_runs(config: Config, methods: Sequence[Method], seeds: Sequence[int], folder: Path) -> list[Run]:
+def plan_runs(config: Config, methods: Sequence[ComparedMethod], seeds: Sequence[int], folder: Path) -> list[Run]:
     """All runs, seed by seed.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_runs(config: Config, methods: Sequence[Method], seeds: Sequence[int], f
     return runs
 
 
-def _parts(config: Config, method: Method, seed: int, folder: Path) -> tuple[Part, ...]:
+def _parts(config: Config, method: ComparedMethod, seed: int, folder: Path) -> tuple[Part, ...]:
     clients = population(config)
     common = {"run.seed": seed, "run.name": f"{method.name}-{seed}"}
     if not method.by_task:

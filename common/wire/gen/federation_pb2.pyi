@@ -278,7 +278,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "momentum", "frozen")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "finetune_epochs", "isolated")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -288,54 +288,44 @@ class TrainingSettings(_message.Message):
     PROCEDURE_FIELD_NUMBER: _ClassVar[int]
     BALANCE_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
-    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    PROXIMAL_STEP_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    FINETUNE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    ISOLATED_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     max_grad_norm: float
     eval_batch_size: int
-    procedure: LocalProcedure
-    balance: LocalBalance
-    optimizer: str
-    momentum: float
+    procedure: Choice
+    balance: Choice
+    optimizer: Choice
+    proximal_step: str
     frozen: str
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[LocalProcedure, _Mapping]] = ..., balance: _Optional[_Union[LocalBalance, _Mapping]] = ..., optimizer: _Optional[str] = ..., momentum: _Optional[float] = ..., frozen: _Optional[str] = ...) -> None: ...
-
-class LocalBalance(_message.Message):
-    __slots__ = ("rule", "rate", "alpha", "decay", "cagrad_c", "rescale")
-    RULE_FIELD_NUMBER: _ClassVar[int]
-    RATE_FIELD_NUMBER: _ClassVar[int]
-    ALPHA_FIELD_NUMBER: _ClassVar[int]
-    DECAY_FIELD_NUMBER: _ClassVar[int]
-    CAGRAD_C_FIELD_NUMBER: _ClassVar[int]
-    RESCALE_FIELD_NUMBER: _ClassVar[int]
-    rule: str
-    rate: float
-    alpha: float
-    decay: float
-    cagrad_c: float
-    rescale: bool
-    def __init__(self, rule: _Optional[str] = ..., rate: _Optional[float] = ..., alpha: _Optional[float] = ..., decay: _Optional[float] = ..., cagrad_c: _Optional[float] = ..., rescale: bool = ...) -> None: ...
-
-class LocalProcedure(_message.Message):
-    __slots__ = ("name", "mu", "pull", "head_epochs", "inner_learning_rate", "finetune_epochs", "isolated")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    MU_FIELD_NUMBER: _ClassVar[int]
-    PULL_FIELD_NUMBER: _ClassVar[int]
-    HEAD_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    INNER_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    FINETUNE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    ISOLATED_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    mu: float
-    pull: str
-    head_epochs: int
-    inner_learning_rate: float
     finetune_epochs: int
     isolated: bool
-    def __init__(self, name: _Optional[str] = ..., mu: _Optional[float] = ..., pull: _Optional[str] = ..., head_epochs: _Optional[int] = ..., inner_learning_rate: _Optional[float] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("name", "parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    parameters: _containers.RepeatedCompositeFieldContainer[Parameter]
+    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ...) -> None: ...
+
+class Parameter(_message.Message):
+    __slots__ = ("name", "number", "count", "flag")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    number: float
+    count: int
+    flag: bool
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("session", "scope", "offset", "piece_bytes")

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from common.conflict import cosines
-from common.quadratic import Float64
-from server.relations.ties import Members, Relation, Ties
+from common.methods.choice import Bounds
+from common.methods.conflict import cosines
+from common.methods.relation import Coupling, Float64, Members, Relation
 
 Groups = list[list[int]]
 
 
-def agreement(margin: float, decay: float, patience: int) -> Relation:
-    """Groups of members whose steps point the same way; a group starts each round from its mean by examples.
+@dataclass(frozen=True)
+class AgreementRelation(Relation):
+    """After clustered federated learning (Sattler et al. 2020): a group starts each round from its mean by examples.
 
-    All begin as one group. A running mean of the cosines between the members' steps, with `decay`, says who agrees:
-    from round `patience` on, the group whose two halves agree least is split where their mean cosine is below
-    -margin / sqrt(parameters), and the two groups that agree most are joined where theirs is above the same: one move
-    per round and template, and in between nothing moves. Directions drawn at random have cosines of standard deviation
-    1 / sqrt(parameters), so `margin` counts in those. Halves come from average linkage, as in clustered federated
-    learning (Sattler et al. 2020).
+    Groups are of members whose steps point the same way. All begin as one. A running mean of the cosines between the
+    members' steps says who agrees: from round `patience` on, the group whose two halves agree least is split where
+    their mean cosine is below -margin / sqrt(parameters), and the two groups that agree most are joined where theirs is
+    above the same: one move per round and template, and in between nothing moves. Directions drawn at random have
+    cosines of standard deviation 1 / sqrt(parameters), so `margin` counts in those. Halves come from average linkage.
     """
 
-    def observe(members: Members) -> Ties:
+    name = "agreement"
+    stands_losing_members = True
+    margin: Annotated[float, Bounds(least=0)] = 2.5
+    """a mean cosine so many standard errors below 0 splits a group, above 0 joins two"""
+    decay: Annotated[float, Bounds(least=0, below=1)] = 0.5
+    """share of the old cosines in their running mean"""
+    patience: Annotated[int, Bounds(least=1, most=2**31 - 1)] = 2
+    """rounds before the first move"""
+
+    def __call__(self, members: Members) -> Coupling:
+        """See `Relation`."""
         state = members.state
         known: list[str] = list(state.get("holders", []))
-        agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), decay)
+        agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), self.decay)
         groups = _groups_now(members.holders, known, state.get("groups", []))
         rounds = int(state.get("rounds", 0)) + 1
         note = ""
-        if rounds >= patience:
-            groups, note = _moved(groups, agreed, margin / np.sqrt(members.size), members.holders)
+        if rounds >= self.patience:
+            groups, note = _moved(groups, agreed, self.margin / np.sqrt(members.size), members.holders)
         start = np.zeros((members.count, len(members.products)))
         for group in groups:
             weights = members.examples[group]
@@ -44,9 +56,7 @@ def agreement(margin: float, decay: float, patience: int) -> Relation:
             "agreement": [[round(float(v), 6) for v in row] for row in agreed],
             "rounds": rounds,
         }
-        return Ties(start=start, state=remembered, note=note)
-
-    return observe
+        return Coupling(start=start, state=remembered, note=note)
 
 
 def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: float) -> Float64:

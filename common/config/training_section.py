@@ -1,0 +1,70 @@
+"""Rounds, and what a client does in one: the section `training`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from common.config.choices import Chosen
+from common.config.values import Count, CountOrZero, FrozenLayers, Section
+from common.methods.anchors import ANCHORS, Anchor
+from common.methods.balance import PlainBalance
+from common.methods.balances import BALANCES, LocalBalance
+from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, LocalOptimizer
+from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
+from common.methods.schedules import SCHEDULES, ConstantSchedule, Schedule
+from common.orders import TrainingSettings
+
+
+class TrainingSection(Section):
+    """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off."""
+
+    num_rounds: Count = 10
+    """rounds of the run"""
+    local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
+    """passes over a client's rows per round; 0: score only, return zero deltas"""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """of the clients; for small models; large pretrained ones want 2e-5 to 1e-4"""
+    schedule: Annotated[Schedule, Chosen(SCHEDULES)] = ConstantSchedule()
+    """of that rate over the rounds"""
+    batch_size: Count = 16
+    """rows per training step"""
+    eval_batch_size: Count = 128
+    """rows per scoring step; changes speed and memory, not the scores"""
+    optimizer: Annotated[LocalOptimizer, Chosen(LOCAL_OPTIMIZERS)] = AdamWOptimizer()
+    """of the clients"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """on matrices of layers only"""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """gradients are clipped to this norm; 0: off"""
+    frozen_rounds: CountOrZero = 0
+    """in so many first rounds a part of the encoder is not trained; 0: none"""
+    frozen_layers: FrozenLayers = "all"
+    """that part: all of it, or <n>: embeddings and the lowest n layers"""
+    procedure: Annotated[LocalProcedure, Chosen(PROCEDURES)] = PlainProcedure()
+    """what a client does with an order to train: docs/methods.md"""
+    proximal_step: Annotated[ProximalStep, Field(strict=False)] = ProximalStep.GRADIENT
+    """how the pull of a procedure, an anchor or a relation is followed: gradient | proximal (stable however strong)"""
+    finetune_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """passes after the last round, for a model of the client's own; 0: none"""
+    anchor: Annotated[Anchor | None, Chosen(ANCHORS, none=True)] = None
+    """what everything shared is pulled to in training"""
+    balance: Annotated[LocalBalance, Chosen(BALANCES)] = PlainBalance()
+    """how tasks of one client that meet in a step agree on it: docs/methods.md"""
+
+    def settings(self) -> TrainingSettings:
+        """What travels with every order."""
+        return TrainingSettings(
+            local_epochs=self.local_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            eval_batch_size=self.eval_batch_size,
+            procedure=self.procedure,
+            balance=self.balance,
+            optimizer=self.optimizer,
+            proximal_step=self.proximal_step,
+            finetune_epochs=self.finetune_epochs,
+        )

@@ -1,0 +1,113 @@
+"""What a client does with an order to train: the rows; their functions are in `client.training.procedures`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from common.methods.choice import Epochs, Row, Strength, table
+
+
+class ProximalStep(StrEnum):
+    """How a proximal term (mu/2) ||theta - anchor||^2 is followed.
+
+    GRADIENT adds mu (theta - anchor) to the gradient; with plain gradient steps of rate eta it diverges for
+    eta mu > 2. PROXIMAL steps without it and then goes to the minimum of the term around there,
+    (theta + eta mu anchor) / (1 + eta mu), which is stable for every mu.
+    """
+
+    GRADIENT = "gradient"
+    PROXIMAL = "proximal"
+
+
+class LocalProcedure(Row):
+    """Base of the rows."""
+
+    has_anchor: ClassVar[bool] = False
+    """Whether it has a proximal term to the received model, so that `training.proximal_step` is read."""
+    has_own_model: ClassVar[bool] = False
+    """Whether the client trains a second model of its own beside the one that it hands in."""
+    splits_model: ClassVar[bool] = False
+    """Whether it needs a plan that splits the model into a shared encoder and heads."""
+    looks_ahead: ClassVar[bool] = False
+    """Whether gradients are taken where the model does not stand."""
+
+    def largest_mu(self) -> float:
+        """The strength of its proximal term."""
+        return 0.0
+
+    def extra_epochs(self, local_epochs: int) -> int:
+        """Passes over a client's examples per round beyond `local_epochs`, or gradients as many as one has."""
+        return 0
+
+
+@dataclass(frozen=True)
+class PlainProcedure(LocalProcedure):
+    """FedAvg (McMahan et al. 2017): epochs over the client's own examples."""
+
+    name = "plain"
+
+
+@dataclass(frozen=True)
+class FedProx(LocalProcedure):
+    """FedProx (Li et al. 2020): the loss plus (mu/2) ||w - received||^2 over everything that travels."""
+
+    name = "fedprox"
+    has_anchor = True
+    mu: Strength = 0.1
+    """strength of the pull to the received model"""
+
+    def largest_mu(self) -> float:
+        """See `LocalProcedure`."""
+        return self.mu
+
+
+@dataclass(frozen=True)
+class FedRep(LocalProcedure):
+    """FedRep (Collins et al. 2021): first the heads with the encoder frozen, then the reverse."""
+
+    name = "fedrep"
+    splits_model = True
+    head_epochs: Epochs = 1
+    """passes with the encoder frozen; local_epochs then train the encoder"""
+
+    def extra_epochs(self, local_epochs: int) -> int:
+        """See `LocalProcedure`."""
+        return self.head_epochs
+
+
+@dataclass(frozen=True)
+class Ditto(LocalProcedure):
+    """Ditto (Li et al. 2021): FedAvg, and beside it a personal model per client, pulled to the received one."""
+
+    name = "ditto"
+    has_own_model = True
+    has_anchor = True
+    mu: Strength = 0.1
+    """strength of the pull to the received model"""
+
+    def largest_mu(self) -> float:
+        """See `LocalProcedure`."""
+        return self.mu
+
+    def extra_epochs(self, local_epochs: int) -> int:
+        """See `LocalProcedure`."""
+        return local_epochs
+
+
+@dataclass(frozen=True)
+class PerFedAvg(LocalProcedure):
+    """Per-FedAvg, first order (Fallah et al. 2020): the gradient after one step on the batch before."""
+
+    name = "per_fedavg"
+    looks_ahead = True
+    inner_learning_rate: Strength = 0.01
+    """rate of the step that is looked ahead"""
+
+    def extra_epochs(self, local_epochs: int) -> int:
+        """See `LocalProcedure`."""
+        return local_epochs
+
+
+PROCEDURES: dict[str, type[LocalProcedure]] = table(PlainProcedure, FedProx, FedRep, Ditto, PerFedAvg)

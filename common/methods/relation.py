@@ -1,0 +1,84 @@
+"""What a relation sees of the members of a scope template, and what it answers: combinations of what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.methods.choice import LARGEST, Row
+from common.wire.limits import MAX_MEMBERS
+
+Float64 = NDArray[np.float64]
+
+LARGEST_MU = LARGEST * MAX_MEMBERS
+"""Of a proximal term in an order: the largest strength along links of weight 1 to as many members as there may be."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of a scope template after a round, K of them by name."""
+
+    holders: tuple[str, ...]
+    examples: Float64
+    """(K,) examples that were trained on; 0 for members whom the round did not reach."""
+    products: Float64
+    """Inner products of rows: the members' values, less their mean, then the duals that the relation keeps."""
+    steps: Float64
+    """(K, K) inner products of the round's steps."""
+    size: int
+    """Parameters of one member."""
+    duals: tuple[tuple[str, str], ...] = ()
+    """(member, other member) of each dual, in the order of the rows."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What the relation wanted to remember the last time."""
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.holders)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Where members start, what they are pulled to and how strongly: (start, anchor, mu)."""
+
+    start: Float64 | None = None
+    """(K, rows) coefficients over the rows of `Members.products`, those of the members sum to 1; None: as they are."""
+    anchor: Float64 | None = None
+    """The same of what members are pulled to; None: nothing."""
+    mu: Float64 = field(default_factory=lambda: np.empty(0))
+    """(K,) strengths of the proximal terms (mu/2) ||theta - anchor||^2."""
+    duals: Mapping[tuple[str, str], Float64] = field(default_factory=dict)
+    """New duals as coefficients, of which those of the members sum to 0."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Kept as JSON until the next round."""
+    note: str = ""
+    """Tells people what changed."""
+
+
+Couple = Callable[[Members], Coupling]
+
+
+class Relation(Row):
+    """How the copies of members act on each other: after each round it is called with what they hold."""
+
+    has_anchors: ClassVar[bool] = False
+    """Whether members are pulled to anchors, so that `training.proximal_step` is read."""
+    stands_losing_members: ClassVar[bool] = False
+    """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
+
+    def __call__(self, members: Members) -> Coupling:
+        """What becomes of the members."""
+        raise NotImplementedError
+
+    def largest_mu(self, members: int) -> float:
+        """The strongest proximal term among so many members."""
+        return 0.0
+
+    def named_members(self) -> list[tuple[str, str]]:
+        """(parameter, member) for each member that the parameters name."""
+        return []

@@ -1,0 +1,81 @@
+"""From the configuration to how updates become new versions: one value that says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config.schema import Config
+from common.methods.conflict import ConflictResolver
+from common.methods.relation import Couple
+from common.methods.robust import RobustRule
+from common.methods.server_optimizers import PlainStep, ServerOptimizer
+from common.methods.task_weights import Evidence, ExampleWeights, Float64
+from common.parameters.scope import Scope, ScopeKind
+
+
+@dataclass(frozen=True)
+class WeightedMean:
+    """What needs sums only, whatever the number of clients; the default is the mean weighted by examples."""
+
+    weights: Callable[[Evidence], Float64] = field(default_factory=ExampleWeights)
+    """Of tasks that have sums of their own."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """What weights of tasks are multiplied by; 1 where a task is missing."""
+    resolver: ConflictResolver | None = None
+    auxiliary: frozenset[str] = frozenset()
+    """Tasks that count as far as they help the others."""
+
+
+@dataclass(frozen=True)
+class AggregationStrategy:
+    """How updates become new versions; the default is federated averaging."""
+
+    mean: WeightedMean | RobustRule = field(default_factory=WeightedMean)
+    """Its type says what is needed: sums, or every update of the round."""
+    norm_bound: float | None = None
+    """Longer updates are shortened to it first."""
+    optimizer: ServerOptimizer = field(default_factory=PlainStep)
+    rate: float = 1.0
+    """What the optimizer's move is multiplied by."""
+    folder: Path | None = None
+    """Where a robust rule keeps updates; None: in a temporary folder."""
+    task_optimizer: ServerOptimizer | None = None
+    """The optimizer of scopes of single tasks, if it is another one."""
+    task_rate: float | None = None
+    relation: Couple | None = None
+    """Acts on members' copies afterwards."""
+    anchor_strength: float = 0.0
+    """How strongly what everybody shares is pulled to the run's first values in training."""
+
+    def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
+        """The optimizer and the rate of a scope."""
+        if Scope.parse(scope).kind is not ScopeKind.TASK:
+            return self.optimizer, self.rate
+        return self.task_optimizer or self.optimizer, self.rate if self.task_rate is None else self.task_rate
+
+
+def strategy_of(config: Config) -> AggregationStrategy:
+    """The strategy of a configuration."""
+    section = config.aggregation
+    return AggregationStrategy(
+        mean=section.robust or _weighted_mean_of(config),
+        norm_bound=section.norm_bound,
+        optimizer=section.optimizer,
+        rate=config.federation.server_learning_rate,
+        task_optimizer=section.task_optimizer,
+        task_rate=section.task_learning_rate,
+        relation=config.relation,
+        anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
+    )
+
+
+def _weighted_mean_of(config: Config) -> WeightedMean:
+    section = config.aggregation
+    return WeightedMean(
+        weights=section.weights,
+        factors={name: task.weight for name, task in config.tasks.items()},
+        resolver=ConflictResolver(section.conflict, section.only_conflicts) if section.conflict else None,
+        auxiliary=frozenset(name for name, task in config.tasks.items() if task.auxiliary),
+    )
