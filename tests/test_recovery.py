@@ -117,8 +117,8 @@ def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path,
             assert not np.array_equal(values, model.vectors[scope.removeprefix("own/")]), (
                 f"{name} did not learn {scope}"
             )
-    train = ["poll", "fetch", "submit"]
-    assert calls == ["join", "fetch_tokenizer", *["fetch"] * fetches, *train, *train, *train, "poll"]
+    train = ["poll", "fetch", "submit"]  # the answer to the last order, which asks for scores, comes with a poll
+    assert calls == ["join", "fetch_tokenizer", *["fetch"] * fetches, *train, *train, "poll", "fetch", "poll"]
     for number, name in enumerate(calls, start=1):
         for when in ("before", "after"):
             place = tmp_path / f"{when}{number}"
