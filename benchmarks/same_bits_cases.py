@@ -48,6 +48,17 @@ class Federation:
 
 RENAMED: dict[str, tuple[str, dict[object, object]]] = {
     "model.pair_mode": ("model.encoding", {}),
+    "training.procedure.name": ("training.procedure", {}),
+    "training.procedure": ("training", {}),
+    "training.proximal_step": ("training.pull", {}),
+    "training.anchor": ("relation", {}),
+    "training.balance.name": ("training.balance.rule", {}),
+    "training.balance.radius": ("training.balance.cagrad_c", {}),
+    "aggregation.conflict.name": ("aggregation.conflict", {}),
+    "aggregation.conflict.radius": ("aggregation.cagrad_c", {}),
+    "aggregation.conflict.rescale": ("aggregation.rescale", {}),
+    "aggregation.robust.name": ("aggregation.robust", {}),
+    "aggregation.robust.faulty_share": ("aggregation.faulty_share", {}),
 }
 """Path here -> path at the base, and value here -> value at the base where values differ too.
 
@@ -131,27 +142,27 @@ FEDERATIONS: dict[str, Federation] = {
     ),
     "private_heads": numbers(
         sharing__plan="private_heads",
-        training__procedure="fedrep",
-        training__head_epochs=2,
+        training__procedure__name="fedrep",
+        training__procedure__head_epochs=2,
         aggregation__weights="temperature",
         federation__update_encoding="dense-bfloat16",
         client__precision="bfloat16",
     ),
     "fedper": texts(
         sharing__plan="fedper",
-        training__procedure="fedprox",
-        training__mu=1.0,
+        training__procedure__name="fedprox",
+        training__procedure__mu=1.0,
         model__pair_mode="cross",
         federation__update_encoding="dense-bfloat16",
     ),
     "lg": texts(
         sharing__plan="lg",
         aggregation__weights="uniform",
-        aggregation__robust="trimmed_mean",
-        aggregation__faulty_share=0.4,
+        aggregation__robust__name="trimmed_mean",
+        aggregation__robust__faulty_share=0.4,
         federation__update_encoding="rows-bfloat16",
     ),
-    "local": numbers(sharing__plan="local", training__balance={"rule": "gradnorm", "rate": 0.1}),
+    "local": numbers(sharing__plan="local", training__balance__name="gradnorm", training__balance__rate=0.1),
     "groups": texts(
         sharing__plan="groups",
         sharing__groups={"pairs": {"scores": ["stsb"], "duplicates": ["qqp"]}, "sentences": ["sst2"]},
@@ -170,23 +181,24 @@ FEDERATIONS: dict[str, Federation] = {
             {"*layers.0*": "member/{holder}"},
             {"*": "shared"},
         ],
-        relation__name="start",
-        relation__strength=0.5,
-        training__procedure="fedprox",
-        training__pull="proximal",
+        training__anchor__name="start",
+        training__anchor__strength=0.5,
+        training__procedure__name="fedprox",
+        training__proximal_step="proximal",
     ),
     # ---- relations, and the balance of a client's tasks ----
     "mean": numbers(sharing__plan="soft", training__balance="pcgrad", federation__task_choice="rotate"),
     "graph": copies({"name": "graph", "links": LINKS}, training__balance="mgda"),
     "graph_l1": copies(
         {"name": "graph_l1", "links": LINKS, "penalty": 0.5, "strength": 0.01},
-        training__balance={"rule": "cagrad", "cagrad_c": 0.8},
+        training__balance__name="cagrad",
+        training__balance__radius=0.8,
         training__num_rounds=4,
     ),
     "precision": copies(
         {"name": "precision", "links": [["client-1", "client-2", -0.5]], "diagonal": 2.0},
         training__balance="nash",
-        training__pull="proximal",
+        training__proximal_step="proximal",
     ),
     "clusters": copies(
         {"name": "clusters", "clusters": {"north": ["client-1", "client-2"], "south": ["client-3", "client-4"]}},
@@ -194,29 +206,34 @@ FEDERATIONS: dict[str, Federation] = {
         aggregation__optimizer="adam",
     ),
     "attention": copies({"name": "attention", "temperature": 0.5}, training__balance="upgrad"),
-    "similarity": copies({"name": "similarity", "threshold": 0.2}, training__balance={"rule": "famo", "rate": 0.1}),
-    "partial": copies({"name": "partial", "share": 0.3}, training__balance={"rule": "uncertainty", "rate": 0.1}),
+    "similarity": copies(
+        {"name": "similarity", "threshold": 0.2}, training__balance__name="famo", training__balance__rate=0.1
+    ),
+    "partial": copies(
+        {"name": "partial", "share": 0.3}, training__balance__name="uncertainty", training__balance__rate=0.1
+    ),
     "adaptive": numbers(
         sharing__plan="adaptive",
         sharing__members="clients",
         relation__margin=0.5,
         relation__patience=1,
         training__num_rounds=5,
-        training__balance={"rule": "upgrad", "rescale": False},
+        training__balance__name="upgrad",
+        training__balance__rescale=False,
     ),
     # ---- weights of tasks, conflicts, server optimizers, procedures ----
     "pcgrad": numbers(aggregation__weights="task_balanced", aggregation__conflict="pcgrad", training__optimizer="sgd"),
     "mgda": numbers(
         aggregation__weights="task_balanced",
         aggregation__conflict="mgda",
-        training__procedure="ditto",
-        training__mu=1.0,
+        training__procedure__name="ditto",
+        training__procedure__mu=1.0,
         aggregation__max_examples="2x",
     ),
     "cagrad": numbers(
         aggregation__weights="attention",
-        aggregation__conflict="cagrad",
-        aggregation__cagrad_c=0.8,
+        aggregation__conflict__name="cagrad",
+        aggregation__conflict__radius=0.8,
         training__procedure="per_fedavg",
         training__finetune_epochs=1,
     ),
@@ -230,11 +247,11 @@ FEDERATIONS: dict[str, Federation] = {
         aggregation__task_learning_rate=1.0,
     ),
     "imtl_g": numbers(
-        aggregation__conflict="imtl_g",
+        aggregation__conflict__name="imtl_g",
         aggregation__only_conflicts=False,
-        aggregation__rescale=False,
+        aggregation__conflict__rescale=False,
         training__procedure="ditto",
-        training__pull="proximal",
+        training__proximal_step="proximal",
         training__schedule="cosine",
     ),
     "upgrad": texts(

@@ -124,8 +124,7 @@ async def take_part(
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         computing = Computing(section.compact_vocabulary, section.precision, section.trains, section.layers, limits)
-        capabilities = (f"data-{config.data.source}",)
-        client = local_client(identity.client_id, definitions, data, device, capabilities, procedure, computing)
+        client = local_client(identity.client_id, definitions, data, device, config.data.source, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, client, identity.folder)
         try:

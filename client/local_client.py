@@ -12,8 +12,8 @@ from client.data.examples import TaskData
 from client.limits import Limits
 from client.precision import Precision
 from client.training.procedures import Procedure
-from common.orders import JoinRequest, offer_of
-from common.parameters.capacity import ALL, capability_of
+from common.capabilities import ALL, Capabilities
+from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS
 from common.targets import sums_of
 from common.tasks import TaskDefinition
@@ -52,11 +52,11 @@ def local_client(
     tasks: Sequence[TaskDefinition],
     data: Mapping[str, TaskData],
     device: torch.device,
-    capabilities: tuple[str, ...] = (),
+    source: str = "",
     procedure: Procedure | None = None,
     computing: Computing | None = None,
 ) -> LocalClient:
-    """A client with these tasks and their data."""
+    """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
     targets = {
@@ -68,7 +68,7 @@ def local_client(
         client_id,
         tuple(tasks),
         tuple((name, len(data[name].train)) for name in names),
-        (*capabilities, *map(offer_of, ENCODINGS), *capability_of(computing.trains, computing.layers)),
+        Capabilities(tuple(ENCODINGS), source, computing.trains, computing.layers),
         tuple((name, header) for name in names for header in data[name].headers),
         tuple((name, len(data[name].validation)) for name in names),
         tuple((name, sums_of(values)) for name, values in sorted(targets.items())),

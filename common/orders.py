@@ -9,6 +9,7 @@ from typing import assert_never
 
 from xxhash import xxh3_128_hexdigest
 
+from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.methods.balance import PlainBalance
 from common.methods.balances import LocalBalance
@@ -40,7 +41,7 @@ class JoinRequest:
     client_id: str
     tasks: tuple[TaskDefinition, ...]
     examples: tuple[tuple[str, int], ...]
-    capabilities: tuple[str, ...] = ()
+    capabilities: Capabilities = field(default_factory=Capabilities)
     headers: tuple[tuple[str, Header], ...] = ()
     validation: tuple[tuple[str, int], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
@@ -144,11 +145,6 @@ DENSE_FLOAT32 = "dense-float32"
 ROWS_FLOAT32 = "rows-float32"
 DENSE_BFLOAT16 = "dense-bfloat16"
 ROWS_BFLOAT16 = "rows-bfloat16"
-
-
-def offer_of(encoding: str) -> str:
-    """The capability with which a client offers an encoding of its updates."""
-    return f"encoding-{encoding}"
 
 
 @dataclass(frozen=True)

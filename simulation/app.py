@@ -76,7 +76,7 @@ async def _run(
     clients: Sequence[VirtualClient],
     rows: Mapping[str, Mapping[str, TaskData]],
 ) -> dict[str, Any]:
-    started, before = time.monotonic(), float(journal.facts().get("seconds", "0"))
+    started, before = time.monotonic(), journal.facts().traffic.seconds
     federation, rules, schemas, state = restore_run(config, folder, journal)
     state = _as_dealt(state, clients)
     rules, federation = rules_for_simulation(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
@@ -94,7 +94,8 @@ async def _run(
             if coordinator.state.phase is not Phase.FAILED:
                 raise _cause(group) from None
         models.write_out(coordinator.state.completed_rounds)
-        journal.commit((), {"seconds": f"{before + time.monotonic() - started:.3f}"})
+        seconds = round(before + time.monotonic() - started, 3)
+        journal.commit([replace(journal.facts().traffic, seconds=seconds)])
         report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
     if coordinator.state.phase is Phase.FAILED:
         raise RunFailedError(coordinator.state.failure)

@@ -146,7 +146,6 @@ class VirtualClients:
         computing = Computing(
             section.compact_vocabulary, section.precision, trains=section.trains, limits=limits_of(config)
         )
-        capabilities = (f"data-{config.data.source}",)
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [
             Agent(
@@ -156,7 +155,7 @@ class VirtualClients:
                     local_definitions(config, client.tasks),
                     rows[client.client_id],
                     device,
-                    capabilities,
+                    config.data.source,
                     procedure,
                     computing,
                 ),

@@ -277,5 +277,4 @@ def test_names_of_scopes_are_put_together_and_taken_apart_in_one_file() -> None:
             and re.fullmatch(r"(.*[._])?(scope|template)", ast.unparse(node.func.value))
         )
     }
-    kept = "client/personal.py"  # its own prefix of a file's keys, which goes with the own model's special place there
-    assert {where for where, _ in found} - {kept} == {"common/parameters/scope.py"}, found
+    assert {where for where, _ in found} == {"common/parameters/scope.py"}, found

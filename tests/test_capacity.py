@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from client.agent import Agent
 from client.disclosure import what_leaves
 from client.transport.grpc_port import GrpcCoordinator
+from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, ModelError, Refused
 from common.models.encoder import build_encoder, shallower
 from common.orders import JoinRequest
-from common.parameters.capacity import capability_of, capacity_problem, fixed_scopes, trained_blocks
+from common.parameters.capacity import capacity_problem, fixed_scopes, trained_blocks
 from common.parameters.plan import block_of
 from server.core.effects import Fold
 from server.core.events import Joined
@@ -126,7 +127,7 @@ def test_the_core_counts_those_who_train_a_scope() -> None:
     for name, trains in (("a", "all"), ("b", "head"), ("c", "head")):
         tasks = tuple(task for task in TASKS if task.name in (("sst2", "qqp") if name == "a" else ("sst2",)))
         sizes = tuple((task.name, 100) for task in tasks)
-        request = JoinRequest(name, tasks, sizes, capability_of(trains), validation=sizes)
+        request = JoinRequest(name, tasks, sizes, Capabilities(trains=trains), validation=sizes)
         table.apply(Joined(0.0, request, f"token-{name}"))
     assert table.state.open is not None
     assert {o.client_id: o.fixed for o in table.state.open.orders.values()} == {
@@ -156,7 +157,7 @@ def test_a_client_that_comes_back_with_another_capacity_gets_no_old_order() -> N
     table.join("a", "sst2", "qqp")
     table.join("b", "sst2")
     assert table.order("b") is not None
-    table.apply(Joined(0.0, JoinRequest("b", TASKS[:1], (("sst2", 100),), capability_of("head")), "token-b"))
+    table.apply(Joined(0.0, JoinRequest("b", TASKS[:1], (("sst2", 100),), Capabilities(trains="head")), "token-b"))
     assert table.order("b") is None and table.order("a") is not None
 
 

@@ -55,9 +55,9 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         patch.setattr("server.storage.models.INLINE_BYTES", 0)
     commit = Journal.commit
 
-    def watched(journal: Journal, records: Any, facts: Any = None) -> None:
+    def watched(journal: Journal, records: Any) -> None:
         kept: list[Record] = list(records)
-        commit(journal, kept, facts)
+        commit(journal, kept)
         if journal.completed() == DIED_AFTER and not (place / "image").exists():
             assert journal._settling is not None
             journal._settling._thread.submit(lambda: None).result()

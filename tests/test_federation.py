@@ -12,6 +12,7 @@ from client.data.batching import epoch_batches
 from client.data.examples import prepare
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.seeds import derive_seed
+from server.core.facts import RunFacts
 from server.core.phases import EVALUATE, TRAIN, Phase
 from server.reporting.report import build_report
 from tests.federations import CLIENTS, digest_of, federate, make_client, make_model, small_config
@@ -109,7 +110,13 @@ def test_the_report_scores_the_published_model_of_every_round(tmp_path):
     rounds = coordinator.journal.rounds()
     assert [r.phase for r in rounds] == [TRAIN, TRAIN, EVALUATE]
     report = build_report(
-        {}, coordinator.rules.tasks, rounds, coordinator.journal.members(), "finished", digest_of(coordinator)
+        RunFacts(),
+        0,
+        coordinator.rules.tasks,
+        rounds,
+        coordinator.journal.members(),
+        "finished",
+        digest_of(coordinator),
     )
     for task, clients in (("sst2", ["a", "b", "d"]), ("qqp", ["c", "d"])):
         section = report["tasks"][task]

@@ -196,7 +196,7 @@ def test_a_coordinator_that_dies_after_any_effect_of_a_spoiled_round_stores_noth
             *("0.safetensors", "private.safetensors")
         ]
         journal = Journal(place / "run" / "journal.sqlite")
-        assert journal.facts()["ended"] == "failed" and not journal.model(1), dies_after
+        assert journal.facts().ended is Phase.FAILED and not journal.model(1), dies_after
         attempts = [round_.attempt for round_ in journal.rounds()]
         assert attempts[:2] == [1, 2], dies_after  # killed behind its end, a run tries once more
         journal.close()

@@ -20,6 +20,7 @@ from common.statistics import TaskStatistics
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.core.effects import Commit, Guarded, Notice
 from server.core.events import Answered
+from server.core.facts import RunFacts
 from server.core.guard import shortfall
 from server.core.state import Guard
 from server.reporting.report import build_report, guard_reports
@@ -282,7 +283,7 @@ RIVALS = [("big", ["a0"], "1/1"), ("small", ["b1"], "1/1")]
 def report_of(coordinator):
     journal = coordinator.journal
     found = journal.rounds(), journal.members(), "finished", ""
-    report = build_report({}, coordinator.rules.tasks, *found, guarded=journal.guarded())
+    report = build_report(RunFacts(), 0, coordinator.rules.tasks, *found, guarded=journal.guarded())
     return json.loads(json.dumps(report, allow_nan=False))
 
 

@@ -32,6 +32,7 @@ from common.methods.procedures import (
 from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
 from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
+from server.core.facts import RunFacts
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
 from tests.federations import digest_of, federate, make_model, small_config
@@ -240,7 +241,7 @@ def own_values(state: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(coordinator: Coordinator) -> dict[str, Any]:
     journal = coordinator.journal
-    return build_report({}, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
+    return build_report(RunFacts(), 0, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
 
 
 @pytest.mark.parametrize("name", FEDERATED)

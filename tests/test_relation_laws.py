@@ -15,6 +15,7 @@ from common.methods.linear import GraphRelation, Links, MeanRelation, PrecisionR
 from common.methods.relation import Couple, Coupling, Members
 from common.targets import OWN_UNITS
 from server.core.bodies import proximal_terms
+from server.core.facts import RunFacts
 from server.reporting.report import build_report
 from tests.exact_cases import (
     Problems,
@@ -240,7 +241,7 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows
     )
     assert apart(first, settle_apart(MeanRelation(20.0), problems, 3)) == 0.0
-    report = build_report({}, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
+    report = build_report(RunFacts(), 0, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
     assert report["tasks"]["a"]["metrics"]["rmse"] == pytest.approx(school_rmse(first, rows), rel=1e-5)
     found = settle_apart(MeanRelation(20.0), problems, 300)
     assert school_objective(found, rows) == pytest.approx(544507.36854691, rel=1e-6)

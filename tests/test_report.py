@@ -7,20 +7,26 @@ from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import Commit
 from server.core.events import Answered, Left, OrderFailed, Seen, UpdateRefused
+from server.core.facts import RunBegan, Traffic
 from server.reporting.report import build_report
 from server.storage.journal import Journal
 from tests.core_cases import RULES, TASKS, Table, rules
 
-FACTS = {"name": "demo", "run_id": "run", "encoder_init": "random", "rounds_completed": "2", "seconds": "1.5"}
-FACTS |= {"bytes_down": "10", "bytes_up": "20"}
+FACTS = (RunBegan("run", "demo", 0, "random"), Traffic(10, 20, 1.5))
 
 
 def report_of(table):
     journal = Journal(":memory:")
     for effect in table.of(Commit):
-        journal.commit(effect.records, FACTS)
+        journal.commit((*FACTS, *effect.records))
     report = build_report(
-        journal.facts(), TASKS, journal.rounds(), journal.members(), table.state.phase.value, "d" * 64
+        journal.facts(),
+        table.state.completed_rounds,
+        TASKS,
+        journal.rounds(),
+        journal.members(),
+        table.state.phase.value,
+        "d" * 64,
     )
     journal.close()
     return json.loads(json.dumps(report, allow_nan=False))

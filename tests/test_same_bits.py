@@ -9,6 +9,7 @@ import pytest
 from benchmarks.same_bits import Tree, nested, read
 from benchmarks.same_bits_cases import FEDERATIONS, How
 from common.config import Config, load_config
+from common.config.choices import Chosen
 from common.config.values import Section
 
 ELSEWHERE = {
@@ -27,6 +28,8 @@ def choices(section: type[Section], prefix: str = "") -> Iterator[tuple[str, set
             yield from choices(type(field.default), f"{prefix}{name}.")
         elif get_origin(field.annotation) is Literal:
             yield prefix + name, set(get_args(field.annotation))
+        else:
+            yield from ((prefix + name, set(rows.names)) for rows in field.metadata if isinstance(rows, Chosen))
 
 
 def config_of(name: str, folder) -> Config:
@@ -46,7 +49,7 @@ def test_every_choice_of_the_configuration_is_used(tmp_path):
             value: object = config
             for part in key.split("."):
                 value = getattr(value, part)
-            used.setdefault(key, set()).add(str(value))
+            used.setdefault(key, set()).add("none" if value is None else str(getattr(value, "name", value)))
     missing = {key: every - used[key] - ELSEWHERE.get(key, set()) for key, every in choices(Config)}
     assert {key: left for key, left in missing.items() if left} == {}
     assert {federation.how for federation in FEDERATIONS.values()} == {*How}

@@ -11,6 +11,7 @@ import pytest
 from common.errors import RunFolderError
 from server.core.effects import Commit, Guarded, MemberRecord, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
+from server.core.facts import RunFacts, RunSettings, Traffic
 from server.core.phases import ENDED, Phase
 from server.core.state import OpenOrder
 from server.runs.run_folder import RunFolder
@@ -200,9 +201,9 @@ def test_a_commit_that_fails_leaves_nothing_and_the_next_one_works():
 
     with pytest.raises(OSError, match="disk"):
         journal.commit(breaks())
-    assert journal.facts() == {}
-    journal.commit((), {"name": "x"})
-    assert journal.facts() == {"name": "x"}
+    assert journal.facts() == RunFacts()
+    journal.commit([Traffic(1)])
+    assert journal.facts() == RunFacts(traffic=Traffic(1))
 
 
 def test_a_process_killed_inside_a_commit_loses_nothing_committed(tmp_path):
@@ -214,7 +215,7 @@ from server.core.phases import Phase
 from server.storage.journal import Journal
 
 journal = Journal(sys.argv[1])
-journal.commit((), {"name": "durable"})
+journal.commit([RunEnded(Phase.WAITING, "durable")])
 
 def dies():
     yield RunEnded(Phase.FAILED, "never committed")
@@ -227,9 +228,9 @@ journal.commit(dies())
     )
     assert killed.returncode == 7
     journal = Journal(path)
-    assert journal.facts() == {"name": "durable"}
+    assert journal.facts().reason == "durable"
     assert journal.restore(SCHEMAS, TIMEOUT).phase is Phase.WAITING
-    journal.commit((), {"seconds": "1"})
+    journal.commit([Traffic(seconds=1.0)])
     journal.close()
 
 
@@ -237,11 +238,11 @@ def test_the_wal_begins_anew_once_it_is_long_and_the_file_has_it_all(tmp_path, m
     monkeypatch.setattr("server.storage.settling.WAL_BYTES", 50_000)
     journal, sizes = Journal(tmp_path / "journal.sqlite"), []
     for number in range(12):
-        journal.commit((), {f"key {number}": "x" * 10_000})
+        journal.commit([RunSettings("x" * 10_000 + str(number))])
         journal._settling._thread.submit(lambda: None).result()
         sizes.append((tmp_path / "journal.sqlite-wal").stat().st_size)
         shutil.copy(tmp_path / "journal.sqlite", tmp_path / "alone.sqlite")
-        assert f"key {number}" in Journal.read(tmp_path / "alone.sqlite").facts()
+        assert str(number) in Journal.read(tmp_path / "alone.sqlite").facts().settings.sharing_plan[10_000:]
     assert max(sizes[1:]) < 100_000 and sizes != sorted(sizes)  # the first holds the tables, too
     journal.close()
 

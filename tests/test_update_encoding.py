@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
@@ -25,12 +26,12 @@ from common.orders import (
     Session,
     TaskResult,
     UpdateHeader,
-    offer_of,
 )
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Answered, Joined
+from server.core.facts import RunFacts
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
@@ -95,7 +96,11 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
 
     def make_client(config: Config, client: str, *rest: object) -> object:
         made = usual(config, client, *rest)  # type: ignore[arg-type]
-        return replace(made, request=replace(made.request, capabilities=("data-builtin",))) if client == "b" else made
+        return (
+            replace(made, request=replace(made.request, capabilities=Capabilities(data="builtin")))
+            if client == "b"
+            else made
+        )
 
     monkeypatch.setattr(federations, "make_client", make_client)
     mixed = run(tmp_path, ROWS_FLOAT32)
@@ -109,16 +114,16 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
 # ---- the core by itself ----
 
 
-def join(table: Table, client: str, task: str, *capabilities: str) -> None:
+def join(table: Table, client: str, task: str, *codecs: str) -> None:
     definitions = tuple(known for known in TASKS if known.name == task)
-    request = JoinRequest(client, definitions, ((task, 100),), capabilities, validation=((task, 100),))
+    request = JoinRequest(client, definitions, ((task, 100),), Capabilities(codecs), validation=((task, 100),))
     table.apply(Joined(table.now, request, f"token-{client}"))
 
 
 def two(**changes: object) -> Table:
     """a offers touched rows, b does not; the round is open."""
     table = Table(rules(update_encoding=ROWS_FLOAT32, payload_bytes=RANGES, **changes))
-    join(table, "a", "sst2", offer_of(ROWS_FLOAT32), "something-new")
+    join(table, "a", "sst2", ROWS_FLOAT32, "something-new")
     join(table, "b", "qqp")
     return table
 
@@ -135,7 +140,7 @@ def test_orders_ask_for_what_is_offered() -> None:
 def test_who_comes_back_is_told_once_and_keeps_its_order() -> None:
     table = two()
     join(table, "b", "qqp")
-    join(table, "a", "sst2", offer_of(ROWS_FLOAT32))
+    join(table, "a", "sst2", ROWS_FLOAT32)
     assert sum("does not offer" in n.text for n in table.of(Notice) if isinstance(n, Notice)) == 1
     assert table.order("a") is not None and table.order("b") is not None
 
@@ -151,7 +156,7 @@ def test_who_comes_back_without_the_encoding_of_its_order_gets_another_order() -
 
 def test_by_default_every_client_is_asked_for_dense_updates() -> None:
     table = Table(RULES)
-    join(table, "a", "sst2", *map(offer_of, ENCODINGS))
+    join(table, "a", "sst2", *ENCODINGS)
     join(table, "b", "qqp")
     order = table.order("a")
     assert order is not None and order.body.codec == DENSE_FLOAT32
@@ -204,7 +209,7 @@ def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["uploads"] == expected
     for commit in commits:
         journal.commit(commit.records)
-    report = build_report({}, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
+    report = build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
     assert report["uploads"] == expected
     journal.close()
 
@@ -223,7 +228,7 @@ class Upload:
     async def join(self) -> None:
         definition = self.coordinator.rules.definition("sst2")
         assert definition is not None
-        offers = tuple(map(offer_of, ENCODINGS))
+        offers = Capabilities(tuple(ENCODINGS))
         rows = (("sst2", 24),)
         welcome = await self.port.join(JoinRequest(self.client, (definition,), rows, offers, validation=rows))
         self.session: Session = welcome.session

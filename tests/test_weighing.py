@@ -21,6 +21,7 @@ from common.wire.limits import MAX_EXAMPLES
 from server.core.admission import _check_counts
 from server.core.effects import Combine, Fold, Notice
 from server.core.events import Answered, Joined, Started
+from server.core.facts import RunFacts
 from server.core.weighing import step_shares
 from server.reporting.report import build_report, influence_of
 from tests.core_cases import SCORES, Table, rules
@@ -188,7 +189,7 @@ def test_the_report_states_the_clients_shares() -> None:
         coordinator, journal = hands.coordinator, hands.coordinator.journal
         held = journal.rounds(), journal.members()
         influence = influence_of(coordinator.rules, held[0], journal.totals())
-        return build_report({}, coordinator.rules.tasks, *held, "", "", influence=influence)
+        return build_report(RunFacts(), 0, coordinator.rules.tasks, *held, "", "", influence=influence)
 
     report = asyncio.run(play())
     (entry,) = report["step_shares"]

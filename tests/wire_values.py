@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
@@ -98,6 +99,15 @@ headers = st.one_of(
 )
 
 
+capabilities = st.builds(
+    Capabilities,
+    few(ids, str),
+    st.just("") | ids,
+    st.sampled_from(["all", "head", "top_2"]),
+    st.none() | st.integers(1, 9999),
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
@@ -106,7 +116,7 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     sums = st.builds(TargetSums, numbers, amounts)
     targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TASK_KINDS["regression"])
     said = tuple((t.name, draw(headers)) for t in tasks[1:])
-    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(few(ids, str)), said), validation, targets)
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(capabilities), said), validation, targets)
 
 
 welcomes = st.builds(

@@ -1,25 +1,24 @@
 """How much of the model a client holds and trains: all of it, its heads alone, heads and top layers, or no top layers.
 
-A client says so when it joins, with a capability such as `trains-top_2`. Both sides then work out alike which scopes
+A client says so when it joins (`Capabilities.trains`). Both sides then work out alike which scopes
 its updates leave out; a block of the model is averaged over those who trained it. Scopes are trained whole or not at
-all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`). A client with the word
-`holds-3` has an encoder of the first three layers, and neither receives nor returns the scopes of the others.
+all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`). A client with
+`Capabilities.layers` 3 has an encoder of the first three layers, and neither receives nor returns the scopes of the
+others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
+from common.capabilities import ALL
 from common.parameters.plan import EMBEDDINGS, HEADS, TOP, block_of, layer_number
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 
-ALL = "all"
 HEAD = "head"
 _FORM = re.compile(r"all|head|top_([1-9][0-9]{0,3})")
-_WORD = "trains-"
-_HOLDS = re.compile(r"holds-([1-9][0-9]{0,3})")
 
 Blocks = Mapping[str, frozenset[str]]
 """The blocks of the model (`embeddings`, `layer_<i>`, `top`, `heads`) that each scope has parameters of."""
@@ -33,22 +32,6 @@ def blocks_of(schemas: Mapping[str, ParameterSchema]) -> dict[str, frozenset[str
 def is_capacity(trains: str) -> bool:
     """Whether a text says how much is trained: `all`, `head` or `top_<n>`."""
     return _FORM.fullmatch(trains) is not None
-
-
-def capability_of(trains: str, layers: int | None = None) -> tuple[str, ...]:
-    """The words with which a client says how much it trains and holds; none where that is everything."""
-    return (*([] if trains == ALL else [f"{_WORD}{trains}"]), *([] if layers is None else [f"holds-{layers}"]))
-
-
-def trains_of(capabilities: Collection[str]) -> str:
-    """How much a client with these capabilities trains."""
-    return next((word.removeprefix(_WORD) for word in capabilities if word.startswith(_WORD)), ALL)
-
-
-def layers_of(capabilities: Collection[str]) -> int | None:
-    """How many layers the encoder of a client with these capabilities has; None for all."""
-    found = [match for word in capabilities if (match := _HOLDS.fullmatch(word))]
-    return int(found[0][1]) if found else None
 
 
 def lacking_scopes(layers: int | None, blocks: Blocks) -> frozenset[str]:

@@ -25,7 +25,7 @@ MAX_SCOPES = 4096
 MAX_RULES = 4096
 RULES_BYTES = 1 << 17
 """The rules of a sharing plan, written out for the encoder's layers."""
-MAX_CAPABILITIES = 64
+MAX_CODECS = 64
 MAX_MEMBERS = 1 << 16
 
 MAX_COUNT = (1 << 53) - 1

@@ -37,7 +37,7 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
             pb.TaskExamples(task=task, examples=examples, validation=dict(value.validation).get(task, 0))
             for task, examples in value.examples
         ],
-        capabilities=value.capabilities,
+        capabilities=parts.pack_capabilities(value.capabilities),
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
         targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
     )
@@ -52,12 +52,11 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     for field, names in named.items():
         if unknown := set(names) - {task.name for task in tasks}:
             raise WireError(f"{field}: {min(unknown)[:80]!r} is not among the tasks")
-    capabilities = checks.items(message.capabilities, "capabilities", limits.MAX_CAPABILITIES)
     return JoinRequest(
         checks.client_id(message.client_id),
         tasks,
         tuple((row.task, _count_rows(row.examples, "examples")) for row in message.examples),
-        checks.distinct((checks.identifier(word, "capabilities") for word in capabilities), "capabilities"),
+        parts.unpack_capabilities(message.capabilities),
         headers=tuple((row.task, parts.unpack_header(row)) for row in message.headers),
         validation=tuple(
             (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation

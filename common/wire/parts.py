@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.capabilities import ALL, Capabilities
 from common.errors import WireError
 from common.inputs.header import Header
 from common.orders import (
@@ -125,6 +126,22 @@ def unpack_architecture(message: pb.ModelArchitecture) -> ModelArchitecture:
         checks.count(message.max_length, "max_length", least=1),
         checks.digest(message.tokenizer_digest, "tokenizer_digest"),
         checks.count(message.tokenizer_bytes, "tokenizer_bytes"),
+    )
+
+
+def pack_capabilities(value: Capabilities) -> pb.Capabilities:
+    """Value to message."""
+    return pb.Capabilities(codecs=value.codecs, data=value.data, trains=value.trains, layers=value.layers)
+
+
+def unpack_capabilities(message: pb.Capabilities) -> Capabilities:
+    """Message to value; a client that says nothing has the defaults."""
+    codecs = checks.items(message.codecs, "codecs", limits.MAX_CODECS)
+    return Capabilities(
+        checks.distinct((checks.identifier(name, "codecs") for name in codecs), "codecs"),
+        checks.optional_identifier(message.data, "data"),
+        checks.identifier(message.trains or ALL, "trains"),
+        checks.count(message.layers, "layers", least=1) if message.HasField("layers") else None,
     )
 
 

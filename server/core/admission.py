@@ -7,7 +7,7 @@ from typing import TypeVar, assert_never
 from common.errors import Reason, Refused
 from common.inputs.header import Header
 from common.orders import Evaluate, JoinRequest, Reply, Session, TaskResult, Train, UpdateHeader
-from common.parameters.capacity import capacity_problem, depth_problem, layers_of, trains_of
+from common.parameters.capacity import capacity_problem, depth_problem
 from common.statistics import LARGEST
 from common.tasks import TaskDefinition
 from server.core.bodies import body_of
@@ -43,7 +43,7 @@ def check_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):
         raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
-    trains, layers = trains_of(request.capabilities), layers_of(request.capabilities)
+    trains, layers = request.capabilities.trains, request.capabilities.layers
     problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")

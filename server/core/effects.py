@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from common.inputs.header import Header
 from common.log_fields import LogFields
 from common.targets import TargetUnits
+from server.core.facts import RunBegan, RunSettings, Traffic
 from server.core.phases import Phase
 from server.core.state import Member, OpenRound, Related
 
@@ -171,5 +172,16 @@ class UnitsFixed:
 
 
 Record = (
-    MemberRecord | HeaderFixed | UnitsFixed | RoundOpened | RoundClosed | RunEnded | TaskCosines | Related | Guarded
+    RunBegan
+    | RunSettings
+    | Traffic
+    | MemberRecord
+    | HeaderFixed
+    | UnitsFixed
+    | RoundOpened
+    | RoundClosed
+    | RunEnded
+    | TaskCosines
+    | Related
+    | Guarded
 )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.orders import (
     DENSE_FLOAT32,
@@ -13,9 +14,8 @@ from common.orders import (
     Session,
     TaskResult,
     TrainingSettings,
-    offer_of,
 )
-from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes, layers_of, trains_of
+from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes
 from common.parameters.membership import Membership
 from common.parameters.scope import Scope, untrained_scopes
 from common.targets import TargetSums, TargetUnits
@@ -100,7 +100,7 @@ class Rules:
 
     def held_scopes(self, templates: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes for these templates that a client holds for some of its tasks, without layers that it lacks."""
-        lacking = lacking_scopes(layers_of(member.capabilities), self.blocks)
+        lacking = lacking_scopes(member.capabilities.layers, self.blocks)
         held = self.membership.scopes(templates, member.client_id, member.tasks, tasks)
         return tuple(scope for scope in held if Scope.parse(scope).template not in lacking)
 
@@ -108,14 +108,14 @@ class Rules:
         self, member: Member, tasks: tuple[str, ...], number: int, fallen: Collection[str] = ()
     ) -> frozenset[str]:
         """The scopes that it then receives in a round to train, and does not train."""
-        fixed = fixed_scopes(trains_of(member.capabilities), self.blocks, self.schedule.frozen_in(number))
+        fixed = fixed_scopes(member.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
         scopes = self.scopes_of(member, tasks)
         frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in fixed)
         return frozen | untrained_scopes(scopes, tasks, fallen)
 
-    def codec_for(self, capabilities: tuple[str, ...]) -> str:
+    def codec_for(self, capabilities: Capabilities) -> str:
         """The codec that a client with these capabilities is asked for."""
-        return self.update_encoding if offer_of(self.update_encoding) in capabilities else DENSE_FLOAT32
+        return self.update_encoding if self.update_encoding in capabilities.codecs else DENSE_FLOAT32
 
     def payload_range(self, encoding: str, scope: str) -> tuple[int, int]:
         """Least and most bytes of a scope's payload."""
@@ -151,7 +151,7 @@ class Member:
     client_id: str
     tasks: tuple[str, ...]
     examples: Mapping[str, int]
-    capabilities: tuple[str, ...]
+    capabilities: Capabilities
     token: str
     last_seen: float
     present: bool = True

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from common.log_fields import LogFields
-from common.orders import DENSE_FLOAT32, Reply, UpdateHeader, offer_of
+from common.orders import DENSE_FLOAT32, Reply, UpdateHeader
 from server.core import rounds
 from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
@@ -117,7 +117,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     order = state.open.order_of(member.client_id) if state.open else None
     if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
-    unable = order.codec != DENSE_FLOAT32 and offer_of(order.codec) not in member.capabilities
+    unable = order.codec != DENSE_FLOAT32 and order.codec not in member.capabilities.codecs
     other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number, state.fallen)
     other = other or [s.scope for s in order.scopes] != [*rules.scopes_of(member, order.tasks)]
     lacking = sorted(set(order.tasks) - set(member.tasks))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from common.orders import JoinRequest
@@ -12,8 +11,6 @@ from server.core.effects import Notice, UnitsFixed
 from server.core.state import FederationState, Member, Rules
 from server.core.weighing import cap_of
 
-FACT = "units/"
-"""Of the run's facts that say in which units a task's head works."""
 FAR = 4.0
 """Units that an earlier run fixed are far from today's scores by more than so many of them."""
 
@@ -71,15 +68,6 @@ def _capped(parts: Sequence[tuple[int, TargetSums]], cap: int | None) -> list[tu
         counts = count if cap is None else min(count, cap)
         found.append((counts, replace(sums, squares=sums.squares * counts / count)))
     return found
-
-
-def units_in(facts: Mapping[str, str]) -> dict[str, TargetUnits]:
-    """The units of regression heads among a run's facts."""
-    return {
-        key.removeprefix(FACT): TargetUnits(**json.loads(value))
-        for key, value in sorted(facts.items())
-        if key.startswith(FACT)
-    }
 
 
 def _near(units: TargetUnits, mean: float, deviation: float) -> bool:

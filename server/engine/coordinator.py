@@ -50,6 +50,7 @@ from server.core.events import (
     Tick,
     UpdateRefused,
 )
+from server.core.facts import Traffic
 from server.core.phases import ENDED
 from server.core.rounds import waits_for
 from server.core.state import FederationState, Member, Rules
@@ -94,7 +95,7 @@ class Coordinator:
         observer: Observer | None = None,
     ) -> None:
         handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._facts
+            journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._traffic
         )
         self.writer = Writer(rules, state, handler, federation.run_name, observer)
         self._federation = federation
@@ -103,10 +104,8 @@ class Coordinator:
         self._calls = Counter[str]()
         self._told: set[str] = set()
         self._heard = asyncio.Event()
-        facts = journal.facts()
-        self.bytes_down = int(facts.get("bytes_down", "0"))
-        self.bytes_up = int(facts.get("bytes_up", "0"))
-        self._seconds_before = float(facts.get("seconds", "0"))
+        before = journal.facts().traffic
+        self.bytes_down, self.bytes_up, self._seconds_before = before.bytes_down, before.bytes_up, before.seconds
         self._started = clock.now()
 
     @property
@@ -142,13 +141,9 @@ class Coordinator:
             self._heard.clear()
             await self._heard.wait()
 
-    def _facts(self) -> dict[str, str]:
+    def _traffic(self) -> Traffic:
         seconds = self._seconds_before + self._clock.now() - self._started
-        return {
-            "bytes_down": str(self.bytes_down),
-            "bytes_up": str(self.bytes_up),
-            "seconds": f"{seconds:.3f}",
-        }
+        return Traffic(self.bytes_down, self.bytes_up, round(seconds, 3))
 
     def _member(self, session: Session) -> Member:
         return require_member(self.rules, self.state, session)

@@ -29,6 +29,7 @@ from server.core.effects import (
     Wake,
 )
 from server.core.events import Combined, CombineOutcome, VersionSpoiled
+from server.core.facts import Traffic
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
@@ -39,7 +40,7 @@ from server.storage.models import ModelStore
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `facts` are written with every commit.
+    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class EffectHandler:
         version: int,
         schemas: Mapping[str, ParameterSchema],
         strategy: AggregationStrategy,
-        facts: Callable[[], Mapping[str, str]],
+        traffic: Callable[[], Traffic],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
         self._models = models
-        self._facts = facts
+        self._traffic = traffic
         self._strategy = strategy
         self._aggregator = Aggregator(strategy, self._moments(version))
         if version == 0 and strategy.anchor_strength:
@@ -133,7 +134,7 @@ class EffectHandler:
             case StoreVersion(version):
                 self._models.write(version, self._combined, self._aggregator.moments)
             case Commit(records):
-                self._journal.commit(records, self._facts())
+                self._journal.commit((*records, self._traffic()))
         return None
 
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from common.orders import TaskResult
-from common.parameters.capacity import layers_of, trains_of
 from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, TaskCosines
+from server.core.facts import RunBegan, RunFacts
 from server.core.state import Member, OpenRound, OrderState, Related, Rules
-from server.core.units import units_in
 from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]
@@ -74,7 +73,8 @@ def relation_entry(found: Related) -> dict[str, Any]:
 
 
 def build_report(
-    facts: Mapping[str, str],
+    facts: RunFacts,
+    completed_rounds: int,
     tasks: Iterable[TaskDefinition],
     rounds: list[OpenRound],
     members: list[Member],
@@ -91,7 +91,7 @@ def build_report(
     trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
-    units = units_in(facts)
+    began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
@@ -99,29 +99,29 @@ def build_report(
         for name, found in round_scores(tasks, round_).items():
             histories[name] = [entry for entry in histories[name] if entry["round"] != found["round"]] + [found]
     return {
-        "run": facts.get("name", ""),
-        "run_id": facts.get("run_id", ""),
+        "run": began.name,
+        "run_id": began.run_id,
         "status": status,
-        "reason": facts.get("reason", ""),
-        "rounds_completed": int(facts.get("rounds_completed", "0")),
-        "seconds": float(facts.get("seconds", "0")),
-        "seed": int(facts.get("seed", "0")),
+        "reason": facts.reason,
+        "rounds_completed": completed_rounds,
+        "seconds": facts.traffic.seconds,
+        "seed": began.seed,
         "data": _data_sources(members),
-        "encoder_init": facts.get("encoder_init", ""),
-        "sharing_plan": facts.get("sharing_plan", ""),
-        "training": json.loads(facts.get("training", "{}")),
-        "aggregation": json.loads(facts.get("aggregation", "{}")),
-        "guard": json.loads(facts.get("guard", "{}")),
+        "encoder_init": began.encoder_init,
+        "sharing_plan": facts.settings.sharing_plan,
+        "training": json.loads(sections.get("training", "{}")),
+        "aggregation": json.loads(sections.get("aggregation", "{}")),
+        "guard": json.loads(sections.get("guard", "{}")),
         "model_digest": model_digest,
-        "bytes_down": int(facts.get("bytes_down", "0")),
-        "bytes_up": int(facts.get("bytes_up", "0")),
+        "bytes_down": facts.traffic.bytes_down,
+        "bytes_up": facts.traffic.bytes_up,
         "uploads": uploads(rounds),
         "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
         "step_shares": [{"round": number, "scopes": _largest_shares(shares)} for number, shares in influence],
-        "relation": json.loads(facts.get("relation", "{}")),
+        "relation": json.loads(sections.get("relation", "{}")),
         "relations": [relation_entry(found) for found in relations],
         "tasks": {
-            t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name), units.get(t.name))
+            t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
         },
         "clients": {
@@ -252,8 +252,8 @@ def _task_report(
 def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
     return {
         "tasks": list(member.tasks),
-        "trains": trains_of(member.capabilities),
-        "layers": layers_of(member.capabilities),
+        "trains": member.capabilities.trains,
+        "layers": member.capabilities.layers,
         "examples": dict(member.examples),
         "rounds": member.tally.completed,
         "assigned": member.tally.assigned,
@@ -267,7 +267,7 @@ def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[st
 
 def _data_sources(members: list[Member]) -> str:
     """Where the clients say that their rows come from."""
-    kinds = {word.removeprefix("data-") for member in members for word in member.capabilities if word[:5] == "data-"}
+    kinds = {member.capabilities.data for member in members} - {""}
     return ", ".join("synthetic (built-in)" if kind == "builtin" else kind for kind in sorted(kinds))
 
 

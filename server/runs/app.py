@@ -26,7 +26,8 @@ from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
-from server.core.effects import UnitsFixed
+from server.core.effects import RunEnded, UnitsFixed
+from server.core.facts import RunBegan, RunSettings
 from server.core.phases import Phase
 from server.core.state import FederationState, Rules
 from server.engine.coordinator import Coordinator, Federation
@@ -101,14 +102,14 @@ async def open_run(
         resume = RunFolder.exists(config.run.folder)
     folder = RunFolder.resume(config.run.folder) if resume else RunFolder.create(config.run.folder)
     with closing(folder), closing(Journal(folder.journal)) as journal:
-        if "ready" not in journal.facts():
+        if journal.facts().began is None:
             folder.require_untrained()
             await asyncio.to_thread(begin_run, config, folder, journal, apart)
         else:
             await asyncio.to_thread(mend_files, folder, journal)
             await asyncio.to_thread(fall_back, folder, journal)
             config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
-            journal.commit((), _training_facts(config))
+            journal.commit([_settings(config)])
         yield config, folder, journal
 
 
@@ -131,25 +132,16 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
-    facts = {
-        "run_id": secrets.token_hex(6),
-        "name": config.run.name,
-        "seed": str(config.run.seed),
-        "encoder_init": origin,
-        "sharing_plan": config.sharing.plan,
-        "aggregation": json.dumps(config.aggregation.model_dump(mode="json")),
-        "relation": json.dumps(described(config.relation)),
-        "guard": json.dumps(config.guard.model_dump(mode="json")),
-        **_training_facts(config),
-        "ready": "1",
-    }
     note_files(folder, journal)
-    journal.commit([UnitsFixed(task, found) for task, found in units.items()], facts)
+    began = RunBegan(secrets.token_hex(6), config.run.name, config.run.seed, origin)
+    journal.commit([began, _settings(config), *(UnitsFixed(task, found) for task, found in units.items())])
 
 
-def _training_facts(config: Config) -> dict[str, str]:
-    """What the report says of the training; a resumed run may have other settings than before."""
-    return {"training": json.dumps(config.training.model_dump(mode="json"))}
+def _settings(config: Config) -> RunSettings:
+    """What the report says of the configuration; a resumed run may train in another way than before."""
+    sections = {"training": config.training, "aggregation": config.aggregation, "guard": config.guard}
+    said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
+    return RunSettings(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
 
 def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> Config:
@@ -201,7 +193,7 @@ async def _run(
     console: Console | None,
     on_listening: Callable[[int], None] | None,
 ) -> dict[str, Any]:
-    facts = journal.facts()
+    began = _began(journal)
     federation, rules, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
     shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
@@ -215,7 +207,7 @@ async def _run(
         await coordinator.start()  # before anybody can call: deadlines count from here
         server = await start_server(coordinator, config.server.host, config.server.port, files)
         try:
-            name, run_id, host, port = facts["name"], facts["run_id"], config.server.host, server.port_number
+            name, run_id, host, port = began.name, began.run_id, config.server.host, server.port_number
             listening = about(event="listening", run=run_id, port=port, round=state.completed_rounds)
             log.info("run '%s' (%s) listens on %s:%d", name, run_id, host, port, extra=listening)
             if config.server.insecure:
@@ -237,18 +229,17 @@ def restore_run(
     config: Config, folder: RunFolder, journal: Journal
 ) -> tuple[Federation, Rules, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
-    facts = journal.facts()
     architecture, schemas = folder.read_description()
-    rules = make_rules(config, facts["run_id"], schemas)
+    rules = make_rules(config, _began(journal).run_id, schemas)
     state = journal.restore(rules.schemas, rules.round_timeout_seconds)
     if state.phase is Phase.FAILED:
         log.warning("the run had stopped (%s); it tries again", state.failure)
         state = replace(state, phase=Phase.WAITING, failure="")
-        journal.commit((), {"ended": Phase.WAITING.value, "reason": ""})
+        journal.commit([RunEnded(Phase.WAITING, "")])
     elif state.phase is Phase.FINISHED and state.completed_rounds < rules.num_rounds:
         log.info("the run had finished after %d rounds; it goes on to %d", state.completed_rounds, rules.num_rounds)
         state = replace(state, phase=Phase.WAITING)
-        journal.commit((), {"ended": Phase.WAITING.value})
+        journal.commit([RunEnded(Phase.WAITING, "")])
     elif state.phase is Phase.FINISHED:
         log.info("the run is finished already, after %d rounds", state.completed_rounds)
     files = ModelFiles(folder.models, schemas)
@@ -257,6 +248,12 @@ def restore_run(
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
     strategy = replace(federation.strategy, folder=folder.path / "updates")
     return replace(federation, strategy=strategy), rules, schemas, state
+
+
+def _began(journal: Journal) -> RunBegan:
+    began = journal.facts().began
+    assert began is not None, "the run has not begun"
+    return began
 
 
 async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:
@@ -316,12 +313,12 @@ def write_report(
     """Write `report.json` from the journal and give it back."""
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
-    facts = journal.facts() | {"rounds_completed": str(state.completed_rounds)}
+    facts = journal.facts()
     rounds, members = journal.rounds(), journal.members()
     influence = influence_of(rules, rounds, journal.totals())
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
-    report = build_report(facts, rules.tasks, rounds, members, status, digest, *measured)
+    report = build_report(facts, state.completed_rounds, rules.tasks, rounds, members, status, digest, *measured)
     path = folder.write_json("report.json", report)
-    done = about(event="report_written", run=facts["run_id"], round=state.completed_rounds, reason=status)
+    done = about(event="report_written", run=rules.run_id, round=state.completed_rounds, reason=status)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

@@ -156,7 +156,7 @@ def examine(path: Path) -> tuple[list[str], str]:
     journal = Journal.read(folder.journal)
     found = list(journal.findings)
     try:
-        if "ready" not in journal.facts():
+        if journal.facts().began is None:
             folder.require_untrained()
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
         found += [f"{path / name}: {wrong}" for name, wrong in damaged_files(folder, journal)]

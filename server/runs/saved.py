@@ -15,7 +15,6 @@ from common.inputs.header import Header
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
 from common.targets import OWN_UNITS, TargetUnits
-from server.core.units import units_in
 from server.runs.model import MTLServerModel
 from server.runs.recovery import fall_back, require_files
 from server.runs.run_folder import RunFolder
@@ -92,7 +91,7 @@ def load_run(path: Path) -> SavedRun:
     journal = Journal.read(folder.journal)
     journal.tell()
     try:
-        if "ready" not in journal.facts():
+        if journal.facts().began is None:
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
         require_files(folder, journal)
         fall_back(folder, journal)
@@ -114,8 +113,8 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
     last = {record.task: record.fallen for record in journal.guarded()}
-    headers = {**config.headers(), **journal.headers()}
+    headers = {**config.headers(), **journal.facts().headers}
     vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallen = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, version, vectors, fallen, units_in(journal.facts()), headers)
+    return SavedRun(config, model, version, vectors, fallen, journal.facts().units, headers)

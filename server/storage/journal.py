@@ -12,19 +12,18 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.errors import RunFolderError
-from common.inputs.header import Header
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from server.core.closing import mean_losses, trends
 from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
+from server.core.facts import RunFacts
 from server.core.guard import standing
-from server.core.phases import ROUND_PHASES, Phase, RoundPhase
+from server.core.phases import ROUND_PHASES, RoundPhase
 from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Related
-from server.core.units import units_in
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import HEADER, json_of, member_of, order_of, rows_of
+from server.storage.rows import facts_of, json_of, member_of, order_of, rows_of
 from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 
@@ -102,12 +101,12 @@ class Journal:
             self._log.close()
         self._db.close()
 
-    def facts(self) -> dict[str, str]:
-        """The run's own facts (id, name, seed, ...)."""
-        return dict(self._db.execute("SELECT key, value FROM run"))
+    def facts(self) -> RunFacts:
+        """What there is to know of the run as a whole."""
+        return facts_of(dict(self._db.execute("SELECT key, value FROM run")))
 
-    def commit(self, records: Iterable[Record], facts: Mapping[str, str] | None = None) -> None:
-        """Write records and facts in one durable transaction.
+    def commit(self, records: Iterable[Record]) -> None:
+        """Write records in one durable transaction.
 
         Raises:
             RunFolderError: they cannot be written, on a full disk for instance; nothing of them is.
@@ -115,7 +114,6 @@ class Journal:
         rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most members twice
         for record in records:
             rows |= {_key(row): row for row in rows_of(record)}
-        rows |= {_key(row): row for row in (("run", item) for item in (facts or {}).items())}
         rows |= {_key(row): row for row in self._files.values()}
         texts = [text_of(row) for row in rows.values()]
         entry = Entry.of(self._number + 1, self._digest, texts)
@@ -237,7 +235,7 @@ class Journal:
         losses = self._losses()
         open_, attempt = self._open_round(completed, round_timeout_seconds)
         facts = self.facts()
-        phase = Phase(facts.get("ended", Phase.WAITING.value))
+        phase = facts.ended
         if open_ is not None:
             phase = open_.phase.during
         members = {member.client_id: member for member in self.members()}
@@ -246,24 +244,16 @@ class Journal:
             *(versions, phase, completed, attempt),
             members=members,
             open=open_,
-            failure=facts.get("reason", ""),
+            failure=facts.reason,
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
             behind=stand.behind,
             gaps=stand.gaps,
             fallen=stand.fallen,
-            units=units_in(facts),
-            headers=self.headers(),
+            units=facts.units,
+            headers=facts.headers,
             relations={record.template: record for record in self.relations()},
         )
-
-    def headers(self) -> dict[str, Header]:
-        """The named features of the first client that joined with a task, by task."""
-        said = {key: json.loads(value) for key, value in self.facts().items() if key.startswith(HEADER)}
-        return {
-            key.removeprefix(HEADER): Header(item["count"], item["digest"], tuple(item["names"]))
-            for key, item in said.items()
-        }
 
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, assert_never
 
+from common.capabilities import Capabilities
+from common.inputs.header import Header
 from common.orders import ScopeVersion, TaskResult
 from common.statistics import TaskStatistics
+from common.targets import TargetUnits
 from server.core.effects import (
     Guarded,
     HeaderFixed,
@@ -20,31 +23,38 @@ from server.core.effects import (
     TaskCosines,
     UnitsFixed,
 )
+from server.core.facts import RunBegan, RunFacts, RunSettings, Traffic
+from server.core.phases import Phase
 from server.core.state import Member, OpenOrder, OpenRound, OrderState, Related, Tally
-from server.core.units import FACT
 from server.storage.tables import Row
 
-HEADER = "header/"
-"""Begins the keys of the run's facts that hold a task's header."""
+_HEADER, _UNITS = "header/", "units/"
+"""Begin the keys of the run's facts that hold a task's header, and the units of its head."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
     """The rows that a record replaces or adds."""
     match record:
         case MemberRecord(m):
-            lists = json_of(m.tasks), json_of(m.examples), json_of(m.capabilities)
+            lists = json_of(m.tasks), json_of(m.examples), json_of(asdict(m.capabilities))
             yield "members", (m.client_id, *lists, m.settled, int(m.left), json_of(asdict(m.tally)))
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
         case RoundClosed(r, totals, published, _):
             yield from _round_rows(r, closed=1, published=published, totals=totals)
+        case RunBegan():
+            yield "run", ("began", json_of(asdict(record)))
+        case RunSettings():
+            yield "run", ("settings", json_of(asdict(record)))
+        case Traffic():
+            yield "run", ("traffic", json_of(asdict(record)))
         case RunEnded(phase, reason):
             yield "run", ("ended", phase.value)
             yield "run", ("reason", reason)
         case HeaderFixed(task, header):
-            yield "run", (f"{HEADER}{task}", json_of(asdict(header)))
+            yield "run", (f"{_HEADER}{task}", json_of(asdict(header)))
         case UnitsFixed(task, units):
-            yield "run", (f"{FACT}{task}", json_of(asdict(units)))
+            yield "run", (f"{_UNITS}{task}", json_of(asdict(units)))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
@@ -54,6 +64,21 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))
         case _:
             assert_never(record)
+
+
+def facts_of(rows: Mapping[str, str]) -> RunFacts:
+    """The rows of `run`, by their keys."""
+    headers = {key.removeprefix(_HEADER): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_HEADER)}
+    units = {key.removeprefix(_UNITS): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_UNITS)}
+    return RunFacts(
+        RunBegan(**json.loads(rows["began"])) if "began" in rows else None,
+        RunSettings(**json.loads(rows.get("settings", "{}"))),
+        Traffic(**json.loads(rows.get("traffic", "{}"))),
+        Phase(rows.get("ended", Phase.WAITING.value)),
+        rows.get("reason", ""),
+        {task: Header(said["count"], said["digest"], tuple(said["names"])) for task, said in headers.items()},
+        {task: TargetUnits(**said) for task, said in units.items()},
+    )
 
 
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
@@ -79,11 +104,12 @@ def member_of(
     client_id: str, tasks: str, examples: str, capabilities: str, settled: str, left: int, tally: str
 ) -> Member:
     """A row of `members`: nobody is present after a restart."""
+    said = json.loads(capabilities)
     return Member(
         client_id,
         tuple(json.loads(tasks)),
         json.loads(examples),
-        tuple(json.loads(capabilities)),
+        Capabilities(**{**said, "codecs": tuple(said["codecs"])}),
         token="",
         last_seen=0.0,
         present=False,

@@ -30,10 +30,22 @@ class JoinRequest(_message.Message):
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
-    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    capabilities: Capabilities
     targets: _containers.RepeatedCompositeFieldContainer[TargetSums]
     headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+
+class Capabilities(_message.Message):
+    __slots__ = ("codecs", "data", "trains", "layers")
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TRAINS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    data: str
+    trains: str
+    layers: int
+    def __init__(self, codecs: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., trains: _Optional[str] = ..., layers: _Optional[int] = ...) -> None: ...
 
 class TargetSums(_message.Message):
     __slots__ = ("task", "mean", "squares")

@@ -1,0 +1,54 @@
+"""What there is to know of a run as a whole, beside its rounds and clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from common.inputs.header import Header
+from common.targets import TargetUnits
+from server.core.phases import Phase
+
+
+@dataclass(frozen=True)
+class RunBegan:
+    """Everything that the run starts from is there."""
+
+    run_id: str
+    name: str
+    seed: int
+    encoder_init: str
+    """Where the encoder's first values come from."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The configuration that the run was started with last."""
+
+    sharing_plan: str = ""
+    sections: Mapping[str, str] = field(default_factory=dict)
+    """Sections that the report repeats, as JSON."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a run has cost, up to a commit."""
+
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All of it, as of the last commit."""
+
+    began: RunBegan | None = None
+    settings: RunSettings = field(default_factory=RunSettings)
+    traffic: Traffic = field(default_factory=Traffic)
+    ended: Phase = Phase.WAITING
+    reason: str = ""
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """The named features of the first client that joined with a task, by task."""
+    units: Mapping[str, TargetUnits] = field(default_factory=dict)
+    """The units of regression heads, by task."""
