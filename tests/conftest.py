@@ -14,6 +14,11 @@ settings.register_profile("any machine", deadline=None)  # how long an example t
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite's own."""
+    parser.addoption("--rewrite", action="store_true", help="write the transcripts of tests/scenarios anew")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """A test that asks for more threads leaves none of them to the next one."""

@@ -30,6 +30,7 @@ RULES = Rules("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
 SCORES = {
     "sst2": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),
     "qqp": TaskStatistics(10, 5.0, 5, (5, 5, 10, 0, 5, 0)),
+    "mrpc": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),
 }
 
 
@@ -62,7 +63,7 @@ class Table:
         return Combined(now, asked)
 
     def join(self, client: str, *tasks: str, examples: int = 100, validation: int = 100) -> list[Effect]:
-        definitions = tuple(task for task in TASKS if task.name in tasks)
+        definitions = tuple(task for task in self.rules.tasks if task.name in tasks)
         rows, scored = (tuple((task, count) for task in tasks) for count in (examples, validation))
         request = JoinRequest(client, definitions, rows, validation=scored)
         return self.apply(Joined(self.now, request, f"token-{client}"))
@@ -76,7 +77,7 @@ class Table:
         assert order is not None
         match order.body:
             case Train():
-                scopes = tuple(ScopePayload(s.scope, s.version, *SCHEMAS[s.scope]) for s in order.scopes)
+                scopes = tuple(ScopePayload(s.scope, s.version, *self.rules.schemas[s.scope]) for s in order.scopes)
                 results = tuple(TaskResult(task, examples, 0.5, SCORES[task]) for task in order.tasks)
                 return UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0)
             case Evaluate():

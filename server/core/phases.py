@@ -1,4 +1,23 @@
-"""Where a run stands, and the phases of its rounds."""
+"""Where a run stands, and the phases of its rounds.
+
+Theory of operation. A run waits until it can hold a round, holds one round after the other, and ends. One step may
+close a round and open the next, so a phase may follow itself; `TRANSITIONS` has what may follow what.
+
+- WAITING: no round is open, because clients, tasks or updates are missing. It ends when enough clients are there, or
+  the run fails. Durable with the commit that closes the last round without opening another.
+- TRAINING: orders are out, answers are folded in memory. It ends when all answers are in, or at the deadline. Durable
+  before anybody hears of the orders: they are in the commit that opens the round.
+- EVALUATING: the same for the scores of the last published model; no quorum is needed.
+- FINISHED: clients hear that the run is over. Durable with the commit that closes the scoring round. A restart that
+  asks for more rounds goes on from here.
+- FAILED: clients hear why. Durable with the commit that closes the last attempt. A restart tries again.
+
+A round to train that has its quorum closes in two steps. The first ends with the effect `Combine`, and what that comes
+to is the next event. After `Combined` the version is stored, one commit closes this round, opens the next and records
+what was measured, the version is installed, and parked polls are woken, in this order: whatever effect the process dies
+at, either all of the round is durable or its orders are outstanding again, and clients send their answers once more.
+After `VersionSpoiled` nothing is stored and the attempt is abandoned, as without a quorum.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +37,17 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.FINISHED, Phase.FAILED})
+
+_GOES_ON = frozenset({Phase.WAITING, Phase.TRAINING, Phase.EVALUATING, Phase.FAILED})
+
+TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
+    Phase.WAITING: _GOES_ON,
+    Phase.TRAINING: _GOES_ON,
+    Phase.EVALUATING: _GOES_ON | {Phase.FINISHED},
+    Phase.FINISHED: _GOES_ON | {Phase.FINISHED},
+    Phase.FAILED: _GOES_ON,
+}
+"""Where a run may stand after one step."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from common.log_fields import LogFields
 from common.orders import DENSE_FLOAT32, Reply, UpdateHeader
 from server.core import rounds
 from server.core.admission import check_answer, new_headers
-from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
+from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
     Answered,
     Combined,
@@ -24,7 +24,7 @@ from server.core.events import (
     UpdateRefused,
     VersionSpoiled,
 )
-from server.core.phases import ENDED
+from server.core.phases import ENDED, TRANSITIONS, Phase
 from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules, Tally
 from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
@@ -37,6 +37,12 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
     Raises:
         Refused: only for `Answered`, when `check_answer` refuses it; the state is then unchanged.
     """
+    after, effects = _applied(rules, state, event)
+    assert after.phase in TRANSITIONS[state.phase], f"{event} leads from {state.phase} to {after.phase}"
+    return after, effects
+
+
+def _applied(rules: Rules, state: FederationState, event: Event) -> Step:
     match event:
         case Started():
             state, effects = _started(rules, state, event)
@@ -78,7 +84,20 @@ def _started(rules: Rules, state: FederationState, event: Started) -> Step:
     if state.open is not None:
         caps = caps_of(rules, members, state.open.orders.values())  # of the same clients as when it opened
         state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline, caps=caps))
-    return state, []
+    return _gone_on_with(rules, state) if state.phase in ENDED else (state, [])
+
+
+def _gone_on_with(rules: Rules, state: FederationState) -> Step:
+    """A run that had ended goes on if it had failed, or if more rounds are asked for now."""
+    rounds_done = f"after {state.completed_rounds} rounds"
+    failed = state.phase is Phase.FAILED
+    if not failed and state.completed_rounds >= rules.num_rounds:
+        return state, [Notice(f"the run is finished already, {rounds_done}")]
+    text = f"the run had finished {rounds_done}; it goes on to {rules.num_rounds}"
+    if failed:
+        text = f"the run had stopped ({state.failure}); it tries again"
+    state = replace(state, phase=Phase.WAITING, failure="")
+    return state, [Commit((RunEnded(Phase.WAITING, ""),)), Notice(text, warning=failed)]
 
 
 def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:

@@ -26,7 +26,7 @@ from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
-from server.core.effects import RunEnded, UnitsFixed
+from server.core.effects import UnitsFixed
 from server.core.facts import RunBegan, RunSettings
 from server.core.phases import Phase
 from server.core.state import FederationState, Rules
@@ -232,16 +232,6 @@ def restore_run(
     architecture, schemas = folder.read_description()
     rules = make_rules(config, _began(journal).run_id, schemas)
     state = journal.restore(rules.schemas, rules.round_timeout_seconds)
-    if state.phase is Phase.FAILED:
-        log.warning("the run had stopped (%s); it tries again", state.failure)
-        state = replace(state, phase=Phase.WAITING, failure="")
-        journal.commit([RunEnded(Phase.WAITING, "")])
-    elif state.phase is Phase.FINISHED and state.completed_rounds < rules.num_rounds:
-        log.info("the run had finished after %d rounds; it goes on to %d", state.completed_rounds, rules.num_rounds)
-        state = replace(state, phase=Phase.WAITING)
-        journal.commit([RunEnded(Phase.WAITING, "")])
-    elif state.phase is Phase.FINISHED:
-        log.info("the run is finished already, after %d rounds", state.completed_rounds)
     files = ModelFiles(folder.models, schemas)
     private = [scope for scope in schemas if is_private(scope)]
     tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
