@@ -49,7 +49,8 @@ class Federation:
 RENAMED: dict[str, tuple[str, dict[object, object]]] = {
     "model.pair_mode": ("model.encoding", {}),
     "training.procedure.name": ("training.procedure", {}),
-    "training.procedure": ("training", {}),
+    "training.procedure.mu": ("training.mu", {}),
+    "training.procedure.head_epochs": ("training.head_epochs", {}),
     "training.proximal_step": ("training.pull", {}),
     "training.anchor": ("relation", {}),
     "training.balance.name": ("training.balance.rule", {}),
