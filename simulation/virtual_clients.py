@@ -187,7 +187,7 @@ async def run_virtual_clients(
     """
     clock = ManualClock()
     coordinator = in_memory(config, model, clock, observer)
-    coordinator.rules = rules_for_simulation(coordinator.rules, len(clients))
+    coordinator.writer.rules = rules_for_simulation(coordinator.rules, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
     await run_together(coordinator, virtual.agents)

@@ -18,8 +18,8 @@ from common.orders import (
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
-from server.core.effects import Effect, StoreVersion
-from server.core.events import Answered, Event, Joined, Started, StoreOutcome, VersionStored
+from server.core.effects import Combine, Effect
+from server.core.events import Answered, Combined, CombineOutcome, Event, Joined, Started
 from server.core.state import FederationState, Rules
 from server.core.step import step
 
@@ -48,18 +48,18 @@ class Table:
         self.apply(Started(0.0))
 
     def apply(self, event: Event) -> list[Effect]:
-        """What `event` leads to; versions that it asks for are stored."""
+        """What `event` leads to; versions that it asks for are combined."""
         self.state, effects = step(self.rules, self.state, event)
         for effect in effects:  # grows, as in the writer
-            if isinstance(effect, StoreVersion):
+            if isinstance(effect, Combine):
                 self.state, more = step(self.rules, self.state, self.outcome(event.now, effect))
                 effects += more
         self.effects += effects
         return effects
 
-    def outcome(self, now: float, asked: StoreVersion) -> StoreOutcome:
+    def outcome(self, now: float, asked: Combine) -> CombineOutcome:
         """What a version comes to."""
-        return VersionStored(now, asked)
+        return Combined(now, asked)
 
     def join(self, client: str, *tasks: str, examples: int = 100, validation: int = 100) -> list[Effect]:
         definitions = tuple(task for task in TASKS if task.name in tasks)

@@ -52,8 +52,8 @@ class Mortal(Coordinator):
         super().__init__(*parts)
         self.effects: list[str] = []
         self.dead = asyncio.Event()
-        self._finish = self._handler.finish
-        self._handler.finish = self._finish_or_die
+        self._finish = self.writer.handler.finish
+        self.writer.handler.finish = self._finish_or_die
 
     def _finish_or_die(self, effect: Effect, state: FederationState) -> None:
         self._finish(effect, state)
@@ -322,8 +322,8 @@ async def crash_and_recover(
                 agents.result()
                 return digest_of(coordinator), effects if effects is not None else coordinator.effects
             line.cut()
-            if coordinator._writing:
-                await asyncio.wait(coordinator._writing)
+            if coordinator.writer._writing:
+                await asyncio.wait(coordinator.writer._writing)
             effects = coordinator.effects
             if clients_die:
                 agents = await _kill(agents)

@@ -72,7 +72,7 @@ class Hands:
 
     def values(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the published vectors and of the server optimizer's moments."""
-        moments = self.coordinator._handler._aggregator.moments
+        moments = self.coordinator.writer.handler._aggregator.moments
         return {name: vector.copy() for name, vector in {**self.coordinator.vectors, **moments}.items()}
 
 

@@ -9,7 +9,7 @@ from common.orders import DENSE_FLOAT32, TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.streaming import StreamingMean
-from server.core.effects import Fold, StoreVersion
+from server.core.effects import Combine, Fold
 from server.core.events import Answered
 from tests.aggregation_cases import moved
 from tests.core_cases import SCORES, Table
@@ -62,7 +62,7 @@ def test_the_cores_weights_average_each_scope_over_its_own_holders():
         (folded, *_), order = table.apply(Answered(0.0, client, header)), header.order_id
         assert isinstance(folded, Fold) and folded.order_id == order
         fold(sums, deltas, folded.weights)
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     values = {scope: float(moved(sums, scope, vector(0), n, 1.0)[0]) for scope, n in stored.totals.items()}
     assert values == {"task/sst2": 1, "shared": 2.5, "task/qqp": 4}
 
@@ -79,7 +79,7 @@ def test_a_client_with_two_tasks_moves_the_shared_scope_with_both_counts():
     sums = StreamingMean()
     fold(sums, {"shared": vector(4), "task/qqp": vector(5)}, first.weights)
     fold(sums, {"shared": vector(2), "task/qqp": vector(10)}, second.weights)
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     assert stored.totals == {"shared": 6, "task/sst2": 1, "task/qqp": 5}
     assert moved(sums, "shared", vector(0), 6, 1.0) == vector(3)
     assert moved(sums, "task/qqp", vector(0), 5, 1.0) == vector(8)

@@ -24,8 +24,8 @@ from common.methods.choice import described
 from common.orders import Evaluate, Train
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
-from server.core.effects import Related
 from server.core.facts import RunFacts, RunSettings
+from server.core.state import Related
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
 from server.runs.assembly import in_memory
@@ -251,7 +251,7 @@ def moves(config: Config, clients: Mapping[str, tuple[str, float]], state: Path)
     model = make_model(config)
     first = {scope: vector.numpy().copy() for scope, vector in model.vectors.items()}
     coordinator = in_memory(config, model, ManualClock())
-    coordinator.rules = replace(coordinator.rules, clients_per_task=0, min_clients=len(clients))
+    coordinator.writer.rules = replace(coordinator.rules, clients_per_task=0, min_clients=len(clients))
     agents = []
     for name, (task, amount) in clients.items():
         client = replace(make_client(config, name, [task], "1/1"), procedure=moved_by(amount))

@@ -26,7 +26,7 @@ from server.aggregation.aggregator import Aggregator
 from server.aggregation.strategy import AggregationStrategy as Strategy
 from server.aggregation.strategy import WeightedMean
 from server.aggregation.streaming import StreamingMean
-from server.core.effects import Commit, Fold, StoreVersion
+from server.core.effects import Combine, Commit, Fold
 from server.core.events import Answered
 from server.storage.journal import Journal
 from tests.core_cases import SCORES, TASKS, Table, rules
@@ -56,7 +56,7 @@ def hold(core_rules, clients, deltas, method):
         (fold,) = [effect for effect in effects if isinstance(effect, Fold)]
         own = {"shared": deltas[client]} | {f"task/{task}": vector(*range(10)) for task in examples}
         aggregator.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
     return aggregator.combine(base, stored.totals, stored.rows), aggregator, stored
 
@@ -183,7 +183,7 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
             header = table.header(client)
             results = tuple(replace(result, train_loss=loss) for result in header.results)
             table.apply(Answered(0.0, client, replace(header, results=results)))
-    first, second = table.of(StoreVersion)
+    first, second = table.of(Combine)
     assert first.trends == ({},) and second.trends == ({}, {"sst2": 0.5, "qqp": 0.9})
     weights = DynamicWeights(2.0)(evidence([[1, 0], [0, 1]], trends=second.trends))
     np.testing.assert_allclose(weights / weights.sum(), np.exp([0.25, 0.45]) / np.exp([0.25, 0.45]).sum())

@@ -10,6 +10,7 @@ from server.core.answers import answer_poll, is_wanted, settlement_of
 from server.core.closing import required
 from server.core.effects import (
     ClearSums,
+    Combine,
     Commit,
     Fold,
     InstallVersion,
@@ -60,8 +61,8 @@ def test_a_closing_round_persists_before_it_publishes_and_opens_the_next_in_the_
     table.answer("a")
     effects = [effect for effect in table.answer("b") if not isinstance(effect, Notice)]
     kinds = [type(effect) for effect in effects]
-    assert kinds == [Fold, StoreVersion, Commit, InstallVersion, Wake]
-    records = [type(record) for record in effects[2].records]
+    assert kinds == [Fold, Combine, StoreVersion, Commit, InstallVersion, Wake]
+    records = [type(record) for record in effects[3].records]
     assert records[0] is RoundClosed and RoundOpened in records
 
 
@@ -69,7 +70,7 @@ def test_weights_are_examples_per_scope_and_a_task_without_updates_keeps_its_hea
     table = two_clients(quorum=0.5)
     table.answer("a", examples=30)
     table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "no reason"))
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     assert stored.totals == {"shared": 30, "task/sst2": 30}
     assert table.state.versions == {"shared": 1, "task/sst2": 1, "task/qqp": 0}
 
@@ -201,7 +202,7 @@ def test_a_silent_client_loses_its_lease_and_its_order():
     table.apply(Tick(table.now))
     assert table.state.completed_rounds == 1
     assert [m.client_id for m in table.state.present()] == ["a"]
-    assert table.of(StoreVersion)[0].totals == {"shared": 100, "task/sst2": 100}
+    assert table.of(Combine)[0].totals == {"shared": 100, "task/sst2": 100}
 
 
 def test_a_client_that_returns_within_its_lease_finds_its_order_open():

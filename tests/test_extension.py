@@ -94,7 +94,7 @@ async def two_rounds_and_two_more(
     await gate.reached("train-2.1")
     await first.drain()
     gate.let_through("train-2.1")
-    await asyncio.wait_for(first.ended(), 60)
+    await asyncio.wait_for(first.writer.ended(), 60)
     before = by_name(first)
     line.cut()
     first.dead.set()
@@ -201,7 +201,7 @@ async def rounds_of(config: Config, path: Path, cast: Cast, state: Path) -> None
     await gate.reached("train-2.1")
     await coordinator.drain()
     gate.let_through("train-2.1")
-    await asyncio.wait_for(coordinator.ended(), 60)
+    await asyncio.wait_for(coordinator.writer.ended(), 60)
     for agent in agents:
         agent.cancel()
     await asyncio.wait(agents)

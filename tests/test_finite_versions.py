@@ -20,8 +20,8 @@ from common.errors import ModelError, RunFailedError
 from common.methods.task_weights import DynamicWeights, Evidence, FamoWeights
 from common.tasks import KNOWN_TASKS
 from server.core.closing import LARGEST_TREND, trends
-from server.core.effects import ClearSums, InstallVersion, Notice, RunEnded, StoreVersion
-from server.core.events import StoreOutcome, VersionSpoiled
+from server.core.effects import ClearSums, Combine, InstallVersion, Notice, RunEnded
+from server.core.events import CombineOutcome, VersionSpoiled
 from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.model import MTLServerModel
@@ -38,7 +38,7 @@ class Spoiled(Table):
 
     spoils = True
 
-    def outcome(self, now: float, asked: StoreVersion) -> StoreOutcome:
+    def outcome(self, now: float, asked: Combine) -> CombineOutcome:
         lengths = (("train-1.1-a", 3e38), ("train-1.1-b", 1.5))
         return VersionSpoiled(now, ("shared",), lengths) if self.spoils else super().outcome(now, asked)
 
@@ -51,7 +51,7 @@ def test_a_spoiled_version_changes_nothing_but_the_attempt() -> None:
     table.answer("a")
     effects = table.answer("b")
     assert [type(e).__name__ for e in effects if not isinstance(e, Notice)] == [
-        *("Fold", "StoreVersion", "Commit", "ClearSums", "Wake")
+        *("Fold", "Combine", "Commit", "ClearSums", "Wake")
     ]
     (notice,) = [effect.text for effect in effects if isinstance(effect, Notice)]
     assert notice.startswith("round 1, attempt 1: values of shared would not be finite; longest updates (norms): ")
@@ -186,7 +186,7 @@ def test_a_coordinator_that_dies_after_any_effect_of_a_spoiled_round_stores_noth
     spoiling: Config, tmp_path: Path
 ) -> None:
     template, cast = prepare_run(spoiling, tmp_path / "template"), Cast(spoiling, CAST)
-    last = 12  # Commit, Wake, twice (Fold, Fold, StoreVersion, Commit), ClearSums and Wake between them, Wake
+    last = 12  # Commit, Wake, twice (Fold, Fold, Combine, Commit), ClearSums and Wake between them, Wake
     for dies_after in (None, *range(1, last + 1)):
         place = tmp_path / str(dies_after)
         with pytest.raises(RunFailedError) as failed:

@@ -245,7 +245,7 @@ PAIR = [("x", ["a0", "b1"], "1/2"), ("y", ["b1"], "2/2")]
 def test_a_task_that_fell_leaves_no_trace_in_what_the_others_train(tmp_path):
     config = array_config("guard=true", "federation.min_clients=2")
     coordinator = in_memory(config, make_model(config), ManualClock())
-    coordinator._state = replace(coordinator._state, fallen={"b1": 0})
+    coordinator.writer.state = replace(coordinator.writer.state, fallen={"b1": 0})
     asyncio.run(_play(config, coordinator, tmp_path / "with"))
     other = array_config(tasks=["a0"])
     without = asyncio.run(federate(other, tmp_path / "without", [("x", ["a0"], "1/2")]))

@@ -101,7 +101,7 @@ def test_cosines_reach_journal_and_report(tmp_path):
     sections = {"aggregation": json.dumps(config.aggregation.model_dump(mode="json"))}
     facts = RunFacts(settings=RunSettings(sections=sections))
     report = build_report(facts, 2, coordinator.rules.tasks, [], [], "finished", "d" * 64, found)
-    assert report["aggregation"]["weights"] == "task_balanced"
+    assert report["aggregation"]["weights"] == {"name": "task_balanced"}
     first = report["task_cosines"][0]["scopes"]["shared"]
     assert report["task_cosines"][0]["round"] == 1 and first["tasks"] == ["sst2", "qqp"]
     assert first["values"][0][0] == 1.0 and -1 <= first["values"][0][1] == first["values"][1][0] <= 1

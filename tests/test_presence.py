@@ -18,7 +18,7 @@ from common.clock import AwakeClock, ManualClock
 from common.config import render
 from common.errors import Reason, Refused
 from common.orders import PollKind, Progress, ScopeVersion, Session, Welcome
-from server.core.effects import Notice, StoreVersion
+from server.core.effects import Combine, Notice
 from server.core.events import Left, OrderFailed, Seen, Tick
 from server.core.phases import Phase
 from server.core.rounds import waits_for
@@ -98,7 +98,7 @@ def test_a_round_never_closes_with_fewer_updates_than_asked_for() -> None:
     table.answer("a")
     table.answer("b")
     table.apply(OrderFailed(0.0, "c", table.order("c").order_id, "no reason"))
-    assert table.state.completed_rounds == 0 and not table.of(StoreVersion)
+    assert table.state.completed_rounds == 0 and not table.of(Combine)
     (notice,) = [effect.text for effect in table.of(Notice) if "attempt 1" in effect.text]
     assert notice == "round 1, attempt 1: 2 of 3 updates, quorum 3; the round starts again"
     for client in "abc":

@@ -28,8 +28,8 @@ from tests.processes import Programs
 
 EFFECTS = [
     *("Commit", "Wake"),  # round 1 opens with the last client
-    *("Fold", "Fold", "Fold", "Fold", "StoreVersion", "Commit", "InstallVersion", "Wake"),
-    *("Fold", "Fold", "Fold", "Fold", "StoreVersion", "Commit", "InstallVersion", "Wake"),
+    *("Fold", "Fold", "Fold", "Fold", "Combine", "StoreVersion", "Commit", "InstallVersion", "Wake"),
+    *("Fold", "Fold", "Fold", "Fold", "Combine", "StoreVersion", "Commit", "InstallVersion", "Wake"),
     *("Commit", "Wake"),  # the scores of the last model are in
 ]
 
@@ -117,8 +117,8 @@ def test_a_client_that_dies_at_any_call_comes_to_the_same_models(tmp_path: Path,
             assert not np.array_equal(values, model.vectors[scope.removeprefix("own/")]), (
                 f"{name} did not learn {scope}"
             )
-    train = ["poll", "fetch", "submit"]
-    assert calls == ["join", "fetch_tokenizer", *["fetch"] * fetches, *train, *train, *train, "poll"]
+    train = ["poll", "fetch", "submit"]  # the answer to the last order, which asks for scores, comes with a poll
+    assert calls == ["join", "fetch_tokenizer", *["fetch"] * fetches, *train, *train, "poll", "fetch", "poll"]
     for number, name in enumerate(calls, start=1):
         for when in ("before", "after"):
             place = tmp_path / f"{when}{number}"

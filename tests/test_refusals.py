@@ -53,7 +53,7 @@ SST2 = KNOWN_TASKS["sst2"]
 
 def snapshot(coordinator: Coordinator) -> object:
     """Everything that counts: values, sums, rounds, orders, members; only the count of refusals may change."""
-    sums = coordinator._handler._aggregator._updates
+    sums = coordinator.writer.handler._aggregator._updates
     state = coordinator.state
     members = {name: replace(m, tally=replace(m.tally, refused=0), doing="") for name, m in state.members.items()}
     return (

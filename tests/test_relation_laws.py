@@ -14,6 +14,7 @@ from common.methods.lasso import LassoRelation
 from common.methods.linear import GraphRelation, Links, MeanRelation, PrecisionRelation
 from common.methods.relation import Couple, Coupling, Members
 from common.targets import OWN_UNITS
+from server.core.bodies import proximal_terms
 from server.core.facts import RunFacts
 from server.reporting.report import build_report
 from tests.exact_cases import (
@@ -99,7 +100,7 @@ def test_graph_comes_to_one_linear_solve_and_blocks_do_not_touch(tmp_path: Path)
     assert record.mu == {"member/a": 0.5, "member/b": 0.75, "member/c": 0.25, "member/d": 0.0, "member/e": 0.0}
     state = coordinator.state
     orders = state.open.orders if state.open is not None else coordinator.journal.rounds()[-2].orders
-    pulled = {p.scope for o in orders.values() for p in coordinator._handler.pulls(o.scopes)}
+    pulled = {p.scope for o in orders.values() for p in proximal_terms(coordinator.rules, coordinator.state, o.scopes)}
     assert pulled == {"member/a", "member/b", "member/c"}
     two = {name: problems[name] for name in "abc"}
     block = settle_apart(GraphRelation(0.5, pairs(*chosen)), two, 30)

@@ -69,7 +69,7 @@ def simulated(config: Config, state: Path, clients: Sequence[VirtualClient], cod
 async def over_grpc(config: Config, state: Path, clients: Sequence[VirtualClient]) -> Coordinator:
     """The same clients as daemons are: each with a model and a store of its own, over real gRPC."""
     coordinator = in_memory(config, make_model(config), ManualClock())
-    coordinator.rules = replace(coordinator.rules, min_clients=len(clients))
+    coordinator.writer.rules = replace(coordinator.rules, min_clients=len(clients))
     rows = rows_of(config, clients)
     computing = Computing(config.client.compact_vocabulary, config.client.precision)
     async with AsyncExitStack() as stack:

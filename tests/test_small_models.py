@@ -13,7 +13,7 @@ from common.orders import PollKind, Settlement, Update
 from common.ports import INLINE_BYTES
 from simulation.codec import CodecCoordinator
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import CLIENTS, digest_of, federate
+from tests.federations import digest_of, federate
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -55,7 +55,7 @@ class Counting(CodecCoordinator):
         return super().fetch(session, scope, offset)
 
     async def submit(self, session, header, pieces):
-        self.calls.append("submit" if header.scopes else "scores")
+        self.calls.append("submit")
         return await super().submit(session, header, pieces)
 
 
@@ -64,12 +64,12 @@ def test_what_rides_along_changes_no_bit(config, digest, tmp_path, monkeypatch, 
     monkeypatch.setattr("tests.federations.CodecCoordinator", Counting)
     Counting.calls = []
     assert digest_of(asyncio.run(federate(config, tmp_path / "riding", how=how))) == digest
-    assert Counting.calls == (["scores"] * len(CLIENTS) if how == "codec" else [])
-    monkeypatch.setattr("client.participation.INLINE_BYTES", 0)
+    assert Counting.calls == []
+    monkeypatch.setattr("common.ports.INLINE_BYTES", 0)
     monkeypatch.setattr("server.engine.broadcast.INLINE_BYTES", 0)
     Counting.calls = []
     assert digest_of(asyncio.run(federate(config, tmp_path / "streamed", how=how))) == digest
-    assert how == "grpc" or {"fetch", "submit"} < set(Counting.calls)
+    assert how == "grpc" or {"fetch", "submit"} <= set(Counting.calls)
 
 
 @pytest.mark.parametrize("clients_die", [False, True])

@@ -276,12 +276,12 @@ class Upload:
 
 def snapshot(coordinator: Coordinator) -> object:
     """Everything that counts, bit for bit; only the count of refusals may change."""
-    sums, state = coordinator._handler._aggregator._updates, coordinator.state
+    sums, state = coordinator.writer.handler._aggregator._updates, coordinator.state
     members = {name: replace(m, tally=replace(m.tally, refused=0), doing="") for name, m in state.members.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},
         {scope: [chunk.tobytes() for chunk in sums._sums[scope]] for scope in sorted(sums._used)},
-        coordinator._uploads._used,
+        coordinator.writer.handler.uploads._used,
         replace(state, members=members),
     )
 

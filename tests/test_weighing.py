@@ -19,7 +19,7 @@ from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
 from server.core.admission import _check_counts
-from server.core.effects import Fold, Notice, StoreVersion
+from server.core.effects import Combine, Fold, Notice
 from server.core.events import Answered, Joined, Started
 from server.core.facts import RunFacts
 from server.core.weighing import step_shares
@@ -93,7 +93,7 @@ def totals(sizes: Mapping[str, int], **changes: Any) -> Mapping[str, int]:
     for name, size in sizes.items():
         table.answer(name, examples=size)
     folds = {fold.order_id.rpartition("-")[2]: fold.weights["shared"] for fold in table.of(Fold)}  # type: ignore[attr-defined]
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     assert stored.totals["shared"] == sum(folds.values())  # type: ignore[attr-defined]
     return folds
 
@@ -145,7 +145,7 @@ def test_capped_rows_are_those_of_sums_by_task_too() -> None:
     table.answer("b", examples=10)
     folds = {fold.order_id: fold for fold in table.of(Fold)}
     assert folds["train-1.1-a"].rows == {"shared": {"sst2": 20, "qqp": 20}}  # type: ignore[attr-defined]
-    (stored,) = table.of(StoreVersion)
+    (stored,) = table.of(Combine)
     assert stored.rows == {"shared": {"sst2": 20, "qqp": 30}}  # type: ignore[attr-defined]
 
 
@@ -169,7 +169,7 @@ def test_shares_of_a_step_are_told_by_scope_and_by_task() -> None:
         round_ = table.state.open
         assert round_ is not None
         table.answer("b", examples=10)
-        closed = table.effects[[type(e) for e in table.effects].index(StoreVersion)]
+        closed = table.effects[[type(e) for e in table.effects].index(Combine)]
         (record,) = [r for e in table.effects for r in getattr(e, "records", ()) if type(r).__name__ == "RoundClosed"]
         found = step_shares(table.rules, record.round, closed.totals)  # type: ignore[attr-defined]
         heads = {"task/qqp": {"a": 0.75, "b": 0.25}, "task/sst2": {"a": 1.0}}

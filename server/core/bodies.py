@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from common.orders import Body, Evaluate, FineTuning, Train
+from common.orders import Body, Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train
+from common.parameters.scope import Scope
 from common.seeds import derive_seed
 from server.core.phases import EVALUATE, TRAIN, RoundPhase
 from server.core.state import FederationState, OpenOrder, OpenRound, Rules
@@ -20,8 +21,22 @@ def _train(rules: Rules, state: FederationState, round_: OpenRound, order: OpenO
         rules.training_in(round_.number),
         _seed(rules, round_, order),
         order.codec,
+        proximal_terms(rules, state, order.scopes),
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallen),
     )
+
+
+def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeVersion]) -> tuple[ProximalTerm, ...]:
+    """What holds scopes to anchors: those that a relation made, or the run's first values."""
+    found = []
+    for wanted in scopes:
+        scope = Scope.parse(wanted.scope)
+        related = state.relations.get(scope.template)
+        if related is not None and related.mu.get(wanted.scope):
+            found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
+        elif rules.anchor_strength and scope.is_shared:
+            found.append(ProximalTerm(wanted.scope, rules.anchor_strength, 0))
+    return tuple(found)
 
 
 def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:

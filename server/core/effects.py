@@ -10,7 +10,7 @@ from common.log_fields import LogFields
 from common.targets import TargetUnits
 from server.core.facts import RunBegan, RunSettings, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenRound
+from server.core.state import Member, OpenRound, Related
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class ClearSums:
 
 
 @dataclass(frozen=True)
-class StoreVersion:
-    """Turn the sums of `totals`' scopes (scope -> weight sum) into new values and make them durable on disk.
+class Combine:
+    """Turn the sums of `totals`' scopes (scope -> weight sum) into new values, in memory.
 
-    Always the last effect of its step: whether all values are finite, and so stored, comes back as the next event.
+    Always the last effect of its step: what came of it is the next event, `Combined` or `VersionSpoiled`.
 
     `rows` holds the scopes that are summed by task: scope -> task -> examples, without tasks that brought none.
     `trends` are, for every round up to this one, the tasks' training losses divided by those of the round before,
@@ -45,6 +45,15 @@ class StoreVersion:
     totals: Mapping[str, int]
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trends: Sequence[Mapping[str, float]] = ()
+    remembered: Mapping[str, str] = field(default_factory=dict)
+    """What the relation said to remember, by template: `Related.state`."""
+
+
+@dataclass(frozen=True)
+class StoreVersion:
+    """Make the values that were combined durable on disk."""
+
+    version: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Notice:
     about: LogFields = field(default_factory=LogFields)
 
 
-Effect = Fold | ClearSums | StoreVersion | Commit | InstallVersion | Wake | Notice
+Effect = Fold | ClearSums | Combine | StoreVersion | Commit | InstallVersion | Wake | Notice
 
 
 @dataclass(frozen=True)
@@ -126,28 +135,13 @@ class HeaderFixed:
 class TaskCosines:
     """How far the tasks' mean steps of a scope in a round pointed the same way: cosines, row by row.
 
-    Measured while a version is stored, and committed together with its round.
+    Measured while a version is combined, and committed together with its round.
     """
 
     round: int
     scope: str
     tasks: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Related:
-    """What a relation did with a template's members at the end of a round; committed together with it.
-
-    `mu` is how strongly each scope is pulled to its anchor, without entries where there are no anchors. `state` is
-    what the relation remembers, JSON; `note` tells people what changed.
-    """
-
-    round: int
-    template: str
-    mu: Mapping[str, float]
-    state: str
-    note: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.orders import JoinRequest, Reply, UpdateHeader
-from server.core.effects import StoreVersion
+from server.core.effects import Combine, TaskCosines
+from server.core.state import Related
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,18 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class VersionStored:
-    """What `StoreVersion` came to: the version is on disk and waits for the commit of its round."""
+class Combined:
+    """What `Combine` came to: new values, and what their round has to record beside them."""
 
     now: float
-    asked: StoreVersion
+    asked: Combine
+    cosines: tuple[TaskCosines, ...] = ()
+    related: tuple[Related, ...] = ()
 
 
 @dataclass(frozen=True)
 class VersionSpoiled:
-    """What `StoreVersion` came to: values in these scopes would not be finite, so nothing was written.
+    """What `Combine` came to: values in these scopes would not be finite.
 
     `lengths` are the longest of the folded updates: order id and Euclidean norm, the longest first.
     """
@@ -104,7 +107,7 @@ class DrainRequested:
     now: float
 
 
-StoreOutcome = VersionStored | VersionSpoiled
-"""What carrying an effect out may tell the core, before anything else happens to it."""
+CombineOutcome = Combined | VersionSpoiled
+"""What came of `Combine`; the core hears it before anything else happens."""
 
-Event = Started | Joined | Seen | Answered | UpdateRefused | OrderFailed | Left | Tick | StoreOutcome | DrainRequested
+Event = Started | Joined | Seen | Answered | UpdateRefused | OrderFailed | Left | Tick | CombineOutcome | DrainRequested

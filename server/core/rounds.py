@@ -13,6 +13,7 @@ from common.parameters.scope import ByTemplate, Scope
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
+    Combine,
     Commit,
     Effect,
     InstallVersion,
@@ -25,7 +26,7 @@ from server.core.effects import (
     StoreVersion,
     Wake,
 )
-from server.core.events import VersionSpoiled, VersionStored
+from server.core.events import Combined, VersionSpoiled
 from server.core.guard import guarded, told
 from server.core.phases import ENDED, EVALUATE, TRAIN, Phase
 from server.core.selection import select, tasks_of_order
@@ -59,7 +60,7 @@ class _Closed:
 def advance(rules: Rules, state: FederationState, now: float) -> Step:
     """Close the open round if it is due and open the next one if it can be; both land in one commit.
 
-    A round with its quorum closes in two steps: its version is asked for here, and `publish` or `spoil` goes on.
+    A round with its quorum closes in two steps: its values are asked for here, and `publish` or `spoil` goes on.
     """
     if state.open is None:
         return _go_on(rules, _Closed(state, []), now)
@@ -74,13 +75,15 @@ def advance(rules: Rules, state: FederationState, now: float) -> Step:
         return _go_on(rules, _abandon(rules, state, round_, now, _shortage(rules, round_)), now)
     totals = scope_totals(rules, round_, state.versions)
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
-    return state, [StoreVersion(round_.number, totals, row_totals(rules, round_, totals), moved)]
+    remembered = {template: record.state for template, record in state.relations.items()}
+    return state, [Combine(round_.number, totals, row_totals(rules, round_, totals), moved, remembered)]
 
 
-def publish(rules: Rules, state: FederationState, event: VersionStored) -> Step:
-    """Close the open round, whose version is stored, and open the next one."""
+def publish(rules: Rules, state: FederationState, event: Combined) -> Step:
+    """Close the open round, whose values are combined, and open the next one; first of all they are stored."""
     assert state.open is not None
-    return _go_on(rules, _publish(rules, state, state.open, event.asked, event.now), event.now)
+    state, effects = _go_on(rules, _publish(rules, state, state.open, event), event.now)
+    return state, [StoreVersion(event.asked.version), *effects]
 
 
 def spoil(rules: Rules, state: FederationState, event: VersionSpoiled) -> Step:
@@ -121,8 +124,8 @@ def waits_for(rules: Rules, state: FederationState) -> str:
     return f"clients for {', '.join(missing)}" if missing else _too_few(rules, state, present) or "clients"
 
 
-def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: StoreVersion, now: float) -> _Closed:
-    totals = stored.totals
+def _publish(rules: Rules, state: FederationState, round_: OpenRound, event: Combined) -> _Closed:
+    totals = event.asked.totals
     versions = ByTemplate({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = replace(
         _settle(state, round_),
@@ -130,12 +133,20 @@ def _publish(rules: Rules, state: FederationState, round_: OpenRound, stored: St
         completed_rounds=round_.number,
         attempt=1,
         losses=task_losses(round_),
-        trends=tuple(stored.trends),
+        trends=tuple(event.asked.trends),
+        relations={**state.relations, **{record.template: record for record in event.related}},
     )
     rate = rules.training_in(round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_member_records(state, round_)]
-    told_of = _about(rules, round_, "round_closed", now)
-    notices: list[Effect] = [InstallVersion(round_.number), Notice(_account(rules, round_, totals), about=told_of)]
+    records += [*event.cosines, *event.related]
+    told_of = _about(rules, round_, "round_closed", event.now)
+    notices: list[Effect] = [InstallVersion(round_.number)]
+    notices += [
+        Notice(f"round {record.round}, relation on {record.template}: {record.note}")
+        for record in event.related
+        if record.note
+    ]
+    notices.append(Notice(_account(rules, round_, totals), about=told_of))
     before = state.fallen
     state, verdicts = guarded(rules, state, round_)
     return _Closed(state, [*records, *verdicts], after=[*notices, *told(rules, before, verdicts)])

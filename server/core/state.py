@@ -82,6 +82,8 @@ class Rules:
     related: bool = False
     guard: Guard | None = None
     headers: Mapping[str, Header] = field(default_factory=dict)
+    anchor_strength: float = 0.0
+    """Of a proximal term that holds what everybody shares to the run's first values."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -221,6 +223,21 @@ class OpenRound:
 
 
 @dataclass(frozen=True)
+class Related:
+    """What a relation did with a template's members at the end of a round; committed together with it.
+
+    `mu` is how strongly each scope is pulled to its anchor, without entries where there are no anchors. `state` is
+    what the relation remembers, JSON; `note` tells people what changed.
+    """
+
+    round: int
+    template: str
+    mu: Mapping[str, float]
+    state: str
+    note: str
+
+
+@dataclass(frozen=True)
 class FederationState:
     """Everything that `step` reads and writes.
 
@@ -250,6 +267,8 @@ class FederationState:
     fallen: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
+    relations: Mapping[str, Related] = field(default_factory=dict)
+    """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

@@ -12,6 +12,7 @@ from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, Wake
 from server.core.events import (
     Answered,
+    Combined,
     DrainRequested,
     Event,
     Joined,
@@ -22,7 +23,6 @@ from server.core.events import (
     Tick,
     UpdateRefused,
     VersionSpoiled,
-    VersionStored,
 )
 from server.core.phases import ENDED
 from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules, Tally
@@ -56,7 +56,7 @@ def step(rules: Rules, state: FederationState, event: Event) -> Step:
             state, effects = _left(state, event)
         case Tick():
             state, effects = _expire_leases(rules, state, event)
-        case VersionStored():
+        case Combined():
             return rounds.publish(rules, state, event)
         case VersionSpoiled():
             return rounds.spoil(rules, state, event)
@@ -84,6 +84,9 @@ def _started(rules: Rules, state: FederationState, event: Started) -> Step:
 def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
     request = event.request
     known = state.members.get(request.client_id)
+    if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over
+        tasks = tuple(sorted(task.name for task in request.tasks))
+        return state.with_member(replace(known, token=event.token, tasks=tasks)), []
     member = Member(
         client_id=request.client_id,
         tasks=tuple(sorted(task.name for task in request.tasks)),

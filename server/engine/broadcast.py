@@ -21,7 +21,7 @@ class Broadcast:
         self._budget = budget_bytes
         self._used = 0
         self._pieces: OrderedDict[tuple[ScopeVersion, int], memoryview] = OrderedDict()
-        self._riding: dict[tuple[ScopeVersion, ...], tuple[ScopeValues, ...]] = {}
+        self._inline: dict[tuple[ScopeVersion, ...], tuple[ScopeValues, ...]] = {}
 
     def pieces(self, scope: ScopeVersion, vector: Vector, offset: int) -> Iterator[memoryview]:
         """The vector's bytes from `offset` on, in views of at most `PIECE_BYTES`."""
@@ -30,22 +30,22 @@ class Broadcast:
             piece = self._piece(scope, data, start)
             yield piece[offset - start :] if start < offset else piece
 
-    def riding(self, scopes: tuple[ScopeVersion, ...], vectors: Mapping[str, Vector]) -> tuple[ScopeValues, ...]:
+    def inline(self, scopes: tuple[ScopeVersion, ...], vectors: Mapping[str, Vector]) -> tuple[ScopeValues, ...]:
         """The values of those small scopes that fit into an order, `INLINE_BYTES` in all."""
-        values = self._riding.get(scopes)
+        values = self._inline.get(scopes)
         if values is None:
             left, chosen = INLINE_BYTES, []
             for scope in scopes:
                 if vectors[scope.scope].nbytes <= left:
                     left -= vectors[scope.scope].nbytes
                     chosen.append(ScopeValues(scope.scope, vectors[scope.scope].tobytes()))
-            values = self._riding[scopes] = tuple(chosen)
+            values = self._inline[scopes] = tuple(chosen)
         return values
 
     def clear(self) -> None:
         """Forget all pieces: another version is published."""
         self._pieces.clear()
-        self._riding.clear()
+        self._inline.clear()
         self._used = 0
 
     def _piece(self, scope: ScopeVersion, data: memoryview, start: int) -> memoryview:

@@ -38,6 +38,7 @@ from common.ports import PIECE_BYTES, Piece, Pieces, single
 from server.aggregation.strategy import AggregationStrategy
 from server.core.admission import check_answer, check_join, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
+from server.core.bodies import proximal_terms
 from server.core.events import (
     Answered,
     DrainRequested,
@@ -80,8 +81,8 @@ class Federation:
 _LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
 
 
-class Coordinator(Writer):
-    """Implements `CoordinatorPort`. All changes go through `apply`, one event at a time."""
+class Coordinator:
+    """Implements `CoordinatorPort`. All changes go through the writer, one event at a time."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Coordinator(Writer):
         handler = EffectHandler(
             journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._traffic
         )
-        super().__init__(rules, state, handler, federation.run_name, observer)
+        self.writer = Writer(rules, state, handler, federation.run_name, observer)
         self._federation = federation
         self.journal = journal
         self._clock = clock
@@ -108,25 +109,35 @@ class Coordinator(Writer):
         self._started = clock.now()
 
     @property
+    def rules(self) -> Rules:
+        """What does not change during the run."""
+        return self.writer.rules
+
+    @property
+    def state(self) -> FederationState:
+        """The state after the last event."""
+        return self.writer.state
+
+    @property
     def vectors(self) -> Mapping[str, Vector]:
         """The published values of the travelling scopes."""
-        return self._handler.vectors
+        return self.writer.handler.vectors
 
     async def start(self) -> None:
         """Begin, or go on where the journal left off."""
-        await self.apply(Started(self._clock.now()))
+        await self.writer.apply(Started(self._clock.now()))
 
     async def tick(self) -> None:
         """Let deadlines and leases take effect."""
-        await self.apply(Tick(self._clock.now(), frozenset(self._calls)))
+        await self.writer.apply(Tick(self._clock.now(), frozenset(self._calls)))
 
     async def drain(self) -> None:
         """Open no further round; clients are told to come back later."""
-        await self.apply(DrainRequested(self._clock.now()))
+        await self.writer.apply(DrainRequested(self._clock.now()))
 
     async def everybody_heard(self) -> None:
         """Return when every client that is present has been told that the run is over or stopping."""
-        while {member.client_id for member in self._state.present()} - self._told:
+        while {member.client_id for member in self.state.present()} - self._told:
             self._heard.clear()
             await self._heard.wait()
 
@@ -135,7 +146,7 @@ class Coordinator(Writer):
         return Traffic(self.bytes_down, self.bytes_up, round(seconds, 3))
 
     def _member(self, session: Session) -> Member:
-        return require_member(self.rules, self._state, session)
+        return require_member(self.rules, self.state, session)
 
     @contextmanager
     def _connected(self, client_id: str) -> Iterator[None]:
@@ -152,14 +163,13 @@ class Coordinator(Writer):
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Become a member, or come back; the newest process with a client id wins."""
-        check_join(self.rules, self._state, request)
+        check_join(self.rules, self.state, request)
+        if self.state.phase in ENDED and request.client_id not in self.state.members:
+            raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self.state.phase.value})")
         token = secrets.token_hex(8)
-        if self._state.phase not in ENDED:
-            await self.apply(Joined(self._clock.now(), request, token))
-        else:
-            await self._apply_late_join(request, token)
+        await self.writer.apply(Joined(self._clock.now(), request, token))
         federation = self._federation
-        member = self._state.members[request.client_id]
+        member = self.state.members[request.client_id]
         held = self.rules.held_scopes(federation.schemas, member, member.tasks)
         return Welcome(
             session=Session(self.rules.run_id, request.client_id, token),
@@ -171,15 +181,6 @@ class Coordinator(Writer):
             poll_seconds=federation.poll_seconds,
             heartbeat_seconds=self.rules.lease_seconds / 4,
         )
-
-    async def _apply_late_join(self, request: JoinRequest, token: str) -> None:
-        """A client of this run may come back to hear that it is over; a new one may not."""
-        known = self._state.members.get(request.client_id)
-        if known is None:
-            raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self._state.phase.value})")
-        async with self._writer:
-            tasks = tuple(sorted(task.name for task in request.tasks))
-            self._state = self._state.with_member(replace(known, token=token, tasks=tasks))
 
     async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""
@@ -193,32 +194,31 @@ class Coordinator(Writer):
             case _:
                 assert_never(answer)
         deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
-        if self._state.phase not in ENDED:
+        if self.state.phase not in ENDED:
             member = self._member(session)
             doing = "update handed in" if pending_order else "waiting for work"
-            await self.apply(Seen(self._clock.now(), member.client_id, doing))
+            await self.writer.apply(Seen(self._clock.now(), member.client_id, doing))
         while True:
-            self._require_whole()
-            wake = self._wake
-            reply = answer_poll(self.rules, self._state, self._member(session), pending_order, self._clock.now())
+            self.writer.require_whole()
+            wake = self.writer.wake
+            reply = answer_poll(self.rules, self.state, self._member(session), pending_order, self._clock.now())
             undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
             remaining = deadline - asyncio.get_running_loop().time()
             if reply.kind in _LAST_WORDS:
                 self._told.add(session.client_id)
                 self._heard.set()
             if reply.order is not None:
-                return replace(reply, order=self._with_values(reply.order))
+                return replace(reply, order=self._with_inline(reply.order))
             if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
-                return replace(reply, waiting_for=reply.waiting_for or waits_for(self.rules, self._state))
+                return replace(reply, waiting_for=reply.waiting_for or waits_for(self.rules, self.state))
             with self._connected(session.client_id), suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await wake.wait()
 
-    def _with_values(self, order: Order) -> Order:
-        order = self._handler.with_pulls(order)
-        values = self._handler.broadcast.riding(order.needed, self.vectors)
-        self.bytes_down += sum(len(item.data) for item in values)
-        return replace(order, inline=values)
+    def _with_inline(self, order: Order) -> Order:
+        inline = self.writer.handler.broadcast.inline(order.needed, self.vectors)
+        self.bytes_down += sum(len(item.data) for item in inline)
+        return replace(order, inline=inline)
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
@@ -227,14 +227,16 @@ class Coordinator(Writer):
         if name not in self.rules.held_scopes(self._federation.schemas, member, member.tasks):
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
         private = is_private(name)
-        version = 0 if private else self._state.versions[name]
+        version = 0 if private else self.state.versions[name]
         if scope.scope != name:
-            version = next((pull.version for pull in self._handler.pulls([ScopeVersion(name, version)])), -1)
+            version = next(
+                (t.version for t in proximal_terms(self.rules, self.state, [ScopeVersion(name, version)])), -1
+            )
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
         vector = self._federation.private_vectors[name] if private else self.vectors[scope.scope]
         with self._connected(member.client_id):
-            for piece in self._handler.broadcast.pieces(scope, vector, offset):
+            for piece in self.writer.handler.broadcast.pieces(scope, vector, offset):
                 self.bytes_down += len(piece)
                 yield piece
 
@@ -252,7 +254,7 @@ class Coordinator(Writer):
 
         async def receive() -> None:
             with self._connected(member.client_id):
-                payload = await self._uploads.receive(header, pieces)
+                payload = await self.writer.handler.uploads.receive(header, pieces)
             self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
 
         await self._take(member, header, receive if header.scopes else None)
@@ -265,41 +267,41 @@ class Coordinator(Writer):
         if answer.order_id == member.settled:  # what became of an earlier attempt was lost
             return
         try:
-            _, repeated = check_answer(self.rules, self._state, member.client_id, answer)
+            _, repeated = check_answer(self.rules, self.state, member.client_id, answer)
             if not repeated:
                 if receive is not None:
                     await receive()
-                await self.apply(Answered(self._clock.now(), member.client_id, answer))
+                await self.writer.apply(Answered(self._clock.now(), member.client_id, answer))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
                 raise
-            await self.apply(UpdateRefused(self._clock.now(), member.client_id, refusal.message))
+            await self.writer.apply(UpdateRefused(self._clock.now(), member.client_id, refusal.message))
             raise
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         """Where an upload stands."""
         member = self._member(session)
-        return UploadStatus(settlement_of(self._state, member, order_id), self._uploads.received(order_id))
+        return UploadStatus(settlement_of(self.state, member, order_id), self.writer.handler.uploads.received(order_id))
 
     async def heartbeat(self, session: Session, progress: Progress) -> bool:
         """Renew the lease; True tells the client to stop."""
         member = self._member(session)
-        if self._state.phase not in ENDED:
+        if self.state.phase not in ENDED:
             doing = f"{progress.phase} {progress.fraction:.0%}"
-            await self.apply(Seen(self._clock.now(), member.client_id, doing))
-        return not is_wanted(self._state, member, progress.order_id)
+            await self.writer.apply(Seen(self._clock.now(), member.client_id, doing))
+        return not is_wanted(self.state, member, progress.order_id)
 
     async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
         """Count the order as failed."""
         member = self._member(session)
-        await self.apply(OrderFailed(self._clock.now(), member.client_id, order_id, reason))
+        await self.writer.apply(OrderFailed(self._clock.now(), member.client_id, order_id, reason))
 
     async def leave(self, session: Session) -> None:
         """Take the client off the list."""
         member = self._member(session)
-        if self._state.phase not in ENDED:
-            await self.apply(Left(self._clock.now(), member.client_id))
+        if self.state.phase not in ENDED:
+            await self.writer.apply(Left(self._clock.now(), member.client_id))
 
     async def status(self, after: str = "") -> FederationStatus:
         """The whole picture; of the members a page."""
-        return describe(self.rules, self._state, self._federation.run_name, after)
+        return describe(self.rules, self.state, self._federation.run_name, after)

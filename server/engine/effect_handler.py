@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
 
-from common.orders import Evaluate, Order, ProximalTerm, ScopeVersion, Train
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, moment_name
 from common.parameters.vector import Vector
@@ -19,17 +16,19 @@ from server.aggregation.aggregator import Aggregator, NotFinite
 from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
     ClearSums,
+    Combine,
     Commit,
     Effect,
     Fold,
     InstallVersion,
-    Record,
+    Notice,
     RoundClosed,
     RunEnded,
     StoreVersion,
     TaskCosines,
+    Wake,
 )
-from server.core.events import StoreOutcome, VersionSpoiled, VersionStored
+from server.core.events import Combined, CombineOutcome, VersionSpoiled
 from server.core.facts import Traffic
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
@@ -37,14 +36,11 @@ from server.engine.uploads import Uploads
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
 
-log = logging.getLogger("fedmtl.server")
-
 
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit. `cosines` were
-    measured when the last version was stored.
+    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit.
     """
 
     def __init__(
@@ -64,42 +60,26 @@ class EffectHandler:
         self._traffic = traffic
         self._strategy = strategy
         self._aggregator = Aggregator(strategy, self._moments(version))
-        self.cosines: tuple[TaskCosines, ...] = ()
-        self._related = {record.template: record for record in journal.relations()}
-        self._anchor_strength = strategy.anchor_strength
         if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
-        self._stored: ByTemplate[Vector] = ByTemplate()
-
-    def pulls(self, scopes: Sequence[ScopeVersion]) -> tuple[ProximalTerm, ...]:
-        """What an order with these scopes says of anchors."""
-        found = []
-        for name, version in ((wanted.scope, wanted.version) for wanted in scopes):
-            record = self._related.get(Scope.parse(name).template)
-            if record is not None and record.mu.get(name):
-                found.append(ProximalTerm(name, record.mu[name], version))
-            elif self._anchor_strength and Scope.parse(name).is_shared:
-                found.append(ProximalTerm(name, self._anchor_strength, 0))
-        return tuple(found)
-
-    def with_pulls(self, order: Order) -> Order:
-        """The order with what it says of anchors; one to score alone needs none."""
-        match order.body:
-            case Train():
-                return replace(order, body=replace(order.body, proximal_terms=self.pulls(order.scopes)))
-            case Evaluate():
-                return order
-            case _:
-                assert_never(order.body)
+        self._combined: ByTemplate[Vector] = ByTemplate()
 
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
-        if isinstance(effect, Fold):
-            return self.uploads.dense_bytes(effect.order_id) <= INLINE_BYTES
-        if isinstance(effect, StoreVersion):  # a small version only joins the next commit; moments have a file
-            return not self._aggregator.moments and self._nbytes() <= INLINE_BYTES
-        return not isinstance(effect, Commit)
+        match effect:
+            case Fold(order_id):
+                return self.uploads.dense_bytes(order_id) <= INLINE_BYTES
+            case Combine():
+                return self._nbytes() <= INLINE_BYTES
+            case StoreVersion():  # a small version only joins the next commit; moments have a file
+                return not self._aggregator.moments and self._nbytes() <= INLINE_BYTES
+            case Commit():
+                return False
+            case ClearSums() | InstallVersion() | Wake() | Notice():
+                return True
+            case _:
+                assert_never(effect)
 
     def _nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
@@ -114,7 +94,7 @@ class EffectHandler:
         }
         return self._models.read_moments(version, names or list(first)) if version else first
 
-    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> StoreOutcome | None:
+    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> CombineOutcome | None:
         """Carry out one effect of the step that led to `state`, and say what came of it where the core has to know.
 
         Raises:
@@ -126,7 +106,7 @@ class EffectHandler:
         self.finish(effect, state)
         return outcome
 
-    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> StoreOutcome | None:
+    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> CombineOutcome | None:
         """Carry out a quick effect."""
         outcome = self._work(effect, now)
         self.finish(effect, state)
@@ -138,43 +118,37 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self._related |= {record.template: record for record in self._aggregator.related}
-                for record in self._aggregator.related:
-                    if record.note:
-                        log.info("round %d, relation on %s: %s", record.round, record.template, record.note)
-                self.vectors, self._stored = self._stored, ByTemplate()
+                self.vectors, self._combined = self._combined, ByTemplate()
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
 
-    def _work(self, effect: Effect, now: float) -> StoreOutcome | None:
+    def _work(self, effect: Effect, now: float) -> CombineOutcome | None:
         match effect:
             case Fold(order_id, weights, rows):
                 self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows)
             case ClearSums():
                 self._aggregator.clear()
-            case StoreVersion():
-                return self._store(effect, now)
+            case Combine():
+                return self._combine(effect, now)
+            case StoreVersion(version):
+                self._models.write(version, self._combined, self._aggregator.moments)
             case Commit(records):
-                closed = any(isinstance(record, RoundClosed) and record.published is not None for record in records)
-                measured: Sequence[Record] = (*self.cosines, *self._aggregator.related) if closed else ()
-                self._journal.commit((*records, *measured, self._traffic()))
+                self._journal.commit((*records, self._traffic()))
         return None
 
-    def _store(self, effect: StoreVersion, now: float) -> StoreOutcome:
-        before = {template: record.state for template, record in self._related.items()}
+    def _combine(self, asked: Combine, now: float) -> CombineOutcome:
         moments = list(self._aggregator.moments)
         try:
             fresh = self._aggregator.combine(
-                self.vectors, effect.totals, effect.rows, effect.trends, effect.version, before
+                self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
-            self._aggregator.moments = self._moments(effect.version - 1, moments)
+            self._aggregator.moments = self._moments(asked.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)
-        self.cosines = tuple(
-            TaskCosines(effect.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
+        self._combined = ByTemplate({**self.vectors, **fresh})
+        cosines = tuple(
+            TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
-        self._stored = ByTemplate({**self.vectors, **fresh})
-        self._models.write(effect.version, self._stored, self._aggregator.moments)
-        return VersionStored(now, effect)
+        return Combined(now, asked, cosines, tuple(self._aggregator.related))

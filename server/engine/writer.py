@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from common.errors import Refused, RunFolderError
 from common.log_fields import about
 from server.core.answers import describe
-from server.core.effects import Commit, Effect, Fold, Notice, RoundClosed, StoreVersion, Wake
+from server.core.effects import Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
 from server.core.events import Answered, Event
 from server.core.phases import ENDED, Phase
 from server.core.state import FederationState, Rules
@@ -25,6 +27,15 @@ def _of_the_run_folder(error: OSError) -> RunFolderError:
     return RunFolderError(f"the run folder does not work ({error}); mend that, then go on with --resume")
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What an event led to: the state that becomes visible once the effects are carried out."""
+
+    event: Event
+    state: FederationState
+    effects: list[Effect]
+
+
 class Writer:
     """Holds the state; `apply` is the only way to change it, and the effect handler's only caller."""
 
@@ -32,21 +43,18 @@ class Writer:
         self, rules: Rules, state: FederationState, handler: EffectHandler, run_name: str, observer: Observer | None
     ) -> None:
         self.rules = rules
-        self._state = state
-        self._handler = handler
+        self.state = state
+        """After the last event."""
+        self.handler = handler
+        self.wake = asyncio.Event()
+        """Set when parked polls have to look again; each time it is another one."""
         self._run_name = run_name
         self._observer = observer
-        self._uploads = handler.uploads
-        self._writer = asyncio.Lock()
+        self._busy = False
+        self._turns: deque[asyncio.Future[None]] = deque()
         self._writing: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._broken: BaseException | None = None
-
-    @property
-    def state(self) -> FederationState:
-        """The state after the last event."""
-        return self._state
 
     async def ended(self) -> None:
         """Return when the run is over, or when draining and no round is open.
@@ -55,6 +63,10 @@ class Writer:
             Exception: an effect could not be carried out, such as a full disk.
         """
         await self._ended.wait()
+        self.require_whole()
+
+    def require_whole(self) -> None:
+        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
         if self._broken is not None:
             raise self._broken
 
@@ -64,13 +76,20 @@ class Writer:
         For an update this returns when it is folded; where that closes its round, the rest goes on meanwhile.
 
         Raises:
-            Refused: the event was an update that does not count; nothing changed.
+            Refused: the event was an answer that does not count; nothing changed.
         """
-        if self._decide_at_once(event):
-            return
+        loop, decided, turn = asyncio.get_running_loop(), None, None
+        if self._busy:
+            turn = loop.create_future()
+            self._turns.append(turn)
+        else:
+            decided = self._decide(event)
+            if self._done_at_once(decided):
+                return
+            self._busy = True
         # A caller may be cancelled at any moment (its connection broke); the writer must not be.
-        folded = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._apply(event, folded))
+        folded = loop.create_future()
+        task = asyncio.create_task(self._write(event, decided, turn, folded))
         self._writing.add(task)
         task.add_done_callback(self._written)
         await asyncio.wait((task, folded), return_when=asyncio.FIRST_COMPLETED)
@@ -82,32 +101,53 @@ class Writer:
         if not task.cancelled():
             task.exception()  # asked for here, since nobody may wait any more; `ended` raises what broke
 
-    def _decide_at_once(self, event: Event) -> bool:
-        """Apply an event without a task of its own, if nobody is writing and all its effects are quick."""
-        if self._writer.locked() or self._broken is not None:
-            return False
-        state, effects = self._step(event)
-        if not all(self._handler.is_quick(effect) and not isinstance(effect, StoreVersion) for effect in effects):
+    def _decide(self, event: Event) -> _Decided:
+        self.require_whole()
+        try:
+            return _Decided(event, *step(self.rules, self.state, event))
+        except Refused:
+            if isinstance(event, Answered):
+                self.handler.uploads.discard(event.answer.order_id)
+            raise
+
+    def _done_at_once(self, decided: _Decided) -> bool:
+        """Carry out what was decided without a task of its own, if all of it is quick."""
+        if not all(self.handler.is_quick(effect) and not isinstance(effect, Combine) for effect in decided.effects):
             return False
         with self._or_broken():
-            for effect in effects:
-                self._handler.carry_out_at_once(effect, state, event.now)
-        self._publish(state, effects)
+            for effect in decided.effects:
+                self.handler.carry_out_at_once(effect, decided.state, decided.event.now)
+        self._publish(decided.state, decided.effects)
         return True
 
-    async def _apply(self, event: Event, folded: asyncio.Future[None]) -> None:
-        async with self._writer:
-            self._require_whole()
-            state, effects = self._step(event)
+    async def _write(
+        self, event: Event, decided: _Decided | None, turn: asyncio.Future[None] | None, folded: asyncio.Future[None]
+    ) -> None:
+        if turn is not None:
+            await turn
+        try:
+            decided = decided or self._decide(event)
+            state, effects = decided.state, decided.effects
             with self._or_broken():
-                for effect in effects:  # grows: what a version came to is the next event
-                    outcome = await self._handler.carry_out(effect, state, event.now)
+                for effect in effects:  # grows: what was combined is the next event
+                    outcome = await self.handler.carry_out(effect, state, event.now)
                     if outcome is not None:
                         state, more = step(self.rules, state, outcome)
                         effects += more
                     if isinstance(effect, Fold):
                         folded.set_result(None)
             self._publish(state, effects)
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Let the next event that waits be written."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():  # else its task was cancelled, as the loop ends
+                turn.set_result(None)
+                return
+        self._busy = False
 
     @contextmanager
     def _or_broken(self) -> Iterator[None]:
@@ -117,28 +157,15 @@ class Writer:
         except BaseException as error:
             self._broken = _of_the_run_folder(error) if isinstance(error, OSError) else error
             self._ended.set()
-            self._wake.set()
+            self.wake.set()
             raise self._broken from None
-
-    def _require_whole(self) -> None:
-        """Raise what broke; calls that its kind of error answers with *unavailable* are made again after a restart."""
-        if self._broken is not None:
-            raise self._broken
-
-    def _step(self, event: Event) -> tuple[FederationState, list[Effect]]:
-        try:
-            return step(self.rules, self._state, event)
-        except Refused:
-            if isinstance(event, Answered):
-                self._uploads.discard(event.answer.order_id)
-            raise
 
     def _publish(self, state: FederationState, effects: list[Effect]) -> None:
         """Show what was decided: only now, since it is durable and the new version is in place."""
-        before, self._state = self._state, state
+        before, self.state = self.state, state
         if any(isinstance(effect, Wake) for effect in effects):
-            self._wake.set()
-            self._wake = asyncio.Event()
+            self.wake.set()
+            self.wake = asyncio.Event()
         try:
             self._show(state, before, effects)
         except OSError as error:  # a full disk or a closed terminal: showing is decoration
@@ -160,6 +187,7 @@ class Writer:
                 if self._observer is not None:
                     self._observer.notice(text, warning)
             case Commit(records) if self._observer is not None:
+                cosines = tuple(record for record in records if isinstance(record, TaskCosines))
                 for record in records:
                     if isinstance(record, RoundClosed):
-                        self._observer.closed(record, self._handler.cosines if record.published is not None else ())
+                        self._observer.closed(record, cosines)

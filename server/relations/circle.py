@@ -11,7 +11,7 @@ import numpy as np
 from common.methods.relation import Couple, Coupling, Float64, Members
 from common.parameters.scope import ByTemplate, Scope, copies_of
 from common.parameters.vector import Vector
-from server.core.effects import Related
+from server.core.state import Related
 
 BLOCK_ELEMENTS = 1 << 21
 """Elements of all rows together that are worked on at a time."""

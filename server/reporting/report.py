@@ -11,9 +11,9 @@ from common.orders import TaskResult
 from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
-from server.core.effects import Guarded, Related, TaskCosines
+from server.core.effects import Guarded, TaskCosines
 from server.core.facts import RunBegan, RunFacts
-from server.core.state import Member, OpenRound, OrderState, Rules
+from server.core.state import Member, OpenRound, OrderState, Related, Rules
 from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]

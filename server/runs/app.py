@@ -259,7 +259,7 @@ def _began(journal: Journal) -> RunBegan:
 async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
-    over = asyncio.ensure_future(coordinator.ended())
+    over = asyncio.ensure_future(coordinator.writer.ended())
     deadline: float | None = None
     lost = clock.lost
     try:

@@ -68,6 +68,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         related=config.relation is not None,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
+        anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
     )
 
 

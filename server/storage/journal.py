@@ -15,11 +15,11 @@ from common.errors import RunFolderError
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from server.core.closing import mean_losses, trends
-from server.core.effects import Guarded, MemberRecord, Record, Related, TaskCosines
+from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
 from server.core.phases import ROUND_PHASES, RoundPhase
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState
+from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
@@ -252,6 +252,7 @@ class Journal:
             fallen=stand.fallen,
             units=facts.units,
             headers=facts.headers,
+            relations={record.template: record for record in self.relations()},
         )
 
     def _losses(self) -> list[Mapping[str, float]]:

@@ -17,7 +17,6 @@ from server.core.effects import (
     HeaderFixed,
     MemberRecord,
     Record,
-    Related,
     RoundClosed,
     RoundOpened,
     RunEnded,
@@ -26,7 +25,7 @@ from server.core.effects import (
 )
 from server.core.facts import RunBegan, RunFacts, RunSettings, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenOrder, OpenRound, OrderState, Tally
+from server.core.state import Member, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.storage.tables import Row
 
 _HEADER, _UNITS = "header/", "units/"
