@@ -114,7 +114,7 @@ class Leak:
             weights = [entry for entry in schemas[scope.removeprefix("own/")].entries if len(entry.shape) > 1]
             places.append((scope, vector, [(entry.offset, entry.offset + entry.count) for entry in weights]))
         for scope, vector, spans in places:
-            assert is_private(scope) or scope.startswith("own/")
+            assert scope.startswith("own/") or is_private(scope)
             runs = self._runs(vector, spans, RUN)
             assert runs or not vector.any(), f"{scope}: nothing to look for"
             for run in runs:
