@@ -127,8 +127,8 @@ def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_members(name
     config = configured(name, "federation.min_clients=2", *RECOVERED[name])
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, TWO)
     expected, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
-    assert len(effects) == 2 + 3 * 6 + 2
-    steps = range(1, len(effects) + 1) if name != "start" else (2, 8, 14)
+    assert len(effects) == 2 + 3 * 7 + 2
+    steps = range(1, len(effects) + 1) if name != "start" else (2, 9, 16)
     for step in steps:
         found, _ = asyncio.run(crash_and_recover(config, template, tmp_path / str(step), cast, step, False))
         assert found == expected, f"died after effect {step}, {effects[step - 1]}"

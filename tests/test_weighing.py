@@ -212,5 +212,5 @@ def test_no_other_cap_is_taken(value: str) -> None:
 
 
 def test_a_cap_that_nothing_reads_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"aggregation\.max_examples: only weights that count rows"):
+    with pytest.raises(ConfigError, match=r"aggregation\.max_examples: not read by weights uniform"):
         load_config(None, ["tasks={sst2: {}}", "aggregation.max_examples=2x", "aggregation.weights=uniform"])
