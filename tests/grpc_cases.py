@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from client.transport.grpc_port import GrpcCoordinator
+from common.capabilities import Capabilities
 from common.errors import Reason, Refused
 from common.orders import (
     Answer,
@@ -55,7 +56,7 @@ HEADER = UpdateHeader(
     2.5,
 )
 ORDER = Order("order-1", 2, 4, (SHARED,), 60.0, Train(TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8), seed=9))
-JOIN = JoinRequest("clinic-a", (TASK,), (("sst2", 10),), ("dense-float32",))
+JOIN = JoinRequest("clinic-a", (TASK,), (("sst2", 10),), Capabilities(("dense-float32",)))
 NOBODY = Session("run-1", "clinic-a", "none")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from client.app import load_data
 from client.local_client import LocalClient, local_client
+from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, Reason, Refused, WireError
@@ -179,7 +180,7 @@ def test_long_headers_travel_as_a_digest_and_their_first_names() -> None:
     many = tuple((f"t{number}", Header.of(names)) for number in range(50))
     (task,) = config().definitions()
     tasks = tuple(replace(task, name=name) for name, _ in many)
-    sent = messages.JOIN_REQUEST.encode(JoinRequest("a", tasks, (), (), many))
+    sent = messages.JOIN_REQUEST.encode(JoinRequest("a", tasks, (), Capabilities(), many))
     assert len(sent) < CONTROL_BYTES // 4
     (header,) = {header for _, header in messages.JOIN_REQUEST.decode(sent).headers}
     assert (header.count, header.digest) == (100_000, Header.of(names).digest)
