@@ -316,5 +316,5 @@ def test_a_contradiction_is_refused_in_one_line(changes: list[str], problem: str
 
 def test_every_row_is_in_the_documentation() -> None:
     text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"^\|.*`training\.balance: (\w+)`", text, re.MULTILINE))
+    shown = set(re.findall(r"^\|.*`training\.balance: (?:\{name: )?(\w+)", text, re.MULTILINE))
     assert shown == set(BALANCES)

@@ -19,6 +19,7 @@ from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, ModelError, Refused
+from common.methods.procedures import Ditto, FedProx
 from common.models.encoder import build_encoder, shallower
 from common.orders import JoinRequest
 from common.parameters.capacity import capacity_problem, fixed_scopes, trained_blocks
@@ -248,7 +249,7 @@ def test_what_nobody_trains_keeps_values_and_version(tmp_path: Path, layered: Co
 
 
 def test_mixed_clients_come_to_one_model_over_every_transport(tmp_path: Path, layered: Config) -> None:
-    config = variant(layered, "training", num_rounds=2, procedure="fedprox", mu=1.0)
+    config = variant(layered, "training", num_rounds=2, procedure=FedProx(mu=1.0))
     trains = {"b": "head", "c": "top_1", "d": "top_2"}
     found = {digest_of(run_mixed(config, tmp_path / how, trains, how)) for how in ("direct", "grpc")}
     assert len(found) == 1
@@ -281,7 +282,7 @@ def test_a_layer_is_averaged_over_those_who_have_it(tmp_path: Path, layered: Con
 
 
 def test_shallow_clients_come_to_one_model_over_every_transport(tmp_path: Path, layered: Config) -> None:
-    config = variant(layered, "training", num_rounds=2, procedure="ditto")
+    config = variant(layered, "training", num_rounds=2, procedure=Ditto())
     found = [run_shallow(config, tmp_path / how, {"b": 1, "d": 2}, how) for how in ("direct", "grpc")]
     assert len({digest_of(coordinator) for coordinator in found}) == 1
     assert all(coordinator.state.phase is Phase.FINISHED for coordinator in found)
