@@ -10,7 +10,7 @@ from client.executor import OpenExecutor, ThreadExecutor
 from client.keeping import private_values
 from client.limits import fetch_tokenizer
 from client.local_client import LocalClient
-from client.participation import REJOIN, Participation, Prepared, first_of, layout_of
+from client.participation import REJOIN, Participation, PreparedRun, first_of, layout_of
 from client.pulse import Pulse
 from client.state.store import DURABLE, Durability, RunStore
 from common.errors import FedMTLError, Refused, RunFailedError, UnreachableError
@@ -52,7 +52,7 @@ class Agent:
         self._limits = client.computing.limits
         self._stop = asyncio.Event()
         self._pulse = Pulse(port)
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedRun | None = None
         self.orders_done = 0
 
     def stop(self) -> None:
@@ -110,7 +110,7 @@ class Agent:
             await self._say_goodbye(welcome.session)
         return finished
 
-    async def _work_for(self, welcome: Welcome, prepared: Prepared) -> bool:
+    async def _work_for(self, welcome: Welcome, prepared: PreparedRun) -> bool:
         participation = Participation(self._port, welcome, prepared, self._limits, self._pulse, self._stop)
         try:
             finished = await participation.work()
@@ -120,7 +120,7 @@ class Agent:
             log.info("run '%s' is finished; this client worked on %d orders", welcome.run_name, self.orders_done)
         return finished
 
-    async def _ready_for(self, welcome: Welcome) -> Prepared | None:
+    async def _ready_for(self, welcome: Welcome) -> PreparedRun | None:
         """What this client has of a run, or of what the run has become; None if it is told to stop first."""
         if self._prepared is None or self._prepared.layout != layout_of(welcome):
             self._prepared = None
@@ -128,7 +128,7 @@ class Agent:
                 self._prepared = await first_of(self._stop.wait(), self._prepare(welcome))
         return None if self._stop.is_set() else self._prepared
 
-    async def _prepare(self, welcome: Welcome) -> Prepared:
+    async def _prepare(self, welcome: Welcome) -> PreparedRun:
         session, folder = welcome.session, self._state / welcome.session.run_id
         self._limits.judge_welcome(welcome)
         tokenizer = await fetch_tokenizer(self._port, session, welcome.architecture)
@@ -136,7 +136,7 @@ class Agent:
         store = RunStore(folder, self._durability)
         # Before the first order, which it would hold up.
         await private_values(self._port, session, executor.schemas, store)
-        return Prepared(layout_of(welcome), executor, store)
+        return PreparedRun(layout_of(welcome), executor, store)
 
     async def _say_goodbye(self, session: Session) -> None:
         try:

@@ -51,7 +51,7 @@ RETURN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """What a client has of a run, whatever becomes of its sessions: where its jobs run, and what it kept."""
 
     layout: tuple[object, ...]
@@ -81,7 +81,7 @@ class Participation:
         self,
         port: CoordinatorPort,
         welcome: Welcome,
-        prepared: Prepared,
+        prepared: PreparedRun,
         limits: Limits,
         pulse: Pulse,
         stop: asyncio.Event,

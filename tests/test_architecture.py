@@ -218,6 +218,15 @@ def test_names_say_what_is_inside() -> None:
                 assert not re.search(r"(Manager|Helper|Utils?)$", node.name), f"{name}: {node.name}"
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name, tree in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def depth(name: str, parents: dict[str, list[str]]) -> int:
     """How many classes of ours lie above a class."""
     return max((1 + depth(parent, parents) for parent in parents[name] if parent in parents), default=0)

@@ -23,7 +23,7 @@ from server.storage.models import PRIVATE_FILE, ModelFiles
 
 
 @dataclass(frozen=True)
-class Prepared:
+class InitialModel:
     """Where the encoder's values come from, and the model's summary, for the log and the report.
 
     `units` are those in which heads of an earlier run work.
@@ -34,7 +34,7 @@ class Prepared:
     units: Mapping[str, TargetUnits]
 
 
-def prepare_run(config: Config, path: Path) -> Prepared:
+def prepare_run(config: Config, path: Path) -> InitialModel:
     """Make the model and write what the coordinator and later readers of the run folder need of it.
 
     Raises:
@@ -62,7 +62,7 @@ def prepare_run(config: Config, path: Path) -> Prepared:
     _require_finite(values, model.schemas, section.warm_start or section.server_model)
     files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
     files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
-    return Prepared(origin, model.summary(), {} if start is None else start.units_of(model))
+    return InitialModel(origin, model.summary(), {} if start is None else start.units_of(model))
 
 
 def _require_finite(values: Mapping[str, Vector], schemas: Mapping[str, ParameterSchema], source: str) -> None:
