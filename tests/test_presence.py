@@ -301,7 +301,7 @@ def test_a_client_says_that_it_lives_while_it_uploads_fetches_and_prepares(
     call: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing rides along: everything is a call of its own.
-    for module in ("client.participation", "server.engine.broadcast"):
+    for module in ("common.ports", "server.engine.broadcast"):
         monkeypatch.setattr(f"{module}.INLINE_BYTES", 0)
     config = array_config("federation.min_clients=1")
     coordinator = in_memory(config, make_model(config), ManualClock())
@@ -326,7 +326,7 @@ def test_a_coordinator_that_is_stopped_for_longer_than_the_lease_keeps_its_clien
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Updates are calls of their own, at which the gate stands.
-    monkeypatch.setattr("client.participation.INLINE_BYTES", 0)
+    monkeypatch.setattr("common.ports.INLINE_BYTES", 0)
     options = ("federation.min_clients=3", "federation.lease_seconds=2", "federation.rejoin_timeout_seconds=0")
     config = array_config(*options)
     (tmp_path / "config.yaml").write_text(render(config))
