@@ -17,7 +17,7 @@ import pytest
 
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
-from common.config import Config, render
+from common.config import Config, render, vary
 from common.errors import RunFolderError
 from common.orders import Update
 from common.ports import single
@@ -144,7 +144,7 @@ def test_too_many_open_files_are_tried_again(config: Config, tmp_path: Path) -> 
         await asyncio.to_thread(server.wait_for, "too many open files")
         limit(server, resource.RLIMIT_NOFILE, 1000)
 
-    large = config.model_copy(update={"aggregation": config.aggregation.model_copy(update={"optimizer": "adam"})})
+    large = vary(config, {"aggregation.optimizer": "adam"})
     server = asyncio.run(asyncio.wait_for(trouble_in_round_1(large, tmp_path, used_up, raised), 110))
     assert "finished after 2 rounds" in server.output
 

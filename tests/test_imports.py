@@ -57,7 +57,7 @@ def test_asking_for_the_status_needs_no_torch(tmp_path: Path, monkeypatch: pytes
             "--server",
             f"127.0.0.1:{server.wait_for(LISTENS, seconds=PATIENCE)[1]}",
         )
-        refuse(tmp_path, monkeypatch, "torch", "transformers", "numpy", "rich")
+        refuse(tmp_path, monkeypatch, "torch", "transformers", "rich")
         people, machines = programs.start(*asked), programs.start(*asked, "--format", "json")
         assert (people.exit_code(PATIENCE), machines.exit_code(PATIENCE)) == (0, 0), people.output + machines.output
     assert "run 'light'" in people.output

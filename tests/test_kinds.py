@@ -23,6 +23,7 @@ from common.models.mlp import MLPConfig, MLPEncoder
 from common.statistics import TaskStatistics, ratio
 from common.tasks import TASK_KINDS, TaskKind
 from common.tasks.labels import LabelNames
+from server.core.facts import RunFacts
 from server.reporting.report import build_report
 from tests.federations import array_config, digest_of, federate
 from tests.test_architecture import ROOT, sources
@@ -67,7 +68,7 @@ def reported(config: Config, folder: Path) -> list[dict[str, float]]:
     """The scores of every version of the first task after a federation of two clients."""
     coordinator = asyncio.run(federate(config, folder, TWO, "codec"))
     rounds, members = coordinator.journal.rounds(), coordinator.journal.members()
-    report = build_report({}, coordinator.rules.tasks, rounds, members, "finished", digest_of(coordinator))
+    report = build_report(RunFacts(), 0, coordinator.rules.tasks, rounds, members, "finished", digest_of(coordinator))
     return report["tasks"]["t0"]["history"]
 
 
