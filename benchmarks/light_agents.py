@@ -35,7 +35,7 @@ from common.orders import (
     Update,
     UpdateHeader,
 )
-from common.ports import INLINE_BYTES, PIECE_BYTES
+from common.ports import CHUNK_BYTES, INLINE_BYTES
 from common.targets import TargetSums
 from common.tasks import KNOWN_TASKS
 
@@ -57,7 +57,7 @@ class LightAgent:
         self._held: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._digests: dict[int, str] = {}
-        self._piece = DELTA * (PIECE_BYTES // len(DELTA))
+        self._chunk = DELTA * (CHUNK_BYTES // len(DELTA))
 
     async def run(self) -> None:
         """Take part until the run is over."""
@@ -91,7 +91,7 @@ class LightAgent:
                 case Train():
                     header = self._header(order, layouts)
                     if header.nbytes <= INLINE_BYTES:
-                        answer = Update(header, self._piece[: header.nbytes])
+                        answer = Update(header, self._chunk[: header.nbytes])
                     else:
                         await self._port.submit(session, header, partial(self._payload, header.nbytes))
                 case _:
@@ -99,8 +99,8 @@ class LightAgent:
 
     async def _fetch(self, session: Session, scope: ScopeVersion) -> None:
         size = 0
-        async for piece in self._port.fetch(session, scope, 0):
-            size += len(piece)
+        async for chunk in self._port.fetch(session, scope, 0):
+            size += len(chunk)
         self._sizes[scope.scope] = size
         self._held[scope.scope] = scope.version
 
@@ -115,14 +115,14 @@ class LightAgent:
     def _digest(self, size: int) -> str:
         if size not in self._digests:
             digest = xxhash.xxh3_128()
-            for start in range(0, size, PIECE_BYTES):
-                digest.update(self._piece[: size - start])
+            for start in range(0, size, CHUNK_BYTES):
+                digest.update(self._chunk[: size - start])
             self._digests[size] = digest.hexdigest()
         return self._digests[size]
 
     async def _payload(self, size: int, offset: int) -> AsyncIterator[bytes]:
-        for start in range(offset, size, PIECE_BYTES):
-            yield self._piece[: size - start]
+        for start in range(offset, size, CHUNK_BYTES):
+            yield self._chunk[: size - start]
 
 
 class LightCoordinator(GrpcCoordinator):

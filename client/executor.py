@@ -19,7 +19,7 @@ from client.training.procedures import ClientState
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, ScopeVersion, Welcome
 from common.parameters.schema import ParameterSchema
-from common.ports import Piece
+from common.ports import Chunk
 
 
 class Workspace(Protocol):
@@ -29,7 +29,7 @@ class Workspace(Protocol):
         """Those of an order's scopes that must be fetched."""
         ...
 
-    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+    async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
         """Take a scope's published values, or those of an anchor, from the coordinator."""
         ...
 
@@ -80,9 +80,9 @@ class ThreadWorkspace:
         """See `Workspace`."""
         return self._replica.missing(scopes)
 
-    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+    async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
         """See `Workspace`."""
-        await self._replica.receive(wanted, pieces)
+        await self._replica.receive(wanted, chunks)
 
     async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         """See `Workspace`."""

@@ -88,10 +88,10 @@ async def fetch_tokenizer(port: CoordinatorPort, session: Session, architecture:
         WireError: it is another one.
     """
     size, arrived = architecture.tokenizer_bytes, bytearray()
-    async for piece in port.fetch_tokenizer(session, 0):
-        if len(arrived) + len(piece) > size:
+    async for chunk in port.fetch_tokenizer(session, 0):
+        if len(arrived) + len(chunk) > size:
             raise WireError(f"tokenizer: more than the {size} bytes that the coordinator announced")
-        arrived += piece
+        arrived += chunk
     data = bytes(arrived)
     if len(data) != size or tokenizer_digest(data) != architecture.tokenizer_digest:
         raise WireError(

@@ -20,7 +20,7 @@ from common.parameters.flat import bind, shapes_of, views, zeros
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
-from common.ports import Piece
+from common.ports import Chunk
 
 
 class PayloadMemory:
@@ -112,7 +112,7 @@ class ClientModelSynchronizer:
         """Those of an order's scopes that must be fetched."""
         return [wanted for wanted in scopes if self._held.get(_place(wanted.scope)) != wanted]
 
-    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+    async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
         """Take a scope's published values, or those of an anchor, from the coordinator."""
         place = _place(wanted.scope)
         self._held.pop(place, None)
@@ -120,7 +120,7 @@ class ClientModelSynchronizer:
         if vector is None:
             schema = self.schemas[Scope.parse(wanted.scope).base]
             vector = self.anchors.setdefault(place, zeros(schema))
-        await fill(vector, pieces, wanted.scope)
+        await fill(vector, chunks, wanted.scope)
         self._held[place] = wanted
 
     def anchor_values(self, term: ProximalTerm) -> dict[str, Tensor]:
@@ -163,7 +163,7 @@ def _place(name: str) -> str:
     return Scope.parse(scope.template).anchor if scope.is_derived else scope.template
 
 
-async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None:
+async def fill(vector: Tensor, chunks: AsyncIterator[Chunk], scope: str) -> None:
     """Write a stream of bytes into a CPU vector; it must fit exactly.
 
     Raises:
@@ -171,11 +171,11 @@ async def fill(vector: Tensor, pieces: AsyncIterator[Piece], scope: str) -> None
     """
     target = vector.numpy().data.cast("B")
     position = 0
-    async for piece in pieces:
-        end = position + len(piece)
+    async for chunk in chunks:
+        end = position + len(chunk)
         if end > len(target):
             raise WireError(f"scope '{scope}': more than the expected {len(target)} bytes")
-        target[position:end] = piece
+        target[position:end] = chunk
         position = end
     if position != len(target):
         raise WireError(f"scope '{scope}': {position} of {len(target)} bytes arrived")

@@ -20,19 +20,19 @@ from common.orders import (
     Welcome,
 )
 
-PIECE_BYTES = 1 << 20
-"""Size of one piece of a stream; gRPC's default message limit stays as it is."""
+CHUNK_BYTES = 1 << 20
+"""Size of one chunk of a stream; gRPC's default message limit stays as it is."""
 
-LEAST_PIECE_BYTES = 1 << 14
-"""Pieces get smaller on links that break, but not smaller than this."""
+LEAST_CHUNK_BYTES = 1 << 14
+"""Chunks get smaller on links that break, but not smaller than this."""
 
 INLINE_BYTES = 1 << 16
 """So much data may ride inside an order, or inside the first message of an update, and needs no stream of its own."""
 
-Piece = bytes | memoryview
+Chunk = bytes | memoryview
 
-Pieces = Callable[[int], AsyncIterator[Piece]]
-"""Gives a payload from a byte offset on, in pieces of at most `PIECE_BYTES`; may be called again after a break."""
+Chunks = Callable[[int], AsyncIterator[Chunk]]
+"""Gives a payload from a byte offset on, in chunks of at most `CHUNK_BYTES`; may be called again after a break."""
 
 
 def fits_inline(answer: Answer) -> bool:
@@ -42,14 +42,14 @@ def fits_inline(answer: Answer) -> bool:
 
 @dataclass(frozen=True)
 class Payload:
-    """A payload in memory, and the `Pieces` of it. Who is called in the same process may read `data` as it lies."""
+    """A payload in memory, and the `Chunks` of it. Who is called in the same process may read `data` as it lies."""
 
     data: memoryview
 
-    async def __call__(self, offset: int) -> AsyncIterator[Piece]:
+    async def __call__(self, offset: int) -> AsyncIterator[Chunk]:
         """The bytes from `offset` on."""
-        for start in range(offset, len(self.data), PIECE_BYTES):
-            yield self.data[start : start + PIECE_BYTES]
+        for start in range(offset, len(self.data), CHUNK_BYTES):
+            yield self.data[start : start + CHUNK_BYTES]
 
 
 class CoordinatorPort(Protocol):
@@ -71,18 +71,18 @@ class CoordinatorPort(Protocol):
         """
         ...
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
-        """The bytes of one scope's vector from `offset` on, in pieces."""
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Chunk]:
+        """The bytes of one scope's vector from `offset` on, in chunks."""
         ...
 
-    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
-        """The tokenizer's files, packed, from `offset` on, in pieces."""
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Chunk]:
+        """The tokenizer's files, packed, from `offset` on, in chunks."""
         ...
 
-    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """Hand in an update; the same update again gets the same receipt.
 
-        The coordinator asks `pieces(header.offset)` once. What it gets may end early where a connection broke.
+        The coordinator asks `chunks(header.offset)` once. What it gets may end early where a connection broke.
         """
         ...
 
@@ -107,16 +107,16 @@ class CoordinatorPort(Protocol):
         ...
 
 
-def parts_of(piece: Piece, size: int) -> Iterator[Piece]:
-    """A piece in parts of at most `size` bytes, without a copy."""
-    if len(piece) <= size:
-        yield piece
+def parts_of(chunk: Chunk, size: int) -> Iterator[Chunk]:
+    """A chunk in parts of at most `size` bytes, without a copy."""
+    if len(chunk) <= size:
+        yield chunk
         return
-    view = memoryview(piece)
+    view = memoryview(chunk)
     for start in range(0, len(view), size):
         yield view[start : start + size]
 
 
-async def single(data: Piece) -> AsyncIterator[Piece]:
-    """A stream of one piece."""
+async def single(data: Chunk) -> AsyncIterator[Chunk]:
+    """A stream of one chunk."""
     yield data

@@ -18,7 +18,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import INLINE_BYTES, CoordinatorPort, Piece, Pieces, single
+from common.ports import INLINE_BYTES, Chunk, Chunks, CoordinatorPort, single
 from common.wire import methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.codec import Codec
@@ -43,26 +43,26 @@ class CodecCoordinator:
         call = _sent(methods.POLL, PollCall(session, pending_order, answer))
         return _through(methods.POLL.reply, await self._inner.poll(call.session, call.pending_order, call.answer))
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Chunk]:
         """See `CoordinatorPort`."""
         call = _sent(methods.FETCH_SLICE, FetchCall(session, scope, offset))
         return _each(methods.FETCH_SLICE.reply, self._inner.fetch(call.session, call.scope, call.offset))
 
-    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Chunk]:
         """See `CoordinatorPort`."""
         call = _sent(methods.FETCH_TOKENIZER, TokenizerCall(session, offset))
         return _each(methods.FETCH_TOKENIZER.reply, self._inner.fetch_tokenizer(call.session, call.offset))
 
-    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """See `CoordinatorPort`."""
         small = header.nbytes <= INLINE_BYTES
-        payload = b"".join([piece async for piece in pieces(0)]) if small else None
+        payload = b"".join([chunk async for chunk in chunks(0)]) if small else None
         start = _sent(methods.SUBMIT_UPDATE, UploadStart(session, header, payload))
         if not isinstance(start, UploadStart):
             raise TypeError("a header became something else on the wire")
         data = start.payload
         receipt = await self._inner.submit(
-            start.session, start.header, lambda offset: _payload(pieces(offset)) if data is None else single(data)
+            start.session, start.header, lambda offset: _payload(chunks(offset)) if data is None else single(data)
         )
         return _through(methods.SUBMIT_UPDATE.reply, receipt)
 
@@ -98,13 +98,13 @@ def _sent(method: Method[Q, Any], request: Q) -> Q:
     return _through(method.request, request)
 
 
-async def _each(codec: Codec[Piece], pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
-    async for piece in pieces:
-        yield _through(codec, piece)
+async def _each(codec: Codec[Chunk], chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    async for chunk in chunks:
+        yield _through(codec, chunk)
 
 
-async def _payload(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
-    async for piece in pieces:
-        part = _through(methods.SUBMIT_UPDATE.request, piece)
+async def _payload(chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    async for chunk in chunks:
+        part = _through(methods.SUBMIT_UPDATE.request, chunk)
         if not isinstance(part, UploadStart):
             yield part

@@ -82,12 +82,12 @@ class Line:
         return getattr(self, "_stream" if name in STREAMS else "_call").__get__(self)(name)
 
     def _stream(self, name: str) -> Callable[..., AsyncIterator[bytes]]:
-        async def pieces(*arguments: object) -> AsyncIterator[bytes]:
+        async def chunks(*arguments: object) -> AsyncIterator[bytes]:
             await self._up.wait()
-            async for piece in getattr(self._coordinator, name)(*arguments):
-                yield piece
+            async for chunk in getattr(self._coordinator, name)(*arguments):
+                yield chunk
 
-        return pieces
+        return chunks
 
     def _call(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def call(*arguments: object) -> object:
@@ -147,15 +147,15 @@ class Fragile:
         return call
 
     def _stream(self, name: str) -> Callable[..., AsyncIterator[bytes]]:
-        async def pieces(*arguments: object) -> AsyncIterator[bytes]:
+        async def chunks(*arguments: object) -> AsyncIterator[bytes]:
             self.calls.append(name)
             number = len(self.calls)
             await self._perhaps_die("before", number)
-            async for piece in getattr(self._port, name)(*arguments):
-                yield piece
+            async for chunk in getattr(self._port, name)(*arguments):
+                yield chunk
             await self._perhaps_die("after", number)
 
-        return pieces
+        return chunks
 
 
 class Gate:
@@ -178,12 +178,12 @@ class Gate:
         """Return when the client has tried to hand in for this round."""
         await asyncio.wait_for(self._reached.setdefault(round_name, asyncio.Event()).wait(), 60)
 
-    async def submit(self, session: Any, header: Any, pieces: Any) -> Any:
+    async def submit(self, session: Any, header: Any, chunks: Any) -> Any:
         if session.client_id == self._client:
             name = header.order_id.removesuffix(f"-{session.client_id}")
             self._reached.setdefault(name, asyncio.Event()).set()
             await self._open.setdefault(name, asyncio.Event()).wait()
-        return await self._port.submit(session, header, pieces)
+        return await self._port.submit(session, header, chunks)
 
 
 class Watch:
@@ -197,8 +197,8 @@ class Watch:
     def __getattr__(self, name: str) -> object:
         return getattr(self._port, name)
 
-    async def submit(self, session: Any, header: Any, pieces: Any) -> Any:
-        receipt = await self._port.submit(session, header, pieces)
+    async def submit(self, session: Any, header: Any, chunks: Any) -> Any:
+        receipt = await self._port.submit(session, header, chunks)
         async with self._moved:
             self._accepted.append(header.order_id)
             self._moved.notify_all()

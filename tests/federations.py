@@ -117,13 +117,13 @@ class Turns:
         self._done: dict[str, int] = {}
         self._moved = asyncio.Condition()
 
-    async def submit(self, port: CoordinatorPort, session, header, pieces):
+    async def submit(self, port: CoordinatorPort, session, header, chunks):
         key = header.order_id.removesuffix(f"-{session.client_id}")
         rng = np.random.Generator(np.random.PCG64([self._seed, *key.encode()]))
         turn = rng.permutation(self._clients).tolist().index(session.client_id)
         async with self._moved:
             await self._moved.wait_for(lambda: self._done.get(key, 0) == turn)
-        receipt = await port.submit(session, header, pieces)
+        receipt = await port.submit(session, header, chunks)
         async with self._moved:
             self._done[key] = turn + 1
             self._moved.notify_all()
@@ -146,8 +146,8 @@ class InTurn:
             answer = None
         return await self._port.poll(session, pending_order, answer)
 
-    async def submit(self, session, header, pieces):
-        return await self._turns.submit(self._port, session, header, pieces)
+    async def submit(self, session, header, chunks):
+        return await self._turns.submit(self._port, session, header, chunks)
 
 
 async def federate(

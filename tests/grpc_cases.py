@@ -36,7 +36,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import CoordinatorPort, Pieces
+from common.ports import Chunks, CoordinatorPort
 from common.tasks import KNOWN_TASKS
 from common.tls import TlsFiles
 from server.service.grpc_server import RunningServer, start_server
@@ -112,16 +112,16 @@ class Memory:
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
         self._check(session)
         self.fetched_from.append(offset)
-        async for piece in cut(MODEL, offset):
-            yield piece
+        async for chunk in cut(MODEL, offset):
+            yield chunk
 
     async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[bytes]:
         self._check(session)
         self.fetched_from.append(-1 - offset)
-        async for piece in cut(TOKENIZER, offset):
-            yield piece
+        async for chunk in cut(TOKENIZER, offset):
+            yield chunk
 
-    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         self._check(session)
         if self.receipt is not None:
             if self.receipt.digest != header.digest:
@@ -132,8 +132,8 @@ class Memory:
         del self.staged[header.offset :]
         self.idle.clear()
         try:
-            async for piece in pieces(header.offset):
-                self.staged += piece
+            async for chunk in chunks(header.offset):
+                self.staged += chunk
         finally:
             self.idle.set()
         if len(self.staged) != header.nbytes or xxhash.xxh3_128(self.staged).hexdigest() != header.digest:
@@ -236,5 +236,5 @@ class Heard(logging.Handler):
             self.event.set()
 
 
-async def collect(pieces: AsyncIterator[bytes]) -> bytes:
-    return b"".join([piece async for piece in pieces])
+async def collect(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])

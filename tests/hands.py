@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.clock import Clock, ManualClock
 from common.config import Config
 from common.orders import DENSE_FLOAT32, JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
-from common.ports import Pieces, single
+from common.ports import Chunks, single
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model
 
@@ -24,7 +24,7 @@ def hands_config(*overrides: str) -> Config:
 
 
 class Hands:
-    """Plays the clients of one coordinator. `pieces` may say how an update's bytes arrive."""
+    """Plays the clients of one coordinator. `chunks` may say how an update's bytes arrive."""
 
     def __init__(self, *overrides: str, clock: Clock | None = None) -> None:
         self.config = hands_config(*overrides)
@@ -48,7 +48,7 @@ class Hands:
         return await self.coordinator.poll(self.sessions[name], pending)
 
     async def submit(
-        self, name: str, value: float, pieces: Callable[[bytes], Pieces] | None = None, examples: int | None = None
+        self, name: str, value: float, chunks: Callable[[bytes], Chunks] | None = None, examples: int | None = None
     ) -> str:
         """Answer the client's order with an update whose elements are all `value`; the order's id."""
         order = (await self.poll(name)).order
@@ -60,7 +60,7 @@ class Hands:
         results = tuple(TaskResult(task, counts, 0.5, None) for task in order.tasks)
         digest = xxhash.xxh3_128_hexdigest(payload)
         header = UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0)
-        given = pieces(payload) if pieces is not None else lambda _: single(payload)
+        given = chunks(payload) if chunks is not None else lambda _: single(payload)
         await self.coordinator.submit(self.sessions[name], header, given)
         return order.order_id
 
@@ -76,15 +76,15 @@ class Hands:
         return {name: vector.copy() for name, vector in {**self.coordinator.vectors, **moments}.items()}
 
 
-def in_pieces(payload: bytes, count: int, before_each: Callable[[], object]) -> Pieces:
-    """A payload in `count` pieces, with something that happens before each."""
+def in_chunks(payload: bytes, count: int, before_each: Callable[[], object]) -> Chunks:
+    """A payload in `count` chunks, with something that happens before each."""
     size = -(-len(payload) // count)
 
-    async def pieces(offset: int) -> AsyncIterator[bytes]:
+    async def chunks(offset: int) -> AsyncIterator[bytes]:
         for start in range(offset, len(payload), size):
             found = before_each()
             if hasattr(found, "__await__"):
                 await found
             yield payload[start : start + size]
 
-    return pieces
+    return chunks

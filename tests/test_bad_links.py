@@ -1,4 +1,4 @@
-"""Links that break again and again before a whole piece is through."""
+"""Links that break again and again before a whole chunk is through."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from client.agent import Agent
-from client.transport.piece_size import GROWS_AFTER, PieceSize
+from client.transport.chunk_size import GROWS_AFTER, ChunkSize
 from common.clock import ManualClock
 from common.errors import UnreachableError
 from common.orders import Receipt
-from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
+from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
 from server.runs.assembly import in_memory
 from tests.federations import digest_of, make_client, make_model, small_config
 from tests.grpc_cases import (
@@ -39,22 +39,22 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(offset: int) -> AsyncIterator[bytes]:
-    """The payload in pieces as an agent gives them."""
-    return cut(PAYLOAD, offset, PIECE_BYTES)
+    """The payload in chunks as an agent gives them."""
+    return cut(PAYLOAD, offset, CHUNK_BYTES)
 
 
 class Large(Memory):
-    """A coordinator that gives the largest pieces."""
+    """A coordinator that gives the largest chunks."""
 
     async def fetch(self, session: object, scope: object, offset: int) -> AsyncIterator[bytes]:
         self.fetched_from.append(offset)
-        async for piece in cut(MODEL, offset, PIECE_BYTES):
-            yield piece
+        async for chunk in cut(MODEL, offset, CHUNK_BYTES):
+            yield chunk
 
     async def fetch_tokenizer(self, session: object, offset: int) -> AsyncIterator[bytes]:
         self.fetched_from.append(offset)
-        async for piece in cut(TOKENIZER, offset, PIECE_BYTES):
-            yield piece
+        async for chunk in cut(TOKENIZER, offset, CHUNK_BYTES):
+            yield chunk
 
 
 @pytest.mark.parametrize("nbytes", [60_000, 200_000, 700_000])
@@ -112,19 +112,19 @@ def test_patience_ends_where_no_byte_stands_any_more() -> None:
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-def test_pieces_halve_after_a_break_and_grow_when_they_pass() -> None:
-    size = PieceSize()
+def test_chunks_halve_after_a_break_and_grow_when_they_pass() -> None:
+    size = ChunkSize()
     sizes = []
     for _ in range(8):
         sizes.append(size.nbytes)
         size.broke()
-    assert sizes == [PIECE_BYTES >> n for n in range(6)] + [LEAST_PIECE_BYTES] * 2 == sizes
+    assert sizes == [CHUNK_BYTES >> n for n in range(6)] + [LEAST_CHUNK_BYTES] * 2 == sizes
     for _ in range(GROWS_AFTER - 1):
         size.passed()
     size.broke()  # those before do not count any more
     for _ in range(GROWS_AFTER):
         size.passed()
-    assert size.nbytes == 2 * LEAST_PIECE_BYTES
+    assert size.nbytes == 2 * LEAST_CHUNK_BYTES
     for _ in range(20 * GROWS_AFTER):
         size.passed()
-    assert size.nbytes == PIECE_BYTES
+    assert size.nbytes == CHUNK_BYTES

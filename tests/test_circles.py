@@ -151,8 +151,8 @@ class Noting:
 
     async def fetch(self, session: Any, scope: Any, offset: int) -> AsyncIterator[Any]:
         self.fetched[scope.scope, scope.version] += 1
-        async for piece in self._port.fetch(session, scope, offset):
-            yield piece
+        async for chunk in self._port.fetch(session, scope, offset):
+            yield chunk
 
     async def poll(self, *arguments: Any) -> Any:
         reply = await self._port.poll(*arguments)

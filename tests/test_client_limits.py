@@ -45,9 +45,9 @@ class Crooked:
         return replace(reply, order=self.order(reply.order)) if reply.order is not None else reply
 
     async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Any]:
-        data = b"".join([bytes(piece) async for piece in self._port.fetch_tokenizer(session, offset)])
-        async for piece in self.tokenizer(data) if self.tokenizer is not None else whole(data):
-            yield piece
+        data = b"".join([bytes(chunk) async for chunk in self._port.fetch_tokenizer(session, offset)])
+        async for chunk in self.tokenizer(data) if self.tokenizer is not None else whole(data):
+            yield chunk
 
     async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
         self.reasons.append(reason)

@@ -17,7 +17,7 @@ from common.errors import ConfigError, FedMTLError, Reason, Refused, Unreachable
 from common.orders import FederationStatus, PollKind, PollReply, Progress, Receipt, Settlement, UploadStatus
 from common.ports import CoordinatorPort
 from common.wire import methods
-from common.wire.pieces import UPLOAD_PART
+from common.wire.chunks import UPLOAD_PART
 from server.service.grpc_server import start_server
 from simulation.codec import CodecCoordinator
 from tests.grpc_cases import (
@@ -101,20 +101,20 @@ def test_an_update_that_is_refused_or_known_is_not_sent() -> None:
     async def test() -> None:
         asked: list[int] = []
 
-        def pieces(offset: int) -> AsyncIterator[bytes]:
+        def chunks(offset: int) -> AsyncIterator[bytes]:
             asked.append(offset)
             return cut(PAYLOAD, offset)
 
         async with connected(Memory()) as coordinator:
             with pytest.raises(Refused) as caught:
-                await coordinator.submit(NOBODY, HEADER, pieces)
+                await coordinator.submit(NOBODY, HEADER, chunks)
             assert caught.value.reason is Reason.SUPERSEDED and asked == []
             session = (await coordinator.join(JOIN)).session
-            assert await coordinator.submit(session, HEADER, pieces) == await coordinator.submit(
-                session, HEADER, pieces
+            assert await coordinator.submit(session, HEADER, chunks) == await coordinator.submit(
+                session, HEADER, chunks
             )
             with pytest.raises(Refused) as caught:
-                await coordinator.submit(session, replace(HEADER, digest="12" * 16), pieces)
+                await coordinator.submit(session, replace(HEADER, digest="12" * 16), chunks)
             assert caught.value.reason is Reason.DIFFERENT_UPDATE and asked == [0]
 
     run(test())
@@ -195,7 +195,7 @@ def test_uploads_go_on_where_the_connection_broke() -> None:
         memory = Memory()
         asked: list[int] = []
 
-        def pieces(offset: int) -> AsyncIterator[bytes]:
+        def chunks(offset: int) -> AsyncIterator[bytes]:
             asked.append(offset)
             return cut(PAYLOAD, offset)
 
@@ -203,7 +203,7 @@ def test_uploads_go_on_where_the_connection_broke() -> None:
             relay = Relay(server.port_number, 1_000_000, 1_200_000)
             async with relay as number, client(number) as coordinator:
                 session = (await coordinator.join(JOIN)).session
-                assert await coordinator.submit(session, HEADER, pieces) == Receipt("order-1", HEADER.digest)
+                assert await coordinator.submit(session, HEADER, chunks) == Receipt("order-1", HEADER.digest)
         assert memory.staged == PAYLOAD
         assert asked[0] == 0 and asked == sorted(asked) and asked[-1] > 0 and relay.connections == 3
 
@@ -215,14 +215,14 @@ def test_a_resumed_upload_that_does_not_fit_starts_over() -> None:
         memory = Memory()
         asked: list[int] = []
 
-        def pieces(offset: int) -> AsyncIterator[bytes]:
+        def chunks(offset: int) -> AsyncIterator[bytes]:
             asked.append(offset)
             return cut(PAYLOAD, offset)
 
         async with connected(memory) as coordinator:
             session = (await coordinator.join(JOIN)).session
             memory.staged += b"wrong"
-            await coordinator.submit(session, replace(HEADER, offset=5), pieces)
+            await coordinator.submit(session, replace(HEADER, offset=5), chunks)
             assert asked == [5, 0] and memory.staged == PAYLOAD
 
     run(test())

@@ -181,7 +181,7 @@ def test_bytes_are_little_endian_floats_in_the_vectors_own_memory():
     assert bytes(data[:4]) == np.float32(3).tobytes()
 
 
-def test_a_model_digest_changes_with_any_bit_and_not_with_order_or_pieces():
+def test_a_model_digest_changes_with_any_bit_and_not_with_order_or_chunks():
     vectors = {"shared": np.arange(4, dtype=np.float32), "task/a": np.ones(2, np.float32)}
 
     def digest(schema="s", **changes):

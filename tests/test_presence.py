@@ -27,7 +27,7 @@ from server.runs.assembly import in_memory
 from tests.core_cases import RULES, Table, rules
 from tests.crashes import Cast, Gate
 from tests.federations import array_config, make_model
-from tests.hands import NAMES, Hands, in_pieces
+from tests.hands import NAMES, Hands, in_chunks
 from tests.processes import Programs
 
 LEASE = RULES.lease_seconds
@@ -186,9 +186,9 @@ def test_clients_that_wait_longer_than_their_lease_stay_and_the_run_starts() -> 
     asyncio.run(play())
 
 
-PIECES = 17
-PIECE_SECONDS = 84.5 / PIECES
-"""16.9 MB over a link of 200 kB/s, piece by piece; the lease is the default, 60 s."""
+CHUNKS = 17
+CHUNK_SECONDS = 84.5 / CHUNKS
+"""16.9 MB over a link of 200 kB/s, chunk by chunk; the lease is the default, 60 s."""
 
 
 def test_an_update_that_takes_longer_than_the_lease_to_arrive_is_counted() -> None:
@@ -197,11 +197,11 @@ def test_an_update_that_takes_longer_than_the_lease_to_arrive_is_counted() -> No
         await hands.join()
 
         async def later() -> None:
-            hands.clock.advance(PIECE_SECONDS)
+            hands.clock.advance(CHUNK_SECONDS)
             await hands.coordinator.tick()
 
         hands.coordinator._calls["b"] = hands.coordinator._calls["c"] = 1  # these two wait in their polls
-        order = await hands.submit("a", 1e-3, lambda payload: in_pieces(payload, PIECES, later))
+        order = await hands.submit("a", 1e-3, lambda payload: in_chunks(payload, CHUNKS, later))
         assert hands.clock.now() > 84
         assert hands.coordinator.state.open is not None
         assert hands.coordinator.state.open.orders[order].state is OrderState.ACCEPTED
@@ -218,14 +218,14 @@ def test_only_the_deadline_ends_an_upload_that_moves() -> None:
             await hands.submit(name, 1e-3)
 
         async def later() -> None:
-            hands.clock.advance(PIECE_SECONDS)
+            hands.clock.advance(CHUNK_SECONDS)
             await hands.coordinator.tick()
 
         hands.coordinator._calls["b"] = hands.coordinator._calls["c"] = 1
         with pytest.raises(Refused) as refusal:
-            await hands.submit("a", 1e-3, lambda payload: in_pieces(payload, PIECES, later))
+            await hands.submit("a", 1e-3, lambda payload: in_chunks(payload, CHUNKS, later))
         assert refusal.value.reason is Reason.CORRUPT and "its round closed" in refusal.value.message
-        assert 70 <= hands.clock.now() < 70 + 2 * PIECE_SECONDS
+        assert 70 <= hands.clock.now() < 70 + 2 * CHUNK_SECONDS
         assert hands.coordinator.state.completed_rounds == 1
 
     asyncio.run(play())
@@ -240,7 +240,7 @@ def test_a_download_that_moves_keeps_its_client() -> None:
         hands.clock.advance(10 * LEASE)
         await hands.coordinator.tick()
         assert [member.client_id for member in hands.coordinator.state.present()] == ["a"]
-        assert [piece async for piece in stream] == []
+        assert [chunk async for chunk in stream] == []
         hands.clock.advance(LEASE)
         await hands.coordinator.tick()
         assert hands.coordinator.state.present() == []
@@ -288,10 +288,10 @@ class Patient:
     def fetch_tokenizer(self, *parts: Any) -> Any:
         return self._patiently("fetch_tokenizer", self._port.fetch_tokenizer(*parts))
 
-    async def _patiently(self, name: str, pieces: Any) -> Any:
+    async def _patiently(self, name: str, chunks: Any) -> Any:
         await self._wait(name)
-        async for piece in pieces:
-            yield piece
+        async for chunk in chunks:
+            yield chunk
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from common.wire import methods
 from common.wire.calls import UploadStart
-from common.wire.pieces import UPLOAD_PART
+from common.wire.chunks import UPLOAD_PART
 from server.core.phases import Phase
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
@@ -86,11 +86,11 @@ class Client:
         return UpdateHeader(self.order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0), payload
 
     async def submit(self, header: UpdateHeader, payload: bytes) -> None:
-        async def pieces(offset: int) -> AsyncIterator[bytes]:
+        async def chunks(offset: int) -> AsyncIterator[bytes]:
             for at in range(offset, len(payload), 1 << 20):
                 yield payload[at : at + (1 << 20)]
 
-        await self.port.submit(self.session, header, pieces)
+        await self.port.submit(self.session, header, chunks)
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,9 @@ class Counting(CodecCoordinator):
         self.calls.append("fetch")
         return super().fetch(session, scope, offset)
 
-    async def submit(self, session, header, pieces):
+    async def submit(self, session, header, chunks):
         self.calls.append("submit")
-        return await super().submit(session, header, pieces)
+        return await super().submit(session, header, chunks)
 
 
 @pytest.mark.parametrize("how", ["codec", "grpc"])

@@ -267,11 +267,11 @@ class Upload:
             1.0,
         )
 
-        async def pieces(offset: int) -> AsyncIterator[bytes]:
+        async def chunks(offset: int) -> AsyncIterator[bytes]:
             for at in range(offset, len(data), 1 << 20):
                 yield data[at : at + (1 << 20)]
 
-        await self.port.submit(self.session, header, pieces)
+        await self.port.submit(self.session, header, chunks)
 
 
 def snapshot(coordinator: Coordinator) -> object:

@@ -26,13 +26,13 @@ def header(order="train-1.1-a", data=DATA, offset=0, digest=None):
 def stream(data=DATA, step=7, stop=None):
     """Gives `data` from an offset on; breaks like a lost connection at byte `stop`."""
 
-    async def pieces(offset):
+    async def chunks(offset):
         for start in range(offset, len(data) if stop is None else stop, step):
             yield data[start : min(start + step, len(data) if stop is None else stop)]
         if stop is not None:
             raise ConnectionError("lost")
 
-    return pieces
+    return chunks
 
 
 class Tap:
@@ -44,15 +44,15 @@ class Tap:
 
     def __call__(self, offset):
         self.opened_at = offset
-        return self._pieces()
+        return self._chunks()
 
-    async def _pieces(self):
-        while (piece := await self._queue.get()) is not None:
-            yield piece
+    async def _chunks(self):
+        while (chunk := await self._queue.get()) is not None:
+            yield chunk
 
-    async def give(self, *pieces):
-        for piece in pieces:
-            self._queue.put_nowait(piece)
+    async def give(self, *chunks):
+        for chunk in chunks:
+            self._queue.put_nowait(chunk)
         await settle()
 
 
@@ -73,8 +73,8 @@ async def refused(awaitable):
     return refusal.value.reason
 
 
-async def start(uploads, header, pieces):
-    task = asyncio.create_task(uploads.receive(header, pieces))
+async def start(uploads, header, chunks):
+    task = asyncio.create_task(uploads.receive(header, chunks))
     await settle()
     return task
 

@@ -115,5 +115,5 @@ def test_versions_and_moments_are_stored_in_the_type_of_their_scope(tmp_path: Pa
 
 def test_a_scope_is_sent_in_chunks_of_its_own_bytes() -> None:
     values = delta(1)
-    sent: Iterator[bytes | memoryview] = iter(Broadcast().pieces(ScopeVersion("task/a", 1), values, 0))
+    sent: Iterator[bytes | memoryview] = iter(Broadcast().chunks(ScopeVersion("task/a", 1), values, 0))
     assert b"".join(map(bytes, sent)) == values.tobytes()

@@ -35,15 +35,15 @@ from common.orders import (
     UpdateHeader,
     Welcome,
 )
-from common.ports import INLINE_BYTES, PIECE_BYTES
+from common.ports import CHUNK_BYTES, INLINE_BYTES
 from common.statistics import TaskStatistics
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages, methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, PollCall, UploadStart
+from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
 from common.wire.gen import admin_pb2, federation_pb2
 from common.wire.limits import CONTROL_BYTES, MAX_COUNT, MAX_SCOPES
-from common.wire.pieces import PIECE, UPLOAD_PART
 from tests.wire_values import VALUES
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +163,7 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("endless poll", messages.WELCOME, welcome(poll_seconds=1e300), "poll_seconds"),
     ("endless order", messages.POLL_REPLY, order_reply(seconds_left=1e300), "seconds_left"),
     ("order id upwards", messages.POLL_REPLY, order_reply(order_id="../x"), "order_id: '../x'"),
-    ("small pieces", messages.FETCH_REQUEST, FetchCall(SESSION, ScopeVersion("shared", 1), 0, 100), "piece_bytes: 100"),
+    ("small chunks", messages.FETCH_REQUEST, FetchCall(SESSION, ScopeVersion("shared", 1), 0, 100), "chunk_bytes: 100"),
     ("empty client id", messages.JOIN_REQUEST, replace(JOIN, client_id=""), "client_id"),
     ("long client id", messages.JOIN_REQUEST, replace(JOIN, client_id="x" * 65), "client_id"),
     ("no tasks", messages.JOIN_REQUEST, replace(JOIN, tasks=(), examples=()), "number of tasks"),
@@ -256,9 +256,9 @@ def test_lines_for_people_are_folded_and_cut_when_sent() -> None:
     assert reason.startswith("two lines [31m and xxx") and len(reason) == 1000
 
 
-def test_pieces_cost_one_copy_and_never_exceed_their_size() -> None:
-    data = bytes(PIECE_BYTES)
-    for codec in (PIECE, UPLOAD_PART):
+def test_chunks_cost_one_copy_and_never_exceed_their_size() -> None:
+    data = bytes(CHUNK_BYTES)
+    for codec in (CHUNK, UPLOAD_PART):
         tracemalloc.start()
         message = codec.encode(data)
         _, encoding = tracemalloc.get_traced_memory()
@@ -266,10 +266,10 @@ def test_pieces_cost_one_copy_and_never_exceed_their_size() -> None:
         assert codec.decode(message) == data
         _, decoding = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert encoding < 1.1 * PIECE_BYTES and decoding < 2.1 * PIECE_BYTES
+        assert encoding < 1.1 * CHUNK_BYTES and decoding < 2.1 * CHUNK_BYTES
         with pytest.raises(WireError, match="larger than"):
             codec.encode(data + b"x")
-    assert PIECE.encode(data[:300]) == federation_pb2.Piece(data=data[:300]).SerializeToString()
+    assert CHUNK.encode(data[:300]) == federation_pb2.Chunk(data=data[:300]).SerializeToString()
     assert UPLOAD_PART.encode(data) == federation_pb2.UploadPart(data=data).SerializeToString()
 
 

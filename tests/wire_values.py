@@ -43,16 +43,16 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
+from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
 from common.wire.checks import as_line
+from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
 from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SECONDS, MAX_SEED
-from common.wire.pieces import PIECE, UPLOAD_PART
 
 ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=20).filter(is_id)
 task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
@@ -62,7 +62,7 @@ digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
 counts = st.integers(0, MAX_COUNT)
 row_counts = st.integers(0, MAX_EXAMPLES)
 sizes = st.integers(0, 1 << 40)
-piece_sizes = st.integers(LEAST_PIECE_BYTES, PIECE_BYTES)
+chunk_sizes = st.integers(LEAST_CHUNK_BYTES, CHUNK_BYTES)
 positive = st.integers(1, 1 << 20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 amounts = st.floats(0, 1e300)
@@ -243,9 +243,9 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates() | replies)),
     (messages.PENDING_ANSWER, update_headers() | replies),
     (messages.POLL_REPLY, poll_replies),
-    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes, piece_sizes)),
-    (messages.TOKENIZER_REQUEST, st.builds(TokenizerCall, sessions, sizes, piece_sizes)),
-    (PIECE, st.binary()),
+    (messages.FETCH_REQUEST, st.builds(FetchCall, sessions, scope_versions, sizes, chunk_sizes)),
+    (messages.TOKENIZER_REQUEST, st.builds(TokenizerCall, sessions, sizes, chunk_sizes)),
+    (CHUNK, st.binary()),
     (UPLOAD_PART, uploads | st.binary()),
     (messages.RECEIPT, st.builds(Receipt, ids, digests)),
     (messages.UPLOAD_STATUS_REQUEST, st.builds(OrderCall, sessions, ids)),

@@ -14,8 +14,8 @@ from typing import Self, TypeVar
 import grpc
 
 from client.transport.channel import open_channel
+from client.transport.chunk_size import ChunkSize
 from client.transport.handshake import certificate_lapse
-from client.transport.piece_size import PieceSize
 from client.transport.retries import Retry, explain, final, is_refused_certificate, is_tls_problem
 from client.transport.target import Target
 from common.errors import Reason, Refused, UnreachableError, WireError
@@ -32,7 +32,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
-from common.ports import INLINE_BYTES, Piece, Pieces
+from common.ports import INLINE_BYTES, Chunk, Chunks
 from common.tls import TlsFiles
 from common.wire import methods
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
@@ -41,13 +41,13 @@ from common.wire.methods import Method
 ANSWER_SECONDS = 15.0
 """Deadline of a call; a poll has its window besides."""
 DOWNLOAD_IDLE_SECONDS = 30.0
-"""A download without a piece for so long is broken."""
+"""A download without a chunk for so long is broken."""
 UPLOAD_IDLE_SECONDS = 300.0
 """An upload that stands still for so long is broken; a coordinator that is short of memory makes uploads wait."""
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-_Download = AsyncGenerator[Piece, None]
+_Download = AsyncGenerator[Chunk, None]
 
 
 class GrpcCoordinator:
@@ -72,7 +72,7 @@ class GrpcCoordinator:
         self._channel = open_channel(self._target, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
-        self._size = PieceSize()
+        self._size = ChunkSize()
         self._poll_seconds = 30.0
         self._answered = False
 
@@ -98,28 +98,28 @@ class GrpcCoordinator:
         """See `CoordinatorPort`."""
         return await self._call(methods.POLL, PollCall(session, pending_order, answer), self._poll_seconds)
 
-    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
+    def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Chunk]:
         """See `CoordinatorPort`; goes on by itself after a break."""
         return self._download(
             lambda at: self._stream(methods.FETCH_SLICE, FetchCall(session, scope, at, self._size.nbytes)), offset
         )
 
-    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
+    def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Chunk]:
         """See `CoordinatorPort`; goes on by itself after a break."""
         return self._download(
             lambda at: self._stream(methods.FETCH_TOKENIZER, TokenizerCall(session, at, self._size.nbytes)), offset
         )
 
-    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """See `CoordinatorPort`; goes on by itself after a break, from where the coordinator has got to."""
         if header.nbytes <= INLINE_BYTES:
-            payload = b"".join([piece async for piece in pieces(0)])
+            payload = b"".join([chunk async for chunk in chunks(0)])
             start = UploadStart(session, replace(header, offset=0), payload)
             return await self._call(methods.SUBMIT_UPDATE, start, UPLOAD_IDLE_SECONDS)
         retry = self._retry()
         while True:
             try:
-                return await self._upload(session, header, pieces)
+                return await self._upload(session, header, chunks)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 self._size.broke()
                 header = replace(header, offset=await self._offset_after(error, session, header, retry))
@@ -162,22 +162,22 @@ class GrpcCoordinator:
                 return method.reply.decode(reply)
 
     async def _download(self, attempt: Callable[[int], _Download], offset: int) -> _Download:
-        """The pieces from `offset` on; `attempt` is made again from the offset reached whenever the stream breaks."""
+        """The chunks from `offset` on; `attempt` is made again from the offset reached whenever the stream breaks."""
         retry = self._retry()
         while True:
             try:
-                async with aclosing(attempt(offset)) as pieces:
-                    async for piece in pieces:
+                async with aclosing(attempt(offset)) as chunks:
+                    async for chunk in chunks:
                         retry.answered()
                         self._size.passed()
-                        offset += len(piece)
-                        yield piece
+                        offset += len(chunk)
+                        yield chunk
                 return
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 self._size.broke()
                 await self._missed(error, retry)
 
-    async def _stream(self, method: Method[Q, Piece], request: Q) -> _Download:
+    async def _stream(self, method: Method[Q, Chunk], request: Q) -> _Download:
         """One attempt at a download."""
         open_stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(method.path)
         call = open_stream(method.request.encode(request))
@@ -188,14 +188,14 @@ class GrpcCoordinator:
                     data = await anext(replies, None)
                 if data is None:
                     return
-                piece = method.reply.decode(data)
-                if not piece:
-                    raise WireError(f"coordinator at {self._target} sends pieces without content")
-                yield piece
+                chunk = method.reply.decode(data)
+                if not chunk:
+                    raise WireError(f"coordinator at {self._target} sends chunks without content")
+                yield chunk
         finally:
             call.cancel()
 
-    async def _upload(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def _upload(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """One attempt at an upload."""
         method = methods.SUBMIT_UPDATE
         open_stream: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(method.path)
@@ -215,8 +215,8 @@ class GrpcCoordinator:
                 answer = await call.initial_metadata()
             # grpc.aio hides the status of a call that ends while it writes; so nothing is written unasked.
             if any(key == methods.CONTINUE_KEY for key, _ in answer):
-                async for piece in _parts(pieces(header.offset), self._size):
-                    if not await told(call.write(method.request.encode(piece))):
+                async for chunk in _parts(chunks(header.offset), self._size):
+                    if not await told(call.write(method.request.encode(chunk))):
                         break
                     self._size.passed()
                 await told(call.done_writing())
@@ -257,10 +257,10 @@ class GrpcCoordinator:
         await retry.pause(error)
 
 
-async def _parts(pieces: AsyncIterator[Piece], size: PieceSize) -> AsyncIterator[Piece]:
-    """The pieces in parts as large as the link lets through."""
-    async for piece in pieces:
-        rest = memoryview(piece)
+async def _parts(chunks: AsyncIterator[Chunk], size: ChunkSize) -> AsyncIterator[Chunk]:
+    """The chunks in parts as large as the link lets through."""
+    async for chunk in chunks:
+        rest = memoryview(chunk)
         while len(rest) > 0:
             part, rest = rest[: size.nbytes], rest[size.nbytes :]
             yield part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.orders import Answer, Progress, ScopeVersion, Session, UpdateHeader
-from common.ports import PIECE_BYTES
+from common.ports import CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -19,26 +19,26 @@ class PollCall:
 
 @dataclass(frozen=True)
 class FetchCall:
-    """`fetch`; the answer comes in pieces of at most `piece_bytes`."""
+    """`fetch`; the answer comes in chunks of at most `chunk_bytes`."""
 
     session: Session
     scope: ScopeVersion
     offset: int
-    piece_bytes: int = PIECE_BYTES
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
 class TokenizerCall:
-    """`fetch_tokenizer`; the answer comes in pieces of at most `piece_bytes`."""
+    """`fetch_tokenizer`; the answer comes in chunks of at most `chunk_bytes`."""
 
     session: Session
     offset: int
-    piece_bytes: int = PIECE_BYTES
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
 class UploadStart:
-    """The first part of `submit`'s stream. `payload` is all of a small update, or None where pieces follow."""
+    """The first part of `submit`'s stream. `payload` is all of a small update, or None where chunks follow."""
 
     session: Session
     header: UpdateHeader

@@ -14,7 +14,7 @@ from common.errors import WireError
 from common.names import ID_CHARS, RULE, is_id
 from common.parameters.scope import Scope
 from common.plain_text import blanked, is_plain, is_plain_name
-from common.ports import LEAST_PIECE_BYTES, PIECE_BYTES
+from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
 from common.wire.limits import LINE_CHARS, MAX_COUNT, NAME_CHARS, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
@@ -110,9 +110,9 @@ def count(value: int, field: str, least: int = 0, most: int = MAX_COUNT) -> int:
     return value
 
 
-def piece_bytes(value: int, field: str = "piece_bytes") -> int:
-    """The size of pieces that a receiver asks for; 0 stands for the largest."""
-    return count(value, field, LEAST_PIECE_BYTES, PIECE_BYTES) if value else PIECE_BYTES
+def chunk_bytes(value: int, field: str = "chunk_bytes") -> int:
+    """The size of chunks that a receiver asks for; 0 stands for the largest."""
+    return count(value, field, LEAST_CHUNK_BYTES, CHUNK_BYTES) if value else CHUNK_BYTES
 
 
 def number(value: float, field: str) -> float:

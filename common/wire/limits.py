@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 CONTROL_BYTES = 1 << 20
-"""A control message; a piece of a stream carries `common.ports.PIECE_BYTES`."""
+"""A control message; a chunk of a stream carries `common.ports.CHUNK_BYTES`."""
 
 MAX_TASKS = 1024
 MAX_LABELS = 1 << 14

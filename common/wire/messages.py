@@ -1,4 +1,4 @@
-"""The codec of every message that travels on its own, pieces of streams apart."""
+"""The codec of every message that travels on its own, chunks of streams apart."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _pack_fetch(value: FetchCall) -> pb.FetchRequest:
         session=parts.pack_session(value.session),
         scope=parts.pack_scope(value.scope),
         offset=value.offset,
-        piece_bytes=value.piece_bytes,
+        chunk_bytes=value.chunk_bytes,
     )
 
 
@@ -206,13 +206,13 @@ def _unpack_fetch(message: pb.FetchRequest) -> FetchCall:
         parts.unpack_session(message.session),
         parts.unpack_scope(message.scope),
         checks.count(message.offset, "offset"),
-        checks.piece_bytes(message.piece_bytes),
+        checks.chunk_bytes(message.chunk_bytes),
     )
 
 
 def _pack_tokenizer(value: TokenizerCall) -> pb.TokenizerRequest:
     return pb.TokenizerRequest(
-        session=parts.pack_session(value.session), offset=value.offset, piece_bytes=value.piece_bytes
+        session=parts.pack_session(value.session), offset=value.offset, chunk_bytes=value.chunk_bytes
     )
 
 
@@ -221,7 +221,7 @@ def _unpack_tokenizer(message: pb.TokenizerRequest) -> TokenizerCall:
     return TokenizerCall(
         parts.unpack_session(message.session),
         checks.count(message.offset, "offset"),
-        checks.piece_bytes(message.piece_bytes),
+        checks.chunk_bytes(message.chunk_bytes),
     )
 
 

@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from common.orders import FederationStatus, JoinRequest, PollReply, Receipt, Session, UploadStatus, Welcome
-from common.ports import Piece
+from common.ports import Chunk
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
-from common.wire.pieces import PIECE, UPLOAD_PART
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -58,13 +58,13 @@ JOIN: Method[JoinRequest, Welcome] = Method(
 POLL: Method[PollCall, PollReply] = Method(
     _CLIENTS + "Poll", Kind.UNARY_UNARY, messages.POLL_REQUEST, messages.POLL_REPLY
 )
-FETCH_SLICE: Method[FetchCall, Piece] = Method(
-    _CLIENTS + "FetchSlice", Kind.UNARY_STREAM, messages.FETCH_REQUEST, PIECE
+FETCH_SLICE: Method[FetchCall, Chunk] = Method(
+    _CLIENTS + "FetchSlice", Kind.UNARY_STREAM, messages.FETCH_REQUEST, CHUNK
 )
-FETCH_TOKENIZER: Method[TokenizerCall, Piece] = Method(
-    _CLIENTS + "FetchTokenizer", Kind.UNARY_STREAM, messages.TOKENIZER_REQUEST, PIECE
+FETCH_TOKENIZER: Method[TokenizerCall, Chunk] = Method(
+    _CLIENTS + "FetchTokenizer", Kind.UNARY_STREAM, messages.TOKENIZER_REQUEST, CHUNK
 )
-SUBMIT_UPDATE: Method[UploadStart | Piece, Receipt] = Method(
+SUBMIT_UPDATE: Method[UploadStart | Chunk, Receipt] = Method(
     _CLIENTS + "SubmitUpdate", Kind.STREAM_UNARY, UPLOAD_PART, messages.RECEIPT
 )
 UPLOAD_STATUS: Method[OrderCall, UploadStatus] = Method(

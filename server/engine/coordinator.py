@@ -34,7 +34,7 @@ from common.orders import (
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, is_private
 from common.parameters.vector import Vector
-from common.ports import PIECE_BYTES, Piece, Pieces, single
+from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
 from server.core.admission import check_answer, check_join, require_member
 from server.core.answers import answer_poll, describe, is_wanted, settlement_of
@@ -220,7 +220,7 @@ class Coordinator:
         self.bytes_down += sum(len(item.data) for item in inline)
         return replace(order, inline=inline)
 
-    async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Piece]:
+    async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Chunk]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
         member = self._member(session)
         name = Scope.parse(scope.scope).base
@@ -236,25 +236,25 @@ class Coordinator:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
         vector = self._federation.private_vectors[name] if private else self.vectors[scope.scope]
         with self._connected(member.client_id):
-            for piece in self.writer.handler.broadcast.pieces(scope, vector, offset):
-                self.bytes_down += len(piece)
-                yield piece
+            for chunk in self.writer.handler.broadcast.chunks(scope, vector, offset):
+                self.bytes_down += len(chunk)
+                yield chunk
 
-    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Piece]:
+    async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Chunk]:
         """The packed tokenizer."""
         data = self._federation.tokenizer
         with self._connected(self._member(session).client_id):
-            for start in range(offset, len(data), PIECE_BYTES):
-                self.bytes_down += len(data[start : start + PIECE_BYTES])
-                yield data[start : start + PIECE_BYTES]
+            for start in range(offset, len(data), CHUNK_BYTES):
+                self.bytes_down += len(data[start : start + CHUNK_BYTES])
+                yield data[start : start + CHUNK_BYTES]
 
-    async def submit(self, session: Session, header: UpdateHeader, pieces: Pieces) -> Receipt:
+    async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
         member = self._member(session)
 
         async def receive() -> None:
             with self._connected(member.client_id):
-                payload = await self.writer.handler.uploads.receive(header, pieces)
+                payload = await self.writer.handler.uploads.receive(header, chunks)
             self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
 
         await self._take(member, header, receive if header.scopes else None)

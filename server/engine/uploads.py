@@ -16,7 +16,7 @@ from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from common.ports import INLINE_BYTES, Payload, Piece
+from common.ports import INLINE_BYTES, Chunk, Payload
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""
@@ -59,7 +59,7 @@ class _Staged:
 
 
 class Uploads:
-    """Receives updates piece by piece. What does not fit the budget waits under the transport's flow control.
+    """Receives updates chunk by chunk. What does not fit the budget waits under the transport's flow control.
 
     Their headers must have been judged: codec, scopes and sizes are some that the federation with `schemas` has.
     Payloads stay encoded here, so an update takes as much memory as it took on the wire.
@@ -79,7 +79,7 @@ class Uploads:
         staged = self._staged.get(order_id)
         return staged.received if staged is not None else 0
 
-    async def receive(self, header: UpdateHeader, pieces: Callable[[int], AsyncIterator[Piece]]) -> NDArray[np.uint8]:
+    async def receive(self, header: UpdateHeader, chunks: Callable[[int], AsyncIterator[Chunk]]) -> NDArray[np.uint8]:
         """Read a whole update.
 
         A broken stream leaves what arrived, so that the client can go on from there.
@@ -91,12 +91,12 @@ class Uploads:
             Refused: too many or too few bytes, a digest that does not match, a payload that its encoding does not
                 have, or values that are not finite.
         """
-        if isinstance(pieces, Payload) and len(pieces.data) == header.nbytes:
-            return await self._borrow(header, pieces.data)
+        if isinstance(chunks, Payload) and len(chunks.data) == header.nbytes:
+            return await self._borrow(header, chunks.data)
         staged = await self._stage(header)
         if not staged.sealed:
             # What has arrived of the stream before since the client asked comes again, and is left out.
-            await self._read(staged, _without(pieces(header.offset), staged.received - header.offset))
+            await self._read(staged, _without(chunks(header.offset), staged.received - header.offset))
         return staged.buffer
 
     async def _borrow(self, header: UpdateHeader, data: memoryview) -> NDArray[np.uint8]:
@@ -172,16 +172,16 @@ class Uploads:
             raise Refused(Reason.CORRUPT, f"order {header.order_id}: upload continues at {header.offset}, not at {at}")
         return None
 
-    async def _read(self, staged: _Staged, pieces: AsyncIterator[Piece]) -> None:
+    async def _read(self, staged: _Staged, chunks: AsyncIterator[Chunk]) -> None:
         """Read a stream to its end, check the whole and seal it."""
         order_id, size = staged.header.order_id, len(staged.buffer)
         staged.reader += 1
         mine, staged.reading = staged.reader, True
         try:
-            async with aclosing(_unstalled(pieces, order_id)) as stream:
-                async for piece in stream:
+            async with aclosing(_unstalled(chunks, order_id)) as stream:
+                async for chunk in stream:
                     self._require_latest(staged, mine)
-                    self._append(staged, piece)
+                    self._append(staged, chunk)
             self._require_latest(staged, mine)
             if staged.received != size:
                 text = f"order {order_id}: the stream ended after {staged.received} of {size} bytes"
@@ -206,16 +206,16 @@ class Uploads:
         if staged.reader != reader or self._staged.get(order_id) is not staged:
             raise Refused(Reason.CORRUPT, f"order {order_id}: another upload took over, or its round closed; ask again")
 
-    def _append(self, staged: _Staged, piece: Piece) -> None:
-        end = staged.received + len(piece)
+    def _append(self, staged: _Staged, chunk: Chunk) -> None:
+        end = staged.received + len(chunk)
         if end > len(staged.buffer):
             self.discard(staged.header.order_id)
             raise Refused(
                 Reason.TOO_LARGE,
                 f"order {staged.header.order_id}: more than the {len(staged.buffer)} announced bytes",
             )
-        staged.buffer[staged.received : end] = np.frombuffer(piece, dtype=np.uint8)
-        staged.hash.update(piece)
+        staged.buffer[staged.received : end] = np.frombuffer(chunk, dtype=np.uint8)
+        staged.hash.update(chunk)
         staged.received = end
 
     def _make_room(self, nbytes: int) -> bool:
@@ -260,25 +260,25 @@ class Uploads:
                 return
 
 
-async def _unstalled(pieces: AsyncIterator[Piece], order_id: str) -> AsyncGenerator[Piece, None]:
-    """The pieces, as long as each comes in time; a silent client must not hold memory that others wait for."""
+async def _unstalled(chunks: AsyncIterator[Chunk], order_id: str) -> AsyncGenerator[Chunk, None]:
+    """The chunks, as long as each comes in time; a silent client must not hold memory that others wait for."""
     while True:
         try:
             async with asyncio.timeout(STALL_SECONDS):
-                piece = await anext(pieces)
+                chunk = await anext(chunks)
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise TimeoutError(f"order {order_id}: no byte for {STALL_SECONDS:g} s") from None
-        yield piece
+        yield chunk
 
 
-async def _without(pieces: AsyncIterator[Piece], nbytes: int) -> AsyncIterator[Piece]:
-    """The pieces without their first `nbytes` bytes."""
-    async for piece in pieces:
-        if nbytes < len(piece):
-            yield piece[nbytes:] if nbytes else piece
-        nbytes = max(nbytes - len(piece), 0)
+async def _without(chunks: AsyncIterator[Chunk], nbytes: int) -> AsyncIterator[Chunk]:
+    """The chunks without their first `nbytes` bytes."""
+    async for chunk in chunks:
+        if nbytes < len(chunk):
+            yield chunk[nbytes:] if nbytes else chunk
+        nbytes = max(nbytes - len(chunk), 0)
 
 
 def _problem(staged: _Staged, schemas: Mapping[str, ParameterSchema]) -> Refused | None:

@@ -114,7 +114,7 @@ async def open_run(
 
 
 def _use_one_arena() -> None:
-    """Let all threads share one heap (glibc): with one each, gRPC's threads keep hundreds of megabytes in pieces."""
+    """Let all threads share one heap (glibc): with one each, gRPC's threads keep hundreds of megabytes in chunks."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from common.errors import Refused, RunFolderError, WireError
-from common.ports import CoordinatorPort, Piece, parts_of, single
+from common.ports import Chunk, CoordinatorPort, parts_of, single
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec
@@ -49,12 +49,12 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
         _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.answer)),
         _download(
             methods.FETCH_SLICE,
-            lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.piece_bytes),
+            lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.chunk_bytes),
             turns,
         ),
         _download(
             methods.FETCH_TOKENIZER,
-            lambda call: _in_parts(port.fetch_tokenizer(call.session, call.offset), call.piece_bytes),
+            lambda call: _in_parts(port.fetch_tokenizer(call.session, call.offset), call.chunk_bytes),
             turns,
         ),
         _upload(port),
@@ -76,20 +76,20 @@ def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Met
 
 
 def _download(
-    method: Method[Q, Piece], call: Callable[[Q], AsyncIterator[Piece]], turns: Turns
-) -> tuple[Method[Q, Piece], Handler]:
+    method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], turns: Turns
+) -> tuple[Method[Q, Chunk], Handler]:
     async def handle(data: bytes, context: Context) -> None:
         async with _answering(method, context):
-            async for piece in call(method.request.decode(data)):
+            async for chunk in call(method.request.decode(data)):
                 async with turns.one(), asyncio.timeout(IDLE_SECONDS):
-                    await context.write(_encoded(method.reply, piece))
+                    await context.write(_encoded(method.reply, chunk))
 
     return method, grpc.unary_stream_rpc_method_handler(handle)
 
 
-async def _in_parts(pieces: AsyncIterator[Piece], size: int) -> AsyncIterator[Piece]:
-    async for piece in pieces:
-        for part in parts_of(piece, size):
+async def _in_parts(chunks: AsyncIterator[Chunk], size: int) -> AsyncIterator[Chunk]:
+    async for chunk in chunks:
+        for part in parts_of(chunk, size):
             yield part
 
 
@@ -111,17 +111,17 @@ def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
     return method, grpc.stream_unary_rpc_method_handler(handle)
 
 
-async def _payload(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Piece]:
+async def _payload(parts: AsyncIterator[bytes], context: Context) -> AsyncIterator[Chunk]:
     await context.send_initial_metadata(((methods.CONTINUE_KEY, "1"),))
     while True:
         async with asyncio.timeout(IDLE_SECONDS):
             data = await anext(parts, None)
         if data is None:
             return
-        piece = methods.SUBMIT_UPDATE.request.decode(data)
-        if isinstance(piece, UploadStart):
+        chunk = methods.SUBMIT_UPDATE.request.decode(data)
+        if isinstance(chunk, UploadStart):
             raise WireError("UploadPart: a second header")
-        yield piece
+        yield chunk
 
 
 def _encoded(codec: Codec[A], value: A) -> bytes:

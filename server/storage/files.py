@@ -31,15 +31,15 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """The digest of a file's content, read in pieces.
+    """The digest of a file's content, read in chunks.
 
     Raises:
         OSError: it cannot be read.
     """
     content = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            content.update(piece)
+        while chunk := file.read(_READ_BYTES):
+            content.update(chunk)
     return content.hexdigest()
 
 
@@ -48,7 +48,7 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview], durable: bool =
 
     Args:
         path: where it lies; its folder is made.
-        parts: its content, piece by piece; they are walked through again where too many files are open.
+        parts: its content, chunk by chunk; they are walked through again where too many files are open.
         durable: sync file and folder before returning. Without, a loss of power may leave a torn file.
 
     Raises:

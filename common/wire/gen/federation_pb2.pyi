@@ -340,28 +340,28 @@ class Parameter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("session", "scope", "offset", "piece_bytes")
+    __slots__ = ("session", "scope", "offset", "chunk_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
-    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     scope: ScopeVersion
     offset: int
-    piece_bytes: int
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
+    chunk_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., scope: _Optional[_Union[ScopeVersion, _Mapping]] = ..., offset: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenizerRequest(_message.Message):
-    __slots__ = ("session", "offset", "piece_bytes")
+    __slots__ = ("session", "offset", "chunk_bytes")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
-    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     offset: int
-    piece_bytes: int
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., offset: _Optional[int] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
+    chunk_bytes: int
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., offset: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
-class Piece(_message.Message):
+class Chunk(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes

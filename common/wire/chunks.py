@@ -7,23 +7,23 @@ payload twice each way, this once where it is sent and not at all where it arriv
 from __future__ import annotations
 
 from common.errors import WireError
-from common.ports import PIECE_BYTES
+from common.ports import CHUNK_BYTES
 from common.wire import checks
 from common.wire.calls import UploadStart
 from common.wire.codec import Codec, codec
 from common.wire.gen import federation_pb2 as pb
 from common.wire.parts import pack_session, pack_update, unpack_session, unpack_update, whole_payload
 
-_FRAME_BYTES = PIECE_BYTES + 4
-_PIECE_TAG = pb.Piece.DATA_FIELD_NUMBER << 3 | 2
+_FRAME_BYTES = CHUNK_BYTES + 4
+_CHUNK_TAG = pb.Chunk.DATA_FIELD_NUMBER << 3 | 2
 _DATA_TAG = pb.UploadPart.DATA_FIELD_NUMBER << 3 | 2
 
 
 def _frame(tag: int, data: bytes | memoryview) -> bytes:
     """The message that holds `data` under a one-byte tag and nothing else."""
     size = len(data)
-    if size > PIECE_BYTES:
-        raise WireError(f"a piece of {size} bytes is larger than {PIECE_BYTES}")
+    if size > CHUNK_BYTES:
+        raise WireError(f"a chunk of {size} bytes is larger than {CHUNK_BYTES}")
     head = bytearray([tag])
     while size > 0x7F:
         head.append(size & 0x7F | 0x80)
@@ -46,17 +46,17 @@ def _unframe(tag: int, message: bytes) -> memoryview | None:
 
 
 def framed(data: bytes | memoryview) -> memoryview:
-    """A copy of `data` inside the `Piece` that carries it, so that `PIECE` need not copy it again for any receiver."""
-    message = _frame(_PIECE_TAG, data)
+    """A copy of `data` inside the `Chunk` that carries it, so that `CHUNK` need not copy it again for any receiver."""
+    message = _frame(_CHUNK_TAG, data)
     return memoryview(message)[len(message) - len(data) :]
 
 
-def _encode_piece(data: bytes | memoryview) -> bytes:
+def _encode_chunk(data: bytes | memoryview) -> bytes:
     if isinstance(data, memoryview) and isinstance(data.obj, bytes):
-        whole = _unframe(_PIECE_TAG, data.obj)
+        whole = _unframe(_CHUNK_TAG, data.obj)
         if whole is not None and len(whole) == len(data):
             return data.obj
-    return _frame(_PIECE_TAG, data)
+    return _frame(_CHUNK_TAG, data)
 
 
 def _pack_part(value: UploadStart | bytes) -> pb.UploadPart:
@@ -79,15 +79,15 @@ def _unpack_part(message: pb.UploadPart) -> UploadStart | bytes:
     return UploadStart(session, header, whole_payload(header, message.header.payload))
 
 
-_ANY_PIECE: Codec[bytes] = codec(
-    pb.Piece, lambda value: pb.Piece(data=value), lambda message: message.data, _FRAME_BYTES
+_ANY_CHUNK: Codec[bytes] = codec(
+    pb.Chunk, lambda value: pb.Chunk(data=value), lambda message: message.data, _FRAME_BYTES
 )
 _ANY_PART: Codec[UploadStart | bytes] = codec(pb.UploadPart, _pack_part, _unpack_part, _FRAME_BYTES)
 
 
-def _decode_piece(data: bytes) -> bytes | memoryview:
-    piece = _unframe(_PIECE_TAG, data)
-    return _ANY_PIECE.decode(data) if piece is None else piece
+def _decode_chunk(data: bytes) -> bytes | memoryview:
+    chunk = _unframe(_CHUNK_TAG, data)
+    return _ANY_CHUNK.decode(data) if chunk is None else chunk
 
 
 def _encode_part(value: UploadStart | bytes | memoryview) -> bytes:
@@ -95,9 +95,9 @@ def _encode_part(value: UploadStart | bytes | memoryview) -> bytes:
 
 
 def _decode_part(data: bytes) -> UploadStart | bytes | memoryview:
-    piece = _unframe(_DATA_TAG, data)
-    return _ANY_PART.decode(data) if piece is None else piece
+    chunk = _unframe(_DATA_TAG, data)
+    return _ANY_PART.decode(data) if chunk is None else chunk
 
 
-PIECE: Codec[bytes | memoryview] = Codec(_ANY_PIECE.name, _encode_piece, _decode_piece)
+CHUNK: Codec[bytes | memoryview] = Codec(_ANY_CHUNK.name, _encode_chunk, _decode_chunk)
 UPLOAD_PART: Codec[UploadStart | bytes | memoryview] = Codec(_ANY_PART.name, _encode_part, _decode_part)
