@@ -32,9 +32,9 @@ from common.orders import (
     PollKind,
     PollReply,
     Reply,
-    Settlement,
     Train,
     Update,
+    UpdateState,
     Welcome,
 )
 from common.parameters.scope import is_private
@@ -107,7 +107,7 @@ class Participation:
             reply = await self._until_stopped()
             if reply is None:
                 return False
-            self._settle(reply.settlement)
+            self._take_note(reply.update_state)
             match reply.kind:
                 case PollKind.FINISHED:
                     self._store.close()
@@ -126,7 +126,7 @@ class Participation:
         """The next answer of the coordinator, or None as soon as this client is told to stop."""
         answer, self._inline = self._inline, None
         try:
-            reply = await first_of(self._stop.wait(), self._port.poll(self._session, self._store.unsettled, answer))
+            reply = await first_of(self._stop.wait(), self._port.poll(self._session, self._store.uncommitted, answer))
         except Refused as refusal:
             if answer is None:
                 raise
@@ -136,10 +136,10 @@ class Participation:
             self._note_handed_in(answer)
         return reply
 
-    def _settle(self, settlement: Settlement) -> None:
-        if settlement is Settlement.SETTLED:
-            self._store.settle()
-        elif settlement is Settlement.VOID:
+    def _take_note(self, update_state: UpdateState) -> None:
+        if update_state is UpdateState.COMMITTED:
+            self._store.commit()
+        elif update_state is UpdateState.DISCARDED:
             log.warning("the last update does not count any more; going on with the next order")
             self._store.roll_back()
 

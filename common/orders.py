@@ -216,13 +216,13 @@ class Order:
                 assert_never(self.body)
 
 
-class Settlement(StrEnum):
-    """What became of a client's last update: durable, still open (submit it again if asked), or void (roll back)."""
+class UpdateState(StrEnum):
+    """What became of a client's last update: durable, open (submit it again if asked), or discarded (roll back)."""
 
     NONE = "none"
-    SETTLED = "settled"
+    COMMITTED = "committed"
     OPEN = "open"
-    VOID = "void"
+    DISCARDED = "discarded"
 
 
 class PollKind(StrEnum):
@@ -240,7 +240,7 @@ class PollReply:
     """The answer to a poll. `waiting_for` is shown to the person at the client; `order` is set for kind ORDER."""
 
     kind: PollKind
-    settlement: Settlement
+    update_state: UpdateState
     waiting_for: str = ""
     order: Order | None = None
 
@@ -345,7 +345,7 @@ Answer = Update | Reply
 
 @dataclass(frozen=True)
 class Receipt:
-    """The answer is taken in memory; it is settled only when its round is durable."""
+    """The answer is taken in memory; it is committed only when its round is durable."""
 
     order_id: str
     digest: str
@@ -353,9 +353,9 @@ class Receipt:
 
 @dataclass(frozen=True)
 class UploadStatus:
-    """Where an update stands: bytes that arrived of an interrupted upload, or its settlement."""
+    """Where an update stands: bytes that arrived of an interrupted upload, or its update_state."""
 
-    settlement: Settlement
+    update_state: UpdateState
     received: int
 
 

@@ -66,7 +66,7 @@ class CoordinatorPort(Protocol):
     async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Ask for work; parked until there is some or the poll window ends.
 
-        `pending_order` names the client's last unsettled answer, or is empty. `answer` is that answer, if it is small
+        `pending_order` names the client's last uncommitted answer, or is empty. `answer` is that answer, if it is small
         and not yet handed in; it is taken or refused first, as by `submit`.
         """
         ...

@@ -29,10 +29,10 @@ from common.orders import (
     ScopePayload,
     ScopeVersion,
     Session,
-    Settlement,
     Train,
     TrainingSettings,
     UpdateHeader,
+    UpdateState,
     UploadStatus,
     Welcome,
 )
@@ -106,8 +106,8 @@ class Memory:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        settlement = Settlement.OPEN if pending_order else Settlement.NONE
-        return PollReply(PollKind.ORDER, settlement, "quorum: 1 of 2", ORDER)
+        update_state = UpdateState.OPEN if pending_order else UpdateState.NONE
+        return PollReply(PollKind.ORDER, update_state, "quorum: 1 of 2", ORDER)
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[bytes]:
         self._check(session)
@@ -144,7 +144,7 @@ class Memory:
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         self._check(session)
         await self.idle.wait()
-        return UploadStatus(Settlement.OPEN, len(self.staged))
+        return UploadStatus(UpdateState.OPEN, len(self.staged))
 
     async def heartbeat(self, session: Session, progress: Progress) -> bool:
         self._check(session)

@@ -23,7 +23,7 @@ from common.methods.balance import FamoBalance, GradNormBalance, PlainBalance
 from common.methods.balances import BALANCES, LocalBalance
 from common.methods.conflict import CONFLICT_RULES
 from common.methods.procedures import PROCEDURES
-from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Train, TrainingSettings, UpdateState
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
@@ -275,7 +275,7 @@ ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 def test_settings_travel_with_the_order(rule: str) -> None:
     chosen = load_config(None, ["tasks.sst2=", f"training.balance={rule}"]).training.settings()
     assert chosen.balance == choose(rule)
-    reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, body=Train(chosen, 5)))
+    reply = PollReply(PollKind.ORDER, UpdateState.NONE, order=replace(ORDER, body=Train(chosen, 5)))
     assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 
@@ -291,7 +291,7 @@ def test_settings_travel_with_the_order(rule: str) -> None:
 def test_the_decoder_refuses_nonsense(balance: LocalBalance, problem: str) -> None:
     order = replace(ORDER, body=Train(replace(SETTINGS, balance=balance), 5))
     with pytest.raises(WireError, match=problem):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,12 @@ def values(value: float) -> dict[str, torch.Tensor]:
 
 
 def lived(folder: Path) -> None:
-    """Two settled orders and one that waits: values 2 are committed, 1 are the copy before, 3 go with the update."""
+    """Two committed orders and one that waits: values 2 are committed, 1 are the copy before, 3 go with the update."""
     store = RunStore(folder)
     store.start_private(values(0.0))
     for number in (1, 2):
         store.save(Update(HEADER, memoryview(PAYLOAD)), values(float(number)))
-        store.settle()
+        store.commit()
     store.save(Update(HEADER, memoryview(PAYLOAD)), values(3.0))
 
 
@@ -78,12 +78,12 @@ def test_no_damage_of_one_file_stops_a_client_or_changes_a_value(
         (tmp_path / name).write_bytes(data)
         caplog.clear()
         store = RunStore(tmp_path)
-        assert store.unsettled == HEADER.order_id  # whatever became of it, the coordinator will say
+        assert store.uncommitted == HEADER.order_id  # whatever became of it, the coordinator will say
         if store.pending is not None:
             assert store.pending.header == HEADER
             assert not store.pending.whole or bytes(store.pending.payload) == PAYLOAD
         assert kept(store) == (1.0 if name == FILES[0] and "is damaged" in caplog.text else 2.0)
-        store.settle()
+        store.commit()
         assert kept(store) == 3.0 or ("is damaged" in caplog.text and kept(store) == 2.0)
         assert kept(RunStore(tmp_path)) == kept(store)
 

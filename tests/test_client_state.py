@@ -67,11 +67,11 @@ def test_a_client_killed_while_it_keeps_an_update_has_all_of_it_or_none(tmp_path
         seen.add(store.pending is None)
         if store.pending is not None:
             assert (store.pending.header, bytes(store.pending.payload)) == (update().header, PAYLOAD)
-            store.settle()
+            store.commit()
             assert value(store) == 2.0
         else:  # the next update has no private values, so settling it must not bring up those of the lost one
             store.save(update("evaluate-1.1-a"), {})
-            store.settle()
+            store.commit()
             assert value(store) == 1.0
     assert seen == {True, False}
 
@@ -83,17 +83,17 @@ def kept(store):
 
 def test_a_client_killed_while_it_settles_ends_with_the_new_values(tmp_path, monkeypatch):
     for store in outcomes(tmp_path, kept, RunStore.settle, monkeypatch):
-        if store.pending is not None:  # the coordinator says again that it is settled
-            store.settle()
+        if store.pending is not None:  # the coordinator says again that it is committed
+            store.commit()
         assert value(store) == 2.0 and store.pending is None and RunStore(store._folder).pending is None
 
 
 def test_a_client_killed_while_it_rolls_back_never_keeps_half_an_update(tmp_path, monkeypatch):
     for store in outcomes(tmp_path, kept, RunStore.roll_back, monkeypatch):
         assert value(store) == 1.0
-        settled = store.pending is not None  # it may be handed in again and then count after all
-        store.settle()
-        assert value(store) == (2.0 if settled else 1.0)
+        committed = store.pending is not None  # it may be handed in again and then count after all
+        store.commit()
+        assert value(store) == (2.0 if committed else 1.0)
 
 
 def test_a_rolled_back_update_leaves_nothing(tmp_path):
@@ -111,7 +111,7 @@ def test_a_client_without_private_scopes_keeps_updates_alone(tmp_path):
     store.save(update(), {})
     again = RunStore(tmp_path)
     assert again.pending.header == update().header
-    again.settle()
+    again.commit()
     again.close()
     assert list(tmp_path.iterdir()) == [] and again.private() is None
 
@@ -122,7 +122,7 @@ def test_a_smaller_update_after_a_larger_one_is_read_back_whole(tmp_path):
         store.save(kept_update, {})
         again = RunStore(tmp_path).pending
         assert again.header == kept_update.header and bytes(again.payload) == bytes(kept_update.payload)
-        store.settle()
+        store.commit()
         assert RunStore(tmp_path).pending is None
 
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from common.errors import Reason, Refused
-from common.orders import Evaluate, JoinRequest, PollKind, Session, Settlement
+from common.orders import Evaluate, JoinRequest, PollKind, Session, UpdateState
 from common.tasks import KNOWN_TASKS
 from server.core.admission import check_answer, check_join, require_member
-from server.core.answers import answer_poll, is_wanted, settlement_of
+from server.core.answers import answer_poll, is_wanted, update_state_of
 from server.core.closing import required
 from server.core.effects import (
     ClearSums,
@@ -175,7 +175,7 @@ def test_a_round_closes_at_its_deadline_with_quorum_and_the_late_update_is_refus
     with pytest.raises(Refused) as refusal:
         table.apply(Answered(table.now, "b", late))
     assert refusal.value.reason is Reason.TOO_LATE and "next order" in refusal.value.message
-    assert settlement_of(table.state, table.state.members["b"], late.order_id) is Settlement.VOID
+    assert update_state_of(table.state, table.state.members["b"], late.order_id) is UpdateState.DISCARDED
     assert table.order("b").round == 2
     assert table.state.members["b"].tally.expired == 1
 
@@ -190,7 +190,7 @@ def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
         for client in ("a", "b"):
             table.apply(Seen(table.now, client, ""))
     assert table.of(ClearSums) and table.state.versions["shared"] == 0
-    assert settlement_of(table.state, table.state.members["a"], first.order_id) is Settlement.VOID
+    assert update_state_of(table.state, table.state.members["a"], first.order_id) is UpdateState.DISCARDED
     assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.failure
 
 

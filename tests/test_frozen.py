@@ -12,7 +12,7 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError, WireError
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Settlement, Train
+from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
 from common.parameters.capacity import fixed_scopes, frozen_blocks, frozen_problem
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
@@ -128,4 +128,4 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     settings = replace(SETTINGS, frozen="most")
     order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(settings, seed=5))
     with pytest.raises(WireError, match="frozen: 'most' is not empty, all or a number"):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from common.errors import ConfigError, FedMTLError, Reason, Refused, UnreachableError, WireError
-from common.orders import FederationStatus, PollKind, PollReply, Progress, Receipt, Settlement, UploadStatus
+from common.orders import FederationStatus, PollKind, PollReply, Progress, Receipt, UpdateState, UploadStatus
 from common.ports import CoordinatorPort
 from common.wire import methods
 from common.wire.chunks import UPLOAD_PART
@@ -51,7 +51,7 @@ def test_all_calls_give_the_same_over_every_path(path: str) -> None:
         session = welcome.session
         assert welcome == replace(await Memory().join(JOIN), session=session)
         assert await coordinator.poll(session, "") == PollReply(
-            PollKind.ORDER, Settlement.NONE, "quorum: 1 of 2", ORDER
+            PollKind.ORDER, UpdateState.NONE, "quorum: 1 of 2", ORDER
         )
         assert await collect(coordinator.fetch(session, SHARED, 0)) == MODEL
         assert await collect(coordinator.fetch(session, SHARED, 70_001)) == MODEL[70_001:]
@@ -63,7 +63,7 @@ def test_all_calls_give_the_same_over_every_path(path: str) -> None:
             assert receipt == Receipt("order-1", HEADER.digest)
         assert memory.staged == PAYLOAD
         status = await coordinator.upload_status(session, "order-1")
-        assert status == UploadStatus(Settlement.OPEN, len(PAYLOAD))
+        assert status == UploadStatus(UpdateState.OPEN, len(PAYLOAD))
         await coordinator.report_failure(session, "order-1", "out of memory")
         assert memory.heard[-1] == ("order-1", "out of memory")
         assert await coordinator.status() == await memory.status()
@@ -245,7 +245,7 @@ def test_a_coordinator_that_starts_later_or_starts_again_is_waited_for() -> None
                 await heard.event.wait()
                 memory.work.set()
                 async with served(memory, number):
-                    assert (await polling).settlement is Settlement.OPEN
+                    assert (await polling).update_state is UpdateState.OPEN
         finally:
             logger.removeHandler(heard)
 

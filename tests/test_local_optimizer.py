@@ -18,7 +18,7 @@ from common.config import load_config, notes
 from common.errors import ConfigError, WireError
 from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Settlement, Train
+from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate, make_model, small_config
 from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
@@ -154,4 +154,4 @@ def test_what_does_not_fit_is_refused_or_noted() -> None:
     settings = replace(SGD, optimizer=SGDOptimizer(1.0))
     order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(settings, seed=5))
     with pytest.raises(WireError, match="momentum: 1"):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))

@@ -29,7 +29,7 @@ from common.methods.procedures import (
     PlainProcedure,
     ProximalStep,
 )
-from common.orders import Order, PollKind, PollReply, Settlement, Train, TrainingSettings
+from common.orders import Order, PollKind, PollReply, Train, TrainingSettings, UpdateState
 from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
 from server.core.facts import RunFacts
@@ -346,7 +346,7 @@ ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
     training = replace(SETTINGS, procedure=procedure, proximal_step=ProximalStep.PROXIMAL)
     for settings in (training, replace(training, finetune_epochs=0 if procedure.has_own_model else 2)):
-        reply = PollReply(PollKind.ORDER, Settlement.NONE, order=replace(ORDER, body=Train(settings, 5)))
+        reply = PollReply(PollKind.ORDER, UpdateState.NONE, order=replace(ORDER, body=Train(settings, 5)))
         assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
 

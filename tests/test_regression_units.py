@@ -17,7 +17,7 @@ from client.data.builtin import generate
 from client.disclosure import what_leaves
 from common.config import Config, load_config
 from common.errors import Reason, Refused, WireError
-from common.orders import JoinRequest, PollKind, PollReply, Settlement
+from common.orders import JoinRequest, PollKind, PollReply, UpdateState
 from common.targets import LARGEST_TARGET, OWN_UNITS, TargetSums, TargetUnits, coarse, pooled, sums_of
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages
@@ -160,7 +160,7 @@ def test_units_that_no_head_can_work_in_are_no_message(units: tuple[float, float
     joined(table, "a", SCORE, 1.0, 2.0)
     joined(table, "b", SCORE, 1.0, 2.0)
     order = replace(table.order("a"), units=(("yield", TargetUnits(*units)),))
-    reply = PollReply(PollKind.ORDER, Settlement.NONE, "", order)
+    reply = PollReply(PollKind.ORDER, UpdateState.NONE, "", order)
     with pytest.raises(WireError, match="units: "):
         messages.POLL_REPLY.decode(messages.POLL_REPLY.encode(reply))
 

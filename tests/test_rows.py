@@ -21,7 +21,7 @@ from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, Pe
 from common.methods.relation import LARGEST_MU, Coupling, Members, Relation
 from common.methods.relations import RELATIONS
 from common.methods.robust import ROBUST_RULES, RobustRule
-from common.orders import Order, PollKind, PollReply, Settlement, Train
+from common.orders import Order, PollKind, PollReply, Train, UpdateState
 from common.wire.limits import MAX_MEMBERS
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
@@ -68,7 +68,7 @@ class Unknown(Strange):
 def test_the_decoder_refuses_nonsense(changes: dict[str, Any], problem: str) -> None:
     order = replace(ORDER, body=Train(replace(SETTINGS, **changes), 5))
     with pytest.raises(WireError, match=problem):
-        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, Settlement.NONE, order=order)))
+        POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))
 
 
 # ---- a row of one's own: one class, and one row of its table ----

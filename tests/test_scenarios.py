@@ -135,7 +135,7 @@ class Story:
         else:
             yield reply.kind.value
         if pending:
-            yield f"{pending} is {reply.settlement.value}"
+            yield f"{pending} is {reply.update_state.value}"
 
     def answer(self, client: str, examples: str = "100", alone: str = "") -> Iterator[str]:
         """See the table above."""

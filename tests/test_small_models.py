@@ -9,7 +9,7 @@ import pytest
 
 from common.config import load_config
 from common.errors import Reason, Refused
-from common.orders import PollKind, Settlement, Update
+from common.orders import PollKind, Update, UpdateState
 from common.ports import INLINE_BYTES
 from simulation.codec import CodecCoordinator
 from tests.crashes import Cast, crash_and_recover, prepare_run
@@ -98,7 +98,7 @@ def test_an_update_whose_answer_was_lost_may_come_again_even_when_it_is_settled(
                 return reply
             lost.append(reply)
             again = await super().poll(session, pending_order, update)
-            assert again.settlement in (Settlement.SETTLED, Settlement.OPEN)
+            assert again.update_state in (UpdateState.COMMITTED, UpdateState.OPEN)
             return again
 
     async def run():
@@ -107,7 +107,7 @@ def test_an_update_whose_answer_was_lost_may_come_again_even_when_it_is_settled(
             return await federate(config, tmp_path / "again", how="codec")
 
     coordinator = asyncio.run(run())
-    assert any(reply.settlement is Settlement.SETTLED and reply.kind is PollKind.ORDER for reply in lost)
+    assert any(reply.update_state is UpdateState.COMMITTED and reply.kind is PollKind.ORDER for reply in lost)
     assert coordinator.state.completed_rounds == 2
     for member in coordinator.journal.members():
         assert (member.tally.completed, member.tally.refused) == (3, 0)

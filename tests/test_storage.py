@@ -130,8 +130,8 @@ def test_every_commit_restores_what_a_restart_needs(tmp_path, scenario, changes)
         restored = image.restore(SCHEMAS, TIMEOUT)
         image.close()
         assert restored == after_restart(table.state, recorded)
-        assert {m.client_id: m.settled for m in restored.members.values()} == {
-            m.client_id: m.settled for m in table.state.members.values()
+        assert {m.client_id: m.committed for m in restored.members.values()} == {
+            m.client_id: m.committed for m in table.state.members.values()
         }
         finish(restored)
 

@@ -27,12 +27,12 @@ from common.orders import (
     ScopeValues,
     ScopeVersion,
     Session,
-    Settlement,
     TaskResult,
     Train,
     TrainingSettings,
     Update,
     UpdateHeader,
+    UpdateState,
     Welcome,
 )
 from common.ports import CHUNK_BYTES, INLINE_BYTES
@@ -121,7 +121,7 @@ LARGE_VALUES = ScopeValues("shared", bytes(INLINE_BYTES + 1))
 
 
 def order_reply(**changes: Any) -> PollReply:
-    return PollReply(PollKind.ORDER, Settlement.NONE, "", replace(ORDER, **changes))
+    return PollReply(PollKind.ORDER, UpdateState.NONE, "", replace(ORDER, **changes))
 
 
 def upload(**changes: Any) -> UploadStart:
@@ -189,7 +189,7 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("values of a foreign scope", messages.POLL_REPLY, order_reply(inline=(ScopeValues("x", b""),)), "not the order's"),
     ("values twice", messages.POLL_REPLY, order_reply(inline=(ScopeValues("shared", b""),) * 2), "inline"),
     ("large values", messages.POLL_REPLY, order_reply(inline=(LARGE_VALUES,)), "bytes of inline"),
-    ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, Settlement.NONE), "order"),
+    ("order kind without order", messages.POLL_REPLY, PollReply(PollKind.ORDER, UpdateState.NONE), "order"),
     ("wait with order", messages.POLL_REPLY, replace(order_reply(), kind=PollKind.WAIT), "order"),
     ("offset beyond the end", UPLOAD_PART, upload(offset=441), "offset: 441 is not from 0 to 440"),
     ("inline update", messages.POLL_REQUEST, PollCall(SESSION, "o", Update(HEADER, b"x")), "1 bytes are not the"),

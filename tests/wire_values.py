@@ -34,12 +34,12 @@ from common.orders import (
     ScopeValues,
     ScopeVersion,
     Session,
-    Settlement,
     TaskResult,
     Train,
     TrainingSettings,
     Update,
     UpdateHeader,
+    UpdateState,
     UploadStatus,
     Welcome,
 )
@@ -183,8 +183,8 @@ def order_values(draw: st.DrawFn) -> Order:
 
 orders = order_values()
 poll_replies = st.one_of(
-    st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(Settlement), lines, orders),
-    st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(Settlement), lines),
+    st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(UpdateState), lines, orders),
+    st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(UpdateState), lines),
 )
 statistics = st.builds(
     TaskStatistics,
@@ -249,7 +249,7 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (UPLOAD_PART, uploads | st.binary()),
     (messages.RECEIPT, st.builds(Receipt, ids, digests)),
     (messages.UPLOAD_STATUS_REQUEST, st.builds(OrderCall, sessions, ids)),
-    (messages.UPLOAD_STATUS_REPLY, st.builds(UploadStatus, st.sampled_from(Settlement), sizes)),
+    (messages.UPLOAD_STATUS_REPLY, st.builds(UploadStatus, st.sampled_from(UpdateState), sizes)),
     (messages.HEARTBEAT_REQUEST, st.builds(HeartbeatCall, sessions, progress)),
     (messages.HEARTBEAT_REPLY, st.booleans()),
     (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),

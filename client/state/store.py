@@ -1,4 +1,4 @@
-"""What a client keeps on its disk for one run: private scopes and its last update until that is settled."""
+"""What a client keeps on its disk for one run: private scopes and its last update until that is committed."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class RunStore:
         self._folder = folder
         self._durability = durability
         self.pending: Answer | None = None
-        self.unsettled, self.returning = "", False
+        self.uncommitted, self.returning = "", False
         if durability.repeatable and not folder.is_dir():  # most of such clients never have anything to put there
             return
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.returning = any(folder.iterdir())
             self.pending = self._load_pending()
-            self.unsettled = self.pending.order_id if self.pending is not None else self._order_of_next()
-            if not self.unsettled:  # private values whose update was never kept, or rolled back
+            self.uncommitted = self.pending.order_id if self.pending is not None else self._order_of_next()
+            if not self.uncommitted:  # private values whose update was never kept, or rolled back
                 self._forget()
                 (folder / _NEXT_PRIVATE).unlink(missing_ok=True)
 
@@ -95,8 +95,8 @@ class RunStore:
                     f"backup, or delete '{self._folder}' and lose what this client alone has learnt in this run",
                     "private values are damaged",
                 ) from None
-            # Killed while it settled, a client has no newest file, and the coordinator says again what to do.
-            if newest.exists() or not self.unsettled:
+            # Killed while it committed, a client has no newest file, and the coordinator says again what to do.
+            if newest.exists() or not self.uncommitted:
                 log.warning(
                     "'%s' %s: the values before the last order take its place, in %s",
                     newest,
@@ -129,7 +129,7 @@ class RunStore:
                     case _:
                         assert_never(answer)
         self.pending = None if self._durability.repeatable else answer
-        self.unsettled = answer.order_id
+        self.uncommitted = answer.order_id
 
     def _write_answer(self, answer: UpdateHeader | Reply, payload: bytes | memoryview) -> None:
         header = PENDING_ANSWER.encode(answer)
@@ -144,7 +144,7 @@ class RunStore:
             self._flush(file.fileno())
         spare.rename(self._folder / _PENDING)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """The update is durable at the coordinator: its private values become the committed ones."""
         upcoming, newest = self._folder / _NEXT_PRIVATE, self._folder / _PRIVATE
         with disk(self._folder):
@@ -175,7 +175,7 @@ class RunStore:
         if pending.is_file():
             pending.replace(self._folder / _SPARE)
         self.pending = None
-        self.unsettled = ""
+        self.uncommitted = ""
 
     def _load_pending(self) -> Answer | None:
         path = self._folder / _PENDING

@@ -46,7 +46,7 @@ class ClientSection(Section):
     server: Address = "127.0.0.1:50051"
     """HOST:PORT of the coordinator; other than loopback needs tls.ca or insecure"""
     state_dir: Location = ".fedmtl"
-    """folder of private parameters and of the update not yet settled"""
+    """folder of private parameters and of the update not yet committed"""
     trains: Trains = "all"
     """all | head | top_<n>: heads and the top n layers; the rest stays as received"""
     layers: Count | None = None

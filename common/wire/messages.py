@@ -15,9 +15,9 @@ from common.orders import (
     Receipt,
     Reply,
     Session,
-    Settlement,
     Update,
     UpdateHeader,
+    UpdateState,
     UploadStatus,
     Welcome,
 )
@@ -173,7 +173,7 @@ def _unpack_pending(message: pb.PendingAnswer) -> UpdateHeader | Reply:
 def _pack_reply(value: PollReply) -> pb.PollReply:
     return pb.PollReply(
         kind=value.kind.value,
-        settlement=value.settlement.value,
+        update_state=value.update_state.value,
         waiting_for=checks.as_line(value.waiting_for),
         order=None if value.order is None else order_parts.pack_order(value.order),
     )
@@ -185,7 +185,7 @@ def _unpack_reply(message: pb.PollReply) -> PollReply:
         raise WireError(f"order: does not fit an answer of kind {kind}")
     return PollReply(
         kind,
-        checks.member(Settlement, message.settlement, "settlement"),
+        checks.member(UpdateState, message.update_state, "update_state"),
         checks.line(message.waiting_for, "waiting_for"),
         order_parts.unpack_order(message.order) if kind is PollKind.ORDER else None,
     )
@@ -241,7 +241,7 @@ def _unpack_upload_status(message: pb.UploadStatusRequest) -> OrderCall:
 
 def _unpack_upload_reply(message: pb.UploadStatusReply) -> UploadStatus:
     return UploadStatus(
-        checks.member(Settlement, message.settlement, "settlement"), checks.count(message.received, "received")
+        checks.member(UpdateState, message.update_state, "update_state"), checks.count(message.received, "received")
     )
 
 
@@ -314,7 +314,7 @@ UPLOAD_STATUS_REQUEST: Codec[OrderCall] = codec(
 )
 UPLOAD_STATUS_REPLY: Codec[UploadStatus] = codec(
     pb.UploadStatusReply,
-    lambda value: pb.UploadStatusReply(settlement=value.settlement.value, received=value.received),
+    lambda value: pb.UploadStatusReply(update_state=value.update_state.value, received=value.received),
     _unpack_upload_reply,
 )
 HEARTBEAT_REQUEST: Codec[HeartbeatCall] = codec(

@@ -157,8 +157,8 @@ def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
         return order
     if order is not None:
         raise Refused(Reason.UNKNOWN_ORDER, f"order {order_id} belongs to another client, not to '{client_id}'")
-    if order_id == state.members[client_id].settled:
-        raise Refused(Reason.TOO_LATE, f"order {order_id} is settled; nothing is left to do for it")
+    if order_id == state.members[client_id].committed:
+        raise Refused(Reason.TOO_LATE, f"order {order_id} is committed; nothing is left to do for it")
     over = "the run is over" if state.phase in ENDED else "its round is closed or it was never issued"
     raise Refused(Reason.TOO_LATE, f"order {order_id} is not open: {over}; go on with the next order")
 

@@ -8,7 +8,7 @@ from common.orders import (
     Order,
     PollKind,
     PollReply,
-    Settlement,
+    UpdateState,
 )
 from server.core.bodies import body_of
 from server.core.phases import Phase
@@ -21,28 +21,28 @@ def answer_poll(rules: Rules, state: FederationState, member: Member, pending: s
 
     What a parked poll waits for is left out: many are parked, few are ever answered that way.
     """
-    settlement = settlement_of(state, member, pending)
+    update_state = update_state_of(state, member, pending)
     if state.phase is Phase.FINISHED:
-        return PollReply(PollKind.FINISHED, settlement)
+        return PollReply(PollKind.FINISHED, update_state)
     if state.phase is Phase.FAILED:
-        return PollReply(PollKind.FAILED, settlement, state.failure)
+        return PollReply(PollKind.FAILED, update_state, state.failure)
     order = state.open.order_of(member.client_id) if state.open is not None else None
     if order is not None and order.state is OrderState.ISSUED:
-        return PollReply(PollKind.ORDER, settlement, order=_order_of(rules, state, order, now))
+        return PollReply(PollKind.ORDER, update_state, order=_order_of(rules, state, order, now))
     kind = PollKind.DRAINING if state.draining else PollKind.WAIT
-    return PollReply(kind, settlement)
+    return PollReply(kind, update_state)
 
 
-def settlement_of(state: FederationState, member: Member, pending: str) -> Settlement:
+def update_state_of(state: FederationState, member: Member, pending: str) -> UpdateState:
     """What became of the update that answered the order `pending`."""
     if not pending:
-        return Settlement.NONE
-    if pending == member.settled:
-        return Settlement.SETTLED
+        return UpdateState.NONE
+    if pending == member.committed:
+        return UpdateState.COMMITTED
     order = state.open.orders.get(pending) if state.open is not None else None
     if order is not None and order.client_id == member.client_id and order.state in _OPEN_STATES:
-        return Settlement.OPEN
-    return Settlement.VOID
+        return UpdateState.OPEN
+    return UpdateState.DISCARDED
 
 
 _OPEN_STATES = frozenset({OrderState.ISSUED, OrderState.ACCEPTED})

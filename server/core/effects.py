@@ -1,4 +1,4 @@
-"""What the coordinator must do, as data, in order: persist before publish, publish before settle."""
+"""What the coordinator must do, as data, in order: persist before publish, publish before notify."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _publish(rules: Rules, state: FederationState, round_: OpenRound, event: Com
     totals = event.asked.totals
     versions = ByTemplate({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = replace(
-        _settle(state, round_),
+        _committed(state, round_),
         versions=versions,
         completed_rounds=round_.number,
         attempt=1,
@@ -153,7 +153,7 @@ def _publish(rules: Rules, state: FederationState, round_: OpenRound, event: Com
 
 
 def _finish(rules: Rules, state: FederationState, round_: OpenRound) -> _Closed:
-    state = _settle(state, round_)
+    state = _committed(state, round_)
     records: list[Record] = [RoundClosed(round_, {}, None), *_member_records(state, round_)]
     if state.completed_rounds < rules.num_rounds:  # it was the last round until somebody asked for more
         return _Closed(state, records)
@@ -280,12 +280,12 @@ def _expire_outstanding(state: FederationState, round_: OpenRound) -> Federation
     return replace(state, open=replace(round_, orders=orders), members=members)
 
 
-def _settle(state: FederationState, round_: OpenRound) -> FederationState:
+def _committed(state: FederationState, round_: OpenRound) -> FederationState:
     """The state without its round, whose accepted updates are durable."""
     members = dict(state.members)
     for order in round_.orders.values():
         if order.state is OrderState.ACCEPTED:
-            members[order.client_id] = replace(members[order.client_id], settled=order.order_id)
+            members[order.client_id] = replace(members[order.client_id], committed=order.order_id)
     return replace(state, open=None, members=members)
 
 

@@ -142,7 +142,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Member:
-    """A client that has joined this run. `settled` is its last durable order.
+    """A client that has joined this run. `committed` is its last durable order.
 
     `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
     are sums over its regression targets; they are not durable, since what is made of them is.
@@ -157,7 +157,7 @@ class Member:
     present: bool = True
     left: bool = False
     doing: str = ""
-    settled: str = ""
+    committed: str = ""
     tally: Tally = Tally()
     validation: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, TargetSums] = field(default_factory=dict)

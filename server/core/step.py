@@ -115,7 +115,7 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         token=event.token,
         last_seen=event.now,
         doing="joined",
-        settled=known.settled if known else "",
+        committed=known.committed if known else "",
         tally=known.tally if known else Tally(),
         targets=dict(request.targets),
     )

@@ -25,9 +25,9 @@ from common.orders import (
     Reply,
     ScopeVersion,
     Session,
-    Settlement,
     Update,
     UpdateHeader,
+    UpdateState,
     UploadStatus,
     Welcome,
 )
@@ -37,7 +37,7 @@ from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
 from server.core.admission import check_answer, check_join, require_member
-from server.core.answers import answer_poll, describe, is_wanted, settlement_of
+from server.core.answers import answer_poll, describe, is_wanted, update_state_of
 from server.core.bodies import proximal_terms
 from server.core.events import (
     Answered,
@@ -202,7 +202,7 @@ class Coordinator:
             self.writer.require_whole()
             wake = self.writer.wake
             reply = answer_poll(self.rules, self.state, self._member(session), pending_order, self._clock.now())
-            undecided = reply.settlement in (Settlement.NONE, Settlement.OPEN)
+            undecided = reply.update_state in (UpdateState.NONE, UpdateState.OPEN)
             remaining = deadline - asyncio.get_running_loop().time()
             if reply.kind in _LAST_WORDS:
                 self._told.add(session.client_id)
@@ -264,7 +264,7 @@ class Coordinator:
         self, member: Member, answer: UpdateHeader | Reply, receive: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """Check an answer, receive what comes with it, and let it count; the same again changes nothing."""
-        if answer.order_id == member.settled:  # what became of an earlier attempt was lost
+        if answer.order_id == member.committed:  # what became of an earlier attempt was lost
             return
         try:
             _, repeated = check_answer(self.rules, self.state, member.client_id, answer)
@@ -281,7 +281,9 @@ class Coordinator:
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         """Where an upload stands."""
         member = self._member(session)
-        return UploadStatus(settlement_of(self.state, member, order_id), self.writer.handler.uploads.received(order_id))
+        return UploadStatus(
+            update_state_of(self.state, member, order_id), self.writer.handler.uploads.received(order_id)
+        )
 
     async def heartbeat(self, session: Session, progress: Progress) -> bool:
         """Renew the lease; True tells the client to stop."""

@@ -17,7 +17,7 @@ from common.wire.calls import UploadStart
 from common.wire.codec import Codec
 from common.wire.limits import LINE_CHARS
 from common.wire.methods import Method
-from server.service.turns import Turns
+from server.service.send_limiter import SendLimiter
 
 IDLE_SECONDS = 120.0
 """How long a stream may stand still before it is given up; the client continues it."""
@@ -42,7 +42,7 @@ class Router(grpc.GenericRpcHandler):
 
 
 def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
-    turns = Turns()
+    limiter = SendLimiter()
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
         _unary(methods.JOIN, port.join),
@@ -50,12 +50,12 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
         _download(
             methods.FETCH_SLICE,
             lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.chunk_bytes),
-            turns,
+            limiter,
         ),
         _download(
             methods.FETCH_TOKENIZER,
             lambda call: _in_parts(port.fetch_tokenizer(call.session, call.offset), call.chunk_bytes),
-            turns,
+            limiter,
         ),
         _upload(port),
         _unary(methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
@@ -76,12 +76,12 @@ def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Met
 
 
 def _download(
-    method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], turns: Turns
+    method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], limiter: SendLimiter
 ) -> tuple[Method[Q, Chunk], Handler]:
     async def handle(data: bytes, context: Context) -> None:
         async with _answering(method, context):
             async for chunk in call(method.request.decode(data)):
-                async with turns.one(), asyncio.timeout(IDLE_SECONDS):
+                async with limiter.place(), asyncio.timeout(IDLE_SECONDS):
                     await context.write(_encoded(method.reply, chunk))
 
     return method, grpc.unary_stream_rpc_method_handler(handle)

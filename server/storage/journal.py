@@ -185,12 +185,12 @@ class Journal:
         Raises:
             RunFolderError: the disk does not take it.
         """
-        settled: dict[str, str] = {}
+        committed: dict[str, str] = {}
         for round_ in self.rounds():
             if round_.number <= version:
                 accepted = (o for o in round_.orders.values() if o.state is OrderState.ACCEPTED)
-                settled |= {order.client_id: order.order_id for order in accepted}
-        members = [replace(member, settled=settled.get(member.client_id, "")) for member in self.members()]
+                committed |= {order.client_id: order.order_id for order in accepted}
+        members = [replace(member, committed=committed.get(member.client_id, "")) for member in self.members()]
         try:
             self._db.execute("BEGIN IMMEDIATE")
             forget_after(self._db, version)
@@ -304,7 +304,7 @@ class Journal:
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""
         rows = self._db.execute(
-            "SELECT client_id, tasks, examples, capabilities, settled, left_run, tally FROM members ORDER BY client_id"
+            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM members ORDER BY client_id"
         )
         return [member_of(*row) for row in rows]
 

@@ -37,7 +37,7 @@ def rows_of(record: Record) -> Iterator[Row]:
     match record:
         case MemberRecord(m):
             lists = json_of(m.tasks), json_of(m.examples), json_of(asdict(m.capabilities))
-            yield "members", (m.client_id, *lists, m.settled, int(m.left), json_of(asdict(m.tally)))
+            yield "members", (m.client_id, *lists, m.committed, int(m.left), json_of(asdict(m.tally)))
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
         case RoundClosed(r, totals, published, _):
@@ -101,7 +101,7 @@ def _real(value: float | None) -> float | None:
 
 
 def member_of(
-    client_id: str, tasks: str, examples: str, capabilities: str, settled: str, left: int, tally: str
+    client_id: str, tasks: str, examples: str, capabilities: str, committed: str, left: int, tally: str
 ) -> Member:
     """A row of `members`: nobody is present after a restart."""
     said = json.loads(capabilities)
@@ -114,7 +114,7 @@ def member_of(
         last_seen=0.0,
         present=False,
         left=bool(left),
-        settled=settled,
+        committed=committed,
         tally=Tally(**json.loads(tally)),
     )
 

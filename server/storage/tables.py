@@ -31,7 +31,7 @@ TABLES: Mapping[str, TableLayout] = {
     "run": TableLayout("key TEXT, value TEXT"),
     "files": TableLayout("name TEXT, digests TEXT, content TEXT"),
     "members": TableLayout(
-        "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, settled TEXT, left_run INTEGER, tally TEXT"
+        "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, committed TEXT, left_run INTEGER, tally TEXT"
     ),
     "rounds": TableLayout(
         "kind TEXT, number INTEGER, attempt INTEGER, version INTEGER, closed INTEGER, published INTEGER, totals TEXT", 3

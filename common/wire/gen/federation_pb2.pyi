@@ -186,16 +186,16 @@ class PendingAnswer(_message.Message):
     def __init__(self, update: _Optional[_Union[UpdateHeader, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ...) -> None: ...
 
 class PollReply(_message.Message):
-    __slots__ = ("kind", "settlement", "waiting_for", "order")
+    __slots__ = ("kind", "update_state", "waiting_for", "order")
     KIND_FIELD_NUMBER: _ClassVar[int]
-    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_STATE_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     kind: str
-    settlement: str
+    update_state: str
     waiting_for: str
     order: Order
-    def __init__(self, kind: _Optional[str] = ..., settlement: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., update_state: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
     __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate")
@@ -472,12 +472,12 @@ class UploadStatusRequest(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., order_id: _Optional[str] = ...) -> None: ...
 
 class UploadStatusReply(_message.Message):
-    __slots__ = ("settlement", "received")
-    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("update_state", "received")
+    UPDATE_STATE_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
-    settlement: str
+    update_state: str
     received: int
-    def __init__(self, settlement: _Optional[str] = ..., received: _Optional[int] = ...) -> None: ...
+    def __init__(self, update_state: _Optional[str] = ..., received: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("session", "progress")

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 AT_A_TIME = 4
-TURN_SECONDS = 0.1
+PLACE_SECONDS = 0.1
 AT_MOST = 64
 
 
-class Turns:
-    """Turns at work that takes memory while it lasts. A turn that takes long gives its place to the next in line.
+class SendLimiter:
+    """Lets a few at a time send what takes memory while it lasts. One that takes long gives its place to the next in line.
 
     gRPC copies each message that it is handed and keeps it until the receiver takes it. With fast receivers only
     `AT_A_TIME` messages are on their way; slow ones add up, but never to more than `AT_MOST`.
@@ -23,8 +23,8 @@ class Turns:
         self._quick = asyncio.Semaphore(AT_A_TIME)
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Wait for a turn and hold it."""
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it."""
         async with self._all:
             await self._quick.acquire()
             held = True
@@ -35,7 +35,7 @@ class Turns:
                     self._quick.release()
                 held = False
 
-            timer = asyncio.get_running_loop().call_later(TURN_SECONDS, give_back)
+            timer = asyncio.get_running_loop().call_later(PLACE_SECONDS, give_back)
             try:
                 yield
             finally:

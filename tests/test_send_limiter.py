@@ -1,11 +1,11 @@
-"""Turns: few at a time, and nobody waits for slow ones for long."""
+"""The send limiter: few at a time, and nobody waits for slow ones for long."""
 
 import asyncio
 
 import pytest
 
-from server.service import turns as module
-from server.service.turns import Turns
+from server.service import send_limiter as module
+from server.service.send_limiter import SendLimiter
 
 
 def run(scenario):
@@ -20,23 +20,23 @@ async def settle():
 class Worker:
     """Holds a turn until it is told to go on."""
 
-    def __init__(self, turns):
+    def __init__(self, limiter):
         self.inside = False
         self.go_on = asyncio.Event()
-        self.task = asyncio.create_task(self._work(turns))
+        self.task = asyncio.create_task(self._work(limiter))
 
-    async def _work(self, turns):
-        async with turns.one():
+    async def _work(self, limiter):
+        async with limiter.place():
             self.inside = True
             await self.go_on.wait()
 
 
 def test_quick_work_takes_turns(monkeypatch):
     monkeypatch.setattr(module, "AT_A_TIME", 2)
-    monkeypatch.setattr(module, "TURN_SECONDS", 3600)
+    monkeypatch.setattr(module, "PLACE_SECONDS", 3600)
 
     async def scenario():
-        workers = [Worker(turns := Turns())] + [Worker(turns) for _ in range(4)]
+        workers = [Worker(limiter := SendLimiter())] + [Worker(limiter) for _ in range(4)]
         for done in range(5):
             await settle()
             assert [w.inside for w in workers] == [place < done + 2 for place in range(5)]
@@ -48,11 +48,11 @@ def test_quick_work_takes_turns(monkeypatch):
 
 def test_slow_work_gives_its_place_away_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(module, "AT_A_TIME", 1)
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "PLACE_SECONDS", 0.0)
     monkeypatch.setattr(module, "AT_MOST", 3)
 
     async def scenario():
-        workers = [Worker(turns := Turns())] + [Worker(turns) for _ in range(4)]
+        workers = [Worker(limiter := SendLimiter())] + [Worker(limiter) for _ in range(4)]
         while sum(w.inside for w in workers) < 3:
             await asyncio.sleep(0)
         await settle()
@@ -60,10 +60,10 @@ def test_slow_work_gives_its_place_away_up_to_a_limit(monkeypatch):
         for worker in workers:
             worker.go_on.set()
         await asyncio.gather(*(w.task for w in workers))
-        last = Worker(turns)  # every place was given back exactly once
+        last = Worker(limiter)  # every place was given back exactly once
         last.go_on.set()
         await last.task
-        assert turns._quick._value == 1 and turns._all._value == 3
+        assert limiter._quick._value == 1 and limiter._all._value == 3
 
     run(scenario())
 
@@ -71,17 +71,17 @@ def test_slow_work_gives_its_place_away_up_to_a_limit(monkeypatch):
 @pytest.mark.parametrize("late", [False, True])
 def test_work_that_fails_gives_its_place_back(monkeypatch, late):
     monkeypatch.setattr(module, "AT_A_TIME", 1)
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.0 if late else 3600)
+    monkeypatch.setattr(module, "PLACE_SECONDS", 0.0 if late else 3600)
 
     async def scenario():
-        turns = Turns()
+        limiter = SendLimiter()
         for _ in range(3):
             with pytest.raises(ValueError):
-                async with turns.one():
+                async with limiter.place():
                     if late:
                         await asyncio.sleep(0.001)
                     raise ValueError
         await settle()
-        assert turns._quick._value == 1
+        assert limiter._quick._value == 1
 
     run(scenario())
