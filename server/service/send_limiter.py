@@ -12,7 +12,7 @@ AT_MOST = 64
 
 
 class SendLimiter:
-    """Lets a few at a time send what takes memory while it lasts. One that takes long gives its place to the next in line.
+    """Lets a few at a time send what takes memory. One that takes long gives its place to the next in line.
 
     gRPC copies each message that it is handed and keeps it until the receiver takes it. With fast receivers only
     `AT_A_TIME` messages are on their way; slow ones add up, but never to more than `AT_MOST`.

@@ -304,7 +304,8 @@ class Journal:
     def members(self) -> list[Member]:
         """Every client that ever took part, by id."""
         rows = self._db.execute(
-            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM members ORDER BY client_id"
+            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM members"
+            " ORDER BY client_id"
         )
         return [member_of(*row) for row in rows]
 
