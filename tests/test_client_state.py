@@ -81,8 +81,8 @@ def kept(store):
     store.save(update(), NEW)
 
 
-def test_a_client_killed_while_it_settles_ends_with_the_new_values(tmp_path, monkeypatch):
-    for store in outcomes(tmp_path, kept, RunStore.settle, monkeypatch):
+def test_a_client_killed_while_it_commits_ends_with_the_new_values(tmp_path, monkeypatch):
+    for store in outcomes(tmp_path, kept, RunStore.commit, monkeypatch):
         if store.pending is not None:  # the coordinator says again that it is committed
             store.commit()
         assert value(store) == 2.0 and store.pending is None and RunStore(store._folder).pending is None
