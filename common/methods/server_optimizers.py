@@ -71,16 +71,14 @@ class FedAvgM(ServerOptimizer):
 
 
 @dataclass(frozen=True)
-class FedAdam(ServerOptimizer):
-    """FedAdam (Reddi et al., ICLR 2021, algorithm 2): second moment v = beta2 v + (1 - beta2) step^2.
+class AdaptiveMoments:
+    """What FedAdam and FedYogi share (Reddi et al., ICLR 2021, algorithm 2); they differ in the second moment v alone.
 
     m = beta1 m + (1 - beta1) step; the move is m / (sqrt(v) + tau). v starts at tau^2, the least that the algorithm
     allows. Like the algorithm, and unlike Adam (Kingma and Ba 2015), it does not correct the moments for their start:
     the first move has (1 - beta1) of the step in it.
     """
 
-    name = "adam"
-    is_adaptive = True
     beta1: Kept = 0.9
     """share of the old first moment that is kept"""
     beta2: Kept = 0.99
@@ -91,51 +89,43 @@ class FedAdam(ServerOptimizer):
     @property
     def moments(self) -> tuple[tuple[str, float], ...]:
         """See `ServerOptimizer`."""
-        return adaptive_moments(self.tau)
+        return ((FIRST, 0.0), (SECOND, self.tau * self.tau))
+
+    def second_moment(self, v: Float64, square: Float64) -> Float64:
+        """The new v, from the old one and the squared step."""
+        raise NotImplementedError
 
     def advance(self, step: Float64, moments: Sequence[Float32]) -> Float64:
         """See `ServerOptimizer`."""
-        square = step * step
-        second = self.beta2 * moments[1].astype(np.float64) + (1.0 - self.beta2) * square
-        return adaptive_move(step, second, moments, self.beta1, self.tau)
+        second = self.second_moment(moments[1].astype(np.float64), step * step)
+        m: Float64 = self.beta1 * moments[0].astype(np.float64) + (1.0 - self.beta1) * step
+        moments[0][:], moments[1][:] = m, second
+        m /= np.sqrt(second) + self.tau
+        return m
 
 
 @dataclass(frozen=True)
-class FedYogi(ServerOptimizer):
+class FedAdam(AdaptiveMoments, ServerOptimizer):
+    """FedAdam (Reddi et al., ICLR 2021, algorithm 2): second moment v = beta2 v + (1 - beta2) step^2."""
+
+    name = "adam"
+    is_adaptive = True
+
+    def second_moment(self, v: Float64, square: Float64) -> Float64:
+        """See `AdaptiveMoments`."""
+        return self.beta2 * v + (1.0 - self.beta2) * square
+
+
+@dataclass(frozen=True)
+class FedYogi(AdaptiveMoments, ServerOptimizer):
     """FedYogi (Reddi et al., ICLR 2021, algorithm 2): as adam, but v = v - (1 - beta2) step^2 sign(v - step^2)."""
 
     name = "yogi"
     is_adaptive = True
-    beta1: Kept = 0.9
-    """share of the old first moment that is kept"""
-    beta2: Kept = 0.99
-    """the same of the second moment"""
-    tau: Annotated[float, Bounds(above=0)] = 1e-3
-    """added to the root of the second moment"""
 
-    @property
-    def moments(self) -> tuple[tuple[str, float], ...]:
-        """See `ServerOptimizer`."""
-        return adaptive_moments(self.tau)
-
-    def advance(self, step: Float64, moments: Sequence[Float32]) -> Float64:
-        """See `ServerOptimizer`."""
-        v, square = moments[1].astype(np.float64), step * step
-        second = v - (1.0 - self.beta2) * square * np.sign(v - square)
-        return adaptive_move(step, second, moments, self.beta1, self.tau)
+    def second_moment(self, v: Float64, square: Float64) -> Float64:
+        """See `AdaptiveMoments`."""
+        return v - (1.0 - self.beta2) * square * np.sign(v - square)
 
 
 SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = table(PlainStep, FedAvgM, FedAdam, FedYogi)
-
-
-def adaptive_moments(tau: float) -> tuple[tuple[str, float], ...]:
-    """What an adaptive optimizer remembers."""
-    return ((FIRST, 0.0), (SECOND, tau * tau))
-
-
-def adaptive_move(step: Float64, second: Float64, moments: Sequence[Float32], beta1: float, tau: float) -> Float64:
-    """The move of an adaptive optimizer, from the new second moment; both moments are replaced."""
-    m: Float64 = beta1 * moments[0].astype(np.float64) + (1.0 - beta1) * step
-    moments[0][:], moments[1][:] = m, second
-    m /= np.sqrt(second) + tau
-    return m
