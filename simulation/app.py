@@ -83,7 +83,7 @@ async def _run(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
     shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, _few_words():
-        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = ManualClock()
         coordinator = Coordinator(rules, state, federation, journal, models, clock, QuietProgress(progress))
         virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)

@@ -26,6 +26,7 @@ from server.runs.app import continue_run, restore_run
 from server.runs.extension import same_federation
 from server.runs.run_folder import RunFolder
 from server.runs.saved import load_run
+from server.storage.files import write_whole
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.app import simulate
@@ -60,7 +61,7 @@ def configs(folder: Path, *changes: str) -> tuple[Config, Config]:
 
 def coordinate(config: Config, folder: RunFolder, journal: Journal) -> Mortal:
     federation, rules, schemas, state = restore_run(config, folder, journal)
-    files = JournalledModels(ModelFiles(folder.models, schemas), journal)
+    files = JournalledModels(ModelFiles(folder.path, schemas), journal)
     return Mortal(rules, state, federation, journal, files, ManualClock(100.0))
 
 
@@ -230,7 +231,7 @@ def dies_after(config: Config, place: Path, writes: int) -> bool:
     try:
         with (
             mock.patch.object(RunFolder, "write", mortal(RunFolder.write)),
-            mock.patch.object(ModelFiles, "write_named", mortal(ModelFiles.write_named)),
+            mock.patch("server.runs.extension.write_whole", mortal(write_whole)),
             mock.patch.object(Journal, "commit", mortal(Journal.commit)),
         ):
             go_on(config, folder, journal)

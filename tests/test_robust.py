@@ -186,7 +186,7 @@ class TestOptimizers:
         values = {scope: np.arange(schema.size, dtype=np.float32) for scope, schema in schemas.items()}
         for version in range(1, 5):
             moments = {name: values[name.split("/", 1)[1]] + version for name in names}
-            store.write(version, values, moments)
+            store.write(version, values, values, moments)
         for version in (3, 4):
             found = store.read_moments(version, names)
             assert list(found) == names

@@ -24,6 +24,7 @@ from server.aggregation.streaming import StreamingMean
 from server.engine.broadcast import Broadcast
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
+from server.storage.tensor_files import decoded
 from tests.aggregation_cases import moved
 
 SIZE = BLOCK + 300 * 16
@@ -99,14 +100,14 @@ def test_versions_and_moments_are_stored_in_the_type_of_their_scope(tmp_path: Pa
     vectors = {"shared": np.ones(4, np.float32), "task/a": delta(1)}
     moments = {"momentum/task/a": delta(2)}
     files = ModelFiles(tmp_path, SCHEMAS)
-    files.write(3, vectors, moments)
-    for found in (files.read(3), files.decode(files.encode(vectors), tmp_path)):
+    files.write(3, vectors, vectors, moments)
+    for found in (files.read(3), files.decode(decoded(b"".join(files.versions.whole(vectors)), tmp_path))):
         assert {scope: values.tobytes() for scope, values in found.items()} == {
             scope: values.tobytes() for scope, values in vectors.items()
         }
     assert files.read_moments(3, list(moments))["momentum/task/a"].tobytes() == moments["momentum/task/a"].tobytes()
     models = JournalledModels(files, Journal(":memory:"))
-    models.write(4, vectors)
+    models.write(4, vectors, vectors)
     assert models.read(3)["task/a"].dtype == np.float64
     narrow = ModelFiles(tmp_path, {**SCHEMAS, "task/a": ParameterSchema.of(SHAPES)})
     with pytest.raises(RunFolderError, match=r"'table' is .* float64, expected .* float32"):

@@ -63,7 +63,7 @@ class EffectHandler:
         if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
-        self._combined: ByTemplate[Vector] = ByTemplate()
+        self._fresh: Mapping[str, Vector] = {}
 
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
@@ -80,6 +80,10 @@ class EffectHandler:
                 return True
             case _:
                 assert_never(effect)
+
+    def _combined(self) -> ByTemplate[Vector]:
+        """The values of all scopes once the version that was combined is installed."""
+        return ByTemplate({**self.vectors, **self._fresh})
 
     def _nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
@@ -118,7 +122,7 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self.vectors, self._combined = self._combined, ByTemplate()
+                self.vectors, self._fresh = self._combined(), {}
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
@@ -132,7 +136,7 @@ class EffectHandler:
             case Combine():
                 return self._combine(effect, now)
             case StoreVersion(version):
-                self._models.write(version, self._combined, self._aggregator.moments)
+                self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments)
             case Commit(records):
                 self._journal.commit((*records, self._traffic()))
         return None
@@ -140,13 +144,12 @@ class EffectHandler:
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:
         moments = list(self._aggregator.moments)
         try:
-            fresh = self._aggregator.combine(
+            self._fresh = self._aggregator.combine(
                 self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)
-        self._combined = ByTemplate({**self.vectors, **fresh})
         cosines = tuple(
             TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._aggregator.cosines.items()

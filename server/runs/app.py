@@ -22,7 +22,6 @@ from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
 from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
@@ -41,7 +40,7 @@ from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
-from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
+from server.storage.models import JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
@@ -198,7 +197,7 @@ async def _run(
     asked = asyncio.Event()
     shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
-        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
         coordinator = Coordinator(rules, state, federation, journal, models, clock, progress)
         tls = config.server.tls
@@ -232,9 +231,7 @@ def restore_run(
     architecture, schemas = folder.read_description()
     rules = make_rules(config, _began(journal).run_id, schemas)
     state = journal.restore(rules.schemas, rules.round_timeout_seconds)
-    files = ModelFiles(folder.models, schemas)
-    private = [scope for scope in schemas if is_private(scope)]
-    tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
+    tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
     strategy = replace(federation.strategy, folder=folder.path / "updates")
     return replace(federation, strategy=strategy), rules, schemas, state

@@ -118,7 +118,8 @@ def in_memory(
     rules = make_rules(config, "memory", model.schemas)
     vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     models = MemoryModels()
-    models.write(0, {scope: vector for scope, vector in vectors.items() if not is_private(scope)})
+    public = {scope: vector for scope, vector in vectors.items() if not is_private(scope)}
+    models.write(0, public, public)
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
     federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
     state = FederationState(ByTemplate(dict.fromkeys(rules.schemas, 0)))

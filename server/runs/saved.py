@@ -114,7 +114,7 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     version = journal.completed()
     last = {record.task: record.fallen for record in journal.guarded()}
     headers = {**config.headers(), **journal.facts().headers}
-    vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
+    vectors = ByTemplate(JournalledModels(ModelFiles(folder.path, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallen = frozenset(task for task, fell in last.items() if fell)
     return SavedRun(config, model, version, vectors, fallen, journal.facts().units, headers)

@@ -26,11 +26,10 @@ from server.storage.mending import log_of, mend, snapshot, sound, write_out
 from server.storage.rows import facts_of, json_of, member_of, order_of, rows_of
 from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
+from server.storage.versions import KEPT_VERSIONS
 
 log = logging.getLogger("fedmtl.server")
 
-KEPT_VERSIONS = 2
-"""Model versions that are kept: the published one and the one before it."""
 _MEMORY = ":memory:"
 
 
