@@ -99,6 +99,7 @@ def test_two_halves_merge_into_the_whole(make: type[StreamingMean]) -> None:
 def test_versions_and_moments_are_stored_in_the_type_of_their_scope(tmp_path: Path) -> None:
     vectors = {"shared": np.ones(4, np.float32), "task/a": delta(1)}
     moments = {"momentum/task/a": delta(2)}
+    (tmp_path / "models").mkdir()
     files = ModelFiles(tmp_path, SCHEMAS)
     files.write(3, vectors, vectors, moments)
     for found in (files.read(3), files.decode(decoded(b"".join(files.versions.whole(vectors)), tmp_path))):
