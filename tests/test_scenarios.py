@@ -195,8 +195,8 @@ def recorded(record: Record) -> str:
         case RunEnded(phase, reason):
             return f"ended: {phase.value} {reason}".rstrip()
         case Guarded():
-            fallback_tasks = ", falls back" if record.fallback_tasks else ""
-            return f"guard: {record.task} {record.received} received, {record.isolated} alone{fallback_tasks}"
+            falls = ", falls back" if record.fell_back else ""
+            return f"guard: {record.task} {record.received} received, {record.isolated} alone{falls}"
         case ClientChanged():
             return ""
         case _:

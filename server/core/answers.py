@@ -55,7 +55,7 @@ def is_wanted(state: FederationState, client: ClientRecord, order_id: str) -> bo
 
 
 PAGE_CHARS = 1 << 18
-"""About so much is told of clients at a time; a message holds four times as much."""
+"""About so many characters of clients fit on a page; a message holds four times as much."""
 
 
 def describe(run: RunSettings, state: FederationState, run_name: str, after: str = "") -> FederationStatus:

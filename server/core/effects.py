@@ -149,7 +149,7 @@ class Guarded:
     """How the models of a task compared at the end of a round, on the rows that both were scored on.
 
     `received` and `isolated` are values of its primary metric. `behind` counts the rounds in a row up to this one that
-    the guard did not like; `fallen` says that the isolated model takes over. `final` is the choice after the last
+    the guard did not like; `fell_back` says that the isolated model takes over. `final` is the choice after the last
     round. `gap` is by how much the isolated model is better.
     """
 
@@ -158,7 +158,7 @@ class Guarded:
     received: float | None
     isolated: float | None
     behind: int
-    fallback_tasks: bool
+    fell_back: bool
     final: bool
     gap: float = 0.0
 

@@ -38,8 +38,8 @@ def guarded(run: RunSettings, state: FederationState, round_: OpenRound) -> tupl
         slips = worse and gap >= state.gaps.get(task.name, -inf) - _ROUNDING
         behind = state.behind.get(task.name, 0) + 1 if slips else 0
         falls = worse if final else behind >= run.guard.rounds and not task.auxiliary
-        fallback_tasks = falls or task.name in state.fallback_tasks
-        found.append(Guarded(round_.number, task.name, *scores, behind, fallback_tasks, final, gap))
+        fell_back = falls or task.name in state.fallback_tasks
+        found.append(Guarded(round_.number, task.name, *scores, behind, fell_back, final, gap))
     now = standing(found)
     state = replace(
         state,
@@ -79,7 +79,7 @@ def shortfall(task: TaskDefinition, received: float | None, isolated: float | No
 
 @dataclass(frozen=True)
 class Standing:
-    """Rounds in a row that tasks slipped behind, their last gaps, and the rounds after which they fell."""
+    """Rounds in a row that tasks slipped behind, their last gaps, and the rounds after which they fell back."""
 
     behind: Mapping[str, int]
     gaps: Mapping[str, float]
@@ -92,17 +92,17 @@ def standing(records: Iterable[Guarded]) -> Standing:
     for record in records:
         if not record.final:
             behind[record.task], gaps[record.task] = record.behind, record.gap
-            if record.fallback_tasks:
+            if record.fell_back:
                 fallback_tasks.setdefault(record.task, record.round)
     return Standing(behind, gaps, fallback_tasks)
 
 
 def notices_of(run: RunSettings, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:
-    """One line for each task that fell just now; `before` are those that had fallen already."""
+    """One line for each task that fell back just now; `before` are those that had already."""
     return [
         Notice(_line(run, record), True, LogFields(event="task_fell_back", task=record.task, round=record.round))
         for record in records
-        if record.fallback_tasks and record.task not in before
+        if record.fell_back and record.task not in before
     ]
 
 

@@ -206,8 +206,8 @@ def guard_reports(tasks: Iterable[TaskDefinition], guarded: Iterable[Guarded]) -
     for record in guarded:
         before = found.get(record.task, {}).get("fallen_back")
         found[record.task] = {
-            "model": "isolated" if record.fallback_tasks else "received",
-            "fallen_back": (record.round if before is None else before) if record.fallback_tasks else None,
+            "model": "isolated" if record.fell_back else "received",
+            "fallen_back": (record.round if before is None else before) if record.fell_back else None,
             "metric": metrics[record.task],
             **_rounded({"received": record.received, "isolated": record.isolated}),
         }

@@ -29,8 +29,9 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallen` use models of their own, which never left them. `units` are those in which the
-    heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows are texts.
+    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those in
+    which the heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows
+    are texts.
     """
 
     config: Config
@@ -112,7 +113,7 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
-    last = {record.task: record.fallback_tasks for record in journal.guarded()}
+    last = {record.task: record.fell_back for record in journal.guarded()}
     headers = {**config.headers(), **journal.facts().headers}
     vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})

@@ -294,7 +294,7 @@ class Journal:
     def guarded(self) -> list[Guarded]:
         """How tasks fared beside their isolated models, round by round."""
         rows = self._db.execute(
-            "SELECT number, task, received, isolated, behind, fallen, final, gap FROM guarded "
+            "SELECT number, task, received, isolated, behind, fell_back, final, gap FROM guarded "
             "ORDER BY number, final, task"
         )
         return [

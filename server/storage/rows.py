@@ -59,9 +59,9 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
             yield "relations", (number, template, json_of(mu), state, note)
-        case Guarded(number, task, received, isolated, behind, fallback_tasks, final, gap):
+        case Guarded(number, task, received, isolated, behind, fell_back, final, gap):
             scores = _real(received), _real(isolated)
-            yield "guarded", (number, task, int(final), *scores, behind, int(fallback_tasks), float(gap))
+            yield "guarded", (number, task, int(final), *scores, behind, int(fell_back), float(gap))
         case _:
             assert_never(record)
 

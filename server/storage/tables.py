@@ -43,7 +43,7 @@ TABLES: Mapping[str, TableLayout] = {
     "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
     "relations": TableLayout("number INTEGER, template TEXT, mu TEXT, state TEXT, note TEXT", 2),
     "guarded": TableLayout(
-        "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fallen INTEGER, "
+        "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fell_back INTEGER, "
         "gap REAL",
         3,
     ),
