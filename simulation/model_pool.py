@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -22,6 +23,18 @@ from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Welcome
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
+
+
+class Pool(Protocol):
+    """The models that virtual clients share."""
+
+    def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
+        """See `OpenExecutor`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the models take beside memory."""
+        ...
 
 
 class Replica:
@@ -77,6 +90,9 @@ class ModelPool:
                     Replica(ClientModelSynchronizer(everybody, tasks, self._device)) for _ in range(self._size)
                 ]
         return PooledExecutor(self, client, welcome, self._reader)
+
+    def close(self) -> None:
+        """See `Pool`."""
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Replica]:
