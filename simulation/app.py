@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -89,7 +89,7 @@ async def _run(
         virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
-            with closing(virtual.pool):
+            with virtual.pool.running():
                 await run_together(coordinator, virtual.agents)
         except ExceptionGroup as group:
             if coordinator.state.phase is not Phase.FAILED:

@@ -1,21 +1,26 @@
-"""Jobs of virtual clients in Ray actors: each has a model, and takes examples and weights by object reference."""
+"""Jobs of virtual clients in Ray actors: each has a replica, and takes examples and weights by object reference.
+
+The actors are processes of this machine. Ray is started for one simulation and listens on loopback alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
+import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, assert_never
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
-from ray.exceptions import RayTaskError
 
 from client.app import limit_threads
 from client.data.examples import Tokenizer
@@ -27,52 +32,58 @@ from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.procedures import ClientState, Procedure
+from common.errors import RunFailedError, foreign_errors
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, Reply, ScopeVersion, Update, Welcome
+from common.parameters.flat import zeros
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
-from common.ports import Piece, single
+from common.ports import Chunk, single
+from common.stopping import at_the_end
 from simulation.model_pool import Replica
 
+# Ray reads these when it is imported or starts.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback, on every system
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
 Reference = Any
-"""Of an object in Ray's store; Ray gives it no type that says of what."""
+"""Of an object in Ray's store, or of an actor; Ray gives neither a type that says of what."""
 
 
 @dataclass(frozen=True)
 class RemoteClient:
-    """What an actor must know of a client, beside its examples."""
+    """What an actor must know of a client."""
 
     tasks: tuple[str, ...]
     scopes: tuple[str, ...]
     computing: Computing
     procedure: Procedure | None
+    sets: tuple[TaskSet, ...]
 
 
 class ReplicaActor:
     """One model in a process of its own."""
 
-    def __init__(self, everybody: Welcome, device: torch.device, threads: int) -> None:
+    def build(
+        self, welcome: Welcome, schemas: Mapping[str, ParameterSchema], rules: tuple[tuple[str, str], ...], threads: int
+    ) -> None:
+        """Build the replica. An error in a constructor would reach nobody as what it is."""
         limit_threads(threads)
-        tasks = tuple(task.name for task in everybody.tasks)
-        self._replica = Replica(ClientModelSynchronizer(everybody, tasks, device))
+        self._replica = Replica.of_everybody(welcome, schemas, rules, torch.device("cpu"))
 
-    def run(
-        self,
-        client: RemoteClient,
-        order: Order,
-        state: ClientState,
-        sets: tuple[TaskSet, ...],
-        *values: NDArray[np.float32],
-    ) -> JobResult:
+    def run(self, client: RemoteClient, order: Order, state: ClientState, *values: NDArray[np.generic]) -> JobResult:
         """Carry out an order; `values` are those of its scopes, in the order of `order.needed`."""
         part, computing = self._replica.part(client.tasks, client.scopes), client.computing
         asyncio.run(_receive(part, order, values))
-        examples = Examples.of(part.model, sets, computing.compact_vocabulary)
+        examples = Examples.of(part.model, client.sets, computing.compact_vocabulary)
         precision = PrecisionChoice(computing.precision, None)
-        job = Job(order, examples, computing.trains, precision, _unwatched, client.procedure)
-        result = run_job(job, part, state)
+        result = run_job(Job(order, examples, computing.trains, precision, _unwatched, client.procedure), part, state)
         match result.answer:
-            case Update(header, payload):  # which lies in memory that the next job uses
+            case Update(header, payload):  # a view of memory cannot travel
                 return JobResult(Update(header, bytes(payload)), result.state)
             case Reply():
                 return result
@@ -80,7 +91,7 @@ class ReplicaActor:
                 assert_never(result.answer)
 
 
-async def _receive(part: ClientModelSynchronizer, order: Order, values: tuple[NDArray[np.float32], ...]) -> None:
+async def _receive(part: ClientModelSynchronizer, order: Order, values: tuple[NDArray[np.generic], ...]) -> None:
     found = dict(zip(order.needed, values, strict=True))
     for wanted in part.missing(order.needed):
         await part.receive(wanted, single(found[wanted].data.cast("B")))
@@ -91,51 +102,69 @@ def _unwatched(fraction: float) -> None:
 
 
 class RayPool:
-    """A fixed number of actors, started when the first client has heard from the coordinator.
+    """A fixed number of actors. They are started when the first client has heard from the coordinator.
 
     Args:
         size: how many clients work at a time.
         schemas: of every scope or template of the federation, private ones included.
         rules: the sharing plan as (match, template).
-        device: where models live.
         threads: that an actor computes with.
     """
 
     def __init__(
-        self,
-        size: int,
-        schemas: Mapping[str, ParameterSchema],
-        rules: tuple[tuple[str, str], ...],
-        device: torch.device,
-        threads: int,
+        self, size: int, schemas: Mapping[str, ParameterSchema], rules: tuple[tuple[str, str], ...], threads: int
     ) -> None:
         self.schemas = schemas
         self._size = size
         self._rules = rules
-        self._device = device
         self._threads = threads
-        self._actors: list[Any] = []
-        self._free: asyncio.Queue[Any] | None = None
+        self._actors: list[Reference] = []
+        self._free: asyncio.Queue[Reference] | None = None
         self._reader: Tokenizer | None = None
         self._starting = threading.Lock()
         self._values: dict[str, tuple[int, Reference]] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """See `Pool`. Linux ends Ray's processes with the thread that started them, so call this in the main thread.
+
+        Raises:
+            RunFailedError: Ray does not start.
+        """
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        with folder as path, at_the_end(folder.cleanup):
+            handler = signal.getsignal(signal.SIGTERM)
+            with foreign_errors(lambda error: RunFailedError(f"simulation.executor: Ray does not start: {error}")):
+                ray.init(
+                    "local",
+                    num_cpus=self._size * self._threads,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=path,
+                )
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in place
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
     def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
         """See `OpenExecutor`."""
         with self._starting:
             if not self._actors:
                 self._reader = unpack_tokenizer(tokenizer) if tokenizer else None
-                digests = tuple((scope, schema.digest) for scope, schema in self.schemas.items())
-                everybody = replace(welcome, rules=self._rules, schema_digests=digests)
-                if not ray.is_initialized():
-                    cpus = self._size * self._threads
-                    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
                 actor = ray.remote(num_cpus=self._threads)(ReplicaActor)
-                self._actors = [actor.remote(everybody, self._device, self._threads) for _ in range(self._size)]
+                actors: list[Reference] = [actor.remote() for _ in range(self._size)]
+                with _errors_of_actors():
+                    whole = (welcome, dict(self.schemas), self._rules, self._threads)
+                    ray.get([actor.build.remote(*whole) for actor in actors])
+                self._actors = actors
         return RayExecutor(self, client, welcome, self._reader)
 
     @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[Any]:
+    async def borrow(self) -> AsyncIterator[Reference]:
         """An actor for as long as the caller needs it; waits for a free one."""
         if self._free is None:
             self._free = asyncio.Queue()
@@ -149,19 +178,12 @@ class RayPool:
 
     def reference(self, wanted: ScopeVersion) -> Reference | None:
         """Where the values of a scope are, if they are in the store."""
-        version, found = self._values.get(wanted.scope, (wanted.version - 1, None))
+        version, found = self._values.get(wanted.scope, (None, None))
         return found if version == wanted.version else None
 
     def share(self, wanted: ScopeVersion, found: Reference) -> None:
         """Let all clients of a round take these values from the store; older ones of the scope go."""
         self._values[wanted.scope] = wanted.version, found
-
-    def close(self) -> None:
-        """End the actors."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors.clear()
-        self._values.clear()
 
 
 class RayExecutor:
@@ -172,31 +194,25 @@ class RayExecutor:
         scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self.schemas = {scope: pool.schemas[Scope.parse(scope).template] for scope in scopes}
         require_capacity(client.computing.trains, self.schemas)
-        self._sets = ray.put(prepared(client, welcome, reader))
-        self._client = RemoteClient(client.tasks, scopes, client.computing, client.procedure)
+        sets = prepared(client, welcome, reader)
+        self._client = ray.put(RemoteClient(client.tasks, scopes, client.computing, client.procedure, sets))
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Workspace]:
         """See `Executor`."""
         async with self._pool.borrow() as actor:
-            yield RayWorkspace(self._pool, actor, self._client, self._sets, self.schemas)
+            yield RayWorkspace(self._pool, actor, self._client, self.schemas)
 
 
 class RayWorkspace:
     """An actor, and the store that it takes weights from."""
 
     def __init__(
-        self,
-        pool: RayPool,
-        actor: Any,
-        client: RemoteClient,
-        sets: Reference,
-        schemas: Mapping[str, ParameterSchema],
+        self, pool: RayPool, actor: Reference, client: Reference, schemas: Mapping[str, ParameterSchema]
     ) -> None:
         self._pool = pool
         self._actor = actor
         self._client = client
-        self._sets = sets
         self._schemas = schemas
         self._values: dict[ScopeVersion, Reference] = {}
 
@@ -205,24 +221,40 @@ class RayWorkspace:
         self._values = {wanted: found for wanted in scopes if (found := self._pool.reference(wanted)) is not None}
         return [wanted for wanted in scopes if wanted not in self._values]
 
-    async def receive(self, wanted: ScopeVersion, pieces: AsyncIterator[Piece]) -> None:
+    async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
         """See `Workspace`."""
-        scope = Scope.parse(wanted.scope)
-        vector = torch.empty(self._schemas[scope.base].size)
-        await fill(vector, pieces, wanted.scope)
+        base = Scope.parse(wanted.scope).base
+        vector = zeros(self._schemas[base])
+        await fill(vector, chunks, wanted.scope)
         found = self._pool.reference(wanted)  # another client may have been faster
         if found is None:
             found = ray.put(vector.numpy())
-            if not Scope.parse(scope.base).is_member:
+            if not Scope.parse(base).is_member:
                 self._pool.share(wanted, found)
         self._values[wanted] = found
 
     async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
-        """See `Workspace`; an order that is not wanted any more is given up once the actor is done with it."""
+        """See `Workspace`; an order that is not wanted any more is given up once the actor is done with it.
+
+        Raises:
+            RunFailedError: the actor's process ended.
+        """
         values = [self._values[wanted] for wanted in order.needed]
-        try:
-            result: JobResult = await self._actor.run.remote(self._client, order, state, self._sets, *values)
-        except RayTaskError as error:
-            raise error.cause from None
+        with _errors_of_actors():
+            result: JobResult = await self._actor.run.remote(self._client, order, state, *values)
         progress(1.0)
         return result
+
+
+@contextmanager
+def _errors_of_actors() -> Iterator[None]:
+    """What an actor raises, as it was raised there; the end of its process as an error of ours."""
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        lines = str(error).splitlines()
+        raise RunFailedError(
+            f"simulation.executor: a Ray actor is gone ({lines[0]}); go on with --resume, or write thread"
+        ) from None

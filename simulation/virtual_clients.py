@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -174,21 +173,29 @@ def open_pool(config: Config, schemas: Mapping[str, ParameterSchema], device: to
     """The models that virtual clients share.
 
     Raises:
-        ConfigError: they shall be in Ray actors, and Ray is not installed.
+        ConfigError: they shall be in Ray actors, which cannot be or do what the configuration says.
     """
     size, rules = config.simulation.workers, plan_rules(config, schemas)
     match config.simulation.executor:
         case "thread":
             return ModelPool(size, schemas, rules, device)
         case "ray":
+            if device.type != "cpu":
+                raise ConfigError(
+                    "client.device: Ray actors compute on the CPU; write cpu, or simulation.executor: thread"
+                )
+            if config.client.precision == "auto":
+                raise ConfigError(
+                    "client.precision: auto, but Ray actors may choose differently; write float32 or bfloat16"
+                )
             try:
                 from simulation.ray_pool import RayPool
             except ModuleNotFoundError as error:
                 raise ConfigError(
-                    f"simulation.executor: ray needs the package {error.name}; run pip install 'fedmtl[ray]', or write "
-                    "thread"
+                    f"simulation.executor: ray needs the package '{error.name}'; run pip install 'fedmtl[ray]', or "
+                    "write thread"
                 ) from None
-            return RayPool(size, schemas, rules, device, config.client.threads)
+            return RayPool(size, schemas, rules, config.client.threads)
         case _:
             assert_never(config.simulation.executor)
 
@@ -216,6 +223,6 @@ async def run_virtual_clients(
     coordinator.writer.rules = rules_for_simulation(coordinator.rules, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
-    with closing(virtual.pool):
+    with virtual.pool.running():
         await run_together(coordinator, virtual.agents)
     return coordinator, virtual
