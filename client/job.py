@@ -31,11 +31,11 @@ from client.training.procedures import (
 )
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
-from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
+from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, untrained_scopes
+from common.parameters.scope import Scope, isolated_scopes
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         procedure = isolated(procedure)
     with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
         trained = procedure(work, state)
-    untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained |= untrained_scopes(replica.schemas, order.tasks, body.isolated_tasks)
+    untrained = untrained_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    untrained |= isolated_scopes(replica.schemas, order.tasks, body.isolated_tasks)
     trained_scopes = [wanted for wanted in order.scopes if wanted.scope not in untrained]
     scopes, payload = pack(replica, trained_scopes, body.codec)
     results = tuple(

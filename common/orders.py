@@ -369,13 +369,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class MemberStatus:
+class ClientStatus:
     """One client as the coordinator sees it."""
 
     client_id: str
     tasks: tuple[str, ...]
     present: bool
-    doing: str
+    activity: str
 
 
 @dataclass(frozen=True)
@@ -391,6 +391,6 @@ class FederationStatus:
     round: int
     num_rounds: int
     waiting_for: str
-    members: tuple[MemberStatus, ...] = field(default=())
-    member_count: int = 0
+    clients: tuple[ClientStatus, ...] = field(default=())
+    client_count: int = 0
     more: bool = False

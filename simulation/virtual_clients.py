@@ -23,7 +23,7 @@ from common.orders import Answer, Evaluate, Order, PollKind, PollReply, Session,
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
-from server.core.state import OrderState, Rules
+from server.core.state import OrderState, RunSettings
 from server.engine.coordinator import Coordinator
 from server.engine.observer import Observer
 from server.runs.assembly import in_memory, plan_rules
@@ -200,9 +200,9 @@ def open_pool(config: Config, schemas: Mapping[str, ParameterSchema], device: to
             assert_never(config.simulation.executor)
 
 
-def rules_for_simulation(rules: Rules, clients: int) -> Rules:
-    """The rules of a simulated run: it begins with everybody, and nobody is given up for being silent."""
-    return replace(rules, min_clients=clients, lease_seconds=FOREVER)
+def settings_for_simulation(settings: RunSettings, clients: int) -> RunSettings:
+    """The settings of a simulated run: it begins with everybody, and nobody is given up for being silent."""
+    return replace(settings, min_clients=clients, lease_seconds=FOREVER)
 
 
 async def run_virtual_clients(
@@ -220,7 +220,7 @@ async def run_virtual_clients(
     """
     clock = ManualClock()
     coordinator = in_memory(config, model, clock, observer)
-    coordinator.writer.rules = rules_for_simulation(coordinator.rules, len(clients))
+    coordinator.writer.settings = settings_for_simulation(coordinator.settings, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
     with virtual.pool.running():

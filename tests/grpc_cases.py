@@ -17,9 +17,9 @@ from common.capabilities import Capabilities
 from common.errors import Reason, Refused
 from common.orders import (
     Answer,
+    ClientStatus,
     FederationStatus,
     JoinRequest,
-    MemberStatus,
     ModelArchitecture,
     Order,
     PollKind,
@@ -160,8 +160,8 @@ class Memory:
         self.token += 1
 
     async def status(self, after: str = "") -> FederationStatus:
-        members = (MemberStatus("clinic-a", ("sst2",), True, "training"),)
-        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", members, 1)
+        clients = (ClientStatus("clinic-a", ("sst2",), True, "training"),)
+        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", clients, 1)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

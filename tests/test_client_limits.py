@@ -91,7 +91,7 @@ def ends(bend: Callable[[Crooked], None], state: Path, text: bool = False, limit
     with pytest.raises(FedMTLError) as caught:
         asyncio.run(asyncio.wait_for(play(), 60))
     assert "\n" not in caught.value.message
-    assert coordinator.state.members["a"].left  # nobody waits for it
+    assert coordinator.state.clients["a"].left  # nobody waits for it
     return caught.value, port
 
 

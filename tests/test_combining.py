@@ -190,7 +190,7 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
     journal = Journal(":memory:")
     for effect in table.of(Commit):
         journal.commit(effect.records)
-    restored = journal.restore(table.rules.schemas, 1.0)
+    restored = journal.restore(table.settings.schemas, 1.0)
     assert restored.losses == table.state.losses == {"sst2": 2.0, "qqp": 1.8}
     assert restored.trends == table.state.trends == second.trends
     journal.close()

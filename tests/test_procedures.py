@@ -241,7 +241,7 @@ def own_values(state: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(coordinator: Coordinator) -> dict[str, Any]:
     journal = coordinator.journal
-    return build_report(RunFacts(), 0, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
+    return build_report(RunFacts(), 0, coordinator.settings.tasks, journal.rounds(), journal.clients(), "finished", "")
 
 
 @pytest.mark.parametrize("name", FEDERATED)

@@ -19,7 +19,7 @@ from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
 from simulation.population import population
-from simulation.virtual_clients import VirtualClients, rules_for_simulation, run_virtual_clients
+from simulation.virtual_clients import VirtualClients, run_virtual_clients, settings_for_simulation
 from tests.federations import array_config, digest_of, make_model
 
 ray = pytest.importorskip("ray")
@@ -54,7 +54,7 @@ def run_of(config: Config, state: Path, procedure: Procedure) -> VirtualClients:
     """A simulation whose clients train by a procedure of ours."""
     clock, model, clients = ManualClock(), make_model(config), population(config)
     coordinator = in_memory(config, model, clock)
-    coordinator.writer.rules = rules_for_simulation(coordinator.rules, len(clients))
+    coordinator.writer.settings = settings_for_simulation(coordinator.settings, len(clients))
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, procedure=procedure)
 
     async def run() -> None:

@@ -24,7 +24,7 @@ def report_of(table):
         table.state.completed_rounds,
         TASKS,
         journal.rounds(),
-        journal.members(),
+        journal.clients(),
         table.state.phase.value,
         "d" * 64,
     )

@@ -17,11 +17,11 @@ from common.methods.procedures import PROCEDURES, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
+    ClientStatus,
     Evaluate,
     FederationStatus,
     FineTuning,
     JoinRequest,
-    MemberStatus,
     ModelArchitecture,
     Order,
     PollKind,
@@ -228,11 +228,11 @@ def whole_updates(draw: st.DrawFn) -> Update:
     return Update(header, b"x" * header.nbytes)
 
 
-members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
+members = st.builds(ClientStatus, client_ids, few(task_names, str), st.booleans(), lines)
 statuses = st.builds(
     FederationStatus,
     *(labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)),
-    member_count=st.integers(4, MAX_COUNT),
+    client_count=st.integers(4, MAX_COUNT),
     more=st.booleans(),
 )
 progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))

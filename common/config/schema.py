@@ -252,7 +252,7 @@ class SimulationSection(Section):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """models; each trains one client at a time"""
     executor: Literal["thread", "ray"] = "thread"
-    """where models compute: thread, or ray (a process each; the extra `ray`, see docs/use/experiments.md)"""
+    """where models compute: thread, or ray (a process each; needs the extra `ray`)"""
 
 
 class CompareSection(Section):

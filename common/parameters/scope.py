@@ -205,7 +205,7 @@ def copies_of(template: str, names: Iterable[str]) -> list[str]:
     return sorted(str(s) for s in scopes if s.is_member and not s.is_template and s.template == template)
 
 
-def untrained_scopes(names: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
+def isolated_scopes(names: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
     """Those among a client's scopes that nothing trains when it works on `tasks` and those in `apart` do not count."""
     nobody = bool(apart) and set(tasks) <= set(apart)  # an order without names is about all tasks
     return frozenset(name for name in names if nobody or Scope.parse(name).task in apart)

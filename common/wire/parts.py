@@ -8,7 +8,7 @@ from common.capabilities import ALL, Capabilities
 from common.errors import WireError
 from common.inputs.header import Header
 from common.orders import (
-    MemberStatus,
+    ClientStatus,
     ModelArchitecture,
     Progress,
     Reply,
@@ -291,21 +291,21 @@ def unpack_progress(message: pb.Progress) -> Progress:
     )
 
 
-def pack_member(value: MemberStatus) -> admin.MemberStatus:
+def pack_client(value: ClientStatus) -> admin.ClientStatus:
     """Value to message."""
-    return admin.MemberStatus(
-        client_id=value.client_id, tasks=value.tasks, present=value.present, doing=checks.as_line(value.doing)
+    return admin.ClientStatus(
+        client_id=value.client_id, tasks=value.tasks, present=value.present, activity=checks.as_line(value.activity)
     )
 
 
-def unpack_member(message: admin.MemberStatus) -> MemberStatus:
+def unpack_client(message: admin.ClientStatus) -> ClientStatus:
     """Message to value."""
     tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
-    return MemberStatus(
+    return ClientStatus(
         checks.client_id(message.client_id),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         message.present,
-        checks.line(message.doing, "doing"),
+        checks.line(message.activity, "activity"),
     )
 
 

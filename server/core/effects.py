@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from common.inputs.header import Header
 from common.log_fields import LogFields
 from common.targets import TargetUnits
-from server.core.facts import RunBegan, RunSettings, Traffic
+from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenRound, Related
+from server.core.state import ClientRecord, OpenRound, Related
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ Effect = Fold | ClearSums | Combine | StoreVersion | Commit | InstallVersion | W
 
 
 @dataclass(frozen=True)
-class MemberRecord:
-    """A member as it is now."""
+class ClientChanged:
+    """A client as it is now."""
 
-    member: Member
+    client: ClientRecord
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Guarded:
     received: float | None
     isolated: float | None
     behind: int
-    fallen: bool
+    fallback_tasks: bool
     final: bool
     gap: float = 0.0
 
@@ -173,9 +173,9 @@ class UnitsFixed:
 
 Record = (
     RunBegan
-    | RunSettings
+    | RunConfiguration
     | Traffic
-    | MemberRecord
+    | ClientChanged
     | HeaderFixed
     | UnitsFixed
     | RoundOpened

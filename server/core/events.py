@@ -31,7 +31,7 @@ class Seen:
 
     now: float
     client_id: str
-    doing: str
+    activity: str
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class SavedRun:
     model: MTLServerModel
     version: int
     vectors: ByTemplate[Vector]
-    fallen: frozenset[str] = frozenset()
+    fallback_tasks: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class SavedRun:
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
                     f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
                 )
-        if task in self.fallen:
+        if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)
         travelling = [name for name in self.model.schemas if not is_private(name)]
         self.model.load_vectors({template: self._values(template, task) for template in travelling})
@@ -112,9 +112,9 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
-    last = {record.task: record.fallen for record in journal.guarded()}
+    last = {record.task: record.fallback_tasks for record in journal.guarded()}
     headers = {**config.headers(), **journal.facts().headers}
     vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
-    fallen = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, version, vectors, fallen, journal.facts().units, headers)
+    fallback_tasks = frozenset(task for task, fell in last.items() if fell)
+    return SavedRun(config, model, version, vectors, fallback_tasks, journal.facts().units, headers)

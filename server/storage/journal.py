@@ -15,15 +15,15 @@ from common.errors import RunFolderError
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from server.core.closing import mean_losses, trends
-from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
+from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
 from server.core.phases import ROUND_PHASES, RoundPhase
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Related
+from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import facts_of, json_of, member_of, order_of, rows_of
+from server.storage.rows import client_from, facts_of, json_of, order_of, rows_of
 from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 
@@ -111,7 +111,7 @@ class Journal:
         Raises:
             RunFolderError: they cannot be written, on a full disk for instance; nothing of them is.
         """
-        rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most members twice
+        rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most clients twice
         for record in records:
             rows |= {_key(row): row for row in rows_of(record)}
         rows |= {_key(row): row for row in self._files.values()}
@@ -190,13 +190,13 @@ class Journal:
             if round_.number <= version:
                 accepted = (o for o in round_.orders.values() if o.state is OrderState.ACCEPTED)
                 committed |= {order.client_id: order.order_id for order in accepted}
-        members = [replace(member, committed=committed.get(member.client_id, "")) for member in self.members()]
+        clients = [replace(client, committed=committed.get(client.client_id, "")) for client in self.clients()]
         try:
             self._db.execute("BEGIN IMMEDIATE")
             forget_after(self._db, version)
             self._db.execute("DELETE FROM models WHERE version > ?", (version,))
             self._db.execute("DELETE FROM run WHERE key IN ('ended', 'reason')")
-            put(self._db, ((row, text_of(row)) for member in members for row in rows_of(MemberRecord(member))))
+            put(self._db, ((row, text_of(row)) for client in clients for row in rows_of(ClientChanged(client))))
             whole = snapshot(self._db)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -238,18 +238,18 @@ class Journal:
         phase = facts.ended
         if open_ is not None:
             phase = open_.phase.during
-        members = {member.client_id: member for member in self.members()}
+        clients = {client.client_id: client for client in self.clients()}
         stand = standing(self.guarded())
         return FederationState(
             *(versions, phase, completed, attempt),
-            members=members,
+            clients=clients,
             open=open_,
             failure=facts.reason,
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
             behind=stand.behind,
             gaps=stand.gaps,
-            fallen=stand.fallen,
+            fallback_tasks=stand.fallback_tasks,
             units=facts.units,
             headers=facts.headers,
             relations={record.template: record for record in self.relations()},
@@ -301,13 +301,13 @@ class Journal:
             Guarded(n, task, a, b, streak, bool(fell), bool(end), g) for n, task, a, b, streak, fell, end, g in rows
         ]
 
-    def members(self) -> list[Member]:
+    def clients(self) -> list[ClientRecord]:
         """Every client that ever took part, by id."""
         rows = self._db.execute(
-            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM members"
+            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM clients"
             " ORDER BY client_id"
         )
-        return [member_of(*row) for row in rows]
+        return [client_from(*row) for row in rows]
 
     def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
         row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
@@ -315,7 +315,7 @@ class Journal:
             kind, number, attempt, version = row
             open_ = self._round(ROUND_PHASES[kind], number, attempt, version, deadline)
             fresh = {
-                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, fixed=o.fixed)
+                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, untrained=o.untrained)
                 for name, o in open_.orders.items()
             }
             return OpenRound(number, attempt, open_.phase, version, deadline, fresh), attempt

@@ -13,9 +13,9 @@ from common.orders import ScopeVersion, TaskResult
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
 from server.core.effects import (
+    ClientChanged,
     Guarded,
     HeaderFixed,
-    MemberRecord,
     Record,
     RoundClosed,
     RoundOpened,
@@ -23,9 +23,9 @@ from server.core.effects import (
     TaskCosines,
     UnitsFixed,
 )
-from server.core.facts import RunBegan, RunFacts, RunSettings, Traffic
+from server.core.facts import RunBegan, RunConfiguration, RunFacts, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenOrder, OpenRound, OrderState, Related, Tally
+from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.storage.tables import Row
 
 _HEADER, _UNITS = "header/", "units/"
@@ -35,16 +35,16 @@ _HEADER, _UNITS = "header/", "units/"
 def rows_of(record: Record) -> Iterator[Row]:
     """The rows that a record replaces or adds."""
     match record:
-        case MemberRecord(m):
+        case ClientChanged(m):
             lists = json_of(m.tasks), json_of(m.examples), json_of(asdict(m.capabilities))
-            yield "members", (m.client_id, *lists, m.committed, int(m.left), json_of(asdict(m.tally)))
+            yield "clients", (m.client_id, *lists, m.committed, int(m.left), json_of(asdict(m.tally)))
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
         case RoundClosed(r, totals, published, _):
             yield from _round_rows(r, closed=1, published=published, totals=totals)
         case RunBegan():
             yield "run", ("began", json_of(asdict(record)))
-        case RunSettings():
+        case RunConfiguration():
             yield "run", ("settings", json_of(asdict(record)))
         case Traffic():
             yield "run", ("traffic", json_of(asdict(record)))
@@ -59,9 +59,9 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
             yield "relations", (number, template, json_of(mu), state, note)
-        case Guarded(number, task, received, isolated, behind, fallen, final, gap):
+        case Guarded(number, task, received, isolated, behind, fallback_tasks, final, gap):
             scores = _real(received), _real(isolated)
-            yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))
+            yield "guarded", (number, task, int(final), *scores, behind, int(fallback_tasks), float(gap))
         case _:
             assert_never(record)
 
@@ -72,7 +72,7 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
     units = {key.removeprefix(_UNITS): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_UNITS)}
     return RunFacts(
         RunBegan(**json.loads(rows["began"])) if "began" in rows else None,
-        RunSettings(**json.loads(rows.get("settings", "{}"))),
+        RunConfiguration(**json.loads(rows.get("settings", "{}"))),
         Traffic(**json.loads(rows.get("traffic", "{}"))),
         Phase(rows.get("ended", Phase.WAITING.value)),
         rows.get("reason", ""),
@@ -84,7 +84,7 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
     yield "rounds", (r.phase.name, r.number, r.attempt, r.version, closed, published, json_of(totals))
     for o in r.orders.values():
-        scopes = json_of([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes])
+        scopes = json_of([[s.scope, s.version, *(["untrained"] if s.scope in o.untrained else [])] for s in o.scopes])
         brought = o.digest, json_of(o.weights), json_of([asdict(result) for result in o.results])
         yield (
             "orders",
@@ -100,12 +100,12 @@ def _real(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def member_of(
+def client_from(
     client_id: str, tasks: str, examples: str, capabilities: str, committed: str, left: int, tally: str
-) -> Member:
-    """A row of `members`: nobody is present after a restart."""
+) -> ClientRecord:
+    """A row of `clients`: nobody is present after a restart."""
     said = json.loads(capabilities)
-    return Member(
+    return ClientRecord(
         client_id,
         tuple(json.loads(tasks)),
         json.loads(examples),

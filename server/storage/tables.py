@@ -30,7 +30,7 @@ class TableLayout:
 TABLES: Mapping[str, TableLayout] = {
     "run": TableLayout("key TEXT, value TEXT"),
     "files": TableLayout("name TEXT, digests TEXT, content TEXT"),
-    "members": TableLayout(
+    "clients": TableLayout(
         "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, committed TEXT, left_run INTEGER, tally TEXT"
     ),
     "rounds": TableLayout(
