@@ -131,7 +131,7 @@ def test_the_core_counts_those_who_train_a_scope() -> None:
         request = JoinRequest(name, tasks, sizes, Capabilities(trains=trains), validation=sizes)
         table.apply(Joined(0.0, request, f"token-{name}"))
     assert table.state.open is not None
-    assert {o.client_id: o.fixed for o in table.state.open.orders.values()} == {
+    assert {o.client_id: o.untrained for o in table.state.open.orders.values()} == {
         "a": frozenset(),
         "b": {"shared"},
         "c": {"shared"},
@@ -165,8 +165,8 @@ def test_a_client_that_comes_back_with_another_capacity_gets_no_old_order() -> N
 def test_the_journal_remembers_what_is_fixed(tmp_path: Path, layered: Config) -> None:
     coordinator = run_mixed(layered, tmp_path / "state", {"b": "head"}, journal=Journal(tmp_path / "journal.sqlite"))
     orders = coordinator.journal.rounds()[0].orders
-    assert orders["train-1.1-b"].fixed == {f"shared/{name}" for name in ("embeddings", *LAYERS, "top")}
-    assert orders["train-1.1-a"].fixed == frozenset()
+    assert orders["train-1.1-b"].untrained == {f"shared/{name}" for name in ("embeddings", *LAYERS, "top")}
+    assert orders["train-1.1-a"].untrained == frozenset()
 
 
 # ---- whole federations ----

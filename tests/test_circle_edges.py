@@ -144,7 +144,7 @@ def test_a_client_that_trains_its_head_alone_is_in_no_groups_mean(
         assert np.array_equal(mixed.vectors[scope], alone.vectors[scope])
     assert not np.array_equal(mixed.vectors["task/a0"], alone.vectors["task/a0"])
     (order,) = [o for o in mixed.journal.rounds()[0].orders.values() if o.client_id == "b"]
-    assert order.fixed == {"group/one"} and set(order.weights) == {"task/a0"}
+    assert order.untrained == {"group/one"} and set(order.weights) == {"task/a0"}
 
 
 # ---- moments of members ----
