@@ -89,7 +89,8 @@ async def _run(
         virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
-            await run_together(coordinator, virtual.agents)
+            with virtual.pool.running():
+                await run_together(coordinator, virtual.agents)
         except ExceptionGroup as group:
             if coordinator.state.phase is not Phase.FAILED:
                 raise _cause(group) from None

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
+import torch
+
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
@@ -27,7 +29,7 @@ from server.engine.observer import Observer
 from server.runs.assembly import in_memory, plan_rules
 from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
-from simulation.model_pool import ModelPool
+from simulation.model_pool import ModelPool, Pool
 from simulation.population import VirtualClient, rows_of
 
 FOREVER = 365 * 86400.0
@@ -142,7 +144,7 @@ class VirtualClients:
         if config.client.layers is not None:
             raise ConfigError("client.layers: simulated clients take turns at models of full depth; leave it out")
         time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
-        self.pool = ModelPool(config.simulation.workers, schemas, plan_rules(config, schemas), device)
+        self.pool = open_pool(config, schemas, device)
         computing = Computing(
             section.compact_vocabulary, section.precision, trains=section.trains, limits=limits_of(config)
         )
@@ -165,6 +167,37 @@ class VirtualClients:
             )
             for client in clients
         ]
+
+
+def open_pool(config: Config, schemas: Mapping[str, ParameterSchema], device: torch.device) -> Pool:
+    """The models that virtual clients share.
+
+    Raises:
+        ConfigError: they shall be in Ray actors, which cannot be or do what the configuration says.
+    """
+    size, rules = config.simulation.workers, plan_rules(config, schemas)
+    match config.simulation.executor:
+        case "thread":
+            return ModelPool(size, schemas, rules, device)
+        case "ray":
+            if device.type != "cpu":
+                raise ConfigError(
+                    "client.device: Ray actors compute on the CPU; write cpu, or simulation.executor: thread"
+                )
+            if config.client.precision == "auto":
+                raise ConfigError(
+                    "client.precision: auto, but Ray actors may choose differently; write float32 or bfloat16"
+                )
+            try:
+                from simulation.ray_pool import RayPool
+            except ModuleNotFoundError as error:
+                raise ConfigError(
+                    f"simulation.executor: ray needs the package '{error.name}'; run pip install 'fedmtl[ray]', or "
+                    "write thread"
+                ) from None
+            return RayPool(size, schemas, rules, config.client.threads)
+        case _:
+            assert_never(config.simulation.executor)
 
 
 def settings_for_simulation(settings: RunSettings, clients: int) -> RunSettings:
@@ -190,5 +223,6 @@ async def run_virtual_clients(
     coordinator.writer.settings = settings_for_simulation(coordinator.settings, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
-    await run_together(coordinator, virtual.agents)
+    with virtual.pool.running():
+        await run_together(coordinator, virtual.agents)
     return coordinator, virtual
