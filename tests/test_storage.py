@@ -124,7 +124,7 @@ def test_every_commit_restores_what_a_restart_needs(tmp_path, scenario, changes)
         written, table.effects = [e for e in table.effects if isinstance(e, Commit)], []
         assert len(written) == 1  # so that the state at hand is the one of this commit
         journal.commit(written[0].records)
-        recorded.update({r.member.client_id: r.member for r in written[0].records if isinstance(r, ClientChanged)})
+        recorded.update({r.client.client_id: r.client for r in written[0].records if isinstance(r, ClientChanged)})
         commits += 1
         image = crash_image(folder, commits)
         restored = image.restore(SCHEMAS, TIMEOUT)
