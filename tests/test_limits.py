@@ -123,7 +123,9 @@ def test_members_are_told_in_pages() -> None:
     assert [member.client_id for page in pages for member in page.clients] == sorted(state.clients)
     assert {page.client_count for page in pages} == {4000}
     assert all(sum(len("".join(m.tasks)) for m in page.clients) <= PAGE_CHARS for page in pages)
-    lonely = replace(state, clients={"x": replace(state.clients["client-00000"], client_id="x", tasks=("t" * 64,) * 9000)})
+    lonely = replace(
+        state, clients={"x": replace(state.clients["client-00000"], client_id="x", tasks=("t" * 64,) * 9000)}
+    )
     assert len(describe(rules(), lonely, "run").clients) == 1
 
 
