@@ -25,18 +25,7 @@ from common.errors import (
     WireError,
 )
 from common.log_fields import about
-from common.orders import (
-    Answer,
-    Evaluate,
-    Order,
-    PollKind,
-    PollReply,
-    Reply,
-    Train,
-    Update,
-    UpdateState,
-    Welcome,
-)
+from common.orders import Answer, Order, PollKind, PollReply, Reply, Update, UpdateState, Welcome
 from common.parameters.scope import is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
 
@@ -211,10 +200,10 @@ class Participation:
             for wanted in workspace.missing(order.needed):
                 data = inline.get(wanted.scope)
                 await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
-            phase = _phase_of(order)
-            pulse.enter(phase)
-            fields = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
-            log.info("round %d: %s", order.round, phase, extra=fields)
+            activity = order.body.activity
+            pulse.enter(activity)
+            fields = about(event=activity, round=order.round, order=order.order_id, task=",".join(order.tasks))
+            log.info("round %d: %s", order.round, activity, extra=fields)
             state = await private_values(self._port, session, self._executor.schemas, self._store)
             result = await workspace.run(order, state, pulse.progress)
             await keep(self._store, result, lambda: pulse.progress(pulse.fraction))
@@ -271,16 +260,6 @@ class Participation:
         if text != self._shown:
             log.info("%s", text)
             self._shown = text
-
-
-def _phase_of(order: Order) -> str:
-    match order.body:
-        case Train():
-            return "training"
-        case Evaluate():
-            return "scoring"
-        case _:
-            assert_never(order.body)
 
 
 async def first_of(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:

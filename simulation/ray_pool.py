@@ -32,9 +32,10 @@ from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.procedures import ClientState, Procedure
+from common.bodies import ScopeVersion
 from common.errors import RunFailedError, foreign_errors
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.orders import Order, Reply, ScopeVersion, Update, Welcome
+from common.orders import Order, Reply, Update, Welcome
 from common.parameters.flat import zeros
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope

@@ -16,10 +16,11 @@ from client.data.examples import TaskData
 from client.local_client import Computing, local_client
 from client.state.store import REPEATABLE
 from client.training.procedures import Procedure
+from common.bodies import Train
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
-from common.orders import Answer, Evaluate, Order, PollKind, PollReply, Session, Train
+from common.orders import Answer, Order, PollKind, PollReply, Session
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
@@ -96,20 +97,16 @@ class AccidentProne:
         return replace(reply, kind=PollKind.WAIT, order=None)
 
     async def _hit(self, session: Session, order: Order) -> bool:
-        """Whether an accident keeps the client from an order; scoring has none."""
-        match order.body:
-            case Train():
-                if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
-                    await self._port.report_failure(session, order.order_id, DROPPED_OUT)
-                    return True
-                if strikes(self._section.stragglers, self._seed, "straggler", order.order_id):
-                    await self._time.miss_deadline(order.order_id)
-                    return True
-                return False
-            case Evaluate():
-                return False
-            case _:
-                assert_never(order.body)
+        """Whether an accident keeps the client from an order; only training has any."""
+        if not isinstance(order.body, Train):
+            return False
+        if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
+            await self._port.report_failure(session, order.order_id, DROPPED_OUT)
+            return True
+        if strikes(self._section.stragglers, self._seed, "straggler", order.order_id):
+            await self._time.miss_deadline(order.order_id)
+            return True
+        return False
 
 
 class VirtualClients:

@@ -3,18 +3,8 @@
 from dataclasses import replace
 from typing import Any, assert_never
 
-from common.orders import (
-    DENSE_FLOAT32,
-    Evaluate,
-    JoinRequest,
-    Order,
-    Reply,
-    ScopePayload,
-    TaskResult,
-    Train,
-    TrainingSettings,
-    UpdateHeader,
-)
+from common.bodies import DENSE_FLOAT32, Evaluate, Train, TrainingSettings
+from common.orders import JoinRequest, Order, Reply, ScopePayload, TaskResult, UpdateHeader
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll

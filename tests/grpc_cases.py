@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import ScopeVersion, Train, TrainingSettings
 from common.capabilities import Capabilities
 from common.errors import Reason, Refused
 from common.orders import (
@@ -27,10 +28,7 @@ from common.orders import (
     Progress,
     Receipt,
     ScopePayload,
-    ScopeVersion,
     Session,
-    Train,
-    TrainingSettings,
     UpdateHeader,
     UpdateState,
     UploadStatus,

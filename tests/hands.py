@@ -8,9 +8,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_FLOAT32
 from common.clock import Clock, ManualClock
 from common.config import Config
-from common.orders import DENSE_FLOAT32, JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
+from common.orders import JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
 from common.ports import Chunks, single
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from client.agent import Agent
 from client.executor import ThreadExecutor
+from common.bodies import Evaluate
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
-from common.orders import Evaluate
 from server.core.phases import Phase
 from server.core.selection import tasks_of_order
 from server.core.state import ClientRecord, OrderState, RunSettings

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from client.disclosure import what_leaves
 from client.local_client import LocalClient
+from common.bodies import DENSE_FLOAT32
 from common.config import Config
 from common.errors import ConfigError
 from common.methods.agreement import AgreementRelation
 from common.methods.linear import MeanRelation
 from common.methods.server_optimizers import FedAvgM
-from common.orders import DENSE_FLOAT32
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate

@@ -17,11 +17,11 @@ import torch
 from client.agent import Agent
 from client.training.procedures import ClientState, Procedure, Trained, Work
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import Evaluate, Train
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
 from common.methods.choice import described
-from common.orders import Evaluate, Train
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
 from server.core.facts import RunConfiguration, RunFacts

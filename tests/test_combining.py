@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.bodies import DENSE_FLOAT32
 from common.methods.conflict import ConflictResolver
 from common.methods.server_optimizers import FedAvgM
 from common.methods.task_weights import (
@@ -19,7 +20,7 @@ from common.methods.task_weights import (
     TemperatureWeights,
     famo_logits,
 )
-from common.orders import DENSE_FLOAT32, TaskResult
+from common.orders import TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.aggregator import Aggregator

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from common.bodies import Evaluate
 from common.errors import Reason, Refused
-from common.orders import Evaluate, JoinRequest, PollKind, Session, UpdateState
+from common.orders import JoinRequest, PollKind, Session, UpdateState
 from common.tasks import KNOWN_TASKS
 from server.core.admission import check_answer, check_join, require_client
 from server.core.answers import answer_poll, is_wanted, update_state_of

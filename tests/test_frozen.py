@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.bodies import ScopeVersion, Train
 from common.config import load_config
 from common.errors import ConfigError, WireError
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.parameters.capacity import frozen_blocks, frozen_problem, untrained_scopes
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from client.agent import Agent
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import ScopeVersion
 from common.clock import AwakeClock, ManualClock
 from common.config import render
 from common.errors import Reason, Refused
-from common.orders import PollKind, Progress, ScopeVersion, Session, Welcome
+from common.orders import PollKind, Progress, Session, Welcome
 from server.core.effects import Combine, Notice
 from server.core.events import Left, OrderFailed, Seen, Tick
 from server.core.phases import Phase

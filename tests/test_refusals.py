@@ -18,19 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import DENSE_FLOAT32, ScopeVersion
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, Reason, Refused
-from common.orders import (
-    DENSE_FLOAT32,
-    JoinRequest,
-    Order,
-    ScopePayload,
-    ScopeVersion,
-    Session,
-    TaskResult,
-    UpdateHeader,
-)
+from common.orders import JoinRequest, Order, ScopePayload, Session, TaskResult, UpdateHeader
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from common.wire import methods

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
+from common.bodies import Train
 from common.config import load_config
 from common.errors import ConfigError, WireError
 from common.methods.balances import BALANCES
@@ -21,7 +22,7 @@ from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, Pe
 from common.methods.relation import LARGEST_MU, Coupling, Members, Relation
 from common.methods.relations import RELATIONS
 from common.methods.robust import ROBUST_RULES, RobustRule
-from common.orders import Order, PollKind, PollReply, Train, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.wire.limits import MAX_CLIENTS
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate

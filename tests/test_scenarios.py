@@ -43,6 +43,7 @@ from server.core.effects import (
     StoreVersion,
 )
 from server.core.events import Answered, DrainRequested, Event, Left, OrderFailed, Started, Tick
+from server.core.facts import Traffic
 from server.core.state import Guard, OpenRound
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
@@ -197,7 +198,7 @@ def recorded(record: Record) -> str:
         case Guarded():
             falls = ", falls back" if record.fell_back else ""
             return f"guard: {record.task} {record.received} received, {record.isolated} alone{falls}"
-        case ClientChanged():
+        case ClientChanged() | Traffic():
             return ""
         case _:
             return type(record).__name__

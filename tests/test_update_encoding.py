@@ -12,21 +12,12 @@ import numpy as np
 import pytest
 import xxhash
 
+from common.bodies import DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
-from common.orders import (
-    DENSE_FLOAT32,
-    ROWS_BFLOAT16,
-    ROWS_FLOAT32,
-    JoinRequest,
-    Order,
-    ScopePayload,
-    Session,
-    TaskResult,
-    UpdateHeader,
-)
+from common.orders import JoinRequest, Order, ScopePayload, Session, TaskResult, UpdateHeader
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from common.bodies import Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
@@ -18,25 +19,19 @@ from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
     ClientStatus,
-    Evaluate,
     FederationStatus,
-    FineTuning,
     JoinRequest,
     ModelArchitecture,
     Order,
     PollKind,
     PollReply,
     Progress,
-    ProximalTerm,
     Receipt,
     Reply,
     ScopePayload,
     ScopeValues,
-    ScopeVersion,
     Session,
     TaskResult,
-    Train,
-    TrainingSettings,
     Update,
     UpdateHeader,
     UpdateState,

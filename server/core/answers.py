@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from common.orders import (
-    ClientStatus,
-    FederationStatus,
-    Order,
-    PollKind,
-    PollReply,
-    UpdateState,
-)
+from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollReply, UpdateState
 from server.core.bodies import body_of
 from server.core.phases import Phase
 from server.core.rounds import waits_for

@@ -1,19 +1,22 @@
-"""What orders ask for: a body for each phase of a round."""
+"""The phases that a round may have: what their orders ask for, and which answers fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-from common.orders import Body, Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train
+from common.bodies import Body, Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train
+from common.orders import Reply, UpdateHeader
 from common.parameters.scope import Scope
 from common.seeds import derive_seed
+from server.core.answer_checks import check_scores, check_update
 from server.core.phases import EVALUATE, TRAIN, RoundPhase
 from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
 
 
 def body_of(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Body:
     """What an order of the open round asks for."""
-    return _BODIES[round_.phase](run, state, round_, order)
+    return PHASES[round_.phase.name].body(run, state, round_, order)
 
 
 def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
@@ -57,7 +60,19 @@ def _seed(run: RunSettings, round_: OpenRound, order: OpenOrder) -> int:
     return derive_seed(run.seed, round_.number, order.client_id, "training")
 
 
-_BODIES: Mapping[RoundPhase, Callable[[RunSettings, FederationState, OpenRound, OpenOrder], Body]] = {
-    TRAIN: _train,
-    EVALUATE: _evaluate,
+@dataclass(frozen=True)
+class PhaseRow:
+    """What the orders of a phase are about."""
+
+    phase: RoundPhase
+    body: Callable[[RunSettings, FederationState, OpenRound, OpenOrder], Body]
+    """What an order asks for."""
+    check: Callable[[RunSettings, FederationState, OpenOrder, UpdateHeader | Reply], None]
+    """Raises `Refused` where an answer does not fit its order."""
+
+
+PHASES: Mapping[str, PhaseRow] = {
+    TRAIN.name: PhaseRow(TRAIN, _train, check_update),
+    EVALUATE.name: PhaseRow(EVALUATE, _evaluate, check_scores),
 }
+"""By the name under which they stand in the journal."""

@@ -102,6 +102,13 @@ class RoundOpened:
 
 
 @dataclass(frozen=True)
+class PhaseClosed:
+    """A phase with the final state of its orders; its round goes on with another."""
+
+    round: OpenRound
+
+
+@dataclass(frozen=True)
 class RoundClosed:
     """A round with the final state of its orders.
 
@@ -179,6 +186,7 @@ Record = (
     | HeaderFixed
     | UnitsFixed
     | RoundOpened
+    | PhaseClosed
     | RoundClosed
     | RunEnded
     | TaskCosines

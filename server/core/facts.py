@@ -39,6 +39,9 @@ class Traffic:
     seconds: float = 0.0
 
 
+NO_TRAFFIC = Traffic()
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """All of it, as of the last commit."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from common.bodies import ScopeVersion
 from common.log_fields import LogFields
-from common.orders import ScopeVersion
 from common.parameters.scope import ByTemplate, Scope
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
@@ -19,6 +19,7 @@ from server.core.effects import (
     Effect,
     InstallVersion,
     Notice,
+    PhaseClosed,
     Record,
     RoundClosed,
     RoundOpened,
@@ -28,7 +29,7 @@ from server.core.effects import (
 )
 from server.core.events import Combined, VersionSpoiled
 from server.core.guard import guarded, notices_of
-from server.core.phases import ENDED, EVALUATE, TRAIN, Phase
+from server.core.phases import ENDED, EVALUATE, Phase, RoundPhase
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
     ClientRecord,
@@ -53,8 +54,10 @@ class _Closed:
     """What is left of a round: the state without it, records for the commit, and effects after that."""
 
     state: FederationState
-    records: list[Record]
+    records: list[Record] = field(default_factory=list)
     after: list[Effect] = field(default_factory=list)
+    round: OpenRound | None = None
+    """Its clients' records join the commit."""
 
 
 def advance(run: RunSettings, state: FederationState, now: float) -> Step:
@@ -63,16 +66,19 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
     A round with its quorum closes in two steps: its values are asked for here, and `publish` or `spoil` goes on.
     """
     if state.open is None:
-        return _go_on(run, _Closed(state, []), now)
+        return _go_on(run, _Closed(state), now)
     if not is_complete(state.open) and now < state.open.deadline:
         return state, []
     state = _expire_outstanding(state, state.open)
     assert state.open is not None
     round_ = state.open
+    if round_.phase.needs_quorum and not has_quorum(run, round_):
+        return _go_on(run, _abandon(run, state, round_, now, _shortage(run, round_)), now)
+    following = run.protocol.after(round_.phase)
+    if following is not None:
+        return _next_phase(run, state, round_, following, now)
     if not round_.phase.publishes:
         return _go_on(run, _finish(run, state, round_), now)
-    if not has_quorum(run, round_):
-        return _go_on(run, _abandon(run, state, round_, now, _shortage(run, round_)), now)
     totals = scope_totals(run, round_, state.versions)
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
     remembered = {template: record.state for template, record in state.relations.items()}
@@ -106,7 +112,25 @@ def _go_on(run: RunSettings, closed: _Closed, now: float) -> Step:
         after += notices
     if not records:
         return state, after
+    records += [state.traffic, *_client_records(state, closed.round, state.open)]
     return state, [Commit(tuple(records)), *after, Wake()]
+
+
+def _next_phase(run: RunSettings, state: FederationState, round_: OpenRound, phase: RoundPhase, now: float) -> Step:
+    """Go on with the clients that answered; what they answered is durable together with their next orders."""
+    state = _committed(state, round_)
+    orders = {}
+    for before in round_.orders.values():
+        client = state.clients[before.client_id]
+        goes_on = before.state is OrderState.ACCEPTED and client.present and set(before.tasks) <= set(client.tasks)
+        if goes_on:
+            order = _new_order(run, state, phase, round_.number, client, before.tasks)
+            orders[order.order_id] = order
+    past = replace(round_, deadline=0.0, caps={}, earlier=())
+    opened = replace(_opened(run, state, phase, round_.number, orders, now), earlier=(*round_.earlier, past))
+    state = _assigned(state, opened)
+    records = (PhaseClosed(round_), RoundOpened(opened), *_client_records(state, round_, opened))
+    return state, [Commit(records), Wake()]
 
 
 def waits_for(run: RunSettings, state: FederationState) -> str:
@@ -137,8 +161,7 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
         relations={**state.relations, **{record.template: record for record in event.related}},
     )
     rate = run.training_in(round_.number).learning_rate
-    records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *_client_records(state, round_)]
-    records += [*event.cosines, *event.related]
+    records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *event.cosines, *event.related]
     told_of = _about(run, round_, "round_closed", event.now)
     notices: list[Effect] = [InstallVersion(round_.number)]
     notices += [
@@ -149,19 +172,20 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
     notices.append(Notice(_account(run, round_, totals), about=told_of))
     before = state.fallback_tasks
     state, verdicts = guarded(run, state, round_)
-    return _Closed(state, [*records, *verdicts], after=[*notices, *notices_of(run, before, verdicts)])
+    after = [*notices, *notices_of(run, before, verdicts)]
+    return _Closed(state, [*records, *verdicts], after, round_)
 
 
 def _finish(run: RunSettings, state: FederationState, round_: OpenRound) -> _Closed:
     state = _committed(state, round_)
-    records: list[Record] = [RoundClosed(round_, {}, None), *_client_records(state, round_)]
+    records: list[Record] = [RoundClosed(round_, {}, None)]
     if state.completed_rounds < run.num_rounds:  # it was the last round until somebody asked for more
-        return _Closed(state, records)
+        return _Closed(state, records, round=round_)
     _, verdicts = guarded(run, state, round_)
     ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, "")]
     state = replace(state, phase=Phase.FINISHED)
     over = Notice("the run is finished", about=LogFields(event="run_finished", round=round_.number))
-    return _Closed(state, ended, after=[*notices_of(run, state.fallback_tasks, verdicts), over])
+    return _Closed(state, ended, [*notices_of(run, state.fallback_tasks, verdicts), over], round_)
 
 
 def _attempt(round_: OpenRound) -> str:
@@ -175,14 +199,14 @@ def _shortage(run: RunSettings, round_: OpenRound) -> str:
 
 def _abandon(run: RunSettings, state: FederationState, round_: OpenRound, now: float, why: str) -> _Closed:
     state = replace(state, open=None, attempt=round_.attempt + 1, phase=Phase.WAITING, waiting_since=now)
-    records: list[Record] = [RoundClosed(round_, {}, None), *_client_records(state, round_)]
+    records: list[Record] = [RoundClosed(round_, {}, None)]
     if round_.attempt >= run.round_attempts:
         reason = f"{why}; given up after {run.round_attempts} attempts (federation.round_attempts)"
         state = replace(state, phase=Phase.FAILED, failure=reason)
-        return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], after=[_failed(reason)])
+        return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], [_failed(reason)], round_)
     again = _about(run, round_, "round_abandoned", now)
     effects: list[Effect] = [ClearSums(), Notice(f"{why}; the round starts again", True, again)]
-    return _Closed(state, records, after=effects)
+    return _Closed(state, records, effects, round_)
 
 
 def _open_if_possible(
@@ -204,17 +228,13 @@ def _open_if_possible(
     training = state.completed_rounds < run.num_rounds
     state, units, said = with_units(run, state, present)
     round_ = _new_round(run, state, present, training, now)
-    clients = dict(state.clients)
-    for order in round_.orders.values():
-        holder = clients[order.client_id]
-        clients[order.client_id] = replace(holder, tally=holder.tally.add(assigned=1))
-    state = replace(state, open=round_, phase=round_.phase.during, clients=clients)
+    state = _assigned(state, round_)
     notices: list[Effect] = [*said]
     if missing and training and state.attempt == 1:
         absent = LogFields(event="clients_missing", round=round_.number)
         text = f"round {round_.number} goes without clients for {', '.join(missing)}"
         notices.append(Notice(text, warning=True, about=absent))
-    return state, [*units, RoundOpened(round_), *_client_records(state, round_)], notices
+    return state, [*units, RoundOpened(round_)], notices
 
 
 def _short_since(run: RunSettings, state: FederationState, present: list[ClientRecord], now: float) -> float | None:
@@ -255,20 +275,52 @@ def _failed(reason: str) -> Notice:
 def _new_round(
     run: RunSettings, state: FederationState, present: list[ClientRecord], training: bool, now: float
 ) -> OpenRound:
-    phase = TRAIN if training else EVALUATE
+    phase = run.protocol.phases[0] if training else EVALUATE
     number = state.completed_rounds + 1 if training else state.completed_rounds
     chosen = select(run, present, number) if training else present
     orders = {}
     for client in chosen:
-        name = order_id(phase, number, state.attempt, client.client_id)
         tasks = tasks_of_order(run, client, number) if training else client.tasks
-        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in run.scopes_of(client, tasks))
-        codec = run.codec_for(client.capabilities)
-        untrained = run.untrained_scopes(client, tasks, number, state.fallback_tasks)
-        orders[name] = OpenOrder(name, client.client_id, tasks, scopes, codec=codec, untrained=untrained)
+        order = _new_order(run, state, phase, number, client, tasks)
+        orders[order.order_id] = order
+    return _opened(run, state, phase, number, orders, now)
+
+
+def _new_order(
+    run: RunSettings,
+    state: FederationState,
+    phase: RoundPhase,
+    number: int,
+    client: ClientRecord,
+    tasks: tuple[str, ...],
+) -> OpenOrder:
+    name = order_id(phase, number, state.attempt, client.client_id)
+    scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in run.scopes_of(client, tasks))
+    codec = run.codec_for(client.capabilities)
+    untrained = run.untrained_scopes(client, tasks, number, state.fallback_tasks)
+    return OpenOrder(name, client.client_id, tasks, scopes, codec=codec, untrained=untrained)
+
+
+def _opened(
+    run: RunSettings,
+    state: FederationState,
+    phase: RoundPhase,
+    number: int,
+    orders: Mapping[str, OpenOrder],
+    now: float,
+) -> OpenRound:
     deadline = now + run.round_timeout_seconds
     caps = caps_of(run, state.clients, orders.values())
     return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps)
+
+
+def _assigned(state: FederationState, round_: OpenRound) -> FederationState:
+    """The state with a round whose orders are new."""
+    clients = dict(state.clients)
+    for order in round_.orders.values():
+        client = clients[order.client_id]
+        clients[order.client_id] = replace(client, tally=client.tally.add(assigned=1))
+    return replace(state, open=round_, phase=round_.phase.during, clients=clients)
 
 
 def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:
@@ -291,8 +343,10 @@ def _committed(state: FederationState, round_: OpenRound) -> FederationState:
     return replace(state, open=None, clients=clients)
 
 
-def _client_records(state: FederationState, round_: OpenRound) -> list[Record]:
-    return [ClientChanged(state.clients[order.client_id]) for order in round_.orders.values()]
+def _client_records(state: FederationState, *rounds: OpenRound | None) -> list[Record]:
+    """One record for each client of these rounds."""
+    names = {order.client_id: None for round_ in rounds if round_ is not None for order in round_.orders.values()}
+    return [ClientChanged(state.clients[name]) for name in names]
 
 
 def _missing(run: RunSettings, present: list[ClientRecord]) -> list[str]:

@@ -6,21 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from common.bodies import DENSE_FLOAT32, ScopeVersion, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
-from common.orders import (
-    DENSE_FLOAT32,
-    ScopeVersion,
-    Session,
-    TaskResult,
-    TrainingSettings,
-)
+from common.orders import ReplyContent, Session, TaskResult
 from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
 from common.parameters.scope import Scope, isolated_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
-from server.core.phases import Phase, RoundPhase
+from server.core.facts import NO_TRAFFIC, Traffic
+from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
 from server.core.schedule import NO_CHANGE, TrainingSchedule
 
 
@@ -84,6 +80,8 @@ class RunSettings:
     headers: Mapping[str, Header] = field(default_factory=dict)
     anchor_strength: float = 0.0
     """Of a proximal term that holds what everybody shares to the run's first values."""
+    protocol: RoundProtocol = PLAIN
+    """The phases of each round that trains."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -193,6 +191,8 @@ class OpenOrder:
     note: str = ""
     codec: str = DENSE_FLOAT32
     untrained: frozenset[str] = frozenset()
+    content: ReplyContent | None = None
+    """Of a reply that brought more than results."""
 
     @property
     def trained(self) -> tuple[ScopeVersion, ...]:
@@ -211,6 +211,8 @@ class OpenRound:
     deadline: float
     orders: Mapping[str, OpenOrder]
     caps: Mapping[str, int] = field(default_factory=dict)
+    earlier: tuple[OpenRound, ...] = ()
+    """The phases before this one, with what was answered."""
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
@@ -269,6 +271,8 @@ class FederationState:
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     relations: Mapping[str, Related] = field(default_factory=dict)
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
+    traffic: Traffic = NO_TRAFFIC
+    """What the run has cost, as of the last event that said so."""
 
     def present(self) -> list[ClientRecord]:
         """Clients that are here now, by id."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
 
+from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
-from common.orders import DENSE_FLOAT32, Reply, UpdateHeader
+from common.orders import Reply
 from server.core import rounds
 from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
@@ -61,7 +61,7 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
         case Left():
             state, effects = _left(state, event)
         case Tick():
-            state, effects = _expire_leases(run, state, event)
+            state, effects = _expire_leases(run, replace(state, traffic=event.traffic), event)
         case Combined():
             return rounds.publish(run, state, event)
         case VersionSpoiled():
@@ -162,16 +162,12 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
     results = capped(answer.results, state.open.caps)
     order = replace(order, state=OrderState.ACCEPTED, digest=answer.digest, results=results, seconds=answer.seconds)
     effects: list[Effect] = []
-    match answer:
-        case UpdateHeader():
-            order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
-            if answer.scopes:
-                effects.append(Fold(order.order_id, order.weights, task_rows(run, order, results)))
-        case Reply():
-            pass
-        case _:
-            assert_never(answer)
-    return _count(state.with_order(order), event.client_id, completed=1), effects
+    if answer.scopes:
+        order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
+        effects.append(Fold(order.order_id, order.weights, task_rows(run, order, results)))
+    elif isinstance(answer, Reply):
+        order = replace(order, content=answer.content)
+    return _count(replace(state, traffic=event.traffic).with_order(order), event.client_id, completed=1), effects
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import assert_never
 
+from common.bodies import ScopeVersion
 from common.clock import Clock
 from common.errors import Reason, Refused
 from common.orders import (
@@ -23,9 +23,7 @@ from common.orders import (
     Progress,
     Receipt,
     Reply,
-    ScopeVersion,
     Session,
-    Update,
     UpdateHeader,
     UpdateState,
     UploadStatus,
@@ -94,9 +92,7 @@ class Coordinator:
         clock: Clock,
         observer: Observer | None = None,
     ) -> None:
-        handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._traffic
-        )
+        handler = EffectHandler(journal, models, state.completed_rounds, federation.schemas, federation.strategy)
         self.writer = Writer(settings, state, handler, federation.run_name, observer)
         self._federation = federation
         self.journal = journal
@@ -104,7 +100,7 @@ class Coordinator:
         self._calls = Counter[str]()
         self._told: set[str] = set()
         self._heard = asyncio.Event()
-        before = journal.facts().traffic
+        before = state.traffic
         self.bytes_down, self.bytes_up, self._seconds_before = before.bytes_down, before.bytes_up, before.seconds
         self._started = clock.now()
 
@@ -129,7 +125,7 @@ class Coordinator:
 
     async def tick(self) -> None:
         """Let deadlines and leases take effect."""
-        await self.writer.apply(Tick(self._clock.now(), frozenset(self._calls)))
+        await self.writer.apply(Tick(self._clock.now(), frozenset(self._calls), self._traffic()))
 
     async def drain(self) -> None:
         """Open no further round; clients are told to come back later."""
@@ -184,15 +180,9 @@ class Coordinator:
 
     async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""
-        match answer:
-            case Update(header, payload):
-                await self.submit(session, header, lambda _: single(payload))
-            case Reply():
-                await self._take(self._client(session), answer)
-            case None:
-                pass
-            case _:
-                assert_never(answer)
+        if answer is not None:
+            payload = answer.payload
+            await self._hand_in(session, answer.head, lambda _: single(payload))
         deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
         if self.state.phase not in ENDED:
             client = self._client(session)
@@ -250,33 +240,30 @@ class Coordinator:
 
     async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
-        client = self._client(session)
-
-        async def receive() -> None:
-            with self._connected(client.client_id):
-                payload = await self.writer.handler.uploads.receive(header, chunks)
-            self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
-
-        await self._take(client, header, receive if header.scopes else None)
+        await self._hand_in(session, header, chunks)
         return Receipt(header.order_id, header.digest)
 
-    async def _take(
-        self, client: ClientRecord, answer: UpdateHeader | Reply, receive: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    async def _hand_in(self, session: Session, answer: UpdateHeader | Reply, chunks: Chunks) -> None:
         """Check an answer, receive what comes with it, and let it count; the same again changes nothing."""
+        client = self._client(session)
         if answer.order_id == client.committed:  # what became of an earlier attempt was lost
             return
         try:
             _, repeated = check_answer(self.settings, self.state, client.client_id, answer)
             if not repeated:
-                if receive is not None:
-                    await receive()
-                await self.writer.apply(Answered(self._clock.now(), client.client_id, answer))
+                if isinstance(answer, UpdateHeader) and answer.scopes:
+                    await self._receive(client, answer, chunks)
+                await self.writer.apply(Answered(self._clock.now(), client.client_id, answer, self._traffic()))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
                 raise
             await self.writer.apply(UpdateRefused(self._clock.now(), client.client_id, refusal.message))
             raise
+
+    async def _receive(self, client: ClientRecord, header: UpdateHeader, chunks: Chunks) -> None:
+        with self._connected(client.client_id):
+            payload = await self.writer.handler.uploads.receive(header, chunks)
+        self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         """Where an upload stands."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from common.bodies import TrainingSettings
 from common.clock import Clock
 from common.config import Config
-from common.orders import ModelArchitecture, TrainingSettings
+from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema

@@ -14,11 +14,12 @@ from pathlib import Path
 from common.errors import RunFolderError
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
+from server.core.bodies import PHASES
 from server.core.closing import mean_losses, trends
 from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
-from server.core.phases import ROUND_PHASES, RoundPhase
+from server.core.phases import RoundPhase
 from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
@@ -252,6 +253,7 @@ class Journal:
             fallback_tasks=stand.fallback_tasks,
             units=facts.units,
             headers=facts.headers,
+            traffic=facts.traffic,
             relations={record.template: record for record in self.relations()},
         )
 
@@ -276,7 +278,7 @@ class Journal:
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
-        return [self._round(ROUND_PHASES[k], number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+        return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
 
     def cosines(self) -> list[TaskCosines]:
         """How the tasks agreed, round by round."""
@@ -313,20 +315,25 @@ class Journal:
         row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
         if row is not None:
             kind, number, attempt, version = row
-            open_ = self._round(ROUND_PHASES[kind], number, attempt, version, deadline)
+            open_ = self._round(PHASES[kind].phase, number, attempt, version, deadline)
             fresh = {
                 name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, untrained=o.untrained)
                 for name, o in open_.orders.items()
             }
-            return OpenRound(number, attempt, open_.phase, version, deadline, fresh), attempt
-        abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
+            earlier = self._db.execute(
+                "SELECT kind FROM rounds WHERE closed AND number = ? AND attempt = ? AND version = ? ORDER BY rowid",
+                (number, attempt, version),
+            ).fetchall()
+            past = tuple(self._round(PHASES[name].phase, number, attempt, version, 0.0) for (name,) in earlier)
+            return OpenRound(number, attempt, open_.phase, version, deadline, fresh, earlier=past), attempt
+        abandoned = "SELECT max(attempt) FROM rounds WHERE number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
         return None, (attempt or 0) + 1
 
     def _round(self, phase: RoundPhase, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
             "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
-            "codec FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            "codec, content FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (phase.name, number, attempt),
         )
         return OpenRound(number, attempt, phase, version, deadline, {row[0]: order_of(*row) for row in rows})

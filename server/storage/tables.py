@@ -38,7 +38,8 @@ TABLES: Mapping[str, TableLayout] = {
     ),
     "orders": TableLayout(
         "order_id TEXT, kind TEXT, number INTEGER, attempt INTEGER, client_id TEXT, tasks TEXT, scopes TEXT, "
-        "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, codec TEXT"
+        "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, codec TEXT, "
+        "content TEXT"
     ),
     "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
     "relations": TableLayout("number INTEGER, template TEXT, mu TEXT, state TEXT, note TEXT", 2),
