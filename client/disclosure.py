@@ -9,7 +9,7 @@ from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.orders import ModelArchitecture
-from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
+from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
 from common.parameters.scope import Scope, held_scopes, is_private
 
 
@@ -32,15 +32,15 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     trains, blocks = config.client.trains, blocks_of(schemas)
     if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
-    fixed = fixed_scopes(trains, blocks) | lacking_scopes(config.client.layers, blocks)
+    untrained = untrained_scopes(trains, blocks) | absent_scopes(config.client.layers, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     for scope in held:
-        if not is_private(scope) and scope not in fixed:
+        if not is_private(scope) and scope not in untrained:
             size, name = schemas[scope], membership.scope(scope, "<client id>", tasks)
             lines.append(
                 f"  each round, scope {name}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"
             )
-    if any(Scope.parse(scope).is_member and scope not in fixed for scope in held):
+    if any(Scope.parse(scope).is_member and scope not in untrained for scope in held):
         alone = membership.members == "clients"
         whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
         text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"

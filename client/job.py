@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import assert_never
+from typing import Any
 
 import torch
 import xxhash
@@ -29,13 +29,14 @@ from client.training.procedures import (
     procedure_of,
     score_own,
 )
+from common.bodies import Body, Evaluate, Train, TrainingSettings
 from common.errors import Reason, Refused, WireError
-from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
-from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
+from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
+from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, untrained_scopes
+from common.parameters.scope import Scope, isolated_scopes
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,7 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     if order.tasks and len(order.tasks) < len(held):
         replica = replica.part(order.tasks)
     job = replace(job, examples=job.examples.of_order(order))
-    replica.load_received()
-    replica.load_private({scope: state[scope] for scope in replica.private_scopes})
-    match order.body:
-        case Train():
-            return _train(job, order.body, replica, state, started)
-        case Evaluate():
-            return _evaluate(job, order.body, replica, state, started)
-        case _:
-            assert_never(order.body)
+    return CARRIED_OUT[type(order.body)](job, order.body, replica, state, started)
 
 
 def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
@@ -108,6 +101,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     order, settings, examples = job.order, body.settings, job.examples
     if body.codec not in ENCODINGS:
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
+    _load(replica, state)
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
     terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
@@ -117,8 +111,8 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         procedure = isolated(procedure)
     with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
         trained = procedure(work, state)
-    untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained |= untrained_scopes(replica.schemas, order.tasks, body.isolated_tasks)
+    untrained = untrained_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    untrained |= isolated_scopes(replica.schemas, order.tasks, body.isolated_tasks)
     trained_scopes = [wanted for wanted in order.scopes if wanted.scope not in untrained]
     scopes, payload = pack(replica, trained_scopes, body.codec)
     results = tuple(
@@ -140,6 +134,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
 def _evaluate(
     job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
 ) -> JobResult:
+    _load(replica, state)
     scores = score(replica.model, job.examples.whole, body.batch_size)
     own, fresh = Scores(), dict[str, Tensor]()
     if body.own_model:
@@ -152,6 +147,19 @@ def _evaluate(
         own, fresh = trained.scores, dict(trained.state)
     results = tuple(TaskResult(name, 0, None, scores.get(name), own.get(name)) for name in job.examples.tasks)
     return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, fresh)
+
+
+CARRIED_OUT: Mapping[type[Body], Callable[[Job, Any, ClientModelSynchronizer, ClientState, float], JobResult]] = {
+    Train: _train,
+    Evaluate: _evaluate,
+}
+"""What each body asks of a client: a function of the job, its body, the replica, what is kept, and when it began."""
+
+
+def _load(replica: ClientModelSynchronizer, state: ClientState) -> None:
+    """Put the received values and the kept private ones into the model."""
+    replica.load_received()
+    replica.load_private({scope: state[scope] for scope in replica.private_scopes})
 
 
 def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from client.model import ClientModelSynchronizer
-from common.orders import DENSE_FLOAT32, ScopePayload, ScopeVersion
+from common.bodies import DENSE_FLOAT32, ScopeVersion
+from common.orders import ScopePayload
 from common.parameters.encodings import ENCODINGS
 
 

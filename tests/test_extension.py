@@ -130,9 +130,9 @@ def test_a_task_joins_a_run_and_nothing_else_changes(
     assert {name for _, name in set(after) - set(before)} == {n for n in fresh if n.startswith("heads.stsb.")}
     for (scope, name), values in after.items():
         np.testing.assert_array_equal(values, before.get((scope, name), fresh[name]), err_msg=f"{scope}: {name}")
-    still = {scope for scope in coordinator.rules.schemas if "stsb" in scope}
+    still = {scope for scope in coordinator.settings.schemas if "stsb" in scope}
     assert {scope for scope, version in versions.items() if version != 2} == still
-    assert [task.name for task in coordinator.rules.tasks] == ["sst2", "qqp", "stsb"]
+    assert [task.name for task in coordinator.settings.tasks] == ["sst2", "qqp", "stsb"]
     assert coordinator.state.phase is Phase.FINISHED and coordinator.state.completed_rounds == 4
     rounds = coordinator.journal.rounds()
     assert all(order.state is OrderState.ACCEPTED for round_ in rounds for order in round_.orders.values())

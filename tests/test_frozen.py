@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from common.bodies import ScopeVersion, Train
 from common.config import load_config
 from common.errors import ConfigError, RunFolderError, WireError
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
-from common.parameters.capacity import fixed_scopes, frozen_blocks, frozen_problem
+from common.orders import Order, PollKind, PollReply, UpdateState
+from common.parameters.capacity import frozen_blocks, frozen_problem, untrained_scopes
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
 from server.runs.backup import back_up
@@ -46,14 +47,14 @@ pytestmark = pytest.mark.usefixtures("one_tokenizer")
 )
 def test_what_stands_still(frozen: str, still: set[str]) -> None:
     assert frozen_blocks(frozen, BLOCKS) == still and frozen_problem(frozen, BLOCKS) is None
-    assert fixed_scopes("all", BLOCKS, frozen) == {f"shared/{name}" for name in still}
-    small = fixed_scopes("top_2", BLOCKS)
-    assert fixed_scopes("top_2", BLOCKS, frozen) == small | fixed_scopes("all", BLOCKS, frozen)
+    assert untrained_scopes("all", BLOCKS, frozen) == {f"shared/{name}" for name in still}
+    small = untrained_scopes("top_2", BLOCKS)
+    assert untrained_scopes("top_2", BLOCKS, frozen) == small | untrained_scopes("all", BLOCKS, frozen)
 
 
 def test_a_scope_with_a_trained_part_is_not_fixed() -> None:
     blocks = {"shared": frozenset({"embeddings", "layer_0"}), "task/a": frozenset({"heads"})}
-    assert fixed_scopes("all", blocks, "0") == frozenset() and fixed_scopes("all", blocks, "all") == {"shared"}
+    assert untrained_scopes("all", blocks, "0") == frozenset() and untrained_scopes("all", blocks, "all") == {"shared"}
 
 
 def moved(config: Any, found: Coordinator) -> set[str]:

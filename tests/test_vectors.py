@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_FLOAT32, ScopeVersion
 from common.errors import RunFolderError
 from common.methods.robust import Median
 from common.methods.server_optimizers import FedAvgM
-from common.orders import DENSE_FLOAT32, ScopeVersion
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.vector import Float64

@@ -18,9 +18,9 @@ from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TaskSet, train
 from client.training.own_model import OwnModel
 from client.training.pull import PLAIN_STEP, StepRule, pull_to, pull_to_here
+from common.bodies import TrainingSettings
 from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg, PlainProcedure
 from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 from common.seeds import derive_seed
 
 Losses = Mapping[str, float]

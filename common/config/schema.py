@@ -251,6 +251,8 @@ class SimulationSection(Section):
     """share of orders to train that miss the deadline of their round"""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """models; each trains one client at a time"""
+    executor: Literal["thread", "ray"] = "thread"
+    """where models compute: thread, or ray (a process each; needs the extra `ray`)"""
 
 
 class CompareSection(Section):

@@ -205,10 +205,10 @@ def copies_of(template: str, names: Iterable[str]) -> list[str]:
     return sorted(str(s) for s in scopes if s.is_member and not s.is_template and s.template == template)
 
 
-def untrained_scopes(names: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
-    """Those among a client's scopes that nothing trains when it works on `tasks` and those in `apart` do not count."""
-    nobody = bool(apart) and set(tasks) <= set(apart)  # an order without names is about all tasks
-    return frozenset(name for name in names if nobody or Scope.parse(name).task in apart)
+def isolated_scopes(names: Iterable[str], tasks: Collection[str], isolated: Collection[str]) -> frozenset[str]:
+    """A client's scopes that nothing trains when it works on `tasks`, of which `isolated` ones do not count."""
+    nobody = bool(isolated) and set(tasks) <= set(isolated)  # an order without names is about all tasks
+    return frozenset(name for name in names if nobody or Scope.parse(name).task in isolated)
 
 
 def group_template(level: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
@@ -29,7 +29,6 @@ from server.core.effects import (
     Wake,
 )
 from server.core.events import Combined, CombineOutcome, VersionSpoiled
-from server.core.facts import Traffic
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
@@ -40,7 +39,7 @@ from server.storage.models import ModelStore
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit.
+    `vectors` are the published values of the travelling scopes.
     """
 
     def __init__(
@@ -50,14 +49,12 @@ class EffectHandler:
         version: int,
         schemas: Mapping[str, ParameterSchema],
         strategy: AggregationStrategy,
-        traffic: Callable[[], Traffic],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
         self._models = models
-        self._traffic = traffic
         self._strategy = strategy
         self._aggregator = Aggregator(strategy, self._moments(version))
         if version == 0 and strategy.anchor_strength:
@@ -138,7 +135,7 @@ class EffectHandler:
             case StoreVersion(version):
                 self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments)
             case Commit(records):
-                self._journal.commit((*records, self._traffic()))
+                self._journal.commit(records)
         return None
 
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from common.bodies import TrainingSettings
 from common.clock import Clock
 from common.config import Config
-from common.orders import ModelArchitecture, TrainingSettings
+from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
@@ -16,7 +17,7 @@ from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import strategy_of
 from server.core.schedule import TrainingSchedule
-from server.core.state import FederationState, Guard, Rules
+from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.engine.observer import Observer
 from server.storage.journal import Journal
@@ -28,11 +29,11 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
 Vectors = Mapping[str, Vector]
 
 
-def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> Rules:
+def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> RunSettings:
     """What the core must know of the configuration."""
     section = config.federation
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
-    return Rules(
+    return RunSettings(
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
@@ -115,12 +116,12 @@ def in_memory(
     journal: Journal | None = None,
 ) -> Coordinator:
     """A coordinator that keeps everything in memory; for simulation, benchmarks and tests."""
-    rules = make_rules(config, "memory", model.schemas)
+    settings = make_settings(config, "memory", model.schemas)
     vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     models = MemoryModels()
     public = {scope: vector for scope, vector in vectors.items() if not is_private(scope)}
     models.write(0, public, public)
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
     federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
-    state = FederationState(ByTemplate(dict.fromkeys(rules.schemas, 0)))
-    return Coordinator(rules, state, federation, journal or Journal(":memory:"), models, clock, observer)
+    state = FederationState(ByTemplate(dict.fromkeys(settings.schemas, 0)))
+    return Coordinator(settings, state, federation, journal or Journal(":memory:"), models, clock, observer)
