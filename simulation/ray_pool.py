@@ -136,20 +136,27 @@ class RayPool:
         folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         with folder as path, at_the_end(folder.cleanup):
             handler = signal.getsignal(signal.SIGTERM)
-            with foreign_errors(lambda error: RunFailedError(f"simulation.executor: Ray does not start: {error}")):
-                ray.init(
-                    "local",
-                    num_cpus=self._size * self._threads,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    _temp_dir=path,
-                )
+            try:
+                self._start(path)
+            except RunFailedError:  # Ray gives a node 30 seconds to start, too few on a loaded machine
+                ray.shutdown()
+                self._start(path)
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in place
             try:
                 yield
             finally:
                 ray.shutdown()
+
+    def _start(self, path: str) -> None:
+        with foreign_errors(lambda error: RunFailedError(f"simulation.executor: Ray does not start: {error}")):
+            ray.init(
+                "local",
+                num_cpus=self._size * self._threads,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=path,
+            )
 
     def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
         """See `OpenExecutor`."""
