@@ -69,7 +69,7 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         partition=config.data.part or (1, 1),
         seed=config.run.seed,
         inputs=config.model.inputs.name,
-        features=config.model.mlp.features or 0,
+        encoder=config.model.array_encoder,
         standardise=config.data.standardise,
     )
 

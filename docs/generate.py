@@ -89,7 +89,9 @@ def choice_of(field: Any) -> Chosen[Any] | None:
 
 
 def written(value: object) -> str:
-    """A default as YAML in one line."""
+    """A default as YAML in one line; nothing where a value must be written."""
+    if value is ...:
+        return "required"
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(written, value))}]"
     if isinstance(value, float) and 0 < abs(value) < 0.01:
@@ -134,6 +136,14 @@ def yaml_choice(indent: int, key: str, chosen: Chosen[Any], text: str) -> str:
     return found
 
 
+def yaml_parameters(indent: int, key: str, chosen: Chosen[Any], text: str) -> str:
+    """A section that is left out unless it is needed, and its keys, all as comments."""
+    found = line_of(indent, key, "null", text)
+    for name, parameter, note, _ in parameters_in(chosen):
+        found += line_of(indent + 2, name, written(parameter.default), note, comment=True)
+    return found
+
+
 def yaml_section(section: type[Section], indent: int) -> str:
     """The keys of a section."""
     found, texts = "", texts_of(section)
@@ -141,6 +151,8 @@ def yaml_section(section: type[Section], indent: int) -> str:
         chosen, default = choice_of(field), field.get_default(call_default_factory=True)
         if isinstance(default, Section):
             found += line_of(indent, key, "", texts.get(key, "")) + yaml_section(type(default), indent + 2)
+        elif chosen is not None and len(chosen.rows) == 1 and not chosen.none:
+            found += yaml_parameters(indent, key, chosen, texts.get(key, ""))
         elif chosen is not None and not (default is None and not chosen.none):
             found += yaml_choice(indent, key, chosen, texts.get(key, ""))
         else:
@@ -201,6 +213,11 @@ def page_rows(section: type[Section], prefix: str, choices: dict[str, Chosen[Any
             yield from page_rows(type(default), f"{path}.", choices)
         elif path == "tasks":
             yield from page_rows(TaskSection, "tasks.<name>.", choices)
+        elif chosen is not None and len(chosen.rows) == 1 and not chosen.none:
+            yield f"| `{path}` | `null` | {text} |"
+            for name, parameter, note, _ in parameters_in(chosen):
+                said = "; ".join(filter(None, (note.replace("|", "\\|"), bounds_text(parameter.bounds))))
+                yield f"| `{path}.{name}` | `{written(parameter.default)}` | {said} |"
         elif chosen is not None:
             choices[path] = chosen
             name = chosen.names[0] if default is not None or chosen.none else "null"

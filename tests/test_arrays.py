@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from client.app import load_data, local_definitions
+from client.data.array_examples import ArrayExamples
 from client.data.arrays import read_rows
 from client.data.examples import prepare
-from client.data.features import NumberExamples
 from client.data.synthetic import generate_rows
 from client.data.texts import TextExamples
 from client.disclosure import what_leaves
 from client.training.evaluation import evaluate
 from common.config import load_config, notes
+from common.encoders.mlp import MLPEncoder
 from common.errors import ConfigError, DataError, ModelError
 from common.inputs import INPUT_KINDS
-from common.models.mlp import describe_mlp
 from common.models.multitask import draws_in_training
 from common.orders import ModelArchitecture
 from common.tasks import TASK_KINDS, TaskDefinition
@@ -45,10 +45,10 @@ def save(path: Path, **arrays: object) -> Path:
 
 def rows(
     folder: Path, task: TaskDefinition = MINE, features: int = 2, seed: int = 1
-) -> tuple[NumberExamples, NumberExamples]:
-    data = read_rows(folder, task, features, seed)
-    assert isinstance(data.train, NumberExamples)
-    assert isinstance(data.validation, NumberExamples)
+) -> tuple[ArrayExamples, ArrayExamples]:
+    data = read_rows(folder, task, MLPEncoder(features), seed)
+    assert isinstance(data.train, ArrayExamples)
+    assert isinstance(data.validation, ArrayExamples)
     return data.train, data.validation
 
 
@@ -59,13 +59,13 @@ def test_one_file_per_task_is_split_once_and_for_all(tmp_path):
     save(tmp_path / "mine3.npz", x=X, y=Y)
     train, validation = rows(tmp_path)
     assert (len(train), len(validation)) == (9, 3)
-    both = np.concatenate([train.features, validation.features])
+    both = np.concatenate([train.values, validation.values])
     assert sorted(both[:, 0].tolist()) == X[:, 0].tolist()
     again, other = rows(tmp_path)[1], rows(tmp_path, seed=2)[1]
-    assert again.features.tolist() == validation.features.tolist() != other.features.tolist()
-    assert train.features.dtype == np.float32
+    assert again.values.tolist() == validation.values.tolist() != other.values.tolist()
+    assert train.values.dtype == np.float32
     assert train.labels.dtype == np.int64
-    assert (train.labels == train.features[:, 0] / 2 % 2).all()
+    assert (train.labels == train.values[:, 0] / 2 % 2).all()
 
 
 def test_all_npz_names_tasks_by_number_or_by_name(tmp_path):
@@ -73,7 +73,7 @@ def test_all_npz_names_tasks_by_number_or_by_name(tmp_path):
     save(tmp_path / "b" / "all.npz", task=np.repeat(["mine3", "mine4"], 6), x=X, y=Y)
     for folder in "ab":
         train, validation = rows(tmp_path / folder)
-        assert sorted(np.concatenate([train.features, validation.features])[:, 0].tolist()) == X[:6, 0].tolist()
+        assert sorted(np.concatenate([train.values, validation.values])[:, 0].tolist()) == X[:6, 0].tolist()
 
 
 def test_a_folder_with_both_splits_comes_first_and_csv_is_read(tmp_path):
@@ -82,7 +82,7 @@ def test_a_folder_with_both_splits_comes_first_and_csv_is_read(tmp_path):
     (tmp_path / "mine3" / "train.csv").write_text("u,label,v\n1,mine,2\n3,clutter,4.5\n")
     save(tmp_path / "mine3" / "validation.npz", x=X, y=Y.astype(float))
     train, validation = rows(tmp_path)
-    assert train.features.tolist() == [[1.0, 2.0], [3.0, 4.5]]
+    assert train.values.tolist() == [[1.0, 2.0], [3.0, 4.5]]
     assert train.labels.tolist() == [1, 0]
     assert validation.labels.tolist() == Y.tolist()
 
@@ -99,7 +99,7 @@ def test_labels_of_every_type(tmp_path):
 def test_images_are_flattened(tmp_path):
     save(tmp_path / "mine3.npz", x=np.arange(12 * 6, dtype=np.uint8).reshape(12, 2, 3), y=Y)
     train, validation = rows(tmp_path, features=6)
-    first = min(np.concatenate([train.features, validation.features]).tolist())
+    first = min(np.concatenate([train.values, validation.values]).tolist())
     assert first == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
@@ -154,23 +154,23 @@ def test_missing_and_doubled_files_are_refused(tmp_path):
 
 
 def test_generated_rows_are_an_endless_split():
-    few, many = (generate_rows(MINE, 5, "train", count, 7) for count in (10, 30))
-    assert many.features[:10].tolist() == few.features.tolist()
+    few, many = (generate_rows(MINE, MLPEncoder(5), "train", count, 7) for count in (10, 30))
+    assert many.values[:10].tolist() == few.values.tolist()
     assert many.labels[:10].tolist() == few.labels.tolist()
-    assert generate_rows(MINE, 5, "validation", 10, 7).features.tolist() != few.features.tolist()
-    assert generate_rows(SCORE, 5, "train", 10, 7).labels.dtype == np.float64
-    assert generate_rows(TAGS, 5, "train", 10, 7).labels.shape == (10, 2)
+    assert generate_rows(MINE, MLPEncoder(5), "validation", 10, 7).values.tolist() != few.values.tolist()
+    assert generate_rows(SCORE, MLPEncoder(5), "train", 10, 7).labels.dtype == np.float64
+    assert generate_rows(TAGS, MLPEncoder(5), "train", 10, 7).labels.shape == (10, 2)
 
 
 def test_standardised_rows_have_mean_zero_and_deviation_one():
     train, validation = (
-        NumberExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
-        NumberExamples(np.ones((1, 3), "f4"), Y[:1]),
+        ArrayExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
+        ArrayExamples(np.ones((1, 3), "f4"), Y[:1]),
     )
     scaled, scored = train.standardised(validation)
-    assert np.allclose(scaled.features.mean(axis=0), 0, atol=1e-6)
-    assert np.allclose(scaled.features.std(axis=0), [1, 1, 0], atol=1e-6)
-    assert scored.features[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])
+    assert np.allclose(scaled.values.mean(axis=0), 0, atol=1e-6)
+    assert np.allclose(scaled.values.std(axis=0), [1, 1, 0], atol=1e-6)
+    assert scored.values[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])
 
 
 def test_partitions_are_disjoint_and_whole(tmp_path):
@@ -181,16 +181,16 @@ def test_partitions_are_disjoint_and_whole(tmp_path):
             f"data.dir='{tmp_path}'", f"data.partition={part}", "model.mlp.features=2", tasks=("mine3",)
         )
         parts.append(load_data(config, config.definitions())["mine3"])
-    kept = np.concatenate([part.train.features for part in parts])
-    assert sorted(kept[:, 0].tolist()) == sorted(rows(tmp_path, seed=42)[0].features[:, 0].tolist())
+    kept = np.concatenate([part.train.values for part in parts])
+    assert sorted(kept[:, 0].tolist()) == sorted(rows(tmp_path, seed=42)[0].values[:, 0].tolist())
 
 
 def test_a_batch_is_the_rows_themselves():
-    data = NumberExamples(X.astype(np.float32), Y)
-    architecture = ModelArchitecture(describe_mlp(2, [3], 0.0), "siamese", 128, "", 0)
+    data = ArrayExamples(X.astype(np.float32), Y)
+    architecture = ModelArchitecture(MLPEncoder(2, (3,)).describe(), "siamese", 128, "", 0)
     assert prepare(data, MINE, architecture, None) is data
     batch = data.batch(np.array([3, 1]))
-    assert batch.features.tolist() == X[[3, 1]].tolist()
+    assert batch.values.tolist() == X[[3, 1]].tolist()
     assert batch.labels.tolist() == Y[[3, 1]].tolist()
     with pytest.raises(DataError, match="reads numbers, and here are texts"):
         prepare(TextExamples(), MINE, architecture, None)
@@ -200,17 +200,18 @@ def test_a_batch_is_the_rows_themselves():
 
 
 def test_the_perceptron_is_layers_and_relu():
-    encoder = INPUT_KINDS["numbers"].build_encoder(describe_mlp(2, [3], 0.0))
+    encoder = INPUT_KINDS["numbers"].build_encoder(MLPEncoder(2, (3,)).describe())
     x = torch.tensor([[1.0, 2.0]])
     layer = encoder.layers[0]
     assert torch.equal(encoder(x), torch.relu(x @ layer.weight.T + layer.bias))
 
 
 @pytest.mark.parametrize(
-    "values", [{"features": 0}, {"hidden": []}, {"hidden": ["x"]}, {"dropout": 1}, {"features": True}, {"dropout": "x"}]
+    "values",
+    [{"features": 0}, {"hidden": [0]}, {"hidden": ["x"]}, {"dropout": 1}, {"features": True}, {"dropout": "x"}],
 )
 def test_impossible_sizes_are_a_model_error(values):
-    sizes = json.loads(describe_mlp(2, [3], 0.0)) | values
+    sizes = json.loads(MLPEncoder(2, (3,)).describe()) | values
     with pytest.raises(ModelError, match="mlp"):
         INPUT_KINDS["numbers"].build_encoder(json.dumps(sizes))
 
@@ -261,20 +262,20 @@ SENSORS = ("model.server_model=mlp", "model.mlp.features=9", "tasks={a: {type: r
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("model.mlp.features=null", "model.mlp.features: missing"),
+        ("model.mlp=null", "model.mlp: missing"),
         ("model.tokenizer=vocab.txt", "model.tokenizer: vocab.txt is not for server_model mlp"),
         ("model.pair_mode=cross", "model.pair_mode: cross is not for server_model mlp"),
         ("model.max_length=64", "model.max_length: 64 is not for server_model mlp"),
-        ("model.weights=pretrained", "model.weights: pretrained, but an mlp"),
+        ("model.weights=pretrained", "model.weights: pretrained, but mlp"),
         ("model.server_model=bert-base-uncased", "model.mlp: not read by server_model bert-base-uncased"),
         (
             "federation.update_encoding=rows-float32",
-            "leaves out rows of word embeddings, an mlp has none; write dense-float32",
+            "leaves out rows of word embeddings, mlp has none; write dense-float32",
         ),
         ("tasks={sst2: {}}", "tasks.sst2: known as a task over texts"),
-        ("tasks={a: {type: regression, columns: {text: t, label: l}}}", "tasks.a.columns.text: an mlp reads numbers"),
+        ("tasks={a: {type: regression, columns: {text: t, label: l}}}", "tasks.a.columns.text: mlp reads numbers"),
         ("data.source=glue", "data.source: glue has texts"),
-        ("model.mlp.hidden=[]", "model.mlp.hidden: is empty"),
+        ("model.mlp.hidden=[0]", "model.mlp.hidden: 0 is out of range; write 1 to 1000000"),
         ("model.mlp.dropout=1", "model.mlp.dropout"),
     ],
 )

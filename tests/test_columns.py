@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.data.array_examples import ArrayExamples
 from client.data.columns import ColumnNames, Table, to_examples
 from client.data.examples import TaskData
-from client.data.features import NumberExamples
 from client.data.request import DataRequest
 from client.data.sources import load
 from client.data.summary import summary
+from common.encoders.mlp import MLPEncoder
 from common.errors import DataError
 from common.inputs.header import Header
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
@@ -86,15 +87,15 @@ def save(folder: Path, name: str, header: str, *rows: str) -> None:
 
 
 def read(folder: Path, features: int = 2, names: ColumnNames | None = None, task: TaskDefinition = PRICE) -> TaskData:
-    return load(DataRequest(task, "files", folder, names, inputs="numbers", features=features))
+    return load(DataRequest(task, "files", folder, names, inputs="numbers", encoder=MLPEncoder(features)))
 
 
 def together(data: TaskData) -> dict[float, list[float]]:
     """Features by label."""
-    assert isinstance(data.train, NumberExamples)
-    assert isinstance(data.validation, NumberExamples)
+    assert isinstance(data.train, ArrayExamples)
+    assert isinstance(data.validation, ArrayExamples)
     both = (data.train, data.validation)
-    features, labels = (np.concatenate([getattr(rows, part) for rows in both]) for part in ("features", "labels"))
+    features, labels = (np.concatenate([getattr(rows, part) for rows in both]) for part in ("values", "labels"))
     return dict(zip(labels.tolist(), features.tolist(), strict=True))
 
 

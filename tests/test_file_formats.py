@@ -13,6 +13,7 @@ from client.data.examples import TaskData
 from client.data.files import read_split
 from client.data.request import DataRequest
 from client.data.sources import load
+from common.encoders.mlp import MLPEncoder
 from common.errors import DataError
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 
@@ -175,7 +176,9 @@ def test_without_scores_rows_of_numbers_need_none_either(tmp_path: Path) -> None
 
     def read(samples: int | None) -> TaskData:
         return load(
-            DataRequest(MINE, "files", tmp_path, inputs="numbers", features=3, val_samples=samples, standardise=True)
+            DataRequest(
+                MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(3), val_samples=samples, standardise=True
+            )
         )
 
     data = read(0)

@@ -60,12 +60,12 @@ def test_the_first_client_with_names_fixes_the_header() -> None:
         await port.join(request("arrays", Header(2)))
         await port.join(request("a", AGE_INCOME))
         assert await refused(port, request("b", INCOME_AGE)) == (
-            "task 'a0': its features are [age, income] in this federation, and [income, age] at client 'b'; "
+            "task 'a0': its rows are [age, income] in this federation, and [income, age] at client 'b'; "
             "name them in one order for all, as tasks.a0.columns.features"
         )
         assert "[age, size] at client 'b'" in await refused(port, request("b", Header.of(("age", "size"))))
         assert (await refused(port, request("b", Header(3)))).endswith(
-            "and 3 without names at client 'b'; model.mlp.features must be the same number for all"
+            "and 3 without names at client 'b'; the section of the encoder in model must be the same for all"
         )
         await port.join(request("b", AGE_INCOME))
         await port.join(request("more-arrays", Header(2)))
@@ -115,7 +115,7 @@ def test_the_configuration_names_the_features_for_all() -> None:
     async def run() -> None:
         there = coordinator(asked)
         await there.start()
-        assert "its features are [age, income] in this federation" in await refused(there, request("a", INCOME_AGE))
+        assert "its rows are [age, income] in this federation" in await refused(there, request("a", INCOME_AGE))
         await there.join(request("a", AGE_INCOME))
         await there.join(request("arrays", Header(2)))
         assert there.state.headers == {}
@@ -154,7 +154,7 @@ def test_sites_with_swapped_columns_are_refused_and_agree_once_they_are_named(tm
     def client(site: str, *more: str) -> tuple[LocalClient, np.ndarray]:
         settings = config(f"data.dir='{tmp_path / site}'", *more)
         data = load_data(settings, settings.definitions())
-        return local_client(site, settings.definitions(), data, torch.device("cpu")), data["a0"].train.features
+        return local_client(site, settings.definitions(), data, torch.device("cpu")), data["a0"].train.values
 
     async def run() -> None:
         there = coordinator(config())

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from torch.nn import functional
 
+from client.data.array_examples import ArrayExamples
 from client.data.examples import TaskData
-from client.data.features import NumberExamples
 from client.data.request import DataRequest
 from client.data.sources import LOADERS
 from client.disclosure import what_leaves
 from common.config import Config, load_config
 from common.inputs import INPUT_KINDS, InputKind
 from common.models.encoder import EncoderSource
-from common.models.mlp import MLPConfig, MLPEncoder
+from common.models.mlp import MLP
 from common.statistics import TaskStatistics, ratio
 from common.tasks import TASK_KINDS, TaskKind
 from common.tasks.labels import LabelNames
@@ -94,7 +94,7 @@ class Letters(InputKind):
         return EncoderSource('{"model_type": "letters"}', None, None, "random weights")
 
     def build_encoder(self, encoder_config):
-        return MLPEncoder(MLPConfig(26, (8,)))
+        return MLP(26, (8,), 0.0)
 
 
 class Words(list[str]):
@@ -109,7 +109,7 @@ class Words(list[str]):
 
     def prepare(self, task, tokenizer, pair_mode, max_length):
         counts = np.array([[word.count(chr(97 + place)) for place in range(26)] for word in self], dtype=np.float32)
-        return NumberExamples(counts, task.type.targets(task, self.labels))
+        return ArrayExamples(counts, task.type.targets(task, self.labels))
 
 
 def words(request: DataRequest) -> TaskData:
@@ -147,7 +147,7 @@ def test_no_file_but_its_own_names_a_kind_of_task() -> None:
 
 
 def test_only_their_own_files_ask_what_examples_are_made_of() -> None:
-    kinds = r"(Text|Number)(Batch|Examples)|Tokenised\w+|MaskedSet|MLP\w+|(Linear|Siamese|Masked)Head"
+    kinds = r"(Text|Array)(Batch|Examples)|Tokenised\w+|MaskedSet|MLP\w*|Conv\w+|GRU\w+|Recurrent\w+|(Linear|Siamese|Masked)Head"
     asks = re.compile(rf"isinstance\(.*\b({kinds})\b|\.inputs\.name\b.*==|inputs == ")
     found = {
         (name, line.strip())

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.array_examples import ArrayExamples
 from client.data.examples import TaskData
-from client.data.features import NumberExamples
 from client.data.request import DataRequest
 from client.data.sources import load
+from common.encoders.mlp import MLPEncoder
 from common.errors import DataError
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition, TaskKind
 from common.tasks.labels import CellError
@@ -220,24 +221,24 @@ MINE = TaskDefinition("mine", TASK_KINDS["classification"], ("clutter", "Mine"),
 def test_rows_of_numbers_have_the_same_rule(tmp_path: Path, labels: list[object]) -> None:
     x = np.arange(8.0).reshape(4, 2)
     np.savez(tmp_path / "mine.npz", x=x, y=np.array(labels))
-    from_arrays = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
+    from_arrays = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(2)))
     (tmp_path / "mine.npz").unlink()
     table = "".join(f"{a},{b},{label}\n" for (a, b), label in zip(x.tolist(), labels, strict=True))
     (tmp_path / "mine.csv").write_text("u,v,y\n" + table)
-    from_table = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
+    from_table = load(DataRequest(MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(2)))
     for data in (from_arrays, from_table):
-        assert isinstance(data.train, NumberExamples)
-        assert isinstance(data.validation, NumberExamples)
+        assert isinstance(data.train, ArrayExamples)
+        assert isinstance(data.validation, ArrayExamples)
         both = np.concatenate([data.train.labels, data.validation.labels])
-        order = np.argsort(np.concatenate([data.train.features, data.validation.features])[:, 0])
+        order = np.argsort(np.concatenate([data.train.values, data.validation.values])[:, 0])
         assert both[order].tolist() == [0, 1, 1, 0]
 
 
 def test_a_bad_label_among_numbers_names_row_and_column(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("u,v,y\n1,2,0\n1,2,maybe\n")
     with pytest.raises(DataError, match=r"mine\.csv, row 2, column 'y', task mine: unknown label 'maybe'; use one of"):
-        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
+        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(2)))
     (tmp_path / "mine.csv").unlink()
     np.savez(tmp_path / "mine.npz", x=np.zeros((3, 2)), y=np.array([0, 1, 2]))
     with pytest.raises(DataError, match=r"mine\.npz, row 3, column 'y', task mine: label '2' is out of range"):
-        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", features=2))
+        load(DataRequest(MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(2)))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.array_examples import ArrayExamples
 from client.data.examples import TaskData
-from client.data.features import NumberExamples
 from common.methods.lasso import LassoRelation
 from common.methods.linear import GraphRelation, Links, MeanRelation, PrecisionRelation
 from common.methods.relation import Couple, Coupling, Members
@@ -214,7 +214,7 @@ def school() -> tuple[Problems, dict[str, TaskData]]:
         train = np.arange(1, len(target) + 1) % 4 != 0
         gram = mine[train].T @ mine[train]
         problems[f"{number:03d}"] = (gram + 0.2 * np.eye(len(gram)), mine[train].T @ target[train])
-        parts = [NumberExamples(mine[p].astype(np.float32), target[p].astype(np.float32)) for p in (train, ~train)]
+        parts = [ArrayExamples(mine[p].astype(np.float32), target[p].astype(np.float32)) for p in (train, ~train)]
         rows[f"{number:03d}"] = TaskData(parts[0], parts[1], "files")
     return problems, rows
 
@@ -223,8 +223,8 @@ def school_objective(found: dict[str, Vector], rows: dict[str, TaskData]) -> flo
     weights = np.stack(list(found.values()))
     fit = 0.0
     for name, data in rows.items():
-        assert isinstance(data.train, NumberExamples)
-        fit += 0.5 * float(np.sum((data.train.labels.astype(np.float64) - data.train.features @ found[name]) ** 2))
+        assert isinstance(data.train, ArrayExamples)
+        fit += 0.5 * float(np.sum((data.train.labels.astype(np.float64) - data.train.values @ found[name]) ** 2))
     return fit + 10.0 * float(np.sum((weights - weights.mean(axis=0)) ** 2)) + 0.1 * float(np.sum(weights**2))
 
 
@@ -253,6 +253,6 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
 def school_rmse(found: dict[str, Vector], rows: dict[str, TaskData]) -> float:
     errors = []
     for name, data in rows.items():
-        assert isinstance(data.validation, NumberExamples)
-        errors.append(data.validation.labels - data.validation.features @ found[name])
+        assert isinstance(data.validation, ArrayExamples)
+        errors.append(data.validation.labels - data.validation.values @ found[name])
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from common.inputs.numbers import Numbers
 
 from client.agent import Agent
 from client.app import local_definitions
@@ -24,9 +25,9 @@ from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config
+from common.encoders.mlp import MLPEncoder
 from common.errors import ConfigError, DataError
 from common.inputs import INPUT_KINDS
-from common.inputs.numbers import Numbers
 from common.ports import INLINE_BYTES
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.engine.coordinator import Coordinator
@@ -183,15 +184,22 @@ def test_rows_are_dealt_by_class_and_by_score(kind):
     labels = ("no", "yes") if kind is TASK_KINDS["classification"] else ()
     task = TaskDefinition("t", kind, labels, False, ("accuracy" if labels else "rmse",))
     request = DataRequest(
-        task, "builtin", train_samples=30, val_samples=10, inputs="numbers", features=3, seed=4, standardise=True
+        task,
+        "builtin",
+        train_samples=30,
+        val_samples=10,
+        inputs="numbers",
+        encoder=MLPEncoder(3),
+        seed=4,
+        standardise=True,
     )
     dealt = deal(request, 5, alpha=0.5)
     assert sum(len(part.train) for part in dealt) == 150
     assert sum(len(part.validation) for part in dealt) == 50
-    assert np.allclose(dealt[0].train.features.mean(axis=0), 0, atol=1e-6)
+    assert np.allclose(dealt[0].train.values.mean(axis=0), 0, atol=1e-6)
     for number, part in enumerate(deal(request, 3), start=1):
         alone = load(replace(request, partition=(number, 3)))
-        assert np.array_equal(alone.train.features, part.train.features)
+        assert np.array_equal(alone.train.values, part.train.values)
         assert np.array_equal(alone.validation.labels, part.validation.labels)
 
 

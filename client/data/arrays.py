@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.array_examples import ArrayExamples
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
 from client.data.examples import TaskData
-from client.data.features import NumberExamples
 from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
+from client.data.forms import FORMS
+from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.inputs.header import Header
 from common.seeds import derive_seed
@@ -25,7 +28,7 @@ from common.tasks.labels import CellError, quoted
 
 ALL = "all.npz"
 ARRAYS = ".npz"
-FORMS = (ARRAYS, *SUFFIXES)
+ENDINGS = (ARRAYS, *SUFFIXES)
 NAMES = ("names", "feature_names", "columns")
 """What an array is called that holds the names of the features."""
 VALIDATION_SHARE = 4
@@ -56,13 +59,13 @@ class ReadArrays:
 def read_rows(
     folder: Path,
     task: TaskDefinition,
-    features: int,
+    encoder: ArrayEncoder,
     seed: int,
     names: ColumnNames | None = None,
     *,
     scored: bool = True,
 ) -> TaskData:
-    """Training and validation rows, and what their columns are.
+    """Training and validation rows of the shape that an encoder reads, and what their columns are.
 
     Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y, and the
     features' names where there are any) or as a table (features are matched by name), then `all.npz` (arrays task, x
@@ -76,15 +79,15 @@ def read_rows(
     if not folder.is_dir():
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task.name}.npz or {ALL}")
     own = folder / task.name
-    train, validation = find(own, SPLIT_NAMES["train"], FORMS), find(own, SPLIT_NAMES["validation"], FORMS)
+    train, validation = find(own, SPLIT_NAMES["train"], ENDINGS), find(own, SPLIT_NAMES["validation"], ENDINGS)
     if train and (validation or not scored):
         read = _read(train, task, names)
-        rows = _checked(read, task, features)
+        rows = _checked(read, task, encoder)
         if not validation:
             return _data(read, rows, rows.take(np.empty(0, dtype=np.int64)), str(own))
         wanted = replace(names or ColumnNames(), features=read.columns.features)
-        return _data(read, rows, _checked(_read(validation, task, wanted), task, features), str(own))
-    paths = find(folder, (task.name,), FORMS)
+        return _data(read, rows, _checked(_read(validation, task, wanted), task, encoder), str(own))
+    paths = find(folder, (task.name,), ENDINGS)
     if paths:
         read = _read(paths, task, names)
     elif (folder / ALL).is_file():
@@ -94,7 +97,7 @@ def read_rows(
     else:
         needed = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
         raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {needed} (or {_OTHERS})")
-    whole = _checked(read, task, features)
+    whole = _checked(read, task, encoder)
     if len(whole) < 2:
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     order = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, "split"))).permutation(len(whole))
@@ -105,9 +108,9 @@ def read_rows(
 _OTHERS = ", ".join(SUFFIXES)
 
 
-def _data(read: ReadArrays, train: NumberExamples, validation: NumberExamples, origin: str) -> TaskData:
+def _data(read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str) -> TaskData:
     named = read.columns.features
-    header = Header.of(named) if named else Header(train.features.shape[1])
+    header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
     notes = read.table.notes if read.table is not None else ()
     return TaskData(train, validation, origin, read.columns, (header,), notes)
 
@@ -180,8 +183,7 @@ def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *,
         x, y = x[mine], y[mine]
     if x.dtype.kind not in "fiub":
         raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
-    flat = x.reshape(len(x), -1) if len(x) else x.reshape(0, 0)
-    return _by_name(path, flat, y, _feature_names(path, arrays, flat), task, replace(named, label=label))
+    return _by_name(path, x, y, _feature_names(path, arrays, x), task, replace(named, label=label))
 
 
 def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
@@ -199,8 +201,9 @@ def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
     if not found:
         return []
     names = [name.decode(errors="replace") if isinstance(name, bytes) else name for name in arrays[found[0]].tolist()]
-    if arrays[found[0]].shape != (x.shape[1],) or len({*names}) < len(names):
-        raise DataError(f"{path}: array '{found[0]}' must name each of {x.shape[1]} features once; mend it")
+    size = math.prod(x.shape[1:])
+    if arrays[found[0]].shape != (size,) or len({*names}) < len(names):
+        raise DataError(f"{path}: array '{found[0]}' must name each of {size} features once; mend it")
     return names
 
 
@@ -216,7 +219,7 @@ def _by_name(
                 f"{path}: feature '{missing}' is missing; present are {', '.join(present)}; rename it or set "
                 f"tasks.{task.name}.columns.features"
             )
-        x = x[:, [present.index(name) for name in wanted]]
+        x = x.reshape(len(x), len(present))[:, [present.index(name) for name in wanted]]
     return ReadArrays(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
 
 
@@ -237,34 +240,44 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
     return mine
 
 
-def _checked(read: ReadArrays, task: TaskDefinition, features: int) -> NumberExamples:
-    x = read.features
-    if not len(x):
+def _checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
+    if not len(read.features):
         raise DataError(f"{read.origin} has no rows; give at least one")
-    if x.shape[1] != features:
-        raise _another_width(read, task, features)
+    form, wanted = FORMS[encoder.inputs], encoder.row_shape
+    x = form.fit(read.features, wanted)
+    if x.shape[1:] != wanted:
+        raise _another_shape(read, x.shape[1:], task, encoder)
+    if form.keeps_bytes and x.dtype == np.uint8:
+        return ArrayExamples(np.ascontiguousarray(x), _labels(read, task), form)
     with np.errstate(over="ignore"):
-        flat = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(flat)
+        values = np.ascontiguousarray(x, dtype=np.float32)
+    good = np.isfinite(values)
     if not good.all():
-        row, number = divmod(int((~good).argmax()), features)
+        row, number = divmod(int((~good).argmax()), math.prod(wanted))
         raise DataError(
-            f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row, number]} is not a finite float32; "
+            f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row].flat[number]} is not a finite float32; "
             "mend or remove the row"
         )
-    return NumberExamples(flat, _labels(read, task))
+    return ArrayExamples(values, _labels(read, task), form)
 
 
-def _another_width(read: ReadArrays, task: TaskDefinition, features: int) -> DataError:
+def _another_shape(read: ReadArrays, shape: tuple[int, ...], task: TaskDefinition, encoder: ArrayEncoder) -> DataError:
     named = read.columns.features
     listed = f" ({', '.join([*named[:10], '...'][: len(named)])})" if named else ""
     remedy = f"name those wanted in tasks.{task.name}.columns.features, or change one" if named else "change one"
-    have = f"rows have {read.features.shape[1]} features{listed}"
-    return DataError(f"{read.origin}: {have}, model.mlp.features is {features}; {remedy}")
+    if encoder.flattens:
+        have, key, wants = f"rows have {shape[0]} features{listed}", "features", str(encoder.row_shape[0])
+    else:
+        have, key, wants = f"rows are {_times(shape)}", "shape", _times(encoder.row_shape)
+    return DataError(f"{read.origin}: {have}, model.{encoder.name}.{key} is {wants}; {remedy}")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "single numbers"
 
 
 def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
-    """Labels as `NumberExamples` holds them; each different value of an array is read once."""
+    """Labels as `ArrayExamples` holds them; each different value of an array is read once."""
     y = read.labels
     if isinstance(y, np.ndarray):
         try:

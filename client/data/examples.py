@@ -32,7 +32,7 @@ class UsedTokens:
 
 
 class PreparedExamples(Protocol):
-    """RawExamples ready for batching."""
+    """Examples ready for batching."""
 
     def __len__(self) -> int:
         """How many."""
@@ -55,10 +55,11 @@ class PreparedExamples(Protocol):
 
 
 class RawExamples(Protocol):
-    """RawExamples as they were read."""
+    """Examples as they were read."""
 
-    inputs: str
-    """Which of `INPUT_KINDS` they are."""
+    @property
+    def inputs(self) -> str:
+        """Which of `INPUT_KINDS` they are."""
 
     def __len__(self) -> int:
         """How many."""
@@ -117,7 +118,7 @@ def prepare(
     architecture: ModelArchitecture,
     tokenizer: Tokenizer | None,
 ) -> PreparedExamples:
-    """RawExamples ready for batching, for the coordinator's model.
+    """Examples ready for batching, for the coordinator's model.
 
     Raises:
         DataError: the model reads another kind of inputs, or an example cannot be read.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
@@ -39,8 +40,8 @@ class DataRequest:
     seed: int = 0
     inputs: str = "texts"
     """Which of `INPUT_KINDS` the examples are."""
-    features: int = 0
-    """How many numbers a row of numbers has."""
+    encoder: ArrayEncoder | None = None
+    """What reads rows of numbers; it says which shape they have."""
     standardise: bool = False
 
     @property
@@ -53,6 +54,12 @@ class DataRequest:
         if self.folder is None:
             raise DataError(f"task {self.task.name} is read from files but no data folder is given; set it")
         return self.folder
+
+    @property
+    def array_encoder(self) -> ArrayEncoder:
+        """The encoder that reads rows of numbers, which must be one of ours."""
+        assert self.encoder is not None
+        return self.encoder
 
     @property
     def builtin_samples(self) -> tuple[int, int]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.data import numbers, texts
+from client.data import array_loader, texts
 from client.data.examples import TaskData
+from client.data.forms import FORMS
 from client.data.request import DataRequest
 from common.errors import DataError
 
-LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {"texts": texts.load, "numbers": numbers.load}
+LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
+    "texts": texts.load,
+    **dict.fromkeys(FORMS, array_loader.load),
+}
 """By the names of `INPUT_KINDS`."""
 
 

@@ -1,8 +1,9 @@
 """Generated rows of numbers for any task: all tasks look at the same few hidden directions of the same space.
 
-A row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. A task's own weights turn
-that into class scores, one yes or no per label, or a number, and noise covers a part. What an encoder learns of W for
-one task therefore serves the others.
+A flat row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. An image or sequence
+is noise with patterns at random places, one per direction, of normally distributed strengths; tasks know the tanh of
+these. A task's own weights turn that into class scores, one yes or no per label, or a number; noise covers a part.
+What an encoder learns for one task therefore serves the others.
 """
 
 from __future__ import annotations
@@ -10,26 +11,66 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from client.data.features import NumberExamples
+from client.data.array_examples import ArrayExamples
+from client.data.forms import FORMS
+from common.encoders.row import ArrayEncoder
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
 DIRECTIONS = 8
 NOISE = 0.25
+PATTERN_EDGE = 5
+PATTERN_STRENGTH = 2.0
+
+Floats = NDArray[np.floating]
 
 
 def generate_rows(
-    task: TaskDefinition, features: int, split: Literal["train", "validation"], count: int, seed: int
-) -> NumberExamples:
-    """The first `count` rows of an endless split, which depends on task, features, split and seed alone."""
-    common = np.random.Generator(np.random.PCG64(derive_seed(seed, features, "directions")))
-    directions = common.standard_normal((features, DIRECTIONS)) / np.sqrt(features)
-    own = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, features, "weights")))
+    task: TaskDefinition, encoder: ArrayEncoder, split: Literal["train", "validation"], count: int, seed: int
+) -> ArrayExamples:
+    """The first `count` rows of an endless split, which depends on task, shape, split and seed alone."""
+    shape = encoder.row_shape
+    size = "x".join(map(str, shape)) if len(shape) > 1 else shape[0]
+    own = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, "weights")))
     weights = own.standard_normal((DIRECTIONS, task.outputs)) / np.sqrt(DIRECTIONS)
-    # One draw per row after the other, so that more rows never change earlier ones.
-    rng = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, features, split, "rows")))
-    drawn = rng.standard_normal((count, features + task.outputs))
+    common = np.random.Generator(np.random.PCG64(derive_seed(seed, size, "directions")))
+    rng = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, split, "rows")))
+    draw = _flat if len(shape) == 1 else _patterned
+    values, known, noise = draw(shape, common, rng, count, task.outputs)
+    scores = np.tanh(2.0 * known) @ weights * 2.0 + NOISE * noise
+    return ArrayExamples(values, task.type.drawn(scores), FORMS[encoder.inputs])
+
+
+# Both draw one row after the other, so that more rows never change earlier ones.
+
+
+def _flat(
+    shape: tuple[int, ...], common: np.random.Generator, rng: np.random.Generator, count: int, outputs: int
+) -> tuple[NDArray[np.float32], Floats, Floats]:
+    features = shape[0]
+    directions = common.standard_normal((features, DIRECTIONS)) / np.sqrt(features)
+    drawn = rng.standard_normal((count, features + outputs))
     rows, noise = drawn[:, :features].astype(np.float32), drawn[:, features:]
-    scores = np.tanh(2.0 * rows @ directions) @ weights * 2.0 + NOISE * noise
-    return NumberExamples(rows, task.type.drawn(scores))
+    return rows, rows @ directions, noise
+
+
+def _patterned(
+    shape: tuple[int, ...], common: np.random.Generator, rng: np.random.Generator, count: int, outputs: int
+) -> tuple[NDArray[np.float32], Floats, Floats]:
+    """Rows with patterns. Of an image all channels, of a sequence all steps of a pattern go to one place."""
+    channels = 0 if len(shape) == 3 else 1
+    edges = [size if axis == channels else min(size, PATTERN_EDGE) for axis, size in enumerate(shape)]
+    patterns = common.standard_normal((DIRECTIONS, *edges)) * PATTERN_STRENGTH
+    rows = np.empty((count, *shape), dtype=np.float32)
+    strengths, noise = np.empty((count, DIRECTIONS)), np.empty((count, outputs))
+    for row in range(count):
+        strengths[row], noise[row] = rng.standard_normal(DIRECTIONS), rng.standard_normal(outputs)
+        places, values = rng.random((DIRECTIONS, len(shape))), rng.standard_normal(shape)
+        for direction in range(DIRECTIONS):
+            starts = [int(p * (whole - e + 1)) for p, whole, e in zip(places[direction], shape, edges, strict=True)]
+            place = tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
+            values[place] += strengths[row, direction] * patterns[direction]
+        rows[row] = values
+    return rows, strengths, noise

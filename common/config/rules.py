@@ -9,6 +9,7 @@ from common.config import circle_rules, size_rules
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
+from common.encoders.table import ENCODERS
 from common.inputs.kind import RunSettings
 from common.methods.choice import Row, Table
 from common.methods.partitions import DirichletPartition
@@ -84,6 +85,15 @@ def _one_model(config: Config) -> list[str]:
         return []
     remedy = "other models are not supported yet, leave it out; for fewer layers of this one set client.layers"
     return [f"model.client_model: '{model.client_model}' is not '{model.server_model}'; {remedy}"]
+
+
+def _other_encoders(config: Config) -> list[str]:
+    model = config.model
+    return [
+        f"model.{name}: not read by server_model {model.server_model}; write server_model: {name}, or remove it"
+        for name in ENCODERS
+        if name != model.server_model and getattr(model, name) is not None
+    ]
 
 
 def _warm_start(config: Config) -> list[str]:
@@ -288,6 +298,7 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
 _TASK_RULES: RunSettings = (
     (("model",), _one_model),
+    (("model",), _other_encoders),
     (("model",), _warm_start),
     (("model",), _tasks_fit_inputs),
     (("tasks",), _some_task),

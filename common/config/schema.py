@@ -28,7 +28,14 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
+from common.encoders.conv1d import Conv1dEncoder
+from common.encoders.conv2d import Conv2dEncoder
+from common.encoders.gru import GRUEncoder
+from common.encoders.mlp import MLPEncoder
+from common.encoders.row import ArrayEncoder
+from common.encoders.table import ENCODERS
 from common.inputs import Header, InputKind, input_of
+from common.methods.choice import table
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
@@ -36,7 +43,6 @@ from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
 from common.tasks import TaskDefinition
-from common.wire.limits import MAX_LAYERS
 
 
 class RunSection(Section):
@@ -55,28 +61,15 @@ class RunSection(Section):
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
 
 
-class MLPSection(Section):
-    """Sizes of the encoder `mlp`: numbers per row (the same for all tasks), widths of its layers, dropout."""
-
-    features: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """numbers per row, the same for all tasks; more dimensions are flattened"""
-    hidden: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)
-    ] = (64,)
-    """widths of its layers; heads read the last one"""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """after each layer and before the head, 0 to below 1"""
-
-
 class ModelSection(Section):
     """The encoder, where its weights and tokenizer come from, and how texts are read.
 
     `tokenizer` is a folder or a vocab.txt (None: the model's own); `warm_start` is the folder of an earlier run, from
-    which encoder and heads start; `max_length` is in tokens. The encoder `mlp` reads rows of numbers instead.
+    which encoder and heads start; `max_length` is in tokens. Encoders of our own read rows of numbers instead.
     """
 
     server_model: Location = "prajjwal1/bert-tiny"
-    """encoder: name on the Hugging Face hub, a folder, or mlp (rows of numbers)"""
+    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -91,13 +84,25 @@ class ModelSection(Section):
     """tokens, 8 to 8192; longer texts are cut"""
     hub_timeout_seconds: Seconds = 10.0
     """how long to wait for the hub before going on without it"""
-    mlp: MLPSection = MLPSection.model_construct()
-    """for server_model mlp alone: a perceptron of our own, without a tokenizer"""
+    mlp: Annotated[MLPEncoder, Chosen(table(MLPEncoder))] | None = None
+    """of server_model mlp: layers over rows of numbers"""
+    conv2d: Annotated[Conv2dEncoder, Chosen(table(Conv2dEncoder))] | None = None
+    """of server_model conv2d: convolutions over images"""
+    conv1d: Annotated[Conv1dEncoder, Chosen(table(Conv1dEncoder))] | None = None
+    """of server_model conv1d: convolutions over sequences"""
+    gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
+    """of server_model gru: recurrent units over sequences"""
 
     @property
     def inputs(self) -> InputKind:
         """What examples are made of."""
         return input_of(self.server_model)
+
+    @property
+    def array_encoder(self) -> ArrayEncoder | None:
+        """The encoder of ours that `server_model` names, where it is described."""
+        found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
+        return found
 
 
 class DataSection(Section):

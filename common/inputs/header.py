@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,13 @@ class Header:
     count: int
     digest: str = ""
     names: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    """Of a row that has more than one dimension."""
+
+    @classmethod
+    def shaped(cls, shape: tuple[int, ...]) -> Header:
+        """The header of rows of this shape, whose numbers have no names."""
+        return cls(math.prod(shape), shape=shape if len(shape) > 1 else ())
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Header:
@@ -31,7 +39,7 @@ class Header:
     def fits(self, other: Header) -> bool:
         """Whether rows with these two headers are rows of the same numbers, as far as names tell."""
         named = bool(self.digest and other.digest)
-        return self.count == other.count and not (named and self.digest != other.digest)
+        return (self.count, self.shape) == (other.count, other.shape) and not (named and self.digest != other.digest)
 
     def beside(self, other: Header) -> tuple[str, str]:
         """Both headers in words, from the first name on in which they differ."""
@@ -41,6 +49,8 @@ class Header:
         return self._described(start), other._described(start)
 
     def _described(self, start: int) -> str:
+        if self.shape:
+            return "x".join(map(str, self.shape))
         if not self.names:
             return f"{self.count} without names"
         last = start + SHOWN_NAMES

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from common.errors import ModelError
+from common.inputs.arrays import Images, Numbers, Sequences
 from common.inputs.kind import InputKind
-from common.inputs.numbers import Numbers
 from common.inputs.texts import Texts
 
-INPUT_KINDS: dict[str, InputKind] = {"texts": Texts(), "numbers": Numbers()}
+INPUT_KINDS: dict[str, InputKind] = {kind.name: kind for kind in (Texts(), Numbers(), Images(), Sequences())}
 """By their names; the first one is that of encoders which no other kind lists."""
 
 

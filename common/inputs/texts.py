@@ -109,12 +109,6 @@ def has_token_types(config: Any) -> bool:
     return (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
-def _sizes(config: Config) -> list[str]:
-    if config.model.mlp.features is None:
-        return []
-    return [f"model.mlp: not read by server_model {config.model.server_model}; write server_model: mlp, or remove it"]
-
-
 def _tasks(config: Config) -> list[str]:
     return [
         f"tasks.{name}.columns.features: not read by server_model {config.model.server_model}; "
@@ -151,7 +145,6 @@ class Texts(InputKind):
 
     name = "texts"
     rules = (
-        (("model",), _sizes),
         (("model",), _tasks),
         (("model", "data"), _standardise),
         (("data", "model"), _tasks_have_data),

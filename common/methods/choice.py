@@ -52,6 +52,7 @@ class Parameter:
     kind: Any
     bounds: Bounds | None
     default: object
+    """`...` where there is none, so that it must be written."""
 
 
 class Row:
@@ -85,7 +86,8 @@ def parameters_of(row: type[Row]) -> dict[str, Parameter]:
 
 
 def _parameter(hint: Any, field: Field[Any]) -> Parameter:
-    default = field.default if field.default_factory is MISSING else field.default_factory()
+    default: object = field.default if field.default_factory is MISSING else field.default_factory()
+    default = ... if default is MISSING else default
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     return Parameter(kind, next((note for note in notes if isinstance(note, Bounds)), None), default)
 

@@ -15,7 +15,9 @@ MAX_LABELS = 1 << 14
 """Labels of all tasks together: a client's counts per label must fit into one message beside everything else."""
 DEFINITION_BYTES = 1 << 19
 """The definitions of all tasks, as `definition_bytes` counts them: they travel together, in one message."""
-MAX_FEATURES = 1_000_000
+MAX_FEATURES = 1 << 26
+MAX_DIMENSIONS = 8
+"""Of a row of numbers."""
 MAX_NAMES = 64
 """Names of features that travel; their digest stands for all of them."""
 NAMES_CHARS = 1 << 16
@@ -49,7 +51,6 @@ SCOPE_CHARS = 1024
 """One part of a scope's name, such as the tasks of a member."""
 MAX_GROUP_LEVELS = 8
 CONFIG_CHARS = 1 << 16
-MAX_LAYERS = 1000
 
 TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
 SCOPE_NAME = re.compile(rf"(?!.*\.\.)[a-z]{{1,64}}(/(?!\.)[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from common.bodies import ScopeVersion
@@ -92,7 +93,7 @@ def pack_header(task: str, value: Header, headers: int) -> pb.TaskHeader:
         if room < 0:
             break
         names.append(shown)
-    return pb.TaskHeader(task=task, count=value.count, digest=value.digest, names=names)
+    return pb.TaskHeader(task=task, count=value.count, digest=value.digest, names=names, shape=value.shape)
 
 
 def unpack_header(message: pb.TaskHeader) -> Header:
@@ -101,11 +102,12 @@ def unpack_header(message: pb.TaskHeader) -> Header:
     digest = checks.digest(message.digest) if message.digest else ""
     if len(names) > message.count or (names and not digest):
         raise WireError(f"names: {len(names)} do not fit {message.count} features with digest '{digest}'")
-    return Header(
-        checks.count(message.count, "count", least=1, most=limits.MAX_FEATURES),
-        digest,
-        tuple(checks.text(checks.line(name, "names"), "names", limits.LABEL_CHARS) for name in names),
-    )
+    shape = tuple(checks.items(message.shape, "shape", limits.MAX_DIMENSIONS))
+    count = checks.count(message.count, "count", least=1, most=limits.MAX_FEATURES)
+    if shape and (digest or len(shape) < 2 or math.prod(shape) != count):
+        raise WireError(f"shape: {shape} is not that of a row of {count} numbers")
+    shown = tuple(checks.text(checks.line(name, "names"), "names", limits.LABEL_CHARS) for name in names)
+    return Header(count, digest, shown, shape)
 
 
 def pack_architecture(value: ModelArchitecture) -> pb.ModelArchitecture:

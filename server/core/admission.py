@@ -56,10 +56,10 @@ def _check_header(run: RunSettings, state: FederationState, request: JoinRequest
     for ours in (asked, others.get(task, asked)):
         if not ours.fits(theirs):
             here, there = ours.beside(theirs)
-            what = f"its features are {here} in this federation, and {there} at client '{request.client_id}'"
+            what = f"its rows are {here} in this federation, and {there} at client '{request.client_id}'"
             remedy = f"name them in one order for all, as tasks.{task}.columns.features"
             if not (ours.digest and theirs.digest):
-                remedy = "model.mlp.features must be the same number for all"
+                remedy = "the section of the encoder in model must be the same for all"
             raise Refused(Reason.TASK_MISMATCH, f"task '{task}': {what}; {remedy}")
 
 

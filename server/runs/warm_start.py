@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.config import Config
+from common.encoders.table import ENCODERS
 from common.errors import ModelError, RunFolderError
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
@@ -102,7 +103,7 @@ def _give_initial_private_values(saved: SavedRun, folder: Path) -> frozenset[str
 
 def _check(config: Config, saved: SavedRun, folder: Path) -> None:
     then, now = saved.config.model, config.model
-    for key in ("server_model", "tokenizer", "mlp"):
+    for key in ("server_model", "tokenizer", *ENCODERS):
         if getattr(then, key) != getattr(now, key):
             remedy = "write the same, or leave warm_start out"
             raise ModelError(f"model.{key}: differs from that of the run in '{folder}' (model.warm_start); {remedy}")

@@ -80,7 +80,10 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
         Traffic(**json.loads(rows.get("traffic", "{}"))),
         Phase(rows.get("ended", Phase.WAITING.value)),
         rows.get("reason", ""),
-        {task: Header(said["count"], said["digest"], tuple(said["names"])) for task, said in headers.items()},
+        {
+            task: Header(said["count"], said["digest"], tuple(said["names"]), tuple(said["shape"]))
+            for task, said in headers.items()
+        },
         {task: TargetUnits(**said) for task, said in units.items()},
     )
 

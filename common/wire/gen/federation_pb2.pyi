@@ -58,16 +58,18 @@ class TargetSums(_message.Message):
     def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ...) -> None: ...
 
 class TaskHeader(_message.Message):
-    __slots__ = ("task", "count", "digest", "names")
+    __slots__ = ("task", "count", "digest", "names", "shape")
     TASK_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
     task: str
     count: int
     digest: str
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
     __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")

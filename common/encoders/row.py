@@ -1,0 +1,107 @@
+"""What an encoder of ours is to both sides: parameters that describe it, the shape of its rows, and how it is built."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin
+
+from common.errors import ModelError
+from common.methods.choice import Row, parameters_of
+
+if TYPE_CHECKING:  # a coordinator at work has no torch
+    from common.inputs.kind import Encoder
+
+E = TypeVar("E", bound="ArrayEncoder")
+
+LARGEST_SIZE = 1_000_000
+MOST_LAYERS = 1000
+MOST_DIMENSIONS = 8
+MOST_VALUES = 1 << 26
+"""In a row of an array: 256 MiB of float32."""
+
+
+class ArrayEncoder(Row):
+    """Base of the encoders over rows of numbers, whatever their shape: flat, images, sequences.
+
+    A row's fields are its parameters. They stand in the configuration as `model.<name>`, and, as JSON, in the
+    description from which both sides build the same module.
+    """
+
+    inputs: ClassVar[str]
+    """Which of `INPUT_KINDS` it reads."""
+    flattens: ClassVar[bool] = False
+    """Whether rows of more dimensions are read as one."""
+
+    @property
+    @abstractmethod
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, without the dimension of the batch."""
+
+    @abstractmethod
+    def build(self) -> Encoder:
+        """The module, with values from torch's global generator."""
+
+    def describe(self) -> str:
+        """The description as JSON with sorted keys."""
+        values = {key: getattr(self, key) for key in parameters_of(type(self))}
+        return json.dumps({"model_type": self.name, **values}, sort_keys=True)
+
+    @classmethod
+    def read(cls: type[E], values: dict[str, Any]) -> E:
+        """The encoder of a description, which may come from another machine.
+
+        Raises:
+            ModelError: it is of another encoder, or a value is impossible.
+        """
+        known = parameters_of(cls)
+        if set(values) != {"model_type", *known}:
+            raise ModelError(f"encoder of type '{cls.name}': its description has {', '.join(sorted(values))[:200]}")
+        for key, parameter in known.items():
+            if not _is_of(values[key], parameter.kind):
+                raise ModelError(f"encoder of type '{cls.name}': {key} is {values[key]!r:.80}, of another type")
+            if parameter.bounds is not None and (problem := parameter.bounds.problem(values[key])):
+                raise ModelError(f"encoder of type '{cls.name}': {key}: {problem}")
+        made = cls(**{key: _frozen(values[key]) for key in known})
+        if problems := made.problems():
+            raise ModelError(f"encoder of type '{cls.name}': {problems[0]}")
+        return made
+
+
+def sizes_problems(key: str, sizes: Sequence[int], most: int = MOST_LAYERS) -> list[str]:
+    """What is wrong with a list of sizes, such as the widths of layers."""
+    if len(sizes) > most:
+        return [f"{key}: {len(sizes)} of them; write at most {most}"]
+    wrong = next((size for size in sizes if not 1 <= size <= LARGEST_SIZE), None)
+    return [] if wrong is None else [f"{key}: {wrong} is out of range; write 1 to {LARGEST_SIZE}"]
+
+
+def shape_problems(key: str, shape: Sequence[int], dimensions: str, count: int | None = None) -> list[str]:
+    """What is wrong with the shape of a row; `dimensions` names them for a person."""
+    if not shape or len(shape) > MOST_DIMENSIONS or (count is not None and len(shape) != count):
+        return [f"{key}: {len(shape)} numbers; write {dimensions}"]
+    if found := sizes_problems(key, shape):
+        return found
+    size = 1
+    for extent in shape:
+        size *= extent
+    return [f"{key}: a row has {size} numbers; {MOST_VALUES} is the most"] if size > MOST_VALUES else []
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value of JSON is what a parameter wants: no text for a number, no truth value for a count."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is tuple:
+        return isinstance(value, list) and all(_is_of(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(item, int | float | str | bool) for item in value.values())
+    if origin is not None:  # a literal
+        return value in inner
+    return type(value) is kind
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
