@@ -99,7 +99,7 @@ def _written(kind: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
         return Annotated[tuple[tuple(i if i is ... else _written(i) for i in inner)], Field(strict=False)]  # type: ignore[misc]
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         return dict[Text, _written(inner[1])]  # type: ignore[misc]
     return kind
 

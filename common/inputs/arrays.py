@@ -158,8 +158,8 @@ def encoder_described(encoder_config: str) -> ArrayEncoder:
     return ENCODERS[str(values.get("model_type"))].read(values)
 
 
-def _types(inputs: str) -> frozenset[str]:
-    return frozenset(name for name, encoder in ENCODERS.items() if encoder.inputs == inputs)
+def _types(kind: str) -> frozenset[str]:
+    return frozenset(name for name, encoder in ENCODERS.items() if encoder.inputs == kind)
 
 
 class Numbers(Arrays):

@@ -20,7 +20,7 @@ class ConvolutionalLayer(nn.Module):
 
     def __init__(self, description: Conv1dEncoder | Conv2dEncoder, inputs: int, outputs: int) -> None:
         super().__init__()
-        flat = isinstance(description, Conv2dEncoder)
+        flat = len(description.shape) == 3
         convolution = nn.Conv2d if flat else nn.Conv1d
         self.convolution = convolution(inputs, outputs, description.kernel, padding=description.kernel // 2)
         grouped = description.norm == "group"
@@ -42,7 +42,7 @@ class ConvolutionalNetwork(nn.Module):
     def __init__(self, description: Conv1dEncoder | Conv2dEncoder) -> None:
         super().__init__()
         self.config = SimpleNamespace(hidden_size=description.hidden, hidden_dropout_prob=description.dropout)
-        self._channels_last = isinstance(description, Conv1dEncoder)
+        self._channels_last = len(description.shape) == 2
         channels = description.shape[1] if self._channels_last else description.shape[0]
         widths = (channels, *description.filters)
         self.layers = nn.ModuleList(
