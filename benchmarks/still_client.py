@@ -16,7 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import torch
 
 from client.app import take_part
-from client.training.procedures import ClientState, Trained, Work
+from client.training.work import ClientState, Trained, Work
 from common.config import load_config
 from common.logs import set_up_logging
 

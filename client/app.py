@@ -18,7 +18,7 @@ from client.data.sources import load
 from client.limits import Limits
 from client.local_client import Computing, local_client
 from client.state.identity import claim
-from client.training.procedures import Procedure
+from client.training.work import Procedure
 from common.config import Config
 from common.errors import ConfigError
 from common.log_fields import about

@@ -40,6 +40,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             lines.append(
                 f"  each round, scope {name}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"
             )
+    if config.training.procedure.has_controls:
+        lines.append("    and with it the change of the client's mean gradient there, as many numbers again")
     if any(Scope.parse(scope).is_member and scope not in fixed for scope in held):
         alone = membership.members == "clients"
         whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"

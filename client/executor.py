@@ -15,7 +15,7 @@ from client.model import ClientModelSynchronizer
 from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, ScopeVersion, Welcome
 from common.parameters.schema import ParameterSchema

@@ -10,27 +10,18 @@ from typing import assert_never
 
 import torch
 import xxhash
-from torch import Tensor
 
 from client.model import ClientModelSynchronizer
 from client.packing import pack
 from client.precision import PrecisionChoice
 from client.training.compact import Examples
-from client.training.evaluation import Scores, score
+from client.training.evaluation import score
 from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
-from client.training.procedures import (
-    ClientState,
-    Procedure,
-    Work,
-    fine_tuned,
-    frozen,
-    isolated,
-    procedure_of,
-    score_own,
-)
+from client.training.own_models import scoring_of, training_of
+from client.training.work import ClientState, Procedure, Work, frozen
 from common.errors import Reason, Refused, WireError
-from common.orders import Answer, Evaluate, Order, Reply, TaskResult, Train, TrainingSettings, Update, UpdateHeader
+from common.orders import Answer, Body, Evaluate, Order, Reply, TaskResult, Train, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
@@ -84,13 +75,14 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     job = replace(job, examples=job.examples.of_order(order))
     replica.load_received()
     replica.load_private({scope: state[scope] for scope in replica.private_scopes})
-    match order.body:
-        case Train():
-            return _train(job, order.body, replica, state, started)
-        case Evaluate():
-            return _evaluate(job, order.body, replica, state, started)
-        case _:
-            assert_never(order.body)
+    with frozen(replica.model, _frozen_names(job.trains, order.body.settings.frozen, replica)):
+        match order.body:
+            case Train():
+                return _train(job, order.body, replica, state, started)
+            case Evaluate():
+                return _evaluate(job, order.body, replica, state, started)
+            case _:
+                assert_never(order.body)
 
 
 def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
@@ -110,17 +102,18 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
-    terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
-    work = replace(_work(job, replica, settings, body.seed, state), ties=terms, isolated=frozenset(body.isolated_tasks))
-    procedure = job.procedure or procedure_of(settings.procedure)
-    if settings.isolated:
-        procedure = isolated(procedure)
-    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-        trained = procedure(work, state)
-    untrained = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained |= untrained_scopes(replica.schemas, order.tasks, body.isolated_tasks)
-    trained_scopes = [wanted for wanted in order.scopes if wanted.scope not in untrained]
-    scopes, payload = pack(replica, trained_scopes, body.codec)
+    fixed = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    untrained = untrained_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
+    handed_in = [w for w in order.scopes if w.scope not in untrained and Scope.parse(w.scope).base not in fixed]
+    work = replace(
+        _work(job, replica, body, state),
+        ties=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
+        isolated=frozenset(body.isolated_tasks),
+        trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
+        controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in fixed},
+    )
+    trained = training_of(settings, job.procedure)(work, state)
+    scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
         TaskResult(
             n,
@@ -140,40 +133,26 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
 def _evaluate(
     job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
 ) -> JobResult:
-    scores = score(replica.model, job.examples.whole, body.batch_size)
-    own, fresh = Scores(), dict[str, Tensor]()
-    if body.own_model:
-        own = score_own(_own_model(replica, state), replica.model, job.examples, body.batch_size, state)
-    elif body.fine_tuning is not None:
-        settings = body.fine_tuning.settings
-        work = _work(job, replica, settings, body.fine_tuning.seed, state)
-        with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-            trained = fine_tuned(work, state)
-        own, fresh = trained.scores, dict(trained.state)
-    results = tuple(TaskResult(name, 0, None, scores.get(name), own.get(name)) for name in job.examples.tasks)
-    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, fresh)
+    scores = score(replica.model, job.examples.whole, body.settings.eval_batch_size)
+    own = scoring_of(body.settings)(_work(job, replica, body, state), state)
+    results = tuple(TaskResult(name, 0, None, scores.get(name), own.scores.get(name)) for name in job.examples.tasks)
+    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
 
 
-def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:
+def _work(job: Job, replica: ClientModelSynchronizer, body: Body, state: ClientState) -> Work:
     private = {scope: state[scope] for scope in replica.private_scopes}
-    return OwnModel(replica.schemas, replica.vectors, replica.received, private)
-
-
-def _work(
-    job: Job, replica: ClientModelSynchronizer, settings: TrainingSettings, seed: int, state: ClientState
-) -> Work:
     names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
     travelling = frozenset[str]().union(*names.values())
-    body = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
+    shared = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
     return Work(
         replica.model,
         job.examples,
-        settings,
-        seed,
+        body.settings,
+        body.seed,
         job.progress,
         travelling,
-        body,
-        _own_model(replica, state),
+        shared,
+        OwnModel(replica.schemas, replica.vectors, replica.received, private),
         in_precision=job.precision.in_use,
     )
 

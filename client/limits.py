@@ -54,21 +54,17 @@ class Limits:
         what = f"order {order.order_id}"
         self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)
         match order.body:
-            case Train(settings):
+            case Train(settings) | Evaluate(settings):
                 self._judge_training(what, settings)
-            case Evaluate(batch_size, fine_tuning=tuning):
-                self._judge("batch_size", what, "eval_batch_size", batch_size)
-                if tuning is not None:
-                    self._judge_training(what, tuning.settings)
             case _:
                 assert_never(order.body)
 
     def _judge_training(self, what: str, settings: TrainingSettings) -> None:
         self._judge("epochs", what, "local_epochs", settings.local_epochs)
-        self._judge("epochs", what, "finetune_epochs", settings.finetune_epochs)
-        for key, parameter in parameters_of(type(settings.procedure)).items():
-            if parameter.kind is int:  # what procedures count is epochs
-                self._judge("epochs", what, key, getattr(settings.procedure, key))
+        for row in (settings.procedure, settings.own_model):
+            for key, parameter in parameters_of(type(row)).items():
+                if parameter.kind is int:  # what these rows count is epochs
+                    self._judge("epochs", what, f"{key} of {row.name}", getattr(row, key))
         self._judge("batch_size", what, "batch_size", settings.batch_size)
         self._judge("batch_size", what, "eval_batch_size", settings.eval_batch_size)
 

@@ -11,7 +11,7 @@ import torch
 from client.data.examples import TaskData
 from client.limits import Limits
 from client.precision import Precision
-from client.training.procedures import Procedure
+from client.training.work import Procedure
 from common.capabilities import ALL, Capabilities
 from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS

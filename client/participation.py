@@ -37,7 +37,7 @@ from common.orders import (
     UpdateState,
     Welcome,
 )
-from common.parameters.scope import is_private
+from common.parameters.scope import Scope, is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
 
 log = logging.getLogger("fedmtl.client")
@@ -181,8 +181,8 @@ class Participation:
                 return True
             case Update(header):
                 schemas = self._executor.schemas
-                known = (s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in header.scopes)
-                return answer.whole and all(known)
+                found = ((schemas.get(Scope.parse(s.scope).base), s.schema_digest) for s in header.scopes)
+                return answer.whole and all(mine is not None and mine.digest == said for mine, said in found)
             case _:
                 assert_never(answer)
 
@@ -239,7 +239,7 @@ class Participation:
             WireError: it names a private scope, or one that is not here.
         """
         shared = {scope for scope in self._executor.schemas if not is_private(scope)}
-        foreign = [wanted.scope for wanted in order.scopes if wanted.scope not in shared]
+        foreign = [wanted.scope for wanted in order.scopes if Scope.parse(wanted.scope).base not in shared]
         if foreign:
             raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
 

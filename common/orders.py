@@ -14,6 +14,7 @@ from common.inputs.header import Header
 from common.methods.balance import PlainBalance
 from common.methods.balances import LocalBalance
 from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
+from common.methods.own_models import NoOwnModel, OwnModelRow
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope
 from common.statistics import TaskStatistics
@@ -91,21 +92,8 @@ class TrainingSettings:
     proximal_step: ProximalStep = ProximalStep.GRADIENT
     frozen: str = ""
     """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
-    finetune_epochs: int = 0
-    """Passes over a client's examples after the last round, for a model of its own."""
-    isolated: bool = False
-    """Whether a client also trains a model that nobody else moves: what it would have alone."""
-
-    @property
-    def has_own_model(self) -> bool:
-        """Whether the client trains a second model of its own beside the one that it hands in."""
-        return self.isolated or self.procedure.has_own_model
-
-    def problem(self) -> str | None:
-        """What contradicts what, or None: there is place for one model of the client's own."""
-        if self.procedure.has_own_model + (self.finetune_epochs > 0) + self.isolated > 1:
-            return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
-        return None
+    own_model: OwnModelRow = field(default_factory=NoOwnModel)
+    """What a client trains beside the model that it hands in."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +129,14 @@ class ProximalTerm:
         return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
 
 
+@dataclass(frozen=True)
+class ControlShare:
+    """The mean of clients' control variates of a scope is the scope `control/<scope>` divided by `clients`."""
+
+    scope: str
+    clients: int
+
+
 DENSE_FLOAT32 = "dense-float32"
 ROWS_FLOAT32 = "rows-float32"
 DENSE_BFLOAT16 = "dense-bfloat16"
@@ -159,26 +155,17 @@ class Train:
     proximal_terms: tuple[ProximalTerm, ...] = ()
     isolated_tasks: tuple[str, ...] = ()
     """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """Train a model of the client's own from the received one."""
-
-    settings: TrainingSettings
-    seed: int
-    """Derived as in `Train`."""
+    controls: tuple[ControlShare, ...] = ()
+    """What the sums of control variates among the order's scopes are sums of."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the received model, and the client's own where it has one; the answer is a `Reply`."""
+    """Score the received model, and the client's own where it has or makes one; the answer is a `Reply`."""
 
-    batch_size: int
-    own_model: bool = False
-    """Whether the client keeps a second model, which is scored too."""
-    fine_tuning: FineTuning | None = None
-    """How to make one before it is scored."""
+    settings: TrainingSettings
+    seed: int
+    """Derived as in `Train`."""
 
 
 Body = Train | Evaluate

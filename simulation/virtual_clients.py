@@ -13,7 +13,7 @@ from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
 from client.local_client import Computing, local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import Procedure
+from client.training.work import Procedure
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError

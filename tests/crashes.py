@@ -20,7 +20,7 @@ from client.executor import ThreadExecutor, Workspace
 from client.job import JobResult
 from client.local_client import local_client
 from client.training.loop import Progress
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config

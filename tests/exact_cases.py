@@ -16,7 +16,7 @@ from client.app import load_data, local_definitions
 from client.data.examples import TaskData
 from client.local_client import local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import ClientState, Procedure, Trained, Work
+from client.training.work import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.methods.relation import Couple

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from client.agent import Agent
-from client.training.procedures import ClientState, Procedure, Trained, Work
+from client.training.work import ClientState, Procedure, Trained, Work
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config

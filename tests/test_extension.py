@@ -16,7 +16,7 @@ import torch
 
 from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError

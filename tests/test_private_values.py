@@ -13,7 +13,7 @@ import torch
 import simulation.codec
 from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from common.methods.local_optimizers import SGDOptimizer
 from common.orders import Train, Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16

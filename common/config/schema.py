@@ -5,6 +5,7 @@ What spans several keys is checked in `rules`; `federated_config.yaml` shows eve
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,9 +30,11 @@ from common.config.values import (
     group_tree,
 )
 from common.inputs import Header, InputKind, input_of
+from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
+from common.orders import TrainingSettings
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
@@ -336,6 +339,15 @@ class Config(Section):
     def by_task(self) -> bool:
         """Whether what tasks share is summed task by task."""
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
+
+    def own_models(self) -> dict[str, OwnModelRow]:
+        """The clients' own models that are asked for, by key; `common.config.rules` allows one."""
+        return self.training.own_models() | ({"guard": IsolatedModel()} if self.guard.enabled else {})
+
+    def order_settings(self) -> TrainingSettings:
+        """What travels with every order to train."""
+        own = next(iter(self.own_models().values()), NoOwnModel())
+        return replace(self.training.settings(), own_model=own)
 
     def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""

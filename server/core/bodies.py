@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from common.orders import Body, Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train
-from common.parameters.scope import Scope
+from common.orders import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Train
+from common.parameters.scope import Scope, is_control
 from common.seeds import derive_seed
 from server.core.phases import EVALUATE, TRAIN, RoundPhase
 from server.core.state import FederationState, OpenOrder, OpenRound, Rules
@@ -17,12 +17,14 @@ def body_of(rules: Rules, state: FederationState, round_: OpenRound, order: Open
 
 
 def _train(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
+    scopes = [Scope.parse(wanted.scope) for wanted in order.scopes]
     return Train(
         rules.training_in(round_.number),
         _seed(rules, round_, order),
         order.codec,
         proximal_terms(rules, state, order.scopes),
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallen),
+        controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
     )
 
 
@@ -31,6 +33,8 @@ def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeV
     found = []
     for wanted in scopes:
         scope = Scope.parse(wanted.scope)
+        if scope.is_derived:
+            continue
         related = state.relations.get(scope.template)
         if related is not None and related.mu.get(wanted.scope):
             found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
@@ -41,13 +45,7 @@ def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeV
 
 def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
-    settings = rules.training
-    tunes = settings.finetune_epochs > 0
-    return Evaluate(
-        settings.eval_batch_size,
-        settings.has_own_model,
-        FineTuning(settings, _seed(rules, round_, order)) if tunes else None,
-    )
+    return Evaluate(rules.training, _seed(rules, round_, order))
 
 
 def _seed(rules: Rules, round_: OpenRound, order: OpenOrder) -> int:

@@ -40,7 +40,7 @@ from server.core.state import (
     order_id,
 )
 from server.core.units import with_units
-from server.core.weighing import caps_of, step_shares
+from server.core.weighing import caps_of, step_shares, variates_of
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -260,13 +260,15 @@ def _new_round(rules: Rules, state: FederationState, present: list[Member], trai
     for member in chosen:
         name = order_id(phase, number, state.attempt, member.client_id)
         tasks = tasks_of_order(rules, member, number) if training else member.tasks
-        scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in rules.scopes_of(member, tasks))
+        held = rules.scopes_in(phase, number, member, tasks)
+        scopes = tuple(ScopeVersion(scope, state.version_of(scope)) for scope in held)
         codec = rules.codec_for(member.capabilities)
         fixed = rules.fixed_scopes(member, tasks, number, state.fallen)
         orders[name] = OpenOrder(name, member.client_id, tasks, scopes, codec=codec, fixed=fixed)
     deadline = now + rules.round_timeout_seconds
     caps = caps_of(rules, state.members, orders.values())
-    return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps)
+    variates = variates_of(rules, state.members) if training else {}
+    return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps, variates)
 
 
 def _expire_outstanding(state: FederationState, round_: OpenRound) -> FederationState:
@@ -308,7 +310,7 @@ def _account(rules: Rules, round_: OpenRound, totals: Mapping[str, int]) -> str:
     held = {task.name: sum(task.name in order.tasks for order in accepted) for task in rules.tasks}
     parts = []
     changed = [Scope.parse(name) for name in sorted(totals)]
-    for scope in (str(scope) for scope in changed if not scope.is_member):
+    for scope in (str(scope) for scope in changed if not (scope.is_member or scope.is_derived)):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
         parts.append(f"{scope}: {rules.tensors.get(Scope.parse(scope).template, 0)} tensors from {len(who)}{names}")

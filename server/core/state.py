@@ -17,7 +17,7 @@ from common.orders import (
 )
 from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes
 from common.parameters.membership import Membership
-from common.parameters.scope import Scope, untrained_scopes
+from common.parameters.scope import Scope, is_control, untrained_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.phases import Phase, RoundPhase
@@ -97,6 +97,14 @@ class Rules:
     def scopes_of(self, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client exchanges when it works on some of its tasks."""
         return self.held_scopes(self.schemas, member, tasks)
+
+    def scopes_in(self, phase: RoundPhase, number: int, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes of its order in a round: to train, with the controls of those that it may train."""
+        scopes = self.scopes_of(member, tasks)
+        if not (phase.publishes and self.training.procedure.has_controls):
+            return scopes
+        fixed = fixed_scopes(member.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        return scopes + tuple(s.control for s in map(Scope.parse, scopes) if s.template not in fixed)
 
     def held_scopes(self, templates: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes for these templates that a client holds for some of its tasks, without layers that it lacks."""
@@ -211,6 +219,8 @@ class OpenRound:
     deadline: float
     orders: Mapping[str, OpenOrder]
     caps: Mapping[str, int] = field(default_factory=dict)
+    variates: Mapping[str, int] = field(default_factory=dict)
+    """How many clients have a control variate of each scope, in rounds that exchange such."""
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
@@ -269,6 +279,10 @@ class FederationState:
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     relations: Mapping[str, Related] = field(default_factory=dict)
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
+
+    def version_of(self, scope: str) -> int:
+        """The version of a scope; a sum of control variates begins at 0 and has nothing of its template."""
+        return self.versions.get(scope, 0) if is_control(scope) else self.versions[scope]
 
     def present(self) -> list[Member]:
         """Members that are here now, by id."""

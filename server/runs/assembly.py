@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.clock import Clock
 from common.config import Config
-from common.orders import ModelArchitecture, TrainingSettings
+from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
@@ -38,7 +37,7 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         tasks=config.definitions(),
         schemas=ByTemplate({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
-        training=_training(config),
+        training=config.order_settings(),
         clients_per_task=section.clients_per_task,
         min_clients=section.min_clients,
         client_fraction=section.client_fraction,
@@ -70,11 +69,6 @@ def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchem
         headers=config.headers(),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
     )
-
-
-def _training(config: Config) -> TrainingSettings:
-    """What travels with orders: under the guard clients train isolated models too."""
-    return replace(config.training.settings(), isolated=config.guard.enabled)
 
 
 def _schedule(config: Config) -> TrainingSchedule:

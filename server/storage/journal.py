@@ -310,15 +310,17 @@ class Journal:
         return [member_of(*row) for row in rows]
 
     def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
-        row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
+        row = self._db.execute(
+            "SELECT kind, number, attempt, version, variates FROM rounds WHERE closed = 0"
+        ).fetchone()
         if row is not None:
-            kind, number, attempt, version = row
+            kind, number, attempt, version, variates = row
             open_ = self._round(ROUND_PHASES[kind], number, attempt, version, deadline)
             fresh = {
                 name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, fixed=o.fixed)
                 for name, o in open_.orders.items()
             }
-            return OpenRound(number, attempt, open_.phase, version, deadline, fresh), attempt
+            return replace(open_, orders=fresh, variates=json.loads(variates)), attempt
         abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
         return None, (attempt or 0) + 1

@@ -122,5 +122,5 @@ def extra_epochs(config: Config) -> int:
     """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
     training = config.training
     per_round = training.procedure.extra_epochs(training.local_epochs)
-    isolated = training.local_epochs if config.guard.enabled else 0
-    return training.num_rounds * (per_round + isolated) + training.finetune_epochs
+    beside = config.order_settings().own_model.extra_epochs(training.num_rounds, training.local_epochs)
+    return training.num_rounds * per_round + beside
