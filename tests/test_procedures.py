@@ -345,9 +345,10 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
 ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
-@pytest.mark.parametrize(
-    "procedure", [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1), Scaffold()]
-)
+ROWS = [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1), Scaffold()]
+
+
+@pytest.mark.parametrize("procedure", ROWS)
 def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
     handed_in, own = procedure.parts()
     training = replace(SETTINGS, procedure=handed_in, own_model=own, proximal_step=ProximalStep.PROXIMAL)
@@ -367,7 +368,7 @@ def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
         (["training.procedure=fedrep", "sharing.plan=full"], "training.procedure: fedrep, but plan full"),
         (
             ["training.procedure=ditto", "training.finetune_epochs=1"],
-            "training.procedure: training.procedure and training.finetune",
+            "training.procedure: training.procedure and",
         ),
         (["training.procedure=fedavg"], "training.procedure"),
         (["training.procedure.mu=0.5"], "training.procedure.mu: not read by plain; write name: fedprox or ditto"),

@@ -63,7 +63,7 @@ class Unknown(Strange):
         ({"procedure": PerFedAvg(-1.0)}, "inner_learning_rate"),
         ({"procedure": FedRep(2**31)}, "head_epochs"),
         ({"procedure": Ditto()}, "procedure: ditto travels as its parts"),
-        ({"own_model": FineTunedModel(-1)}, "own_model.epochs"),
+        ({"own_model": FineTunedModel(2**31)}, "own_model.epochs"),
     ],
 )
 def test_the_decoder_refuses_nonsense(changes: dict[str, Any], problem: str) -> None:

@@ -32,6 +32,7 @@ from tests.training_cases import SETTINGS
 Flat = NDArray[np.float64]
 ROUNDS, STEPS, RATE = 5, 3, 0.3
 THREE = (("a", ("a0",), "1/2"), ("b", ("b1",), "1/2"), ("c", ("a0", "b1"), "2/2"))
+ALIKE = tuple((name, ("a0", "b1"), f"{part}/3") for part, name in enumerate("abc", 1))
 FITTING = ("training.procedure=scaffold", "training.optimizer=sgd", "training.max_grad_norm=0")
 FITTING = (*FITTING, "aggregation.weights=uniform", "federation.min_clients=3")
 
@@ -99,14 +100,14 @@ def reference(oracles: dict[str, Oracle], x: Flat, taking_part: list[list[str]],
 
 def test_the_numbers_are_those_of_the_paper_with_sampled_clients_and_a_falling_rate(tmp_path: Path) -> None:
     config = config_of(
-        *("sharing.plan=full", "federation.client_fraction=0.67"),
+        *("sharing.plan=full", "federation.client_fraction=0.6"),
         "training.schedule={name: linear, final_share: 0.5}",
     )
-    coordinator = asyncio.run(federate(config, tmp_path, THREE))
+    coordinator = asyncio.run(federate(config, tmp_path, ALIKE))
     rounds = [r for r in coordinator.journal.rounds() if r.phase.publishes]
     taking_part = [sorted(o.client_id for o in r.orders.values() if o.state is OrderState.ACCEPTED) for r in rounds]
     assert {len(clients) for clients in taking_part} == {2} and len(set(map(tuple, taking_part))) > 1
-    oracles = {name: Oracle(config, name, tasks, part) for name, tasks, part in THREE}
+    oracles = {name: Oracle(config, name, tasks, part) for name, tasks, part in ALIKE}
     start = make_model(config).vectors["shared"].numpy().astype(np.float64)
     rates = [RATE * (1 - 0.5 * number / (ROUNDS - 1)) for number in range(ROUNDS)]
     x, c, own = reference(oracles, start, taking_part, rates)

@@ -35,9 +35,9 @@ def has_quorum(rules: Rules, round_: OpenRound) -> bool:
 def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:
     """Weight sum of every scope that changes: its own quorum is met and somebody brought examples.
 
-    A scope that is not in the result keeps its values and its version. A sum of control variates is in it with 1, so that
-    it is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers begin
-    with: those that nobody trained are in the result with 0.
+    A scope that is not in the result keeps its values and its version. A sum of control variates is in it with 1, so
+    that it is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers
+    begin with: those that nobody trained are in the result with 0.
     """
     totals: dict[str, int] = {}
     for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):

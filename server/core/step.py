@@ -138,9 +138,8 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         return state, effects
     unable = order.codec != DENSE_FLOAT32 and order.codec not in member.capabilities.codecs
     other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number, state.fallen)
-    other = other or [s.scope for s in order.scopes] != [
-        *rules.scopes_in(state.open.phase, state.open.number, member, order.tasks)
-    ]
+    held = rules.scopes_in(state.open.phase, state.open.number, member, order.tasks)
+    other = other or tuple(scope.scope for scope in order.scopes) != held
     lacking = sorted(set(order.tasks) - set(member.tasks))
     if lacking or unable or other:
         why = f"without {', '.join(lacking)}" if lacking else "to train or hold another part of the model"
