@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from common.parameters.scope import is_private
+from server.runs.run_folder import RunFolder
+
 SIZES = {
     "1kb": (1, 4),
     "bert-tiny": (2, 128),
@@ -45,7 +48,7 @@ def model_settings(folder: Path, name: str) -> list[str]:
     return [*settings, "model.max_length=8"] if name == "1kb" else settings
 
 
-def parameter_bytes(file: Path) -> int:
-    """How many bytes of parameters a safetensors file holds."""
-    with file.open("rb") as opened:
-        return file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
+def parameter_bytes(run: Path) -> int:
+    """How many bytes the parameters have that travel in a run."""
+    _, schemas = RunFolder(run).read_description()
+    return sum(schema.nbytes for scope, schema in schemas.items() if not is_private(scope))

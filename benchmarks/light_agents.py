@@ -12,26 +12,23 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import assert_never, cast
+from typing import cast
 
 import grpc
 import xxhash
 
 from client.transport.grpc_port import GrpcCoordinator
 from client.transport.target import Target
+from common.bodies import DENSE_FLOAT32, ScopeVersion, Train
 from common.orders import (
-    DENSE_FLOAT32,
     Answer,
-    Evaluate,
     JoinRequest,
     Order,
     PollKind,
     Reply,
     ScopePayload,
-    ScopeVersion,
     Session,
     TaskResult,
-    Train,
     Update,
     UpdateHeader,
 )
@@ -85,17 +82,14 @@ class LightAgent:
                 if self._held.get(scope.scope) != scope.version:
                     await self._fetch(session, scope)
             pending = order.order_id
-            match order.body:
-                case Evaluate():
-                    answer = Reply(order.order_id, self._results(0), 0.0)
-                case Train():
-                    header = self._header(order, layouts)
-                    if header.nbytes <= INLINE_BYTES:
-                        answer = Update(header, self._chunk[: header.nbytes])
-                    else:
-                        await self._port.submit(session, header, partial(self._payload, header.nbytes))
-                case _:
-                    assert_never(order.body)
+            if not isinstance(order.body, Train):
+                answer = Reply(order.order_id, self._results(0), 0.0)
+                continue
+            header = self._header(order, layouts)
+            if header.nbytes <= INLINE_BYTES:
+                answer = Update(header, self._chunk[: header.nbytes])
+            else:
+                await self._port.submit(session, header, partial(self._payload, header.nbytes))
 
     async def _fetch(self, session: Session, scope: ScopeVersion) -> None:
         size = 0

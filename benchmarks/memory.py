@@ -61,5 +61,5 @@ def measure(folder: Path, model: str, clients: int, rounds: int, more: list[str]
             coordinator.wait_until_finished()
             peak = coordinator.peak_bytes()
             agents.wait(60.0)
-    size = parameter_bytes(folder / f"run-{clients}" / "models" / f"{rounds}.safetensors")
+    size = parameter_bytes(folder / f"run-{clients}")
     return start_peak, peak, size

@@ -149,7 +149,7 @@ def time_rounds(case: Case, parent: Path) -> Timing:
         for client in clients:
             client.wait(60.0)
         times = [at for at, _ in coordinator.matches(CLOSED)][WARM_UP - 1 : WARM_UP + case.rounds]
-        model = parameter_bytes(folder / "run" / "models" / f"{WARM_UP + case.rounds}.safetensors")
+        model = parameter_bytes(folder / "run")
         tokenizer = (folder / "run" / "tokenizer.pack").stat().st_size * case.clients
         tokenizer = tokenizer if case.agents == "real" else 0
         return Timing(

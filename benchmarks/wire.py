@@ -119,5 +119,5 @@ def measure(config: Config) -> dict[str, float | str]:
 
 def digest_of(coordinator: Coordinator) -> str:
     """The digest that a report would give."""
-    schemas = coordinator.rules.schemas
+    schemas = coordinator.settings.schemas
     return model_digest((scope, schemas[scope][0], [v.data.cast("B")]) for scope, v in coordinator.vectors.items())

@@ -68,16 +68,16 @@ class Agent:
             Refused: this client may not take part.
             UnreachableError: the coordinator stayed silent for too long.
         """
-        sessions, told = asyncio.ensure_future(self._sessions()), asyncio.ensure_future(self._stop.wait())
+        sessions, ended = asyncio.ensure_future(self._sessions()), asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait((sessions, told), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sessions, ended), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait((sessions,), timeout=STOP_SECONDS)
             if sessions.done():
                 sessions.result()
             else:
                 log.warning("not done within %g s; this client stops without a goodbye", STOP_SECONDS)
         finally:
-            told.cancel()
+            ended.cancel()
             sessions.cancel()
 
     async def _sessions(self) -> None:

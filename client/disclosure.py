@@ -9,7 +9,7 @@ from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.orders import ModelArchitecture
-from common.parameters.capacity import blocks_of, capacity_problem, depth_problem, fixed_scopes, lacking_scopes
+from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
 
@@ -33,9 +33,9 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     trains, blocks = config.client.trains, blocks_of(schemas)
     if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
         raise ConfigError(problem)
-    fixed = fixed_scopes(trains, blocks) | lacking_scopes(config.client.layers, blocks)
+    untrained = untrained_scopes(trains, blocks) | absent_scopes(config.client.layers, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
-    sent = [scope for scope in held if not is_private(scope) and scope not in fixed]
+    sent = [scope for scope in held if not is_private(scope) and scope not in untrained]
     lines += _changes(config, {membership.scope(scope, "<client id>", tasks): schemas[scope] for scope in sent})
     scored = [task.name for task in definitions if task.type.has_units]
     if scored:

@@ -16,8 +16,9 @@ from client.precision import PrecisionChoice
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.work import ClientState
+from common.bodies import ScopeVersion
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.orders import Order, ScopeVersion, Welcome
+from common.orders import Order, Welcome
 from common.parameters.schema import ParameterSchema
 from common.ports import Chunk
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import assert_never
+from typing import Any
 
 import torch
 import xxhash
@@ -20,13 +20,14 @@ from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
 from client.training.own_models import scoring_of, training_of
 from client.training.work import ClientState, Procedure, Work, frozen
+from common.bodies import Body, Evaluate, Train, TrainingSettings
 from common.errors import Reason, Refused, WireError
-from common.orders import Answer, Body, Evaluate, Order, Reply, TaskResult, Train, Update, UpdateHeader
-from common.parameters.capacity import blocks_of, capacity_problem, fixed_scopes, frozen_blocks, trained_blocks
+from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
+from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, untrained_scopes
+from common.parameters.scope import Scope, isolated_scopes
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,7 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     if order.tasks and len(order.tasks) < len(held):
         replica = replica.part(order.tasks)
     job = replace(job, examples=job.examples.of_order(order))
-    replica.load_received()
-    replica.load_private({scope: state[scope] for scope in replica.private_scopes})
-    with frozen(replica.model, _frozen_names(job.trains, order.body.settings.frozen, replica)):
-        match order.body:
-            case Train():
-                return _train(job, order.body, replica, state, started)
-            case Evaluate():
-                return _evaluate(job, order.body, replica, state, started)
-            case _:
-                assert_never(order.body)
+    return CARRIED_OUT[type(order.body)](job, order.body, replica, state, started)
 
 
 def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
@@ -100,19 +92,21 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     order, settings, examples = job.order, body.settings, job.examples
     if body.codec not in ENCODINGS:
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
+    _load(replica, state)
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
-    fixed = fixed_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained = untrained_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
-    handed_in = [w for w in order.scopes if w.scope not in untrained and Scope.parse(w.scope).base not in fixed]
+    untrained = untrained_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    isolated = isolated_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
+    handed_in = [w for w in order.scopes if w.scope not in isolated and Scope.parse(w.scope).base not in untrained]
     work = replace(
-        _work(job, replica, body, state),
+        _work(job, replica, settings, body.seed, state),
         ties=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
         isolated=frozenset(body.isolated_tasks),
         trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
-        controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in fixed},
+        controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},
     )
-    trained = training_of(settings, job.procedure)(work, state)
+    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+        trained = training_of(settings, job.procedure)(work, state)
     scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
         TaskResult(
@@ -133,13 +127,31 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
 def _evaluate(
     job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
 ) -> JobResult:
-    scores = score(replica.model, job.examples.whole, body.settings.eval_batch_size)
-    own = scoring_of(body.settings)(_work(job, replica, body, state), state)
+    _load(replica, state)
+    settings = body.settings
+    scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
+    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+        own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
     results = tuple(TaskResult(name, 0, None, scores.get(name), own.scores.get(name)) for name in job.examples.tasks)
     return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
 
 
-def _work(job: Job, replica: ClientModelSynchronizer, body: Body, state: ClientState) -> Work:
+CARRIED_OUT: Mapping[type[Body], Callable[[Job, Any, ClientModelSynchronizer, ClientState, float], JobResult]] = {
+    Train: _train,
+    Evaluate: _evaluate,
+}
+"""What each body asks of a client: a function of the job, its body, the replica, what is kept, and when it began."""
+
+
+def _load(replica: ClientModelSynchronizer, state: ClientState) -> None:
+    """Put the received values and the kept private ones into the model."""
+    replica.load_received()
+    replica.load_private({scope: state[scope] for scope in replica.private_scopes})
+
+
+def _work(
+    job: Job, replica: ClientModelSynchronizer, settings: TrainingSettings, seed: int, state: ClientState
+) -> Work:
     private = {scope: state[scope] for scope in replica.private_scopes}
     names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
     travelling = frozenset[str]().union(*names.values())
@@ -147,8 +159,8 @@ def _work(job: Job, replica: ClientModelSynchronizer, body: Body, state: ClientS
     return Work(
         replica.model,
         job.examples,
-        body.settings,
-        body.seed,
+        settings,
+        seed,
         job.progress,
         travelling,
         shared,

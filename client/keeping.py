@@ -12,8 +12,9 @@ from torch import Tensor
 from client.job import JobResult
 from client.model import fill
 from client.state.store import RunStore
+from common.bodies import ScopeVersion
 from common.errors import StateError
-from common.orders import ScopeVersion, Session
+from common.orders import Session
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 from common.ports import CoordinatorPort, fits_inline

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
 
 from common.errors import ConfigError, WireError
-from common.methods.choice import parameters_of
 from common.models.packed_tokenizer import tokenizer_digest
-from common.orders import Evaluate, ModelArchitecture, Order, Session, Train, TrainingSettings, Welcome
+from common.orders import ModelArchitecture, Order, Session, Welcome
 from common.ports import CoordinatorPort
 
 
@@ -53,20 +51,8 @@ class Limits:
         """
         what = f"order {order.order_id}"
         self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)
-        match order.body:
-            case Train(settings) | Evaluate(settings):
-                self._judge_training(what, settings)
-            case _:
-                assert_never(order.body)
-
-    def _judge_training(self, what: str, settings: TrainingSettings) -> None:
-        self._judge("epochs", what, "local_epochs", settings.local_epochs)
-        for row in (settings.procedure, settings.own_model):
-            for key, parameter in parameters_of(type(row)).items():
-                if parameter.kind is int:  # what these rows count is epochs
-                    self._judge("epochs", what, f"{key} of {row.name}", getattr(row, key))
-        self._judge("batch_size", what, "batch_size", settings.batch_size)
-        self._judge("batch_size", what, "eval_batch_size", settings.eval_batch_size)
+        for limit, field, value in order.body.limited():
+            self._judge(limit, what, field, value)
 
     def _judge(self, limit: str, what: str, field: str, value: float) -> None:
         most: float = getattr(self, limit)

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.bodies import ControlShare, ProximalTerm, ScopeVersion
 from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
-from common.orders import ControlShare, ProximalTerm, ScopeVersion, Welcome
+from common.orders import Welcome
 from common.parameters.flat import bind, shapes_of, views, zeros
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema

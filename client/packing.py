@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from client.model import ClientModelSynchronizer
-from common.orders import DENSE_FLOAT32, ScopePayload, ScopeVersion
+from common.bodies import DENSE_FLOAT32, ScopeVersion
+from common.orders import ScopePayload
 from common.parameters.encodings import ENCODINGS
 from common.parameters.scope import Scope
 

@@ -25,18 +25,7 @@ from common.errors import (
     WireError,
 )
 from common.log_fields import about
-from common.orders import (
-    Answer,
-    Evaluate,
-    Order,
-    PollKind,
-    PollReply,
-    Reply,
-    Train,
-    Update,
-    UpdateState,
-    Welcome,
-)
+from common.orders import Answer, Order, PollKind, PollReply, Reply, Update, UpdateState, Welcome
 from common.parameters.scope import Scope, is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
 
@@ -188,15 +177,15 @@ class Participation:
 
     def _note_handed_in(self, answer: Answer) -> None:
         self.handed_in += 1
-        told = about(event="handed_in", order=answer.order_id, bytes=answer.nbytes, seconds=answer.seconds)
-        log.info("%s handed in (%.1f MB)", answer.order_id, answer.nbytes / 1e6, extra=told)
+        fields = about(event="handed_in", order=answer.order_id, bytes=answer.nbytes, seconds=answer.seconds)
+        log.info("%s handed in (%.1f MB)", answer.order_id, answer.nbytes / 1e6, extra=fields)
 
     async def _refused(self, order_id: str, refusal: Refused) -> None:
         """Give an update up that does not count."""
         if refusal.reason in REJOIN or refusal.reason is Reason.SUPERSEDED:
             raise refusal
-        told = about(event="update_refused", order=order_id, reason=refusal.message)
-        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=told)
+        fields = about(event="update_refused", order=order_id, reason=refusal.message)
+        log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=fields)
         self._store.roll_back()
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(self._session, order_id, f"refused: {refusal.reason.value}")
@@ -211,10 +200,10 @@ class Participation:
             for wanted in workspace.missing(order.needed):
                 data = inline.get(wanted.scope)
                 await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
-            phase = _phase_of(order)
-            pulse.enter(phase)
-            told = about(event=phase, round=order.round, order=order.order_id, task=",".join(order.tasks))
-            log.info("round %d: %s", order.round, phase, extra=told)
+            activity = order.body.activity
+            pulse.enter(activity)
+            fields = about(event=activity, round=order.round, order=order.order_id, task=",".join(order.tasks))
+            log.info("round %d: %s", order.round, activity, extra=fields)
             state = await private_values(self._port, session, self._executor.schemas, self._store)
             result = await workspace.run(order, state, pulse.progress)
             await keep(self._store, result, lambda: pulse.progress(pulse.fraction))
@@ -222,8 +211,8 @@ class Participation:
         except TrainingStopped:
             log.info("%s given up", order.order_id)
         except (TrainingDiverged, DataError) as error:
-            told = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
-            log.error("%s failed: %s", order.order_id, error, extra=told)
+            fields = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
+            log.error("%s failed: %s", order.order_id, error, extra=fields)
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
         except (Refused, UnreachableError):
             raise
@@ -271,16 +260,6 @@ class Participation:
         if text != self._shown:
             log.info("%s", text)
             self._shown = text
-
-
-def _phase_of(order: Order) -> str:
-    match order.body:
-        case Train():
-            return "training"
-        case Evaluate():
-            return "scoring"
-        case _:
-            assert_never(order.body)
 
 
 async def first_of(stop: Awaitable[object], work: Coroutine[object, object, T]) -> T | None:

@@ -15,8 +15,8 @@ import torch
 from client.state.disk import disk
 from client.training.loop import TaskSet
 from client.training.precision import multiplies_bfloat16, time_precisions
+from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 
 log = logging.getLogger("fedmtl.client")
 

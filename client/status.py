@@ -13,7 +13,7 @@ STATUS_SECONDS = 5.0
 
 
 async def ask_status(config: Config) -> FederationStatus:
-    """Ask, page by page until all members are told.
+    """Ask, page by page until all clients are listed.
 
     Raises:
         UnreachableError: nobody answers.
@@ -21,9 +21,9 @@ async def ask_status(config: Config) -> FederationStatus:
     port = open_port(config, "operator", STATUS_SECONDS)
     try:
         status = page = await port.status()
-        while page.more and page.members:
-            page = await port.status(page.members[-1].client_id)
-            status = replace(status, members=status.members + page.members)
+        while page.more and page.clients:
+            page = await port.status(page.clients[-1].client_id)
+            status = replace(status, clients=status.clients + page.clients)
     finally:
         await port.close()
     return status
@@ -35,9 +35,9 @@ def as_lines(status: FederationStatus) -> list[str]:
         f"run '{status.run_name}' ({status.run_id}): {status.phase}, round {status.round} of {status.num_rounds}",
         f"waits for {status.waiting_for}",
     ]
-    for member in status.members:
-        there = member.doing or "here" if member.present else "away"
-        lines.append(f"  {member.client_id}: {', '.join(member.tasks)}; {there}")
+    for client in status.clients:
+        there = client.activity or "here" if client.present else "away"
+        lines.append(f"  {client.client_id}: {', '.join(client.tasks)}; {there}")
     return lines
 
 
@@ -52,11 +52,11 @@ def as_json(status: FederationStatus) -> dict[str, Any]:
         "waiting_for": status.waiting_for,
         "clients": [
             {
-                "client_id": member.client_id,
-                "tasks": list(member.tasks),
-                "present": member.present,
-                "doing": member.doing,
+                "client_id": client.client_id,
+                "tasks": list(client.tasks),
+                "present": client.present,
+                "activity": client.activity,
             }
-            for member in status.members
+            for client in status.clients
         ],
     }

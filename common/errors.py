@@ -109,6 +109,9 @@ class Refused(FedMTLError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[Reason, str]]:
+        return Refused, (self.reason, self.message)  # an exception is copied by its one argument else
+
 
 @contextmanager
 def foreign_errors(tell: Callable[[Exception], FedMTLError]) -> Iterator[None]:

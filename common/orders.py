@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import assert_never
+from typing import ClassVar
 
 from xxhash import xxh3_128_hexdigest
 
+from common.bodies import Body, ScopeVersion
 from common.capabilities import Capabilities
 from common.inputs.header import Header
-from common.methods.balance import PlainBalance
-from common.methods.balances import LocalBalance
-from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
-from common.methods.own_models import NoOwnModel, OwnModelRow
-from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
-from common.parameters.scope import Scope
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
@@ -77,99 +71,11 @@ class Welcome:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train locally; travels with the order, so that all clients do the same."""
-
-    local_epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    eval_batch_size: int
-    procedure: LocalProcedure = field(default_factory=PlainProcedure)
-    balance: LocalBalance = field(default_factory=PlainBalance)
-    optimizer: LocalOptimizer = field(default_factory=AdamWOptimizer)
-    proximal_step: ProximalStep = ProximalStep.GRADIENT
-    frozen: str = ""
-    """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
-    own_model: OwnModelRow = field(default_factory=NoOwnModel)
-    """What a client trains beside the model that it hands in."""
-
-
-@dataclass(frozen=True)
-class ScopeVersion:
-    """One scope at one version."""
-
-    scope: str
-    version: int
-
-
-@dataclass(frozen=True)
 class ScopeValues:
     """A small scope's float32 bytes, at the version that the order names."""
 
     scope: str
     data: bytes
-
-
-@dataclass(frozen=True)
-class ProximalTerm:
-    """Adds (mu/2) ||theta - anchor||^2 to the loss of a scope.
-
-    The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own.
-    """
-
-    scope: str
-    mu: float
-    version: int
-
-    @property
-    def anchor(self) -> ScopeVersion:
-        """What to fetch."""
-        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
-
-
-@dataclass(frozen=True)
-class ControlShare:
-    """The mean of clients' control variates of a scope is the scope `control/<scope>` divided by `clients`."""
-
-    scope: str
-    clients: int
-
-
-DENSE_FLOAT32 = "dense-float32"
-ROWS_FLOAT32 = "rows-float32"
-DENSE_BFLOAT16 = "dense-bfloat16"
-ROWS_BFLOAT16 = "rows-bfloat16"
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train the received scopes and hand in how they changed, as an `Update`."""
-
-    settings: TrainingSettings
-    seed: int
-    """Derived for this client, round and purpose: it tells nothing of the run's own seed."""
-    codec: str = DENSE_FLOAT32
-    """What the update shall be encoded with, one that the client offered."""
-    proximal_terms: tuple[ProximalTerm, ...] = ()
-    isolated_tasks: tuple[str, ...] = ()
-    """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
-    controls: tuple[ControlShare, ...] = ()
-    """What the sums of control variates among the order's scopes are sums of."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Score the received model, and the client's own where it has or makes one; the answer is a `Reply`."""
-
-    settings: TrainingSettings
-    seed: int
-    """Derived as in `Train`."""
-
-
-Body = Train | Evaluate
-"""What an order asks for."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +99,8 @@ class Order:
 
     @property
     def needed(self) -> tuple[ScopeVersion, ...]:
-        """All that must be received: the scopes, and the anchors of proximal terms."""
-        match self.body:
-            case Train(proximal_terms=terms):
-                return self.scopes + tuple(term.anchor for term in terms)
-            case Evaluate():
-                return self.scopes
-            case _:
-                assert_never(self.body)
+        """All that must be received."""
+        return self.body.needed(self.scopes)
 
 
 class UpdateState(StrEnum):
@@ -287,6 +187,11 @@ class Update:
     payload: bytes | memoryview
 
     @property
+    def head(self) -> UpdateHeader:
+        """All but the payload."""
+        return self.header
+
+    @property
     def order_id(self) -> str:
         """What it answers."""
         return self.header.order_id
@@ -308,12 +213,26 @@ class Update:
 
 
 @dataclass(frozen=True)
+class ReplyContent:
+    """What answers a body beside results; each such body has a subclass of its own."""
+
+
+@dataclass(frozen=True)
 class Reply:
-    """The small answer to `Evaluate`: results without a payload."""
+    """A small answer: results, as of `Evaluate`, or what else a body asks for, and no payload."""
 
     order_id: str
     results: tuple[TaskResult, ...]
     seconds: float
+    content: ReplyContent | None = None
+
+    scopes: ClassVar[tuple[ScopePayload, ...]] = ()
+    payload: ClassVar[bytes] = b""
+
+    @property
+    def head(self) -> Reply:
+        """All of it."""
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -322,8 +241,8 @@ class Reply:
 
     @property
     def digest(self) -> str:
-        """Of the results: the same answer again has the same digest."""
-        return xxh3_128_hexdigest(json.dumps([asdict(result) for result in self.results]).encode())
+        """Of results and content: the same answer again has the same digest."""
+        return xxh3_128_hexdigest(repr((self.results, self.content)).encode())
 
 
 Answer = Update | Reply
@@ -356,13 +275,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class MemberStatus:
+class ClientStatus:
     """One client as the coordinator sees it."""
 
     client_id: str
     tasks: tuple[str, ...]
     present: bool
-    doing: str
+    activity: str
 
 
 @dataclass(frozen=True)
@@ -378,6 +297,6 @@ class FederationStatus:
     round: int
     num_rounds: int
     waiting_for: str
-    members: tuple[MemberStatus, ...] = field(default=())
-    member_count: int = 0
+    clients: tuple[ClientStatus, ...] = field(default=())
+    client_count: int = 0
     more: bool = False

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.bodies import ScopeVersion
 from common.orders import (
     Answer,
     FederationStatus,
@@ -13,7 +14,6 @@ from common.orders import (
     PollReply,
     Progress,
     Receipt,
-    ScopeVersion,
     Session,
     UpdateHeader,
     UploadStatus,

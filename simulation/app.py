@@ -30,7 +30,7 @@ from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
-from simulation.virtual_clients import FOREVER, VirtualClients, rules_for_simulation
+from simulation.virtual_clients import FOREVER, VirtualClients, settings_for_simulation
 
 log = logging.getLogger("fedmtl.simulation")
 
@@ -77,26 +77,27 @@ async def _run(
     rows: Mapping[str, Mapping[str, TaskData]],
 ) -> dict[str, Any]:
     started, before = time.monotonic(), journal.facts().traffic.seconds
-    federation, rules, schemas, state = restore_run(config, folder, journal)
+    federation, settings, schemas, state = restore_run(config, folder, journal)
     state = _as_dealt(state, clients)
-    rules, federation = rules_for_simulation(rules, len(clients)), replace(federation, poll_seconds=FOREVER)
+    settings, federation = settings_for_simulation(settings, len(clients)), replace(federation, poll_seconds=FOREVER)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.simulation.workers + SPARE_THREADS))
-    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
+    shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, _few_words():
-        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = ManualClock()
-        coordinator = Coordinator(rules, state, federation, journal, models, clock, QuietProgress(progress))
+        coordinator = Coordinator(settings, state, federation, journal, models, clock, QuietProgress(progress))
         virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
-            await run_together(coordinator, virtual.agents)
+            with virtual.pool.running():
+                await run_together(coordinator, virtual.agents)
         except ExceptionGroup as group:
             if coordinator.state.phase is not Phase.FAILED:
                 raise _cause(group) from None
         models.write_out(coordinator.state.completed_rounds)
         seconds = round(before + time.monotonic() - started, 3)
         journal.commit([replace(journal.facts().traffic, seconds=seconds)])
-        report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
+        report = write_report(folder, journal, settings, coordinator.state, coordinator.vectors, schemas)
     if coordinator.state.phase is Phase.FAILED:
         raise RunFailedError(coordinator.state.failure)
     return report
@@ -109,10 +110,10 @@ def _as_dealt(state: FederationState, clients: Sequence[VirtualClient]) -> Feder
         RunFolderError: somebody of the run is not there any more, and would be waited for.
     """
     dealt = {client.client_id: tuple(sorted(client.tasks)) for client in clients}
-    gone = sorted(set(state.members) - set(dealt))
+    gone = sorted(set(state.clients) - set(dealt))
     if gone:
         raise RunFolderError(f"simulation.clients: {len(dealt)}, but the run has '{gone[0]}' too; restore the number")
-    return replace(state, members={name: replace(m, tasks=dealt[name]) for name, m in state.members.items()})
+    return replace(state, clients={name: replace(m, tasks=dealt[name]) for name, m in state.clients.items()})
 
 
 class QuietProgress:

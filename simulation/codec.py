@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
+from common.bodies import ScopeVersion
 from common.orders import (
     Answer,
     FederationStatus,
@@ -12,7 +13,6 @@ from common.orders import (
     PollReply,
     Progress,
     Receipt,
-    ScopeVersion,
     Session,
     UpdateHeader,
     UploadStatus,

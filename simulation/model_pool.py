@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -24,12 +25,37 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
 
 
+class Pool(Protocol):
+    """The models that virtual clients share."""
+
+    def open(self, client: LocalClient, welcome: Welcome, tokenizer: bytes, folder: Path) -> Executor:
+        """See `OpenExecutor`."""
+        ...
+
+    def running(self) -> AbstractContextManager[None]:
+        """For as long as clients use them."""
+        ...
+
+
 class Replica:
     """One model for all tasks: what a client needs while it works."""
 
     def __init__(self, whole: ClientModelSynchronizer) -> None:
         self._whole = whole
         self._parts: dict[tuple[tuple[str, ...], tuple[str, ...]], ClientModelSynchronizer] = {}
+
+    @classmethod
+    def of_everybody(
+        cls,
+        welcome: Welcome,
+        schemas: Mapping[str, ParameterSchema],
+        rules: tuple[tuple[str, str], ...],
+        device: torch.device,
+    ) -> Replica:
+        """The model of a run's whole plan, whose description is that of any client's welcome."""
+        digests = tuple((scope, schema.digest) for scope, schema in schemas.items())
+        everybody = replace(welcome, rules=rules, schema_digests=digests)
+        return cls(ClientModelSynchronizer(everybody, tuple(task.name for task in welcome.tasks), device))
 
     def part(self, tasks: tuple[str, ...], scopes: tuple[str, ...]) -> ClientModelSynchronizer:
         """The model as a client with these tasks and scopes sees it."""
@@ -58,7 +84,7 @@ class ModelPool:
     ) -> None:
         self._size = size
         self._rules = rules
-        self._digests = tuple((scope, schema.digest) for scope, schema in schemas.items())
+        self._schemas = schemas
         self._device = device
         self.replicas: list[Replica] = []
         self._free: list[Replica] | None = None
@@ -71,12 +97,14 @@ class ModelPool:
         with self._building:
             if not self.replicas:
                 self._reader = unpack_tokenizer(tokenizer) if tokenizer else None
-                everybody = replace(welcome, rules=self._rules, schema_digests=self._digests)
-                tasks = tuple(task.name for task in welcome.tasks)
                 self.replicas = [
-                    Replica(ClientModelSynchronizer(everybody, tasks, self._device)) for _ in range(self._size)
+                    Replica.of_everybody(welcome, self._schemas, self._rules, self._device) for _ in range(self._size)
                 ]
         return PooledExecutor(self, client, welcome, self._reader)
+
+    def running(self) -> AbstractContextManager[None]:
+        """See `Pool`; memory is all that they take."""
+        return nullcontext()
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Replica]:

@@ -8,26 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
+import torch
+
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
 from client.local_client import Computing, local_client
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
+from common.bodies import Train
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
-from common.orders import Answer, Evaluate, Order, PollKind, PollReply, Session, Train
+from common.orders import Answer, Order, PollKind, PollReply, Session
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
-from server.core.state import OrderState, Rules
+from server.core.state import OrderState, RunSettings
 from server.engine.coordinator import Coordinator
 from server.engine.observer import Observer
 from server.runs.assembly import in_memory, plan_rules
 from server.runs.model import MTLServerModel
 from simulation.inprocess import run_together
-from simulation.model_pool import ModelPool
+from simulation.model_pool import ModelPool, Pool
 from simulation.population import VirtualClient, rows_of
 
 FOREVER = 365 * 86400.0
@@ -94,20 +97,16 @@ class AccidentProne:
         return replace(reply, kind=PollKind.WAIT, order=None)
 
     async def _hit(self, session: Session, order: Order) -> bool:
-        """Whether an accident keeps the client from an order; scoring has none."""
-        match order.body:
-            case Train():
-                if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
-                    await self._port.report_failure(session, order.order_id, DROPPED_OUT)
-                    return True
-                if strikes(self._section.stragglers, self._seed, "straggler", order.order_id):
-                    await self._time.miss_deadline(order.order_id)
-                    return True
-                return False
-            case Evaluate():
-                return False
-            case _:
-                assert_never(order.body)
+        """Whether an accident keeps the client from an order; only training has any."""
+        if not isinstance(order.body, Train):
+            return False
+        if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
+            await self._port.report_failure(session, order.order_id, DROPPED_OUT)
+            return True
+        if strikes(self._section.stragglers, self._seed, "straggler", order.order_id):
+            await self._time.miss_deadline(order.order_id)
+            return True
+        return False
 
 
 class VirtualClients:
@@ -142,7 +141,7 @@ class VirtualClients:
         if config.client.layers is not None:
             raise ConfigError("client.layers: simulated clients take turns at models of full depth; leave it out")
         time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
-        self.pool = ModelPool(config.simulation.workers, schemas, plan_rules(config, schemas), device)
+        self.pool = open_pool(config, schemas, device)
         computing = Computing(
             section.compact_vocabulary, section.precision, trains=section.trains, limits=limits_of(config)
         )
@@ -167,9 +166,40 @@ class VirtualClients:
         ]
 
 
-def rules_for_simulation(rules: Rules, clients: int) -> Rules:
-    """The rules of a simulated run: it begins with everybody, and nobody is given up for being silent."""
-    return replace(rules, min_clients=clients, lease_seconds=FOREVER)
+def open_pool(config: Config, schemas: Mapping[str, ParameterSchema], device: torch.device) -> Pool:
+    """The models that virtual clients share.
+
+    Raises:
+        ConfigError: they shall be in Ray actors, which cannot be or do what the configuration says.
+    """
+    size, rules = config.simulation.workers, plan_rules(config, schemas)
+    match config.simulation.executor:
+        case "thread":
+            return ModelPool(size, schemas, rules, device)
+        case "ray":
+            if device.type != "cpu":
+                raise ConfigError(
+                    "client.device: Ray actors compute on the CPU; write cpu, or simulation.executor: thread"
+                )
+            if config.client.precision == "auto":
+                raise ConfigError(
+                    "client.precision: auto, but Ray actors may choose differently; write float32 or bfloat16"
+                )
+            try:
+                from simulation.ray_pool import RayPool
+            except ModuleNotFoundError as error:
+                raise ConfigError(
+                    f"simulation.executor: ray needs the package '{error.name}'; run pip install 'fedmtl[ray]', or "
+                    "write thread"
+                ) from None
+            return RayPool(size, schemas, rules, config.client.threads)
+        case _:
+            assert_never(config.simulation.executor)
+
+
+def settings_for_simulation(settings: RunSettings, clients: int) -> RunSettings:
+    """The settings of a simulated run: it begins with everybody, and nobody is given up for being silent."""
+    return replace(settings, min_clients=clients, lease_seconds=FOREVER)
 
 
 async def run_virtual_clients(
@@ -187,8 +217,9 @@ async def run_virtual_clients(
     """
     clock = ManualClock()
     coordinator = in_memory(config, model, clock, observer)
-    coordinator.writer.rules = rules_for_simulation(coordinator.rules, len(clients))
+    coordinator.writer.settings = settings_for_simulation(coordinator.settings, len(clients))
     port = wrap(coordinator) if wrap is not None else coordinator
     virtual = VirtualClients(config, coordinator, clock, model.schemas, clients, state, lambda _: port)
-    await run_together(coordinator, virtual.agents)
+    with virtual.pool.running():
+        await run_together(coordinator, virtual.agents)
     return coordinator, virtual

@@ -3,30 +3,20 @@
 from dataclasses import replace
 from typing import Any, assert_never
 
-from common.orders import (
-    DENSE_FLOAT32,
-    Evaluate,
-    JoinRequest,
-    Order,
-    Reply,
-    ScopePayload,
-    TaskResult,
-    Train,
-    TrainingSettings,
-    UpdateHeader,
-)
+from common.bodies import DENSE_FLOAT32, Evaluate, Train, TrainingSettings
+from common.orders import JoinRequest, Order, Reply, ScopePayload, TaskResult, UpdateHeader
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Combine, Effect
 from server.core.events import Answered, Combined, CombineOutcome, Event, Joined, Started
-from server.core.state import FederationState, Rules
+from server.core.state import FederationState, RunSettings
 from server.core.step import step
 
 TASKS = tuple(KNOWN_TASKS[name] for name in ("sst2", "qqp"))
 SCHEMAS = {"shared": ("s" * 64, 400), "task/sst2": ("a" * 64, 40), "task/qqp": ("b" * 64, 40)}
 SETTINGS = TrainingSettings(1, 8, 1e-3, 0.0, 1.0, 32)
-RULES = Rules("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
+RULES = RunSettings("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
 SCORES = {
     "sst2": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),
     "qqp": TaskStatistics(10, 5.0, 5, (5, 5, 10, 0, 5, 0)),
@@ -34,15 +24,15 @@ SCORES = {
 }
 
 
-def rules(**changes: object) -> Rules:
+def rules(**changes: object) -> RunSettings:
     return replace(RULES, **changes)
 
 
 class Table:
     """A coordinator's core on a table: apply events, collect effects."""
 
-    def __init__(self, rules: Rules = RULES) -> None:
-        self.rules = rules
+    def __init__(self, rules: RunSettings = RULES) -> None:
+        self.settings = rules
         self.state = FederationState(dict.fromkeys(rules.schemas, 0))
         self.effects: list[Effect] = []
         self.now = 0.0
@@ -50,10 +40,10 @@ class Table:
 
     def apply(self, event: Event) -> list[Effect]:
         """What `event` leads to; versions that it asks for are combined."""
-        self.state, effects = step(self.rules, self.state, event)
+        self.state, effects = step(self.settings, self.state, event)
         for effect in effects:  # grows, as in the writer
             if isinstance(effect, Combine):
-                self.state, more = step(self.rules, self.state, self.outcome(event.now, effect))
+                self.state, more = step(self.settings, self.state, self.outcome(event.now, effect))
                 effects += more
         self.effects += effects
         return effects
@@ -63,13 +53,13 @@ class Table:
         return Combined(now, asked)
 
     def join(self, client: str, *tasks: str, examples: int = 100, validation: int = 100) -> list[Effect]:
-        definitions = tuple(task for task in self.rules.tasks if task.name in tasks)
+        definitions = tuple(task for task in self.settings.tasks if task.name in tasks)
         rows, scored = (tuple((task, count) for task in tasks) for count in (examples, validation))
         request = JoinRequest(client, definitions, rows, validation=scored)
         return self.apply(Joined(self.now, request, f"token-{client}"))
 
     def order(self, client: str) -> Order | None:
-        return answer_poll(self.rules, self.state, self.state.members[client], "", self.now).order
+        return answer_poll(self.settings, self.state, self.state.clients[client], "", self.now).order
 
     def header(self, client: str, examples: int = 100, digest: str = "d" * 32) -> Any:
         """What answers the client's order: an update's header, or a reply."""
@@ -77,7 +67,7 @@ class Table:
         assert order is not None
         match order.body:
             case Train():
-                scopes = tuple(ScopePayload(s.scope, s.version, *self.rules.schemas[s.scope]) for s in order.scopes)
+                scopes = tuple(ScopePayload(s.scope, s.version, *self.settings.schemas[s.scope]) for s in order.scopes)
                 results = tuple(TaskResult(task, examples, 0.5, SCORES[task]) for task in order.tasks)
                 return UpdateHeader(order.order_id, DENSE_FLOAT32, scopes, digest, results, 1.0)
             case Evaluate():

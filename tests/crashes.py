@@ -307,7 +307,7 @@ async def crash_and_recover(
         journal = Journal(folder.journal)
         try:
             federation, rules, schemas, state = restore_run(config, folder, journal)
-            files = JournalledModels(ModelFiles(folder.models, schemas), journal)
+            files = JournalledModels(ModelFiles(folder.path, schemas), journal)
             coordinator = Mortal(rules, state, federation, journal, files, ManualClock(100.0))
             coordinator.dies_after = dies_after if effects is None else None
             await coordinator.start()

@@ -176,6 +176,6 @@ async def federate(
 
 def digest_of(coordinator: Coordinator) -> str:
     return model_digest(
-        (scope, coordinator.rules.schemas[scope][0], [vector.data.cast("B")])
+        (scope, coordinator.settings.schemas[scope][0], [vector.data.cast("B")])
         for scope, vector in coordinator.vectors.items()
     )

@@ -13,13 +13,14 @@ from typing import Any
 import xxhash
 
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import ScopeVersion, Train, TrainingSettings
 from common.capabilities import Capabilities
 from common.errors import Reason, Refused
 from common.orders import (
     Answer,
+    ClientStatus,
     FederationStatus,
     JoinRequest,
-    MemberStatus,
     ModelArchitecture,
     Order,
     PollKind,
@@ -27,10 +28,7 @@ from common.orders import (
     Progress,
     Receipt,
     ScopePayload,
-    ScopeVersion,
     Session,
-    Train,
-    TrainingSettings,
     UpdateHeader,
     UpdateState,
     UploadStatus,
@@ -160,8 +158,8 @@ class Memory:
         self.token += 1
 
     async def status(self, after: str = "") -> FederationStatus:
-        members = (MemberStatus("clinic-a", ("sst2",), True, "training"),)
-        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", members, 1)
+        clients = (ClientStatus("clinic-a", ("sst2",), True, "training"),)
+        return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", clients, 1)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_FLOAT32
 from common.clock import Clock, ManualClock
 from common.config import Config
-from common.orders import DENSE_FLOAT32, JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
+from common.orders import JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
 from common.ports import Chunks, single
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_model
@@ -40,7 +41,7 @@ class Hands:
         for name in names:
             self._rows[name] = rows
             counts = tuple((task, rows) for task in self.config.tasks)
-            request = JoinRequest(name, self.coordinator.rules.tasks, counts, validation=counts)
+            request = JoinRequest(name, self.coordinator.settings.tasks, counts, validation=counts)
             self.sessions[name] = (await self.coordinator.join(request)).session
 
     async def poll(self, name: str, pending: str = "") -> PollReply:
@@ -53,7 +54,7 @@ class Hands:
         """Answer the client's order with an update whose elements are all `value`; the order's id."""
         order = (await self.poll(name)).order
         assert order is not None
-        schemas = self.coordinator.rules.schemas
+        schemas = self.coordinator.settings.schemas
         scopes = tuple(ScopePayload(s.scope, s.version, *schemas[s.scope]) for s in order.scopes)
         payload = np.full(sum(s.nbytes for s in scopes) // 4, value, dtype=np.float32).tobytes()
         counts = self._rows[name] if examples is None else examples

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.orders import DENSE_FLOAT32, TaskResult
+from common.bodies import DENSE_FLOAT32
+from common.orders import TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.streaming import StreamingMean

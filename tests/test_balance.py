@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from client.training.balance import PLAIN_BALANCE, Balance, Conflict, Famo, GradNorm, Uncertainty, balance_of
 from client.training.procedures import procedure_of
+from common.bodies import Train, TrainingSettings
 from common.config import load_config
 from common.errors import ConfigError, WireError
 from common.methods.balance import FamoBalance, GradNormBalance, PlainBalance
 from common.methods.balances import BALANCES, LocalBalance
 from common.methods.conflict import CONFLICT_RULES
 from common.methods.procedures import PROCEDURES
-from common.orders import Order, PollKind, PollReply, Train, TrainingSettings, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate

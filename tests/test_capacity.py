@@ -22,7 +22,7 @@ from common.errors import ConfigError, ModelError, Refused
 from common.methods.procedures import Ditto, FedProx
 from common.models.encoder import build_encoder, shallower
 from common.orders import JoinRequest
-from common.parameters.capacity import capacity_problem, fixed_scopes, trained_blocks
+from common.parameters.capacity import capacity_problem, trained_blocks, untrained_scopes
 from common.parameters.plan import block_of
 from server.core.effects import Fold
 from server.core.events import Joined
@@ -82,13 +82,13 @@ def test_blocks_of_the_usual_encoders() -> None:
 )
 def test_what_a_client_leaves_out(trains: str, fixed: set[str]) -> None:
     assert capacity_problem(trains, BLOCKS) is None
-    assert fixed_scopes(trains, BLOCKS) == {f"shared/{name}" for name in fixed}
+    assert untrained_scopes(trains, BLOCKS) == {f"shared/{name}" for name in fixed}
     assert "heads" in trained_blocks(trains, BLOCKS)
 
 
 def test_the_order_of_layers_is_that_of_their_numbers() -> None:
     blocks = {f"shared/layer_{i}": frozenset({f"layer_{i}"}) for i in range(12)}
-    assert {f"shared/layer_{i}" for i in range(12)} - fixed_scopes("top_2", blocks) == {
+    assert {f"shared/layer_{i}" for i in range(12)} - untrained_scopes("top_2", blocks) == {
         "shared/layer_10",
         "shared/layer_11",
     }
@@ -131,7 +131,7 @@ def test_the_core_counts_those_who_train_a_scope() -> None:
         request = JoinRequest(name, tasks, sizes, Capabilities(trains=trains), validation=sizes)
         table.apply(Joined(0.0, request, f"token-{name}"))
     assert table.state.open is not None
-    assert {o.client_id: o.fixed for o in table.state.open.orders.values()} == {
+    assert {o.client_id: o.untrained for o in table.state.open.orders.values()} == {
         "a": frozenset(),
         "b": {"shared"},
         "c": {"shared"},
@@ -165,8 +165,8 @@ def test_a_client_that_comes_back_with_another_capacity_gets_no_old_order() -> N
 def test_the_journal_remembers_what_is_fixed(tmp_path: Path, layered: Config) -> None:
     coordinator = run_mixed(layered, tmp_path / "state", {"b": "head"}, journal=Journal(tmp_path / "journal.sqlite"))
     orders = coordinator.journal.rounds()[0].orders
-    assert orders["train-1.1-b"].fixed == {f"shared/{name}" for name in ("embeddings", *LAYERS, "top")}
-    assert orders["train-1.1-a"].fixed == frozenset()
+    assert orders["train-1.1-b"].untrained == {f"shared/{name}" for name in ("embeddings", *LAYERS, "top")}
+    assert orders["train-1.1-a"].untrained == frozenset()
 
 
 # ---- whole federations ----

@@ -12,13 +12,13 @@ from safetensors.numpy import load_file
 
 from client.agent import Agent
 from client.executor import ThreadExecutor
+from common.bodies import Evaluate
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
-from common.orders import Evaluate
 from server.core.phases import Phase
 from server.core.selection import tasks_of_order
-from server.core.state import Member, OrderState, Rules
+from server.core.state import ClientRecord, OrderState, RunSettings
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.core_cases import Table, rules
@@ -28,11 +28,11 @@ from tests.federations import array_config, digest_of, federate, make_client, ma
 CLIENTS = (("d", ("a0", "b1"), "1/3"), ("e", ("a0",), "2/3"), ("f", ("b1",), "3/3"))
 
 
-def member(name: str, **examples: int) -> Member:
-    return Member(name, tuple(sorted(examples)), examples, (), "token", 0.0)
+def member(name: str, **examples: int) -> ClientRecord:
+    return ClientRecord(name, tuple(sorted(examples)), examples, (), "token", 0.0)
 
 
-def choosing(count: int, choice: str = "rotate", rounds: int = 5) -> Rules:
+def choosing(count: int, choice: str = "rotate", rounds: int = 5) -> RunSettings:
     return rules(tasks_per_order=count, task_choice=choice, num_rounds=rounds)
 
 
@@ -98,7 +98,7 @@ def test_an_order_stands_as_long_as_the_client_has_its_tasks() -> None:
     assert table.order("a") is None and table.state.open is not None
     dropped = table.state.open.orders["train-1.1-a"]
     assert (dropped.state, dropped.note) == (OrderState.FAILED, "the client came back without sst2")
-    assert table.state.members["a"].tally.failed == 1
+    assert table.state.clients["a"].tally.failed == 1
     table.answer("b")
     after = table.order("a")
     assert after is not None and (after.round, after.tasks) == (2, ("qqp",))
@@ -167,7 +167,7 @@ def test_a_client_may_die_at_any_call_and_come_back_with_other_tasks(
         place = tmp_path / str(fatal)
         coordinator, came_so_far = asyncio.run(come_back_with(config, place, fatal, "after", before, after))
         state = coordinator.state
-        tally = state.members["d"].tally
+        tally = state.clients["d"].tally
         assert state.phase is Phase.FINISHED and state.completed_rounds == 2
         assert tally.assigned == tally.completed + tally.failed + tally.expired == 3, f"call {fatal}: {tally}"
         if came_so_far:

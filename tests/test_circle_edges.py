@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from client.disclosure import what_leaves
 from client.local_client import LocalClient
+from common.bodies import DENSE_FLOAT32
 from common.config import Config
 from common.errors import ConfigError
 from common.methods.agreement import AgreementRelation
 from common.methods.linear import MeanRelation
 from common.methods.server_optimizers import FedAvgM
-from common.orders import DENSE_FLOAT32
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate
@@ -144,7 +144,7 @@ def test_a_client_that_trains_its_head_alone_is_in_no_groups_mean(
         assert np.array_equal(mixed.vectors[scope], alone.vectors[scope])
     assert not np.array_equal(mixed.vectors["task/a0"], alone.vectors["task/a0"])
     (order,) = [o for o in mixed.journal.rounds()[0].orders.values() if o.client_id == "b"]
-    assert order.fixed == {"group/one"} and set(order.weights) == {"task/a0"}
+    assert order.untrained == {"group/one"} and set(order.weights) == {"task/a0"}
 
 
 # ---- moments of members ----

@@ -17,14 +17,14 @@ import torch
 from client.agent import Agent
 from client.training.work import ClientState, Procedure, Trained, Work
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import Evaluate, Train
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
 from common.methods.choice import described
-from common.orders import Evaluate, Train
 from common.parameters.scope import Scope
 from common.ports import INLINE_BYTES
-from server.core.facts import RunFacts, RunSettings
+from server.core.facts import RunConfiguration, RunFacts
 from server.core.state import Related
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
@@ -251,7 +251,7 @@ def moves(config: Config, clients: Mapping[str, tuple[str, float]], state: Path)
     model = make_model(config)
     first = {scope: vector.numpy().copy() for scope, vector in model.vectors.items()}
     coordinator = in_memory(config, model, ManualClock())
-    coordinator.writer.rules = replace(coordinator.rules, clients_per_task=0, min_clients=len(clients))
+    coordinator.writer.settings = replace(coordinator.settings, clients_per_task=0, min_clients=len(clients))
     agents = []
     for name, (task, amount) in clients.items():
         client = replace(make_client(config, name, [task], "1/1"), procedure=moved_by(amount))
@@ -322,8 +322,8 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
     config = array_config("training.num_rounds=3", *ROWS["adaptive"])
     coordinator, _ = moves(config, {"p": ("a0", 1.0), "q": ("b1", -1.0)}, tmp_path)
     journal = coordinator.journal
-    facts = RunFacts(settings=RunSettings(sections={"relation": json.dumps(described(config.relation))}))
-    report = build_report(facts, 2, coordinator.rules.tasks, journal.rounds(), [], "", "", (), journal.relations())
+    facts = RunFacts(settings=RunConfiguration(sections={"relation": json.dumps(described(config.relation))}))
+    report = build_report(facts, 2, coordinator.settings.tasks, journal.rounds(), [], "", "", (), journal.relations())
     assert report["relation"]["name"] == "agreement"
     assert [entry["round"] for entry in report["relations"]] == [1, 2, 3]
     assert {entry["template"] for entry in report["relations"]} == {"member/{holder}/layer_0"}

@@ -14,8 +14,9 @@ import torch
 import xxhash
 
 from client.state.store import RunStore
+from common.bodies import DENSE_FLOAT32
 from common.errors import StateError
-from common.orders import DENSE_FLOAT32, ScopePayload, Update, UpdateHeader
+from common.orders import ScopePayload, Update, UpdateHeader
 
 SCOPES = ("own/shared", "private/sst2")
 PAYLOAD = np.arange(300, dtype=np.float32).tobytes()

@@ -123,7 +123,7 @@ def test_a_disk_that_fails_gives_the_order_back_and_ends_the_client_in_one_line(
         asyncio.run(asyncio.wait_for(take_part(config, coordinator, port, tmp_path, "a0"), 60))
     assert "\n" not in caught.value.message
     assert port.reports == [("train-1.1-a", f"StateError: {os.strerror(number)}")]  # without a path
-    assert coordinator.state.members["a"].left
+    assert coordinator.state.clients["a"].left
 
 
 def test_damaged_private_values_end_a_client_before_its_first_order(tmp_path: Path) -> None:

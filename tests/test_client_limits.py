@@ -12,12 +12,13 @@ import pytest
 
 from client.agent import Agent
 from client.limits import Limits
+from common.bodies import ScopeVersion
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
 from common.methods.own_models import FineTunedModel
 from common.methods.procedures import FedRep
-from common.orders import Order, PollReply, ScopeVersion, Session, Welcome
+from common.orders import Order, PollReply, Session, Welcome
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_client, make_model, small_config
@@ -92,7 +93,7 @@ def ends(bend: Callable[[Crooked], None], state: Path, text: bool = False, limit
     with pytest.raises(FedMTLError) as caught:
         asyncio.run(asyncio.wait_for(play(), 60))
     assert "\n" not in caught.value.message
-    assert coordinator.state.members["a"].left  # nobody waits for it
+    assert coordinator.state.clients["a"].left  # nobody waits for it
     return caught.value, port
 
 

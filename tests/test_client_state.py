@@ -6,8 +6,9 @@ import xxhash
 
 from client.state.identity import claim
 from client.state.store import RunStore
+from common.bodies import DENSE_FLOAT32
 from common.errors import ConfigError
-from common.orders import DENSE_FLOAT32, ScopePayload, Update, UpdateHeader
+from common.orders import ScopePayload, Update, UpdateHeader
 
 OLD, NEW = ({"private/sst2": torch.full((3,), value)} for value in (1.0, 2.0))
 PAYLOAD = bytes(range(40))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.bodies import DENSE_FLOAT32
 from common.methods.conflict import ConflictResolver
 from common.methods.server_optimizers import FedAvgM
 from common.methods.task_weights import (
@@ -19,7 +20,7 @@ from common.methods.task_weights import (
     TemperatureWeights,
     famo_logits,
 )
-from common.orders import DENSE_FLOAT32, TaskResult
+from common.orders import TaskResult
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
 from server.aggregation.aggregator import Aggregator
@@ -190,7 +191,7 @@ def test_dynamic_weights_come_from_two_rounds_of_losses():
     journal = Journal(":memory:")
     for effect in table.of(Commit):
         journal.commit(effect.records)
-    restored = journal.restore(table.rules.schemas, 1.0)
+    restored = journal.restore(table.settings.schemas, 1.0)
     assert restored.losses == table.state.losses == {"sst2": 2.0, "qqp": 1.8}
     assert restored.trends == table.state.trends == second.trends
     journal.close()

@@ -13,8 +13,8 @@ from torch import nn
 from client.training.compact import choose_rows, compact_vocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, TrainingDiverged, train
+from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 from tests.federations import CLIENTS, digest_of, federate, small_config
 from tests.training_cases import CLIPPED, CONFIGS, SETTINGS, make_model, make_sets, no_progress, values_of
 

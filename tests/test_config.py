@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from common.bodies import TrainingSettings
 from common.config import Config, Role, client_problems, load_config, server_problems
 from common.config.task_section import TaskSection
 from common.config.values import is_loopback
 from common.errors import ConfigError
-from common.orders import TrainingSettings
 from common.parameters.plan import PLANS
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 

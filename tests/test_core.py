@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from common.bodies import Evaluate
 from common.errors import Reason, Refused
-from common.orders import Evaluate, JoinRequest, PollKind, Session, UpdateState
+from common.orders import JoinRequest, PollKind, Session, UpdateState
 from common.tasks import KNOWN_TASKS
-from server.core.admission import check_answer, check_join, require_member
+from server.core.admission import check_answer, check_join, require_client
 from server.core.answers import answer_poll, is_wanted, update_state_of
 from server.core.closing import required
 from server.core.effects import (
@@ -40,7 +41,7 @@ def test_a_run_goes_from_waiting_to_finished():
     table = Table()
     assert table.state.phase is Phase.WAITING
     table.join("a", "sst2")
-    assert "qqp (0 of 1)" in waits_for(table.rules, table.state)
+    assert "qqp (0 of 1)" in waits_for(table.settings, table.state)
     assert table.order("a") is None
     table.join("b", "qqp")
     for number in (1, 2):
@@ -53,7 +54,7 @@ def test_a_run_goes_from_waiting_to_finished():
     table.answer("b")
     assert table.state.phase is Phase.FINISHED
     assert table.state.versions == {"shared": 2, "task/sst2": 2, "task/qqp": 2}
-    assert answer_poll(table.rules, table.state, table.state.members["a"], "", 0.0).kind is PollKind.FINISHED
+    assert answer_poll(table.settings, table.state, table.state.clients["a"], "", 0.0).kind is PollKind.FINISHED
 
 
 def test_a_closing_round_persists_before_it_publishes_and_opens_the_next_in_the_same_commit():
@@ -80,17 +81,17 @@ def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
     table.join("ab", "sst2", "qqp")
     header = table.header("ab")
     header = replace(header, results=tuple(replace(r, examples=n) for r, n in zip(header.results, (7, 5), strict=True)))
-    order, _ = check_answer(table.rules, table.state, "ab", header)
+    order, _ = check_answer(table.settings, table.state, "ab", header)
     examples = {result.task: result.examples for result in header.results}
     expected = {"shared": 12, "task/sst2": examples["sst2"], "task/qqp": examples["qqp"]}
-    assert scope_weights(table.rules, order, header.results) == expected
+    assert scope_weights(table.settings, order, header.results) == expected
 
 
 def test_task_weights_count_in_thousandths_in_the_shared_scope_only():
     weighted = tuple(replace(task, weight=2.5 if task.name == "sst2" else 1.0) for task in TASKS)
     table = two_clients(tasks=weighted)
-    order, _ = check_answer(table.rules, table.state, "a", table.header("a", examples=10))
-    weights = scope_weights(table.rules, order, table.header("a", examples=10).results)
+    order, _ = check_answer(table.settings, table.state, "a", table.header("a", examples=10))
+    weights = scope_weights(table.settings, order, table.header("a", examples=10).results)
     assert weights == {"shared": 25_000, "task/sst2": 10}
 
 
@@ -148,7 +149,7 @@ def test_a_join_with_an_unknown_task_or_another_definition_is_refused():
     table = Table()
     for request, reason, text in cases:
         with pytest.raises(Refused) as refusal:
-            check_join(table.rules, table.state, request)
+            check_join(table.settings, table.state, request)
         assert refusal.value.reason is reason and text in refusal.value.message
 
 
@@ -157,10 +158,10 @@ def test_of_two_processes_with_one_id_the_later_one_wins():
     table.join("a", "sst2")
     old = Session("run", "a", "an older token")
     with pytest.raises(Refused) as refusal:
-        require_member(table.rules, table.state, old)
+        require_client(table.settings, table.state, old)
     assert refusal.value.reason is Reason.SUPERSEDED
     with pytest.raises(Refused) as refusal:
-        require_member(table.rules, table.state, Session("another", "a", "token-a"))
+        require_client(table.settings, table.state, Session("another", "a", "token-a"))
     assert refusal.value.reason is Reason.OTHER_RUN
 
 
@@ -175,9 +176,9 @@ def test_a_round_closes_at_its_deadline_with_quorum_and_the_late_update_is_refus
     with pytest.raises(Refused) as refusal:
         table.apply(Answered(table.now, "b", late))
     assert refusal.value.reason is Reason.TOO_LATE and "next order" in refusal.value.message
-    assert update_state_of(table.state, table.state.members["b"], late.order_id) is UpdateState.DISCARDED
+    assert update_state_of(table.state, table.state.clients["b"], late.order_id) is UpdateState.DISCARDED
     assert table.order("b").round == 2
-    assert table.state.members["b"].tally.expired == 1
+    assert table.state.clients["b"].tally.expired == 1
 
 
 def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
@@ -190,7 +191,7 @@ def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
         for client in ("a", "b"):
             table.apply(Seen(table.now, client, ""))
     assert table.of(ClearSums) and table.state.versions["shared"] == 0
-    assert update_state_of(table.state, table.state.members["a"], first.order_id) is UpdateState.DISCARDED
+    assert update_state_of(table.state, table.state.clients["a"], first.order_id) is UpdateState.DISCARDED
     assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.failure
 
 
@@ -210,7 +211,7 @@ def test_a_client_that_returns_within_its_lease_finds_its_order_open():
     before = table.order("b")
     table.join("b", "qqp")
     assert table.order("b") == before
-    assert is_wanted(table.state, table.state.members["b"], before.order_id)
+    assert is_wanted(table.state, table.state.clients["b"], before.order_id)
 
 
 def test_leaving_gives_the_order_up_and_coming_back_is_possible():
@@ -241,17 +242,17 @@ def test_draining_opens_no_round_but_closes_the_one_under_way():
     table.answer("a")
     table.answer("b")
     assert table.state.completed_rounds == 1 and table.state.open is None
-    assert answer_poll(table.rules, table.state, table.state.members["a"], "", 0.0).kind is PollKind.DRAINING
+    assert answer_poll(table.settings, table.state, table.state.clients["a"], "", 0.0).kind is PollKind.DRAINING
 
 
 def test_a_restart_keeps_orders_but_asks_for_updates_again():
     table = two_clients()
     order = table.order("a")
     table.apply(Seen(0.0, "a", ""))
-    restored = replace(table.state, open=replace(table.state.open, deadline=table.rules.round_timeout_seconds))
+    restored = replace(table.state, open=replace(table.state.open, deadline=table.settings.round_timeout_seconds))
     table.state = restored
     table.apply(Started(1000.0))
-    assert table.state.open.deadline == 1000.0 + table.rules.round_timeout_seconds
+    assert table.state.open.deadline == 1000.0 + table.settings.round_timeout_seconds
     table.now = 1000.0
     table.join("a", "sst2")
     assert table.order("a").order_id == order.order_id
@@ -262,10 +263,10 @@ def test_selection_depends_on_seed_and_round_alone_and_covers_every_task():
     for number in range(5):
         table.join(f"s{number}", "sst2")
         table.join(f"q{number}", "qqp")
-    chosen = [[m.client_id for m in select(table.rules, table.state.present(), n)] for n in range(1, 30)]
+    chosen = [[m.client_id for m in select(table.settings, table.state.present(), n)] for n in range(1, 30)]
     assert all(sum(c.startswith(kind) for c in names) == 2 for names in chosen for kind in "sq")
     assert len({tuple(names) for names in chosen}) > 5
-    assert {name for names in chosen for name in names} == set(table.state.members)
+    assert {name for names in chosen for name in names} == set(table.state.clients)
     assert set(chosen[0]) == {order.client_id for order in table.state.open.orders.values()}
 
 
@@ -273,7 +274,7 @@ def test_orders_count_apart_from_inputs():
     table = two_clients(quorum=0.5)
     table.answer("a")
     table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "out of memory"))
-    tallies = {name: member.tally for name, member in table.state.members.items()}
+    tallies = {name: member.tally for name, member in table.state.clients.items()}
     assert (tallies["a"].assigned, tallies["a"].completed, tallies["a"].failed) == (2, 1, 0)
     assert (tallies["b"].assigned, tallies["b"].completed, tallies["b"].failed) == (2, 0, 1)
     assert all(order.state is OrderState.ISSUED for order in table.state.open.orders.values())
@@ -305,5 +306,5 @@ def test_after_a_restart_nobody_speaks_for_a_member_without_joining_again():
     table.apply(Started(5.0))
     for token in ("", "token-a"):
         with pytest.raises(Refused) as refusal:
-            require_member(table.rules, table.state, Session("run", "a", token))
+            require_client(table.settings, table.state, Session("run", "a", token))
         assert refusal.value.reason is Reason.UNKNOWN_CLIENT

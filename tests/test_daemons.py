@@ -21,7 +21,7 @@ from client.status import as_lines, ask_status
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render
-from common.orders import MemberStatus
+from common.orders import ClientStatus
 from federated_main import main
 from server.core.phases import Phase
 from server.runs.assembly import in_memory
@@ -153,7 +153,7 @@ def test_two_nameless_clients_get_two_ids_and_keep_them(tmp_path: Path) -> None:
         finally:
             await server.stop(0)
         assert coordinator.state.phase is Phase.FINISHED
-        return set(coordinator.state.members)
+        return set(coordinator.state.clients)
 
     # No client for qqp: the federation is told to do without.
     rules = small_config(tmp_path, *changes, tasks=("sst2",))
@@ -168,7 +168,7 @@ def test_sigterm_lets_a_client_leave_in_good_order(config: Config, tmp_path: Pat
     path = written(config, tmp_path)
     coordinator = in_memory(config, make_model(config), ManualClock())
 
-    async def play() -> tuple[MemberStatus, ...]:
+    async def play() -> tuple[ClientStatus, ...]:
         await coordinator.start()
         server = await start_server(coordinator, "127.0.0.1", 0, None)
         try:
@@ -176,7 +176,7 @@ def test_sigterm_lets_a_client_leave_in_good_order(config: Config, tmp_path: Pat
                 client = programs.start("--mode", "client", "--config", path, "--tasks", "sst2", "--client-id", "x",
                                         "--server", f"127.0.0.1:{server.port_number}")  # fmt: skip
                 await asyncio.to_thread(client.wait_for, "joined run")
-                before = (await coordinator.status()).members
+                before = (await coordinator.status()).clients
                 client.terminate()
                 assert await asyncio.to_thread(client.exit_code) == 0
                 assert client.output.splitlines()[-1].endswith("left")
@@ -186,7 +186,7 @@ def test_sigterm_lets_a_client_leave_in_good_order(config: Config, tmp_path: Pat
 
     (before,) = asyncio.run(asyncio.wait_for(play(), 60))
     assert before.client_id == "x" and before.present
-    member = coordinator.state.members["x"]
+    member = coordinator.state.clients["x"]
     assert member.left and not member.present
 
 

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_BFLOAT16, DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.errors import Reason, Refused
-from common.orders import DENSE_BFLOAT16, DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.parameters.encodings import (
     BLOCK,
     ENCODINGS,

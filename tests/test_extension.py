@@ -26,6 +26,7 @@ from server.runs.app import continue_run, restore_run
 from server.runs.extension import same_federation
 from server.runs.run_folder import RunFolder
 from server.runs.saved import load_run
+from server.storage.files import write_whole
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.app import simulate
@@ -60,7 +61,7 @@ def configs(folder: Path, *changes: str) -> tuple[Config, Config]:
 
 def coordinate(config: Config, folder: RunFolder, journal: Journal) -> Mortal:
     federation, rules, schemas, state = restore_run(config, folder, journal)
-    files = JournalledModels(ModelFiles(folder.models, schemas), journal)
+    files = JournalledModels(ModelFiles(folder.path, schemas), journal)
     return Mortal(rules, state, federation, journal, files, ManualClock(100.0))
 
 
@@ -129,9 +130,9 @@ def test_a_task_joins_a_run_and_nothing_else_changes(
     assert {name for _, name in set(after) - set(before)} == {n for n in fresh if n.startswith("heads.stsb.")}
     for (scope, name), values in after.items():
         np.testing.assert_array_equal(values, before.get((scope, name), fresh[name]), err_msg=f"{scope}: {name}")
-    still = {scope for scope in coordinator.rules.schemas if "stsb" in scope}
+    still = {scope for scope in coordinator.settings.schemas if "stsb" in scope}
     assert {scope for scope, version in versions.items() if version != 2} == still
-    assert [task.name for task in coordinator.rules.tasks] == ["sst2", "qqp", "stsb"]
+    assert [task.name for task in coordinator.settings.tasks] == ["sst2", "qqp", "stsb"]
     assert coordinator.state.phase is Phase.FINISHED and coordinator.state.completed_rounds == 4
     rounds = coordinator.journal.rounds()
     assert all(order.state is OrderState.ACCEPTED for round_ in rounds for order in round_.orders.values())
@@ -230,7 +231,7 @@ def dies_after(config: Config, place: Path, writes: int) -> bool:
     try:
         with (
             mock.patch.object(RunFolder, "write", mortal(RunFolder.write)),
-            mock.patch.object(ModelFiles, "write_named", mortal(ModelFiles.write_named)),
+            mock.patch("server.runs.extension.write_whole", mortal(write_whole)),
             mock.patch.object(Journal, "commit", mortal(Journal.commit)),
         ):
             go_on(config, folder, journal)

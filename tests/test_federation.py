@@ -112,9 +112,9 @@ def test_the_report_scores_the_published_model_of_every_round(tmp_path):
     report = build_report(
         RunFacts(),
         0,
-        coordinator.rules.tasks,
+        coordinator.settings.tasks,
         rounds,
-        coordinator.journal.members(),
+        coordinator.journal.clients(),
         "finished",
         digest_of(coordinator),
     )

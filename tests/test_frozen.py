@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from common.bodies import ScopeVersion, Train
 from common.config import load_config
-from common.errors import ConfigError, WireError
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
-from common.parameters.capacity import fixed_scopes, frozen_blocks, frozen_problem
+from common.errors import ConfigError, RunFolderError, WireError
+from common.orders import Order, PollKind, PollReply, UpdateState
+from common.parameters.capacity import frozen_blocks, frozen_problem, untrained_scopes
 from common.wire.messages import POLL_REPLY
 from server.engine.coordinator import Coordinator
+from server.runs.backup import back_up
 from server.runs.preparation import prepare_run as prepare
+from server.runs.recovery import examine
 from server.runs.run_folder import RunFolder
-from tests.crashes import Cast, crash_and_recover, prepare_run
+from server.runs.saved import load_run
+from simulation.app import simulate
+from tests.crashes import Cast, crash_and_recover, model_made_here, prepare_run
 from tests.federations import CLIENTS, array_config, digest_of, federate, make_model
+from tests.processes import log_given_back
 from tests.test_capacity import BLOCKS, by_name, run_mixed
 from tests.test_plans import deep_config
 from tests.training_cases import SETTINGS
@@ -39,14 +47,14 @@ pytestmark = pytest.mark.usefixtures("one_tokenizer")
 )
 def test_what_stands_still(frozen: str, still: set[str]) -> None:
     assert frozen_blocks(frozen, BLOCKS) == still and frozen_problem(frozen, BLOCKS) is None
-    assert fixed_scopes("all", BLOCKS, frozen) == {f"shared/{name}" for name in still}
-    small = fixed_scopes("top_2", BLOCKS)
-    assert fixed_scopes("top_2", BLOCKS, frozen) == small | fixed_scopes("all", BLOCKS, frozen)
+    assert untrained_scopes("all", BLOCKS, frozen) == {f"shared/{name}" for name in still}
+    small = untrained_scopes("top_2", BLOCKS)
+    assert untrained_scopes("top_2", BLOCKS, frozen) == small | untrained_scopes("all", BLOCKS, frozen)
 
 
 def test_a_scope_with_a_trained_part_is_not_fixed() -> None:
     blocks = {"shared": frozenset({"embeddings", "layer_0"}), "task/a": frozenset({"heads"})}
-    assert fixed_scopes("all", blocks, "0") == frozenset() and fixed_scopes("all", blocks, "all") == {"shared"}
+    assert untrained_scopes("all", blocks, "0") == frozenset() and untrained_scopes("all", blocks, "all") == {"shared"}
 
 
 def moved(config: Any, found: Coordinator) -> set[str]:
@@ -129,3 +137,42 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     order = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(settings, seed=5))
     with pytest.raises(WireError, match="frozen: 'most' is not empty, all or a number"):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))
+
+
+def test_an_encoder_that_stands_still_is_written_once_and_runs_go_on_from_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.storage.models.INLINE_BYTES", 0)
+
+    def run(path: Path, rounds: int, resume: bool) -> str:
+        changes = ("simulation.clients=3", "client.trains=head", "aggregation.optimizer=adam")
+        config = array_config(*changes, f"training.num_rounds={rounds}", f"run.run_dir='{path}'")
+        with model_made_here(), log_given_back():
+            digest: str = asyncio.run(simulate(config, resume, None))["model_digest"]
+        return digest
+
+    path = tmp_path / "run"
+    run(path, 3, False)
+    held = {}
+    for folder in ("models", "models/optimizer"):
+        for file in sorted((path / folder).glob("[0-9]*.safetensors")):
+            with safe_open(file, framework="np") as opened:
+                names = list(opened.keys())
+                held[f"{folder}/{file.stem}"] = {"heads" if "heads." in name else "encoder" for name in names}
+    everything = {"heads", "encoder"}
+    assert held == {
+        **{"models/0": everything, "models/2": {"heads"}, "models/3": {"heads"}},
+        **{"models/optimizer/1": everything, "models/optimizer/2": {"heads"}, "models/optimizer/3": {"heads"}},
+    }
+    assert "3 rounds; 2 versions" in examine(path)[1] and examine(path)[0] == []
+    back_up(path, tmp_path / "copy")
+    assert examine(tmp_path / "copy")[0] == [] and load_run(tmp_path / "copy").version == 3
+    shutil.copytree(path, tmp_path / "damaged")
+    whole = run(tmp_path / "whole", 5, False)
+    assert run(path, 5, True) == run(tmp_path / "copy", 5, True) == whole
+    for name in ("models/0.safetensors", "models/optimizer/1.safetensors"):
+        (tmp_path / "damaged" / name).unlink()
+        assert examine(tmp_path / "damaged")[0] == [f"{tmp_path / 'damaged'}/{name}: it is missing"]
+        with pytest.raises(RunFolderError, match=f"no whole model is left .{name}: it is missing.; restore a backup"):
+            run(tmp_path / "damaged", 5, True)
+        shutil.copyfile(tmp_path / "whole" / "models" / "0.safetensors", tmp_path / "damaged/models/0.safetensors")

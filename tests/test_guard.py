@@ -15,7 +15,7 @@ from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, Reason, Refused
 from common.orders import UpdateHeader
-from common.parameters.scope import untrained_scopes
+from common.parameters.scope import isolated_scopes
 from common.statistics import TaskStatistics
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.core.effects import Commit, Guarded, Notice
@@ -85,7 +85,7 @@ def falls(table):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "fallen"),
+    ("pairs", "fallback_tasks"),
     [
         ([(50, None), (50, 52), (50, 52)], {"sst2": 3}),
         ([(50, 52), (50, 51), (50, 52)], {}),  # one point is within the margin, and the row begins anew
@@ -95,11 +95,11 @@ def falls(table):
         ([(50, 60), (52, 60), (50, 60), (48, 60)], {"sst2": 4}),
     ],
 )
-def test_a_task_falls_after_so_many_rounds_in_a_row(pairs, fallen):
+def test_a_task_falls_after_so_many_rounds_in_a_row(pairs, fallback_tasks):
     table = table_of()
     play(table, *pairs)
-    assert table.state.fallen == fallen
-    assert len(falls(table)) == len(fallen)
+    assert table.state.fallback_tasks == fallback_tasks
+    assert len(falls(table)) == len(fallback_tasks)
 
 
 def test_the_line_in_the_log_has_the_numbers():
@@ -142,7 +142,7 @@ def test_a_task_that_fell_counts_nowhere():
     answer(table, "a", sst2=(50, 60))
     assert table.state.versions == {"shared": 3, "task/qqp": 3, "task/sst2": 2}
     play(table, (90, 60))
-    assert table.state.fallen == {"sst2": 2}, "it stays where it is, whatever the others come to"
+    assert table.state.fallback_tasks == {"sst2": 2}, "it stays where it is, whatever the others come to"
 
 
 def test_sums_by_task_leave_it_out_too():
@@ -156,7 +156,7 @@ def test_an_auxiliary_task_goes_on_and_is_judged_at_the_end():
     tasks = (replace(TASKS[0], auxiliary=True), TASKS[1])
     table = table_of(num_rounds=3, tasks=tasks)
     play(table, (50, 60), (50, 60), (50, 60))
-    assert table.state.fallen == {} and not falls(table)
+    assert table.state.fallback_tasks == {} and not falls(table)
     play(table, (50, 60))
     assert len(falls(table)) == 1
 
@@ -173,9 +173,11 @@ def test_a_restart_knows_who_fell_and_who_is_behind():
     play(table, (50, 60), (50, 60))
     answer(table, "ab", sst2=(50, 60), qqp=(50, 60))
     answer(table, "a", sst2=(50, 60))
-    state = journal_of(table).restore(table.rules.schemas, 60.0)
+    state = journal_of(table).restore(table.settings.schemas, 60.0)
     assert (
-        (state.behind, state.fallen) == (table.state.behind, table.state.fallen) == ({"sst2": 3, "qqp": 1}, {"sst2": 2})
+        (state.behind, state.fallback_tasks)
+        == (table.state.behind, table.state.fallback_tasks)
+        == ({"sst2": 3, "qqp": 1}, {"sst2": 2})
     )
     assert state.gaps == table.state.gaps and state.gaps["sst2"] == pytest.approx(0.1)
 
@@ -192,8 +194,8 @@ def test_the_last_choice_needs_no_patience_and_binds_no_further_rounds():
         "sst2": {"model": "isolated", "fallen_back": 1, "metric": "accuracy", "received": 0.5, "isolated": 0.6},
         "qqp": {"model": "received", "fallen_back": None, "metric": "f1", "received": 0.666667, "isolated": 0.666667},
     }
-    state = journal.restore(table.rules.schemas, 60.0)
-    assert (state.behind, state.fallen) == ({"qqp": 0}, {})
+    state = journal.restore(table.settings.schemas, 60.0)
+    assert (state.behind, state.fallback_tasks) == ({"qqp": 0}, {})
 
 
 def test_a_run_that_is_prolonged_reports_its_last_choice():
@@ -203,9 +205,9 @@ def test_a_run_that_is_prolonged_reports_its_last_choice():
 
 
 def test_an_order_without_names_is_about_all_tasks():
-    assert untrained_scopes(["shared", "task/a"], (), ()) == frozenset()
-    assert untrained_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
-    assert untrained_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
+    assert isolated_scopes(["shared", "task/a"], (), ()) == frozenset()
+    assert isolated_scopes(["shared", "task/a", "task/b"], ("a", "b"), ("a",)) == {"task/a"}
+    assert isolated_scopes(["shared", "task/a"], ("a",), ("a",)) == {"shared", "task/a"}
 
 
 # ---- federations ----
@@ -245,7 +247,7 @@ PAIR = [("x", ["a0", "b1"], "1/2"), ("y", ["b1"], "2/2")]
 def test_a_task_that_fell_leaves_no_trace_in_what_the_others_train(tmp_path):
     config = array_config("guard=true", "federation.min_clients=2")
     coordinator = in_memory(config, make_model(config), ManualClock())
-    coordinator.writer.state = replace(coordinator.writer.state, fallen={"b1": 0})
+    coordinator.writer.state = replace(coordinator.writer.state, fallback_tasks={"b1": 0})
     asyncio.run(_play(config, coordinator, tmp_path / "with"))
     other = array_config(tasks=["a0"])
     without = asyncio.run(federate(other, tmp_path / "without", [("x", ["a0"], "1/2")]))
@@ -282,8 +284,8 @@ RIVALS = [("big", ["a0"], "1/1"), ("small", ["b1"], "1/1")]
 
 def report_of(coordinator):
     journal = coordinator.journal
-    found = journal.rounds(), journal.members(), "finished", ""
-    report = build_report(RunFacts(), 0, coordinator.rules.tasks, *found, guarded=journal.guarded())
+    found = journal.rounds(), journal.clients(), "finished", ""
+    report = build_report(RunFacts(), 0, coordinator.settings.tasks, *found, guarded=journal.guarded())
     return json.loads(json.dumps(report, allow_nan=False))
 
 
@@ -294,14 +296,14 @@ def test_a_task_that_sharing_hurts_ends_with_its_isolated_models(contradiction, 
     assert len({digest_of(coordinator) for coordinator in coordinators}) == 1
     report, other = map(report_of, coordinators)
     assert report["tasks"] == other["tasks"]
-    assert coordinators[0].state.fallen == {"b1": 4}
-    fallen, kept = report["tasks"]["b1"], report["tasks"]["a0"]
-    assert fallen["guard"]["model"] == "isolated" and fallen["guard"]["fallen_back"] == 4
-    assert fallen["metrics"]["accuracy"] == fallen["guard"]["isolated"] > fallen["guard"]["received"] + 0.3
-    assert fallen["metrics"]["loss"] == report["personalisation"]["small"]["b1"]["personal"]["loss"]
+    assert coordinators[0].state.fallback_tasks == {"b1": 4}
+    fell, kept = report["tasks"]["b1"], report["tasks"]["a0"]
+    assert fell["guard"]["model"] == "isolated" and fell["guard"]["fallen_back"] == 4
+    assert fell["metrics"]["accuracy"] == fell["guard"]["isolated"] > fell["guard"]["received"] + 0.3
+    assert fell["metrics"]["loss"] == report["personalisation"]["small"]["b1"]["personal"]["loss"]
     assert kept["guard"]["model"] == "received" and kept["guard"]["fallen_back"] is None
     assert kept["metrics"]["accuracy"] == kept["history"][-1]["accuracy"]
-    alone = [entry["personal"]["accuracy"] for entry in fallen["history"] if "personal" in entry]
+    alone = [entry["personal"]["accuracy"] for entry in fell["history"] if "personal" in entry]
     assert len(alone) == 5, "isolated models go on to be trained and scored"
 
 
@@ -320,7 +322,7 @@ def guards_in(config, place: Path):
     journal = Journal(folder.journal)
     try:
         state = restore_run(config, folder, journal)[-1]
-        assert state.fallen == {"b1": 4}
+        assert state.fallback_tasks == {"b1": 4}
         return journal.guarded()
     finally:
         journal.close()

@@ -69,7 +69,7 @@ def test_the_first_client_with_names_fixes_the_header() -> None:
         )
         await port.join(request("b", AGE_INCOME))
         await port.join(request("more-arrays", Header(2)))
-        assert set(there.state.members) == {"arrays", "a", "b", "more-arrays"}
+        assert set(there.state.clients) == {"arrays", "a", "b", "more-arrays"}
 
     asyncio.run(run())
 
@@ -97,7 +97,7 @@ def test_the_header_outlives_the_coordinator(tmp_path: Path) -> None:
     def second() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
         settings = config("federation.min_clients=1")
-        rules = coordinator(settings).rules
+        rules = coordinator(settings).settings
         state = journal.restore(rules.schemas, 60.0)
         journal.close()
         assert state.headers == {"a0": AGE_INCOME}
@@ -138,7 +138,7 @@ def test_texts_and_numbers_do_not_mix() -> None:
     table = Table(RULES)
     asked = JoinRequest("a", (KNOWN_TASKS["sst2"],), (("sst2", 1),), headers=(("sst2", Header(2)),))
     with pytest.raises(Refused, match="this federation reads texts, the client's rows are numbers"):
-        check_join(table.rules, table.state, asked)
+        check_join(table.settings, table.state, asked)
 
 
 def test_sites_with_swapped_columns_are_refused_and_agree_once_they_are_named(tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ class Margin(TaskKind):
 def reported(config: Config, folder: Path) -> list[dict[str, float]]:
     """The scores of every version of the first task after a federation of two clients."""
     coordinator = asyncio.run(federate(config, folder, TWO, "codec"))
-    rounds, members = coordinator.journal.rounds(), coordinator.journal.members()
-    report = build_report(RunFacts(), 0, coordinator.rules.tasks, rounds, members, "finished", digest_of(coordinator))
+    rounds, clients = coordinator.journal.rounds(), coordinator.journal.clients()
+    report = build_report(
+        RunFacts(), 0, coordinator.settings.tasks, rounds, clients, "finished", digest_of(coordinator)
+    )
     return report["tasks"]["t0"]["history"]
 
 

@@ -18,7 +18,7 @@ from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire.limits import DEFINITION_BYTES, LABEL_CHARS, MAX_LABELS, MAX_TASKS, definition_bytes
 from common.wire.messages import JOIN_REQUEST, PENDING_ANSWER
 from server.core.answers import PAGE_CHARS, describe
-from server.core.state import FederationState, Member
+from server.core.state import ClientRecord, FederationState
 from server.runs.assembly import in_memory
 from simulation.codec import CodecCoordinator
 from tests.core_cases import rules
@@ -113,18 +113,18 @@ def test_a_client_joins_with_five_thousand_labels() -> None:
 
 def test_members_are_told_in_pages() -> None:
     tasks = tuple(f"task-number-{i}" for i in range(20))
-    members = {f"client-{i:05}": Member(f"client-{i:05}", tasks, {}, (), "t", 0.0) for i in range(4000)}
-    state = FederationState(versions={}, members=members)
+    clients = {f"client-{i:05}": ClientRecord(f"client-{i:05}", tasks, {}, (), "t", 0.0) for i in range(4000)}
+    state = FederationState(versions={}, clients=clients)
     status = describe(rules(), state, "run")
     pages = [status]
     while pages[-1].more:
-        pages.append(describe(rules(), state, "run", pages[-1].members[-1].client_id))
+        pages.append(describe(rules(), state, "run", pages[-1].clients[-1].client_id))
     assert len(pages) > 3
-    assert [member.client_id for page in pages for member in page.members] == sorted(members)
-    assert {page.member_count for page in pages} == {4000}
-    assert all(sum(len("".join(m.tasks)) for m in page.members) <= PAGE_CHARS for page in pages)
-    lonely = replace(state, members={"x": replace(members["client-00000"], client_id="x", tasks=("t" * 64,) * 9000)})
-    assert len(describe(rules(), lonely, "run").members) == 1
+    assert [client.client_id for page in pages for client in page.clients] == sorted(clients)
+    assert {page.client_count for page in pages} == {4000}
+    assert all(sum(len("".join(m.tasks)) for m in page.clients) <= PAGE_CHARS for page in pages)
+    lonely = replace(state, clients={"x": replace(clients["client-00000"], client_id="x", tasks=("t" * 64,) * 9000)})
+    assert len(describe(rules(), lonely, "run").clients) == 1
 
 
 def test_a_page_follows_the_one_before_on_the_wire() -> None:
@@ -136,8 +136,8 @@ def test_a_page_follows_the_one_before_on_the_wire() -> None:
         wire = CodecCoordinator(coordinator)
         for name in ("b", "a", "c"):
             await wire.join(JoinRequest(name, config.definitions(), (("a0", 10),)))
-        assert [member.client_id for member in (await wire.status()).members] == ["a", "b", "c"]
+        assert [member.client_id for member in (await wire.status()).clients] == ["a", "b", "c"]
         rest = await wire.status("a")
-        assert ([member.client_id for member in rest.members], rest.member_count, rest.more) == (["b", "c"], 3, False)
+        assert ([member.client_id for member in rest.clients], rest.client_count, rest.more) == (["b", "c"], 3, False)
 
     asyncio.run(ask())

@@ -14,11 +14,12 @@ from torch import nn
 from client.app import load_data
 from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, new_optimizer, train
+from common.bodies import ScopeVersion, Train
 from common.config import load_config, notes
 from common.errors import ConfigError, WireError
 from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel
-from common.orders import Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate, make_model, small_config
 from tests.training_cases import SETTINGS, make_sets, no_progress, values_of

@@ -19,7 +19,7 @@ from cli.output import complain, say
 from common.errors import WireError
 from common.log_fields import about
 from common.logs import set_up_logging
-from common.orders import FederationStatus, MemberStatus, Progress
+from common.orders import ClientStatus, FederationStatus, Progress
 from common.plain_text import blanked, is_plain, is_plain_name, plain
 from common.wire import checks, parts
 from server.reporting.progress import RunProgress
@@ -83,10 +83,10 @@ def test_names_of_labels_may_hold_the_joiners_that_scripts_need() -> None:
 
 
 def status(nasty: str) -> FederationStatus:
-    member = MemberStatus(client_id=nasty, tasks=(nasty, "b"), present=True, doing=nasty)
+    client = ClientStatus(client_id=nasty, tasks=(nasty, "b"), present=True, activity=nasty)
     return FederationStatus(
         run_name=nasty, run_id="r", phase=nasty, round=1, num_rounds=2, waiting_for=nasty,
-        members=(member, replace(member, present=False)),
+        clients=(client, replace(client, present=False)),
     )  # fmt: skip
 
 

@@ -123,11 +123,13 @@ def test_every_plan_comes_to_one_model_over_every_transport(tmp_path: Path, plan
 def test_local_shares_nothing_and_still_learns_and_reports(tmp_path: Path) -> None:
     coordinator = asyncio.run(federate(deep_config(tmp_path, "sharing.plan=local"), tmp_path / "state"))
     rounds = coordinator.journal.rounds()
-    assert not coordinator.vectors and coordinator.bytes_up == 0 and not coordinator.rules.schemas
+    assert not coordinator.vectors and coordinator.bytes_up == 0 and not coordinator.settings.schemas
     orders = [order for round_ in rounds for order in round_.orders.values()]
     assert all(not order.scopes and not order.nbytes for order in orders)
     assert [(round_.number, round_.version) for round_ in rounds] == [(1, 0), (2, 1), (2, 2)]
-    report = build_report(RunFacts(), 0, coordinator.rules.tasks, rounds, coordinator.journal.members(), "finished", "")
+    report = build_report(
+        RunFacts(), 0, coordinator.settings.tasks, rounds, coordinator.journal.clients(), "finished", ""
+    )
     history = report["tasks"]["sst2"]["history"]
     assert [entry["round"] for entry in history] == [0, 1, 2]
     assert len({entry["loss"] for entry in history}) == 3, "the models that were scored did not move"

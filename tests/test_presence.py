@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from client.agent import Agent
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import ScopeVersion
 from common.clock import AwakeClock, ManualClock
 from common.config import render
 from common.errors import Reason, Refused
-from common.orders import PollKind, Progress, ScopeVersion, Session, Welcome
+from common.orders import PollKind, Progress, Session, Welcome
 from server.core.effects import Combine, Notice
 from server.core.events import Left, OrderFailed, Seen, Tick
 from server.core.phases import Phase
@@ -64,7 +65,7 @@ def test_a_later_round_waits_for_min_clients_and_goes_on_as_soon_as_they_are_bac
     table.answer("b")
     table.apply(Left(0.0, "c"))
     assert table.state.completed_rounds == 1 and table.state.open is None and table.state.phase is Phase.WAITING
-    assert waits_for(table.rules, table.state) == "clients for any task (2 of 3 in all)"
+    assert waits_for(table.settings, table.state) == "clients for any task (2 of 3 in all)"
     table.now = 50.0
     table.join("c", "sst2")
     assert len(table.state.open.orders) == 3
@@ -120,7 +121,7 @@ def test_a_round_never_opens_with_fewer_orders_than_updates_are_needed() -> None
     lonely.apply(Left(0.0, "b"))
     lonely.answer("a")
     lonely.answer("c")
-    assert waits_for(lonely.rules, lonely.state) == "clients for qqp (0 of 1), any task (2 of 3 in all)"
+    assert waits_for(lonely.settings, lonely.state) == "clients for qqp (0 of 1), any task (2 of 3 in all)"
     for lonely.now in (1.0, RULES.start_timeout_seconds + 1):
         for client in "ac":
             lonely.apply(Seen(lonely.now, client, ""))
@@ -205,7 +206,7 @@ def test_an_update_that_takes_longer_than_the_lease_to_arrive_is_counted() -> No
         assert hands.clock.now() > 84
         assert hands.coordinator.state.open is not None
         assert hands.coordinator.state.open.orders[order].state is OrderState.ACCEPTED
-        assert hands.coordinator.state.members["a"].tally.expired == 0
+        assert hands.coordinator.state.clients["a"].tally.expired == 0
 
     asyncio.run(play())
 
@@ -315,7 +316,7 @@ def test_a_client_says_that_it_lives_while_it_uploads_fetches_and_prepares(
         return port.phases
 
     assert phase in asyncio.run(play())
-    assert coordinator.state.phase is Phase.FINISHED and coordinator.state.members["a"].tally.completed == 3
+    assert coordinator.state.phase is Phase.FINISHED and coordinator.state.clients["a"].tally.completed == 3
 
 
 # Processes.

@@ -14,8 +14,9 @@ import simulation.codec
 from client.job import Job, JobResult, run_job
 from client.model import ClientModelSynchronizer
 from client.training.work import ClientState
+from common.bodies import Train
 from common.methods.local_optimizers import SGDOptimizer
-from common.orders import Train, Update, UpdateHeader
+from common.orders import Update, UpdateHeader
 from common.parameters.encodings import to_bfloat16
 from common.parameters.scope import is_private
 from common.wire.calls import PollCall, UploadStart

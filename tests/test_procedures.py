@@ -16,6 +16,7 @@ from torch import nn
 from client.training.own_model import OWN
 from client.training.own_models import training_of
 from client.training.pull import Pull, looked_ahead
+from common.bodies import Train, TrainingSettings
 from common.config import Config
 from common.errors import ConfigError
 from common.methods.choice import parameters_of
@@ -31,7 +32,7 @@ from common.methods.procedures import (
     ProximalStep,
     Scaffold,
 )
-from common.orders import Order, PollKind, PollReply, Train, TrainingSettings, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
 from server.core.facts import RunFacts
@@ -244,7 +245,7 @@ def own_values(state: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(coordinator: Coordinator) -> dict[str, Any]:
     journal = coordinator.journal
-    return build_report(RunFacts(), 0, coordinator.rules.tasks, journal.rounds(), journal.members(), "finished", "")
+    return build_report(RunFacts(), 0, coordinator.settings.tasks, journal.rounds(), journal.clients(), "finished", "")
 
 
 @pytest.mark.parametrize("name", FEDERATED)

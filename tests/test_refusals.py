@@ -18,19 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.transport.grpc_port import GrpcCoordinator
+from common.bodies import DENSE_FLOAT32, ScopeVersion
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, Reason, Refused
-from common.orders import (
-    DENSE_FLOAT32,
-    JoinRequest,
-    Order,
-    ScopePayload,
-    ScopeVersion,
-    Session,
-    TaskResult,
-    UpdateHeader,
-)
+from common.orders import JoinRequest, Order, ScopePayload, Session, TaskResult, UpdateHeader
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from common.wire import methods
@@ -52,14 +44,14 @@ SST2 = KNOWN_TASKS["sst2"]
 
 
 def snapshot(coordinator: Coordinator) -> object:
-    """Everything that counts: values, sums, rounds, orders, members; only the count of refusals may change."""
+    """Everything that counts: values, sums, rounds, orders, clients; only the count of refusals may change."""
     sums = coordinator.writer.handler._aggregator._updates
     state = coordinator.state
-    members = {name: replace(m, tally=replace(m.tally, refused=0), doing="") for name, m in state.members.items()}
+    clients = {name: replace(m, tally=replace(m.tally, refused=0), activity="") for name, m in state.clients.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},
         {scope: [block.tobytes() for block in sums._sums[scope]] for scope in sorted(sums._used)},
-        replace(state, members=members),
+        replace(state, clients=clients),
     )
 
 
@@ -102,10 +94,10 @@ HELD = {"a": ("sst2",), "b": ("sst2",), "d": ("qqp", "sst2")}
 
 
 async def join_all(coordinator: Coordinator, ports: dict[str, GrpcCoordinator]) -> dict[str, Client]:
-    schemas = dict(coordinator.rules.schemas)
+    schemas = dict(coordinator.settings.schemas)
     sessions = {}
     for name, tasks in HELD.items():
-        definitions = tuple(coordinator.rules.definition(task) or SST2 for task in tasks)
+        definitions = tuple(coordinator.settings.definition(task) or SST2 for task in tasks)
         rows = tuple((task, 24) for task in tasks)
         request = JoinRequest(name, definitions, rows, validation=rows)
         sessions[name] = (await ports[name].join(request)).session
@@ -223,7 +215,7 @@ async def play(config: Config, wrong: dict[str, Any]) -> dict[str, bytes]:
         if wrong:
             await _requests_refused(coordinator, clients)
             assert snapshot(coordinator) == before
-            assert coordinator.state.members["b"].tally.refused > 8
+            assert coordinator.state.clients["b"].tally.refused > 8
         for name in ("d", "b"):
             await clients[name].submit(*clients[name].update())
         await coordinator.tick()  # after everything that is still being carried out
@@ -385,6 +377,6 @@ def test_a_late_client_hears_so_and_goes_on_with_the_next_round(
     first, second, _ = coordinator.journal.rounds()
     assert first.orders["train-1.1-b"].state is OrderState.EXPIRED
     assert second.orders["train-2.1-b"].state is OrderState.ACCEPTED
-    tally = coordinator.state.members["b"].tally
+    tally = coordinator.state.clients["b"].tally
     assert (tally.assigned, tally.completed, tally.expired, tally.failed) == (3, 2, 1, 0)
     assert "train-1.1-b refused (too_late): order train-1.1-b is not open" in caplog.text

@@ -85,7 +85,7 @@ ALONE = rules(tasks=(SCORE,), schemas={}, min_clients=2)
 def joined(table: Table, client: str, task: TaskDefinition, *targets: float) -> None:
     own = ((task.name, sums(*targets)),) if targets else ()
     request = JoinRequest(client, (task,), ((task.name, len(targets) or 5),), targets=own)
-    check_join(table.rules, table.state, request)
+    check_join(table.settings, table.state, request)
     table.apply(Joined(table.now, request, f"token-{client}"))
 
 
@@ -148,10 +148,10 @@ def test_units_of_an_earlier_run_stay_and_scores_far_from_them_are_told() -> Non
 def test_sums_that_no_targets_have_are_refused(targets: Any, words: str) -> None:
     table = Table(ALONE)
     with pytest.raises(Refused, match=words) as caught:
-        check_join(table.rules, table.state, JoinRequest("a", (SCORE,), (("yield", 5),), targets=targets))
+        check_join(table.settings, table.state, JoinRequest("a", (SCORE,), (("yield", 5),), targets=targets))
     assert caught.value.reason is Reason.MALFORMED and "\n" not in caught.value.message
     with pytest.raises(Refused, match=words):  # one row has no spread
-        check_join(table.rules, table.state, JoinRequest("a", (SCORE,), (("yield", 1),), targets=targets))
+        check_join(table.settings, table.state, JoinRequest("a", (SCORE,), (("yield", 1),), targets=targets))
 
 
 @pytest.mark.parametrize("units", [(0.0, 0.0), (0.0, -1.0), (1e32, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
@@ -200,7 +200,9 @@ def pairs(folder: Path, scale: float, shift: float) -> Path:
 
 
 def last_scores(coordinator: Any) -> dict[str, float]:
-    return round_scores(coordinator.rules.tasks, coordinator.journal.rounds()[-1])[coordinator.rules.tasks[0].name]
+    return round_scores(coordinator.settings.tasks, coordinator.journal.rounds()[-1])[
+        coordinator.settings.tasks[0].name
+    ]
 
 
 def test_scores_around_a_thousand_are_learned(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def test_graph_comes_to_one_linear_solve_and_blocks_do_not_touch(tmp_path: Path)
     assert record.mu == {"member/a": 0.5, "member/b": 0.75, "member/c": 0.25, "member/d": 0.0, "member/e": 0.0}
     state = coordinator.state
     orders = state.open.orders if state.open is not None else coordinator.journal.rounds()[-2].orders
-    pulled = {p.scope for o in orders.values() for p in proximal_terms(coordinator.rules, coordinator.state, o.scopes)}
+    pulled = {
+        p.scope for o in orders.values() for p in proximal_terms(coordinator.settings, coordinator.state, o.scopes)
+    }
     assert pulled == {"member/a", "member/b", "member/c"}
     two = {name: problems[name] for name in "abc"}
     block = settle_apart(GraphRelation(0.5, pairs(*chosen)), two, 30)
@@ -241,7 +243,7 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows
     )
     assert apart(first, settle_apart(MeanRelation(20.0), problems, 3)) == 0.0
-    report = build_report(RunFacts(), 0, coordinator.rules.tasks, coordinator.journal.rounds(), [], "", "")
+    report = build_report(RunFacts(), 0, coordinator.settings.tasks, coordinator.journal.rounds(), [], "", "")
     assert report["tasks"]["a"]["metrics"]["rmse"] == pytest.approx(school_rmse(first, rows), rel=1e-5)
     found = settle_apart(MeanRelation(20.0), problems, 300)
     assert school_objective(found, rows) == pytest.approx(544507.36854691, rel=1e-6)

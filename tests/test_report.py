@@ -12,19 +12,20 @@ from server.reporting.report import build_report
 from server.storage.journal import Journal
 from tests.core_cases import RULES, TASKS, Table, rules
 
-FACTS = (RunBegan("run", "demo", 0, "random"), Traffic(10, 20, 1.5))
+BEGAN = RunBegan("run", "demo", 0, "random")
+TRAFFIC = Traffic(10, 20, 1.5)
 
 
 def report_of(table):
     journal = Journal(":memory:")
     for effect in table.of(Commit):
-        journal.commit((*FACTS, *effect.records))
+        journal.commit((BEGAN, *effect.records, TRAFFIC))
     report = build_report(
         journal.facts(),
         table.state.completed_rounds,
         TASKS,
         journal.rounds(),
-        journal.members(),
+        journal.clients(),
         table.state.phase.value,
         "d" * 64,
     )

@@ -181,12 +181,13 @@ class TestOptimizers:
     @pytest.mark.parametrize("kind", ["files", "memory"])
     def test_moments_are_kept_for_the_versions_of_the_model(self, kind, tmp_path):
         schemas = {"shared": ParameterSchema.of({"w": (2, 3)}), "task/a": ParameterSchema.of({"b": (2,)})}
+        (tmp_path / "models").mkdir()
         store = ModelFiles(tmp_path, schemas) if kind == "files" else MemoryModels()
         names = [f"{moment}/{scope}" for moment in ("first_moment", "second_moment") for scope in schemas]
         values = {scope: np.arange(schema.size, dtype=np.float32) for scope, schema in schemas.items()}
         for version in range(1, 5):
             moments = {name: values[name.split("/", 1)[1]] + version for name in names}
-            store.write(version, values, moments)
+            store.write(version, values, values, moments)
         for version in (3, 4):
             found = store.read_moments(version, names)
             assert list(found) == names

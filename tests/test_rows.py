@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
+from common.bodies import Train
 from common.config import load_config
 from common.errors import ConfigError, WireError
 from common.methods.balances import BALANCES
@@ -22,8 +23,8 @@ from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, Pe
 from common.methods.relation import LARGEST_MU, Coupling, Members, Relation
 from common.methods.relations import RELATIONS
 from common.methods.robust import ROBUST_RULES, RobustRule
-from common.orders import Order, PollKind, PollReply, Train, UpdateState
-from common.wire.limits import MAX_MEMBERS
+from common.orders import Order, PollKind, PollReply, UpdateState
+from common.wire.limits import MAX_CLIENTS
 from common.wire.messages import POLL_REPLY
 from tests.federations import array_config, digest_of, federate
 from tests.training_cases import SETTINGS
@@ -155,7 +156,7 @@ def test_what_a_configuration_may_say_of_a_relation_can_travel() -> None:
     """The strongest term that a checked configuration comes to is within the wire's bounds, whoever joins."""
     for row in RELATIONS.values():
         strongest = row(**{key: 1e6 for key in ("strength", "penalty") if key in vars(row())})
-        assert strongest.largest_mu(MAX_MEMBERS) <= LARGEST_MU, row
+        assert strongest.largest_mu(MAX_CLIENTS) <= LARGEST_MU, row
     plan = "sharing.plan=soft"
     line = refused(plan, "relation={name: graph, strength: 1e6}")
     assert line.startswith("relation.strength: 2e+06 times learning_rate 0.0002 is above 1 and would overshoot; write")

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from client.executor import prepared
 from client.model import ClientModelSynchronizer
 from client.state.store import RunStore
+from common.bodies import ControlShare, ScopeVersion, Train
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, WireError
 from common.methods.procedures import Scaffold
-from common.orders import ControlShare, Order, PollKind, PollReply, ScopeVersion, Train, UpdateState
+from common.orders import Order, PollKind, PollReply, UpdateState
 from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
 from server.core.state import OrderState
@@ -149,7 +150,7 @@ def test_a_task_that_fell_back_takes_its_variates_out_of_the_sum(tmp_path: Path)
     config = config_of("guard={enabled: true, margin: 0, rounds: 1}", "training.num_rounds=6")
     coordinator = asyncio.run(federate(config, tmp_path, THREE))
     require_sum(coordinator, tmp_path)
-    fallen = coordinator.state.fallen
+    fallen = coordinator.state.fallback_tasks
     for client, tasks, _ in THREE:
         if set(tasks) <= set(fallen) and max(fallen[t] for t in tasks) < 6:
             assert not any(v.any() for v in variates(tmp_path)[client].values()), client

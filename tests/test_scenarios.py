@@ -28,13 +28,13 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import (
+    ClientChanged,
     Combine,
     Commit,
     Effect,
     Fold,
     Guarded,
     InstallVersion,
-    MemberRecord,
     Notice,
     Record,
     RoundClosed,
@@ -43,6 +43,7 @@ from server.core.effects import (
     StoreVersion,
 )
 from server.core.events import Answered, DrainRequested, Event, Left, OrderFailed, Started, Tick
+from server.core.facts import Traffic
 from server.core.state import Guard, OpenRound
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
@@ -112,10 +113,10 @@ class Story:
 
     def restart(self, **settings: str) -> Iterator[str]:
         """See the table above."""
-        now, scopes = self.table.now, self.table.rules
+        now, scopes = self.table.now, self.table.settings
         if settings:
             self.run(**settings)
-            scopes = self.table.rules
+            scopes = self.table.settings
         self.table.now = now
         self.table.state = self.journal.restore(scopes.schemas, scopes.round_timeout_seconds)
         return self.apply(Started(now))
@@ -127,7 +128,7 @@ class Story:
     def poll(self, client: str, pending: str = "") -> Iterator[str]:
         """See the table above."""
         table = self.table
-        reply = answer_poll(table.rules, table.state, table.state.members[client], pending, table.now)
+        reply = answer_poll(table.settings, table.state, table.state.clients[client], pending, table.now)
         order = reply.order
         if order is not None:
             scopes = ", ".join(f"{scope.scope} {scope.version}" for scope in order.scopes)
@@ -195,9 +196,9 @@ def recorded(record: Record) -> str:
         case RunEnded(phase, reason):
             return f"ended: {phase.value} {reason}".rstrip()
         case Guarded():
-            fallen = ", falls back" if record.fallen else ""
-            return f"guard: {record.task} {record.received} received, {record.isolated} alone{fallen}"
-        case MemberRecord():
+            falls = ", falls back" if record.fell_back else ""
+            return f"guard: {record.task} {record.received} received, {record.isolated} alone{falls}"
+        case ClientChanged() | Traffic():
             return ""
         case _:
             return type(record).__name__

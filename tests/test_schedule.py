@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from common.bodies import Evaluate, Train
 from common.config import load_config
 from common.errors import ConfigError
 from common.methods.own_models import FineTunedModel
 from common.methods.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
-from common.orders import Evaluate, Train
 from server.core.schedule import TrainingSchedule
 from tests.core_cases import SETTINGS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run

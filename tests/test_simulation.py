@@ -69,7 +69,7 @@ def simulated(config: Config, state: Path, clients: Sequence[VirtualClient], cod
 async def over_grpc(config: Config, state: Path, clients: Sequence[VirtualClient]) -> Coordinator:
     """The same clients as daemons are: each with a model and a store of its own, over real gRPC."""
     coordinator = in_memory(config, make_model(config), ManualClock())
-    coordinator.writer.rules = replace(coordinator.rules, min_clients=len(clients))
+    coordinator.writer.settings = replace(coordinator.settings, min_clients=len(clients))
     rows = rows_of(config, clients)
     computing = Computing(config.client.compact_vocabulary, config.client.precision)
     async with AsyncExitStack() as stack:
@@ -361,6 +361,6 @@ def test_personal_models_of_virtual_clients_score_and_stay_on_disk(tmp_path):
         config = array_config(override, "federation.min_clients=4")
         virtual = simulated(config, tmp_path / name, MIXED)
         real = asyncio.run(over_grpc(config, tmp_path / f"{name}-real", MIXED))
-        found, expected = (personalisation(c.rules.tasks, c.journal.rounds()) for c in (virtual, real))
+        found, expected = (personalisation(c.settings.tasks, c.journal.rounds()) for c in (virtual, real))
         assert found == expected
         assert {scores["round"] for tasks in found.values() for scores in tasks.values()} == {2}

@@ -109,7 +109,7 @@ def test_an_update_whose_answer_was_lost_may_come_again_even_when_it_is_settled(
     coordinator = asyncio.run(run())
     assert any(reply.update_state is UpdateState.COMMITTED and reply.kind is PollKind.ORDER for reply in lost)
     assert coordinator.state.completed_rounds == 2
-    for member in coordinator.journal.members():
+    for member in coordinator.journal.clients():
         assert (member.tally.completed, member.tally.refused) == (3, 0)
 
 
@@ -137,7 +137,7 @@ def test_an_update_that_rides_and_is_refused_is_given_up_and_the_client_goes_on(
 
     coordinator = asyncio.run(run())
     assert spoiled and spoiled[0].header.nbytes <= INLINE_BYTES
-    tallies = {member.client_id: member.tally for member in coordinator.journal.members()}
+    tallies = {member.client_id: member.tally for member in coordinator.journal.clients()}
     assert coordinator.state.completed_rounds == 2
     assert (tallies["a"].failed, tallies["a"].completed) == (1, 2)
     assert (tallies["b"].failed, tallies["b"].completed) == (0, 3)

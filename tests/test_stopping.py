@@ -196,7 +196,7 @@ def test_a_client_that_builds_or_tokenises_leaves_when_told_to(tmp_path: Path) -
             await asyncio.wait_for(running, 60)
         finally:
             builder.ready.set()  # `asyncio.run` waits for threads
-        return coordinator.state.members["a"].left
+        return coordinator.state.clients["a"].left
 
     assert asyncio.run(play())
 

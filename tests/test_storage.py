@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunFolderError
-from server.core.effects import Commit, Guarded, MemberRecord, RoundClosed, RunEnded
+from server.core.effects import ClientChanged, Commit, Guarded, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
-from server.core.facts import RunFacts, RunSettings, Traffic
+from server.core.facts import RunConfiguration, RunFacts, Traffic
 from server.core.phases import ENDED, Phase
 from server.core.state import OpenOrder
 from server.runs.run_folder import RunFolder
@@ -60,7 +60,7 @@ def second_attempt(table):
 
 
 def given_up(table):
-    for _ in range(table.rules.round_attempts):
+    for _ in range(table.settings.round_attempts):
         late(table, "a", "b")
         yield
 
@@ -90,9 +90,9 @@ SCENARIOS = [
 
 
 def after_restart(state, recorded):
-    """What a restart needs of a live state: its members as recorded, absent for now, and its open orders as issued."""
-    members = {
-        name: replace(member, token="", last_seen=0.0, present=False, doing="", validation={}, targets={})
+    """What a restart needs of a live state: its clients as recorded, absent for now, and its open orders as issued."""
+    clients = {
+        name: replace(member, token="", last_seen=0.0, present=False, activity="", validation={}, targets={})
         for name, member in recorded.items()  # it joins again, and says the rest again
     }
     open_ = state.open
@@ -100,7 +100,7 @@ def after_restart(state, recorded):
         orders = {name: OpenOrder(name, o.client_id, o.tasks, o.scopes) for name, o in open_.orders.items()}
         open_ = replace(open_, deadline=TIMEOUT, orders=orders)
     phase = state.phase if open_ is not None or state.phase in ENDED else Phase.WAITING
-    return replace(state, members=members, open=open_, phase=phase, waiting_since=0.0, draining=False)
+    return replace(state, clients=clients, open=open_, phase=phase, waiting_since=0.0, draining=False)
 
 
 def crash_image(folder, number):
@@ -115,7 +115,7 @@ def test_every_commit_restores_what_a_restart_needs(tmp_path, scenario, changes)
     folder = tmp_path / "run"
     folder.mkdir()
     table, journal, recorded, commits = Table(rules(**changes)), Journal(folder / "journal.sqlite"), {}, 0
-    assert journal.restore(SCHEMAS, TIMEOUT) == after_restart(replace(table.state, members={}), {})
+    assert journal.restore(SCHEMAS, TIMEOUT) == after_restart(replace(table.state, clients={}), {})
     table.join("a", "sst2")
     table.join("b", "qqp")
 
@@ -124,14 +124,14 @@ def test_every_commit_restores_what_a_restart_needs(tmp_path, scenario, changes)
         written, table.effects = [e for e in table.effects if isinstance(e, Commit)], []
         assert len(written) == 1  # so that the state at hand is the one of this commit
         journal.commit(written[0].records)
-        recorded.update({r.member.client_id: r.member for r in written[0].records if isinstance(r, MemberRecord)})
+        recorded.update({r.client.client_id: r.client for r in written[0].records if isinstance(r, ClientChanged)})
         commits += 1
         image = crash_image(folder, commits)
         restored = image.restore(SCHEMAS, TIMEOUT)
         image.close()
         assert restored == after_restart(table.state, recorded)
-        assert {m.client_id: m.committed for m in restored.members.values()} == {
-            m.client_id: m.committed for m in table.state.members.values()
+        assert {m.client_id: m.committed for m in restored.clients.values()} == {
+            m.client_id: m.committed for m in table.state.clients.values()
         }
         finish(restored)
 
@@ -139,7 +139,7 @@ def test_every_commit_restores_what_a_restart_needs(tmp_path, scenario, changes)
         """A coordinator that starts from here brings the run to its end."""
         if restored.phase in ENDED:
             return
-        again = Table(table.rules)
+        again = Table(table.settings)
         again.now, again.state = 5000.0, restored
         again.apply(Started(again.now))
         again.join("a", "sst2")
@@ -172,9 +172,9 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
         ("evaluate", 2, 1),
     ]
     assert journal.rounds() == closed
-    assert journal.members() == [
-        replace(m, token="", present=False, doing="", last_seen=0.0, validation={}, targets={})
-        for m in table.state.members.values()
+    assert journal.clients() == [
+        replace(m, token="", present=False, activity="", last_seen=0.0, validation={}, targets={})
+        for m in table.state.clients.values()
     ]
 
 
@@ -238,7 +238,7 @@ def test_the_wal_begins_anew_once_it_is_long_and_the_file_has_it_all(tmp_path, m
     monkeypatch.setattr("server.storage.settling.WAL_BYTES", 50_000)
     journal, sizes = Journal(tmp_path / "journal.sqlite"), []
     for number in range(12):
-        journal.commit([RunSettings("x" * 10_000 + str(number))])
+        journal.commit([RunConfiguration("x" * 10_000 + str(number))])
         journal._settling._thread.submit(lambda: None).result()
         sizes.append((tmp_path / "journal.sqlite-wal").stat().st_size)
         shutil.copy(tmp_path / "journal.sqlite", tmp_path / "alone.sqlite")

@@ -12,21 +12,12 @@ import numpy as np
 import pytest
 import xxhash
 
+from common.bodies import DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import Reason, Refused
-from common.orders import (
-    DENSE_FLOAT32,
-    ROWS_BFLOAT16,
-    ROWS_FLOAT32,
-    JoinRequest,
-    Order,
-    ScopePayload,
-    Session,
-    TaskResult,
-    UpdateHeader,
-)
+from common.orders import JoinRequest, Order, ScopePayload, Session, TaskResult, UpdateHeader
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed
@@ -82,7 +73,7 @@ def test_journal_and_report_say_what_came_up(tmp_path: Path) -> None:
     coordinator = run(tmp_path, ROWS_FLOAT32)
     told = uploads(coordinator.journal.rounds())
     assert told == {ROWS_FLOAT32: {"updates": 10, "bytes": coordinator.bytes_up}}
-    dense_size = {scope: nbytes for scope, (_, nbytes) in coordinator.rules.schemas.items()}
+    dense_size = {scope: nbytes for scope, (_, nbytes) in coordinator.settings.schemas.items()}
     for round_ in coordinator.journal.rounds()[:-1]:
         for order in round_.orders.values():
             assert order.codec == ROWS_FLOAT32 and 0 < order.nbytes < sum(dense_size[s.scope] for s in order.scopes)
@@ -209,7 +200,7 @@ def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["uploads"] == expected
     for commit in commits:
         journal.commit(commit.records)
-    report = build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.members(), "interrupted", "d" * 64)
+    report = build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.clients(), "interrupted", "d" * 64)
     assert report["uploads"] == expected
     journal.close()
 
@@ -226,7 +217,7 @@ class Upload:
         self.client = client
 
     async def join(self) -> None:
-        definition = self.coordinator.rules.definition("sst2")
+        definition = self.coordinator.settings.definition("sst2")
         assert definition is not None
         offers = Capabilities(tuple(ENCODINGS))
         rows = (("sst2", 24),)
@@ -251,7 +242,7 @@ class Upload:
         return found
 
     async def submit(self, payloads: list[bytearray], **changes: str) -> None:
-        schemas = self.coordinator.rules.schemas
+        schemas = self.coordinator.settings.schemas
         scopes = tuple(
             ScopePayload(s.scope, s.version, schemas[s.scope][0], len(data))
             for s, data in zip(self.order.scopes, payloads, strict=True)
@@ -277,12 +268,12 @@ class Upload:
 def snapshot(coordinator: Coordinator) -> object:
     """Everything that counts, bit for bit; only the count of refusals may change."""
     sums, state = coordinator.writer.handler._aggregator._updates, coordinator.state
-    members = {name: replace(m, tally=replace(m.tally, refused=0), doing="") for name, m in state.members.items()}
+    clients = {name: replace(m, tally=replace(m.tally, refused=0), activity="") for name, m in state.clients.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},
         {scope: [chunk.tobytes() for chunk in sums._sums[scope]] for scope in sorted(sums._used)},
         coordinator.writer.handler.uploads._used,
-        replace(state, members=members),
+        replace(state, clients=clients),
     )
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xxhash
 
+from common.bodies import DENSE_FLOAT32
 from common.errors import Reason, Refused
-from common.orders import DENSE_FLOAT32, ScopePayload, UpdateHeader
+from common.orders import ScopePayload, UpdateHeader
 from common.parameters.schema import ParameterSchema
 from server.engine import uploads as module
 from server.engine.uploads import Uploads

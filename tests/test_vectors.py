@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_FLOAT32, ScopeVersion
 from common.errors import RunFolderError
 from common.methods.robust import Median
 from common.methods.server_optimizers import FedAvgM
-from common.orders import DENSE_FLOAT32, ScopeVersion
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.vector import Float64
@@ -24,6 +24,7 @@ from server.aggregation.streaming import StreamingMean
 from server.engine.broadcast import Broadcast
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
+from server.storage.tensor_files import decoded
 from tests.aggregation_cases import moved
 
 SIZE = BLOCK + 300 * 16
@@ -98,15 +99,16 @@ def test_two_halves_merge_into_the_whole(make: type[StreamingMean]) -> None:
 def test_versions_and_moments_are_stored_in_the_type_of_their_scope(tmp_path: Path) -> None:
     vectors = {"shared": np.ones(4, np.float32), "task/a": delta(1)}
     moments = {"momentum/task/a": delta(2)}
+    (tmp_path / "models").mkdir()
     files = ModelFiles(tmp_path, SCHEMAS)
-    files.write(3, vectors, moments)
-    for found in (files.read(3), files.decode(files.encode(vectors), tmp_path)):
+    files.write(3, vectors, vectors, moments)
+    for found in (files.read(3), files.decode(decoded(b"".join(files.versions.whole(vectors)), tmp_path))):
         assert {scope: values.tobytes() for scope, values in found.items()} == {
             scope: values.tobytes() for scope, values in vectors.items()
         }
     assert files.read_moments(3, list(moments))["momentum/task/a"].tobytes() == moments["momentum/task/a"].tobytes()
     models = JournalledModels(files, Journal(":memory:"))
-    models.write(4, vectors)
+    models.write(4, vectors, vectors)
     assert models.read(3)["task/a"].dtype == np.float64
     narrow = ModelFiles(tmp_path, {**SCHEMAS, "task/a": ParameterSchema.of(SHAPES)})
     with pytest.raises(RunFolderError, match=r"'table' is .* float64, expected .* float32"):

@@ -12,12 +12,11 @@ import pytest
 
 from common.config import Config, load_config, render
 from common.errors import ConfigError, ModelError, RunFolderError
-from common.parameters.scope import is_private
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run as prepare
 from server.runs.run_folder import RunFolder
 from server.runs.saved import load_run
-from server.storage.models import PRIVATE_FILE, ModelFiles
+from server.storage.models import ModelFiles
 from simulation.app import simulate
 from tests.crashes import model_made_here, prepare_run
 from tests.federations import array_config, make_model, small_config
@@ -47,8 +46,8 @@ def initial(config: Config, folder: Path) -> tuple[dict[str, np.ndarray], str]:
     RunFolder.create(folder)
     origin = prepare(config, folder).origin
     _, schemas = RunFolder(folder).read_description()
-    files = ModelFiles(folder / "models", schemas)
-    vectors = files.read(0) | files.read_named(PRIVATE_FILE, [scope for scope in schemas if is_private(scope)])
+    files = ModelFiles(folder, schemas)
+    vectors = files.read(0) | files.read_private()
     named = {
         entry.name: vectors[scope][entry.offset : entry.offset + entry.count]
         for scope, schema in schemas.items()

@@ -65,14 +65,14 @@ def test_hidden_words_are_as_many_as_fit_into_the_rows() -> None:
     order = table.order("a")
     assert order is not None
     held = table.state.open.orders[order.order_id]  # type: ignore[union-attr]
-    member = table.state.members["a"]
+    member = table.state.clients["a"]
     for examples in (32, 33):
         result = TaskResult("words", 2, 0.5, TaskStatistics(examples, 5.0, 1))
         if examples == 32:
-            _check_counts(table.rules, member, held, words, result)
+            _check_counts(table.settings, member, held, words, result)
         else:
             with pytest.raises(Refused, match="scores of task 'words' are of 33 examples, more than the 2 validation"):
-                _check_counts(table.rules, member, held, words, result)
+                _check_counts(table.settings, member, held, words, result)
 
 
 def test_nobody_joins_with_more_rows_than_sums_stay_exact_for() -> None:
@@ -128,7 +128,7 @@ def test_a_cap_stays_what_it_was_when_the_round_opened_also_after_a_restart() ->
     table.join("b", "sst2", examples=100_000)
     table.join("c", "sst2", examples=100_000)
     assert table.state.open.caps == {"sst2": 100}
-    fresh = Table(table.rules)
+    fresh = Table(table.settings)
     for name in NAMES:
         fresh.join(name, "sst2")
     assert fresh.state.open is not None
@@ -171,7 +171,7 @@ def test_shares_of_a_step_are_told_by_scope_and_by_task() -> None:
         table.answer("b", examples=10)
         closed = table.effects[[type(e) for e in table.effects].index(Combine)]
         (record,) = [r for e in table.effects for r in getattr(e, "records", ()) if type(r).__name__ == "RoundClosed"]
-        found = step_shares(table.rules, record.round, closed.totals)  # type: ignore[attr-defined]
+        found = step_shares(table.settings, record.round, closed.totals)  # type: ignore[attr-defined]
         heads = {"task/qqp": {"a": 0.75, "b": 0.25}, "task/sst2": {"a": 1.0}}
         shared = {"shared": {"a": 60 / 70, "b": 10 / 70}}
         parts = {"shared (qqp)": heads["task/qqp"], "shared (sst2)": heads["task/sst2"]}
@@ -187,9 +187,9 @@ def test_the_report_states_the_clients_shares() -> None:
             await hands.join(name, rows)
         await hands.round(dict.fromkeys(NAMES, 1e-3))
         coordinator, journal = hands.coordinator, hands.coordinator.journal
-        held = journal.rounds(), journal.members()
-        influence = influence_of(coordinator.rules, held[0], journal.totals())
-        return build_report(RunFacts(), 0, coordinator.rules.tasks, *held, "", "", influence=influence)
+        held = journal.rounds(), journal.clients()
+        influence = influence_of(coordinator.settings, held[0], journal.totals())
+        return build_report(RunFacts(), 0, coordinator.settings.tasks, *held, "", "", influence=influence)
 
     report = asyncio.run(play())
     (entry,) = report["step_shares"]

@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.bodies import ScopeVersion, Train, TrainingSettings
 from common.errors import WireError
 from common.orders import (
     JoinRequest,
@@ -25,11 +26,8 @@ from common.orders import (
     Progress,
     ScopePayload,
     ScopeValues,
-    ScopeVersion,
     Session,
     TaskResult,
-    Train,
-    TrainingSettings,
     Update,
     UpdateHeader,
     UpdateState,

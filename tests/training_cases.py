@@ -12,8 +12,9 @@ from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.own_model import OwnModel
 from client.training.work import Work
+from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel, initialise
-from common.orders import ModelArchitecture, TrainingSettings
+from common.orders import ModelArchitecture
 from common.parameters.flat import bind
 from common.parameters.schema import ParameterSchema
 from common.tasks import KNOWN_TASKS

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from common.bodies import Evaluate, ProximalTerm, ScopeVersion, Train, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
@@ -18,25 +19,20 @@ from common.methods.procedures import PROCEDURES, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
-    Evaluate,
+    ClientStatus,
     FederationStatus,
     JoinRequest,
-    MemberStatus,
     ModelArchitecture,
     Order,
     PollKind,
     PollReply,
     Progress,
-    ProximalTerm,
     Receipt,
     Reply,
     ScopePayload,
     ScopeValues,
-    ScopeVersion,
     Session,
     TaskResult,
-    Train,
-    TrainingSettings,
     Update,
     UpdateHeader,
     UpdateState,
@@ -228,11 +224,11 @@ def whole_updates(draw: st.DrawFn) -> Update:
     return Update(header, b"x" * header.nbytes)
 
 
-members = st.builds(MemberStatus, client_ids, few(task_names, str), st.booleans(), lines)
+members = st.builds(ClientStatus, client_ids, few(task_names, str), st.booleans(), lines)
 statuses = st.builds(
     FederationStatus,
     *(labels, ids, labels, counts, counts, lines, few(members, lambda member: member.client_id)),
-    member_count=st.integers(4, MAX_COUNT),
+    client_count=st.integers(4, MAX_COUNT),
     more=st.booleans(),
 )
 progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))

@@ -7,14 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 import xxhash
 from torch import Tensor
 
 from client.state.disk import Damaged, disk, read_tensors, write_tensors
 from common.errors import StateError, WireError
-from common.orders import Answer, Reply, Update, UpdateHeader
+from common.orders import Answer, Update, UpdateHeader
 from common.wire.messages import PENDING_ANSWER
 
 log = logging.getLogger("fedmtl.client")
@@ -121,24 +120,18 @@ class RunStore:
                     self._write(_NEXT_PRIVATE, private, answer.order_id)
                 else:
                     (self._folder / _NEXT_PRIVATE).unlink(missing_ok=True)
-                match answer:
-                    case Update(header, payload):
-                        self._write_answer(header, payload)
-                    case Reply():
-                        self._write_answer(answer, b"")
-                    case _:
-                        assert_never(answer)
+                self._write_answer(answer)
         self.pending = None if self._durability.repeatable else answer
         self.uncommitted = answer.order_id
 
-    def _write_answer(self, answer: UpdateHeader | Reply, payload: bytes | memoryview) -> None:
-        header = PENDING_ANSWER.encode(answer)
+    def _write_answer(self, answer: Answer) -> None:
+        header = PENDING_ANSWER.encode(answer.head)
         spare = self._folder / _SPARE
         descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             # The header holds the payload's own digest.
             file.write(xxhash.xxh3_128_digest(header) + len(header).to_bytes(8, "little") + header)
-            file.write(payload)
+            file.write(answer.payload)
             file.truncate()
             file.flush()
             self._flush(file.fileno())
@@ -192,16 +185,12 @@ class RunStore:
         except WireError as error:
             log.warning("'%s' is damaged (%s): the update in it is made again if it is still wanted", path, error)
             return None
-        match found:
-            case UpdateHeader():
-                if xxhash.xxh3_128_hexdigest(payload) != found.digest:
-                    log.warning("'%s' is damaged: %s is made again if it is still wanted", path, found.order_id)
-                    payload = memoryview(b"")
-                return Update(found, payload)
-            case Reply():
-                return found
-            case _:
-                assert_never(found)
+        if not isinstance(found, UpdateHeader):
+            return found
+        if xxhash.xxh3_128_hexdigest(payload) != found.digest:
+            log.warning("'%s' is damaged: %s is made again if it is still wanted", path, found.order_id)
+            payload = memoryview(b"")
+        return Update(found, payload)
 
     def _order_of_next(self) -> str:
         """The order of a damaged update, if its private values are whole: they may belong to an update that counts."""

@@ -16,11 +16,11 @@ from client.data.batching import epoch_batches, interleave
 from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
 from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
+from common.bodies import TrainingSettings
 from common.errors import FedMTLError
 from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
-from common.orders import TrainingSettings
 from common.seeds import derive_seed
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition

@@ -13,9 +13,9 @@ from client.training.evaluation import Scores, score
 from client.training.procedures import procedure_of
 from client.training.pull import StepRule, pull_to
 from client.training.work import ClientState, Losses, Procedure, Trained, Work
+from common.bodies import TrainingSettings
 from common.methods.own_models import FineTunedModel, IsolatedModel, NoOwnModel, OwnModelRow, PulledModel
 from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 
 
 @dataclass(frozen=True)

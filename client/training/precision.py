@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step
+from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
 from common.models.randomness import borrowed_generator
-from common.orders import TrainingSettings
 
 WARM_UP_STEPS = 3
 TIMED_STEPS = 12

@@ -13,8 +13,8 @@ from client.training.evaluation import Scores
 from client.training.loop import Progress, TaskSet, train
 from client.training.own_model import OwnModel
 from client.training.pull import PLAIN_STEP, StepRule, pull_to
+from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
-from common.orders import TrainingSettings
 
 Losses = Mapping[str, float]
 """Mean training loss per task; empty where nothing was trained."""

@@ -18,6 +18,7 @@ from client.transport.chunk_size import ChunkSize
 from client.transport.handshake import certificate_lapse
 from client.transport.retries import Retry, explain, final, is_refused_certificate, is_tls_problem
 from client.transport.target import Target
+from common.bodies import ScopeVersion
 from common.errors import Reason, Refused, UnreachableError, WireError
 from common.orders import (
     Answer,
@@ -26,7 +27,6 @@ from common.orders import (
     PollReply,
     Progress,
     Receipt,
-    ScopeVersion,
     Session,
     UpdateHeader,
     UploadStatus,

@@ -9,7 +9,7 @@ from common.config import circle_rules, size_rules
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
-from common.inputs.kind import Rules
+from common.inputs.kind import RunSettings
 from common.methods.choice import Row, Table
 from common.methods.local_optimizers import SGDOptimizer
 from common.methods.partitions import DirichletPartition
@@ -318,7 +318,7 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
 
 
 # What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
-_TASK_RULES: Rules = (
+_TASK_RULES: RunSettings = (
     (("model",), _one_model),
     (("model",), _warm_start),
     (("model",), _tasks_fit_inputs),
@@ -326,7 +326,7 @@ _TASK_RULES: Rules = (
     ((), _task_definitions),
     ((), size_rules.tasks),
 )
-_RULES: Rules = (
+_RULES: RunSettings = (
     (("sharing",), size_rules.rules),
     (("data",), _data_source),
     (("sharing",), _sharing_rules),
@@ -347,7 +347,7 @@ _RULES: Rules = (
     (("server",), _server_files),
     (("client",), _client_files),
 )
-_ROLE_RULES: dict[Role, Rules] = {
+_ROLE_RULES: dict[Role, RunSettings] = {
     "any": (),
     "server": ((("server",), server_problems),),
     "client": ((("client",), client_problems),),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from common.bodies import TrainingSettings
 from common.config.aggregation_section import AggregationSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
@@ -34,7 +35,6 @@ from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
-from common.orders import TrainingSettings
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, SHARED
@@ -254,6 +254,8 @@ class SimulationSection(Section):
     """share of orders to train that miss the deadline of their round"""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """models; each trains one client at a time"""
+    executor: Literal["thread", "ray"] = "thread"
+    """where models compute: thread, or ray (a process each; needs the extra `ray`)"""
 
 
 class CompareSection(Section):

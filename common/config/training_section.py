@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from common.bodies import TrainingSettings
 from common.config.choices import Chosen
 from common.config.values import Count, CountOrZero, FrozenLayers, Section
 from common.methods.anchors import ANCHORS, Anchor
@@ -15,7 +16,6 @@ from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, Lo
 from common.methods.own_models import FineTunedModel, NoOwnModel, OwnModelRow
 from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.schedules import SCHEDULES, ConstantSchedule, Schedule
-from common.orders import TrainingSettings
 
 
 class TrainingSection(Section):

@@ -11,7 +11,7 @@ import numpy as np
 from common.methods.choice import Rate, Strength
 from common.methods.linear import Links, adjacency_of, largest_degree, link_problems, named_in
 from common.methods.relation import Coupling, Float64, Members, Relation
-from common.wire.limits import MAX_MEMBERS
+from common.wire.limits import MAX_CLIENTS
 
 
 class _Edge(NamedTuple):
@@ -46,7 +46,7 @@ class LassoRelation(Relation):
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=True)
+        return link_problems(self.links, self.largest_mu(MAX_CLIENTS), attract=True)
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""

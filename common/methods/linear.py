@@ -11,7 +11,7 @@ import numpy as np
 
 from common.methods.choice import LARGEST, Bounds, Share, Strength
 from common.methods.relation import LARGEST_MU, Coupling, Float64, Members, Relation
-from common.wire.limits import MAX_MEMBERS
+from common.wire.limits import MAX_CLIENTS
 
 Links = tuple[tuple[str, str, float], ...]
 """Pairs of members with the weight of their link."""
@@ -57,7 +57,7 @@ class GraphRelation(Relation):
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=True)
+        return link_problems(self.links, self.largest_mu(MAX_CLIENTS), attract=True)
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
@@ -96,7 +96,7 @@ class PrecisionRelation(Relation):
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        return link_problems(self.links, self.largest_mu(MAX_MEMBERS), attract=False)
+        return link_problems(self.links, self.largest_mu(MAX_CLIENTS), attract=False)
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.methods.choice import LARGEST, Row
-from common.wire.limits import MAX_MEMBERS
+from common.wire.limits import MAX_CLIENTS
 
 Float64 = NDArray[np.float64]
 
-LARGEST_MU = LARGEST * MAX_MEMBERS
+LARGEST_MU = LARGEST * MAX_CLIENTS
 """Of a proximal term in an order: the largest strength along links of weight 1 to as many members as there may be."""
 
 

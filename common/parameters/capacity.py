@@ -34,7 +34,7 @@ def is_capacity(trains: str) -> bool:
     return _FORM.fullmatch(trains) is not None
 
 
-def lacking_scopes(layers: int | None, blocks: Blocks) -> frozenset[str]:
+def absent_scopes(layers: int | None, blocks: Blocks) -> frozenset[str]:
     """The scopes of the layers that such a client does not have."""
     if layers is None:
         return frozenset()
@@ -81,7 +81,7 @@ def frozen_problem(frozen: str, blocks: Blocks) -> str | None:
     return None
 
 
-def fixed_scopes(trains: str, blocks: Blocks, frozen: str = "") -> frozenset[str]:
+def untrained_scopes(trains: str, blocks: Blocks, frozen: str = "") -> frozenset[str]:
     """The travelling scopes that a client receives and does not train."""
     wanted = trained_blocks(trains, blocks) - frozen_blocks(frozen, blocks)
     return frozenset(scope for scope, found in blocks.items() if not is_private(scope) and not found & wanted)

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bodies import DENSE_BFLOAT16, DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.errors import Reason, Refused
-from common.orders import DENSE_BFLOAT16, DENSE_FLOAT32, ROWS_BFLOAT16, ROWS_FLOAT32
 from common.parameters.schema import ElementType, ParameterEntry, ParameterSchema
 from common.parameters.vector import Vector
 

@@ -217,13 +217,13 @@ def copies_of(template: str, names: Iterable[str]) -> list[str]:
     return sorted(str(s) for s in scopes if s.is_member and not s.is_template and s.template == template)
 
 
-def untrained_scopes(names: Iterable[str], tasks: Collection[str], apart: Collection[str]) -> frozenset[str]:
-    """Those among a client's scopes that nothing trains when it works on `tasks` and those in `apart` do not count.
+def isolated_scopes(names: Iterable[str], tasks: Collection[str], isolated: Collection[str]) -> frozenset[str]:
+    """Those among a client's scopes that nothing trains when it works on `tasks`, of which `isolated` do not count.
 
     Controls are not among them: a client takes its variate of such a scope out of the sum.
     """
-    nobody = bool(apart) and set(tasks) <= set(apart)  # an order without names is about all tasks
-    return frozenset(name for name in names if (nobody or Scope.parse(name).task in apart) and not is_control(name))
+    nobody = bool(isolated) and set(tasks) <= set(isolated)  # an order without names is about all tasks
+    return frozenset(name for name in names if (nobody or Scope.parse(name).task in isolated) and not is_control(name))
 
 
 def group_template(level: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.orders import Answer, Progress, ScopeVersion, Session, UpdateHeader
+from common.bodies import ScopeVersion
+from common.orders import Answer, Progress, Session, UpdateHeader
 from common.ports import CHUNK_BYTES
 
 

@@ -26,7 +26,7 @@ MAX_RULES = 4096
 RULES_BYTES = 1 << 17
 """The rules of a sharing plan, written out for the encoder's layers."""
 MAX_CODECS = 64
-MAX_MEMBERS = 1 << 16
+MAX_CLIENTS = 1 << 16
 
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""

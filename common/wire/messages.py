@@ -267,8 +267,8 @@ def _pack_status(value: FederationStatus) -> admin.FederationStatus:
         round=value.round,
         num_rounds=value.num_rounds,
         waiting_for=checks.as_line(value.waiting_for),
-        members=[parts.pack_member(member) for member in value.members],
-        member_count=value.member_count,
+        clients=[parts.pack_client(client) for client in value.clients],
+        client_count=value.client_count,
         more=value.more,
     )
 
@@ -278,8 +278,8 @@ def _unpack_status_request(message: admin.StatusRequest) -> str:
 
 
 def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
-    members = checks.items(message.members, "members", limits.MAX_MEMBERS)
-    checks.distinct((member.client_id for member in members), "members")
+    clients = checks.items(message.clients, "clients", limits.MAX_CLIENTS)
+    checks.distinct((client.client_id for client in clients), "clients")
     return FederationStatus(
         checks.label(message.run_name, "run_name", limits.RUN_NAME_CHARS),
         checks.identifier(message.run_id, "run_id"),
@@ -287,8 +287,8 @@ def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
         checks.count(message.round, "round"),
         checks.count(message.num_rounds, "num_rounds"),
         checks.line(message.waiting_for, "waiting_for"),
-        tuple(parts.unpack_member(member) for member in members),
-        checks.count(message.member_count, "member_count", least=len(members)),
+        tuple(parts.unpack_client(client) for client in clients),
+        checks.count(message.client_count, "client_count", least=len(clients)),
         message.more,
     )
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from typing import assert_never
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
+from google.protobuf.message import Message
+
+from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, Train, TrainingSettings
 from common.errors import WireError
 from common.methods.balances import BALANCES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
 from common.methods.own_models import OWN_MODELS
 from common.methods.procedures import PROCEDURES, ProximalStep
 from common.methods.relation import LARGEST_MU
-from common.orders import (
-    Body,
-    ControlShare,
-    Evaluate,
-    Order,
-    ProximalTerm,
-    ScopeValues,
-    Train,
-    TrainingSettings,
-)
+from common.orders import Order, ScopeValues
 from common.parameters.capacity import is_frozen
 from common.parameters.scope import Scope, ScopeKind
 from common.ports import INLINE_BYTES
 from common.targets import TargetUnits
 from common.wire import checks, limits
 from common.wire.choices import pack_choice, unpack_choice
+from common.wire.extensions import EXTENSIONS, extension, name_of
 from common.wire.gen import federation_pb2 as pb
 from common.wire.parts import pack_scope, unpack_scope
 
@@ -44,13 +40,11 @@ def pack_order(value: Order) -> pb.Order:
         units=[pb.TargetUnits(task=task, mean=units.mean, scale=units.scale) for task, units in value.units],
         inline=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.inline],
     )
-    match value.body:
-        case Train():
-            message.train.CopyFrom(_pack_train(value.body))
-        case Evaluate():
-            message.evaluate.CopyFrom(_pack_evaluate(value.body))
-        case _:
-            assert_never(value.body)
+    if row := next((row for row in _BODIES if row.body is type(value.body)), None):
+        getattr(message, row.field).CopyFrom(row.pack(value.body))
+    else:
+        name = name_of(value.body)
+        message.extension.name, message.extension.data = name, EXTENSIONS[name].body_codec.encode(value.body)
     return message
 
 
@@ -73,13 +67,14 @@ def unpack_order(message: pb.Order) -> Order:
 
 
 def _unpack_body(message: pb.Order, scopes: Collection[str]) -> Body:
-    match message.WhichOneof("body"):
-        case "train":
-            return _unpack_train(message, scopes)
-        case "evaluate":
-            return _unpack_evaluate(message.evaluate)
-        case _:
-            raise WireError("body: missing, or none that this version knows")
+    field = message.WhichOneof("body")
+    if field == "extension":
+        found: Body = extension(message.extension.name).body_codec.decode(message.extension.data)
+        return found
+    row = next((row for row in _BODIES if row.field == field), None)
+    if row is None:
+        raise WireError("body: missing, or none that this version knows")
+    return row.unpack(message, scopes)
 
 
 def _pack_train(value: Train) -> pb.Train:
@@ -113,9 +108,25 @@ def _pack_evaluate(value: Evaluate) -> pb.Evaluate:
     return pb.Evaluate(settings=_pack_training(value.settings), seed=value.seed)
 
 
-def _unpack_evaluate(message: pb.Evaluate) -> Evaluate:
+def _unpack_evaluate(order: pb.Order, _: Collection[str]) -> Evaluate:
+    message = order.evaluate
     checks.require(message, "settings")
     return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed))
+
+
+@dataclass(frozen=True)
+class _BodyRow:
+    field: str
+    """In the `oneof` of `Order`."""
+    body: type[Body]
+    pack: Callable[[Any], Message]
+    unpack: Callable[[pb.Order, Collection[str]], Body]
+
+
+_BODIES = (
+    _BodyRow("train", Train, _pack_train, _unpack_train),
+    _BodyRow("evaluate", Evaluate, _pack_evaluate, _unpack_evaluate),
+)
 
 
 def _unpack_seed(value: int) -> int:
@@ -169,6 +180,7 @@ def _unpack_inline(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeVal
     return tuple(ScopeValues(item.scope, item.data) for item in message.inline)
 
 
+@lru_cache(maxsize=8)  # all orders of a round have the same
 def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
     return pb.TrainingSettings(
         local_epochs=value.local_epochs,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.bodies import ScopeVersion
 from common.capabilities import ALL, Capabilities
 from common.errors import WireError
 from common.inputs.header import Header
 from common.orders import (
-    MemberStatus,
+    ClientStatus,
     ModelArchitecture,
     Progress,
     Reply,
     ScopePayload,
-    ScopeVersion,
     Session,
     TaskResult,
     UpdateHeader,
@@ -22,6 +22,7 @@ from common.ports import INLINE_BYTES
 from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import checks, limits
+from common.wire.extensions import decode_content, encode_content
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
 
@@ -195,7 +196,10 @@ def unpack_update(message: pb.UpdateHeader) -> UpdateHeader:
 def pack_reply(value: Reply) -> pb.Reply:
     """Value to message."""
     results = [_pack_result(result) for result in value.results]
-    return pb.Reply(order_id=value.order_id, results=results, seconds=value.seconds)
+    message = pb.Reply(order_id=value.order_id, results=results, seconds=value.seconds)
+    if value.content is not None:
+        message.content.name, message.content.data = encode_content(value.content)
+    return message
 
 
 def unpack_reply(message: pb.Reply) -> Reply:
@@ -204,6 +208,7 @@ def unpack_reply(message: pb.Reply) -> Reply:
         checks.identifier(message.order_id, "order_id"),
         _unpack_results(message.results),
         checks.amount(message.seconds, "seconds"),
+        decode_content(message.content.name, message.content.data) if message.HasField("content") else None,
     )
 
 
@@ -291,21 +296,21 @@ def unpack_progress(message: pb.Progress) -> Progress:
     )
 
 
-def pack_member(value: MemberStatus) -> admin.MemberStatus:
+def pack_client(value: ClientStatus) -> admin.ClientStatus:
     """Value to message."""
-    return admin.MemberStatus(
-        client_id=value.client_id, tasks=value.tasks, present=value.present, doing=checks.as_line(value.doing)
+    return admin.ClientStatus(
+        client_id=value.client_id, tasks=value.tasks, present=value.present, activity=checks.as_line(value.activity)
     )
 
 
-def unpack_member(message: admin.MemberStatus) -> MemberStatus:
+def unpack_client(message: admin.ClientStatus) -> ClientStatus:
     """Message to value."""
     tasks = checks.items(message.tasks, "tasks", limits.MAX_TASKS)
-    return MemberStatus(
+    return ClientStatus(
         checks.client_id(message.client_id),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         message.present,
-        checks.line(message.doing, "doing"),
+        checks.line(message.activity, "activity"),
     )
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, assert_never
-
 from common.errors import Reason, Refused
 from common.inputs.header import Header
-from common.orders import Evaluate, JoinRequest, Reply, Session, TaskResult, Train, UpdateHeader
+from common.orders import JoinRequest, Reply, Session, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem
-from common.statistics import LARGEST
-from common.tasks import TaskDefinition
-from server.core.bodies import body_of
+from server.core.bodies import PHASES
 from server.core.phases import ENDED
-from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules
+from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
 from server.core.units import targets_problem
 
-A = TypeVar("A", UpdateHeader, Reply)
 
-
-def check_join(rules: Rules, state: FederationState, request: JoinRequest) -> None:
+def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -> None:
     """Check that a client's tasks are this federation's.
 
     Raises:
@@ -29,31 +23,31 @@ def check_join(rules: Rules, state: FederationState, request: JoinRequest) -> No
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
     for theirs in request.tasks:
-        ours = rules.definition(theirs.name)
+        ours = run.definition(theirs.name)
         if ours is None:
-            known = ", ".join(task.name for task in rules.tasks)
+            known = ", ".join(task.name for task in run.tasks)
             raise Refused(Reason.UNKNOWN_TASK, f"task '{theirs.name}' is unknown here; this federation has: {known}")
         different = ours.differences(theirs)
         if different:
             text = "; ".join(different)
             raise Refused(Reason.TASK_MISMATCH, f"task '{theirs.name}' differs (coordinator against client): {text}")
-        _check_header(rules, state, request, theirs.name)
-    outside = rules.membership.problem(rules.schemas, [task.name for task in request.tasks])
+        _check_header(run, state, request, theirs.name)
+    outside = run.membership.problem(run.schemas, [task.name for task in request.tasks])
     if outside is not None:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):
         raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
     trains, layers = request.capabilities.trains, request.capabilities.layers
-    problem = capacity_problem(trains, rules.blocks) or depth_problem(trains, layers, rules.blocks)
+    problem = capacity_problem(trains, run.blocks) or depth_problem(trains, layers, run.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
 
 
-def _check_header(rules: Rules, state: FederationState, request: JoinRequest, task: str) -> None:
+def _check_header(run: RunSettings, state: FederationState, request: JoinRequest, task: str) -> None:
     theirs = dict(request.headers).get(task)
     if theirs is None:
         return
-    asked = rules.headers.get(task)
+    asked = run.headers.get(task)
     if asked is None:
         raise Refused(
             Reason.TASK_MISMATCH, f"task '{task}': this federation reads texts, the client's rows are numbers"
@@ -71,34 +65,34 @@ def _check_header(rules: Rules, state: FederationState, request: JoinRequest, ta
 
 def _alone(state: FederationState, client_id: str, task: str) -> bool:
     """Whether nobody has trained yet, and nobody else holds the task: then a mistake may still be mended."""
-    others = (member for name, member in state.members.items() if name != client_id)
-    return not (state.completed_rounds or state.open or any(task in member.tasks for member in others))
+    others = (client for name, client in state.clients.items() if name != client_id)
+    return not (state.completed_rounds or state.open or any(task in client.tasks for client in others))
 
 
-def new_headers(rules: Rules, state: FederationState, request: JoinRequest) -> dict[str, Header]:
+def new_headers(run: RunSettings, state: FederationState, request: JoinRequest) -> dict[str, Header]:
     """The headers with names that hold for everybody from this client's joining on."""
     return {
         task: header
         for task, header in request.headers
         if header.digest
-        and not rules.headers[task].digest
+        and not run.headers[task].digest
         and (task not in state.headers or _alone(state, request.client_id, task))
         and state.headers.get(task) != header
     }
 
 
-def require_member(rules: Rules, state: FederationState, session: Session) -> Member:
-    """The member behind a session.
+def require_client(run: RunSettings, state: FederationState, session: Session) -> ClientRecord:
+    """The client behind a session.
 
     Raises:
         Refused: another run, a client that never joined, or one whose place another process has taken.
     """
-    if session.run_id != rules.run_id:
-        raise Refused(Reason.OTHER_RUN, f"this is run {rules.run_id}, not {session.run_id}; join again")
-    member = state.session_member(session)
-    if member is not None:
-        return member
-    if session.client_id in state.members and state.members[session.client_id].token:
+    if session.run_id != run.run_id:
+        raise Refused(Reason.OTHER_RUN, f"this is run {run.run_id}, not {session.run_id}; join again")
+    client = state.client_of(session)
+    if client is not None:
+        return client
+    if session.client_id in state.clients and state.clients[session.client_id].token:
         raise Refused(
             Reason.SUPERSEDED,
             f"another process joined as '{session.client_id}'; give this one its own --client_id",
@@ -107,7 +101,7 @@ def require_member(rules: Rules, state: FederationState, session: Session) -> Me
 
 
 def check_answer(
-    rules: Rules, state: FederationState, client_id: str, answer: UpdateHeader | Reply
+    run: RunSettings, state: FederationState, client_id: str, answer: UpdateHeader | Reply
 ) -> tuple[OpenOrder, bool]:
     """The order that is answered, and whether it was accepted before with the same bytes.
 
@@ -126,29 +120,8 @@ def check_answer(
     if order.state is not OrderState.ISSUED:
         raise Refused(Reason.TOO_LATE, f"order {order.order_id} is {order.state.value}: {order.note}")
     assert state.open is not None
-    body = body_of(rules, state, state.open, order)
-    match body:
-        case Train(codec=codec):
-            header = _answer_as(UpdateHeader, order, answer)
-            if header.codec != codec:
-                raise Refused(
-                    Reason.MALFORMED,
-                    f"order {order.order_id} asks for encoding {codec}, the update has '{header.codec}'",
-                )
-            _check_scopes(rules, order, header)
-        case Evaluate():
-            _answer_as(Reply, order, answer)
-        case _:
-            assert_never(body)
-    _check_results(rules, state, order, answer)
+    PHASES[state.open.phase.name].check(run, state, order, answer)
     return order, False
-
-
-def _answer_as(kind: type[A], order: OpenOrder, answer: UpdateHeader | Reply) -> A:
-    if not isinstance(answer, kind):
-        came = type(answer).__name__
-        raise Refused(Reason.MALFORMED, f"order {order.order_id} is answered by {kind.__name__}, not by {came}")
-    return answer
 
 
 def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
@@ -157,73 +130,7 @@ def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
         return order
     if order is not None:
         raise Refused(Reason.UNKNOWN_ORDER, f"order {order_id} belongs to another client, not to '{client_id}'")
-    if order_id == state.members[client_id].committed:
+    if order_id == state.clients[client_id].committed:
         raise Refused(Reason.TOO_LATE, f"order {order_id} is committed; nothing is left to do for it")
     over = "the run is over" if state.phase in ENDED else "its round is closed or it was never issued"
     raise Refused(Reason.TOO_LATE, f"order {order_id} is not open: {over}; go on with the next order")
-
-
-def _check_scopes(rules: Rules, order: OpenOrder, header: UpdateHeader) -> None:
-    expected = {scope.scope: scope.version for scope in order.trained}
-    given = {scope.scope: scope for scope in header.scopes}
-    names = sorted(scope.scope for scope in header.scopes)
-    if names != sorted(expected):
-        raise Refused(
-            Reason.SCHEMA_MISMATCH,
-            f"order {order.order_id} is about scopes {sorted(expected)}, the update holds {names}",
-        )
-    for name, scope in given.items():
-        digest, _ = rules.schemas[name]
-        least, most = rules.payload_range(order.codec, name)
-        if scope.schema_digest != digest:
-            raise Refused(
-                Reason.SCHEMA_MISMATCH,
-                f"scope '{name}': layout {scope.schema_digest[:12]} is not the federation's {digest[:12]}",
-            )
-        if not least <= scope.nbytes <= most:
-            reason = Reason.TOO_LARGE if scope.nbytes > most else Reason.MALFORMED
-            wanted = f"{least} to {most}" if least < most else str(most)
-            raise Refused(reason, f"scope '{name}': {scope.nbytes} bytes, expected {wanted}")
-        if scope.base_version != expected[name]:
-            raise Refused(
-                Reason.SCHEMA_MISMATCH,
-                f"scope '{name}': delta from version {scope.base_version}, the order's is {expected[name]}",
-            )
-
-
-def _check_results(rules: Rules, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
-    tasks = sorted(result.task for result in answer.results)
-    if tasks != sorted(order.tasks):
-        raise Refused(
-            Reason.MALFORMED,
-            f"order {order.order_id} is about tasks {sorted(order.tasks)}, results are of {tasks}",
-        )
-    for result in answer.results:
-        definition = rules.definition(result.task)
-        assert definition is not None
-        _check_counts(rules, state.members[order.client_id], order, definition, result)
-        scores = [found for found in (result.validation, result.personal) if found is not None]
-        if result.examples < 0 or not all(map(definition.fits, scores)):
-            raise Refused(Reason.MALFORMED, f"order {order.order_id}: statistics of task '{result.task}' do not fit it")
-        if result.task in state.fallen and result.examples:
-            text = f"task '{result.task}' has fallen back, so its {result.examples} examples cannot count"
-            raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
-        if result.train_loss is not None and not abs(result.train_loss) <= LARGEST:
-            raise Refused(
-                Reason.MALFORMED, f"order {order.order_id}: loss of task '{result.task}' is {result.train_loss}"
-            )
-
-
-def _check_counts(rules: Rules, member: Member, order: OpenOrder, task: TaskDefinition, result: TaskResult) -> None:
-    """Check that an update counts no more rows than its client said it had when it joined."""
-    joined = f"that client '{member.client_id}' joined with"
-    if result.examples > member.examples.get(task.name, 0):
-        most = member.examples.get(task.name, 0)
-        text = f"{result.examples} examples of task '{task.name}' are more than the {most} {joined}"
-        raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
-    rows = member.validation.get(task.name, 0)
-    most = task.type.most_scored(rows, rules.max_length)
-    scored = max((found.examples for found in (result.validation, result.personal) if found is not None), default=0)
-    if scored > most:
-        text = f"scores of task '{task.name}' are of {scored} examples, more than the {rows} validation rows {joined}"
-        raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")

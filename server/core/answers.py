@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from common.orders import (
-    FederationStatus,
-    MemberStatus,
-    Order,
-    PollKind,
-    PollReply,
-    UpdateState,
-)
+from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollReply, UpdateState
 from server.core.bodies import body_of
 from server.core.phases import Phase
 from server.core.rounds import waits_for
-from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules
+from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
 
 
-def answer_poll(rules: Rules, state: FederationState, member: Member, pending: str, now: float) -> PollReply:
+def answer_poll(run: RunSettings, state: FederationState, client: ClientRecord, pending: str, now: float) -> PollReply:
     """The answer to a poll at this moment; kind WAIT means that the poll may stay parked.
 
     What a parked poll waits for is left out: many are parked, few are ever answered that way.
     """
-    update_state = update_state_of(state, member, pending)
+    update_state = update_state_of(state, client, pending)
     if state.phase is Phase.FINISHED:
         return PollReply(PollKind.FINISHED, update_state)
     if state.phase is Phase.FAILED:
         return PollReply(PollKind.FAILED, update_state, state.failure)
-    order = state.open.order_of(member.client_id) if state.open is not None else None
+    order = state.open.order_of(client.client_id) if state.open is not None else None
     if order is not None and order.state is OrderState.ISSUED:
-        return PollReply(PollKind.ORDER, update_state, order=_order_of(rules, state, order, now))
+        return PollReply(PollKind.ORDER, update_state, order=_order_of(run, state, order, now))
     kind = PollKind.DRAINING if state.draining else PollKind.WAIT
     return PollReply(kind, update_state)
 
 
-def update_state_of(state: FederationState, member: Member, pending: str) -> UpdateState:
+def update_state_of(state: FederationState, client: ClientRecord, pending: str) -> UpdateState:
     """What became of the update that answered the order `pending`."""
     if not pending:
         return UpdateState.NONE
-    if pending == member.committed:
+    if pending == client.committed:
         return UpdateState.COMMITTED
     order = state.open.orders.get(pending) if state.open is not None else None
-    if order is not None and order.client_id == member.client_id and order.state in _OPEN_STATES:
+    if order is not None and order.client_id == client.client_id and order.state in _OPEN_STATES:
         return UpdateState.OPEN
     return UpdateState.DISCARDED
 
@@ -48,36 +41,36 @@ def update_state_of(state: FederationState, member: Member, pending: str) -> Upd
 _OPEN_STATES = frozenset({OrderState.ISSUED, OrderState.ACCEPTED})
 
 
-def is_wanted(state: FederationState, member: Member, order_id: str) -> bool:
+def is_wanted(state: FederationState, client: ClientRecord, order_id: str) -> bool:
     """Whether work on an order still makes sense."""
     order = state.open.orders.get(order_id) if state.open is not None else None
-    return order is not None and order.client_id == member.client_id and order.state is OrderState.ISSUED
+    return order is not None and order.client_id == client.client_id and order.state is OrderState.ISSUED
 
 
 PAGE_CHARS = 1 << 18
-"""About so much is told of members at a time; a message holds four times as much."""
+"""About so many characters of clients fit on a page; a message holds four times as much."""
 
 
-def describe(rules: Rules, state: FederationState, run_name: str, after: str = "") -> FederationStatus:
-    """The whole picture for an operator; of the members, by client id, a page that begins after the id `after`."""
+def describe(run: RunSettings, state: FederationState, run_name: str, after: str = "") -> FederationStatus:
+    """The whole picture for an operator; of the clients, by client id, a page that begins after the id `after`."""
     open_ = state.open
-    names = sorted(name for name in state.members if name > after)
-    members: list[MemberStatus] = []
+    names = sorted(name for name in state.clients if name > after)
+    clients: list[ClientStatus] = []
     size = 0
-    for member in map(state.members.__getitem__, names):
-        size += len(member.client_id) + sum(len(task) + 4 for task in member.tasks) + len(member.doing[:1000]) + 16
-        if members and size > PAGE_CHARS:
+    for client in map(state.clients.__getitem__, names):
+        size += len(client.client_id) + sum(len(task) + 4 for task in client.tasks) + len(client.activity[:1000]) + 16
+        if clients and size > PAGE_CHARS:
             break
-        members.append(MemberStatus(member.client_id, member.tasks, member.present, member.doing))
+        clients.append(ClientStatus(client.client_id, client.tasks, client.present, client.activity))
     phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
-        run_name, rules.run_id, phase, number, rules.num_rounds, waits_for(rules, state),
-        tuple(members), len(state.members), len(members) < len(names),
+        run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),
+        tuple(clients), len(state.clients), len(clients) < len(names),
     )  # fmt: skip
 
 
-def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float) -> Order:
+def _order_of(run: RunSettings, state: FederationState, order: OpenOrder, now: float) -> Order:
     assert state.open is not None
     return Order(
         order_id=order.order_id,
@@ -85,7 +78,7 @@ def _order_of(rules: Rules, state: FederationState, order: OpenOrder, now: float
         version=state.open.version,
         scopes=order.scopes,
         seconds_left=max(state.open.deadline - now, 0.0),
-        body=body_of(rules, state, state.open, order),
+        body=body_of(run, state, state.open, order),
         tasks=order.tasks,
         units=tuple((task, state.units[task]) for task in order.tasks if task in state.units),
     )

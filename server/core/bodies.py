@@ -1,34 +1,39 @@
-"""What orders ask for: a body for each phase of a round."""
+"""The phases that a round may have: what their orders ask for, and which answers fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-from common.orders import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Train
+from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Train
+from common.orders import Reply, UpdateHeader
 from common.parameters.scope import Scope, is_control
 from common.seeds import derive_seed
+from server.core.answer_checks import check_scores, check_update
 from server.core.phases import EVALUATE, TRAIN, RoundPhase
-from server.core.state import FederationState, OpenOrder, OpenRound, Rules
+from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
 
 
-def body_of(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Body:
+def body_of(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Body:
     """What an order of the open round asks for."""
-    return _BODIES[round_.phase](rules, state, round_, order)
+    return PHASES[round_.phase.name].body(run, state, round_, order)
 
 
-def _train(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
+def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
     scopes = [Scope.parse(wanted.scope) for wanted in order.scopes]
     return Train(
-        rules.training_in(round_.number),
-        _seed(rules, round_, order),
+        run.training_in(round_.number),
+        _seed(run, round_, order),
         order.codec,
-        proximal_terms(rules, state, order.scopes),
-        isolated_tasks=tuple(task for task in order.tasks if task in state.fallen),
+        proximal_terms(run, state, order.scopes),
+        isolated_tasks=tuple(task for task in order.tasks if task in state.fallback_tasks),
         controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
     )
 
 
-def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeVersion]) -> tuple[ProximalTerm, ...]:
+def proximal_terms(
+    run: RunSettings, state: FederationState, scopes: Iterable[ScopeVersion]
+) -> tuple[ProximalTerm, ...]:
     """What holds scopes to anchors: those that a relation made, or the run's first values."""
     found = []
     for wanted in scopes:
@@ -38,22 +43,34 @@ def proximal_terms(rules: Rules, state: FederationState, scopes: Iterable[ScopeV
         related = state.relations.get(scope.template)
         if related is not None and related.mu.get(wanted.scope):
             found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
-        elif rules.anchor_strength and scope.is_shared:
-            found.append(ProximalTerm(wanted.scope, rules.anchor_strength, 0))
+        elif run.anchor_strength and scope.is_shared:
+            found.append(ProximalTerm(wanted.scope, run.anchor_strength, 0))
     return tuple(found)
 
 
-def _evaluate(rules: Rules, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
+def _evaluate(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
-    return Evaluate(rules.training, _seed(rules, round_, order))
+    return Evaluate(run.training, _seed(run, round_, order))
 
 
-def _seed(rules: Rules, round_: OpenRound, order: OpenOrder) -> int:
+def _seed(run: RunSettings, round_: OpenRound, order: OpenOrder) -> int:
     """Of this client in this round: the run's own seed would tell whom later rounds choose."""
-    return derive_seed(rules.seed, round_.number, order.client_id, "training")
+    return derive_seed(run.seed, round_.number, order.client_id, "training")
 
 
-_BODIES: Mapping[RoundPhase, Callable[[Rules, FederationState, OpenRound, OpenOrder], Body]] = {
-    TRAIN: _train,
-    EVALUATE: _evaluate,
+@dataclass(frozen=True)
+class PhaseRow:
+    """What the orders of a phase are about."""
+
+    phase: RoundPhase
+    body: Callable[[RunSettings, FederationState, OpenRound, OpenOrder], Body]
+    """What an order asks for."""
+    check: Callable[[RunSettings, FederationState, OpenOrder, UpdateHeader | Reply], None]
+    """Raises `Refused` where an answer does not fit its order."""
+
+
+PHASES: Mapping[str, PhaseRow] = {
+    TRAIN.name: PhaseRow(TRAIN, _train, check_update),
+    EVALUATE.name: PhaseRow(EVALUATE, _evaluate, check_scores),
 }
+"""By the name under which they stand in the journal."""

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from common.orders import TaskResult
 from common.parameters.scope import Scope, is_control
-from server.core.state import OpenRound, OrderState, Rules
+from server.core.state import OpenRound, OrderState, RunSettings
 from server.core.weighing import task_rows
 
 
@@ -22,17 +22,17 @@ def required(share: float, orders: int) -> int:
     return max(1, ceil(share * orders - 1e-9))
 
 
-def needed(rules: Rules, round_: OpenRound) -> int:
+def needed(run: RunSettings, round_: OpenRound) -> int:
     """How many updates the round needs to close."""
-    return max(required(rules.quorum, len(round_.orders)), rules.min_updates)
+    return max(required(run.quorum, len(round_.orders)), run.min_updates)
 
 
-def has_quorum(rules: Rules, round_: OpenRound) -> bool:
+def has_quorum(run: RunSettings, round_: OpenRound) -> bool:
     """Whether enough of the round's orders came back."""
-    return round_.count(OrderState.ACCEPTED) >= needed(rules, round_)
+    return round_.count(OrderState.ACCEPTED) >= needed(run, round_)
 
 
-def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:
+def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:
     """Weight sum of every scope that changes: its own quorum is met and somebody brought examples.
 
     A scope that is not in the result keeps its values and its version. A sum of control variates is in it with 1, so
@@ -47,27 +47,27 @@ def scope_totals(rules: Rules, round_: OpenRound, known: Iterable[str]) -> Mappi
             totals |= {name: 1} if accepted else {}
             continue
         weight = sum(order.weights.get(name, 0) for order in accepted)
-        if holders and len(accepted) >= required(rules.quorum, len(holders)) and weight > 0:
+        if holders and len(accepted) >= required(run.quorum, len(holders)) and weight > 0:
             totals[name] = weight
-    if rules.related:
+    if run.related:
         moved = {scope.template for scope in map(Scope.parse, totals) if scope.is_member}
         also = (name for name in sorted(moved.union(known)) if Scope.parse(name).template in moved)
         totals |= {name: 0 for name in also if name not in totals}
     return totals
 
 
-def row_totals(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:
+def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:
     """Of those among `scopes` that are summed by task, the examples of every task that brought some.
 
     Tasks come in the order of the configuration, so that nothing depends on who answered first.
     """
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
-    parts = [task_rows(rules, order, order.results) for order in accepted]
+    parts = [task_rows(run, order, order.results) for order in accepted]
     found: dict[str, dict[str, int]] = {}
     for scope in scopes:
         rows = [part[scope] for part in parts if scope in part]
         if rows:
-            sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in rules.tasks}
+            sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in run.tasks}
             found[scope] = {task: total for task, total in sums.items() if total}
     return found
 

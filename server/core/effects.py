@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from common.inputs.header import Header
 from common.log_fields import LogFields
 from common.targets import TargetUnits
-from server.core.facts import RunBegan, RunSettings, Traffic
+from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenRound, Related
+from server.core.state import ClientRecord, OpenRound, Related
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,22 @@ Effect = Fold | ClearSums | Combine | StoreVersion | Commit | InstallVersion | W
 
 
 @dataclass(frozen=True)
-class MemberRecord:
-    """A member as it is now."""
+class ClientChanged:
+    """A client as it is now."""
 
-    member: Member
+    client: ClientRecord
 
 
 @dataclass(frozen=True)
 class RoundOpened:
     """A round and its orders."""
+
+    round: OpenRound
+
+
+@dataclass(frozen=True)
+class PhaseClosed:
+    """A phase with the final state of its orders; its round goes on with another."""
 
     round: OpenRound
 
@@ -149,7 +156,7 @@ class Guarded:
     """How the models of a task compared at the end of a round, on the rows that both were scored on.
 
     `received` and `isolated` are values of its primary metric. `behind` counts the rounds in a row up to this one that
-    the guard did not like; `fallen` says that the isolated model takes over. `final` is the choice after the last
+    the guard did not like; `fell_back` says that the isolated model takes over. `final` is the choice after the last
     round. `gap` is by how much the isolated model is better.
     """
 
@@ -158,7 +165,7 @@ class Guarded:
     received: float | None
     isolated: float | None
     behind: int
-    fallen: bool
+    fell_back: bool
     final: bool
     gap: float = 0.0
 
@@ -173,12 +180,13 @@ class UnitsFixed:
 
 Record = (
     RunBegan
-    | RunSettings
+    | RunConfiguration
     | Traffic
-    | MemberRecord
+    | ClientChanged
     | HeaderFixed
     | UnitsFixed
     | RoundOpened
+    | PhaseClosed
     | RoundClosed
     | RunEnded
     | TaskCosines

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common.orders import JoinRequest, Reply, UpdateHeader
 from server.core.effects import Combine, TaskCosines
+from server.core.facts import NO_TRAFFIC, Traffic
 from server.core.state import Related
 
 
@@ -31,7 +32,7 @@ class Seen:
 
     now: float
     client_id: str
-    doing: str
+    activity: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Answered:
     now: float
     client_id: str
     answer: UpdateHeader | Reply
+    traffic: Traffic = NO_TRAFFIC
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Tick:
 
     now: float
     connected: frozenset[str] = frozenset()
+    traffic: Traffic = NO_TRAFFIC
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class RunBegan:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunConfiguration:
     """The configuration that the run was started with last."""
 
     sharing_plan: str = ""
@@ -39,12 +39,15 @@ class Traffic:
     seconds: float = 0.0
 
 
+NO_TRAFFIC = Traffic()
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """All of it, as of the last commit."""
 
     began: RunBegan | None = None
-    settings: RunSettings = field(default_factory=RunSettings)
+    settings: RunConfiguration = field(default_factory=RunConfiguration)
     traffic: Traffic = field(default_factory=Traffic)
     ended: Phase = Phase.WAITING
     reason: str = ""

@@ -10,12 +10,12 @@ from common.log_fields import LogFields
 from common.statistics import merge
 from common.tasks import TaskDefinition, lower_is_better
 from server.core.effects import Guarded, Notice
-from server.core.state import FederationState, OpenRound, OrderState, Rules
+from server.core.state import FederationState, OpenRound, OrderState, RunSettings
 
 _ROUNDING = 1e-9
 
 
-def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[FederationState, tuple[Guarded, ...]]:
+def guarded(run: RunSettings, state: FederationState, round_: OpenRound) -> tuple[FederationState, tuple[Guarded, ...]]:
     """What the scores of a round mean for its tasks: the new state, and a record per task that was compared.
 
     A round to train compares what clients received at its start with what they had made alone by then; it counts
@@ -24,28 +24,28 @@ def guarded(rules: Rules, state: FederationState, round_: OpenRound) -> tuple[Fe
     chooses between the two final models, which is not carried on should the run get more rounds. Auxiliary tasks are
     there for the others, whatever they score: only that last choice is about them too.
     """
-    if rules.guard is None:
+    if run.guard is None:
         return state, ()
     final = not round_.phase.publishes
     found = []
-    for task in rules.tasks:
+    for task in run.tasks:
         scores = compared(task, round_)
         if scores is None:
             continue
         gap = shortfall(task, *scores)
         # Differences of rounded fractions: one point is one point, whatever floats say.
-        worse = gap > rules.guard.margin + _ROUNDING
+        worse = gap > run.guard.margin + _ROUNDING
         slips = worse and gap >= state.gaps.get(task.name, -inf) - _ROUNDING
         behind = state.behind.get(task.name, 0) + 1 if slips else 0
-        falls = worse if final else behind >= rules.guard.rounds and not task.auxiliary
-        fallen = falls or task.name in state.fallen
-        found.append(Guarded(round_.number, task.name, *scores, behind, fallen, final, gap))
+        falls = worse if final else behind >= run.guard.rounds and not task.auxiliary
+        fell_back = falls or task.name in state.fallback_tasks
+        found.append(Guarded(round_.number, task.name, *scores, behind, fell_back, final, gap))
     now = standing(found)
     state = replace(
         state,
         behind={**state.behind, **now.behind},
         gaps={**state.gaps, **now.gaps},
-        fallen={**now.fallen, **state.fallen},
+        fallback_tasks={**now.fallback_tasks, **state.fallback_tasks},
     )
     return state, tuple(found)
 
@@ -79,35 +79,35 @@ def shortfall(task: TaskDefinition, received: float | None, isolated: float | No
 
 @dataclass(frozen=True)
 class Standing:
-    """Rounds in a row that tasks slipped behind, their last gaps, and the rounds after which they fell."""
+    """Rounds in a row that tasks slipped behind, their last gaps, and the rounds after which they fell back."""
 
     behind: Mapping[str, int]
     gaps: Mapping[str, float]
-    fallen: Mapping[str, int]
+    fallback_tasks: Mapping[str, int]
 
 
 def standing(records: Iterable[Guarded]) -> Standing:
     """Where tasks stand, from records in their order."""
-    behind, gaps, fallen = dict[str, int](), dict[str, float](), dict[str, int]()
+    behind, gaps, fallback_tasks = dict[str, int](), dict[str, float](), dict[str, int]()
     for record in records:
         if not record.final:
             behind[record.task], gaps[record.task] = record.behind, record.gap
-            if record.fallen:
-                fallen.setdefault(record.task, record.round)
-    return Standing(behind, gaps, fallen)
+            if record.fell_back:
+                fallback_tasks.setdefault(record.task, record.round)
+    return Standing(behind, gaps, fallback_tasks)
 
 
-def told(rules: Rules, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:
-    """One line for each task that fell just now; `before` are those that had fallen already."""
+def notices_of(run: RunSettings, before: Mapping[str, int], records: Sequence[Guarded]) -> list[Notice]:
+    """One line for each task that fell back just now; `before` are those that had already."""
     return [
-        Notice(_line(rules, record), True, LogFields(event="task_fell_back", task=record.task, round=record.round))
+        Notice(_line(run, record), True, LogFields(event="task_fell_back", task=record.task, round=record.round))
         for record in records
-        if record.fallen and record.task not in before
+        if record.fell_back and record.task not in before
     ]
 
 
-def _line(rules: Rules, record: Guarded) -> str:
-    guard, task = rules.guard, rules.definition(record.task)
+def _line(run: RunSettings, record: Guarded) -> str:
+    guard, task = run.guard, run.definition(record.task)
     assert guard is not None and task is not None
     numbers = f"{task.metrics[0]} {_number(record.received)} with the others, {_number(record.isolated)} alone"
     rounds = "" if record.final else f" in {guard.rounds} rounds in a row"

@@ -7,6 +7,8 @@ close a round and open the next, so a phase may follow itself; `TRANSITIONS` has
   the run fails. Durable with the commit that closes the last round without opening another.
 - TRAINING: orders are out, answers are folded in memory. It ends when all answers are in, or at the deadline. Durable
   before anybody hears of the orders: they are in the commit that opens the round.
+  Its round may have several phases (`RoundProtocol`). A phase ends as above; then one commit holds its answers and the
+  orders of the next one, for the clients that answered. A restart issues the orders of the open phase again.
 - EVALUATING: the same for the scores of the last published model; no quorum is needed.
 - FINISHED: clients hear that the run is over. Durable with the commit that closes the scoring round. A restart that
   asks for more rounds goes on from here.
@@ -24,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Phase(StrEnum):
@@ -60,10 +63,24 @@ class RoundPhase:
     """Where the run stands meanwhile."""
     publishes: bool
     """Whether its answers make the next version."""
+    needs_quorum: bool = True
+    """Whether the round is abandoned where too few answers come."""
 
 
 TRAIN = RoundPhase("train", Phase.TRAINING, publishes=True)
-EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False)
+EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False, needs_quorum=False)
 
-ROUND_PHASES: Mapping[str, RoundPhase] = {phase.name: phase for phase in (TRAIN, EVALUATE)}
-"""By name."""
+
+@dataclass(frozen=True)
+class RoundProtocol:
+    """The phases of a round that trains, in order; the last one publishes."""
+
+    phases: tuple[RoundPhase, ...]
+
+    def after(self, phase: RoundPhase) -> RoundPhase | None:
+        """What follows a phase, or None where its end closes the round."""
+        return dict(pairwise(self.phases)).get(phase)
+
+
+PLAIN = RoundProtocol((TRAIN,))
+"""Train, and publish what came of it."""

@@ -6,21 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from common.bodies import DENSE_FLOAT32, ScopeVersion, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
-from common.orders import (
-    DENSE_FLOAT32,
-    ScopeVersion,
-    Session,
-    TaskResult,
-    TrainingSettings,
-)
-from common.parameters.capacity import Blocks, fixed_scopes, lacking_scopes
+from common.orders import ReplyContent, Session, TaskResult
+from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
-from common.parameters.scope import Scope, is_control, untrained_scopes
+from common.parameters.scope import Scope, is_control, isolated_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
-from server.core.phases import Phase, RoundPhase
+from server.core.facts import NO_TRAFFIC, Traffic
+from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
 from server.core.schedule import NO_CHANGE, TrainingSchedule
 
 
@@ -36,7 +32,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Rules:
+class RunSettings:
     """What does not change during a run.
 
     `schemas` maps every travelling scope, or template of `membership`, to its schema digest and bytes, `tensors` to how
@@ -84,6 +80,8 @@ class Rules:
     headers: Mapping[str, Header] = field(default_factory=dict)
     anchor_strength: float = 0.0
     """Of a proximal term that holds what everybody shares to the run's first values."""
+    protocol: RoundProtocol = PLAIN
+    """The phases of each round that trains."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -94,32 +92,34 @@ class Rules:
         rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
         return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
 
-    def scopes_of(self, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    def scopes_of(self, client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client exchanges when it works on some of its tasks."""
-        return self.held_scopes(self.schemas, member, tasks)
+        return self.held_scopes(self.schemas, client, tasks)
 
-    def scopes_in(self, phase: RoundPhase, number: int, member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    def scopes_in(
+        self, phase: RoundPhase, number: int, client: ClientRecord, tasks: tuple[str, ...]
+    ) -> tuple[str, ...]:
         """The scopes of its order in a round: to train, with the controls of those that it may train."""
-        scopes = self.scopes_of(member, tasks)
+        scopes = self.scopes_of(client, tasks)
         if not (phase.publishes and self.training.procedure.has_controls):
             return scopes
-        fixed = fixed_scopes(member.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
-        return scopes + tuple(s.control for s in map(Scope.parse, scopes) if s.template not in fixed)
+        untrained = untrained_scopes(client.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        return scopes + tuple(s.control for s in map(Scope.parse, scopes) if s.template not in untrained)
 
-    def held_scopes(self, templates: Collection[str], member: Member, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        """The scopes for these templates that a client holds for some of its tasks, without layers that it lacks."""
-        lacking = lacking_scopes(member.capabilities.layers, self.blocks)
-        held = self.membership.scopes(templates, member.client_id, member.tasks, tasks)
-        return tuple(scope for scope in held if Scope.parse(scope).template not in lacking)
+    def held_scopes(self, templates: Collection[str], client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        """The scopes for these templates that a client holds for some of its tasks, without absent layers."""
+        absent = absent_scopes(client.capabilities.layers, self.blocks)
+        held = self.membership.scopes(templates, client.client_id, client.tasks, tasks)
+        return tuple(scope for scope in held if Scope.parse(scope).template not in absent)
 
-    def fixed_scopes(
-        self, member: Member, tasks: tuple[str, ...], number: int, fallen: Collection[str] = ()
+    def untrained_scopes(
+        self, client: ClientRecord, tasks: tuple[str, ...], number: int, fallback_tasks: Collection[str] = ()
     ) -> frozenset[str]:
         """The scopes that it then receives in a round to train, and does not train."""
-        fixed = fixed_scopes(member.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
-        scopes = self.scopes_of(member, tasks)
-        frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in fixed)
-        return frozen | untrained_scopes(scopes, tasks, fallen)
+        of_capacity = untrained_scopes(client.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        scopes = self.scopes_of(client, tasks)
+        frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in of_capacity)
+        return frozen | isolated_scopes(scopes, tasks, fallback_tasks)
 
     def codec_for(self, capabilities: Capabilities) -> str:
         """The codec that a client with these capabilities is asked for."""
@@ -149,7 +149,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Member:
+class ClientRecord:
     """A client that has joined this run. `committed` is its last durable order.
 
     `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
@@ -164,7 +164,7 @@ class Member:
     last_seen: float
     present: bool = True
     left: bool = False
-    doing: str = ""
+    activity: str = ""
     committed: str = ""
     tally: Tally = Tally()
     validation: Mapping[str, int] = field(default_factory=dict)
@@ -185,7 +185,7 @@ class OpenOrder:
     """An order of the open round and, once accepted, what came back.
 
     `codec` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope. The
-    scopes in `fixed` are received and not trained, so the update does not hold them.
+    scopes in `untrained` are received and not trained, so the update does not hold them.
     """
 
     order_id: str
@@ -200,12 +200,14 @@ class OpenOrder:
     seconds: float = 0.0
     note: str = ""
     codec: str = DENSE_FLOAT32
-    fixed: frozenset[str] = frozenset()
+    untrained: frozenset[str] = frozenset()
+    content: ReplyContent | None = None
+    """Of a reply that brought more than results."""
 
     @property
     def trained(self) -> tuple[ScopeVersion, ...]:
         """What the update holds."""
-        return tuple(scope for scope in self.scopes if scope.scope not in self.fixed)
+        return tuple(scope for scope in self.scopes if scope.scope not in self.untrained)
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ class OpenRound:
     caps: Mapping[str, int] = field(default_factory=dict)
     variates: Mapping[str, int] = field(default_factory=dict)
     """How many clients have a control variate of each scope, in rounds that exchange such."""
+    earlier: tuple[OpenRound, ...] = ()
+    """The phases before this one, with what was answered."""
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""
@@ -251,13 +255,13 @@ class Related:
 class FederationState:
     """Everything that `step` reads and writes.
 
-    `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at their
-    template's. `losses` are the tasks' mean local training losses in the last round that was published, `trends` for
-    every such round its losses divided by those of the one before, where both are known. `behind` counts the last
-    rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse; `fallen` are tasks
-    that the guard took out, and after which round. `headers` are the named features of the first client that joined
-    with a task, `units` those of regression heads, as soon as they are fixed; `short_since` is since when fewer than
-    `min_clients` are there after a round.
+    `versions` maps each travelling scope to its version; scopes of groups and members that have none yet are at
+    their template's. `losses` are the tasks' mean local training losses in the last round that was published,
+    `trends` for every such round its losses divided by those of the one before, where both are known. `behind`
+    counts the last rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse;
+    `fallback_tasks` are those that the guard took out, and after which round. `headers` are the named features of
+    the first client that joined with a task, `units` those of regression heads, as soon as they are fixed;
+    `short_since` is since when fewer than `min_clients` are there after a round.
     """
 
     versions: Mapping[str, int]
@@ -266,7 +270,7 @@ class FederationState:
     attempt: int = 1
     waiting_since: float = 0.0
     short_since: float | None = None
-    members: Mapping[str, Member] = field(default_factory=dict)
+    clients: Mapping[str, ClientRecord] = field(default_factory=dict)
     open: OpenRound | None = None
     draining: bool = False
     failure: str = ""
@@ -274,33 +278,35 @@ class FederationState:
     trends: tuple[Mapping[str, float], ...] = ()
     behind: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[str, float] = field(default_factory=dict)
-    fallen: Mapping[str, int] = field(default_factory=dict)
+    fallback_tasks: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     relations: Mapping[str, Related] = field(default_factory=dict)
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
+    traffic: Traffic = NO_TRAFFIC
+    """What the run has cost, as of the last event that said so."""
 
     def version_of(self, scope: str) -> int:
         """The version of a scope; a sum of control variates begins at 0 and has nothing of its template."""
         return self.versions.get(scope, 0) if is_control(scope) else self.versions[scope]
 
-    def present(self) -> list[Member]:
-        """Members that are here now, by id."""
-        return [self.members[name] for name in sorted(self.members) if self.members[name].present]
+    def present(self) -> list[ClientRecord]:
+        """Clients that are here now, by id."""
+        return [self.clients[name] for name in sorted(self.clients) if self.clients[name].present]
 
-    def with_member(self, member: Member) -> FederationState:
-        """The state with this member added or replaced."""
-        return replace(self, members={**self.members, member.client_id: member})
+    def with_client(self, client: ClientRecord) -> FederationState:
+        """The state with this client added or replaced."""
+        return replace(self, clients={**self.clients, client.client_id: client})
 
     def with_order(self, order: OpenOrder) -> FederationState:
         """The state with this order of the open round replaced."""
         assert self.open is not None
         return replace(self, open=replace(self.open, orders={**self.open.orders, order.order_id: order}))
 
-    def session_member(self, session: Session) -> Member | None:
-        """The member that a session speaks for, or None if it is unknown or superseded."""
-        member = self.members.get(session.client_id)
-        return member if member is not None and member.token and member.token == session.token else None
+    def client_of(self, session: Session) -> ClientRecord | None:
+        """The client that a session speaks for, or None if it is unknown or superseded."""
+        client = self.clients.get(session.client_id)
+        return client if client is not None and client.token and client.token == session.token else None
 
 
 def order_id(phase: RoundPhase, number: int, attempt: int, client_id: str) -> str:

@@ -1,12 +1,12 @@
-"""The coordinator as a deterministic function: `step(rules, state, event) -> (state, effects)`."""
+"""The coordinator as a deterministic function: `step(run, state, event) -> (state, effects)`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
 
+from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
-from common.orders import DENSE_FLOAT32, Reply, UpdateHeader
+from common.orders import Reply
 from server.core import rounds
 from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
@@ -25,35 +25,35 @@ from server.core.events import (
     VersionSpoiled,
 )
 from server.core.phases import ENDED, TRANSITIONS, Phase
-from server.core.state import FederationState, Member, OpenOrder, OrderState, Rules, Tally
+from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings, Tally
 from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
 
 
-def step(rules: Rules, state: FederationState, event: Event) -> Step:
+def step(run: RunSettings, state: FederationState, event: Event) -> Step:
     """Apply one event. Effects must be carried out in order before the next event is applied.
 
     Raises:
         Refused: only for `Answered`, when `check_answer` refuses it; the state is then unchanged.
     """
-    after, effects = _applied(rules, state, event)
+    after, effects = _applied(run, state, event)
     assert after.phase in TRANSITIONS[state.phase], f"{event} leads from {state.phase} to {after.phase}"
     return after, effects
 
 
-def _applied(rules: Rules, state: FederationState, event: Event) -> Step:
+def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
     match event:
         case Started():
-            state, effects = _started(rules, state, event)
+            state, effects = _started(run, state, event)
         case Joined():
-            state, effects = _joined(rules, state, event)
+            state, effects = _joined(run, state, event)
         case Seen():
             state, effects = _seen(state, event), []
             if state.open is not None and event.now < state.open.deadline:  # a sign of life alone closes no round
                 return state, effects
         case Answered():
-            state, effects = _answered(rules, state, event)
+            state, effects = _answered(run, state, event)
         case UpdateRefused():
             state, effects = _update_refused(state, event)
         case OrderFailed():
@@ -61,52 +61,52 @@ def _applied(rules: Rules, state: FederationState, event: Event) -> Step:
         case Left():
             state, effects = _left(state, event)
         case Tick():
-            state, effects = _expire_leases(rules, state, event)
+            state, effects = _expire_leases(run, replace(state, traffic=event.traffic), event)
         case Combined():
-            return rounds.publish(rules, state, event)
+            return rounds.publish(run, state, event)
         case VersionSpoiled():
-            return rounds.spoil(rules, state, event)
+            return rounds.spoil(run, state, event)
         case DrainRequested():
             state, effects = replace(state, draining=True), [Wake()]
     if state.phase in ENDED:
         return state, effects
-    state, more = rounds.advance(rules, state, event.now)
+    state, more = rounds.advance(run, state, event.now)
     return state, effects + more
 
 
-def _started(rules: Rules, state: FederationState, event: Started) -> Step:
-    """Members known from before get a fresh lease, so that they can come back to their orders."""
-    members = {
-        name: replace(member, last_seen=event.now, present=not member.left, token="")
-        for name, member in state.members.items()
+def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
+    """Clients known from before get a fresh lease, so that they can come back to their orders."""
+    clients = {
+        name: replace(client, last_seen=event.now, present=not client.left, token="")
+        for name, client in state.clients.items()
     }
-    state = replace(state, members=members, waiting_since=event.now, short_since=None)
+    state = replace(state, clients=clients, waiting_since=event.now, short_since=None)
     if state.open is not None:
-        caps = caps_of(rules, members, state.open.orders.values())  # of the same clients as when it opened
+        caps = caps_of(run, clients, state.open.orders.values())  # of the same clients as when it opened
         state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline, caps=caps))
-    return _gone_on_with(rules, state) if state.phase in ENDED else (state, [])
+    return _gone_on_with(run, state) if state.phase in ENDED else (state, [])
 
 
-def _gone_on_with(rules: Rules, state: FederationState) -> Step:
+def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
     """A run that had ended goes on if it had failed, or if more rounds are asked for now."""
     rounds_done = f"after {state.completed_rounds} rounds"
     failed = state.phase is Phase.FAILED
-    if not failed and state.completed_rounds >= rules.num_rounds:
+    if not failed and state.completed_rounds >= run.num_rounds:
         return state, [Notice(f"the run is finished already, {rounds_done}")]
-    text = f"the run had finished {rounds_done}; it goes on to {rules.num_rounds}"
+    text = f"the run had finished {rounds_done}; it goes on to {run.num_rounds}"
     if failed:
         text = f"the run had stopped ({state.failure}); it tries again"
     state = replace(state, phase=Phase.WAITING, failure="")
     return state, [Commit((RunEnded(Phase.WAITING, ""),)), Notice(text, warning=failed)]
 
 
-def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
+def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     request = event.request
-    known = state.members.get(request.client_id)
+    known = state.clients.get(request.client_id)
     if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over
         tasks = tuple(sorted(task.name for task in request.tasks))
-        return state.with_member(replace(known, token=event.token, tasks=tasks)), []
-    member = Member(
+        return state.with_client(replace(known, token=event.token, tasks=tasks)), []
+    client = ClientRecord(
         client_id=request.client_id,
         tasks=tuple(sorted(task.name for task in request.tasks)),
         examples=dict(request.examples),
@@ -114,35 +114,35 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
         capabilities=request.capabilities,
         token=event.token,
         last_seen=event.now,
-        doing="joined",
+        activity="joined",
         committed=known.committed if known else "",
         tally=known.tally if known else Tally(),
         targets=dict(request.targets),
     )
     effects: list[Effect] = []
-    if fixed := new_headers(rules, state, request):
+    if fixed := new_headers(run, state, request):
         state = replace(state, headers={**state.headers, **fixed})
         effects.append(Commit(tuple(HeaderFixed(task, header) for task, header in fixed.items())))
-    state = state.with_member(member)
+    state = state.with_client(client)
     if known is None or known.left or not known.present:
         back = "came back" if known else "joined"
-        text = f"client {member.client_id} {back} with {', '.join(member.tasks)}"
-        joined = LogFields(event="client_joined", client=member.client_id, task=",".join(member.tasks))
+        text = f"client {client.client_id} {back} with {', '.join(client.tasks)}"
+        joined = LogFields(event="client_joined", client=client.client_id, task=",".join(client.tasks))
         effects.append(Notice(text, about=joined))
-    asked = rules.codec_for(member.capabilities)
-    if asked != rules.update_encoding and (known is None or known.capabilities != member.capabilities):
-        text = f"does not offer {rules.update_encoding}; its updates are asked for as {asked}"
-        effects.append(Notice(f"client {member.client_id} {text}"))
-    order = state.open.order_of(member.client_id) if state.open else None
+    asked = run.codec_for(client.capabilities)
+    if asked != run.update_encoding and (known is None or known.capabilities != client.capabilities):
+        text = f"does not offer {run.update_encoding}; its updates are asked for as {asked}"
+        effects.append(Notice(f"client {client.client_id} {text}"))
+    order = state.open.order_of(client.client_id) if state.open else None
     if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
-    unable = order.codec != DENSE_FLOAT32 and order.codec not in member.capabilities.codecs
-    other = order.fixed != rules.fixed_scopes(member, order.tasks, state.open.number, state.fallen)
-    held = rules.scopes_in(state.open.phase, state.open.number, member, order.tasks)
+    unable = order.codec != DENSE_FLOAT32 and order.codec not in client.capabilities.codecs
+    other = order.untrained != run.untrained_scopes(client, order.tasks, state.open.number, state.fallback_tasks)
+    held = run.scopes_in(state.open.phase, state.open.number, client, order.tasks)
     other = other or tuple(scope.scope for scope in order.scopes) != held
-    lacking = sorted(set(order.tasks) - set(member.tasks))
-    if lacking or unable or other:
-        why = f"without {', '.join(lacking)}" if lacking else "to train or hold another part of the model"
+    missing = sorted(set(order.tasks) - set(client.tasks))
+    if missing or unable or other:
+        why = f"without {', '.join(missing)}" if missing else "to train or hold another part of the model"
         why = f"without encoding {order.codec}" if unable else why
         state, more = _drop_order(state, order, OrderState.FAILED, f"the client came back {why}")
         effects += more
@@ -150,12 +150,12 @@ def _joined(rules: Rules, state: FederationState, event: Joined) -> Step:
 
 
 def _seen(state: FederationState, event: Seen) -> FederationState:
-    member = state.members[event.client_id]
-    return state.with_member(replace(member, last_seen=event.now, present=True, left=False, doing=event.doing))
+    client = state.clients[event.client_id]
+    return state.with_client(replace(client, last_seen=event.now, present=True, left=False, activity=event.activity))
 
 
-def _answered(rules: Rules, state: FederationState, event: Answered) -> Step:
-    order, repeated = check_answer(rules, state, event.client_id, event.answer)
+def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step:
+    order, repeated = check_answer(run, state, event.client_id, event.answer)
     if repeated:
         return state, []
     assert state.open is not None
@@ -163,16 +163,12 @@ def _answered(rules: Rules, state: FederationState, event: Answered) -> Step:
     results = capped(answer.results, state.open.caps)
     order = replace(order, state=OrderState.ACCEPTED, digest=answer.digest, results=results, seconds=answer.seconds)
     effects: list[Effect] = []
-    match answer:
-        case UpdateHeader():
-            order = replace(order, weights=scope_weights(rules, order, results), nbytes=answer.nbytes)
-            if answer.scopes:
-                effects.append(Fold(order.order_id, order.weights, task_rows(rules, order, results)))
-        case Reply():
-            pass
-        case _:
-            assert_never(answer)
-    return _count(state.with_order(order), event.client_id, completed=1), effects
+    if answer.scopes:
+        order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
+        effects.append(Fold(order.order_id, order.weights, task_rows(run, order, results)))
+    elif isinstance(answer, Reply):
+        order = replace(order, content=answer.content)
+    return _count(replace(state, traffic=event.traffic).with_order(order), event.client_id, completed=1), effects
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:
@@ -189,32 +185,32 @@ def _order_failed(state: FederationState, event: OrderFailed) -> Step:
 
 
 def _left(state: FederationState, event: Left) -> Step:
-    member = replace(state.members[event.client_id], present=False, left=True, doing="", token="")
-    state = state.with_member(member)
+    client = replace(state.clients[event.client_id], present=False, left=True, activity="", token="")
+    state = state.with_client(client)
     effects: list[Effect] = [
-        Notice(f"client {member.client_id} left", about=LogFields(event="client_left", client=member.client_id))
+        Notice(f"client {client.client_id} left", about=LogFields(event="client_left", client=client.client_id))
     ]
-    order = state.open.order_of(member.client_id) if state.open else None
+    order = state.open.order_of(client.client_id) if state.open else None
     if order is not None and order.state is OrderState.ISSUED:
         state, more = _drop_order(state, order, OrderState.FAILED, "the client left")
         effects += more
     return state, effects
 
 
-def _expire_leases(rules: Rules, state: FederationState, tick: Tick) -> Step:
+def _expire_leases(run: RunSettings, state: FederationState, tick: Tick) -> Step:
     """Let go of clients that were silent for a whole lease; a call is a sign of life for as long as it is open."""
     effects: list[Effect] = []
-    for member in state.present():
-        silent = tick.now - member.last_seen
-        if member.client_id in tick.connected and silent >= rules.lease_seconds / 4:  # not with every tick
-            state = state.with_member(replace(member, last_seen=tick.now))
-        if member.client_id in tick.connected or silent < rules.lease_seconds:
+    for client in state.present():
+        silent = tick.now - client.last_seen
+        if client.client_id in tick.connected and silent >= run.lease_seconds / 4:  # not with every tick
+            state = state.with_client(replace(client, last_seen=tick.now))
+        if client.client_id in tick.connected or silent < run.lease_seconds:
             continue
-        state = state.with_member(replace(member, present=False, doing=""))
-        silence = f"not heard from for {rules.lease_seconds:g} s"
-        gone = LogFields(event="client_gone", client=member.client_id, reason=silence)
-        effects.append(Notice(f"client {member.client_id} is gone: {silence}", warning=True, about=gone))
-        order = state.open.order_of(member.client_id) if state.open else None
+        state = state.with_client(replace(client, present=False, activity=""))
+        silence = f"not heard from for {run.lease_seconds:g} s"
+        gone = LogFields(event="client_gone", client=client.client_id, reason=silence)
+        effects.append(Notice(f"client {client.client_id} is gone: {silence}", warning=True, about=gone))
+        order = state.open.order_of(client.client_id) if state.open else None
         if order is not None and order.state is OrderState.ISSUED:
             state, more = _drop_order(state, order, OrderState.EXPIRED, silence)
             effects += more
@@ -230,5 +226,5 @@ def _drop_order(state: FederationState, order: OpenOrder, how: OrderState, why: 
 
 
 def _count(state: FederationState, client_id: str, **more: int) -> FederationState:
-    member = state.members[client_id]
-    return state.with_member(replace(member, tally=member.tally.add(**more)))
+    client = state.clients[client_id]
+    return state.with_client(replace(client, tally=client.tally.add(**more)))

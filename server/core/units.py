@@ -8,7 +8,7 @@ from dataclasses import replace
 from common.orders import JoinRequest
 from common.targets import TargetSums, TargetUnits, coarse, pooled
 from server.core.effects import Notice, UnitsFixed
-from server.core.state import FederationState, Member, Rules
+from server.core.state import ClientRecord, FederationState, RunSettings
 from server.core.weighing import cap_of
 
 FAR = 4.0
@@ -29,7 +29,7 @@ def targets_problem(request: JoinRequest) -> str | None:
 
 
 def with_units(
-    rules: Rules, state: FederationState, present: Sequence[Member]
+    run: RunSettings, state: FederationState, present: Sequence[ClientRecord]
 ) -> tuple[FederationState, tuple[UnitsFixed, ...], list[Notice]]:
     """The state with units for every regression that somebody present holds, the records of new ones, and what to say.
 
@@ -39,7 +39,7 @@ def with_units(
     records: list[UnitsFixed] = []
     notices: list[Notice] = []
     begins = state.completed_rounds == 0 and state.attempt == 1
-    for task in [task for task in rules.tasks if task.type.has_units]:
+    for task in [task for task in run.tasks if task.type.has_units]:
         fixed = state.units.get(task.name)
         if fixed is not None and not begins:
             continue
@@ -50,7 +50,7 @@ def with_units(
         ]
         if not parts:
             continue
-        mean, deviation = pooled(_capped(parts, cap_of(rules, [count for count, _ in parts])))
+        mean, deviation = pooled(_capped(parts, cap_of(run, [count for count, _ in parts])))
         if fixed is None:
             records.append(UnitsFixed(task.name, coarse(mean, deviation)))
             notices += _told(records[-1], deviation)

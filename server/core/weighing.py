@@ -9,15 +9,15 @@ from math import floor
 from statistics import median
 
 from common.orders import TaskResult
-from common.parameters.capacity import fixed_scopes
+from common.parameters.capacity import untrained_scopes
 from common.parameters.scope import Scope, is_control
-from server.core.state import Member, OpenOrder, OpenRound, OrderState, Rules
+from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, RunSettings
 
 TASK_WEIGHT_UNIT = 1000
 """Task weights count in thousandths, so that all weights stay integers."""
 
 
-def caps_of(rules: Rules, members: Mapping[str, Member], orders: Iterable[OpenOrder]) -> Mapping[str, int]:
+def caps_of(run: RunSettings, clients: Mapping[str, ClientRecord], orders: Iterable[OpenOrder]) -> Mapping[str, int]:
     """Task -> most examples that a client counts with in a round; tasks without a cap are not in it.
 
     A cap in medians is of what the clients that were asked for the task joined with.
@@ -25,17 +25,17 @@ def caps_of(rules: Rules, members: Mapping[str, Member], orders: Iterable[OpenOr
     held: dict[str, list[int]] = {}
     for order in orders:
         for task in order.tasks:
-            held.setdefault(task, []).append(members[order.client_id].examples.get(task, 0))
-    if rules.max_medians is None:
-        return {task.name: most for task in rules.tasks if (most := cap_of(rules, ())) is not None}
-    return {task: cap for task, counts in sorted(held.items()) if (cap := cap_of(rules, counts)) is not None}
+            held.setdefault(task, []).append(clients[order.client_id].examples.get(task, 0))
+    if run.max_medians is None:
+        return {task.name: most for task in run.tasks if (most := cap_of(run, ())) is not None}
+    return {task: cap for task, counts in sorted(held.items()) if (cap := cap_of(run, counts)) is not None}
 
 
-def cap_of(rules: Rules, counts: Sequence[int]) -> int | None:
+def cap_of(run: RunSettings, counts: Sequence[int]) -> int | None:
     """The most examples of a task that a client counts with, beside clients with so many; None without a cap."""
-    if rules.max_medians is None:
-        return rules.max_examples
-    return max(1, floor(rules.max_medians * median(counts)))
+    if run.max_medians is None:
+        return run.max_examples
+    return max(1, floor(run.max_medians * median(counts)))
 
 
 def capped(results: Iterable[TaskResult], caps: Mapping[str, int]) -> tuple[TaskResult, ...]:
@@ -43,45 +43,45 @@ def capped(results: Iterable[TaskResult], caps: Mapping[str, int]) -> tuple[Task
     return tuple(replace(r, examples=min(r.examples, caps[r.task])) if r.task in caps else r for r in results)
 
 
-def scope_weights(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, int]:
+def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, int]:
     """Integer weight of an update in each scope's mean (FedAvg, McMahan et al. 2017).
 
     Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
     the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
     brings examples weighs 1. Changes of control variates are added up as they are.
     """
-    plain = all(task.weight == 1.0 for task in rules.tasks)
+    plain = all(task.weight == 1.0 for task in run.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
-    definitions = {task.name: task for task in rules.tasks}
+    definitions = {task.name: task for task in run.tasks}
     examples = {result.task: result.examples for result in results}
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
     scopes = [Scope.parse(scope.scope) for scope in order.trained]
     weights = {str(scope): examples[scope.task] if scope.task else everything for scope in scopes}
-    if rules.one_each:
+    if run.one_each:
         weights = {scope: min(weight, 1) for scope, weight in weights.items()}
     return weights | {name: 1 for name in weights if is_control(name)}
 
 
-def variates_of(rules: Rules, members: Mapping[str, Member]) -> Mapping[str, int]:
+def variates_of(run: RunSettings, clients: Mapping[str, ClientRecord]) -> Mapping[str, int]:
     """Scope -> how many clients may train it, whether they are here or not: its control is a sum over these."""
-    if not rules.training.procedure.has_controls:
+    if not run.training.procedure.has_controls:
         return {}
     return Counter(
         scope
-        for member in members.values()
-        for fixed in [fixed_scopes(member.capabilities.trains, rules.blocks)]
-        for scope in rules.scopes_of(member, member.tasks)
-        if Scope.parse(scope).template not in fixed
+        for client in clients.values()
+        for untrained in [untrained_scopes(client.capabilities.trains, run.blocks)]
+        for scope in run.scopes_of(client, client.tasks)
+        if Scope.parse(scope).template not in untrained
     )
 
 
-def task_rows(rules: Rules, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
+def task_rows(run: RunSettings, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
     """Scope -> task -> examples with which an update enters that task's own sum; empty without `by_task`.
 
     A client with several tasks enters each task's sum with that task's examples. Scopes of one task or member are not
     in the result: they have one sum in any case.
     """
-    if not rules.by_task:
+    if not run.by_task:
         return {}
     examples = {result.task: result.examples for result in results if result.examples}
     scopes = (Scope.parse(scope.scope) for scope in order.trained)
@@ -92,13 +92,13 @@ Shares = Mapping[str, Mapping[str, float]]
 """Scope, or `<scope> (<task>)` where it is summed by task -> client -> its share of that sum, in all 1."""
 
 
-def step_shares(rules: Rules, round_: OpenRound, scopes: Iterable[str]) -> Shares:
+def step_shares(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Shares:
     """What share of the steps of these scopes came from which client, by weights; members' own scopes are left out."""
     accepted = [order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED]
     shared = {str(scope) for scope in map(Scope.parse, scopes) if not (scope.is_member or scope.is_derived)}
     weights: dict[str, dict[str, int]] = {}
     for order in accepted:
-        rows = task_rows(rules, order, order.results)
+        rows = task_rows(run, order, order.results)
         for scope in shared.intersection(order.weights):
             by_task = {f"{scope} ({task})": count for task, count in rows.get(scope, {}).items()}
             for label, weight in (by_task if scope in rows else {scope: order.weights[scope]}).items():

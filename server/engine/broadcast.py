@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from common.orders import ScopeValues, ScopeVersion
+from common.bodies import ScopeVersion
+from common.orders import ScopeValues
 from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, INLINE_BYTES
 from common.wire.chunks import framed

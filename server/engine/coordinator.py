@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import assert_never
 
+from common.bodies import ScopeVersion
 from common.clock import Clock
 from common.errors import Reason, Refused
 from common.orders import (
@@ -23,9 +23,7 @@ from common.orders import (
     Progress,
     Receipt,
     Reply,
-    ScopeVersion,
     Session,
-    Update,
     UpdateHeader,
     UpdateState,
     UploadStatus,
@@ -36,7 +34,7 @@ from common.parameters.scope import Scope, is_control, is_private
 from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
-from server.core.admission import check_answer, check_join, require_member
+from server.core.admission import check_answer, check_join, require_client
 from server.core.answers import answer_poll, describe, is_wanted, update_state_of
 from server.core.bodies import proximal_terms
 from server.core.events import (
@@ -53,7 +51,7 @@ from server.core.events import (
 from server.core.facts import Traffic
 from server.core.phases import ENDED
 from server.core.rounds import waits_for
-from server.core.state import FederationState, Member, Rules
+from server.core.state import ClientRecord, FederationState, RunSettings
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer
 from server.engine.writer import Writer
@@ -86,7 +84,7 @@ class Coordinator:
 
     def __init__(
         self,
-        rules: Rules,
+        settings: RunSettings,
         state: FederationState,
         federation: Federation,
         journal: Journal,
@@ -94,24 +92,22 @@ class Coordinator:
         clock: Clock,
         observer: Observer | None = None,
     ) -> None:
-        handler = EffectHandler(
-            journal, models, state.completed_rounds, federation.schemas, federation.strategy, self._traffic
-        )
-        self.writer = Writer(rules, state, handler, federation.run_name, observer)
+        handler = EffectHandler(journal, models, state.completed_rounds, federation.schemas, federation.strategy)
+        self.writer = Writer(settings, state, handler, federation.run_name, observer)
         self._federation = federation
         self.journal = journal
         self._clock = clock
         self._calls = Counter[str]()
         self._told: set[str] = set()
         self._heard = asyncio.Event()
-        before = journal.facts().traffic
+        before = state.traffic
         self.bytes_down, self.bytes_up, self._seconds_before = before.bytes_down, before.bytes_up, before.seconds
         self._started = clock.now()
 
     @property
-    def rules(self) -> Rules:
+    def settings(self) -> RunSettings:
         """What does not change during the run."""
-        return self.writer.rules
+        return self.writer.settings
 
     @property
     def state(self) -> FederationState:
@@ -129,7 +125,7 @@ class Coordinator:
 
     async def tick(self) -> None:
         """Let deadlines and leases take effect."""
-        await self.writer.apply(Tick(self._clock.now(), frozenset(self._calls)))
+        await self.writer.apply(Tick(self._clock.now(), frozenset(self._calls), self._traffic()))
 
     async def drain(self) -> None:
         """Open no further round; clients are told to come back later."""
@@ -137,7 +133,7 @@ class Coordinator:
 
     async def everybody_heard(self) -> None:
         """Return when every client that is present has been told that the run is over or stopping."""
-        while {member.client_id for member in self.state.present()} - self._told:
+        while {client.client_id for client in self.state.present()} - self._told:
             self._heard.clear()
             await self._heard.wait()
 
@@ -145,8 +141,8 @@ class Coordinator:
         seconds = self._seconds_before + self._clock.now() - self._started
         return Traffic(self.bytes_down, self.bytes_up, round(seconds, 3))
 
-    def _member(self, session: Session) -> Member:
-        return require_member(self.rules, self.state, session)
+    def _client(self, session: Session) -> ClientRecord:
+        return require_client(self.settings, self.state, session)
 
     @contextmanager
     def _connected(self, client_id: str) -> Iterator[None]:
@@ -162,46 +158,40 @@ class Coordinator:
     # The calls of `CoordinatorPort`, in the order in which a client makes them.
 
     async def join(self, request: JoinRequest) -> Welcome:
-        """Become a member, or come back; the newest process with a client id wins."""
-        check_join(self.rules, self.state, request)
-        if self.state.phase in ENDED and request.client_id not in self.state.members:
+        """Join the run, or come back; the newest process with a client id wins."""
+        check_join(self.settings, self.state, request)
+        if self.state.phase in ENDED and request.client_id not in self.state.clients:
             raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self.state.phase.value})")
         token = secrets.token_hex(8)
         await self.writer.apply(Joined(self._clock.now(), request, token))
         federation = self._federation
-        member = self.state.members[request.client_id]
-        held = self.rules.held_scopes(federation.schemas, member, member.tasks)
+        client = self.state.clients[request.client_id]
+        held = self.settings.held_scopes(federation.schemas, client, client.tasks)
         return Welcome(
-            session=Session(self.rules.run_id, request.client_id, token),
+            session=Session(self.settings.run_id, request.client_id, token),
             run_name=federation.run_name,
             architecture=federation.architecture,
-            tasks=self.rules.tasks,
-            rules=self.rules.membership.rules(federation.rules, member.client_id, member.tasks),
+            tasks=self.settings.tasks,
+            rules=self.settings.membership.rules(federation.rules, client.client_id, client.tasks),
             schema_digests=tuple((scope, federation.schemas[scope].digest) for scope in held),
             poll_seconds=federation.poll_seconds,
-            heartbeat_seconds=self.rules.lease_seconds / 4,
+            heartbeat_seconds=self.settings.lease_seconds / 4,
         )
 
     async def poll(self, session: Session, pending_order: str, answer: Answer | None = None) -> PollReply:
         """Park until there is something to say, at most `poll_seconds`."""
-        match answer:
-            case Update(header, payload):
-                await self.submit(session, header, lambda _: single(payload))
-            case Reply():
-                await self._take(self._member(session), answer)
-            case None:
-                pass
-            case _:
-                assert_never(answer)
+        if answer is not None:
+            payload = answer.payload
+            await self._hand_in(session, answer.head, lambda _: single(payload))
         deadline = asyncio.get_running_loop().time() + self._federation.poll_seconds
         if self.state.phase not in ENDED:
-            member = self._member(session)
-            doing = "update handed in" if pending_order else "waiting for work"
-            await self.writer.apply(Seen(self._clock.now(), member.client_id, doing))
+            client = self._client(session)
+            activity = "update handed in" if pending_order else "waiting for work"
+            await self.writer.apply(Seen(self._clock.now(), client.client_id, activity))
         while True:
             self.writer.require_whole()
             wake = self.writer.wake
-            reply = answer_poll(self.rules, self.state, self._member(session), pending_order, self._clock.now())
+            reply = answer_poll(self.settings, self.state, self._client(session), pending_order, self._clock.now())
             undecided = reply.update_state in (UpdateState.NONE, UpdateState.OPEN)
             remaining = deadline - asyncio.get_running_loop().time()
             if reply.kind in _LAST_WORDS:
@@ -210,7 +200,7 @@ class Coordinator:
             if reply.order is not None:
                 return replace(reply, order=self._with_inline(reply.order))
             if reply.kind is not PollKind.WAIT or not undecided or remaining <= 0:
-                return replace(reply, waiting_for=reply.waiting_for or waits_for(self.rules, self.state))
+                return replace(reply, waiting_for=reply.waiting_for or waits_for(self.settings, self.state))
             with self._connected(session.client_id), suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await wake.wait()
@@ -222,22 +212,22 @@ class Coordinator:
 
     async def fetch(self, session: Session, scope: ScopeVersion, offset: int) -> AsyncIterator[Chunk]:
         """The scope's bytes at the version asked for, as long as it is the published one."""
-        member = self._member(session)
+        client = self._client(session)
         name = Scope.parse(scope.scope).base
-        if name not in self.rules.held_scopes(self._federation.schemas, member, member.tasks):
-            raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{member.client_id}'")
+        if name not in self.settings.held_scopes(self._federation.schemas, client, client.tasks):
+            raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{client.client_id}'")
         private = is_private(name)
         version = 0 if private else self.state.versions[name]
         if is_control(scope.scope):
             version = self.state.version_of(scope.scope)
         elif scope.scope != name:
             version = next(
-                (t.version for t in proximal_terms(self.rules, self.state, [ScopeVersion(name, version)])), -1
+                (t.version for t in proximal_terms(self.settings, self.state, [ScopeVersion(name, version)])), -1
             )
         if scope.version != version:
             raise Refused(Reason.TOO_LATE, f"scope '{scope.scope}' is at version {version}, not {scope.version}")
         vector = self._federation.private_vectors[name] if private else self.vectors[scope.scope]
-        with self._connected(member.client_id):
+        with self._connected(client.client_id):
             for chunk in self.writer.handler.broadcast.chunks(scope, vector, offset):
                 self.bytes_down += len(chunk)
                 yield chunk
@@ -245,67 +235,64 @@ class Coordinator:
     async def fetch_tokenizer(self, session: Session, offset: int) -> AsyncIterator[Chunk]:
         """The packed tokenizer."""
         data = self._federation.tokenizer
-        with self._connected(self._member(session).client_id):
+        with self._connected(self._client(session).client_id):
             for start in range(offset, len(data), CHUNK_BYTES):
                 self.bytes_down += len(data[start : start + CHUNK_BYTES])
                 yield data[start : start + CHUNK_BYTES]
 
     async def submit(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """Stage, check, fold. The same update again gets the same receipt."""
-        member = self._member(session)
-
-        async def receive() -> None:
-            with self._connected(member.client_id):
-                payload = await self.writer.handler.uploads.receive(header, chunks)
-            self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
-
-        await self._take(member, header, receive if header.scopes else None)
+        await self._hand_in(session, header, chunks)
         return Receipt(header.order_id, header.digest)
 
-    async def _take(
-        self, member: Member, answer: UpdateHeader | Reply, receive: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    async def _hand_in(self, session: Session, answer: UpdateHeader | Reply, chunks: Chunks) -> None:
         """Check an answer, receive what comes with it, and let it count; the same again changes nothing."""
-        if answer.order_id == member.committed:  # what became of an earlier attempt was lost
+        client = self._client(session)
+        if answer.order_id == client.committed:  # what became of an earlier attempt was lost
             return
         try:
-            _, repeated = check_answer(self.rules, self.state, member.client_id, answer)
+            _, repeated = check_answer(self.settings, self.state, client.client_id, answer)
             if not repeated:
-                if receive is not None:
-                    await receive()
-                await self.writer.apply(Answered(self._clock.now(), member.client_id, answer))
+                if isinstance(answer, UpdateHeader) and answer.scopes:
+                    await self._receive(client, answer, chunks)
+                await self.writer.apply(Answered(self._clock.now(), client.client_id, answer, self._traffic()))
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
                 raise
-            await self.writer.apply(UpdateRefused(self._clock.now(), member.client_id, refusal.message))
+            await self.writer.apply(UpdateRefused(self._clock.now(), client.client_id, refusal.message))
             raise
+
+    async def _receive(self, client: ClientRecord, header: UpdateHeader, chunks: Chunks) -> None:
+        with self._connected(client.client_id):
+            payload = await self.writer.handler.uploads.receive(header, chunks)
+        self.bytes_up += len(payload)  # in a line of its own: others add to it during the wait
 
     async def upload_status(self, session: Session, order_id: str) -> UploadStatus:
         """Where an upload stands."""
-        member = self._member(session)
+        client = self._client(session)
         return UploadStatus(
-            update_state_of(self.state, member, order_id), self.writer.handler.uploads.received(order_id)
+            update_state_of(self.state, client, order_id), self.writer.handler.uploads.received(order_id)
         )
 
     async def heartbeat(self, session: Session, progress: Progress) -> bool:
         """Renew the lease; True tells the client to stop."""
-        member = self._member(session)
+        client = self._client(session)
         if self.state.phase not in ENDED:
-            doing = f"{progress.phase} {progress.fraction:.0%}"
-            await self.writer.apply(Seen(self._clock.now(), member.client_id, doing))
-        return not is_wanted(self.state, member, progress.order_id)
+            activity = f"{progress.phase} {progress.fraction:.0%}"
+            await self.writer.apply(Seen(self._clock.now(), client.client_id, activity))
+        return not is_wanted(self.state, client, progress.order_id)
 
     async def report_failure(self, session: Session, order_id: str, reason: str) -> None:
         """Count the order as failed."""
-        member = self._member(session)
-        await self.writer.apply(OrderFailed(self._clock.now(), member.client_id, order_id, reason))
+        client = self._client(session)
+        await self.writer.apply(OrderFailed(self._clock.now(), client.client_id, order_id, reason))
 
     async def leave(self, session: Session) -> None:
         """Take the client off the list."""
-        member = self._member(session)
+        client = self._client(session)
         if self.state.phase not in ENDED:
-            await self.writer.apply(Left(self._clock.now(), member.client_id))
+            await self.writer.apply(Left(self._clock.now(), client.client_id))
 
     async def status(self, after: str = "") -> FederationStatus:
-        """The whole picture; of the members a page."""
-        return describe(self.rules, self.state, self._federation.run_name, after)
+        """The whole picture; of the clients a page."""
+        return describe(self.settings, self.state, self._federation.run_name, after)

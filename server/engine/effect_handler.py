@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
@@ -29,7 +29,6 @@ from server.core.effects import (
     Wake,
 )
 from server.core.events import Combined, CombineOutcome, VersionSpoiled
-from server.core.facts import Traffic
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
@@ -40,7 +39,7 @@ from server.storage.models import ModelStore
 class EffectHandler:
     """Everything that effects act on. Only the coordinator's one writer calls `carry_out`.
 
-    `vectors` are the published values of the travelling scopes; `traffic` is written with every commit.
+    `vectors` are the published values of the travelling scopes.
     """
 
     def __init__(
@@ -50,14 +49,12 @@ class EffectHandler:
         version: int,
         schemas: Mapping[str, ParameterSchema],
         strategy: AggregationStrategy,
-        traffic: Callable[[], Traffic],
     ) -> None:
         self.vectors: ByTemplate[Vector] = ByTemplate(models.read(version))
         self.uploads = Uploads(schemas)
         self.broadcast = Broadcast()
         self._journal = journal
         self._models = models
-        self._traffic = traffic
         self._strategy = strategy
         self._aggregator = Aggregator(strategy, self._moments(version))
         if version == 0 and strategy.anchor_strength:
@@ -67,7 +64,7 @@ class EffectHandler:
             travelling = [(Scope.parse(scope), vector) for scope, vector in self.vectors.items()]
             zeros = {scope.control: np.zeros_like(vector) for scope, vector in travelling if not scope.is_derived}
             self.vectors = ByTemplate({**zeros, **self.vectors})
-        self._combined: ByTemplate[Vector] = ByTemplate()
+        self._fresh: Mapping[str, Vector] = {}
 
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
@@ -84,6 +81,10 @@ class EffectHandler:
                 return True
             case _:
                 assert_never(effect)
+
+    def _combined(self) -> ByTemplate[Vector]:
+        """The values of all scopes once the version that was combined is installed."""
+        return ByTemplate({**self.vectors, **self._fresh})
 
     def _nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
@@ -122,7 +123,7 @@ class EffectHandler:
             case Fold(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
-                self.vectors, self._combined = self._combined, ByTemplate()
+                self.vectors, self._fresh = self._combined(), {}
                 self.broadcast.clear()
             case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
@@ -136,21 +137,20 @@ class EffectHandler:
             case Combine():
                 return self._combine(effect, now)
             case StoreVersion(version):
-                self._models.write(version, self._combined, self._aggregator.moments)
+                self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments)
             case Commit(records):
-                self._journal.commit((*records, self._traffic()))
+                self._journal.commit(records)
         return None
 
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:
         moments = list(self._aggregator.moments)
         try:
-            fresh = self._aggregator.combine(
+            self._fresh = self._aggregator.combine(
                 self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)
-        self._combined = ByTemplate({**self.vectors, **fresh})
         cosines = tuple(
             TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._aggregator.cosines.items()

@@ -15,7 +15,7 @@ from server.core.answers import describe
 from server.core.effects import Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
 from server.core.events import Answered, Event
 from server.core.phases import ENDED, Phase
-from server.core.state import FederationState, Rules
+from server.core.state import FederationState, RunSettings
 from server.core.step import step
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer
@@ -40,9 +40,14 @@ class Writer:
     """Holds the state; `apply` is the only way to change it, and the effect handler's only caller."""
 
     def __init__(
-        self, rules: Rules, state: FederationState, handler: EffectHandler, run_name: str, observer: Observer | None
+        self,
+        settings: RunSettings,
+        state: FederationState,
+        handler: EffectHandler,
+        run_name: str,
+        observer: Observer | None,
     ) -> None:
-        self.rules = rules
+        self.settings = settings
         self.state = state
         """After the last event."""
         self.handler = handler
@@ -104,7 +109,7 @@ class Writer:
     def _decide(self, event: Event) -> _Decided:
         self.require_whole()
         try:
-            return _Decided(event, *step(self.rules, self.state, event))
+            return _Decided(event, *step(self.settings, self.state, event))
         except Refused:
             if isinstance(event, Answered):
                 self.handler.uploads.discard(event.answer.order_id)
@@ -132,7 +137,7 @@ class Writer:
                 for effect in effects:  # grows: what was combined is the next event
                     outcome = await self.handler.carry_out(effect, state, event.now)
                     if outcome is not None:
-                        state, more = step(self.rules, state, outcome)
+                        state, more = step(self.settings, state, outcome)
                         effects += more
                     if isinstance(effect, Fold):
                         folded.set_result(None)
@@ -176,9 +181,9 @@ class Writer:
     def _show(self, state: FederationState, before: FederationState, effects: list[Effect]) -> None:
         for effect in effects:
             self._tell(effect)
-        if self._observer is not None and (effects or state.members.keys() != before.members.keys()):
+        if self._observer is not None and (effects or state.clients.keys() != before.clients.keys()):
             waiting = state.phase is Phase.WAITING
-            self._observer.changed(waiting, lambda: describe(self.rules, state, self._run_name))
+            self._observer.changed(waiting, lambda: describe(self.settings, state, self._run_name))
 
     def _tell(self, effect: Effect) -> None:
         match effect:

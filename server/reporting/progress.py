@@ -143,10 +143,10 @@ def _agreement(matrix: TaskCosines) -> str:
 def _overview(status: FederationStatus) -> RenderableType:
     head = f"{status.phase}, round {status.round} of {status.num_rounds}; waits for {status.waiting_for}"
     table = Table(box=None, pad_edge=False, show_header=False)
-    for member in status.members[:20]:
-        mark = Text("●", "green") if member.present else Text("○", "red")
-        table.add_row(mark, _text(member.client_id), _text(", ".join(member.tasks)), _text(member.doing))
-    hidden = status.member_count - 20
+    for client in status.clients[:20]:
+        mark = Text("●", "green") if client.present else Text("○", "red")
+        table.add_row(mark, _text(client.client_id), _text(", ".join(client.tasks)), _text(client.activity))
+    hidden = status.client_count - 20
     return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
 
 

@@ -13,7 +13,7 @@ from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import RunBegan, RunFacts
-from server.core.state import Member, OpenRound, OrderState, Related, Rules
+from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 
 Scores = dict[str, float | None]
@@ -77,7 +77,7 @@ def build_report(
     completed_rounds: int,
     tasks: Iterable[TaskDefinition],
     rounds: list[OpenRound],
-    members: list[Member],
+    clients: list[ClientRecord],
     status: str,
     model_digest: str,
     cosines: Iterable[TaskCosines] = (),
@@ -106,7 +106,7 @@ def build_report(
         "rounds_completed": completed_rounds,
         "seconds": facts.traffic.seconds,
         "seed": began.seed,
-        "data": _data_sources(members),
+        "data": _data_sources(clients),
         "encoder_init": began.encoder_init,
         "sharing_plan": facts.settings.sharing_plan,
         "training": json.loads(sections.get("training", "{}")),
@@ -121,26 +121,26 @@ def build_report(
         "relation": json.loads(sections.get("relation", "{}")),
         "relations": [relation_entry(found) for found in relations],
         "tasks": {
-            t.name: _task_report(t, histories[t.name], trained, members, verdicts.get(t.name), facts.units.get(t.name))
+            t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
         },
         "clients": {
             m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
-            for m in members
+            for m in clients
         },
         "personalisation": personalisation(tasks, rounds),
     }
 
 
 def influence_of(
-    rules: Rules, rounds: Iterable[OpenRound], totals: Mapping[int, Iterable[str]]
+    run: RunSettings, rounds: Iterable[OpenRound], totals: Mapping[int, Iterable[str]]
 ) -> list[tuple[int, Shares]]:
     """The clients' shares of the steps of every published round; `totals` has the scopes that it changed.
 
     The published attempt of a round is its last one.
     """
     published = {round_.number: round_ for round_ in rounds if round_.phase.publishes}
-    return [(number, step_shares(rules, published[number], scopes)) for number, scopes in sorted(totals.items())]
+    return [(number, step_shares(run, published[number], scopes)) for number, scopes in sorted(totals.items())]
 
 
 def _largest_shares(shares: Shares) -> dict[str, dict[str, Any]]:
@@ -206,8 +206,8 @@ def guard_reports(tasks: Iterable[TaskDefinition], guarded: Iterable[Guarded]) -
     for record in guarded:
         before = found.get(record.task, {}).get("fallen_back")
         found[record.task] = {
-            "model": "isolated" if record.fallen else "received",
-            "fallen_back": (record.round if before is None else before) if record.fallen else None,
+            "model": "isolated" if record.fell_back else "received",
+            "fallen_back": (record.round if before is None else before) if record.fell_back else None,
             "metric": metrics[record.task],
             **_rounded({"received": record.received, "isolated": record.isolated}),
         }
@@ -230,11 +230,11 @@ def _task_report(
     task: TaskDefinition,
     history: list[dict[str, Any]],
     trained: list[OpenRound],
-    members: list[Member],
+    clients: list[ClientRecord],
     guard: dict[str, Any] | None,
     units: TargetUnits | None,
 ) -> dict[str, Any]:
-    holders = [member for member in members if task.name in member.tasks]
+    holders = [client for client in clients if task.name in client.tasks]
     return {
         "type": task.type.name,
         "auxiliary": task.auxiliary,
@@ -243,31 +243,31 @@ def _task_report(
         **({"units": asdict(units)} if units is not None else {}),
         "scored_round": _newest_scored(history).get("round"),
         "history": history,
-        "clients": sorted(member.client_id for member in holders),
-        "examples": sum(member.examples.get(task.name, 0) for member in holders),
+        "clients": sorted(client.client_id for client in holders),
+        "examples": sum(client.examples.get(task.name, 0) for client in holders),
         "rounds_trained": sum(bool(_results(round_, task.name)) for round_ in trained),
     }
 
 
-def _client_report(member: Member, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
+def _client_report(client: ClientRecord, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
     return {
-        "tasks": list(member.tasks),
-        "trains": member.capabilities.trains,
-        "layers": member.capabilities.layers,
-        "examples": dict(member.examples),
-        "rounds": member.tally.completed,
-        "assigned": member.tally.assigned,
-        "refused": member.tally.refused,
-        "failed": member.tally.failed,
-        "expired": member.tally.expired,
+        "tasks": list(client.tasks),
+        "trains": client.capabilities.trains,
+        "layers": client.capabilities.layers,
+        "examples": dict(client.examples),
+        "rounds": client.tally.completed,
+        "assigned": client.tally.assigned,
+        "refused": client.tally.refused,
+        "failed": client.tally.failed,
+        "expired": client.tally.expired,
         "scores": dict(scores),
         "step_shares": dict(shares),
     }
 
 
-def _data_sources(members: list[Member]) -> str:
+def _data_sources(clients: list[ClientRecord]) -> str:
     """Where the clients say that their rows come from."""
-    kinds = {member.capabilities.data for member in members} - {""}
+    kinds = {client.capabilities.data for client in clients} - {""}
     return ", ".join("synthetic (built-in)" if kind == "builtin" else kind for kind in sorted(kinds))
 
 

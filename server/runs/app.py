@@ -22,26 +22,25 @@ from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
 from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import is_private
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.core.effects import UnitsFixed
-from server.core.facts import RunBegan, RunSettings
+from server.core.facts import RunBegan, RunConfiguration
 from server.core.phases import Phase
-from server.core.state import FederationState, Rules
+from server.core.state import FederationState, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, influence_of
 from server.runs.apart import done_apart
-from server.runs.assembly import make_federation, make_rules
+from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
-from server.storage.models import PRIVATE_FILE, JournalledModels, ModelFiles
+from server.storage.models import JournalledModels, ModelFiles
 
 log = logging.getLogger("fedmtl.server")
 
@@ -137,11 +136,11 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     journal.commit([began, _settings(config), *(UnitsFixed(task, found) for task, found in units.items())])
 
 
-def _settings(config: Config) -> RunSettings:
+def _settings(config: Config) -> RunConfiguration:
     """What the report says of the configuration; a resumed run may train in another way than before."""
     sections = {"training": config.training, "aggregation": config.aggregation, "guard": config.guard}
     said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
-    return RunSettings(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
+    return RunConfiguration(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
 
 def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> Config:
@@ -194,13 +193,13 @@ async def _run(
     on_listening: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     began = _began(journal)
-    federation, rules, schemas, state = restore_run(config, folder, journal)
+    federation, settings, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
-    shown = RunProgress(rules.tasks, rules.num_rounds, folder.metrics, console, journal.rounds())
+    shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
-        models = JournalledModels(ModelFiles(folder.models, schemas), journal)
+        models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
-        coordinator = Coordinator(rules, state, federation, journal, models, clock, progress)
+        coordinator = Coordinator(settings, state, federation, journal, models, clock, progress)
         tls = config.server.tls
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
@@ -216,7 +215,7 @@ async def _run(
                 on_listening(port)
             await _until_over(coordinator, clock, asked)
             models.write_out(coordinator.state.completed_rounds)
-            report = write_report(folder, journal, rules, coordinator.state, coordinator.vectors, schemas)
+            report = write_report(folder, journal, settings, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
         finally:
             await server.stop(grace=1.0)
@@ -227,17 +226,15 @@ async def _run(
 
 def restore_run(
     config: Config, folder: RunFolder, journal: Journal
-) -> tuple[Federation, Rules, dict[str, ParameterSchema], FederationState]:
+) -> tuple[Federation, RunSettings, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
     architecture, schemas = folder.read_description()
-    rules = make_rules(config, _began(journal).run_id, schemas)
-    state = journal.restore(rules.schemas, rules.round_timeout_seconds)
-    files = ModelFiles(folder.models, schemas)
-    private = [scope for scope in schemas if is_private(scope)]
-    tokenizer, initial = folder.tokenizer.read_bytes(), files.read_named(PRIVATE_FILE, private)
+    settings = make_settings(config, _began(journal).run_id, schemas)
+    state = journal.restore(settings.schemas, settings.round_timeout_seconds)
+    tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
     strategy = replace(federation.strategy, folder=folder.path / "updates")
-    return replace(federation, strategy=strategy), rules, schemas, state
+    return replace(federation, strategy=strategy), settings, schemas, state
 
 
 def _began(journal: Journal) -> RunBegan:
@@ -295,7 +292,7 @@ async def _say_goodbye(coordinator: Coordinator) -> None:
 def write_report(
     folder: RunFolder,
     journal: Journal,
-    rules: Rules,
+    settings: RunSettings,
     state: FederationState,
     vectors: Any,
     schemas: dict[str, ParameterSchema],
@@ -304,11 +301,11 @@ def write_report(
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
     facts = journal.facts()
-    rounds, members = journal.rounds(), journal.members()
-    influence = influence_of(rules, rounds, journal.totals())
+    rounds, clients = journal.rounds(), journal.clients()
+    influence = influence_of(settings, rounds, journal.totals())
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
-    report = build_report(facts, state.completed_rounds, rules.tasks, rounds, members, status, digest, *measured)
+    report = build_report(facts, state.completed_rounds, settings.tasks, rounds, clients, status, digest, *measured)
     path = folder.write_json("report.json", report)
-    done = about(event="report_written", run=rules.run_id, round=state.completed_rounds, reason=status)
+    done = about(event="report_written", run=settings.run_id, round=state.completed_rounds, reason=status)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

@@ -15,7 +15,7 @@ from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import strategy_of
 from server.core.schedule import TrainingSchedule
-from server.core.state import FederationState, Guard, Rules
+from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.engine.observer import Observer
 from server.storage.journal import Journal
@@ -27,11 +27,11 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
 Vectors = Mapping[str, Vector]
 
 
-def make_rules(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> Rules:
+def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> RunSettings:
     """What the core must know of the configuration."""
     section = config.federation
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
-    return Rules(
+    return RunSettings(
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
@@ -109,11 +109,12 @@ def in_memory(
     journal: Journal | None = None,
 ) -> Coordinator:
     """A coordinator that keeps everything in memory; for simulation, benchmarks and tests."""
-    rules = make_rules(config, "memory", model.schemas)
+    settings = make_settings(config, "memory", model.schemas)
     vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     models = MemoryModels()
-    models.write(0, {scope: vector for scope, vector in vectors.items() if not is_private(scope)})
+    public = {scope: vector for scope, vector in vectors.items() if not is_private(scope)}
+    models.write(0, public, public)
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
     federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
-    state = FederationState(ByTemplate(dict.fromkeys(rules.schemas, 0)))
-    return Coordinator(rules, state, federation, journal or Journal(":memory:"), models, clock, observer)
+    state = FederationState(ByTemplate(dict.fromkeys(settings.schemas, 0)))
+    return Coordinator(settings, state, federation, journal or Journal(":memory:"), models, clock, observer)

@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 
 from common.errors import RunFolderError
-from server.runs.recovery import FIXED, fall_back, moments_name, require_files, version_name
+from server.runs.recovery import FIXED, fall_back, files_of, require_files
 from server.runs.run_folder import JOURNAL, RunFolder
 from server.storage.files import digest_of_file, sync_folder, unwritable
 from server.storage.journal import Journal
+from server.storage.models import moments_name, version_name
 
 TRIES = 20
 """How often a copy is begun again because rounds closed faster than a version could be copied."""
@@ -56,7 +57,8 @@ def _copied(folder: RunFolder, copy: Path) -> int:
                 version = journal.completed()
                 _copy_version(folder, journal, version, copy)
             if version and not _copy_version(folder, journal, version - 1, copy):  # the reserve; it may be gone
-                for name in (version_name(version - 1), moments_name(version - 1)):
+                needed = {*files_of(copy, journal, version)}
+                for name in {version_name(version - 1), moments_name(version - 1)} - needed:
                     (copy / name).unlink(missing_ok=True)
             for name in FIXED:
                 _copy(folder.path / name, copy / name)
@@ -74,15 +76,15 @@ def _copied(folder: RunFolder, copy: Path) -> int:
 
 def _copy_version(folder: RunFolder, journal: Journal, version: int, copy: Path) -> bool:
     """Copy the files of a version that the journal does not hold; False if one is gone or does not fit its digest."""
-    for name in (version_name(version), moments_name(version)):
-        digests = journal.digests(name)
-        if not digests or (name == version_name(version) and journal.model(version) is not None):
+    for name in files_of(copy, journal, version):
+        if (copy / name).exists():  # of the other version, and whole
             continue
         try:
             _copy(folder.path / name, copy / name)
         except FileNotFoundError:
             return False
-        if digest_of_file(copy / name) not in digests:
+        if digest_of_file(copy / name) not in journal.digests(name):
+            (copy / name).unlink()
             return False
     return True
 

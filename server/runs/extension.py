@@ -19,17 +19,16 @@ from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
 from common.parameters.vector import Vector
 from server.aggregation.strategy import strategy_of
-from server.runs.recovery import moments_name, note_file, version_name
+from server.runs.recovery import note_file
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
-from server.storage.files import digest_of
+from server.storage.files import digest_of, write_whole
 from server.storage.journal import Journal
-from server.storage.models import MODELS, PRIVATE_FILE, JournalledModels, ModelFiles
+from server.storage.models import PRIVATE_NAME, JournalledModels, ModelFiles, moments_name, version_name
 
 if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.runs.preparation import NewHeads
 
 Schemas = Mapping[str, ParameterSchema]
-_PRIVATE = f"{MODELS}/{PRIVATE_FILE}.safetensors"
 
 
 def same_federation(before: Config, now: Config, where: Path) -> Config:
@@ -75,7 +74,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         RunFolderError: a file cannot be read or written.
     """
     architecture, old = folder.read_description()
-    files, grown = ModelFiles(folder.models, old), ModelFiles(folder.models, new.schemas)
+    files, grown = ModelFiles(folder.path, old), ModelFiles(folder.path, new.schemas)
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
     def initial(scope: str, entry: ParameterEntry) -> Vector:
@@ -92,36 +91,33 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         name: _grown(scope, kept.get(name), old, new.schemas, partial(_constant, value))
         for name, (scope, value) in first.items()
     }
-    starts = files.read_named(PRIVATE_FILE, [scope for scope in old if is_private(scope)])
+    starts = files.read_private()
     starts = {s: _grown(s, starts.get(s), old, new.schemas, initial) for s in private}
-    made = {
-        version_name(version): grown.digest(values),
-        **({moments_name(version): grown.digest_of_moments(moments)} if moments else {}),
-        _PRIVATE: grown.digest(starts),
+    made: dict[str, list[bytes | memoryview]] = {
+        **({moments_name(version): grown.moments.whole(moments)} if moments else {}),
+        version_name(version): grown.versions.whole(values),
+        PRIVATE_NAME: grown.private(starts),
+        DESCRIPTION: [folder.description(architecture, new.schemas)],
     }
-    texts = {
-        DESCRIPTION: folder.description(architecture, new.schemas),
-        CONFIG: render(before.model_copy(update={"tasks": config.tasks})).encode(),
-    }
+    config_text = render(before.model_copy(update={"tasks": config.tasks})).encode()
     # Until all are written, each file may be as it was or as it will be.
-    for name, digest in (made | {name: digest_of(text) for name, text in texts.items()}).items():
+    digests = {name: digest_of(*chunks) for name, chunks in made.items()}
+    for name, digest in (digests | {CONFIG: digest_of(config_text)}).items():
         journal.note(name, {digest, *journal.digests(name)}, journal.copy(name))
-    if inside := journal.model(version) is not None:
-        journal.enclose(version, grown.encode(values))
+    if journal.model(version) is not None:
+        journal.enclose(version, b"".join(made[version_name(version)]))
+        if not files.versions.path(version).is_file():
+            del made[version_name(version)]
     journal.commit(())
-    if moments:
-        grown.write_moments(version, moments)
-    if not inside or files.path(version).is_file():
-        grown.write_named(str(version), values)
-    grown.write_named(PRIVATE_FILE, starts)
-    folder.write(folder.path / DESCRIPTION, texts[DESCRIPTION])
-    for name, digest in made.items():
+    for name, chunks in made.items():
+        write_whole(folder.path / name, chunks)
+    for name, digest in digests.items():
         journal.note(name, [digest])
-    note_file(journal, _PRIVATE, (folder.path / _PRIVATE).read_bytes())
-    note_file(journal, DESCRIPTION, texts[DESCRIPTION])
-    note_file(journal, CONFIG, texts[CONFIG], journal.digests(CONFIG))
+    for name in (PRIVATE_NAME, DESCRIPTION):
+        note_file(journal, name, (folder.path / name).read_bytes())
+    note_file(journal, CONFIG, config_text, journal.digests(CONFIG))
     journal.commit(())
-    folder.write(folder.config, texts[CONFIG])
+    folder.write(folder.config, config_text)
 
 
 def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:

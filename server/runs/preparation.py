@@ -19,7 +19,7 @@ from common.targets import TargetUnits
 from server.runs.model import MTLServerModel
 from server.runs.run_folder import DESCRIPTION, RunFolder
 from server.runs.warm_start import find_start
-from server.storage.models import PRIVATE_FILE, ModelFiles
+from server.storage.models import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ def prepare_run(config: Config, path: Path) -> InitialModel:
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
     folder.write(folder.path / DESCRIPTION, folder.description(model.architecture, model.schemas))
-    files = ModelFiles(folder.models, model.schemas)
+    files = ModelFiles(path, model.schemas)
     values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     _require_finite(values, model.schemas, section.warm_start or section.server_model)
-    files.write(0, {scope: vector for scope, vector in values.items() if not is_private(scope)})
-    files.write_named(PRIVATE_FILE, {scope: vector for scope, vector in values.items() if is_private(scope)})
+    public = {scope: vector for scope, vector in values.items() if not is_private(scope)}
+    files.write(0, public, public)
+    files.write_private({scope: vector for scope, vector in values.items() if is_private(scope)})
     return InitialModel(origin, model.summary(), {} if start is None else start.units_of(model))
 
 

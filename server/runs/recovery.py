@@ -13,12 +13,13 @@ from pathlib import Path
 from common.errors import RunFolderError
 from server.runs.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
 from server.storage.files import digest_of, digest_of_file
-from server.storage.journal import KEPT_VERSIONS, Journal
-from server.storage.models import MODELS, OPTIMIZER, PRIVATE_FILE
+from server.storage.journal import Journal
+from server.storage.models import PRIVATE_NAME, moments_name, version_name
+from server.storage.versions import KEPT_VERSIONS, earlier_files
 
 log = logging.getLogger("fedmtl.server")
 
-FIXED = (CONFIG, DESCRIPTION, TOKENIZER, f"{MODELS}/{PRIVATE_FILE}.safetensors")
+FIXED = (CONFIG, DESCRIPTION, TOKENIZER, PRIVATE_NAME)
 """The files of a run that no round changes."""
 COPIED_BYTES = 4 << 20
 """The journal keeps copies of those that are not larger than this when packed."""
@@ -36,16 +37,6 @@ def note_file(journal: Journal, name: str, data: bytes, before: frozenset[str] =
     """Let the next commit know a file's content, with a copy if it is small; it may still have a digest of `before`."""
     packed = base64.b85encode(zlib.compress(data)).decode() if len(data) <= 4 * COPIED_BYTES else ""
     journal.note(name, {digest_of(data), *before}, packed if len(packed) <= COPIED_BYTES else "")
-
-
-def version_name(version: int) -> str:
-    """What the journal calls the file of a version."""
-    return f"{MODELS}/{version}.safetensors"
-
-
-def moments_name(version: int) -> str:
-    """What the journal calls the file of the optimizer's moments of a version."""
-    return f"{MODELS}/{OPTIMIZER}/{version}.safetensors"
 
 
 _MISSING = "it is missing"
@@ -102,15 +93,24 @@ def require_files(folder: RunFolder, journal: Journal) -> None:
         raise RunFolderError(f"{folder.path / name}: {wrong}; --resume puts it back if the journal has a copy")
 
 
+def files_of(root: Path, journal: Journal, version: int) -> Iterator[str]:
+    """The files that a version is made of, besides what the journal holds, by their names.
+
+    Which come after one is only known once that one is whole, in `root`.
+    """
+    model, moments = version_name(version), moments_name(version)
+    inside = journal.model(version)
+    found = [] if inside is not None and digest_of(inside) in journal.digests(model) else [model]
+    for name in [*found, *([moments] if journal.digests(moments) else [])]:
+        yield name
+        yield from earlier_files(root, name)
+
+
 def wrong_with_version(folder: RunFolder, journal: Journal, version: int) -> str:
     """Why a run could not go on from a version, in a few words; empty where it could."""
-    name, moments = version_name(version), moments_name(version)
-    inside = journal.model(version)
-    held = inside is not None and digest_of(inside) in journal.digests(name)
-    if not held and (wrong := wrong_with(folder, journal, name)):
-        return f"{name}: {wrong}"
-    if journal.digests(moments) and (wrong := wrong_with(folder, journal, moments)):
-        return f"{moments}: {wrong}"
+    for name in files_of(folder.path, journal, version):
+        if wrong := wrong_with(folder, journal, name):
+            return f"{name}: {wrong}"
     return ""
 
 
@@ -142,7 +142,7 @@ def fall_back(folder: RunFolder, journal: Journal) -> None:
                 log.warning("%s/%s; the run stands at version %d again", folder.path, found[0], version)
                 journal.go_back(version)
             return
-        found.append(wrong)
+        found += [wrong] if wrong not in found else []
     raise RunFolderError(f"{folder.path}: no whole model is left ({'; '.join(found)}); restore a backup")
 
 
@@ -163,8 +163,9 @@ def examine(path: Path) -> tuple[list[str], str]:
         newest, kept = journal.completed(), 0
         for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
             if wrong := wrong_with_version(folder, journal, version):
-                if version == newest or not wrong.endswith(_MISSING):  # an older one is a reserve, not a must
-                    found.append(f"{path}/{wrong}")
+                line = f"{path}/{wrong}"
+                if line not in found and (version == newest or not wrong.endswith(_MISSING)):  # the older is a reserve
+                    found.append(line)
             else:
                 found += _wrong_copies(folder, journal, version)
                 kept += 1

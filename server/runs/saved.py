@@ -29,15 +29,16 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallen` use models of their own, which never left them. `units` are those in which the
-    heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows are texts.
+    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those in
+    which the heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows
+    are texts.
     """
 
     config: Config
     model: MTLServerModel
     version: int
     vectors: ByTemplate[Vector]
-    fallen: frozenset[str] = frozenset()
+    fallback_tasks: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class SavedRun:
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
                     f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
                 )
-        if task in self.fallen:
+        if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)
         travelling = [name for name in self.model.schemas if not is_private(name)]
         self.model.load_vectors({template: self._values(template, task) for template in travelling})
@@ -112,9 +113,9 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
-    last = {record.task: record.fallen for record in journal.guarded()}
+    last = {record.task: record.fell_back for record in journal.guarded()}
     headers = {**config.headers(), **journal.facts().headers}
-    vectors = ByTemplate(JournalledModels(ModelFiles(folder.models, model.schemas), journal).read(version))
+    vectors = ByTemplate(JournalledModels(ModelFiles(folder.path, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
-    fallen = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, version, vectors, fallen, journal.facts().units, headers)
+    fallback_tasks = frozenset(task for task, fell in last.items() if fell)
+    return SavedRun(config, model, version, vectors, fallback_tasks, journal.facts().units, headers)

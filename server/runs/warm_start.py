@@ -12,13 +12,12 @@ from common.config import Config
 from common.errors import ModelError, RunFolderError
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
-from common.parameters.scope import is_private
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel
-from server.runs.run_folder import JOURNAL, RunFolder
+from server.runs.run_folder import JOURNAL
 from server.runs.saved import SavedRun, load_run
-from server.storage.models import PRIVATE_FILE, ModelFiles
+from server.storage.models import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,9 @@ def find_start(config: Config) -> WarmStart:
 def _give_initial_private_values(saved: SavedRun, folder: Path) -> frozenset[str]:
     """Load what private parameters started from, and give their names."""
     schemas = saved.model.schemas
-    scopes = [scope for scope in schemas if is_private(scope)]
-    saved.model.load_vectors(ModelFiles(RunFolder(folder).models, schemas).read_named(PRIVATE_FILE, scopes))
-    return frozenset(entry.name for scope in scopes for entry in schemas[scope].entries)
+    private = ModelFiles(folder, schemas).read_private()
+    saved.model.load_vectors(private)
+    return frozenset(entry.name for scope in private for entry in schemas[scope].entries)
 
 
 def _check(config: Config, saved: SavedRun, folder: Path) -> None:

@@ -25,9 +25,12 @@ FILES_PAUSE_SECONDS = 1.0
 _READ_BYTES = 1 << 20
 
 
-def digest_of(data: bytes | memoryview) -> str:
+def digest_of(*chunks: bytes | memoryview) -> str:
     """xxh3-128 of bytes. It finds damage at the speed of memory; it is no defence against forgery."""
-    return xxhash.xxh3_128_hexdigest(data)
+    content = xxhash.xxh3_128()
+    for chunk in chunks:
+        content.update(chunk)
+    return content.hexdigest()
 
 
 def digest_of_file(path: Path) -> str:

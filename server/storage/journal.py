@@ -14,23 +14,23 @@ from pathlib import Path
 from common.errors import RunFolderError
 from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
+from server.core.bodies import PHASES
 from server.core.closing import mean_losses, trends
-from server.core.effects import Guarded, MemberRecord, Record, TaskCosines
+from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
-from server.core.phases import ROUND_PHASES, RoundPhase
-from server.core.state import FederationState, Member, OpenOrder, OpenRound, OrderState, Related
+from server.core.phases import RoundPhase
+from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import facts_of, json_of, member_of, order_of, rows_of
+from server.storage.rows import client_from, facts_of, json_of, order_of, rows_of
 from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
+from server.storage.versions import KEPT_VERSIONS
 
 log = logging.getLogger("fedmtl.server")
 
-KEPT_VERSIONS = 2
-"""Model versions that are kept: the published one and the one before it."""
 _MEMORY = ":memory:"
 
 
@@ -111,7 +111,7 @@ class Journal:
         Raises:
             RunFolderError: they cannot be written, on a full disk for instance; nothing of them is.
         """
-        rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most members twice
+        rows: dict[Row, Row] = {}  # by their keys: a commit that closes and opens names most clients twice
         for record in records:
             rows |= {_key(row): row for row in rows_of(record)}
         rows |= {_key(row): row for row in self._files.values()}
@@ -190,13 +190,13 @@ class Journal:
             if round_.number <= version:
                 accepted = (o for o in round_.orders.values() if o.state is OrderState.ACCEPTED)
                 committed |= {order.client_id: order.order_id for order in accepted}
-        members = [replace(member, committed=committed.get(member.client_id, "")) for member in self.members()]
+        clients = [replace(client, committed=committed.get(client.client_id, "")) for client in self.clients()]
         try:
             self._db.execute("BEGIN IMMEDIATE")
             forget_after(self._db, version)
             self._db.execute("DELETE FROM models WHERE version > ?", (version,))
             self._db.execute("DELETE FROM run WHERE key IN ('ended', 'reason')")
-            put(self._db, ((row, text_of(row)) for member in members for row in rows_of(MemberRecord(member))))
+            put(self._db, ((row, text_of(row)) for client in clients for row in rows_of(ClientChanged(client))))
             whole = snapshot(self._db)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -238,20 +238,21 @@ class Journal:
         phase = facts.ended
         if open_ is not None:
             phase = open_.phase.during
-        members = {member.client_id: member for member in self.members()}
+        clients = {client.client_id: client for client in self.clients()}
         stand = standing(self.guarded())
         return FederationState(
             *(versions, phase, completed, attempt),
-            members=members,
+            clients=clients,
             open=open_,
             failure=facts.reason,
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
             behind=stand.behind,
             gaps=stand.gaps,
-            fallen=stand.fallen,
+            fallback_tasks=stand.fallback_tasks,
             units=facts.units,
             headers=facts.headers,
+            traffic=facts.traffic,
             relations={record.template: record for record in self.relations()},
         )
 
@@ -276,7 +277,7 @@ class Journal:
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
-        return [self._round(ROUND_PHASES[k], number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+        return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
 
     def cosines(self) -> list[TaskCosines]:
         """How the tasks agreed, round by round."""
@@ -294,20 +295,20 @@ class Journal:
     def guarded(self) -> list[Guarded]:
         """How tasks fared beside their isolated models, round by round."""
         rows = self._db.execute(
-            "SELECT number, task, received, isolated, behind, fallen, final, gap FROM guarded "
+            "SELECT number, task, received, isolated, behind, fell_back, final, gap FROM guarded "
             "ORDER BY number, final, task"
         )
         return [
             Guarded(n, task, a, b, streak, bool(fell), bool(end), g) for n, task, a, b, streak, fell, end, g in rows
         ]
 
-    def members(self) -> list[Member]:
+    def clients(self) -> list[ClientRecord]:
         """Every client that ever took part, by id."""
         rows = self._db.execute(
-            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM members"
+            "SELECT client_id, tasks, examples, capabilities, committed, left_run, tally FROM clients"
             " ORDER BY client_id"
         )
-        return [member_of(*row) for row in rows]
+        return [client_from(*row) for row in rows]
 
     def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
         row = self._db.execute(
@@ -315,20 +316,25 @@ class Journal:
         ).fetchone()
         if row is not None:
             kind, number, attempt, version, variates = row
-            open_ = self._round(ROUND_PHASES[kind], number, attempt, version, deadline)
+            open_ = self._round(PHASES[kind].phase, number, attempt, version, deadline)
             fresh = {
-                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, fixed=o.fixed)
+                name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, untrained=o.untrained)
                 for name, o in open_.orders.items()
             }
-            return replace(open_, orders=fresh, variates=json.loads(variates)), attempt
-        abandoned = "SELECT max(attempt) FROM rounds WHERE kind = 'train' AND number = ? AND published IS NULL"
+            earlier = self._db.execute(
+                "SELECT kind FROM rounds WHERE closed AND number = ? AND attempt = ? AND version = ? ORDER BY rowid",
+                (number, attempt, version),
+            ).fetchall()
+            past = tuple(self._round(PHASES[name].phase, number, attempt, version, 0.0) for (name,) in earlier)
+            return replace(open_, orders=fresh, variates=json.loads(variates), earlier=past), attempt
+        abandoned = "SELECT max(attempt) FROM rounds WHERE number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
         return None, (attempt or 0) + 1
 
     def _round(self, phase: RoundPhase, number: int, attempt: int, version: int, deadline: float) -> OpenRound:
         rows = self._db.execute(
             "SELECT order_id, client_id, tasks, scopes, state, digest, weights, results, nbytes, seconds, note, "
-            "codec FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
+            "codec, content FROM orders WHERE kind = ? AND number = ? AND attempt = ? ORDER BY order_id",
             (phase.name, number, attempt),
         )
         return OpenRound(number, attempt, phase, version, deadline, {row[0]: order_of(*row) for row in rows})

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any, assert_never
 
+from common.bodies import ScopeVersion
 from common.capabilities import Capabilities
 from common.inputs.header import Header
-from common.orders import ScopeVersion, TaskResult
+from common.orders import ReplyContent, TaskResult
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
+from common.wire.extensions import decode_content, encode_content
 from server.core.effects import (
+    ClientChanged,
     Guarded,
     HeaderFixed,
-    MemberRecord,
+    PhaseClosed,
     Record,
     RoundClosed,
     RoundOpened,
@@ -23,9 +25,9 @@ from server.core.effects import (
     TaskCosines,
     UnitsFixed,
 )
-from server.core.facts import RunBegan, RunFacts, RunSettings, Traffic
+from server.core.facts import RunBegan, RunConfiguration, RunFacts, Traffic
 from server.core.phases import Phase
-from server.core.state import Member, OpenOrder, OpenRound, OrderState, Related, Tally
+from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.storage.tables import Row
 
 _HEADER, _UNITS = "header/", "units/"
@@ -35,33 +37,35 @@ _HEADER, _UNITS = "header/", "units/"
 def rows_of(record: Record) -> Iterator[Row]:
     """The rows that a record replaces or adds."""
     match record:
-        case MemberRecord(m):
-            lists = json_of(m.tasks), json_of(m.examples), json_of(asdict(m.capabilities))
-            yield "members", (m.client_id, *lists, m.committed, int(m.left), json_of(asdict(m.tally)))
+        case ClientChanged(m):
+            lists = json_of(m.tasks), json_of(m.examples), json_of(m.capabilities)
+            yield "clients", (m.client_id, *lists, m.committed, int(m.left), json_of(m.tally))
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
+        case PhaseClosed(r):
+            yield from _round_rows(r, closed=1, published=None, totals={})
         case RoundClosed(r, totals, published, _):
             yield from _round_rows(r, closed=1, published=published, totals=totals)
         case RunBegan():
-            yield "run", ("began", json_of(asdict(record)))
-        case RunSettings():
-            yield "run", ("settings", json_of(asdict(record)))
+            yield "run", ("began", json_of(record))
+        case RunConfiguration():
+            yield "run", ("settings", json_of(record))
         case Traffic():
-            yield "run", ("traffic", json_of(asdict(record)))
+            yield "run", ("traffic", json_of(record))
         case RunEnded(phase, reason):
             yield "run", ("ended", phase.value)
             yield "run", ("reason", reason)
         case HeaderFixed(task, header):
-            yield "run", (f"{_HEADER}{task}", json_of(asdict(header)))
+            yield "run", (f"{_HEADER}{task}", json_of(header))
         case UnitsFixed(task, units):
-            yield "run", (f"{_UNITS}{task}", json_of(asdict(units)))
+            yield "run", (f"{_UNITS}{task}", json_of(units))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
             yield "relations", (number, template, json_of(mu), state, note)
-        case Guarded(number, task, received, isolated, behind, fallen, final, gap):
+        case Guarded(number, task, received, isolated, behind, fell_back, final, gap):
             scores = _real(received), _real(isolated)
-            yield "guarded", (number, task, int(final), *scores, behind, int(fallen), float(gap))
+            yield "guarded", (number, task, int(final), *scores, behind, int(fell_back), float(gap))
         case _:
             assert_never(record)
 
@@ -72,7 +76,7 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
     units = {key.removeprefix(_UNITS): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_UNITS)}
     return RunFacts(
         RunBegan(**json.loads(rows["began"])) if "began" in rows else None,
-        RunSettings(**json.loads(rows.get("settings", "{}"))),
+        RunConfiguration(**json.loads(rows.get("settings", "{}"))),
         Traffic(**json.loads(rows.get("traffic", "{}"))),
         Phase(rows.get("ended", Phase.WAITING.value)),
         rows.get("reason", ""),
@@ -87,13 +91,13 @@ def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mappin
         (r.phase.name, r.number, r.attempt, r.version, closed, published, json_of(totals), json_of(r.variates)),
     )
     for o in r.orders.values():
-        scopes = json_of([[s.scope, s.version, *(["fixed"] if s.scope in o.fixed else [])] for s in o.scopes])
-        brought = o.digest, json_of(o.weights), json_of([asdict(result) for result in o.results])
+        scopes = json_of([[s.scope, s.version, *(["untrained"] if s.scope in o.untrained else [])] for s in o.scopes])
+        brought = o.digest, json_of(o.weights), json_of(o.results)
         yield (
             "orders",
             (
                 *(o.order_id, r.phase.name, r.number, r.attempt, o.client_id, json_of(o.tasks), scopes),
-                *(o.state.value, *brought, o.nbytes, float(o.seconds), o.note, o.codec),
+                *(o.state.value, *brought, o.nbytes, float(o.seconds), o.note, o.codec, _content_text(o.content)),
             ),
         )
 
@@ -103,12 +107,12 @@ def _real(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def member_of(
+def client_from(
     client_id: str, tasks: str, examples: str, capabilities: str, committed: str, left: int, tally: str
-) -> Member:
-    """A row of `members`: nobody is present after a restart."""
+) -> ClientRecord:
+    """A row of `clients`: nobody is present after a restart."""
     said = json.loads(capabilities)
-    return Member(
+    return ClientRecord(
         client_id,
         tuple(json.loads(tasks)),
         json.loads(examples),
@@ -135,6 +139,7 @@ def order_of(
     seconds: float,
     note: str,
     codec: str,
+    content: str,
 ) -> OpenOrder:
     """A row of `orders`, without the columns that say which round it is of."""
     return OpenOrder(
@@ -151,7 +156,22 @@ def order_of(
         note,
         codec,
         frozenset(scope for scope, _, *marks in json.loads(scopes) if marks),
+        _content_of(content),
     )
+
+
+def _content_text(content: ReplyContent | None) -> str:
+    if content is None:
+        return ""
+    name, data = encode_content(content)
+    return json_of([name, data.hex()])
+
+
+def _content_of(text: str) -> ReplyContent | None:
+    if not text:
+        return None
+    name, data = json.loads(text)
+    return decode_content(name, bytes.fromhex(data))
 
 
 def _result(
@@ -175,4 +195,8 @@ def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
 
 def json_of(value: object) -> str:
     """A value of a column that holds JSON."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=vars)
+"""Dataclasses are objects with their fields."""

@@ -30,7 +30,7 @@ class TableLayout:
 TABLES: Mapping[str, TableLayout] = {
     "run": TableLayout("key TEXT, value TEXT"),
     "files": TableLayout("name TEXT, digests TEXT, content TEXT"),
-    "members": TableLayout(
+    "clients": TableLayout(
         "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, committed TEXT, left_run INTEGER, tally TEXT"
     ),
     "rounds": TableLayout(
@@ -40,12 +40,13 @@ TABLES: Mapping[str, TableLayout] = {
     ),
     "orders": TableLayout(
         "order_id TEXT, kind TEXT, number INTEGER, attempt INTEGER, client_id TEXT, tasks TEXT, scopes TEXT, "
-        "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, codec TEXT"
+        "state TEXT, digest TEXT, weights TEXT, results TEXT, nbytes INTEGER, seconds REAL, note TEXT, codec TEXT, "
+        "content TEXT"
     ),
     "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
     "relations": TableLayout("number INTEGER, template TEXT, mu TEXT, state TEXT, note TEXT", 2),
     "guarded": TableLayout(
-        "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fallen INTEGER, "
+        "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fell_back INTEGER, "
         "gap REAL",
         3,
     ),

@@ -19,7 +19,7 @@ from simulation.app import simulate
 from simulation.comparison.methods import ComparedMethod
 from simulation.population import VirtualClient, population
 
-_LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers")
+_LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers", "simulation.executor")
 """What may differ between two runs with the same result."""
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\tfedmtl.v1\"\x1e\n\rStatusRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\"\xc9\x01\n\x10\x46\x65\x64\x65rationStatus\x12\x10\n\x08run_name\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x12\n\nnum_rounds\x18\x05 \x01(\x04\x12\x13\n\x0bwaiting_for\x18\x06 \x01(\t\x12(\n\x07members\x18\x07 \x03(\x0b\x32\x17.fedmtl.v1.MemberStatus\x12\x14\n\x0cmember_count\x18\x08 \x01(\x04\x12\x0c\n\x04more\x18\t \x01(\x08\"P\n\x0cMemberStatus\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05tasks\x18\x02 \x03(\t\x12\x0f\n\x07present\x18\x03 \x01(\x08\x12\r\n\x05\x64oing\x18\x04 \x01(\t2H\n\x05\x41\x64min\x12?\n\x06Status\x12\x18.fedmtl.v1.StatusRequest\x1a\x1b.fedmtl.v1.FederationStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\tfedmtl.v1\"\x1e\n\rStatusRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\"\xc9\x01\n\x10\x46\x65\x64\x65rationStatus\x12\x10\n\x08run_name\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x12\n\nnum_rounds\x18\x05 \x01(\x04\x12\x13\n\x0bwaiting_for\x18\x06 \x01(\t\x12(\n\x07\x63lients\x18\x07 \x03(\x0b\x32\x17.fedmtl.v1.ClientStatus\x12\x14\n\x0c\x63lient_count\x18\x08 \x01(\x04\x12\x0c\n\x04more\x18\t \x01(\x08\"S\n\x0c\x43lientStatus\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05tasks\x18\x02 \x03(\t\x12\x0f\n\x07present\x18\x03 \x01(\x08\x12\x10\n\x08\x61\x63tivity\x18\x04 \x01(\t2H\n\x05\x41\x64min\x12?\n\x06Status\x12\x18.fedmtl.v1.StatusRequest\x1a\x1b.fedmtl.v1.FederationStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_end=56
   _globals['_FEDERATIONSTATUS']._serialized_start=59
   _globals['_FEDERATIONSTATUS']._serialized_end=260
-  _globals['_MEMBERSTATUS']._serialized_start=262
-  _globals['_MEMBERSTATUS']._serialized_end=342
-  _globals['_ADMIN']._serialized_start=344
-  _globals['_ADMIN']._serialized_end=416
+  _globals['_CLIENTSTATUS']._serialized_start=262
+  _globals['_CLIENTSTATUS']._serialized_end=345
+  _globals['_ADMIN']._serialized_start=347
+  _globals['_ADMIN']._serialized_end=419
 # @@protoc_insertion_point(module_scope)

@@ -12,15 +12,15 @@ class StatusRequest(_message.Message):
     def __init__(self, after: _Optional[str] = ...) -> None: ...
 
 class FederationStatus(_message.Message):
-    __slots__ = ("run_name", "run_id", "phase", "round", "num_rounds", "waiting_for", "members", "member_count", "more")
+    __slots__ = ("run_name", "run_id", "phase", "round", "num_rounds", "waiting_for", "clients", "client_count", "more")
     RUN_NAME_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NUM_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
-    MEMBERS_FIELD_NUMBER: _ClassVar[int]
-    MEMBER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     run_name: str
     run_id: str
@@ -28,19 +28,19 @@ class FederationStatus(_message.Message):
     round: int
     num_rounds: int
     waiting_for: str
-    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
-    member_count: int
+    clients: _containers.RepeatedCompositeFieldContainer[ClientStatus]
+    client_count: int
     more: bool
-    def __init__(self, run_name: _Optional[str] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., num_rounds: _Optional[int] = ..., waiting_for: _Optional[str] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., member_count: _Optional[int] = ..., more: bool = ...) -> None: ...
+    def __init__(self, run_name: _Optional[str] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., num_rounds: _Optional[int] = ..., waiting_for: _Optional[str] = ..., clients: _Optional[_Iterable[_Union[ClientStatus, _Mapping]]] = ..., client_count: _Optional[int] = ..., more: bool = ...) -> None: ...
 
-class MemberStatus(_message.Message):
-    __slots__ = ("client_id", "tasks", "present", "doing")
+class ClientStatus(_message.Message):
+    __slots__ = ("client_id", "tasks", "present", "activity")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     PRESENT_FIELD_NUMBER: _ClassVar[int]
-    DOING_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedScalarFieldContainer[str]
     present: bool
-    doing: str
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., present: bool = ..., doing: _Optional[str] = ...) -> None: ...
+    activity: str
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., present: bool = ..., activity: _Optional[str] = ...) -> None: ...

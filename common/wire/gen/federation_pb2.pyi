@@ -168,14 +168,16 @@ class Update(_message.Message):
     def __init__(self, header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("order_id", "results", "seconds")
+    __slots__ = ("order_id", "results", "seconds", "content")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     seconds: float
-    def __init__(self, order_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., seconds: _Optional[float] = ...) -> None: ...
+    content: Extension
+    def __init__(self, order_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., seconds: _Optional[float] = ..., content: _Optional[_Union[Extension, _Mapping]] = ...) -> None: ...
 
 class PendingAnswer(_message.Message):
     __slots__ = ("update", "reply")
@@ -198,7 +200,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., update_state: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate")
+    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate", "extension")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +211,7 @@ class Order(_message.Message):
     INLINE_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    EXTENSION_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     round: int
     version: int
@@ -219,7 +222,16 @@ class Order(_message.Message):
     inline: _containers.RepeatedCompositeFieldContainer[ScopeValues]
     train: Train
     evaluate: Evaluate
-    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ...) -> None: ...
+    extension: Extension
+    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., extension: _Optional[_Union[Extension, _Mapping]] = ...) -> None: ...
+
+class Extension(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
     __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls")

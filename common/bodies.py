@@ -1,0 +1,149 @@
+"""What orders ask for. Plain values, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from common.methods.balance import PlainBalance
+from common.methods.balances import LocalBalance
+from common.methods.choice import parameters_of
+from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
+from common.methods.own_models import NoOwnModel, OwnModelRow
+from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
+from common.parameters.scope import Scope
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train locally; travels with the order, so that all clients do the same."""
+
+    local_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    eval_batch_size: int
+    procedure: LocalProcedure = field(default_factory=PlainProcedure)
+    balance: LocalBalance = field(default_factory=PlainBalance)
+    optimizer: LocalOptimizer = field(default_factory=AdamWOptimizer)
+    proximal_step: ProximalStep = ProximalStep.GRADIENT
+    frozen: str = ""
+    """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
+    own_model: OwnModelRow = field(default_factory=NoOwnModel)
+    """What a client trains beside the model that it hands in."""
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """See `Body.limited`."""
+        yield "epochs", "local_epochs", self.local_epochs
+        for row in (self.procedure, self.own_model):
+            for key, parameter in parameters_of(type(row)).items():
+                if parameter.kind is int:  # what these rows count is epochs
+                    yield "epochs", f"{key} of {row.name}", getattr(row, key)
+        yield "batch_size", "batch_size", self.batch_size
+        yield "batch_size", "eval_batch_size", self.eval_batch_size
+
+
+@dataclass(frozen=True)
+class ScopeVersion:
+    """One scope at one version."""
+
+    scope: str
+    version: int
+
+
+@dataclass(frozen=True)
+class ProximalTerm:
+    """Adds (mu/2) ||theta - anchor||^2 to the loss of a scope.
+
+    The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own.
+    """
+
+    scope: str
+    mu: float
+    version: int
+
+    @property
+    def anchor(self) -> ScopeVersion:
+        """What to fetch."""
+        return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
+
+
+@dataclass(frozen=True)
+class ControlShare:
+    """The mean of clients' control variates of a scope is the scope `control/<scope>` divided by `clients`."""
+
+    scope: str
+    clients: int
+
+
+DENSE_FLOAT32 = "dense-float32"
+
+
+ROWS_FLOAT32 = "rows-float32"
+
+
+DENSE_BFLOAT16 = "dense-bfloat16"
+
+
+ROWS_BFLOAT16 = "rows-bfloat16"
+
+
+@dataclass(frozen=True)
+class Body:
+    """What an order asks for; each kind is answered by an `Update`, or by a `Reply`."""
+
+    activity: ClassVar[str] = "working"
+    """What a client does meanwhile, for people."""
+
+    def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
+        """All values that must be received, of an order with these scopes."""
+        return ()
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """What a client may set a limit to: the name of the limit in `client.limits`, of the field, and its value."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Train(Body):
+    """Train the received scopes and hand in how they changed, as an `Update`."""
+
+    activity = "training"
+    settings: TrainingSettings
+    seed: int
+    """Derived for this client, round and purpose: it tells nothing of the run's own seed."""
+    codec: str = DENSE_FLOAT32
+    """What the update shall be encoded with, one that the client offered."""
+    proximal_terms: tuple[ProximalTerm, ...] = ()
+    isolated_tasks: tuple[str, ...] = ()
+    """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
+    controls: tuple[ControlShare, ...] = ()
+    """What the sums of control variates among the order's scopes are sums of."""
+
+    def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
+        """The scopes, and the anchors of proximal terms."""
+        return scopes + tuple(term.anchor for term in self.proximal_terms)
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """See `Body`."""
+        return self.settings.limited()
+
+
+@dataclass(frozen=True)
+class Evaluate(Body):
+    """Score the received model, and the client's own where it has or makes one; the answer is a `Reply`."""
+
+    activity = "scoring"
+    settings: TrainingSettings
+    seed: int
+    """Derived as in `Train`."""
+
+    def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
+        """See `Body`."""
+        return scopes
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """See `Body`."""
+        return self.settings.limited()
