@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from common.wire.messages import POLL_REPLY
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
+from server.runs.run_folder import RunFolder
+from server.storage.models import ModelFiles
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate, make_client, make_model
 from tests.training_cases import SETTINGS
 
+CONTROLS = {"control/shared", "control/task/a0", "control/task/b1"}
 Flat = NDArray[np.float64]
 ROUNDS, STEPS, RATE = 5, 3, 0.3
 THREE = (("a", ("a0",), "1/2"), ("b", ("b1",), "1/2"), ("c", ("a0", "b1"), "2/2"))
@@ -46,12 +50,14 @@ def config_of(*overrides: str) -> Config:
 
 def variates(state: Path) -> dict[str, dict[str, Flat]]:
     """What clients keep of their control variates, by client and scope."""
-    found = {}
-    for folder in sorted(state.iterdir()):
-        (run,) = (path for path in folder.iterdir() if path.is_dir())
-        kept = RunStore(run).private() or {}
-        found[folder.name] = {name: v.numpy().astype(np.float64) for name, v in kept.items() if "control/" in name}
-    return found
+    return {folder.name: variates_in(folder) for folder in sorted(state.iterdir())}
+
+
+def variates_in(folder: Path) -> dict[str, Flat]:
+    """The same of one client."""
+    (run,) = (path for path in folder.iterdir() if path.is_dir())
+    kept = RunStore(run).private() or {}
+    return {name: v.numpy().astype(np.float64) for name, v in kept.items() if "control/" in name}
 
 
 class Oracle:
@@ -198,3 +204,24 @@ def test_a_control_comes_with_its_scope_and_its_share(scopes: tuple[str, ...], s
     order = Order("o1", 1, 1, tuple(ScopeVersion(scope, 0) for scope in scopes), 60.0, body)
     with pytest.raises(WireError, match=r"controls: .* do not fit"):
         POLL_REPLY.decode(POLL_REPLY.encode(PollReply(PollKind.ORDER, UpdateState.NONE, order=order)))
+
+
+def test_another_procedure_between_leaves_variates_and_their_sum_as_they_are(tmp_path: Path) -> None:
+    """A run may go on with another procedure, and later with this one again: variates are then as old as before."""
+    template, cast, kept = prepare_run(config_of(), tmp_path / "template"), Cast(config_of(), THREE), []
+    for leg, procedure in enumerate(("scaffold", "plain", "scaffold"), 1):
+        config = config_of(f"training.procedure={procedure}", f"training.num_rounds={2 * leg}")
+        place = tmp_path / str(leg)
+        for name in cast.names if kept else ():
+            shutil.copytree(tmp_path / str(leg - 1) / name, place / name)
+        asyncio.run(crash_and_recover(config, template, place, cast, None, False))
+        template = place / "run"
+        kept.append({name: variates_in(place / name) for name in cast.names})
+    first, second, third = kept
+    assert {scope for found in first.values() for scope in found} == CONTROLS
+    np.testing.assert_equal(first, second)
+    saved = ModelFiles(template, RunFolder(template).read_description()[1]).read(6)
+    for scope in CONTROLS:
+        assert any(not np.array_equal(third[n][scope], second[n][scope]) for n in third if scope in third[n])
+        whole = sum(found[scope] for found in third.values() if scope in found)
+        np.testing.assert_allclose(saved[scope], whole, rtol=0, atol=1e-5)
