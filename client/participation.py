@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
-from client.executor import Executor, Workspace
-from client.keeping import keep, private_values
+from client.jobs.executor import Executor, Workspace
+from client.jobs.kept import keep, private_values
 from client.limits import Limits
 from client.pulse import Pulse
 from client.state.store import RunStore
@@ -194,7 +194,7 @@ class Participation:
         """Fetch what is missing, do the work and keep the update. None: given up."""
         session, pulse = self._session, self._pulse
         try:
-            self._limits.judge_order(order)
+            self._limits.check_order(order)
             self._require_held(order)
             inline = {item.scope: item.data for item in order.inline}
             for wanted in workspace.missing(order.needed):

@@ -13,7 +13,7 @@ import torch
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
-from client.local_client import Computing, local_client
+from client.jobs.local_client import Computing, local_client
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
 from common.bodies import Train

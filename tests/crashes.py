@@ -16,9 +16,9 @@ import torch
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import TaskData
-from client.executor import ThreadExecutor, Workspace
-from client.job import JobResult
-from client.local_client import local_client
+from client.jobs.executor import ThreadExecutor, Workspace
+from client.jobs.job import JobResult
+from client.jobs.local_client import local_client
 from client.training.loop import Progress
 from client.training.work import ClientState
 from client.transport.grpc_port import GrpcCoordinator

@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client.executor import prepared
-from client.model import ClientModelSynchronizer
+from client.jobs.executor import prepared
+from client.jobs.synchronizer import ClientModelSynchronizer
 from client.state.store import RunStore
 from common.bodies import ControlShare, ScopeVersion, Train
 from common.clock import ManualClock

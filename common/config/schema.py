@@ -174,7 +174,7 @@ class SharingSection(Section):
     """true: a scope per layer of what is shared, for clients of less capacity"""
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
     """for plan rules; the first match decides. Scopes: shared, private, task/<name>, group/{1} (of the first level of
-    groups), member/{holder}"""
+    groups), member/{member}"""
 
 
 class FederationSection(Section):
@@ -343,7 +343,7 @@ class Config(Section):
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
 
     def own_models(self) -> dict[str, OwnModelRow]:
-        """The clients' own models that are asked for, by key; `common.config.rules` allows one."""
+        """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
         return self.training.own_models() | ({"guard": IsolatedModel()} if self.guard.enabled else {})
 
     def order_settings(self) -> TrainingSettings:

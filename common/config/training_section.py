@@ -55,7 +55,7 @@ class TrainingSection(Section):
     """how tasks of one client that meet in a step agree on it: docs/methods.md"""
 
     def own_models(self) -> dict[str, OwnModelRow]:
-        """The clients' own models that are asked for, by key; `common.config.rules` allows one."""
+        """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
         found = {"training.procedure": self.procedure.parts()[1]}
         if self.finetune_epochs:
             found["training.finetune_epochs"] = FineTunedModel(self.finetune_epochs)

@@ -11,7 +11,7 @@
 | `dual/<other>/<scope>` | what a relation remembers of a member's scope and another member |
 | `control/<scope>` | the sum of all clients' control variates of another scope (SCAFFOLD) |
 
-A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{holder}`. Every group of tasks,
+A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{member}`. Every group of tasks,
 and every member, has a scope of its own for it, with the template's layout and first values. A template is a scope of
 the published model too; scopes of all other kinds are their own templates.
 """
@@ -31,14 +31,14 @@ SHARED = "shared"
 LAYERED = "shared/{block}"
 PRIVATE = "private"
 TASK_HEAD = "task/{task}"
-OWN = "member/{holder}"
-OWN_HEAD = "member/{holder}/task/{task}"
-OWN_BLOCK = "member/{holder}/{block}"
-_HOLDER = "{holder}"
+OWN = "member/{member}"
+OWN_HEAD = "member/{member}/task/{task}"
+OWN_BLOCK = "member/{member}/{block}"
+_MEMBER = "{member}"
 _LEVEL = re.compile(r"\{(\d+)\}")
 _RULE = re.compile(
     r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)|group/\{[1-9]\}"
-    r"|member/\{holder\}(?:/\{block\}|/task/\{task\})?"
+    r"|member/\{member\}(?:/\{block\}|/task/\{task\})?"
 )
 _NAMED_BY_RULES = "shared, shared/{block}, private, task/{task}, task/<name>, group/{1} (to {9})"
 
@@ -122,7 +122,7 @@ class Scope:
     @property
     def is_template(self) -> bool:
         """Whether groups or members have scopes of their own in its place."""
-        return self.owner == _HOLDER or self.level is not None
+        return self.owner == _MEMBER or self.level is not None
 
     @property
     def level(self) -> int | None:
@@ -147,7 +147,7 @@ class Scope:
             return self.of.template
         if self.kind is ScopeKind.GROUP and self.level is None:
             return group_template(self.owner.count("/") + 1)
-        return str(self.filled(_HOLDER)) if self.is_member else str(self)
+        return str(self.filled(_MEMBER)) if self.is_member else str(self)
 
     @property
     def base(self) -> str:

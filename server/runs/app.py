@@ -32,10 +32,10 @@ from server.core.state import FederationState, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, influence_of
-from server.runs.apart import done_apart
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
+from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
@@ -127,7 +127,7 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool =
     folder.write(folder.config, render(config).encode())
     log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
-    origin, summary, units = done_apart(prepare) if apart else prepare()
+    origin, summary, units = done_in_own_process(prepare) if apart else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -163,7 +163,7 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
         late = f"the run is over after {state.completed_rounds} rounds; raise training.num_rounds to train it"
         raise RunFolderError(f"tasks.{added[0]}: {late}")
     prepare = partial(_prepare_heads, config, folder.path, added)
-    new = done_apart(prepare) if apart else prepare()
+    new = done_in_own_process(prepare) if apart else prepare()
     grow(config, before, new, folder, journal)
     log.info("tasks that join this run: %s", ", ".join(added))
     for line in new.summary.splitlines():

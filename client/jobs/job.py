@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import xxhash
 
-from client.model import ClientModelSynchronizer
-from client.packing import pack
-from client.precision import PrecisionChoice
+from client.jobs.packing import pack
+from client.jobs.precision import PrecisionChoice
+from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
 from client.training.evaluation import score
 from client.training.loop import Progress, TrainingDiverged

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.model import ClientModelSynchronizer
+from client.jobs.synchronizer import ClientModelSynchronizer
 from common.bodies import DENSE_FLOAT32, ScopeVersion
 from common.orders import ScopePayload
 from common.parameters.encodings import ENCODINGS

@@ -51,7 +51,7 @@ class ClientModelSynchronizer:
         tasks: tuple[str, ...],
         device: torch.device,
         layers: int | None = None,
-        judge_size: Callable[[int], None] = lambda parameters: None,
+        check_size: Callable[[int], None] = lambda parameters: None,
     ) -> None:
         """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
 
@@ -67,7 +67,7 @@ class ClientModelSynchronizer:
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
         schemas = scope_schemas(architecture, welcome.tasks, plan)
         held = held_scopes(schemas, tasks)
-        judge_size(sum(schemas[scope].size for scope in held))
+        check_size(sum(schemas[scope].size for scope in held))
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
         self.model = MultiTaskModel(architecture, needed)

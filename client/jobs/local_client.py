@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from client.data.examples import TaskData
+from client.jobs.precision import Precision
 from client.limits import Limits
-from client.precision import Precision
 from client.training.work import Procedure
 from common.capabilities import ALL, Capabilities
 from common.orders import JoinRequest

@@ -1,6 +1,6 @@
 """A real client daemon that does everything except training: it adds a constant to every parameter instead.
 
-Run as a program: `python -m benchmarks.still_client --config FILE --client_id NAME --tasks sst2 --set KEY=VALUE`.
+Run as a program: `python -m benchmarks.scoring_client --config FILE --client_id NAME --tasks sst2 --set KEY=VALUE`.
 """
 
 from __future__ import annotations

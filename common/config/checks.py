@@ -1,15 +1,15 @@
-"""Rules that span several keys; every problem is one `path: what is wrong; remedy` line."""
+"""Checks that span several keys; every problem is one `path: what is wrong; remedy` line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import circle_rules, size_rules
+from common.config import group_checks, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
-from common.inputs.kind import RunSettings
+from common.inputs.kind import Checks
 from common.methods.choice import Row, Table
 from common.methods.local_optimizers import SGDOptimizer
 from common.methods.partitions import DirichletPartition
@@ -26,10 +26,10 @@ Role = Literal["server", "client", "simulate", "any"]
 def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -> list[str]:
     """What is wrong across sections, for a process that acts as `role`.
 
-    Rules that read a section in `broken` are left out: it was refused already and holds defaults now.
+    Checks that read a section in `broken` are left out: it was refused already and holds defaults now.
     """
-    rules = _TASK_RULES + config.model.inputs.rules + _RULES + _ROLE_RULES[role]
-    return [line for reads, rule in rules if not set(reads) & set(broken) for line in rule(config)]
+    checks = _TASK_CHECKS + config.model.inputs.checks + _CHECKS + _ROLE_CHECKS[role]
+    return [line for reads, check in checks if not set(reads) & set(broken) for line in check(config)]
 
 
 def server_problems(config: Config) -> list[str]:
@@ -317,17 +317,17 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
     return [f"{path}.{absent}: missing; {path}.{present} needs it"]
 
 
-# What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
-_TASK_RULES: RunSettings = (
+# What a check reads. Those without `tasks` go through the tasks one by one and hold for those that are left.
+_TASK_CHECKS: Checks = (
     (("model",), _one_model),
     (("model",), _warm_start),
     (("model",), _tasks_fit_inputs),
     (("tasks",), _some_task),
     ((), _task_definitions),
-    ((), size_rules.tasks),
+    ((), size_checks.tasks),
 )
-_RULES: RunSettings = (
-    (("sharing",), size_rules.rules),
+_CHECKS: Checks = (
+    (("sharing",), size_checks.rules),
     (("data",), _data_source),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
@@ -337,8 +337,8 @@ _RULES: RunSettings = (
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
-    (("sharing", "tasks"), circle_rules.groups),
-    (("sharing", "relation", "aggregation", "tasks"), circle_rules.relation),
+    (("sharing", "tasks"), group_checks.groups),
+    (("sharing", "relation", "aggregation", "tasks"), group_checks.relation),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),
@@ -347,7 +347,7 @@ _RULES: RunSettings = (
     (("server",), _server_files),
     (("client",), _client_files),
 )
-_ROLE_RULES: dict[Role, RunSettings] = {
+_ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),
     "server": ((("server",), server_problems),),
     "client": ((("client",), client_problems),),
