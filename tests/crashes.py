@@ -272,7 +272,7 @@ def prepare_run(config: Config, path: Path) -> Path:
 @contextmanager
 def model_made_here() -> Iterator[None]:
     """Make initial models in this process, which has torch already."""
-    with mock.patch("server.runs.app.done_apart", lambda work: work()):
+    with mock.patch("server.runs.app.done_in_own_process", lambda work: work()):
         yield
 
 
