@@ -20,7 +20,7 @@ ELSEWHERE = {
     "simulation.executor": {"ray"},
     "training.procedure": {"scaffold"},
 }
-"""Choices that need a hub, files, a GPU, a clock or Ray; and scaffold, which has numbers of its own to be checked by."""
+"""Choices that need a hub, files, a GPU, a clock or Ray; and scaffold, whose numbers are checked by other tests."""
 
 
 def choices(section: type[Section], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
