@@ -16,11 +16,11 @@ import torch
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import TaskData
-from client.executor import ThreadExecutor, Workspace
-from client.job import JobResult
-from client.local_client import local_client
+from client.jobs.executor import ThreadExecutor, Workspace
+from client.jobs.job import JobResult
+from client.jobs.local_client import local_client
 from client.training.loop import Progress
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
@@ -272,7 +272,7 @@ def prepare_run(config: Config, path: Path) -> Path:
 @contextmanager
 def model_made_here() -> Iterator[None]:
     """Make initial models in this process, which has torch already."""
-    with mock.patch("server.runs.app.done_apart", lambda work: work()):
+    with mock.patch("server.runs.app.done_in_own_process", lambda work: work()):
         yield
 
 

@@ -59,8 +59,8 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         kept: list[Record] = list(records)
         commit(journal, kept)
         if journal.completed() == DIED_AFTER and not (place / "image").exists():
-            assert journal._settling is not None
-            journal._settling._thread.submit(lambda: None).result()
+            assert journal._flusher is not None
+            journal._flusher._thread.submit(lambda: None).result()
             shutil.copytree(place / "whole", place / "image")
             back_up(place / "whole", place / "live")  # the coordinator has the run open, and goes on after this
 

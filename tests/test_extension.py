@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.job import Job, JobResult, run_job
-from client.model import ClientModelSynchronizer
-from client.training.procedures import ClientState
+from client.jobs.job import Job, JobResult, run_job
+from client.jobs.synchronizer import ClientModelSynchronizer
+from client.training.work import ClientState
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError
@@ -124,7 +124,7 @@ def test_a_task_joins_a_run_and_nothing_else_changes(
         kept[job.order.order_id, "before"], kept[job.order.order_id, "after"] = dict(state), result.state
         return result
 
-    monkeypatch.setattr("client.executor.run_job", watched)
+    monkeypatch.setattr("client.jobs.executor.run_job", watched)
     coordinator, before, after, versions = asyncio.run(two_rounds_and_two_more(few, more, tmp_path))
     fresh = {name: value.detach().numpy().ravel() for name, value in make_model(more).model.named_parameters()}
     assert {name for _, name in set(after) - set(before)} == {n for n in fresh if n.startswith("heads.stsb.")}

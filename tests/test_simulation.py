@@ -20,7 +20,7 @@ from client.app import local_definitions
 from client.data.partitions import by_label, deal
 from client.data.request import DataRequest
 from client.data.sources import load
-from client.local_client import Computing, local_client
+from client.jobs.local_client import Computing, local_client
 from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock

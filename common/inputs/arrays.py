@@ -113,7 +113,7 @@ def _source(config: Config) -> list[str]:
 class Arrays(InputKind):
     """The same shape in every row of every task."""
 
-    rules = (
+    checks = (
         (("model",), _described),
         (("model",), _text_settings),
         (("model", "federation"), _codec),
@@ -134,7 +134,7 @@ class Arrays(InputKind):
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
         """An encoder of ours, described by its parameters."""
         encoder = section.array_encoder
-        assert encoder is not None  # `rules` see to it
+        assert encoder is not None  # `checks` see to it
         return EncoderSource(encoder.describe(), None, None, f"random weights: {encoder.name}")
 
     def build_encoder(self, encoder_config: str) -> Encoder:

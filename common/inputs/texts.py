@@ -144,7 +144,7 @@ class Texts(InputKind):
     """Read as tokens; every encoder that is not of another kind of inputs reads texts."""
 
     name = "texts"
-    rules = (
+    checks = (
         (("model",), _tasks),
         (("model", "data"), _standardise),
         (("data", "model"), _tasks_have_data),
