@@ -9,12 +9,12 @@ from itertools import cycle, islice
 from statistics import median
 
 import torch
-from torch import nn
 
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step
 from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
 from common.models.randomness import borrowed_generator
+from common.parameters.flat import tensors_of
 
 WARM_UP_STEPS = 3
 TIMED_STEPS = 12
@@ -58,17 +58,17 @@ def time_precisions(
 
 @contextmanager
 def _unchanged(model: MultiTaskModel) -> Iterator[None]:
-    """Give parameters, precision and mode of the model back as they were."""
-    before: list[tuple[nn.Parameter, torch.Tensor]] = [(p, p.detach().clone()) for p in model.parameters()]
+    """Give parameters, statistics, precision and mode of the model back as they were."""
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors_of(model).values()]
     precision, training = model.precision, model.training
     try:
         yield
     finally:
         model.precision = precision
         model.train(training)
-        for parameter, values in before:
-            parameter.grad = None
-            parameter.detach().copy_(values)
+        for tensor, values in before:
+            tensor.grad = None
+            tensor.detach().copy_(values)
 
 
 def _now(device: torch.device) -> float:

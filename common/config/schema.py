@@ -43,8 +43,8 @@ from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
-from common.parameters.plan import PLANS, ScopeRule, SharingPlan, groups_plan
-from common.parameters.scope import LAYERED, SHARED
+from common.parameters.plan import NORM_STATISTICS, PLANS, ScopeRule, SharingPlan, groups_plan
+from common.parameters.scope import LAYERED, PRIVATE, SHARED
 from common.tasks import TaskDefinition
 
 
@@ -175,6 +175,8 @@ class SharingSection(Section):
     """soft, adaptive: who holds a copy: tasks (all clients with the same) | clients"""
     private_layers: Annotated[int, Field(ge=0, le=1000)] = 1
     """encoder layers that stay with fedper and lg, 0 or more"""
+    norm_statistics: Literal["private", "shared"] = "private"
+    """of batch normalisation: private (each client's own) | shared (averaged as the plan says)"""
     by_layer: bool = False
     """true: a scope per layer of what is shared, for clients of less capacity"""
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
@@ -381,4 +383,7 @@ class Config(Section):
             rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
         if sharing.by_layer:
             rules = tuple(ScopeRule(r.match, LAYERED if r.scope == SHARED else r.scope) for r in rules)
+        encoder = self.model.array_encoder
+        if encoder is not None and encoder.has_norm_statistics and sharing.norm_statistics == "private":
+            rules = (*(ScopeRule(f"*.{name}", PRIVATE) for name in NORM_STATISTICS), *rules)
         return SharingPlan(rules, sharing.private_layers)

@@ -12,7 +12,7 @@ from common.methods.choice import Bounds
 if TYPE_CHECKING:
     from common.inputs.kind import Encoder
 
-Norm = Literal["none", "group"]
+Norm = Literal["none", "group", "batch"]
 Kernel = Annotated[int, Bounds(least=1, most=99)]
 Pooling = Annotated[int, Bounds(least=1, most=99)]
 
@@ -33,11 +33,16 @@ class Conv2dEncoder(ArrayEncoder):
     pooling: Pooling = 2
     """each layer ends with the largest of so many by so many pixels; 1: off"""
     norm: Norm = "group"
-    """after each convolution: none | group (Wu and He 2018; it needs no statistics of a client's rows)"""
+    """after each convolution: none | group (Wu and He 2018; needs no statistics) | batch (sharing.norm_statistics)"""
     hidden: Annotated[int, Bounds(least=1, most=1_000_000)] = 64
     """width of the linear layer that heads read"""
     dropout: Dropout = 0.0
     """before that layer and before the head"""
+
+    @property
+    def has_norm_statistics(self) -> bool:
+        """See `ArrayEncoder`."""
+        return self.norm == "batch"
 
     @property
     def row_shape(self) -> tuple[int, ...]:

@@ -35,6 +35,11 @@ class ArrayEncoder(Row):
     """Whether rows of more dimensions are read as one."""
 
     @property
+    def has_norm_statistics(self) -> bool:
+        """Whether it gathers statistics of its rows in training, as batch normalisation does."""
+        return False
+
+    @property
     @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row, without the dimension of the batch."""

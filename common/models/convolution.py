@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
 from types import SimpleNamespace
 
@@ -23,8 +24,12 @@ class ConvolutionalLayer(nn.Module):
         flat = len(description.shape) == 3
         convolution = nn.Conv2d if flat else nn.Conv1d
         self.convolution = convolution(inputs, outputs, description.kernel, padding=description.kernel // 2)
-        grouped = description.norm == "group"
-        self.norm = nn.GroupNorm(gcd(GROUPS, outputs), outputs) if grouped else nn.Identity()
+        norms: dict[str, Callable[[], nn.Module]] = {
+            "none": nn.Identity,
+            "group": lambda: nn.GroupNorm(gcd(GROUPS, outputs), outputs),
+            "batch": lambda: (nn.BatchNorm2d if flat else nn.BatchNorm1d)(outputs),
+        }
+        self.norm = norms[description.norm]()
         self.pooling = (nn.MaxPool2d if flat else nn.MaxPool1d)(description.pooling)
 
     def forward(self, values: Tensor) -> Tensor:

@@ -7,24 +7,31 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from common.parameters.plan import NORM_STATISTICS
 from common.parameters.schema import ElementType, ParameterSchema
 
 TORCH_TYPES = {ElementType.FLOAT32: torch.float32, ElementType.FLOAT64: torch.float64}
 """Element types of schemas as torch has them."""
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter, tied ones once, in the model's order, then the statistics of batch normalisation."""
+    statistics = {n: buffer for n, buffer in model.named_buffers() if n.rpartition(".")[2] in NORM_STATISTICS}
+    return {**dict(model.named_parameters()), **statistics}
+
+
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, tied ones once, in the model's order."""
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    """Name and shape of everything that scopes hold."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
 
 
 def bind(model: nn.Module, schemas: Mapping[str, ParameterSchema]) -> dict[str, Tensor]:
-    """Move each scope's parameters into one contiguous vector and make the model's tensors views of it.
+    """Move each scope's tensors into one contiguous vector and make the model's tensors views of it.
 
     Returns one vector per scope, on the model's device, holding the model's present values. Writing to a
     vector in place changes the model and the other way round.
     """
-    parameters = dict(model.named_parameters())
+    parameters = tensors_of(model)
     vectors = {}
     for scope, schema in schemas.items():
         device = parameters[schema.entries[0].name].device

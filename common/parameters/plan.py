@@ -31,6 +31,9 @@ _PLACES = (*_COUNTED, "{layer}")
 _NTH_LAYER = re.compile(r"\{layer:(-?\d+)\}")
 
 
+NORM_STATISTICS = ("running_mean", "running_var")
+"""What batch normalisation calls the statistics of rows that it gathers in training; they have no gradients."""
+
 EMBEDDINGS, TOP, HEADS = "embeddings", "top", "heads"
 
 

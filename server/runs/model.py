@@ -16,7 +16,7 @@ from common.models.encoder import EncoderSource
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
 from common.orders import ModelArchitecture
-from common.parameters.flat import bind, shapes_of
+from common.parameters.flat import bind, shapes_of, tensors_of
 from common.parameters.plan import SharingPlan
 from common.parameters.vector import Vector
 from common.tasks import TaskDefinition
@@ -191,7 +191,7 @@ class MTLServerModel:
                 raise ModelError(f"scope '{scope}': {vector.dtype} {vector.shape} given, {dtype} ({size},) needed")
             if not np.isfinite(vector).all():
                 raise ModelError(f"scope '{scope}': a value is not finite")
-        parameters = dict(self.model.named_parameters())
+        parameters = tensors_of(self.model)
         with torch.no_grad():
             for scope, vector in vectors.items():
                 for entry in self.schemas[scope].entries:
@@ -204,12 +204,12 @@ class MTLServerModel:
         return f"heads.{task}."
 
     def _copies(self, prefix: str) -> dict[str, Tensor]:
-        parameters = self.model.named_parameters()
-        return {name: value.detach().clone() for name, value in parameters if name.startswith(prefix)}
+        found = tensors_of(self.model).items()
+        return {name: value.detach().clone() for name, value in found if name.startswith(prefix)}
 
     @torch.no_grad()
     def _replace(self, prefix: str, values: Mapping[str, Tensor]) -> None:
-        own = {name: value for name, value in self.model.named_parameters() if name.startswith(prefix)}
+        own = {name: value for name, value in tensors_of(self.model).items() if name.startswith(prefix)}
         for name in sorted(own.keys() ^ values.keys()):
             raise ModelError(f"parameter '{name}' is {'missing' if name in own else 'not one of these'}")
         for name, value in values.items():
