@@ -113,6 +113,7 @@ async def take_part(
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
     """
     section, limits = config.client, limits_of(config)
+    config.model.allow_encoder()
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)

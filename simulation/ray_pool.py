@@ -33,6 +33,7 @@ from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.work import ClientState, Procedure
 from common.bodies import ScopeVersion
+from common.encoders.module import trust, trusted_files
 from common.errors import RunFailedError, foreign_errors
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, Reply, Update, Welcome
@@ -70,10 +71,16 @@ class ReplicaActor:
     """One model in a process of its own."""
 
     def build(
-        self, welcome: Welcome, schemas: Mapping[str, ParameterSchema], rules: tuple[tuple[str, str], ...], threads: int
+        self,
+        welcome: Welcome,
+        schemas: Mapping[str, ParameterSchema],
+        rules: tuple[tuple[str, str], ...],
+        threads: int,
+        files: Mapping[str, Path],
     ) -> None:
         """Build the replica. An error in a constructor would reach nobody as what it is."""
         limit_threads(threads)
+        trust(files)
         self._replica = Replica.of_everybody(welcome, schemas, rules, torch.device("cpu"))
 
     def run(self, client: RemoteClient, order: Order, state: ClientState, *values: NDArray[np.generic]) -> JobResult:
@@ -166,7 +173,7 @@ class RayPool:
                 actor = ray.remote(num_cpus=self._threads)(ReplicaActor)
                 actors: list[Reference] = [actor.remote() for _ in range(self._size)]
                 with _errors_of_actors():
-                    whole = (welcome, dict(self.schemas), self._rules, self._threads)
+                    whole = (welcome, dict(self.schemas), self._rules, self._threads, trusted_files())
                     ray.get([actor.build.remote(*whole) for actor in actors])
                 self._actors = actors
         return RayExecutor(self, client, welcome, self._reader)

@@ -63,7 +63,7 @@ class Chosen(Generic[R]):
             values = section.model_validate(own)
         except ValidationError as error:
             raise _errors([*found, *map(_again, error.errors())]) from None
-        made = None if row is None else row(**{key: getattr(values, key) for key in known})
+        made = None if row is None else row.of({key: getattr(values, key) for key in known})
         found += [_problem(*_placed(line), body) for line in (made.problems() if made is not None else [])]
         if found:
             raise _errors(found)

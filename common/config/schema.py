@@ -34,9 +34,10 @@ from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
+from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
-from common.inputs import Header, InputKind, input_of
+from common.inputs import INPUT_KINDS, Header, InputKind, input_of
 from common.methods.choice import table
 from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
@@ -72,7 +73,8 @@ class ModelSection(Section):
     """
 
     server_model: Location = "prajjwal1/bert-tiny"
-    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru"""
+    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru |
+    module"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -95,17 +97,25 @@ class ModelSection(Section):
     """of server_model conv1d: convolutions over sequences"""
     gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
     """of server_model gru: recurrent units over sequences"""
+    module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
+    """of server_model module: a torch module of your own"""
 
     @property
     def inputs(self) -> InputKind:
         """What examples are made of."""
-        return input_of(self.server_model)
+        encoder = self.array_encoder
+        return input_of(self.server_model) if encoder is None else INPUT_KINDS[encoder.inputs]
 
     @property
     def array_encoder(self) -> ArrayEncoder | None:
         """The encoder of ours that `server_model` names, where it is described."""
         found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
         return found
+
+    def allow_encoder(self) -> None:
+        """Let this process build the encoder from a description, if it is one of ours; see `ModuleEncoder`."""
+        if self.array_encoder is not None:
+            self.array_encoder.allow()
 
 
 class DataSection(Section):

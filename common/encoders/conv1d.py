@@ -19,7 +19,7 @@ class Conv1dEncoder(ArrayEncoder):
     """Convolutions with ReLU and max pooling along sequences, then the mean over what is left of the time."""
 
     name = "conv1d"
-    inputs = "sequences"
+    kind = "sequences"
 
     shape: tuple[int, ...]
     """of a row: length, channels"""

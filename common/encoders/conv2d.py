@@ -22,7 +22,7 @@ class Conv2dEncoder(ArrayEncoder):
     """Convolutions with ReLU and max pooling over images, then the mean over what is left of the picture."""
 
     name = "conv2d"
-    inputs = "images"
+    kind = "images"
 
     shape: tuple[int, ...]
     """of a row: channels, height, width"""

@@ -18,7 +18,7 @@ class GRUEncoder(ArrayEncoder):
     """Gated recurrent units along sequences (Cho et al. 2014); heads read the last state."""
 
     name = "gru"
-    inputs = "sequences"
+    kind = "sequences"
 
     shape: tuple[int, ...]
     """of a row: length, channels"""

@@ -19,7 +19,7 @@ class MLPEncoder(ArrayEncoder):
     """Linear layers with ReLU over rows of numbers; without layers, a linear model."""
 
     name = "mlp"
-    inputs = "numbers"
+    kind = "numbers"
     flattens = True
 
     features: Annotated[int, Bounds(least=1, most=LARGEST_SIZE)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin
 
 from common.errors import ModelError
@@ -18,6 +18,7 @@ E = TypeVar("E", bound="ArrayEncoder")
 LARGEST_SIZE = 1_000_000
 MOST_LAYERS = 1000
 MOST_DIMENSIONS = 8
+MOST_ARGUMENTS = 100
 MOST_VALUES = 1 << 26
 """In a row of an array: 256 MiB of float32."""
 
@@ -29,10 +30,15 @@ class ArrayEncoder(Row):
     description from which both sides build the same module.
     """
 
-    inputs: ClassVar[str]
-    """Which of `INPUT_KINDS` it reads."""
+    kind: ClassVar[str] = ""
+    """Which of `INPUT_KINDS` it reads, where that is the same for all of its rows."""
     flattens: ClassVar[bool] = False
     """Whether rows of more dimensions are read as one."""
+
+    @property
+    def inputs(self) -> str:
+        """Which of `INPUT_KINDS` it reads."""
+        return self.kind
 
     @property
     def has_norm_statistics(self) -> bool:
@@ -48,10 +54,16 @@ class ArrayEncoder(Row):
     def build(self) -> Encoder:
         """The module, with values from torch's global generator."""
 
+    def allow(self) -> None:
+        """Let this process build it from a description that another one made; see `ModuleEncoder`.
+
+        Raises:
+            ConfigError: it needs a file that is not there.
+        """
+
     def describe(self) -> str:
         """The description as JSON with sorted keys."""
-        values = {key: getattr(self, key) for key in parameters_of(type(self))}
-        return json.dumps({"model_type": self.name, **values}, sort_keys=True)
+        return json.dumps({"model_type": self.name, **self.values()}, sort_keys=True)
 
     @classmethod
     def read(cls: type[E], values: dict[str, Any]) -> E:
@@ -68,7 +80,7 @@ class ArrayEncoder(Row):
                 raise ModelError(f"encoder of type '{cls.name}': {key} is {values[key]!r:.80}, of another type")
             if parameter.bounds is not None and (problem := parameter.bounds.problem(values[key])):
                 raise ModelError(f"encoder of type '{cls.name}': {key}: {problem}")
-        made = cls(**{key: _frozen(values[key]) for key in known})
+        made = cls.of({key: _frozen(values[key]) for key in known})
         if problems := made.problems():
             raise ModelError(f"encoder of type '{cls.name}': {problems[0]}")
         return made
@@ -101,11 +113,17 @@ def _is_of(value: object, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if origin is tuple:
         return isinstance(value, list) and all(_is_of(item, inner[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(isinstance(item, int | float | str | bool) for item in value.values())
+    if origin is Mapping:
+        return isinstance(value, dict) and len(value) <= MOST_ARGUMENTS and all(map(_is_plain, value.values()))
     if origin is not None:  # a literal
         return value in inner
     return type(value) is kind
+
+
+def _is_plain(value: object, nested: bool = True) -> bool:
+    if isinstance(value, list):
+        return nested and len(value) <= MOST_LAYERS and all(_is_plain(item, nested=False) for item in value)
+    return value is None or isinstance(value, int | float | bool | str)
 
 
 def _frozen(value: Any) -> Any:

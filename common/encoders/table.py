@@ -6,7 +6,8 @@ from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
+from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.methods.choice import Table, table
 
-ENCODERS: Table[ArrayEncoder] = table(MLPEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder)
+ENCODERS: Table[ArrayEncoder] = table(MLPEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder, ModuleEncoder)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
+from common.errors import ModelError
 from common.inputs.header import Header
 from common.inputs.kind import Batch, Encoder, InputKind, moved
 from common.models.encoder import EncoderSource, Weights
@@ -142,8 +144,8 @@ class Arrays(InputKind):
         return encoder_described(encoder_config).build()
 
     def draws(self, encoder: Encoder) -> bool:
-        """An encoder without dropout draws nothing."""
-        return bool(encoder.config.hidden_dropout_prob)
+        """An encoder of ours without dropout draws nothing."""
+        return bool(getattr(encoder.config, "draws", encoder.config.hidden_dropout_prob))
 
 
 def encoder_described(encoder_config: str) -> ArrayEncoder:
@@ -155,18 +157,21 @@ def encoder_described(encoder_config: str) -> ArrayEncoder:
     from common.models.description import read_object
 
     values = read_object(encoder_config)
-    return ENCODERS[str(values.get("model_type"))].read(values)
+    row = ENCODERS.get(str(values.get("model_type")))
+    if row is None:
+        raise ModelError("the encoder's description is of no encoder of ours")
+    return row.read(values)
 
 
 def _types(kind: str) -> frozenset[str]:
-    return frozenset(name for name, encoder in ENCODERS.items() if encoder.inputs == kind)
+    return frozenset(name for name, encoder in ENCODERS.items() if encoder.kind == kind)
 
 
 class Numbers(Arrays):
     """Flat rows: sensors, tables."""
 
     name = "numbers"
-    encoder_types = _types("numbers")
+    encoder_types = _types("numbers") | {ModuleEncoder.name}
     joins_with = ("number of features, and the names of their columns in order where they have names",)
     stays = "features"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from common.encoders.table import ENCODERS
 from common.errors import ModelError
-from common.inputs.arrays import Images, Numbers, Sequences
+from common.inputs.arrays import Images, Numbers, Sequences, encoder_described
 from common.inputs.kind import InputKind
 from common.inputs.texts import Texts
 
@@ -29,4 +30,7 @@ def input_described(encoder_config: str) -> InputKind:
         values = json.loads(encoder_config)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"encoder configuration is not JSON: {str(error)[:200]}") from None
-    return input_of(values.get("model_type") if isinstance(values, dict) else None)
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type in ENCODERS:
+        return INPUT_KINDS[encoder_described(encoder_config).inputs]
+    return input_of(model_type)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 LARGEST = 1e6
 """Of rates and strengths: no method wants more, and products of a few of them stay finite in float32."""
@@ -49,6 +49,8 @@ Epochs = Annotated[int, Bounds(least=0, most=2**31 - 1)]
 class Parameter:
     """One parameter of a row: its type, what a number may be, and its default."""
 
+    attribute: str
+    """Of the row; its name, unless that is a word of Python."""
     kind: Any
     bounds: Bounds | None
     default: object
@@ -59,6 +61,16 @@ class Row:
     """Base of all rows. `name` is what a configuration and a message call it."""
 
     name: ClassVar[str]
+
+    def values(self) -> dict[str, Any]:
+        """Its parameters by the names that a configuration has for them."""
+        return {key: getattr(self, parameter.attribute) for key, parameter in parameters_of(type(self)).items()}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The row with these parameters, by the same names."""
+        known = parameters_of(cls)
+        return cls(**{known[key].attribute: value for key, value in values.items()})
 
     def problems(self) -> list[str]:
         """What contradicts what among the parameters, one `parameter: problem; remedy` line each."""
@@ -81,7 +93,8 @@ def parameters_of(row: type[Row]) -> dict[str, Parameter]:
     """The parameters of a row, in its order; worked out once per row."""
     if row not in _PARAMETERS:
         hints = get_type_hints(row, include_extras=True)
-        _PARAMETERS[row] = {field.name: _parameter(hints[field.name], field) for field in fields(cast(Any, row))}
+        found = (_parameter(hints[field.name], field) for field in fields(cast(Any, row)))
+        _PARAMETERS[row] = {parameter.attribute.removesuffix("_"): parameter for parameter in found}
     return _PARAMETERS[row]
 
 
@@ -89,7 +102,7 @@ def _parameter(hint: Any, field: Field[Any]) -> Parameter:
     default: object = field.default if field.default_factory is MISSING else field.default_factory()
     default = ... if default is MISSING else default
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    return Parameter(kind, next((note for note in notes if isinstance(note, Bounds)), None), default)
+    return Parameter(field.name, kind, next((note for note in notes if isinstance(note, Bounds)), None), default)
 
 
 def readers(rows: Table[R], key: str) -> list[str]:
@@ -101,4 +114,4 @@ def described(row: Row | None) -> dict[str, object]:
     """A row as a configuration writes it: its name, `none` for None, and its parameters."""
     if row is None:
         return {"name": "none"}
-    return {"name": row.name, **{key: getattr(row, key) for key in parameters_of(type(row))}}
+    return {"name": row.name, **row.values()}

@@ -104,6 +104,7 @@ def load_run(path: Path) -> SavedRun:
 def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     config = load_config(folder.config)
     architecture, _ = folder.read_description()
+    config.model.allow_encoder()
     model = MTLServerModel.restore(
         architecture,
         folder.tokenizer.read_bytes(),
