@@ -10,7 +10,7 @@ import torch
 
 from client.app import load_data, local_definitions
 from client.data.array_examples import ArrayExamples
-from client.data.arrays import read_rows
+from client.data.array_loader import read_rows
 from client.data.examples import prepare
 from client.data.synthetic import generate_rows
 from client.data.texts import TextExamples

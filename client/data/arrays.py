@@ -1,10 +1,10 @@
-"""Rows of numbers from files: `all.npz`, one `.npz` file or table per task, or two of them in the task's folder."""
+"""Rows of numbers from one array file, table or folder of images, checked."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,22 @@ from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
-from client.data.examples import TaskData
-from client.data.files import SPLIT_NAMES, find, read_all
+from client.data.files import read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
+from client.data.image_folders import read_image_folder
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
-from common.inputs.header import Header
-from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label, Labels
 from common.tasks.labels import CellError, quoted
 
-ALL = "all.npz"
 ARRAYS = ".npz"
 ENDINGS = (ARRAYS, *SUFFIXES)
 NAMES = ("names", "feature_names", "columns")
 """What an array is called that holds the names of the features."""
-VALIDATION_SHARE = 4
-"""Where a file holds all rows of a task, one in so many is for validation."""
+SPLITS = {"train": "train", "validation": "val"}
+"""What MedMNIST calls its splits."""
 
 Array = NDArray[Any]
 
@@ -56,70 +53,12 @@ class ReadArrays:
         return f"column {self.columns.features[number - 1]!r}" if self.columns.features else f"feature {number}"
 
 
-def read_rows(
-    folder: Path,
-    task: TaskDefinition,
-    encoder: ArrayEncoder,
-    seed: int,
-    names: ColumnNames | None = None,
-    *,
-    scored: bool = True,
-) -> TaskData:
-    """Training and validation rows of the shape that an encoder reads, and what their columns are.
-
-    Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y, and the
-    features' names where there are any) or as a table (features are matched by name), then `all.npz` (arrays task, x
-    and y; task holds the tasks' names, or the number at the end of each name). From a file with all rows, every fourth
-    in an order that depends on `seed` and the task's name is for validation. Unless rows shall be `scored`, the folder
-    of a task needs no validation rows.
-
-    Raises:
-        DataError: there is no such file, or what is wrong with it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; give the folder that holds {task.name}.npz or {ALL}")
-    own = folder / task.name
-    train, validation = find(own, SPLIT_NAMES["train"], ENDINGS), find(own, SPLIT_NAMES["validation"], ENDINGS)
-    if train and (validation or not scored):
-        read = _read(train, task, names)
-        rows = _checked(read, task, encoder)
-        if not validation:
-            return _data(read, rows, rows.take(np.empty(0, dtype=np.int64)), str(own))
-        wanted = replace(names or ColumnNames(), features=read.columns.features)
-        return _data(read, rows, _checked(_read(validation, task, wanted), task, encoder), str(own))
-    paths = find(folder, (task.name,), ENDINGS)
-    if paths:
-        read = _read(paths, task, names)
-    elif (folder / ALL).is_file():
-        read = _read_arrays(folder / ALL, task, names, whose=True)
-    elif train:
-        raise DataError(f"{own} has no validation file; name it validation with .npz or .csv, or write val_samples: 0")
-    else:
-        needed = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
-        raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {needed} (or {_OTHERS})")
-    whole = _checked(read, task, encoder)
-    if len(whole) < 2:
-        raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
-    order = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, "split"))).permutation(len(whole))
-    held_out = max(len(whole) // VALIDATION_SHARE, 1)
-    return _data(read, whole.take(np.sort(order[held_out:])), whole.take(np.sort(order[:held_out])), read.origin)
-
-
-_OTHERS = ", ".join(SUFFIXES)
-
-
-def _data(read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str) -> TaskData:
-    named = read.columns.features
-    header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
-    notes = read.table.notes if read.table is not None else ()
-    return TaskData(train, validation, origin, read.columns, (header,), notes)
-
-
-def _read(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
+def read_file(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
+    """An array file, or a table, which may lie in several."""
     if paths[0].name.endswith(ARRAYS):
         if len(paths) > 1:
             raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
-        return _read_arrays(paths[0], task, names)
+        return read_arrays(paths[0], task, names)
     if paths[0].name.endswith(ARRAYS + ".gz"):
         raise DataError(f"{paths[0]}: an {ARRAYS} file is packed by itself; unpack it with gunzip")
     table = read_all(paths)
@@ -163,11 +102,20 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False) -> ReadArrays:
-    """The arrays of a file; where it says `whose` rows they are, those of one task."""
-    unreadable = DataError(f"{path} is not a readable .npz file of plain arrays; write it again")
-    with foreign_errors(lambda error: unreadable), np.load(path, allow_pickle=False) as file:
-        arrays: dict[str, Array] = {name: file[name] for name in file.files}
+def holds_splits(path: Path) -> bool:
+    """Whether an array file holds training and validation images, as those of MedMNIST do (Yang et al. 2023)."""
+    wanted = {f"{split}_{part}" for split in SPLITS.values() for part in ("images", "labels")}
+    with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
+        return wanted <= {*file.files}
+
+
+def read_arrays(
+    path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False, split: str | None = None
+) -> ReadArrays:
+    """The arrays of a file, or of one `split` of it; where it says `whose` rows they are, those of one task."""
+    arrays = _arrays_in(path)
+    if split is not None:
+        arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
     named = names or ColumnNames()
     label = _label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
@@ -184,6 +132,21 @@ def _read_arrays(path: Path, task: TaskDefinition, names: ColumnNames | None, *,
     if x.dtype.kind not in "fiub":
         raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
     return _by_name(path, x, y, _feature_names(path, arrays, x), task, replace(named, label=label))
+
+
+def _arrays_in(path: Path) -> dict[str, Array]:
+    with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _unreadable(path: Path) -> Callable[[Exception], DataError]:
+    return lambda error: DataError(f"{path} is not a readable .npz file of plain arrays; write it again")
+
+
+def read_images(folder: Path, encoder: ArrayEncoder) -> ReadArrays:
+    """The images of a folder that has a folder for each label."""
+    images, labels = read_image_folder(folder, encoder.row_shape)
+    return ReadArrays(str(folder), images, labels, ColumnNames())
 
 
 def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
@@ -240,7 +203,8 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
     return mine
 
 
-def _checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
+def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
+    """The rows as the encoder reads them, with their labels; finite, and of its shape."""
     if not len(read.features):
         raise DataError(f"{read.origin} has no rows; give at least one")
     form, wanted = FORMS[encoder.inputs], encoder.row_shape

@@ -25,6 +25,8 @@ class ArrayForm:
     """From rows as files hold them to rows of this shape, or of another one if they cannot be."""
     averaged: Shape
     """The axes over which mean and deviation are taken where they are standardised."""
+    from_image_files: bool = False
+    """Whether they may also come as image files."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
 
@@ -48,6 +50,6 @@ def _sequence(x: Array, shape: Shape) -> Array:
 
 FORMS = {
     Numbers.name: ArrayForm(Numbers.name, _flat, averaged=(0,)),
-    Images.name: ArrayForm(Images.name, _image, averaged=(0, 2, 3), keeps_bytes=True),
+    Images.name: ArrayForm(Images.name, _image, averaged=(0, 2, 3), from_image_files=True, keeps_bytes=True),
     Sequences.name: ArrayForm(Sequences.name, _sequence, averaged=(0, 1)),
 }

@@ -1,7 +1,7 @@
 """Generated rows of numbers for any task: all tasks look at the same few hidden directions of the same space.
 
 A flat row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. An image or sequence
-is noise with patterns at random places, one per direction, of normally distributed strengths; tasks know the tanh of
+is noise with a few patterns at random places, of normally distributed strengths; tasks know the tanh of
 these. A task's own weights turn that into class scores, one yes or no per label, or a number; noise covers a part.
 What an encoder learns for one task therefore serves the others.
 """
@@ -21,7 +21,8 @@ from common.tasks import TaskDefinition
 
 DIRECTIONS = 8
 NOISE = 0.25
-PATTERN_EDGE = 5
+PATTERNS = 4
+PATTERN_EDGE = 3
 PATTERN_STRENGTH = 2.0
 
 Floats = NDArray[np.floating]
@@ -34,7 +35,8 @@ def generate_rows(
     shape = encoder.row_shape
     size = "x".join(map(str, shape)) if len(shape) > 1 else shape[0]
     own = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, "weights")))
-    weights = own.standard_normal((DIRECTIONS, task.outputs)) / np.sqrt(DIRECTIONS)
+    known_count = DIRECTIONS if len(shape) == 1 else PATTERNS
+    weights = own.standard_normal((known_count, task.outputs)) / np.sqrt(known_count)
     common = np.random.Generator(np.random.PCG64(derive_seed(seed, size, "directions")))
     rng = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, split, "rows")))
     draw = _flat if len(shape) == 1 else _patterned
@@ -62,15 +64,15 @@ def _patterned(
     """Rows with patterns. Of an image all channels, of a sequence all steps of a pattern go to one place."""
     channels = 0 if len(shape) == 3 else 1
     edges = [size if axis == channels else min(size, PATTERN_EDGE) for axis, size in enumerate(shape)]
-    patterns = common.standard_normal((DIRECTIONS, *edges)) * PATTERN_STRENGTH
+    patterns = common.standard_normal((PATTERNS, *edges)) * PATTERN_STRENGTH
     rows = np.empty((count, *shape), dtype=np.float32)
-    strengths, noise = np.empty((count, DIRECTIONS)), np.empty((count, outputs))
+    strengths, noise = np.empty((count, PATTERNS)), np.empty((count, outputs))
     for row in range(count):
-        strengths[row], noise[row] = rng.standard_normal(DIRECTIONS), rng.standard_normal(outputs)
-        places, values = rng.random((DIRECTIONS, len(shape))), rng.standard_normal(shape)
-        for direction in range(DIRECTIONS):
-            starts = [int(p * (whole - e + 1)) for p, whole, e in zip(places[direction], shape, edges, strict=True)]
+        strengths[row], noise[row] = rng.standard_normal(PATTERNS), rng.standard_normal(outputs)
+        places, values = rng.random((PATTERNS, len(shape))), rng.standard_normal(shape)
+        for pattern in range(PATTERNS):
+            starts = [int(p * (whole - e + 1)) for p, whole, e in zip(places[pattern], shape, edges, strict=True)]
             place = tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
-            values[place] += strengths[row, direction] * patterns[direction]
+            values[place] += strengths[row, pattern] * patterns[pattern]
         rows[row] = values
     return rows, strengths, noise
