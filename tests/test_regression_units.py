@@ -202,7 +202,7 @@ def pairs(folder: Path, scale: float, shift: float) -> Path:
 def last_scores(coordinator: Any) -> dict[str, float]:
     return round_scores(coordinator.settings.tasks, coordinator.journal.rounds()[-1])[
         coordinator.settings.tasks[0].name
-    ]
+    ].scores
 
 
 def test_scores_around_a_thousand_are_learned(tmp_path: Path) -> None:

@@ -363,4 +363,4 @@ def test_personal_models_of_virtual_clients_score_and_stay_on_disk(tmp_path):
         real = asyncio.run(over_grpc(config, tmp_path / f"{name}-real", MIXED))
         found, expected = (personalisation(c.settings.tasks, c.journal.rounds()) for c in (virtual, real))
         assert found == expected
-        assert {scores["round"] for tasks in found.values() for scores in tasks.values()} == {2}
+        assert {scores.round for tasks in found.values() for scores in tasks.values()} == {2}

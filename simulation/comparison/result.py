@@ -8,9 +8,10 @@ from statistics import fmean
 
 from common.config import Config
 from common.tasks import TaskDefinition, lower_is_better
+from server.reporting.values import CosineMatrix, Scores
 from simulation.comparison.figures import Against, Spread, compare, mean_agreement, spread
 from simulation.comparison.methods import BASELINES, ComparedMethod, extra_epochs
-from simulation.comparison.outcome import Agreement, Outcome, Scores
+from simulation.comparison.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MethodResult:
     against: Mapping[str, Against]
     clients: Mapping[str, Mapping[str, Mapping[str, Spread]]]
     curves: Mapping[str, tuple[CurvePoint, ...]]
-    affinity: Agreement | None
+    affinity: CosineMatrix | None
     bytes_up: float
     seconds: float
 
