@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import FedMTLError
-from common.stopping import INTERRUPTED, heard
+from common.stopping import INTERRUPTED, noticed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for work sleep
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong there reaches us as an error of our own
-    with heard():  # first of all: imports take long enough for somebody to change their mind
+    with noticed():  # first of all: imports take long enough for somebody to change their mind
         from cli.output import standard_streams
 
         with standard_streams():

@@ -61,5 +61,5 @@ def client_daemon(
     words = [word for key in (*keys, *settings) for word in ("--set", key)]
     words = ["--config", str(coordinator.config), "--client_id", client_id, "--tasks", task, *words]
     if still:
-        return Program(python("benchmarks.still_client", *words))
+        return Program(python("benchmarks.scoring_client", *words))
     return Program([sys.executable, str(ROOT / "federated_main.py"), "--mode", "client", *words])

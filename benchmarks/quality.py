@@ -23,7 +23,7 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import RawExamples, TaskData, prepare
 from client.data.texts import TextExamples
-from client.local_client import local_client
+from client.jobs.local_client import local_client
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet, train
 from common.clock import SystemClock

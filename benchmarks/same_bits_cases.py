@@ -179,7 +179,7 @@ FEDERATIONS: dict[str, Federation] = {
         sharing__rules=[
             {"heads.a.*": "private"},
             {"heads.{task}.*": "task/{task}"},
-            {"*layers.0*": "member/{holder}"},
+            {"*layers.0*": "member/{member}"},
             {"*": "shared"},
         ],
         training__anchor__name="start",

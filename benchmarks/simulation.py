@@ -54,11 +54,11 @@ def run(options: argparse.Namespace, sheet: Sheet) -> None:
     sheet.columns(COLUMNS)
     for workers in options.workers.split(","):
         common = [f"training.num_rounds={options.rounds}", f"simulation.workers={workers}"]
-        one_row(sheet, "crowd", load_config(None, [*crowd_settings(options), *common]))
-        one_row(sheet, "no training", load_config(None, [*still_settings(options), *common]))
+        one_row(sheet, "crowd", load_config(None, [*perceptron_settings(options), *common]))
+        one_row(sheet, "no training", load_config(None, [*scoring_settings(options), *common]))
 
 
-def crowd_settings(options: argparse.Namespace) -> list[str]:
+def perceptron_settings(options: argparse.Namespace) -> list[str]:
     """A perceptron of 2,800 parameters and heads, 9 features as in the land-mine data, two classes."""
     kind = f"{{type: classification, labels: 2, train_samples: {options.rows}, val_samples: {ROWS_TO_SCORE}}}"
     return [
@@ -69,7 +69,7 @@ def crowd_settings(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def still_settings(options: argparse.Namespace) -> list[str]:
+def scoring_settings(options: argparse.Namespace) -> list[str]:
     """BERT-tiny without training and without rows to score."""
     return [
         "model.weights=random",

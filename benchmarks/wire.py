@@ -18,7 +18,7 @@ from benchmarks.quality import create, parts_of, score
 from benchmarks.sheet import Sheet
 from client.agent import Agent
 from client.app import local_definitions
-from client.local_client import local_client
+from client.jobs.local_client import local_client
 from common.clock import SystemClock
 from common.config import Config, load_config
 from common.parameters.encodings import ENCODINGS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cli.options import Parser, advise, common_options, configuration, crowd_options, names_in
+from cli.options import Parser, advise, common_options, configuration, names_in, simulation_options
 from cli.output import console
 from common.errors import ConfigError
 
@@ -14,7 +14,7 @@ def options(parser: Parser) -> None:
     """The options of this mode."""
     common_options(parser, "--seeds", "one run of each method per seed (default: 0,1,2)", "N,M")
     parser.add_argument("--methods", metavar="A,B", default="local,single_task,hard", help="default: %(default)s")
-    crowd_options(parser, "folder of all runs (default: runs/compare-<run.name>)")
+    simulation_options(parser, "folder of all runs (default: runs/compare-<run.name>)")
 
 
 def run(options: argparse.Namespace) -> None:

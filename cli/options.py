@@ -75,7 +75,7 @@ def caller_options(parser: Parser) -> None:
     parser.add_argument("--tls_key", metavar="FILE", help="key of the client certificate, PEM")
 
 
-def crowd_options(parser: Parser, run_dir: str) -> None:
+def simulation_options(parser: Parser, run_dir: str) -> None:
     """A crowd of virtual clients and the folder of its run."""
     parser.add_argument("--clients", metavar="N", help="virtual clients (default: 100)")
     parser.add_argument("--workers", metavar="N", help="models, each of which trains one client at a time (default: 1)")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from cli.options import Parser, advise, common_options, configuration, crowd_options, resume_option
+from cli.options import Parser, advise, common_options, configuration, resume_option, simulation_options
 from cli.output import console
 
 
 def options(parser: Parser) -> None:
     """The options of this mode."""
     common_options(parser)
-    crowd_options(parser, "run folder (default: runs/<run.name>)")
+    simulation_options(parser, "run folder (default: runs/<run.name>)")
     resume_option(parser)
 
 

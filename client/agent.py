@@ -6,10 +6,10 @@ import asyncio
 import logging
 from pathlib import Path
 
-from client.executor import OpenExecutor, ThreadExecutor
-from client.keeping import private_values
+from client.jobs.executor import OpenExecutor, ThreadExecutor
+from client.jobs.kept import private_values
+from client.jobs.local_client import LocalClient
 from client.limits import fetch_tokenizer
-from client.local_client import LocalClient
 from client.participation import REJOIN, Participation, PreparedRun, first_of, layout_of
 from client.pulse import Pulse
 from client.state.store import DURABLE, Durability, RunStore
@@ -130,7 +130,7 @@ class Agent:
 
     async def _prepare(self, welcome: Welcome) -> PreparedRun:
         session, folder = welcome.session, self._state / welcome.session.run_id
-        self._limits.judge_welcome(welcome)
+        self._limits.check_welcome(welcome)
         tokenizer = await fetch_tokenizer(self._port, session, welcome.architecture)
         executor = await asyncio.to_thread(self._open_executor, self._client, welcome, tokenizer, folder)
         store = RunStore(folder, self._durability)

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from client.agent import Agent
-from client.connection import open_port
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
 from client.data.request import DataRequest
 from client.data.sources import load
+from client.jobs.local_client import Computing, local_client
 from client.limits import Limits
-from client.local_client import Computing, local_client
 from client.state.identity import claim
-from client.training.procedures import Procedure
+from client.training.work import Procedure
+from client.transport.connection import open_port
 from common.config import Config
 from common.errors import ConfigError
 from common.log_fields import about
@@ -132,5 +132,5 @@ async def take_part(
                 await agent.run()
         finally:
             await port.close()
-    if request.heard:  # a thread may still build or tokenise what nobody needs any more
+    if request.noticed:  # a thread may still build or tokenise what nobody needs any more
         end_within(ENDING_SECONDS, 0)

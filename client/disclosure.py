@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from client.app import local_definitions
 from common.config import Config
@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.orders import ModelArchitecture
 from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
+from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
 
 
@@ -34,17 +35,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         raise ConfigError(problem)
     untrained = untrained_scopes(trains, blocks) | absent_scopes(config.client.layers, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
-    for scope in held:
-        if not is_private(scope) and scope not in untrained:
-            size, name = schemas[scope], membership.scope(scope, "<client id>", tasks)
-            lines.append(
-                f"  each round, scope {name}: the change of {size.size:,} parameters ({size.nbytes / 1e3:,.1f} kB)"
-            )
-    if any(Scope.parse(scope).is_member and scope not in untrained for scope in held):
-        alone = membership.members == "clients"
-        whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
-        text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"
-        lines.append(f"    a member's scope is {text_of}")
+    sent = [scope for scope in held if not is_private(scope) and scope not in untrained]
+    lines += _changes(config, {membership.scope(scope, "<client id>", tasks): schemas[scope] for scope in sent})
     scored = [task.name for task in definitions if task.type.has_units]
     if scored:
         lines += [
@@ -71,4 +63,20 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         + inputs.update_shows
         + ". Nothing is clipped, noised or masked yet."
     )
+    return lines
+
+
+def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str]:
+    """What is sent of scopes, which come by the names that the client knows them by."""
+    lines = [
+        f"  each round, scope {name}: the change of {schema.size:,} parameters ({schema.nbytes / 1e3:,.1f} kB)"
+        for name, schema in schemas.items()
+    ]
+    if config.training.procedure.has_controls:
+        lines.append("    and with it the change of the client's mean gradient there, as many numbers again")
+    if any(Scope.parse(name).is_member for name in schemas):
+        alone = config.membership().members == "clients"
+        whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
+        text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"
+        lines.append(f"    a member's scope is {text_of}")
     return lines

@@ -25,36 +25,36 @@ class Limits:
     batch_size: int = 100_000
     hours: float = 720.0
 
-    def judge_welcome(self, welcome: Welcome) -> None:
+    def check_welcome(self, welcome: Welcome) -> None:
         """Check what a coordinator describes.
 
         Raises:
             ConfigError: it is more than this client allows.
         """
         architecture = welcome.architecture
-        self._judge("tokens", "the model", "max_length", architecture.max_length)
-        self._judge("tokenizer_mb", "the model", "megabytes of tokenizer", architecture.tokenizer_bytes / 1e6)
+        self._check("tokens", "the model", "max_length", architecture.max_length)
+        self._check("tokenizer_mb", "the model", "megabytes of tokenizer", architecture.tokenizer_bytes / 1e6)
 
-    def judge_parameters(self, count: int) -> None:
+    def check_parameters(self, count: int) -> None:
         """Check the size of the model, before memory is taken for it.
 
         Raises:
             ConfigError: it is more than this client allows.
         """
-        self._judge("parameters", "the model", "parameters", count)
+        self._check("parameters", "the model", "parameters", count)
 
-    def judge_order(self, order: Order) -> None:
+    def check_order(self, order: Order) -> None:
         """Check what an order asks for.
 
         Raises:
             ConfigError: it is more than this client allows.
         """
         what = f"order {order.order_id}"
-        self._judge("hours", what, "hours until its deadline", order.seconds_left / 3600)
+        self._check("hours", what, "hours until its deadline", order.seconds_left / 3600)
         for limit, field, value in order.body.limited():
-            self._judge(limit, what, field, value)
+            self._check(limit, what, field, value)
 
-    def _judge(self, limit: str, what: str, field: str, value: float) -> None:
+    def _check(self, limit: str, what: str, field: str, value: float) -> None:
         most: float = getattr(self, limit)
         if value > most:
             raise ConfigError(

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
-from client.executor import Executor, Workspace
-from client.keeping import keep, private_values
+from client.jobs.executor import Executor, Workspace
+from client.jobs.kept import keep, private_values
 from client.limits import Limits
 from client.pulse import Pulse
 from client.state.store import RunStore
@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.log_fields import about
 from common.orders import Answer, Order, PollKind, PollReply, Reply, Update, UpdateState, Welcome
-from common.parameters.scope import is_private
+from common.parameters.scope import Scope, is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
 
 log = logging.getLogger("fedmtl.client")
@@ -170,8 +170,8 @@ class Participation:
                 return True
             case Update(header):
                 schemas = self._executor.schemas
-                known = (s.scope in schemas and schemas[s.scope].digest == s.schema_digest for s in header.scopes)
-                return answer.whole and all(known)
+                found = ((schemas.get(Scope.parse(s.scope).base), s.schema_digest) for s in header.scopes)
+                return answer.whole and all(mine is not None and mine.digest == said for mine, said in found)
             case _:
                 assert_never(answer)
 
@@ -194,7 +194,7 @@ class Participation:
         """Fetch what is missing, do the work and keep the update. None: given up."""
         session, pulse = self._session, self._pulse
         try:
-            self._limits.judge_order(order)
+            self._limits.check_order(order)
             self._require_held(order)
             inline = {item.scope: item.data for item in order.inline}
             for wanted in workspace.missing(order.needed):
@@ -228,7 +228,7 @@ class Participation:
             WireError: it names a private scope, or one that is not here.
         """
         shared = {scope for scope in self._executor.schemas if not is_private(scope)}
-        foreign = [wanted.scope for wanted in order.scopes if wanted.scope not in shared]
+        foreign = [wanted.scope for wanted in order.scopes if Scope.parse(wanted.scope).base not in shared]
         if foreign:
             raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from client.connection import open_port
+from client.transport.connection import open_port
 from common.config import Config
 from common.orders import FederationStatus
 

@@ -10,6 +10,7 @@ from common.methods.balance import PlainBalance
 from common.methods.balances import LocalBalance
 from common.methods.choice import parameters_of
 from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
+from common.methods.own_models import NoOwnModel, OwnModelRow
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope
 
@@ -30,29 +31,16 @@ class TrainingSettings:
     proximal_step: ProximalStep = ProximalStep.GRADIENT
     frozen: str = ""
     """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
-    finetune_epochs: int = 0
-    """Passes over a client's examples after the last round, for a model of its own."""
-    isolated: bool = False
-    """Whether a client also trains a model that nobody else moves: what it would have alone."""
-
-    @property
-    def has_own_model(self) -> bool:
-        """Whether the client trains a second model of its own beside the one that it hands in."""
-        return self.isolated or self.procedure.has_own_model
-
-    def problem(self) -> str | None:
-        """What contradicts what, or None: there is place for one model of the client's own."""
-        if self.procedure.has_own_model + (self.finetune_epochs > 0) + self.isolated > 1:
-            return f"procedure {self.procedure.name}, finetune_epochs and isolated: only one may ask for an own model"
-        return None
+    own_model: OwnModelRow = field(default_factory=NoOwnModel)
+    """What a client trains beside the model that it hands in."""
 
     def limited(self) -> Iterator[tuple[str, str, float]]:
         """See `Body.limited`."""
         yield "epochs", "local_epochs", self.local_epochs
-        yield "epochs", "finetune_epochs", self.finetune_epochs
-        for key, parameter in parameters_of(type(self.procedure)).items():
-            if parameter.kind is int:  # what procedures count is epochs
-                yield "epochs", key, getattr(self.procedure, key)
+        for row in (self.procedure, self.own_model):
+            for key, parameter in parameters_of(type(row)).items():
+                if parameter.kind is int:  # what these rows count is epochs
+                    yield "epochs", f"{key} of {row.name}", getattr(row, key)
         yield "batch_size", "batch_size", self.batch_size
         yield "batch_size", "eval_batch_size", self.eval_batch_size
 
@@ -80,6 +68,14 @@ class ProximalTerm:
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
         return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
+
+
+@dataclass(frozen=True)
+class ControlShare:
+    """The mean of clients' control variates of a scope is the scope `control/<scope>` divided by `clients`."""
+
+    scope: str
+    clients: int
 
 
 DENSE_FLOAT32 = "dense-float32"
@@ -123,6 +119,8 @@ class Train(Body):
     proximal_terms: tuple[ProximalTerm, ...] = ()
     isolated_tasks: tuple[str, ...] = ()
     """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
+    controls: tuple[ControlShare, ...] = ()
+    """What the sums of control variates among the order's scopes are sums of."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """The scopes, and the anchors of proximal terms."""
@@ -134,24 +132,13 @@ class Train(Body):
 
 
 @dataclass(frozen=True)
-class FineTuning:
-    """Train a model of the client's own from the received one."""
+class Evaluate(Body):
+    """Score the received model, and the client's own where it has or makes one; the answer is a `Reply`."""
 
+    activity = "scoring"
     settings: TrainingSettings
     seed: int
     """Derived as in `Train`."""
-
-
-@dataclass(frozen=True)
-class Evaluate(Body):
-    """Score the received model, and the client's own where it has one; the answer is a `Reply`."""
-
-    activity = "scoring"
-    batch_size: int
-    own_model: bool = False
-    """Whether the client keeps a second model, which is scored too."""
-    fine_tuning: FineTuning | None = None
-    """How to make one before it is scored."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """See `Body`."""
@@ -159,6 +146,4 @@ class Evaluate(Body):
 
     def limited(self) -> Iterator[tuple[str, str, float]]:
         """See `Body`."""
-        yield "batch_size", "eval_batch_size", self.batch_size
-        if self.fine_tuning is not None:
-            yield from self.fine_tuning.settings.limited()
+        return self.settings.limited()

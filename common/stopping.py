@@ -32,11 +32,11 @@ class Request:
     def __init__(self, ask: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._ask = ask
-        self.heard = False
+        self.noticed = False
 
     def hear(self) -> None:
         """Called in the thread that waits for signals."""
-        self.heard = True
+        self.noticed = True
         self._loop.call_soon_threadsafe(self._ask)
 
 
@@ -50,12 +50,12 @@ class _Signals:
 
     def wait(self, pipe: int) -> None:
         """Hear signals until the pipe's other end is closed."""
-        with open(pipe, "rb", buffering=0) as heard:
-            while number := heard.read(1):
+        with open(pipe, "rb", buffering=0) as noticed:
+            while number := noticed.read(1):
                 if number[0] not in _ASKING:
                     continue
                 request = self.request
-                if request is None or request.heard:
+                if request is None or request.noticed:
                     self._end()
                 else:
                     request.hear()
@@ -73,7 +73,7 @@ _signals = _Signals()
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def noticed() -> Iterator[None]:
     """Hear SIGTERM and SIGINT from here on; within another such block, or outside the main thread, nothing changes."""
     if _signals.in_force or threading.current_thread() is not threading.main_thread():
         yield
@@ -101,7 +101,7 @@ def heard() -> Iterator[None]:
 @contextmanager
 def asking(ask: Callable[[], object]) -> Iterator[Request]:
     """Within this block the first signal has `ask` called in the running event loop; the second ends the process."""
-    with heard():
+    with noticed():
         before, _signals.request = _signals.request, Request(ask)
         try:
             yield _signals.request

@@ -61,7 +61,7 @@ async def simulate(
     rows = rows_of(config, who)  # before there is a folder, or anything changes in it: they may be refused
     for task, data in {task: data for mine in rows.values() for task, data in mine.items()}.items():
         log_columns(log, task, data)
-    async with open_run(config, resume, apart=False) as (config, folder, journal):
+    async with open_run(config, resume, own_process=False) as (config, folder, journal):
         in_order = population(config) if clients is None else clients
         if in_order != who:  # tasks that joined the run come last
             rows = rows_of(config, in_order)

@@ -13,11 +13,11 @@ from typing import Protocol
 import torch
 
 from client.data.examples import Tokenizer
-from client.executor import Executor, ThreadWorkspace, Workspace, prepared
-from client.job import require_capacity
-from client.local_client import LocalClient
-from client.model import ClientModelSynchronizer
-from client.precision import PrecisionChoice
+from client.jobs.executor import Executor, ThreadWorkspace, Workspace, prepared
+from client.jobs.job import require_capacity
+from client.jobs.local_client import LocalClient
+from client.jobs.precision import PrecisionChoice
+from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Welcome

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from client.app import limit_threads
 from client.data.examples import Tokenizer
-from client.executor import Executor, Workspace, prepared
-from client.job import Job, JobResult, require_capacity, run_job
-from client.local_client import Computing, LocalClient
-from client.model import ClientModelSynchronizer, fill
-from client.precision import PrecisionChoice
+from client.jobs.executor import Executor, Workspace, prepared
+from client.jobs.job import Job, JobResult, require_capacity, run_job
+from client.jobs.local_client import Computing, LocalClient
+from client.jobs.precision import PrecisionChoice
+from client.jobs.synchronizer import ClientModelSynchronizer, fill
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
-from client.training.procedures import ClientState, Procedure
+from client.training.work import ClientState, Procedure
 from common.bodies import ScopeVersion
 from common.errors import RunFailedError, foreign_errors
 from common.models.packed_tokenizer import unpack_tokenizer

@@ -13,9 +13,9 @@ import torch
 from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
-from client.local_client import Computing, local_client
+from client.jobs.local_client import Computing, local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import Procedure
+from client.training.work import Procedure
 from common.bodies import Train
 from common.clock import ManualClock
 from common.config import Config

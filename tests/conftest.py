@@ -30,6 +30,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """All clients of a test read the tokenizer once."""
-    import client.executor
+    import client.jobs.executor
 
-    monkeypatch.setattr("client.executor.unpack_tokenizer", functools.cache(client.executor.unpack_tokenizer))
+    monkeypatch.setattr("client.jobs.executor.unpack_tokenizer", functools.cache(client.jobs.executor.unpack_tokenizer))

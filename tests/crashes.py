@@ -16,11 +16,11 @@ import torch
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import TaskData
-from client.executor import ThreadExecutor, Workspace
-from client.job import JobResult
-from client.local_client import local_client
+from client.jobs.executor import ThreadExecutor, Workspace
+from client.jobs.job import JobResult
+from client.jobs.local_client import local_client
 from client.training.loop import Progress
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config
@@ -30,6 +30,7 @@ from common.tasks import TaskDefinition
 from server.core.effects import Effect, Notice
 from server.core.state import FederationState
 from server.engine.coordinator import Coordinator
+from server.reporting.values import to_json
 from server.runs.app import begin_run, restore_run, serve
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
@@ -272,7 +273,7 @@ def prepare_run(config: Config, path: Path) -> Path:
 @contextmanager
 def model_made_here() -> Iterator[None]:
     """Make initial models in this process, which has torch already."""
-    with mock.patch("server.runs.app.done_apart", lambda work: work()):
+    with mock.patch("server.runs.app.done_in_own_process", lambda work: work()):
         yield
 
 
@@ -292,7 +293,7 @@ async def serve_here(config: Config, resume: bool, state: Path, clients: str = "
         ]
         agents = [cast.agent(name, port, state).run() for name, port in zip(clients, ports, strict=True)]
         await asyncio.gather(*agents)
-    return await running
+    return to_json(await running)
 
 
 async def crash_and_recover(

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.data.examples import TaskData
-from client.local_client import local_client
+from client.jobs.local_client import local_client
 from client.state.store import REPEATABLE
-from client.training.procedures import ClientState, Procedure, Trained, Work
+from client.training.work import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.methods.relation import Couple
 from server.engine.coordinator import Coordinator
-from server.relations.circle import relate
+from server.relations.relate import relate
 from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
 from tests.federations import make_model
@@ -31,7 +31,7 @@ Problems = Mapping[str, tuple[Vector, Vector]]
 """Client id -> (H, b) of F(w) = w'Hw / 2 - b'w; H is (d, d), b is (d,)."""
 
 WEIGHT = "encoder.layers.0.weight"
-SLOT = "member/{holder}"
+SLOT = "member/{member}"
 
 
 def exact(problem: tuple[Vector, Vector]) -> Procedure:
@@ -104,7 +104,7 @@ def copies(coordinator: Coordinator, clients: Sequence[str]) -> dict[str, Vector
 
 
 def settle_apart(relation: Couple, problems: Problems, rounds: int) -> dict[str, Vector]:
-    """The same without a federation: solvers and `server.relations.circle.relate` in turns, float32 in between."""
+    """The same without a federation: solvers and `server.relations.relate.relate` in turns, float32 in between."""
     vectors = {SLOT: np.zeros(len(next(iter(problems.values()))[1]), dtype=np.float32)}
     state = ""
     mus: Mapping[str, float] = {}

@@ -11,7 +11,7 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.local_client import Computing, LocalClient, local_client
+from client.jobs.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, load_config

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from client.training.balance import PLAIN_BALANCE, Auxiliary, Balance, Famo, balance_of
 from client.training.loop import train
-from client.training.procedures import frozen
+from client.training.work import frozen
 from common.config import load_config
 from common.errors import ConfigError
 from common.methods.conflict import ConflictResolver

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tests.crashes
-from client.job import CARRIED_OUT, JobResult
+from client.jobs.job import CARRIED_OUT, JobResult
 from common.bodies import Body
 from common.errors import Reason, Refused, WireError
 from common.orders import Order, PollKind, PollReply, Reply, ReplyContent, Session, UpdateState

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.agent import Agent
-from client.executor import ThreadExecutor
+from client.jobs.executor import ThreadExecutor
 from common.bodies import Evaluate
 from common.clock import ManualClock
 from common.config import Config, load_config

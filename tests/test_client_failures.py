@@ -93,7 +93,7 @@ def test_a_bad_model_fails_orders_and_never_ends_its_clients(kind: str, value: f
 def test_a_disk_that_is_full_for_a_while_is_waited_for(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("client.keeping.SHORTAGE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("client.jobs.kept.SHORTAGE_PAUSE_SECONDS", 0.0)
     config = array_config(*ONE, f"sharing.plan={plan}", tasks=("a0",))
     digests = []
     for times in (0, 5):
@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(
 def test_a_disk_that_fails_gives_the_order_back_and_ends_the_client_in_one_line(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.keeping.SHORTAGE_SECONDS", 0.0)
+    monkeypatch.setattr("client.jobs.kept.SHORTAGE_SECONDS", 0.0)
     monkeypatch.setattr(ShortStore, "number", number)
     monkeypatch.setattr(ShortStore, "times", 1)
     config = array_config(*ONE, tasks=("a0",))

@@ -16,6 +16,7 @@ from common.bodies import ScopeVersion
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
+from common.methods.own_models import FineTunedModel
 from common.methods.procedures import FedRep
 from common.orders import Order, PollReply, Session, Welcome
 from server.engine.coordinator import Coordinator
@@ -147,7 +148,7 @@ def until(seconds: float) -> Callable[[Crooked], None]:
             None,
             "client.limits.epochs: .* head_epochs",
         ),
-        (asked(finetune_epochs=10**6), None, "client.limits.epochs: .* finetune_epochs"),
+        (asked(own_model=FineTunedModel(10**6)), None, "client.limits.epochs: .* epochs of fine_tuned"),
         (asked(batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 batch_size"),
         (asked(eval_batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 eval_batch_size"),
         (until(1e8), None, "client.limits.hours: .* hours until its deadline, and this client allows 720"),

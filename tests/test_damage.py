@@ -16,6 +16,7 @@ from common.config import Config
 from common.errors import RunFolderError
 from federated_main import main
 from server.core.effects import Record
+from server.reporting.values import to_json
 from server.runs.backup import back_up
 from server.runs.recovery import examine
 from server.runs.run_folder import RunFolder
@@ -38,7 +39,7 @@ def config_in(path: Path, *changes: str) -> Config:
 
 
 def run(path: Path, resume: Any) -> dict[str, Any]:
-    return asyncio.run(simulate(config_in(path), resume, None))
+    return to_json(asyncio.run(simulate(config_in(path), resume, None)))
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +60,8 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         kept: list[Record] = list(records)
         commit(journal, kept)
         if journal.completed() == DIED_AFTER and not (place / "image").exists():
-            assert journal._settling is not None
-            journal._settling._thread.submit(lambda: None).result()
+            assert journal._flusher is not None
+            journal._flusher._thread.submit(lambda: None).result()
             shutil.copytree(place / "whole", place / "image")
             back_up(place / "whole", place / "live")  # the coordinator has the run open, and goes on after this
 

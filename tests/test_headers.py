@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.app import load_data
-from client.local_client import LocalClient, local_client
+from client.jobs.local_client import LocalClient, local_client
 from common.capabilities import Capabilities
 from common.clock import ManualClock
 from common.config import Config

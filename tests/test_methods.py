@@ -68,9 +68,9 @@ SAME = {"pcgrad", "upgrad", "imtl_g", "trimmed_mean", "multi_krum"}
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch):
-    import client.executor
+    import client.jobs.executor
 
-    monkeypatch.setattr("client.executor.unpack_tokenizer", _cached(client.executor.unpack_tokenizer))
+    monkeypatch.setattr("client.jobs.executor.unpack_tokenizer", _cached(client.jobs.executor.unpack_tokenizer))
 
 
 _cached = functools.cache(functools.cache)

@@ -217,7 +217,7 @@ def test_a_file_that_a_later_version_needs_is_named_with_the_version_and_the_rem
     assert "\n" not in str(caught.value)
 
 
-MANY = {name: ParameterSchema.of({f"{name}.w": (2,)}) for name in ("shared", "task/a", "task/b", "member/{holder}")}
+MANY = {name: ParameterSchema.of({f"{name}.w": (2,)}) for name in ("shared", "task/a", "task/b", "member/{member}")}
 COPIES = ("member/x", "member/y", "anchor/member/x")
 steps = st.lists(
     st.tuples(st.frozensets(st.sampled_from([*MANY, *COPIES])), st.sampled_from(["", "reopen", "again", "back"])),

@@ -116,11 +116,11 @@ def test_a_member_holds_its_own_scopes_and_private_ones_do_not_travel():
         ("private/sst2", "private/sst2", "sst2", False),
         ("group/nlu/pairs", "group/{2}", "", False),
         ("group/{2}", "group/{2}", "", True),
-        ("member/a.b-1/layer_0", "member/{holder}/layer_0", "", False),
-        ("member/a+b/task/sst2", "member/{holder}/task/sst2", "sst2", False),
-        ("member/{holder}", "member/{holder}", "", True),
-        ("anchor/member/a/task/sst2", "member/{holder}/task/sst2", "sst2", False),
-        ("dual/b/member/a/top", "member/{holder}/top", "", False),
+        ("member/a.b-1/layer_0", "member/{member}/layer_0", "", False),
+        ("member/a+b/task/sst2", "member/{member}/task/sst2", "sst2", False),
+        ("member/{member}", "member/{member}", "", True),
+        ("anchor/member/a/task/sst2", "member/{member}/task/sst2", "sst2", False),
+        ("dual/b/member/a/top", "member/{member}/top", "", False),
     ],
 )
 def test_the_name_of_a_scope_says_what_it_is_and_is_put_together_again(name, template, task, of_template):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.local_client import Computing
-from client.precision import PrecisionChoice
+from client.jobs.local_client import Computing
+from client.jobs.precision import PrecisionChoice
 from client.training import loop
 from client.training.loop import TrainingDiverged, train
 from client.training.precision import time_precisions
@@ -67,8 +67,8 @@ def timed(monkeypatch: pytest.MonkeyPatch, timings: tuple[float, float] | None, 
         calls.append(1)
         return timings
 
-    monkeypatch.setattr("client.precision.multiplies_bfloat16", lambda device: capable)
-    monkeypatch.setattr("client.precision.time_precisions", measure)
+    monkeypatch.setattr("client.jobs.precision.multiplies_bfloat16", lambda device: capable)
+    monkeypatch.setattr("client.jobs.precision.time_precisions", measure)
     return calls
 
 
@@ -81,17 +81,17 @@ def test_the_choice_is_made_once_and_kept(
 ) -> None:
     calls = timed(monkeypatch, timings)
     choice = PrecisionChoice("auto", tmp_path / "run")
-    assert [choice.settle(MODEL, SETS, SETTINGS) for _ in range(2)] == [expected] * 2
+    assert [choice.choose(MODEL, SETS, SETTINGS) for _ in range(2)] == [expected] * 2
     assert len(calls) == 1
     calls = timed(monkeypatch, timings[::-1])
-    assert PrecisionChoice("auto", tmp_path / "run").settle(MODEL, SETS, SETTINGS) == expected, "after a restart"
+    assert PrecisionChoice("auto", tmp_path / "run").choose(MODEL, SETS, SETTINGS) == expected, "after a restart"
     assert calls == []
     note = tmp_path / "run" / "precision.json"
     assert "float32_ms" in note.read_text()
     for text in ("{", "{}", note.read_text().replace('"cpu"', '"cuda"')):
         note.write_text(text)
         calls.clear()
-        PrecisionChoice("auto", tmp_path / "run").settle(MODEL, SETS, SETTINGS)
+        PrecisionChoice("auto", tmp_path / "run").choose(MODEL, SETS, SETTINGS)
         assert calls == [1], text
     assert [path.name for path in note.parent.iterdir()] == ["precision.json"]
 
@@ -100,14 +100,14 @@ def test_nothing_is_timed_where_the_answer_is_known(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = timed(monkeypatch, (2.0, 1.0), capable=False)
-    assert PrecisionChoice("auto", None).settle(MODEL, SETS, SETTINGS) == torch.float32
-    assert PrecisionChoice("float32", None).settle(MODEL, SETS, SETTINGS) == torch.float32
+    assert PrecisionChoice("auto", None).choose(MODEL, SETS, SETTINGS) == torch.float32
+    assert PrecisionChoice("float32", None).choose(MODEL, SETS, SETTINGS) == torch.float32
     assert not caplog.records
-    assert PrecisionChoice("bfloat16", None).settle(MODEL, SETS, SETTINGS) == torch.bfloat16
+    assert PrecisionChoice("bfloat16", None).choose(MODEL, SETS, SETTINGS) == torch.bfloat16
     assert "float32 is faster here" in caplog.text
     assert calls == []
     timed(monkeypatch, None)
-    assert PrecisionChoice("auto", None).settle(MODEL, (), SETTINGS) == torch.float32
+    assert PrecisionChoice("auto", None).choose(MODEL, (), SETTINGS) == torch.float32
 
 
 def test_the_same_bits_in_every_run_of_either_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

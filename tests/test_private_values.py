@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import simulation.codec
-from client.job import Job, JobResult, run_job
-from client.model import ClientModelSynchronizer
-from client.training.procedures import ClientState
+from client.jobs.job import Job, JobResult, run_job
+from client.jobs.synchronizer import ClientModelSynchronizer
+from client.training.work import ClientState
 from common.bodies import Train
 from common.methods.local_optimizers import SGDOptimizer
 from common.orders import Update, UpdateHeader
@@ -87,7 +87,7 @@ class Leak:
             return result
 
         monkeypatch.setattr("simulation.codec._through", recorded)
-        monkeypatch.setattr("client.executor.run_job", with_sentinels)
+        monkeypatch.setattr("client.jobs.executor.run_job", with_sentinels)
 
     def _look(self, value: Any) -> None:
         if isinstance(value, PollCall) and isinstance(value.answer, Update):

@@ -14,12 +14,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from client.training.own_model import OWN
-from client.training.procedures import procedure_of
+from client.training.own_models import training_of
 from client.training.pull import Pull, looked_ahead
 from common.bodies import Train, TrainingSettings
 from common.config import Config
 from common.errors import ConfigError
 from common.methods.choice import parameters_of
+from common.methods.own_models import FineTunedModel
 from common.methods.procedures import (
     PROCEDURES,
     Ditto,
@@ -29,6 +30,7 @@ from common.methods.procedures import (
     PerFedAvg,
     PlainProcedure,
     ProximalStep,
+    Scaffold,
 )
 from common.orders import Order, PollKind, PollReply, UpdateState
 from common.parameters.flat import views
@@ -127,7 +129,8 @@ def settings_of(name: str, **changes: Any) -> TrainingSettings:
     """The settings of a row, whose parameters are 0 unless given."""
     row = PROCEDURES[name]
     values = {key: changes.pop(key, 0) for key in parameters_of(row)}
-    return replace(SETTINGS, procedure=row(**values), **changes)
+    procedure, own = row(**values).parts()
+    return replace(SETTINGS, procedure=procedure, own_model=own, **changes)
 
 
 def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, dict[str, float]]:
@@ -137,7 +140,7 @@ def work_on(settings: TrainingSettings, compact: bool = False) -> tuple[Values, 
     seen: list[float] = []
     work = make_work(model, sets, settings, seen.append, compact)
     assert (work.examples.vocabulary is not None) == compact
-    losses = procedure_of(settings.procedure)(work, {}).losses
+    losses = training_of(settings)(work, {}).losses
     assert seen == sorted(seen) and all(0 <= share < 1 for share in seen)
     assert all(parameter.requires_grad for parameter in model.parameters())
     return values_of(model), dict(losses)
@@ -206,7 +209,7 @@ def test_a_personal_model_is_pulled_to_what_it_is_not() -> None:
     travelling = frozenset(name for name in before if name.startswith(BODY))
     work = make_work(model, make_sets(0), settings, travelling=travelling)
     state = {f"{OWN}shared": torch.full_like(work.own.received["shared"], 0.3)}
-    trained = procedure_of(settings.procedure)(work, state)
+    trained = training_of(settings)(work, state)
     own = views(trained.state[f"{OWN}shared"], work.own.schemas["shared"])
     shared = values_of(model)
     for name, value in own.items():
@@ -346,10 +349,14 @@ def test_fine_tuning_touches_neither_the_published_model_nor_private_values(tmp_
 ORDER = Order("o1", 1, 1, (), 60.0, Train(SETTINGS, seed=5))
 
 
-@pytest.mark.parametrize("procedure", [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1)])
+ROWS = [PlainProcedure(), FedProx(0.5), FedRep(3), Ditto(0.5), PerFedAvg(0.1), Scaffold()]
+
+
+@pytest.mark.parametrize("procedure", ROWS)
 def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
-    training = replace(SETTINGS, procedure=procedure, proximal_step=ProximalStep.PROXIMAL)
-    for settings in (training, replace(training, finetune_epochs=0 if procedure.has_own_model else 2)):
+    handed_in, own = procedure.parts()
+    training = replace(SETTINGS, procedure=handed_in, own_model=own, proximal_step=ProximalStep.PROXIMAL)
+    for settings in (training, replace(training, own_model=FineTunedModel(2))):
         reply = PollReply(PollKind.ORDER, UpdateState.NONE, order=replace(ORDER, body=Train(settings, 5)))
         assert POLL_REPLY.decode(POLL_REPLY.encode(reply)) == reply
 
@@ -363,7 +370,10 @@ def test_settings_travel_with_the_order(procedure: LocalProcedure) -> None:
         ),
         (["training.procedure=ditto", "sharing.plan=local"], "training.procedure: plan local shares nothing"),
         (["training.procedure=fedrep", "sharing.plan=full"], "training.procedure: fedrep, but plan full"),
-        (["training.procedure=ditto", "training.finetune_epochs=1"], "training.finetune_epochs: procedure ditto"),
+        (
+            ["training.procedure=ditto", "training.finetune_epochs=1"],
+            "training.procedure: training.procedure and",
+        ),
         (["training.procedure=fedavg"], "training.procedure"),
         (["training.procedure.mu=0.5"], "training.procedure.mu: not read by plain; write name: fedprox or ditto"),
         (["training.procedure={name: ditto, head_epochs: 1}"], "training.procedure.head_epochs: not read by ditto"),

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.training.loop import TrainingDiverged
-from client.training.procedures import ClientState, Procedure, Trained, Work
+from client.training.work import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, Reason, Refused, RunFailedError

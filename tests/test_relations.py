@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from common.methods.agreement import AgreementRelation
 from common.methods.linear import AttentionRelation, ClusterRelation, PartialRelation, SimilarityRelation
 from common.methods.relation import Coupling, Members
-from server.relations.circle import relate
+from server.relations.relate import relate
 
 Vector = NDArray[np.float64]
-SLOT = "member/{holder}"
+SLOT = "member/{member}"
 
 
 def members(copies: Any, steps: Any = None, examples: Any = None, state: Mapping[str, Any] | None = None) -> Members:
@@ -114,7 +114,7 @@ def test_the_size_of_blocks_changes_no_bit_of_a_mix(block: int, monkeypatch: pyt
     fresh = {f"member/{name}": row for name, row in zip("abc", drawn(3, 31).astype(np.float32), strict=True)}
     known = {SLOT: np.zeros(31, np.float32)} | {scope: np.zeros(31, np.float32) for scope in fresh}
     whole, _ = relate(PartialRelation(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
-    monkeypatch.setattr("server.relations.circle.BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("server.relations.relate.BLOCK_ELEMENTS", block)
     found, _ = relate(PartialRelation(0.3), SLOT, known, fresh, dict.fromkeys(fresh, 1), 1, "")
     for name, values in whole.items():
         np.testing.assert_array_max_ulp(found[name], values, 1)

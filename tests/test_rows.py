@@ -18,6 +18,7 @@ from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Share
 from common.methods.conflict import ConflictRule, Float64
 from common.methods.linear import GraphRelation, PartialRelation
+from common.methods.own_models import FineTunedModel
 from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg
 from common.methods.relation import LARGEST_MU, Coupling, Members, Relation
 from common.methods.relations import RELATIONS
@@ -62,8 +63,8 @@ class Unknown(Strange):
         ({"procedure": Unknown()}, "procedure: 'fedsgd' is not one of plain"),
         ({"procedure": PerFedAvg(-1.0)}, "inner_learning_rate"),
         ({"procedure": FedRep(2**31)}, "head_epochs"),
-        ({"procedure": Ditto(), "finetune_epochs": 1}, "procedure ditto, finetune_epochs and isolated: only one"),
-        ({"isolated": True, "finetune_epochs": 1}, "only one may ask for an own model"),
+        ({"procedure": Ditto()}, "procedure: ditto travels as its parts"),
+        ({"own_model": FineTunedModel(2**31)}, "own_model.epochs"),
     ],
 )
 def test_the_decoder_refuses_nonsense(changes: dict[str, Any], problem: str) -> None:

@@ -17,8 +17,10 @@ ELSEWHERE = {
     "data.source": {"glue", "files"},
     "client.device": {"auto", "cuda"},
     "client.precision": {"auto"},
+    "simulation.executor": {"ray"},
+    "training.procedure": {"scaffold"},
 }
-"""Choices that need a hub, files, a GPU or a clock."""
+"""Choices that need a hub, files, a GPU, a clock or Ray; and scaffold, whose numbers are checked by other tests."""
 
 
 def choices(section: type[Section], prefix: str = "") -> Iterator[tuple[str, set[str]]]:

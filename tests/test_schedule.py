@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common.bodies import Evaluate, FineTuning, Train
+from common.bodies import Evaluate, Train
 from common.config import load_config
 from common.errors import ConfigError
+from common.methods.own_models import FineTunedModel
 from common.methods.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
 from server.core.schedule import TrainingSchedule
 from tests.core_cases import SETTINGS, Table, rules
@@ -44,14 +45,14 @@ def test_one_round_has_the_whole_rate_and_none_is_beyond_the_last() -> None:
 
 def test_the_order_carries_the_rate_of_its_round() -> None:
     """Rate 1e-3 falls to 0.2 of it in the second and last round; the order to score has the whole one again."""
-    tuned = replace(SETTINGS, finetune_epochs=1)
+    tuned = replace(SETTINGS, own_model=FineTunedModel(1))
     table = Table(rules(schedule=TrainingSchedule(LINEAR), training=tuned))
     found = []
     table.join("a", "sst2")
     table.join("b", "qqp")
     while (order := table.order("a")) is not None:
         match order.body:
-            case Train(settings) | Evaluate(fine_tuning=FineTuning(settings)):
+            case Train(settings) | Evaluate(settings):
                 found.append((type(order.body), settings.learning_rate))
                 assert settings.batch_size == SETTINGS.batch_size
         table.answer("a")

@@ -19,7 +19,7 @@ from client.app import local_definitions
 from client.data.partitions import by_label, deal
 from client.data.request import DataRequest
 from client.data.sources import load
-from client.local_client import Computing, local_client
+from client.jobs.local_client import Computing, local_client
 from client.participation import Participation
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
@@ -31,6 +31,7 @@ from common.ports import INLINE_BYTES
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.engine.coordinator import Coordinator
 from server.reporting.report import personalisation
+from server.reporting.values import to_json
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from simulation.app import simulate
@@ -301,7 +302,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
         )
 
     with model_made_here():
-        whole = asyncio.run(simulate(config("whole"), False, None))
+        whole = to_json(asyncio.run(simulate(config("whole"), False, None)))
         real_work, worked = Participation._work, []
 
         async def work(self, *order):
@@ -315,7 +316,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
             asyncio.run(simulate(config("killed"), False, None))
         monkeypatch.setattr(Participation, "_work", real_work)
         shutil.copytree(tmp_path / "killed", tmp_path / "resumed")
-        resumed = asyncio.run(simulate(config("resumed"), True, None))
+        resumed = to_json(asyncio.run(simulate(config("resumed"), True, None)))
     assert resumed["model_digest"] == whole["model_digest"]
     assert resumed["status"] == "finished"
     assert resumed["tasks"] == whole["tasks"]

@@ -20,9 +20,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvw
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch):
-    import client.executor
+    import client.jobs.executor
 
-    monkeypatch.setattr("client.executor.unpack_tokenizer", functools.cache(client.executor.unpack_tokenizer))
+    monkeypatch.setattr("client.jobs.executor.unpack_tokenizer", functools.cache(client.jobs.executor.unpack_tokenizer))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ import torch
 
 from client.agent import Agent
 from client.app import load_data, local_definitions
-from client.executor import ThreadExecutor
-from client.local_client import LocalClient, local_client
+from client.jobs.executor import ThreadExecutor
+from client.jobs.local_client import LocalClient, local_client
 from common.clock import ManualClock
 from common.config import Config, render
 from common.orders import Welcome

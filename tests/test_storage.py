@@ -235,11 +235,11 @@ journal.commit(dies())
 
 
 def test_the_wal_begins_anew_once_it_is_long_and_the_file_has_it_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("server.storage.settling.WAL_BYTES", 50_000)
+    monkeypatch.setattr("server.storage.flushing.WAL_BYTES", 50_000)
     journal, sizes = Journal(tmp_path / "journal.sqlite"), []
     for number in range(12):
         journal.commit([RunConfiguration("x" * 10_000 + str(number))])
-        journal._settling._thread.submit(lambda: None).result()
+        journal._flusher._thread.submit(lambda: None).result()
         sizes.append((tmp_path / "journal.sqlite-wal").stat().st_size)
         shutil.copy(tmp_path / "journal.sqlite", tmp_path / "alone.sqlite")
         assert str(number) in Journal.read(tmp_path / "alone.sqlite").facts().settings.sharing_plan[10_000:]

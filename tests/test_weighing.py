@@ -18,7 +18,7 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
 from common.wire import methods
 from common.wire.limits import MAX_EXAMPLES
-from server.core.admission import _check_counts
+from server.core.answer_checks import _check_counts
 from server.core.effects import Combine, Fold, Notice
 from server.core.events import Answered, Joined, Started
 from server.core.facts import RunFacts

@@ -157,7 +157,7 @@ BROKEN: tuple[tuple[str, Codec[Any], Any, str], ...] = (
     ("run id of dots", messages.WELCOME, welcome(session=replace(SESSION, run_id="..")), "run_id: '..'"),
     ("hidden run id", messages.WELCOME, welcome(session=replace(SESSION, run_id=".x")), "run_id: '.x'"),
     ("rule's scope", messages.WELCOME, welcome(rules=(("*", "shared/../x"),)), "scope: 'shared/../x'"),
-    ("rule's place", messages.WELCOME, welcome(rules=(("*", "member/{holder}"),)), "scope: 'member/{holder}'"),
+    ("rule's place", messages.WELCOME, welcome(rules=(("*", "member/{member}"),)), "scope: 'member/{member}'"),
     ("endless poll", messages.WELCOME, welcome(poll_seconds=1e300), "poll_seconds"),
     ("endless order", messages.POLL_REPLY, order_reply(seconds_left=1e300), "seconds_left"),
     ("order id upwards", messages.POLL_REPLY, order_reply(order_id="../x"), "order_id: '../x'"),

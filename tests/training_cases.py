@@ -11,7 +11,7 @@ from client.data.tokenised import TokenisedSet, TokenisedTexts
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.own_model import OwnModel
-from client.training.procedures import Work
+from client.training.work import Work
 from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel, initialise
 from common.orders import ModelArchitecture

@@ -8,13 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.bodies import Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train, TrainingSettings
+from common.bodies import Evaluate, ProximalTerm, ScopeVersion, Train, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
-from common.methods.procedures import PROCEDURES, ProximalStep
+from common.methods.own_models import OWN_MODELS
+from common.methods.procedures import PROCEDURES, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
@@ -149,7 +150,8 @@ def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
 settings = st.builds(
     TrainingSettings,
     *(counts, positive, amounts, amounts, amounts, positive),
-    procedure=rows_of(PROCEDURES),
+    procedure=rows_of({name: row for name, row in PROCEDURES.items() if row is not Ditto}),
+    own_model=rows_of(OWN_MODELS),
     balance=rows_of(BALANCES),
     optimizer=rows_of(LOCAL_OPTIMIZERS),
     proximal_step=st.sampled_from(ProximalStep),
@@ -169,8 +171,7 @@ def order_values(draw: st.DrawFn) -> Order:
     isolated = tuple(task for task in tasks if draw(st.booleans()))
     terms = tuple(ProximalTerm(scope.scope, draw(st.floats(0, LARGEST_MU)), 1) for scope in versions)
     trains = st.builds(Train, settings, seeds, ids, st.sampled_from([(), terms]), st.just(isolated))
-    tunes = st.none() | st.builds(FineTuning, settings, seeds)
-    bodies = trains | st.builds(Evaluate, positive, st.booleans(), tunes)
+    bodies = trains | st.builds(Evaluate, settings, seeds)
     versioned = ids, counts, counts, st.just(versions), seconds
     named = few(st.tuples(task_names, units), first)
     return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline)))

@@ -126,13 +126,13 @@ def take_step(
             losses = _take_gradients(model, optimizer, parts, rule.balance)
     else:
         losses = _take_gradients(model, optimizer, parts, rule.balance)
-    for pull in rule.pulls:
-        pull.before_step()
+    for term in rule.terms:
+        term.before_step()
     if max_grad_norm:
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
-    for pull in rule.pulls:
-        pull.after_step()
+    for term in rule.terms:
+        term.after_step()
     rule.balance.after_step([item.task for item, _ in parts], losses, lambda: _forward(model, parts))
     return losses
 

@@ -1,16 +1,29 @@
-"""The pull to an anchor, (mu/2) ||theta - anchor||^2, and the look ahead along a gradient: what a step may add."""
+"""What a step may add: a pull to an anchor, (mu/2) ||theta - anchor||^2, a correction of the gradient, a look ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from client.training.balance import PLAIN_BALANCE, Balance
 from common.methods.procedures import ProximalStep
+
+
+class StepTerm(Protocol):
+    """What a step does besides following the gradient of the loss."""
+
+    def before_step(self) -> None:
+        """Called when the gradients are there."""
+        ...
+
+    def after_step(self) -> None:
+        """Called when the parameters have moved."""
+        ...
 
 
 class Pull:
@@ -35,18 +48,49 @@ class Pull:
         """Add mu (theta - anchor) to the gradients; one that is missing counts as zero."""
         if self._step is not ProximalStep.GRADIENT or not self._parameters:
             return
-        gradients: list[Tensor] = []
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        torch._foreach_add_(gradients, torch._foreach_sub(self._parameters, self._anchors), alpha=self._mu)
+        towards = torch._foreach_sub(self._parameters, self._anchors)
+        torch._foreach_add_(_gradients(self._parameters), towards, alpha=self._mu)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Move theta to (theta + eta mu anchor) / (1 + eta mu)."""
         if self._step is ProximalStep.PROXIMAL and self._parameters:
             torch._foreach_lerp_(self._parameters, self._anchors, self._share)
+
+
+class Correction:
+    """Adds constants to the gradients and counts the steps (Karimireddy et al. 2020, SCAFFOLD: c - c_i).
+
+    Args:
+        model: whose parameters are trained; frozen ones are left alone.
+        offsets: what is added, by parameter name.
+    """
+
+    def __init__(self, model: nn.Module, offsets: Mapping[str, Tensor]) -> None:
+        found = [(n, value) for n, value in model.named_parameters() if value.requires_grad and n in offsets]
+        self._parameters = [value for _, value in found]
+        self._offsets = [offsets[name] for name, _ in found]
+        self.steps = 0
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Add the constants; a gradient that is missing counts as zero."""
+        if self._parameters:
+            torch._foreach_add_(_gradients(self._parameters), self._offsets)
+
+    def after_step(self) -> None:
+        """Count the step."""
+        self.steps += 1
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters' gradients; one that is missing is zero from here on."""
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    return gradients
 
 
 @dataclass(frozen=True)
@@ -56,7 +100,7 @@ class StepRule:
     `balance` says how tasks that meet in a step agree on it; what is looked ahead is the plain gradient.
     """
 
-    pulls: tuple[Pull, ...] = ()
+    terms: tuple[StepTerm, ...] = ()
     look_ahead: float = 0.0
     balance: Balance = PLAIN_BALANCE
 

@@ -1,8 +1,8 @@
 """Configuration: the schema, the loader and the rules that span sections."""
 
+from common.config.checks import Role, client_problems, server_problems
 from common.config.loader import load_config, vary
 from common.config.render import notes, render
-from common.config.rules import Role, client_problems, server_problems
 from common.config.schema import Config
 from common.config.values import location
 

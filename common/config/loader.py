@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.config import rules
+from common.config import checks
+from common.config.checks import Role
 from common.config.messages import explain
 from common.config.places import is_choice, wants_text
-from common.config.rules import Role
 from common.config.schema import Config
 from common.config.yaml_text import parse
 from common.errors import ConfigError
@@ -69,7 +69,7 @@ def vary(config: Config, changes: Mapping[str, object], forget: Sequence[str] = 
 
 def _checked(raw: dict[str, Any], problems: list[str], role: Role) -> Config:
     config, refused, broken = _validate(raw)
-    problems = problems + refused + rules.problems(config, role, broken)
+    problems = problems + refused + checks.problems(config, role, broken)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     return config

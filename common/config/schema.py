@@ -5,11 +5,13 @@ What spans several keys is checked in `rules`; `federated_config.yaml` shows eve
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from common.bodies import TrainingSettings
 from common.config.aggregation_section import AggregationSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
@@ -29,6 +31,7 @@ from common.config.values import (
     group_tree,
 )
 from common.inputs import Header, InputKind, input_of
+from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
@@ -171,7 +174,7 @@ class SharingSection(Section):
     """true: a scope per layer of what is shared, for clients of less capacity"""
     rules: Annotated[tuple[RuleSection, ...], Field(strict=False)] = ()
     """for plan rules; the first match decides. Scopes: shared, private, task/<name>, group/{1} (of the first level of
-    groups), member/{holder}"""
+    groups), member/{member}"""
 
 
 class FederationSection(Section):
@@ -338,6 +341,15 @@ class Config(Section):
     def by_task(self) -> bool:
         """Whether what tasks share is summed task by task."""
         return self.aggregation.by_task or any(task.auxiliary for task in self.tasks.values())
+
+    def own_models(self) -> dict[str, OwnModelRow]:
+        """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
+        return self.training.own_models() | ({"guard": IsolatedModel()} if self.guard.enabled else {})
+
+    def order_settings(self) -> TrainingSettings:
+        """What travels with every order to train."""
+        own = next(iter(self.own_models().values()), NoOwnModel())
+        return replace(self.training.settings(), own_model=own)
 
     def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""

@@ -13,6 +13,7 @@ from common.methods.anchors import ANCHORS, Anchor
 from common.methods.balance import PlainBalance
 from common.methods.balances import BALANCES, LocalBalance
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS, AdamWOptimizer, LocalOptimizer
+from common.methods.own_models import FineTunedModel, NoOwnModel, OwnModelRow
 from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.schedules import SCHEDULES, ConstantSchedule, Schedule
 
@@ -53,6 +54,13 @@ class TrainingSection(Section):
     balance: Annotated[LocalBalance, Chosen(BALANCES)] = PlainBalance()
     """how tasks of one client that meet in a step agree on it: docs/methods.md"""
 
+    def own_models(self) -> dict[str, OwnModelRow]:
+        """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
+        found = {"training.procedure": self.procedure.parts()[1]}
+        if self.finetune_epochs:
+            found["training.finetune_epochs"] = FineTunedModel(self.finetune_epochs)
+        return {key: row for key, row in found.items() if not isinstance(row, NoOwnModel)}
+
     def settings(self) -> TrainingSettings:
         """What travels with every order."""
         return TrainingSettings(
@@ -62,9 +70,9 @@ class TrainingSection(Section):
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             eval_batch_size=self.eval_batch_size,
-            procedure=self.procedure,
+            procedure=self.procedure.parts()[0],
             balance=self.balance,
             optimizer=self.optimizer,
             proximal_step=self.proximal_step,
-            finetune_epochs=self.finetune_epochs,
+            own_model=next(iter(self.own_models().values()), NoOwnModel()),
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from common.config.schema import Config, ModelSection
 
-RunSettings: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
+Checks: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
 """Checks of a configuration, each with the sections that it reads; they give `path: problem; remedy` lines."""
 
 
@@ -69,7 +69,7 @@ class InputKind(ABC):
     """Plural, for messages too."""
     encoder_types: ClassVar[frozenset[str]] = frozenset()
     """The encoders that read it: `model_type` in their descriptions, and `model.server_model`."""
-    rules: ClassVar[RunSettings] = ()
+    checks: ClassVar[Checks] = ()
     """What a configuration for this kind may not say."""
     no_export: ClassVar[str] = ""
     """Why a model over it cannot be exported, if so."""

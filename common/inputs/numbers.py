@@ -102,7 +102,7 @@ class Numbers(InputKind):
 
     name = "numbers"
     encoder_types = frozenset({"mlp"})
-    rules = (
+    checks = (
         (("model",), _sizes),
         (("model",), _text_settings),
         (("model", "federation"), _codec),
@@ -126,7 +126,7 @@ class Numbers(InputKind):
         from common.models.mlp import describe_mlp
 
         sizes = section.mlp
-        assert sizes.features is not None  # `rules` see to it
+        assert sizes.features is not None  # `checks` see to it
         described = describe_mlp(sizes.features, sizes.hidden, sizes.dropout)
         return EncoderSource(described, None, None, "random weights: mlp")
 

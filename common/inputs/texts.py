@@ -150,7 +150,7 @@ class Texts(InputKind):
     """Read as tokens; every encoder that is not of another kind of inputs reads texts."""
 
     name = "texts"
-    rules = (
+    checks = (
         (("model",), _sizes),
         (("model",), _tasks),
         (("model", "data"), _standardise),

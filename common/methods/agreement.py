@@ -40,19 +40,19 @@ class AgreementRelation(Relation):
         state = members.state
         known: list[str] = list(state.get("holders", []))
         agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), self.decay)
-        groups = _groups_now(members.holders, known, state.get("groups", []))
+        groups = _groups_now(members.ids, known, state.get("groups", []))
         rounds = int(state.get("rounds", 0)) + 1
         note = ""
         if rounds >= self.patience:
-            groups, note = _moved(groups, agreed, self.margin / np.sqrt(members.size), members.holders)
+            groups, note = _moved(groups, agreed, self.margin / np.sqrt(members.size), members.ids)
         start = np.zeros((members.count, len(members.products)))
         for group in groups:
             weights = members.examples[group]
             weights = weights if weights.any() else np.ones(len(group))
             start[np.ix_(group, group)] = weights / weights.sum()
         remembered = {
-            "holders": list(members.holders),
-            "groups": [[members.holders[k] for k in group] for group in groups],
+            "holders": list(members.ids),
+            "groups": [[members.ids[k] for k in group] for group in groups],
             "agreement": [[round(float(v), 6) for v in row] for row in agreed],
             "rounds": rounds,
         }
@@ -64,9 +64,9 @@ def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: f
     now = cosines(members.steps)
     seen = members.examples > 0.0
     result = np.eye(members.count)
-    places = {holder: i for i, holder in enumerate(known)}
-    for k, one in enumerate(members.holders):
-        for j, other in enumerate(members.holders):
+    places = {member: i for i, member in enumerate(known)}
+    for k, one in enumerate(members.ids):
+        for j, other in enumerate(members.ids):
             past = float(old[places[one], places[other]]) if one in places and other in places else None
             if k != j and seen[k] and seen[j]:
                 result[k, j] = now[k, j] if past is None else decay * past + (1.0 - decay) * now[k, j]
@@ -75,28 +75,28 @@ def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: f
     return result
 
 
-def _groups_now(holders: Sequence[str], known: Sequence[str], groups: Sequence[Sequence[str]]) -> Groups:
+def _groups_now(ids: Sequence[str], known: Sequence[str], groups: Sequence[Sequence[str]]) -> Groups:
     """The groups as places in `holders`; newcomers join the largest."""
-    found = [[holders.index(name) for name in group if name in holders] for group in groups]
+    found = [[ids.index(name) for name in group if name in ids] for group in groups]
     found = [group for group in found if group] or [[]]
-    max(found, key=len).extend(k for k, holder in enumerate(holders) if holder not in known)
+    max(found, key=len).extend(k for k, member in enumerate(ids) if member not in known)
     return [sorted(group) for group in found]
 
 
-def _moved(groups: Groups, agreed: Float64, margin: float, holders: Sequence[str]) -> tuple[Groups, str]:
+def _moved(groups: Groups, agreed: Float64, margin: float, ids: Sequence[str]) -> tuple[Groups, str]:
     """The groups after at most one move, and what it was."""
     splits = [(_between(agreed, *halves), i, halves) for i, g in enumerate(groups) if (halves := _halves(g, agreed))]
     if splits:
         worst, i, halves = min(splits, key=lambda found: found[0])
         if worst < -margin:
-            parts = " from ".join(_named(half, holders) for half in halves)
+            parts = " from ".join(_named(half, ids) for half in halves)
             return [*groups[:i], *halves, *groups[i + 1 :]], f"split {parts}: mean cosine {worst:.4f}"
     joins = [(_between(agreed, a, b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups) if i < j]
     if joins:
         best, i, j = max(joins, key=lambda found: found[0])
         if best > margin:
             rest = [group for k, group in enumerate(groups) if k not in (i, j)]
-            text = f"joined {_named(groups[i], holders)} with {_named(groups[j], holders)}: mean cosine {best:.4f}"
+            text = f"joined {_named(groups[i], ids)} with {_named(groups[j], ids)}: mean cosine {best:.4f}"
             return [*rest, sorted(groups[i] + groups[j])], text
     return groups, ""
 
@@ -120,5 +120,5 @@ def _between(agreed: Float64, one: Sequence[int], other: Sequence[int]) -> float
     return float(agreed[np.ix_(one, other)].mean())
 
 
-def _named(group: Sequence[int], holders: Sequence[str]) -> str:
-    return "{" + ", ".join(holders[k] for k in group) + "}"
+def _named(group: Sequence[int], ids: Sequence[str]) -> str:
+    return "{" + ", ".join(ids[k] for k in group) + "}"

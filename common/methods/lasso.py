@@ -50,14 +50,14 @@ class LassoRelation(Relation):
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        adjacency = adjacency_of(members.holders, self.links)
+        adjacency = adjacency_of(members.ids, self.links)
         edges = [_Edge(k, j, adjacency[k, j]) for k, j in np.argwhere(np.triu(adjacency) > 0.0).tolist()]
         rows, old = np.eye(len(members.products)), _dual_rows(members)
         anchor, degrees = np.zeros((members.count, len(rows))), np.zeros(members.count)
         duals: dict[tuple[str, str], Float64] = {}
         fused = []
         for k, j, weight in edges:
-            ends = (members.holders[k], members.holders[j]), (members.holders[j], members.holders[k])
+            ends = (members.ids[k], members.ids[j]), (members.ids[j], members.ids[k])
             before = [old[end] if end in old else np.zeros(len(rows)) for end in ends]
             a, b = rows[k] + before[0], rows[j] + before[1]
             gap = float(np.sqrt(max((a - b) @ members.products @ (a - b), 0.0)))

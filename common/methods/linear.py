@@ -61,7 +61,7 @@ class GraphRelation(Relation):
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        adjacency = adjacency_of(members.holders, self.links)
+        adjacency = adjacency_of(members.ids, self.links)
         degrees = adjacency.sum(axis=1)
         alone = np.diag((degrees == 0.0).astype(np.float64))
         anchor = adjacency / np.where(degrees == 0.0, 1.0, degrees)[:, np.newaxis] + alone
@@ -100,7 +100,7 @@ class PrecisionRelation(Relation):
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
-        omega = adjacency_of(members.holders, self.links) + self.diagonal * np.eye(members.count)
+        omega = adjacency_of(members.ids, self.links) + self.diagonal * np.eye(members.count)
         strengths = np.abs(omega).sum(axis=1)
         share = omega / np.where(strengths == 0.0, 1.0, strengths)[:, np.newaxis]
         return Coupling(anchor=over_rows(members, np.eye(members.count) - share), mu=self.strength * strengths)
@@ -129,14 +129,14 @@ class ClusterRelation(Relation):
         """See `Row`."""
         if not self.clusters:
             return ["clusters: needed by relation clusters; write e.g. {north: [a, b], south: [c, d]}"]
-        named = Counter(holder for group in self.clusters.values() for holder in group)
-        return [f"clusters: '{holder}' is in two; keep one" for holder, times in named.items() if times > 1]
+        named = Counter(member for group in self.clusters.values() for member in group)
+        return [f"clusters: '{member}' is in two; keep one" for member, times in named.items() if times > 1]
 
     def __call__(self, members: Members) -> Coupling:
         """See `Relation`."""
         anchor, mu = np.eye(members.count), np.zeros(members.count)
         for group in self.clusters.values():
-            inside = np.array([holder in group for holder in members.holders])
+            inside = np.array([member in group for member in members.ids])
             if inside.sum() > 1:
                 anchor[np.ix_(inside, inside)] = 1.0 / inside.sum()
                 mu[inside] = self.strength
@@ -148,7 +148,7 @@ class ClusterRelation(Relation):
 
     def named_members(self) -> list[tuple[str, str]]:
         """See `Relation`."""
-        return [(f"clusters.{name}", holder) for name, group in self.clusters.items() for holder in group]
+        return [(f"clusters.{name}", member) for name, group in self.clusters.items() for member in group]
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,16 @@ def link_problems(links: Links, largest_mu: float, attract: bool) -> list[str]:
 
 def named_in(links: Links) -> list[tuple[str, str]]:
     """(place, member) for each end of a link."""
-    return [(f"links.{i}", holder) for i, (one, other, _) in enumerate(links) for holder in (one, other)]
+    return [(f"links.{i}", member) for i, (one, other, _) in enumerate(links) for member in (one, other)]
 
 
-def adjacency_of(holders: Sequence[str], links: Links) -> Float64:
+def adjacency_of(ids: Sequence[str], links: Links) -> Float64:
     """The symmetric matrix of weights between members, zero on the diagonal; without links all weights are 1."""
-    count = len(holders)
+    count = len(ids)
     if not links:
         return np.ones((count, count)) - np.eye(count)
     weights = {frozenset((one, other)): weight for one, other, weight in links}
-    pairs = [[weights.get(frozenset((one, two)), 0.0) if one != two else 0.0 for two in holders] for one in holders]
+    pairs = [[weights.get(frozenset((one, two)), 0.0) if one != two else 0.0 for two in ids] for one in ids]
     return np.array(pairs, dtype=np.float64).reshape(count, count)
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from common.methods.choice import Epochs, Row, Strength, table
+from common.methods.own_models import NoOwnModel, OwnModelRow, PulledModel
 
 
 class ProximalStep(StrEnum):
@@ -26,12 +27,16 @@ class LocalProcedure(Row):
 
     has_anchor: ClassVar[bool] = False
     """Whether it has a proximal term to the received model, so that `training.proximal_step` is read."""
-    has_own_model: ClassVar[bool] = False
-    """Whether the client trains a second model of its own beside the one that it hands in."""
     splits_model: ClassVar[bool] = False
     """Whether it needs a plan that splits the model into a shared encoder and heads."""
     looks_ahead: ClassVar[bool] = False
     """Whether gradients are taken where the model does not stand."""
+    has_controls: ClassVar[bool] = False
+    """Whether clients exchange control variates, a vector for each scope."""
+
+    def parts(self) -> tuple[LocalProcedure, OwnModelRow]:
+        """What it is of the model that is handed in, and of the client's own: what orders carry."""
+        return self, NoOwnModel()
 
     def largest_mu(self) -> float:
         """The strength of its proximal term."""
@@ -82,18 +87,17 @@ class Ditto(LocalProcedure):
     """Ditto (Li et al. 2021): FedAvg, and beside it a personal model per client, pulled to the received one."""
 
     name = "ditto"
-    has_own_model = True
     has_anchor = True
     mu: Strength = 0.1
     """strength of the pull to the received model"""
 
+    def parts(self) -> tuple[LocalProcedure, OwnModelRow]:
+        """See `LocalProcedure`."""
+        return PlainProcedure(), PulledModel(self.mu)
+
     def largest_mu(self) -> float:
         """See `LocalProcedure`."""
         return self.mu
-
-    def extra_epochs(self, local_epochs: int) -> int:
-        """See `LocalProcedure`."""
-        return local_epochs
 
 
 @dataclass(frozen=True)
@@ -110,4 +114,15 @@ class PerFedAvg(LocalProcedure):
         return local_epochs
 
 
-PROCEDURES: dict[str, type[LocalProcedure]] = table(PlainProcedure, FedProx, FedRep, Ditto, PerFedAvg)
+@dataclass(frozen=True)
+class Scaffold(LocalProcedure):
+    """SCAFFOLD, option II (Karimireddy et al. 2020): SGD with c - c_i added to each gradient.
+
+    c_i is what the client's gradients were on average in its last order, c the mean of that over all clients.
+    """
+
+    name = "scaffold"
+    has_controls = True
+
+
+PROCEDURES: dict[str, type[LocalProcedure]] = table(PlainProcedure, FedProx, FedRep, Ditto, PerFedAvg, Scaffold)

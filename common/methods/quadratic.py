@@ -44,13 +44,13 @@ def minimise(matrix: Float64, linear: Float64, total: float | None = None) -> Fl
             break
         before = tuple(free)
         free.append(min(candidates, key=lambda i: (slope[i], i)))
-        x = _settle(matrix, linear, total, x, free)
+        x = _flush(matrix, linear, total, x, free)
         if tuple(free) == before:  # the new element went straight back to zero: rounding is all that is left
             break
     return x
 
 
-def _settle(matrix: Float64, linear: Float64, total: float | None, x: Float64, free: list[int]) -> Float64:
+def _flush(matrix: Float64, linear: Float64, total: float | None, x: Float64, free: list[int]) -> Float64:
     """Move to the minimum over the free elements, giving back on the way those that reach zero."""
     while True:
         best = _stationary(matrix[np.ix_(free, free)], linear[free], total)

@@ -22,7 +22,7 @@ LARGEST_MU = LARGEST * MAX_CLIENTS
 class Members:
     """The members of a scope template after a round, K of them by name."""
 
-    holders: tuple[str, ...]
+    ids: tuple[str, ...]
     examples: Float64
     """(K,) examples that were trained on; 0 for members whom the round did not reach."""
     products: Float64
@@ -39,7 +39,7 @@ class Members:
     @property
     def count(self) -> int:
         """K."""
-        return len(self.holders)
+        return len(self.ids)
 
 
 @dataclass(frozen=True)

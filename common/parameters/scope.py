@@ -9,8 +9,9 @@
 | `member/<id>`, `member/<id>/<block>`, `member/<id>/task/<name>` | a member: one client, or all with the same tasks |
 | `anchor/<scope>` | what another scope is pulled to |
 | `dual/<other>/<scope>` | what a relation remembers of a member's scope and another member |
+| `control/<scope>` | the sum of all clients' control variates of another scope (SCAFFOLD) |
 
-A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{holder}`. Every group of tasks,
+A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{member}`. Every group of tasks,
 and every member, has a scope of its own for it, with the template's layout and first values. A template is a scope of
 the published model too; scopes of all other kinds are their own templates.
 """
@@ -30,14 +31,14 @@ SHARED = "shared"
 LAYERED = "shared/{block}"
 PRIVATE = "private"
 TASK_HEAD = "task/{task}"
-OWN = "member/{holder}"
-OWN_HEAD = "member/{holder}/task/{task}"
-OWN_BLOCK = "member/{holder}/{block}"
-_HOLDER = "{holder}"
+OWN = "member/{member}"
+OWN_HEAD = "member/{member}/task/{task}"
+OWN_BLOCK = "member/{member}/{block}"
+_MEMBER = "{member}"
 _LEVEL = re.compile(r"\{(\d+)\}")
 _RULE = re.compile(
     r"shared(?:/\{block\})?|private|task/(?:\{task\}|[A-Za-z0-9_-]+)|group/\{[1-9]\}"
-    r"|member/\{holder\}(?:/\{block\}|/task/\{task\})?"
+    r"|member/\{member\}(?:/\{block\}|/task/\{task\})?"
 )
 _NAMED_BY_RULES = "shared, shared/{block}, private, task/{task}, task/<name>, group/{1} (to {9})"
 
@@ -52,6 +53,7 @@ class ScopeKind(StrEnum):
     MEMBER = "member"
     ANCHOR = "anchor"
     DUAL = "dual"
+    CONTROL = "control"
 
 
 _OWNED = frozenset({ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL})
@@ -68,7 +70,7 @@ class Scope:
     part: str = ""
     """A block of the model, or `task/<name>`, of scopes that do not hold all of their owner's parameters."""
     of: Scope | None = None
-    """What an anchor or a dual belongs to."""
+    """What an anchor, a dual or a control belongs to."""
 
     @staticmethod
     @lru_cache(maxsize=1 << 16)
@@ -87,8 +89,8 @@ class Scope:
                 found = Scope(ScopeKind(word), rest)
             case ScopeKind.MEMBER:
                 found = Scope(ScopeKind.MEMBER, owner, tail)
-            case ScopeKind.ANCHOR:
-                found = Scope(ScopeKind.ANCHOR, of=Scope.parse(rest))
+            case ScopeKind.ANCHOR | ScopeKind.CONTROL:
+                found = Scope(ScopeKind(word), of=Scope.parse(rest))
             case ScopeKind.DUAL:
                 found = Scope(ScopeKind.DUAL, owner, of=Scope.parse(tail))
             case _:
@@ -114,13 +116,13 @@ class Scope:
 
     @property
     def is_derived(self) -> bool:
-        """Whether it is made from other scopes and nobody trains it: an anchor or a dual."""
+        """Whether it is no part of the model but belongs to a scope that is: an anchor, a dual or a control."""
         return self.of is not None
 
     @property
     def is_template(self) -> bool:
         """Whether groups or members have scopes of their own in its place."""
-        return self.owner == _HOLDER or self.level is not None
+        return self.owner == _MEMBER or self.level is not None
 
     @property
     def level(self) -> int | None:
@@ -140,22 +142,27 @@ class Scope:
 
     @cached_property
     def template(self) -> str:
-        """The name of its template; of an anchor or a dual, that of the scope it belongs to."""
+        """The name of its template; of a scope that belongs to another one, that of the other."""
         if self.of is not None:
             return self.of.template
         if self.kind is ScopeKind.GROUP and self.level is None:
             return group_template(self.owner.count("/") + 1)
-        return str(self.filled(_HOLDER)) if self.is_member else str(self)
+        return str(self.filled(_MEMBER)) if self.is_member else str(self)
 
     @property
     def base(self) -> str:
-        """The name of the scope that an anchor belongs to, or its own."""
-        return str(self.of if self.kind is ScopeKind.ANCHOR else self)
+        """The name of the scope that an anchor or a control belongs to, or its own."""
+        return str(self.of if self.kind in (ScopeKind.ANCHOR, ScopeKind.CONTROL) else self)
 
     @property
     def anchor(self) -> str:
         """The name of what it is pulled to."""
         return str(Scope(ScopeKind.ANCHOR, of=self))
+
+    @property
+    def control(self) -> str:
+        """The name of the sum of its clients' control variates."""
+        return str(Scope(ScopeKind.CONTROL, of=self))
 
     def dual(self, other: str) -> str:
         """The name of a member's dual towards another member."""
@@ -186,6 +193,11 @@ class ByTemplate(dict[str, V]):
         return self[template]
 
 
+def is_control(name: str) -> bool:
+    """Whether a scope is a sum of control variates."""
+    return Scope.parse(name).kind is ScopeKind.CONTROL
+
+
 def is_private(name: str) -> bool:
     """Whether a scope's parameters must never leave the client."""
     return Scope.parse(name).kind is ScopeKind.PRIVATE
@@ -206,9 +218,12 @@ def copies_of(template: str, names: Iterable[str]) -> list[str]:
 
 
 def isolated_scopes(names: Iterable[str], tasks: Collection[str], isolated: Collection[str]) -> frozenset[str]:
-    """A client's scopes that nothing trains when it works on `tasks`, of which `isolated` ones do not count."""
+    """Those among a client's scopes that nothing trains when it works on `tasks`, of which `isolated` do not count.
+
+    Controls are not among them: a client takes its variate of such a scope out of the sum.
+    """
     nobody = bool(isolated) and set(tasks) <= set(isolated)  # an order without names is about all tasks
-    return frozenset(name for name in names if nobody or Scope.parse(name).task in isolated)
+    return frozenset(name for name in names if (nobody or Scope.parse(name).task in isolated) and not is_control(name))
 
 
 def group_template(level: int) -> str:

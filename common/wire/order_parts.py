@@ -9,14 +9,16 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from common.bodies import Body, Evaluate, FineTuning, ProximalTerm, Train, TrainingSettings
+from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, Train, TrainingSettings
 from common.errors import WireError
 from common.methods.balances import BALANCES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
+from common.methods.own_models import OWN_MODELS
 from common.methods.procedures import PROCEDURES, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.orders import Order, ScopeValues
 from common.parameters.capacity import is_frozen
+from common.parameters.scope import Scope, ScopeKind
 from common.ports import INLINE_BYTES
 from common.targets import TargetUnits
 from common.wire import checks, limits
@@ -84,36 +86,32 @@ def _pack_train(value: Train) -> pb.Train:
             pb.ProximalTerm(scope=term.scope, mu=term.mu, version=term.version) for term in value.proximal_terms
         ],
         isolated_tasks=value.isolated_tasks,
+        controls=[pb.ControlShare(scope=share.scope, clients=share.clients) for share in value.controls],
     )
 
 
 def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
     message = order.train
     checks.require(message, "settings")
+    settings = _unpack_training(message.settings)
     return Train(
-        _unpack_training(message.settings),
+        settings,
         _unpack_seed(message.seed),
         checks.identifier(message.codec, "codec"),
         _unpack_proximal_terms(message, scopes),
         _unpack_isolated_tasks(order),
+        _unpack_controls(message, scopes, settings),
     )
 
 
 def _pack_evaluate(value: Evaluate) -> pb.Evaluate:
-    message = pb.Evaluate(batch_size=value.batch_size, own_model=value.own_model)
-    if value.fine_tuning is not None:
-        message.fine_tuning.settings.CopyFrom(_pack_training(value.fine_tuning.settings))
-        message.fine_tuning.seed = value.fine_tuning.seed
-    return message
+    return pb.Evaluate(settings=_pack_training(value.settings), seed=value.seed)
 
 
 def _unpack_evaluate(order: pb.Order, _: Collection[str]) -> Evaluate:
-    message, tuning = order.evaluate, None
-    if message.HasField("fine_tuning"):
-        checks.require(message.fine_tuning, "settings")
-        seed = _unpack_seed(message.fine_tuning.seed)
-        tuning = FineTuning(_unpack_training(message.fine_tuning.settings), seed)
-    return Evaluate(checks.count(message.batch_size, "batch_size", least=1), message.own_model, tuning)
+    message = order.evaluate
+    checks.require(message, "settings")
+    return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed))
 
 
 @dataclass(frozen=True)
@@ -162,6 +160,17 @@ def _unpack_proximal_terms(message: pb.Train, scopes: Collection[str]) -> tuple[
     )
 
 
+def _unpack_controls(
+    message: pb.Train, scopes: Collection[str], settings: TrainingSettings
+) -> tuple[ControlShare, ...]:
+    """The shares of exactly those controls that the order is about, and only where its procedure has such."""
+    names = checks.distinct((share.scope for share in message.controls), "controls")
+    controls = {str(scope.of) for scope in map(Scope.parse, scopes) if scope.kind is ScopeKind.CONTROL}
+    if {*names} != controls or not controls <= {*scopes} or (controls and not settings.procedure.has_controls):
+        raise WireError(f"controls: {sorted(names)} do not fit scopes {sorted(scopes)} and {settings.procedure.name}")
+    return tuple(ControlShare(s.scope, checks.count(s.clients, "clients", least=1)) for s in message.controls)
+
+
 def _unpack_inline(message: pb.Order, scopes: Collection[str]) -> tuple[ScopeValues, ...]:
     checks.distinct((item.scope for item in message.inline), "inline")
     for item in message.inline:
@@ -185,31 +194,29 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
         optimizer=pack_choice(value.optimizer),
         proximal_step=value.proximal_step.value,
         frozen=value.frozen,
-        finetune_epochs=value.finetune_epochs,
-        isolated=value.isolated,
+        own_model=pack_choice(value.own_model),
     )
 
 
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
-    checks.require(message, "procedure", "balance", "optimizer")
-    settings = TrainingSettings(
+    checks.require(message, "procedure", "balance", "optimizer", "own_model")
+    procedure = unpack_choice(message.procedure, PROCEDURES, "procedure")
+    if procedure.parts()[0] != procedure:
+        raise WireError(f"procedure: {procedure.name} travels as its parts")
+    return TrainingSettings(
         checks.count(message.local_epochs, "local_epochs"),
         checks.count(message.batch_size, "batch_size", least=1),
         checks.amount(message.learning_rate, "learning_rate"),
         checks.amount(message.weight_decay, "weight_decay"),
         checks.amount(message.max_grad_norm, "max_grad_norm"),
         checks.count(message.eval_batch_size, "eval_batch_size", least=1),
-        unpack_choice(message.procedure, PROCEDURES, "procedure"),
+        procedure,
         unpack_choice(message.balance, BALANCES, "balance"),
         unpack_choice(message.optimizer, LOCAL_OPTIMIZERS, "optimizer"),
         checks.member(ProximalStep, message.proximal_step, "proximal_step"),
         _frozen(message.frozen),
-        checks.count(message.finetune_epochs, "finetune_epochs"),
-        message.isolated,
+        unpack_choice(message.own_model, OWN_MODELS, "own_model"),
     )
-    if problem := settings.problem():
-        raise WireError(problem)
-    return settings
 
 
 def _frozen(text: str) -> str:

@@ -21,7 +21,7 @@ from server.aggregation.lengths import Measured, length_of
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.state import Related
-from server.relations.circle import relate, related_templates
+from server.relations.relate import relate, related_templates
 
 log = logging.getLogger("fedmtl.server")
 

@@ -49,8 +49,13 @@ class AggregationStrategy:
     anchor_strength: float = 0.0
     """How strongly what everybody shares is pulled to the run's first values in training."""
 
+    has_controls: bool = False
+    """Whether clients exchange control variates."""
+
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
-        """The optimizer and the rate of a scope."""
+        """The optimizer and the rate of a scope; what is no part of the model just adds its step."""
+        if Scope.parse(scope).is_derived:
+            return PlainStep(), 1.0
         if Scope.parse(scope).kind is not ScopeKind.TASK:
             return self.optimizer, self.rate
         return self.task_optimizer or self.optimizer, self.rate if self.task_rate is None else self.task_rate
@@ -68,6 +73,7 @@ def strategy_of(config: Config) -> AggregationStrategy:
         task_rate=section.task_learning_rate,
         relation=config.relation,
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
+        has_controls=config.training.procedure.has_controls,
     )
 
 

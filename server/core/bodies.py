@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from common.bodies import Body, Evaluate, FineTuning, ProximalTerm, ScopeVersion, Train
+from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Train
 from common.orders import Reply, UpdateHeader
-from common.parameters.scope import Scope
+from common.parameters.scope import Scope, is_control
 from common.seeds import derive_seed
 from server.core.answer_checks import check_scores, check_update
 from server.core.phases import EVALUATE, TRAIN, RoundPhase
@@ -20,12 +20,14 @@ def body_of(run: RunSettings, state: FederationState, round_: OpenRound, order: 
 
 
 def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Train:
+    scopes = [Scope.parse(wanted.scope) for wanted in order.scopes]
     return Train(
         run.training_in(round_.number),
         _seed(run, round_, order),
         order.codec,
         proximal_terms(run, state, order.scopes),
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallback_tasks),
+        controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
     )
 
 
@@ -36,6 +38,8 @@ def proximal_terms(
     found = []
     for wanted in scopes:
         scope = Scope.parse(wanted.scope)
+        if scope.is_derived:
+            continue
         related = state.relations.get(scope.template)
         if related is not None and related.mu.get(wanted.scope):
             found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
@@ -46,13 +50,7 @@ def proximal_terms(
 
 def _evaluate(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
-    settings = run.training
-    tunes = settings.finetune_epochs > 0
-    return Evaluate(
-        settings.eval_batch_size,
-        settings.has_own_model,
-        FineTuning(settings, _seed(run, round_, order)) if tunes else None,
-    )
+    return Evaluate(run.training, _seed(run, round_, order))
 
 
 def _seed(run: RunSettings, round_: OpenRound, order: OpenOrder) -> int:

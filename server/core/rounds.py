@@ -41,7 +41,7 @@ from server.core.state import (
     order_id,
 )
 from server.core.units import with_units
-from server.core.weighing import caps_of, step_shares
+from server.core.weighing import caps_of, step_shares, variates_of
 
 Step = tuple[FederationState, list[Effect]]
 
@@ -295,7 +295,8 @@ def _new_order(
     tasks: tuple[str, ...],
 ) -> OpenOrder:
     name = order_id(phase, number, state.attempt, client.client_id)
-    scopes = tuple(ScopeVersion(scope, state.versions[scope]) for scope in run.scopes_of(client, tasks))
+    held = run.scopes_in(phase, number, client, tasks)
+    scopes = tuple(ScopeVersion(scope, state.version_of(scope)) for scope in held)
     codec = run.codec_for(client.capabilities)
     untrained = run.untrained_scopes(client, tasks, number, state.fallback_tasks)
     return OpenOrder(name, client.client_id, tasks, scopes, codec=codec, untrained=untrained)
@@ -311,7 +312,8 @@ def _opened(
 ) -> OpenRound:
     deadline = now + run.round_timeout_seconds
     caps = caps_of(run, state.clients, orders.values())
-    return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps)
+    variates = variates_of(run, state.clients) if phase.publishes else {}
+    return OpenRound(number, state.attempt, phase, state.completed_rounds, deadline, orders, caps, variates)
 
 
 def _assigned(state: FederationState, round_: OpenRound) -> FederationState:
@@ -364,7 +366,7 @@ def _account(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> 
     held = {task.name: sum(task.name in order.tasks for order in accepted) for task in run.tasks}
     parts = []
     changed = [Scope.parse(name) for name in sorted(totals)]
-    for scope in (str(scope) for scope in changed if not scope.is_member):
+    for scope in (str(scope) for scope in changed if not (scope.is_member or scope.is_derived)):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
         parts.append(f"{scope}: {run.tensors.get(Scope.parse(scope).template, 0)} tensors from {len(who)}{names}")

@@ -12,7 +12,7 @@ from common.inputs.header import Header
 from common.orders import ReplyContent, Session, TaskResult
 from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
-from common.parameters.scope import Scope, isolated_scopes
+from common.parameters.scope import Scope, is_control, isolated_scopes
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.facts import NO_TRAFFIC, Traffic
@@ -95,6 +95,16 @@ class RunSettings:
     def scopes_of(self, client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client exchanges when it works on some of its tasks."""
         return self.held_scopes(self.schemas, client, tasks)
+
+    def scopes_in(
+        self, phase: RoundPhase, number: int, client: ClientRecord, tasks: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """The scopes of its order in a round: to train, with the controls of those that it may train."""
+        scopes = self.scopes_of(client, tasks)
+        if not (phase.publishes and self.training.procedure.has_controls):
+            return scopes
+        untrained = untrained_scopes(client.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        return scopes + tuple(s.control for s in map(Scope.parse, scopes) if s.template not in untrained)
 
     def held_scopes(self, templates: Collection[str], client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes for these templates that a client holds for some of its tasks, without absent layers."""
@@ -211,6 +221,8 @@ class OpenRound:
     deadline: float
     orders: Mapping[str, OpenOrder]
     caps: Mapping[str, int] = field(default_factory=dict)
+    variates: Mapping[str, int] = field(default_factory=dict)
+    """How many clients have a control variate of each scope, in rounds that exchange such."""
     earlier: tuple[OpenRound, ...] = ()
     """The phases before this one, with what was answered."""
 
@@ -273,6 +285,10 @@ class FederationState:
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
     traffic: Traffic = NO_TRAFFIC
     """What the run has cost, as of the last event that said so."""
+
+    def version_of(self, scope: str) -> int:
+        """The version of a scope; a sum of control variates begins at 0 and has nothing of its template."""
+        return self.versions.get(scope, 0) if is_control(scope) else self.versions[scope]
 
     def present(self) -> list[ClientRecord]:
         """Clients that are here now, by id."""

@@ -138,7 +138,8 @@ def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
         return state, effects
     unable = order.codec != DENSE_FLOAT32 and order.codec not in client.capabilities.codecs
     other = order.untrained != run.untrained_scopes(client, order.tasks, state.open.number, state.fallback_tasks)
-    other = other or [s.scope for s in order.scopes] != [*run.scopes_of(client, order.tasks)]
+    held = run.scopes_in(state.open.phase, state.open.number, client, order.tasks)
+    other = other or tuple(scope.scope for scope in order.scopes) != held
     missing = sorted(set(order.tasks) - set(client.tasks))
     if missing or unable or other:
         why = f"without {', '.join(missing)}" if missing else "to train or hold another part of the model"

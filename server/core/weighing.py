@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import floor
 from statistics import median
 
 from common.orders import TaskResult
-from common.parameters.scope import Scope
+from common.parameters.capacity import untrained_scopes
+from common.parameters.scope import Scope, is_control
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, RunSettings
 
 TASK_WEIGHT_UNIT = 1000
@@ -46,7 +48,7 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
 
     Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
     the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
-    brings examples weighs 1.
+    brings examples weighs 1. Changes of control variates are added up as they are.
     """
     plain = all(task.weight == 1.0 for task in run.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
@@ -55,7 +57,22 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
     scopes = [Scope.parse(scope.scope) for scope in order.trained]
     weights = {str(scope): examples[scope.task] if scope.task else everything for scope in scopes}
-    return {scope: min(weight, 1) for scope, weight in weights.items()} if run.one_each else weights
+    if run.one_each:
+        weights = {scope: min(weight, 1) for scope, weight in weights.items()}
+    return weights | {name: 1 for name in weights if is_control(name)}
+
+
+def variates_of(run: RunSettings, clients: Mapping[str, ClientRecord]) -> Mapping[str, int]:
+    """Scope -> how many clients may train it, whether they are here or not: its control is a sum over these."""
+    if not run.training.procedure.has_controls:
+        return {}
+    return Counter(
+        scope
+        for client in clients.values()
+        for untrained in [untrained_scopes(client.capabilities.trains, run.blocks)]
+        for scope in run.scopes_of(client, client.tasks)
+        if Scope.parse(scope).template not in untrained
+    )
 
 
 def task_rows(run: RunSettings, order: OpenOrder, results: Iterable[TaskResult]) -> Mapping[str, Mapping[str, int]]:
@@ -78,7 +95,7 @@ Shares = Mapping[str, Mapping[str, float]]
 def step_shares(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Shares:
     """What share of the steps of these scopes came from which client, by weights; members' own scopes are left out."""
     accepted = [order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED]
-    shared = {name for name in scopes if not Scope.parse(name).is_member}
+    shared = {str(scope) for scope in map(Scope.parse, scopes) if not (scope.is_member or scope.is_derived)}
     weights: dict[str, dict[str, int]] = {}
     for order in accepted:
         rows = task_rows(run, order, order.results)

@@ -30,7 +30,7 @@ from common.orders import (
     Welcome,
 )
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, is_private
+from common.parameters.scope import Scope, is_control, is_private
 from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
@@ -218,7 +218,9 @@ class Coordinator:
             raise Refused(Reason.UNKNOWN_TASK, f"scope '{scope.scope}' is not for client '{client.client_id}'")
         private = is_private(name)
         version = 0 if private else self.state.versions[name]
-        if scope.scope != name:
+        if is_control(scope.scope):
+            version = self.state.version_of(scope.scope)
+        elif scope.scope != name:
             version = next(
                 (t.version for t in proximal_terms(self.settings, self.state, [ScopeVersion(name, version)])), -1
             )

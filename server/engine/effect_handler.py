@@ -60,6 +60,10 @@ class EffectHandler:
         if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
+        if strategy.has_controls:
+            travelling = [(Scope.parse(scope), vector) for scope, vector in self.vectors.items()]
+            zeros = {scope.control: np.zeros_like(vector) for scope, vector in travelling if not scope.is_derived}
+            self.vectors = ByTemplate({**zeros, **self.vectors})
         self._fresh: Mapping[str, Vector] = {}
 
     def is_quick(self, effect: Effect) -> bool:

@@ -28,7 +28,7 @@ from server.reporting.values import (
     ScopeShares,
     Scores,
     TaskReport,
-    Uploads,
+    UploadTotals,
 )
 
 
@@ -58,14 +58,14 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
     return scores
 
 
-def uploads(rounds: Iterable[OpenRound]) -> dict[str, Uploads]:
+def uploads(rounds: Iterable[OpenRound]) -> dict[str, UploadTotals]:
     """How many accepted updates came with each codec, and the bytes of their payloads."""
-    found: dict[str, Uploads] = {}
+    found: dict[str, UploadTotals] = {}
     orders = [order for round_ in rounds if round_.phase.publishes for order in round_.orders.values()]
     for order in orders:
         if order.state is OrderState.ACCEPTED:
-            before = found.get(order.codec, Uploads(0, 0))
-            found[order.codec] = Uploads(before.updates + 1, before.bytes + order.nbytes)
+            before = found.get(order.codec, UploadTotals(0, 0))
+            found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
     return dict(sorted(found.items()))
 
 

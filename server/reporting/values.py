@@ -45,7 +45,7 @@ class Personalisation:
 
 
 @dataclass(frozen=True)
-class Uploads:
+class UploadTotals:
     """Accepted updates of one codec, and the bytes of their payloads."""
 
     updates: int
@@ -167,7 +167,7 @@ class Report:
     model_digest: str
     bytes_down: int
     bytes_up: int
-    uploads: Mapping[str, Uploads]
+    uploads: Mapping[str, UploadTotals]
     task_cosines: Sequence[RoundCosines]
     step_shares: Sequence[RoundShares]
     relation: Mapping[str, object]

@@ -33,10 +33,10 @@ from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, influence_of
 from server.reporting.values import Report, to_json
-from server.runs.apart import done_apart
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
+from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
 from server.service.grpc_server import require_free, start_server
@@ -89,11 +89,11 @@ async def serve(
 
 @asynccontextmanager
 async def open_run(
-    config: Config, resume: Resume, apart: bool = True
+    config: Config, resume: Resume, own_process: bool = True
 ) -> AsyncIterator[tuple[Config, RunFolder, Journal]]:
     """A run, a new one or one to go on with: its configuration, tasks in their order, its folder and its journal.
 
-    `apart`: see `begin_run`.
+    `own_process`: see `begin_run`.
 
     Raises:
         RunFolderError: there is a run already, or none to go on with, or another one.
@@ -104,11 +104,11 @@ async def open_run(
     with closing(folder), closing(Journal(folder.journal)) as journal:
         if journal.facts().began is None:
             folder.require_untrained()
-            await asyncio.to_thread(begin_run, config, folder, journal, apart)
+            await asyncio.to_thread(begin_run, config, folder, journal, own_process)
         else:
             await asyncio.to_thread(mend_files, folder, journal)
             await asyncio.to_thread(fall_back, folder, journal)
-            config = await asyncio.to_thread(continue_run, config, folder, journal, apart)
+            config = await asyncio.to_thread(continue_run, config, folder, journal, own_process)
             journal.commit([_settings(config)])
         yield config, folder, journal
 
@@ -120,15 +120,15 @@ def _use_one_arena() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
-def begin_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> None:
+def begin_run(config: Config, folder: RunFolder, journal: Journal, own_process: bool = True) -> None:
     """Make everything that a run starts from; the journal learns of it last.
 
-    The model is made `apart`, in a process that ends, unless this one has torch already.
+    With `own_process` the model is made in a process of its own, which ends, unless this one has torch already.
     """
     folder.write(folder.config, render(config).encode())
     log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
-    origin, summary, units = done_apart(prepare) if apart else prepare()
+    origin, summary, units = done_in_own_process(prepare) if own_process else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
@@ -144,10 +144,10 @@ def _settings(config: Config) -> RunConfiguration:
     return RunConfiguration(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
 
-def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: bool = True) -> Config:
+def continue_run(config: Config, folder: RunFolder, journal: Journal, own_process: bool = True) -> Config:
     """The configuration to go on with: a resumed run is the same federation, to which tasks may have been added.
 
-    New heads are made `apart`, as in `begin_run`.
+    `own_process`: see `begin_run`; here new heads are made.
 
     Raises:
         RunFolderError: something else differs that must stay, or the run is over and tasks would come too late.
@@ -164,7 +164,7 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, apart: boo
         late = f"the run is over after {state.completed_rounds} rounds; raise training.num_rounds to train it"
         raise RunFolderError(f"tasks.{added[0]}: {late}")
     prepare = partial(_prepare_heads, config, folder.path, added)
-    new = done_apart(prepare) if apart else prepare()
+    new = done_in_own_process(prepare) if own_process else prepare()
     grow(config, before, new, folder, journal)
     log.info("tasks that join this run: %s", ", ".join(added))
     for line in new.summary.splitlines():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from common.bodies import TrainingSettings
 from common.clock import Clock
 from common.config import Config
 from common.orders import ModelArchitecture
@@ -39,7 +37,7 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         tasks=config.definitions(),
         schemas=ByTemplate({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
-        training=_training(config),
+        training=config.order_settings(),
         clients_per_task=section.clients_per_task,
         min_clients=section.min_clients,
         client_fraction=section.client_fraction,
@@ -71,11 +69,6 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         headers=config.headers(),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
     )
-
-
-def _training(config: Config) -> TrainingSettings:
-    """What travels with orders: under the guard clients train isolated models too."""
-    return replace(config.training.settings(), isolated=config.guard.enabled)
 
 
 def _schedule(config: Config) -> TrainingSchedule:

@@ -22,10 +22,10 @@ from server.core.guard import standing
 from server.core.phases import RoundPhase
 from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
+from server.storage.flushing import Flusher
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
 from server.storage.rows import client_from, facts_of, json_of, order_of, rows_of
-from server.storage.settling import Settling
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 from server.storage.versions import KEPT_VERSIONS
 
@@ -51,7 +51,7 @@ class Journal:
         self._after: Callable[[], None] | None = None
         self._files: dict[str, Row] = {}
         self._log: LogWriter | None = None
-        self._settling: Settling | None = None
+        self._flusher: Flusher | None = None
         try:
             if self._path is not None:
                 self.findings = mend(self._path) if self._path.parent.is_dir() else ()
@@ -69,7 +69,7 @@ class Journal:
         if self._path is not None:
             self._inode = self._path.stat().st_ino
             self._log = LogWriter(log_of(self._path))
-            self._settling = Settling(self._path, self._sync, KEPT_VERSIONS)
+            self._flusher = Flusher(self._path, self._sync, KEPT_VERSIONS)
 
     def _sync(self) -> None:
         if self._log is not None:
@@ -95,8 +95,8 @@ class Journal:
 
     def close(self) -> None:
         """Finish what follows on commits, and close the file."""
-        if self._settling is not None:
-            self._settling.close()
+        if self._flusher is not None:
+            self._flusher.close()
         if self._log is not None:
             self._log.close()
         self._db.close()
@@ -136,9 +136,9 @@ class Journal:
                 self._db.execute("ROLLBACK")
         self._number, self._digest = entry.number, digest
         after, self._model, self._after, self._files = self._after, None, None, {}
-        if self._log is not None and self._settling is not None:
+        if self._log is not None and self._flusher is not None:
             self._log.append(entry, digest)
-            self._settling.ask(after)
+            self._flusher.ask(after)
 
     def _require_in_place(self) -> None:
         """A deleted folder takes writes as if nothing had happened, and nobody would ever find them."""
@@ -311,9 +311,11 @@ class Journal:
         return [client_from(*row) for row in rows]
 
     def _open_round(self, completed: int, deadline: float) -> tuple[OpenRound | None, int]:
-        row = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 0").fetchone()
+        row = self._db.execute(
+            "SELECT kind, number, attempt, version, variates FROM rounds WHERE closed = 0"
+        ).fetchone()
         if row is not None:
-            kind, number, attempt, version = row
+            kind, number, attempt, version, variates = row
             open_ = self._round(PHASES[kind].phase, number, attempt, version, deadline)
             fresh = {
                 name: OpenOrder(name, o.client_id, o.tasks, o.scopes, codec=o.codec, untrained=o.untrained)
@@ -324,7 +326,7 @@ class Journal:
                 (number, attempt, version),
             ).fetchall()
             past = tuple(self._round(PHASES[name].phase, number, attempt, version, 0.0) for (name,) in earlier)
-            return OpenRound(number, attempt, open_.phase, version, deadline, fresh, earlier=past), attempt
+            return replace(open_, orders=fresh, variates=json.loads(variates), earlier=past), attempt
         abandoned = "SELECT max(attempt) FROM rounds WHERE number = ? AND published IS NULL"
         (attempt,) = self._db.execute(abandoned, (completed + 1,)).fetchone()
         return None, (attempt or 0) + 1

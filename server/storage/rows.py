@@ -86,7 +86,10 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
 
 
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:
-    yield "rounds", (r.phase.name, r.number, r.attempt, r.version, closed, published, json_of(totals))
+    yield (
+        "rounds",
+        (r.phase.name, r.number, r.attempt, r.version, closed, published, json_of(totals), json_of(r.variates)),
+    )
     for o in r.orders.values():
         scopes = json_of([[s.scope, s.version, *(["untrained"] if s.scope in o.untrained else [])] for s in o.scopes])
         brought = o.digest, json_of(o.weights), json_of(o.results)

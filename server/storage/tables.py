@@ -34,7 +34,9 @@ TABLES: Mapping[str, TableLayout] = {
         "client_id TEXT, tasks TEXT, examples TEXT, capabilities TEXT, committed TEXT, left_run INTEGER, tally TEXT"
     ),
     "rounds": TableLayout(
-        "kind TEXT, number INTEGER, attempt INTEGER, version INTEGER, closed INTEGER, published INTEGER, totals TEXT", 3
+        "kind TEXT, number INTEGER, attempt INTEGER, version INTEGER, closed INTEGER, published INTEGER, totals TEXT, "
+        "variates TEXT",
+        3,
     ),
     "orders": TableLayout(
         "order_id TEXT, kind TEXT, number INTEGER, attempt INTEGER, client_id TEXT, tasks TEXT, scopes TEXT, "

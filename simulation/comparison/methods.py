@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 from common.config import Config, vary
+from common.config.values import Section
 from common.errors import ConfigError
+from common.methods.choice import Row, described
 from common.methods.task_weights import TASK_WEIGHTS
 
 LOCAL, SINGLE_TASK = "local", "single_task"
@@ -26,6 +29,9 @@ SAME_FOR_ALL: tuple[str, ...] = (
     *("federation.client_fraction", "federation.tasks_per_order"),
 )
 """What a method of one's own may not change: rows and budget. Weights and roles of tasks it may."""
+
+PARAMETERS = {"sharing.plan": ("private_layers", "members"), "guard.enabled": ("margin", "rounds")}
+"""What else of its section a choice reads that is no row of a table."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,31 @@ class ComparedMethod:
             ConfigError: one line per problem, beginning with the method's name.
         """
         try:
-            return vary(config, {**self.changes, **changes}, self.forget, "simulate")
+            return vary(config, {**self._changes(config), **changes}, self.forget, "simulate")
         except ConfigError as error:
             raise ConfigError(*(f"method {self.name}: {problem}" for problem in error.problems)) from None
+
+    def _changes(self, config: Config) -> Mapping[str, object]:
+        """What it changes; where the file chooses the same as a built-in method, with the file's parameters."""
+        if not self.forget:
+            return self.changes
+        found = dict(self.changes)
+        for path, value in self.changes.items():
+            section, key = _section_of(config, path)
+            chosen = getattr(section, key)
+            wanted = value if isinstance(value, Mapping) else {"name": value}
+            if isinstance(chosen, Row) and chosen.name == wanted["name"]:
+                found[path] = {**wanted, **described(chosen)}
+            elif chosen == value:
+                kept = (key for key in PARAMETERS.get(path, ()) if key in section.model_fields_set)
+                found |= {f"{path.rpartition('.')[0]}.{key}": getattr(section, key) for key in kept}
+        return found
+
+
+def _section_of(config: Config, path: str) -> tuple[Section, str]:
+    """The section in which a path ends, and its key there."""
+    *names, key = path.split(".")
+    return reduce(getattr, names, config), key
 
 
 def _aggregation(**values: object) -> dict[str, object]:
@@ -122,5 +150,5 @@ def extra_epochs(config: Config) -> int:
     """Passes over a client's rows, or gradients as many as one pass has, beyond num_rounds x local_epochs."""
     training = config.training
     per_round = training.procedure.extra_epochs(training.local_epochs)
-    isolated = training.local_epochs if config.guard.enabled else 0
-    return training.num_rounds * (per_round + isolated) + training.finetune_epochs
+    beside = config.order_settings().own_model.extra_epochs(training.num_rounds, training.local_epochs)
+    return training.num_rounds * per_round + beside

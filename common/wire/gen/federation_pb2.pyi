@@ -234,30 +234,22 @@ class Extension(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks")
+    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_TERMS_FIELD_NUMBER: _ClassVar[int]
     ISOLATED_TASKS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
     codec: str
     proximal_terms: _containers.RepeatedCompositeFieldContainer[ProximalTerm]
     isolated_tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    controls: _containers.RepeatedCompositeFieldContainer[ControlShare]
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ...) -> None: ...
 
 class Evaluate(_message.Message):
-    __slots__ = ("batch_size", "own_model", "fine_tuning")
-    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
-    OWN_MODEL_FIELD_NUMBER: _ClassVar[int]
-    FINE_TUNING_FIELD_NUMBER: _ClassVar[int]
-    batch_size: int
-    own_model: bool
-    fine_tuning: FineTuning
-    def __init__(self, batch_size: _Optional[int] = ..., own_model: bool = ..., fine_tuning: _Optional[_Union[FineTuning, _Mapping]] = ...) -> None: ...
-
-class FineTuning(_message.Message):
     __slots__ = ("settings", "seed")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +277,14 @@ class ProximalTerm(_message.Message):
     version: int
     def __init__(self, scope: _Optional[str] = ..., mu: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
+class ControlShare(_message.Message):
+    __slots__ = ("scope", "clients")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    clients: int
+    def __init__(self, scope: _Optional[str] = ..., clients: _Optional[int] = ...) -> None: ...
+
 class ScopeValues(_message.Message):
     __slots__ = ("scope", "data")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -302,7 +302,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "finetune_epochs", "isolated")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "own_model")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -314,8 +314,7 @@ class TrainingSettings(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_STEP_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
-    FINETUNE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    ISOLATED_FIELD_NUMBER: _ClassVar[int]
+    OWN_MODEL_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -327,9 +326,8 @@ class TrainingSettings(_message.Message):
     optimizer: Choice
     proximal_step: str
     frozen: str
-    finetune_epochs: int
-    isolated: bool
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., finetune_epochs: _Optional[int] = ..., isolated: bool = ...) -> None: ...
+    own_model: Choice
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("name", "parameters")

@@ -10,25 +10,16 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor
 
-from client.model import ClientModelSynchronizer
-from client.packing import pack
-from client.precision import PrecisionChoice
+from client.jobs.packing import pack
+from client.jobs.precision import PrecisionChoice
+from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
-from client.training.evaluation import Scores, score
+from client.training.evaluation import score
 from client.training.loop import Progress, TrainingDiverged
 from client.training.own_model import OwnModel
-from client.training.procedures import (
-    ClientState,
-    Procedure,
-    Work,
-    fine_tuned,
-    frozen,
-    isolated,
-    procedure_of,
-    score_own,
-)
+from client.training.own_models import scoring_of, training_of
+from client.training.work import ClientState, Procedure, Work, frozen
 from common.bodies import Body, Evaluate, Train, TrainingSettings
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
@@ -104,17 +95,19 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     _load(replica, state)
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
-    terms = tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms)
-    work = replace(_work(job, replica, settings, body.seed, state), ties=terms, isolated=frozenset(body.isolated_tasks))
-    procedure = job.procedure or procedure_of(settings.procedure)
-    if settings.isolated:
-        procedure = isolated(procedure)
-    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-        trained = procedure(work, state)
     untrained = untrained_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
-    untrained |= isolated_scopes(replica.schemas, order.tasks, body.isolated_tasks)
-    trained_scopes = [wanted for wanted in order.scopes if wanted.scope not in untrained]
-    scopes, payload = pack(replica, trained_scopes, body.codec)
+    isolated = isolated_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
+    handed_in = [w for w in order.scopes if w.scope not in isolated and Scope.parse(w.scope).base not in untrained]
+    work = replace(
+        _work(job, replica, settings, body.seed, state),
+        ties=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
+        isolated=frozenset(body.isolated_tasks),
+        trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
+        controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},
+    )
+    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+        trained = training_of(settings, job.procedure)(work, state)
+    scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
         TaskResult(
             n,
@@ -135,18 +128,12 @@ def _evaluate(
     job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
 ) -> JobResult:
     _load(replica, state)
-    scores = score(replica.model, job.examples.whole, body.batch_size)
-    own, fresh = Scores(), dict[str, Tensor]()
-    if body.own_model:
-        own = score_own(_own_model(replica, state), replica.model, job.examples, body.batch_size, state)
-    elif body.fine_tuning is not None:
-        settings = body.fine_tuning.settings
-        work = _work(job, replica, settings, body.fine_tuning.seed, state)
-        with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
-            trained = fine_tuned(work, state)
-        own, fresh = trained.scores, dict(trained.state)
-    results = tuple(TaskResult(name, 0, None, scores.get(name), own.get(name)) for name in job.examples.tasks)
-    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, fresh)
+    settings = body.settings
+    scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
+    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+        own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
+    results = tuple(TaskResult(name, 0, None, scores.get(name), own.scores.get(name)) for name in job.examples.tasks)
+    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
 
 
 CARRIED_OUT: Mapping[type[Body], Callable[[Job, Any, ClientModelSynchronizer, ClientState, float], JobResult]] = {
@@ -162,17 +149,13 @@ def _load(replica: ClientModelSynchronizer, state: ClientState) -> None:
     replica.load_private({scope: state[scope] for scope in replica.private_scopes})
 
 
-def _own_model(replica: ClientModelSynchronizer, state: ClientState) -> OwnModel:
-    private = {scope: state[scope] for scope in replica.private_scopes}
-    return OwnModel(replica.schemas, replica.vectors, replica.received, private)
-
-
 def _work(
     job: Job, replica: ClientModelSynchronizer, settings: TrainingSettings, seed: int, state: ClientState
 ) -> Work:
+    private = {scope: state[scope] for scope in replica.private_scopes}
     names = {scope: frozenset(entry.name for entry in replica.schemas[scope].entries) for scope in replica.received}
     travelling = frozenset[str]().union(*names.values())
-    body = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
+    shared = frozenset[str]().union(*(found for scope, found in names.items() if not Scope.parse(scope).task))
     return Work(
         replica.model,
         job.examples,
@@ -180,8 +163,8 @@ def _work(
         seed,
         job.progress,
         travelling,
-        body,
-        _own_model(replica, state),
+        shared,
+        OwnModel(replica.schemas, replica.vectors, replica.received, private),
         in_precision=job.precision.in_use,
     )
 

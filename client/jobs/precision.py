@@ -43,7 +43,7 @@ class PrecisionChoice:
         self._path = None if folder is None else folder / _FILE
         self._chosen: torch.dtype | None = None
 
-    def settle(self, model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings) -> torch.dtype:
+    def choose(self, model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings) -> torch.dtype:
         """The precision to train in; the first call may time a few steps, and leaves the model as it is."""
         if self._chosen is None:
             device = next(model.parameters()).device
@@ -58,7 +58,7 @@ class PrecisionChoice:
     @contextmanager
     def in_use(self, model: MultiTaskModel, sets: Sequence[TaskSet], settings: TrainingSettings) -> Iterator[None]:
         """Inside, the model multiplies in the chosen precision; outside in float32."""
-        model.precision = self.settle(model, sets, settings)
+        model.precision = self.choose(model, sets, settings)
         try:
             yield
         finally:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from client.job import JobResult
-from client.model import fill
+from client.jobs.job import JobResult
+from client.jobs.synchronizer import fill
 from client.state.store import RunStore
 from common.bodies import ScopeVersion
 from common.errors import StateError

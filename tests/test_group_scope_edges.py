@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.disclosure import what_leaves
-from client.local_client import LocalClient
+from client.jobs.local_client import LocalClient
 from common.bodies import DENSE_FLOAT32
 from common.config import Config
 from common.errors import ConfigError
@@ -30,10 +30,10 @@ from simulation.virtual_clients import run_virtual_clients
 from tests import federations
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate, make_model, small_config
-from tests.test_circles import GROUPED, MEMBERS, ROWS, configured
+from tests.test_group_scopes import GROUPED, MEMBERS, ROWS, configured
 
 Vector = NDArray[np.float32]
-SLOT = "member/{holder}"
+SLOT = "member/{member}"
 
 
 # ---- saved models: --mode evaluate and export ----
@@ -78,7 +78,7 @@ def test_of_clients_copies_a_task_has_the_mean_with_or_without_a_relation(relati
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "soft by tasks", "adaptive", "graph_l1"])
-def test_a_run_on_disk_is_read_back_with_all_its_circles(name: str, tmp_path: Path) -> None:
+def test_a_run_on_disk_is_read_back_with_all_its_groups(name: str, tmp_path: Path) -> None:
     config = configured(name, "training.num_rounds=2")
     clients = GROUPED if name == "hierarchy" else MEMBERS
     template = prepare_run(config, tmp_path / "template")

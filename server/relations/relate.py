@@ -67,7 +67,7 @@ def relate(
     """
     vectors = ByTemplate(vectors)
     scopes = copies_of(template, {*vectors, *fresh})
-    holders = tuple(Scope.parse(scope).owner for scope in scopes)
+    ids = tuple(Scope.parse(scope).owner for scope in scopes)
     derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
     names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
     rows = _Rows(
@@ -78,7 +78,7 @@ def relate(
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    coupling = relation(Members(holders, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
+    coupling = relation(Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
     return _combined(rows, coupling, scopes, template), record

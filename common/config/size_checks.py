@@ -1,4 +1,4 @@
-"""Rules about sizes: what all clients are told fits into one message, and so does what each of them answers."""
+"""Checks of sizes: what all clients are told fits into one message, and so does what each of them answers."""
 
 from __future__ import annotations
 

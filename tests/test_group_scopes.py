@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from client.agent import Agent
-from client.training.procedures import ClientState, Procedure, Trained, Work
+from client.training.work import ClientState, Procedure, Trained, Work
 from client.transport.grpc_port import GrpcCoordinator
 from common.bodies import Evaluate, Train
 from common.clock import ManualClock
@@ -329,13 +329,13 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
     )
     assert report["relation"]["name"] == "agreement"
     assert [entry["round"] for entry in report["relations"]] == [1, 2, 3]
-    assert {entry["template"] for entry in report["relations"]} == {"member/{holder}/layer_0"}
+    assert {entry["template"] for entry in report["relations"]} == {"member/{member}/layer_0"}
     assert [entry["groups"] for entry in report["relations"]] == [[["p"], ["q"]]] * 3
     note = "split {p} from {q}: mean cosine -1.0000"
     assert [entry["note"] for entry in report["relations"]] == [note, "", ""]
     assert caplog.text.count("relation on") == 1
-    assert f"round 1, relation on member/{{holder}}/layer_0: {note}" in caplog.text
-    assert "member/{holder}/layer_0: 2 tensors, 2 members' own" in caplog.text
+    assert f"round 1, relation on member/{{member}}/layer_0: {note}" in caplog.text
+    assert "member/{member}/layer_0: 2 tensors, 2 members' own" in caplog.text
     json.dumps(report, allow_nan=False)
 
 

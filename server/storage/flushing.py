@@ -23,7 +23,7 @@ SHARE = 1 / 50
 """So much of the time it may take: the second copies of rounds shorter than 50 times its work are made together."""
 
 
-class Settling:
+class Flusher:
     """A thread that does this after commits. It never makes one wait: those that come meanwhile are settled together.
 
     `sync` makes the log durable; of the work that commits bring, that of the last `versions` is done.
@@ -48,7 +48,7 @@ class Settling:
             if self._asked:
                 return
             self._asked = True
-        self._thread.submit(self._settle)
+        self._thread.submit(self._flush)
 
     def close(self) -> None:
         """Return when everything is done."""
@@ -57,7 +57,7 @@ class Settling:
         for connection in self._connections or ():
             connection.close()
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         self._closing.wait(max(self._rest_until - time.monotonic(), 0.0))
         began = time.monotonic()
         with self._lock:

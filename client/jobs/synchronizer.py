@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.bodies import ProximalTerm, ScopeVersion
+from common.bodies import ControlShare, ProximalTerm, ScopeVersion
 from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
@@ -40,8 +40,9 @@ class PayloadMemory:
 class ClientModelSynchronizer:
     """Holds the model of this client's tasks as one flat vector per scope, and what the coordinator last published.
 
-    `received` are CPU vectors with the published values, `anchors` those that scopes may be pulled to. The model's own
-    vectors move away from the received values during training; the difference is the update.
+    `received` are CPU vectors with the published values, `derived` anchors that scopes may be pulled to and sums of
+    control variates. The model's own vectors move away from the received values during training; the difference is the
+    update.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ClientModelSynchronizer:
         tasks: tuple[str, ...],
         device: torch.device,
         layers: int | None = None,
-        judge_size: Callable[[int], None] = lambda parameters: None,
+        check_size: Callable[[int], None] = lambda parameters: None,
     ) -> None:
         """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
 
@@ -66,7 +67,7 @@ class ClientModelSynchronizer:
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
         schemas = scope_schemas(architecture, welcome.tasks, plan)
         held = held_scopes(schemas, tasks)
-        judge_size(sum(schemas[scope].size for scope in held))
+        check_size(sum(schemas[scope].size for scope in held))
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
         self.model = MultiTaskModel(architecture, needed)
@@ -84,7 +85,7 @@ class ClientModelSynchronizer:
         self.received: dict[str, Tensor] = {
             scope: zeros(schema) for scope, schema in self.schemas.items() if not is_private(scope)
         }
-        self.anchors: dict[str, Tensor] = {}
+        self.derived: dict[str, Tensor] = {}
         self.payload = PayloadMemory()
         self._held: dict[str, ScopeVersion] = {}
 
@@ -114,20 +115,24 @@ class ClientModelSynchronizer:
         return [wanted for wanted in scopes if self._held.get(_place(wanted.scope)) != wanted]
 
     async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
-        """Take a scope's published values, or those of an anchor, from the coordinator."""
+        """Take a scope's published values, or those of an anchor or a control, from the coordinator."""
         place = _place(wanted.scope)
         self._held.pop(place, None)
         vector = self.received.get(wanted.scope)
         if vector is None:
             schema = self.schemas[Scope.parse(wanted.scope).base]
-            vector = self.anchors.setdefault(place, zeros(schema))
+            vector = self.derived.setdefault(place, zeros(schema))
         await fill(vector, chunks, wanted.scope)
         self._held[place] = wanted
 
     def anchor_values(self, term: ProximalTerm) -> dict[str, Tensor]:
         """What the parameters of a scope are pulled to, by name, on the model's device."""
-        vector = self.anchors[_place(term.anchor.scope)].to(self.vectors[term.scope].device)
+        vector = self.derived[_place(term.anchor.scope)].to(self.vectors[term.scope].device)
         return views(vector, self.schemas[term.scope])
+
+    def mean_control(self, share: ControlShare) -> Tensor:
+        """The mean of all clients' control variates of a scope, a CPU vector."""
+        return self.derived[_place(Scope.parse(share.scope).control)] / share.clients
 
     def load_received(self) -> None:
         """Put the published values into the model."""
@@ -161,7 +166,9 @@ class ClientModelSynchronizer:
 def _place(name: str) -> str:
     """Where a scope's values lie: those of one template take turns at it."""
     scope = Scope.parse(name)
-    return Scope.parse(scope.template).anchor if scope.is_derived else scope.template
+    if scope.of is None:
+        return scope.template
+    return str(replace(scope, of=Scope.parse(scope.template)))
 
 
 async def fill(vector: Tensor, chunks: AsyncIterator[Chunk], scope: str) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
-from client.job import Job, JobResult, require_capacity, run_job
-from client.local_client import LocalClient
-from client.model import ClientModelSynchronizer
-from client.precision import PrecisionChoice
+from client.jobs.job import Job, JobResult, require_capacity, run_job
+from client.jobs.local_client import LocalClient
+from client.jobs.precision import PrecisionChoice
+from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
-from client.training.procedures import ClientState
+from client.training.work import ClientState
 from common.bodies import ScopeVersion
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, Welcome
@@ -103,7 +103,7 @@ class ThreadExecutor:
         """See `OpenExecutor`."""
         wanted = client.computing
         replica = ClientModelSynchronizer(
-            welcome, client.tasks, client.device, wanted.layers, wanted.limits.judge_parameters
+            welcome, client.tasks, client.device, wanted.layers, wanted.limits.check_parameters
         )
         sets = prepared(client, welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
         require_capacity(wanted.trains, replica.schemas)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from client.data.examples import TaskData
+from client.jobs.precision import Precision
 from client.limits import Limits
-from client.precision import Precision
-from client.training.procedures import Procedure
+from client.training.work import Procedure
 from common.capabilities import ALL, Capabilities
 from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS

@@ -1,6 +1,6 @@
 """A real client daemon that does everything except training: it adds a constant to every parameter instead.
 
-Run as a program: `python -m benchmarks.still_client --config FILE --client_id NAME --tasks sst2 --set KEY=VALUE`.
+Run as a program: `python -m benchmarks.scoring_client --config FILE --client_id NAME --tasks sst2 --set KEY=VALUE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import torch
 
 from client.app import take_part
-from client.training.procedures import ClientState, Trained, Work
+from client.training.work import ClientState, Trained, Work
 from common.config import load_config
 from common.logs import set_up_logging
 

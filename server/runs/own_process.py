@@ -19,7 +19,7 @@ from common.stopping import at_the_end
 T = TypeVar("T")
 
 
-def done_apart(work: Callable[[], T]) -> T:
+def done_in_own_process(work: Callable[[], T]) -> T:
     """Call `work`, which must be picklable, in another process and give what it gives. It never outlives this process.
 
     Raises:

@@ -1,21 +1,22 @@
-"""Rules that span several keys; every problem is one `path: what is wrong; remedy` line."""
+"""Checks that span several keys; every problem is one `path: what is wrong; remedy` line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import circle_rules, size_rules
+from common.config import group_checks, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
-from common.inputs.kind import RunSettings
+from common.inputs.kind import Checks
 from common.methods.choice import Row, Table
+from common.methods.local_optimizers import SGDOptimizer
 from common.methods.partitions import DirichletPartition
 from common.methods.procedures import PROCEDURES
 from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
-from common.parameters.scope import target_of
+from common.parameters.scope import ScopeKind, target_of
 
 R = TypeVar("R", bound=Row)
 
@@ -25,10 +26,10 @@ Role = Literal["server", "client", "simulate", "any"]
 def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -> list[str]:
     """What is wrong across sections, for a process that acts as `role`.
 
-    Rules that read a section in `broken` are left out: it was refused already and holds defaults now.
+    Checks that read a section in `broken` are left out: it was refused already and holds defaults now.
     """
-    rules = _TASK_RULES + config.model.inputs.rules + _RULES + _ROLE_RULES[role]
-    return [line for reads, rule in rules if not set(reads) & set(broken) for line in rule(config)]
+    checks = _TASK_CHECKS + config.model.inputs.checks + _CHECKS + _ROLE_CHECKS[role]
+    return [line for reads, check in checks if not set(reads) & set(broken) for line in check(config)]
 
 
 def server_problems(config: Config) -> list[str]:
@@ -139,8 +140,6 @@ _NO_HALVES = "does not split the model into a shared encoder and heads; use hard
 def _procedure_fits(config: Config) -> list[str]:
     training, plan, found = config.training, config.sharing.plan, []
     procedure, name = training.procedure, training.procedure.name
-    if procedure.has_own_model and training.finetune_epochs:
-        found.append(f"training.finetune_epochs: procedure {name} has personal models already; write 0")
     if procedure.has_anchor and plan == "local":
         found.append(f"training.procedure: plan local {_NOTHING_TO_PULL_TO}")
     if procedure.splits_model and plan in ("full", "lg", "local"):
@@ -149,6 +148,39 @@ def _procedure_fits(config: Config) -> list[str]:
         remedy = f"{name} takes gradients where the model does not stand; choose another of the two"
         found.append(f"training.balance: {training.balance.name} compares losses before and after a step, {remedy}")
     return found
+
+
+def _controls(config: Config) -> list[str]:
+    """What control variates do not fit: they are means of plain gradients, over clients of equal weight."""
+    training, aggregation, name = config.training, config.aggregation, config.training.procedure.name
+    if not training.procedure.has_controls:
+        return []
+    kinds = {ScopeKind.SHARED, ScopeKind.TASK, ScopeKind.PRIVATE}
+    contradictions = {
+        "training.optimizer: must be sgd without momentum, so that steps tell the gradients; write "
+        "training.optimizer: sgd": training.optimizer != SGDOptimizer(),
+        "training.max_grad_norm: shortens gradients that variates are made of; write 0": training.max_grad_norm > 0,
+        "training.proximal_step: proximal steps hide the gradients; write gradient": (
+            training.proximal_step == "proximal"
+        ),
+        "aggregation.weights: clients count alike in the mean of variates, so must their updates; write uniform": (
+            aggregation.weights.counts_examples
+        ),
+        "aggregation.norm_bound: shortens variates with the updates; remove it": aggregation.norm_bound is not None,
+        "aggregation.robust: leaves updates out, but variates of all clients must count; remove it": (
+            aggregation.robust is not None
+        ),
+        "federation.update_encoding: bfloat16 rounds what the sum of variates is made of; write dense-float32": (
+            "bfloat16" in config.federation.update_encoding
+        ),
+        "sharing.plan: everything is private, so that nothing is corrected; choose another plan": (
+            config.sharing.plan == "local"
+        ),
+        "sharing: copies of groups and members have no variates; choose another plan": any(
+            target.kind not in kinds for rule in config.sharing_plan().rules if (target := target_of(rule.scope))
+        ),
+    }
+    return [f"{line} (training.procedure: {name})" for line, found in contradictions.items() if found]
 
 
 def _proximal_step(config: Config) -> list[str]:
@@ -228,21 +260,21 @@ def _auxiliary_tasks(config: Config) -> list[str]:
     return []
 
 
+def _own_models(config: Config) -> list[str]:
+    keys = list(config.own_models())
+    if len(keys) < 2:
+        return []
+    return [f"{keys[0]}: {' and '.join(keys)} each give clients a model of their own beside it; keep one of them"]
+
+
 def _guard(config: Config) -> list[str]:
-    guard, training, found = config.guard, config.training, []
+    guard, found = config.guard, []
     if not guard.enabled:
         return [
             f"guard.{key}: is not read without the guard; write guard.enabled: true, or remove it"
             for key in ("margin", "rounds")
             if getattr(guard, key) != getattr(type(guard)(), key)
         ]
-    if training.procedure.has_own_model:
-        text = f"{training.procedure.name} has personal ones; choose one of them"
-        found.append(f"guard: clients train isolated models beside it, but {text}")
-    if training.finetune_epochs:
-        found.append(
-            "guard: clients train isolated models beside it, but training.finetune_epochs asks for others too; write 0"
-        )
     if config.sharing.plan == "local":
         found.append("guard: plan local shares nothing that could hurt; choose another plan, or remove the guard")
     if config.relation is not None and not config.relation.stands_losing_members:
@@ -285,35 +317,37 @@ def _pair(path: str, certificate: str | None, key: str | None) -> list[str]:
     return [f"{path}.{absent}: missing; {path}.{present} needs it"]
 
 
-# What a rule reads. Rules without `tasks` go through the tasks one by one and hold for those that are left.
-_TASK_RULES: RunSettings = (
+# What a check reads. Those without `tasks` go through the tasks one by one and hold for those that are left.
+_TASK_CHECKS: Checks = (
     (("model",), _one_model),
     (("model",), _warm_start),
     (("model",), _tasks_fit_inputs),
     (("tasks",), _some_task),
     ((), _task_definitions),
-    ((), size_rules.tasks),
+    ((), size_checks.tasks),
 )
-_RULES: RunSettings = (
-    (("sharing",), size_rules.rules),
+_CHECKS: Checks = (
+    (("sharing",), size_checks.rules),
     (("data",), _data_source),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
+    (("training", "aggregation", "sharing", "federation"), _controls),
     (("training", "relation", "sharing", "federation", "tasks"), _proximal_step),
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
-    (("sharing", "tasks"), circle_rules.groups),
-    (("sharing", "relation", "aggregation", "tasks"), circle_rules.relation),
+    (("sharing", "tasks"), group_checks.groups),
+    (("sharing", "relation", "aggregation", "tasks"), group_checks.relation),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),
-    (("guard", "training", "sharing", "relation", "tasks"), _guard),
+    (("guard", "training"), _own_models),
+    (("guard", "sharing", "relation", "tasks"), _guard),
     (("server",), _server_files),
     (("client",), _client_files),
 )
-_ROLE_RULES: dict[Role, RunSettings] = {
+_ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),
     "server": ((("server",), server_problems),),
     "client": ((("client",), client_problems),),

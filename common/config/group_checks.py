@@ -1,4 +1,4 @@
-"""Rules about groups, members and the relation between them."""
+"""Checks of groups, members and the relation between them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def relation(config: Config) -> list[str]:
     found = []
     members = any(_has(ScopeKind.MEMBER, rule.scope) for rule in config.sharing_plan().rules)
     if chosen is not None and not members:
-        remedy = "write sharing.plan: soft or adaptive, or rules with member/{holder}"
+        remedy = "write sharing.plan: soft or adaptive, or rules with member/{member}"
         found.append(
             f"relation.name: {chosen.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"
         )
@@ -55,20 +55,20 @@ def relation(config: Config) -> list[str]:
         text = "needs many updates of one scope, and members have scopes of their own; write none"
         found.append(f"aggregation.robust: {config.aggregation.robust.name} {text}")
     if members and chosen is not None and sharing.members == "tasks":
-        found += _unknown_holders(config, chosen)
+        found += _unknown_members(config, chosen)
     if sharing.members != "tasks" and not members:
         remedy = "write sharing.plan: soft or adaptive, or remove it"
         found.append(f"sharing.members: not read by plan {sharing.plan}; {remedy}")
     return found
 
 
-def _unknown_holders(config: Config, chosen: Relation) -> list[str]:
+def _unknown_members(config: Config, chosen: Relation) -> list[str]:
     """Names in links and clusters that no set of tasks has."""
     found = []
-    for where, holder in chosen.named_members():
-        tasks = holder.split("+")
+    for where, member in chosen.named_members():
+        tasks = member.split("+")
         if tasks != sorted(set(tasks)) or not set(tasks) <= set(config.tasks):
             text = "is no set of tasks of this configuration, in alphabetical order, such as a or a+b"
             remedy = "correct it, or write sharing.members: clients to name clients"
-            found.append(f"relation.{where}: '{holder}' {text}; {remedy}")
+            found.append(f"relation.{where}: '{member}' {text}; {remedy}")
     return found

@@ -1,0 +1,109 @@
+"""What becomes of a client's own model beside the one that it hands in, in orders to train and to score.
+
+It is state of the client's procedure and leaves no trace in what is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from client.training.evaluation import Scores, score
+from client.training.procedures import procedure_of
+from client.training.pull import StepRule, pull_to
+from client.training.work import ClientState, Losses, Procedure, Trained, Work
+from common.bodies import TrainingSettings
+from common.methods.own_models import FineTunedModel, IsolatedModel, NoOwnModel, OwnModelRow, PulledModel
+from common.models.multitask import MultiTaskModel
+
+
+@dataclass(frozen=True)
+class OwnModelFunctions:
+    """What a row does; each function gets the row as its last argument."""
+
+    train: Callable[[Procedure, Work, ClientState, Any], Trained]
+    """Carries an order to train out, with the procedure for what is handed in."""
+    score: Callable[[Work, ClientState, Any], Trained]
+    """Carries an order to score out, as far as it is about the own model."""
+
+
+def handed_in_alone(procedure: Procedure, work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
+    """There is no own model in orders to train."""
+    return procedure(work, state)
+
+
+def isolated(procedure: Procedure, work: Work, state: ClientState, chosen: IsolatedModel) -> Trained:
+    """An own model that is trained as if there were no others. Tasks that are isolated train it alone."""
+    trained = procedure(replace(work.part(0, 2), examples=work.examples.without(work.isolated)), state)
+    return _beside(replace(work.part(1, 2), ties=()), state, trained, Work.train)
+
+
+def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledModel) -> Trained:
+    """Ditto (Li et al., ICML 2021): the loss of its tasks plus (mu/2) ||v - w_received||^2.
+
+    It goes on from where it stood after the order before.
+    """
+    step, rate = work.settings.proximal_step, work.settings.learning_rate
+    anchors = {name: value for name, value in work.own.received_parameters().items() if name in work.travelling}
+
+    def rule(model: MultiTaskModel) -> StepRule:
+        return StepRule(pull_to(model, anchors, chosen.mu, step, rate))
+
+    trained = procedure(work.part(0, 2), state)
+    return _beside(work.part(1, 2), state, trained, lambda own: own.train(rule, whole=True))
+
+
+def _beside(work: Work, state: ClientState, trained: Trained, train_own: Callable[[Work], Losses]) -> Trained:
+    """Score the own model as it arrives, as the received one is, so that both scores belong to one round; train it."""
+    with work.own.in_place(state):
+        scores = _score_begun(work, state)
+        train_own(work)
+        return replace(trained, state={**trained.state, **work.own.state()}, scores=scores)
+
+
+def nothing(work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
+    """There is no own model to score."""
+    return Trained({})
+
+
+def score_own(work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
+    """Scores of the own model that is kept; before its first training there is nothing to score."""
+    with work.own.in_place(state):
+        return Trained({}, scores=_score_begun(work, state))
+
+
+def fine_tuned(work: Work, state: ClientState, chosen: FineTunedModel) -> Trained:
+    """An own model by plain epochs from the last published one, scored afterwards."""
+    settings = replace(work.settings, local_epochs=chosen.epochs)
+    with work.own.in_place({}):
+        losses = replace(work, settings=settings).train(whole=True)
+        scores = score(work.model, work.examples.whole, settings.eval_batch_size)
+        return Trained(losses, work.own.state(), scores)
+
+
+def _score_begun(work: Work, state: ClientState) -> Scores:
+    """Scores by task of an own model that is in place."""
+    begun = [item for item in work.examples.whole if work.own.begun(state, item.task.name)]
+    return score(work.model, begun, work.settings.eval_batch_size)
+
+
+OWN_MODEL_FUNCTIONS: Mapping[type[OwnModelRow], OwnModelFunctions] = {
+    NoOwnModel: OwnModelFunctions(handed_in_alone, nothing),
+    IsolatedModel: OwnModelFunctions(isolated, score_own),
+    PulledModel: OwnModelFunctions(pulled, score_own),
+    FineTunedModel: OwnModelFunctions(handed_in_alone, fine_tuned),
+}
+"""By the row that an order carries."""
+
+
+def training_of(settings: TrainingSettings, procedure: Procedure | None = None) -> Procedure:
+    """What an order with these settings asks for; `procedure` takes the place of the one that it names."""
+    handed_in, own = procedure or procedure_of(settings.procedure), settings.own_model
+    return lambda work, state: OWN_MODEL_FUNCTIONS[type(own)].train(handed_in, work, state, own)
+
+
+def scoring_of(settings: TrainingSettings) -> Procedure:
+    """What an order to score with these settings does with the own model."""
+    own = settings.own_model
+    return lambda work, state: OWN_MODEL_FUNCTIONS[type(own)].score(work, state, own)
