@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 
 from cli.options import Parser, caller_options, common_options, configuration
 from cli.output import say
@@ -23,4 +22,4 @@ def run(options: argparse.Namespace) -> None:
     from client.status import as_json, as_lines, ask_status
 
     status = asyncio.run(ask_status(configuration(options, "client")))
-    say(*([json.dumps(as_json(status))] if options.format == "json" else as_lines(status)))
+    say(*([as_json(status)] if options.format == "json" else as_lines(status)))

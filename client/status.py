@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from typing import Any
 
 from client.transport.connection import open_port
 from common.config import Config
@@ -41,9 +41,9 @@ def as_lines(status: FederationStatus) -> list[str]:
     return lines
 
 
-def as_json(status: FederationStatus) -> dict[str, Any]:
-    """The status for machines, ready for JSON."""
-    return {
+def as_json(status: FederationStatus) -> str:
+    """The status for machines, as JSON."""
+    found = {
         "run": status.run_name,
         "run_id": status.run_id,
         "phase": status.phase,
@@ -60,3 +60,4 @@ def as_json(status: FederationStatus) -> dict[str, Any]:
             for client in status.clients
         ],
     }
+    return json.dumps(found)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from server.core.phases import Phase
 from server.core.state import FederationState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
+from server.reporting.values import Report
 from server.runs.app import Resume, open_run, restore_run, write_report
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
@@ -40,7 +40,7 @@ SPARE_THREADS = 4
 
 async def simulate(
     config: Config, resume: Resume, console: Console | None, clients: Sequence[VirtualClient] | None = None
-) -> dict[str, Any]:
+) -> Report:
     """Simulate a federation to its end.
 
     Args:
@@ -75,7 +75,7 @@ async def _run(
     console: Console | None,
     clients: Sequence[VirtualClient],
     rows: Mapping[str, Mapping[str, TaskData]],
-) -> dict[str, Any]:
+) -> Report:
     started, before = time.monotonic(), journal.facts().traffic.seconds
     federation, settings, schemas, state = restore_run(config, folder, journal)
     state = _as_dealt(state, clients)

@@ -30,6 +30,7 @@ from common.tasks import TaskDefinition
 from server.core.effects import Effect, Notice
 from server.core.state import FederationState
 from server.engine.coordinator import Coordinator
+from server.reporting.values import to_json
 from server.runs.app import begin_run, restore_run, serve
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
@@ -286,7 +287,7 @@ async def serve_here(config: Config, resume: bool, state: Path, clients: str = "
         ]
         agents = [cast.agent(name, port, state).run() for name, port in zip(clients, ports, strict=True)]
         await asyncio.gather(*agents)
-    return await running
+    return to_json(await running)
 
 
 async def crash_and_recover(

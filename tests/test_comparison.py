@@ -13,6 +13,7 @@ from common.config import Config, load_config
 from common.errors import ConfigError, RunFolderError
 from common.methods.conflict import CAGrad
 from common.methods.procedures import Ditto, FedProx
+from server.reporting.values import CosineMatrix
 from simulation.comparison.app import compare_methods
 from simulation.comparison.figures import (
     by_average_linkage,
@@ -24,7 +25,6 @@ from simulation.comparison.figures import (
     spread,
 )
 from simulation.comparison.methods import METHODS, choose, extra_epochs
-from simulation.comparison.outcome import Agreement
 from simulation.comparison.result import Comparison
 from simulation.comparison.runs import plan_runs
 from simulation.comparison.tables import WORSE, markdown
@@ -104,13 +104,13 @@ def test_tasks_that_agree_stand_together():
 
 
 def test_cosines_are_averaged_pair_by_pair():
-    first = Agreement(("x", "y"), ((1.0, 0.2), (0.2, 1.0)))
-    second = Agreement(("y", "x"), ((1.0, 0.4), (0.4, 1.0)))
+    first = CosineMatrix(("x", "y"), ((1.0, 0.2), (0.2, 1.0)))
+    second = CosineMatrix(("y", "x"), ((1.0, 0.4), (0.4, 1.0)))
     found = mean_agreement([first, second])
     assert found is not None and set(found.tasks) == {"x", "y"}
     assert found.values == ((1.0, 0.3), (0.3, 1.0))
     assert mean_agreement([]) is None
-    apart = Agreement(("x", "z"), ((1.0, 0.0), (0.0, 1.0)))
+    apart = CosineMatrix(("x", "z"), ((1.0, 0.0), (0.0, 1.0)))
     assert mean_agreement([first, apart]) is None  # y and z never met
 
 
@@ -164,6 +164,12 @@ def test_a_method_that_the_file_chooses_keeps_the_files_parameters(chosen, metho
     for key in path.split("."):
         found = getattr(found, key)
     assert found == expected
+
+
+def test_a_comparison_says_which_parameters_of_the_file_a_method_keeps():
+    config = crowd("training.procedure={name: fedprox, mu: 0.3}")
+    assert METHODS["fedprox"].changes_to(config)["training.procedure"] == {"name": "fedprox", "mu": 0.3}
+    assert METHODS["ditto"].changes_to(config) == {"training.procedure": "ditto"}
 
 
 def test_the_documentation_has_every_method():

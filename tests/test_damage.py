@@ -16,6 +16,7 @@ from common.config import Config
 from common.errors import RunFolderError
 from federated_main import main
 from server.core.effects import Record
+from server.reporting.values import to_json
 from server.runs.backup import back_up
 from server.runs.recovery import examine
 from server.runs.run_folder import RunFolder
@@ -38,7 +39,7 @@ def config_in(path: Path, *changes: str) -> Config:
 
 
 def run(path: Path, resume: Any) -> dict[str, Any]:
-    return asyncio.run(simulate(config_in(path), resume, None))
+    return to_json(asyncio.run(simulate(config_in(path), resume, None)))
 
 
 @pytest.fixture(autouse=True)

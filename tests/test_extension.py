@@ -22,6 +22,7 @@ from common.config import Config
 from common.errors import RunFolderError
 from server.core.phases import Phase
 from server.core.state import OrderState
+from server.reporting.values import to_json
 from server.runs.app import continue_run, restore_run
 from server.runs.extension import same_federation
 from server.runs.run_folder import RunFolder
@@ -247,13 +248,13 @@ def test_a_simulation_is_prolonged_and_gets_a_task(tmp_path: Path) -> None:
     changes = ["simulation.clients=6", f"run.run_dir='{tmp_path / 'run'}'"]
     few = array_config(*changes, tasks=("a0", "b1"))
     with model_made_here():
-        first = asyncio.run(simulate(few, False, None))
+        first = to_json(asyncio.run(simulate(few, False, None)))
         assert (first["status"], first["rounds_completed"]) == ("finished", 2)
         longer = array_config(*changes, "training.num_rounds=3", tasks=("a0", "b1"))
-        second = asyncio.run(simulate(longer, True, None))
+        second = to_json(asyncio.run(simulate(longer, True, None)))
         assert (second["status"], second["rounds_completed"]) == ("finished", 3)
         more = array_config(*changes, "training.num_rounds=5", tasks=("c2", "b1", "a0"))
-        third = asyncio.run(simulate(more, True, None))
+        third = to_json(asyncio.run(simulate(more, True, None)))
         fewer = array_config(*changes, "simulation.clients=5", "training.num_rounds=6", tasks=("a0", "b1", "c2"))
         with pytest.raises(RunFolderError, match=r"simulation.clients: 5, but the run has 'client-6' too"):
             asyncio.run(simulate(fewer, True, None))
@@ -280,7 +281,7 @@ def test_a_run_of_five_rounds_is_one_of_two_that_was_prolonged(tmp_path: Path) -
         place = f"run.run_dir='{tmp_path / name}'"
         config = array_config("simulation.clients=4", f"training.num_rounds={rounds}", place)
         with model_made_here():
-            digest: str = asyncio.run(simulate(config, resume, None))["model_digest"]
+            digest: str = asyncio.run(simulate(config, resume, None)).model_digest
         return digest
 
     run("parts", 2, False)

@@ -15,6 +15,7 @@ from common.seeds import derive_seed
 from server.core.facts import RunFacts
 from server.core.phases import EVALUATE, TRAIN, Phase
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.federations import CLIENTS, digest_of, federate, make_client, make_model, small_config
 
 
@@ -109,14 +110,16 @@ def test_the_report_scores_the_published_model_of_every_round(tmp_path):
     assert coordinator.state.phase is Phase.FINISHED
     rounds = coordinator.journal.rounds()
     assert [r.phase for r in rounds] == [TRAIN, TRAIN, EVALUATE]
-    report = build_report(
-        RunFacts(),
-        0,
-        coordinator.settings.tasks,
-        rounds,
-        coordinator.journal.clients(),
-        "finished",
-        digest_of(coordinator),
+    report = to_json(
+        build_report(
+            RunFacts(),
+            0,
+            coordinator.settings.tasks,
+            rounds,
+            coordinator.journal.clients(),
+            "finished",
+            digest_of(coordinator),
+        )
     )
     for task, clients in (("sst2", ["a", "b", "d"]), ("qqp", ["c", "d"])):
         section = report["tasks"][task]

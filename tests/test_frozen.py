@@ -148,7 +148,7 @@ def test_an_encoder_that_stands_still_is_written_once_and_runs_go_on_from_severa
         changes = ("simulation.clients=3", "client.trains=head", "aggregation.optimizer=adam")
         config = array_config(*changes, f"training.num_rounds={rounds}", f"run.run_dir='{path}'")
         with model_made_here(), log_given_back():
-            digest: str = asyncio.run(simulate(config, resume, None))["model_digest"]
+            digest: str = asyncio.run(simulate(config, resume, None)).model_digest
         return digest
 
     path = tmp_path / "run"

@@ -28,6 +28,7 @@ from server.core.facts import RunConfiguration, RunFacts
 from server.core.state import Related
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from server.storage.journal import Journal
@@ -323,7 +324,9 @@ def test_the_report_tells_rounds_groups_and_notes(tmp_path: Path, caplog: pytest
     coordinator, _ = moves(config, {"p": ("a0", 1.0), "q": ("b1", -1.0)}, tmp_path)
     journal = coordinator.journal
     facts = RunFacts(settings=RunConfiguration(sections={"relation": json.dumps(described(config.relation))}))
-    report = build_report(facts, 2, coordinator.settings.tasks, journal.rounds(), [], "", "", (), journal.relations())
+    report = to_json(
+        build_report(facts, 2, coordinator.settings.tasks, journal.rounds(), [], "", "", (), journal.relations())
+    )
     assert report["relation"]["name"] == "agreement"
     assert [entry["round"] for entry in report["relations"]] == [1, 2, 3]
     assert {entry["template"] for entry in report["relations"]} == {"member/{member}/layer_0"}

@@ -24,6 +24,7 @@ from server.core.facts import RunFacts
 from server.core.guard import shortfall
 from server.core.state import Guard
 from server.reporting.report import build_report, guard_reports
+from server.reporting.values import to_json
 from server.runs.app import restore_run
 from server.runs.assembly import in_memory
 from server.runs.run_folder import RunFolder
@@ -199,7 +200,7 @@ def test_the_last_choice_needs_no_patience_and_binds_no_further_rounds():
         "worse by more than 0.01"
     ]
     journal = journal_of(table)
-    assert guard_reports(TASKS, journal.guarded()) == {
+    assert to_json(guard_reports(TASKS, journal.guarded())) == {
         "sst2": {"model": "isolated", "fallen_back": 1, "metric": "accuracy", "received": 0.5, "isolated": 0.6},
         "qqp": {"model": "received", "fallen_back": None, "metric": "f1", "received": 0.666667, "isolated": 0.666667},
     }
@@ -209,7 +210,7 @@ def test_the_last_choice_needs_no_patience_and_binds_no_further_rounds():
 
 def test_a_run_that_is_prolonged_reports_its_last_choice():
     before, after = (Guarded(n, "sst2", 0.5, value, 0, value > 0.5, True) for n, value in ((1, 0.6), (2, 0.5)))
-    found = guard_reports(TASKS, [before, after])["sst2"]
+    found = to_json(guard_reports(TASKS, [before, after]))["sst2"]
     assert (found["model"], found["fallen_back"]) == ("received", None)
 
 
@@ -284,7 +285,7 @@ RIVALS = [("big", ["a0"], "1/1"), ("small", ["b1"], "1/1")]
 def report_of(coordinator):
     journal = coordinator.journal
     found = journal.rounds(), journal.clients(), "finished", ""
-    report = build_report(RunFacts(), 0, coordinator.settings.tasks, *found, guarded=journal.guarded())
+    report = to_json(build_report(RunFacts(), 0, coordinator.settings.tasks, *found, guarded=journal.guarded()))
     return json.loads(json.dumps(report, allow_nan=False))
 
 

@@ -25,6 +25,7 @@ from common.tasks import TASK_KINDS, TaskKind
 from common.tasks.labels import LabelNames
 from server.core.facts import RunFacts
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.federations import array_config, digest_of, federate
 from tests.test_architecture import ROOT, sources
 
@@ -68,8 +69,8 @@ def reported(config: Config, folder: Path) -> list[dict[str, float]]:
     """The scores of every version of the first task after a federation of two clients."""
     coordinator = asyncio.run(federate(config, folder, TWO, "codec"))
     rounds, clients = coordinator.journal.rounds(), coordinator.journal.clients()
-    report = build_report(
-        RunFacts(), 0, coordinator.settings.tasks, rounds, clients, "finished", digest_of(coordinator)
+    report = to_json(
+        build_report(RunFacts(), 0, coordinator.settings.tasks, rounds, clients, "finished", digest_of(coordinator))
     )
     return report["tasks"]["t0"]["history"]
 

@@ -18,6 +18,7 @@ from common.methods.server_optimizers import SERVER_OPTIMIZERS
 from common.methods.task_weights import TASK_WEIGHTS
 from server.core.facts import RunConfiguration, RunFacts
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import CLIENTS, digest_of, federate, small_config
 
@@ -100,7 +101,7 @@ def test_cosines_reach_journal_and_report(tmp_path):
     assert [(c.round, c.scope, c.tasks) for c in found] == [(n, "shared", ("sst2", "qqp")) for n in (1, 2)]
     sections = {"aggregation": json.dumps(config.aggregation.model_dump(mode="json"))}
     facts = RunFacts(settings=RunConfiguration(sections=sections))
-    report = build_report(facts, 2, coordinator.settings.tasks, [], [], "finished", "d" * 64, found)
+    report = to_json(build_report(facts, 2, coordinator.settings.tasks, [], [], "finished", "d" * 64, found))
     assert report["aggregation"]["weights"] == {"name": "task_balanced"}
     first = report["task_cosines"][0]["scopes"]["shared"]
     assert report["task_cosines"][0]["round"] == 1 and first["tasks"] == ["sst2", "qqp"]

@@ -20,6 +20,7 @@ from common.tasks import KNOWN_TASKS
 from server.core.facts import RunFacts
 from server.core.phases import Phase
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.federations import CLIENTS, digest_of, federate, make_model, small_config
 from tests.training_cases import CONFIGS
 
@@ -127,8 +128,8 @@ def test_local_shares_nothing_and_still_learns_and_reports(tmp_path: Path) -> No
     orders = [order for round_ in rounds for order in round_.orders.values()]
     assert all(not order.scopes and not order.nbytes for order in orders)
     assert [(round_.number, round_.version) for round_ in rounds] == [(1, 0), (2, 1), (2, 2)]
-    report = build_report(
-        RunFacts(), 0, coordinator.settings.tasks, rounds, coordinator.journal.clients(), "finished", ""
+    report = to_json(
+        build_report(RunFacts(), 0, coordinator.settings.tasks, rounds, coordinator.journal.clients(), "finished", "")
     )
     history = report["tasks"]["sst2"]["history"]
     assert [entry["round"] for entry in history] == [0, 1, 2]

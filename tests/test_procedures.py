@@ -38,6 +38,7 @@ from common.wire.messages import POLL_REPLY
 from server.core.facts import RunFacts
 from server.engine.coordinator import Coordinator
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.federations import digest_of, federate, make_model, small_config
 from tests.training_cases import SETTINGS, make_sets, make_work, values_of
 from tests.training_cases import make_model as small_model
@@ -245,7 +246,9 @@ def own_values(state: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(coordinator: Coordinator) -> dict[str, Any]:
     journal = coordinator.journal
-    return build_report(RunFacts(), 0, coordinator.settings.tasks, journal.rounds(), journal.clients(), "finished", "")
+    return to_json(
+        build_report(RunFacts(), 0, coordinator.settings.tasks, journal.rounds(), journal.clients(), "finished", "")
+    )
 
 
 @pytest.mark.parametrize("name", FEDERATED)

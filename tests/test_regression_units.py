@@ -25,6 +25,7 @@ from server.core.admission import check_join
 from server.core.effects import Commit, Notice, UnitsFixed
 from server.core.events import Joined
 from server.reporting.report import round_scores
+from server.reporting.values import to_json
 from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.app import simulate
@@ -202,7 +203,7 @@ def pairs(folder: Path, scale: float, shift: float) -> Path:
 def last_scores(coordinator: Any) -> dict[str, float]:
     return round_scores(coordinator.settings.tasks, coordinator.journal.rounds()[-1])[
         coordinator.settings.tasks[0].name
-    ]
+    ].scores
 
 
 def test_scores_around_a_thousand_are_learned(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_siamese_head_learns_alike_in_all_units(scale: float, shift: float, tm
 def simulated(folder: Path, data: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
     config = mlp_config(data, f"run.run_dir='{folder}'", "simulation.clients=2", "training.num_rounds=2", *overrides)
     with model_made_here():
-        return asyncio.run(simulate(config, resume, None))
+        return to_json(asyncio.run(simulate(config, resume, None)))
 
 
 def test_saved_runs_and_those_that_start_from_them_know_the_units(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from common.targets import OWN_UNITS
 from server.core.bodies import proximal_terms
 from server.core.facts import RunFacts
 from server.reporting.report import build_report
+from server.reporting.values import to_json
 from tests.exact_cases import (
     Problems,
     Vector,
@@ -243,7 +244,7 @@ def test_school_reaches_the_published_objective(tmp_path: Path, monkeypatch: pyt
         member_config(28, 3, "relation.name=mean", "relation.strength=20.0"), problems, tmp_path, rows
     )
     assert apart(first, settle_apart(MeanRelation(20.0), problems, 3)) == 0.0
-    report = build_report(RunFacts(), 0, coordinator.settings.tasks, coordinator.journal.rounds(), [], "", "")
+    report = to_json(build_report(RunFacts(), 0, coordinator.settings.tasks, coordinator.journal.rounds(), [], "", ""))
     assert report["tasks"]["a"]["metrics"]["rmse"] == pytest.approx(school_rmse(first, rows), rel=1e-5)
     found = settle_apart(MeanRelation(20.0), problems, 300)
     assert school_objective(found, rows) == pytest.approx(544507.36854691, rel=1e-6)

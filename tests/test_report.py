@@ -9,6 +9,7 @@ from server.core.effects import Commit
 from server.core.events import Answered, Left, OrderFailed, Seen, UpdateRefused
 from server.core.facts import RunBegan, Traffic
 from server.reporting.report import build_report
+from server.reporting.values import Report, from_json, to_json
 from server.storage.journal import Journal
 from tests.core_cases import RULES, TASKS, Table, rules
 
@@ -20,14 +21,16 @@ def report_of(table):
     journal = Journal(":memory:")
     for effect in table.of(Commit):
         journal.commit((BEGAN, *effect.records, TRAFFIC))
-    report = build_report(
-        journal.facts(),
-        table.state.completed_rounds,
-        TASKS,
-        journal.rounds(),
-        journal.clients(),
-        table.state.phase.value,
-        "d" * 64,
+    report = to_json(
+        build_report(
+            journal.facts(),
+            table.state.completed_rounds,
+            TASKS,
+            journal.rounds(),
+            journal.clients(),
+            table.state.phase.value,
+            "d" * 64,
+        )
     )
     journal.close()
     return json.loads(json.dumps(report, allow_nan=False))
@@ -72,6 +75,30 @@ def test_a_finished_run_reports_what_is_promised(finished):
     assert (qqp["clients"], qqp["examples"]) == (["ab"], 300)
     expected = {"tasks": ["qqp", "sst2"], "rounds": 3, "refused": 0, "failed": 0}
     assert {name: report["clients"]["ab"][name] for name in expected} == expected
+
+
+def test_the_file_has_the_keys_that_are_documented_and_is_read_as_it_was_written(finished):
+    report = report_of(finished)
+    qqp = report["tasks"]["qqp"]
+    assert " ".join(report) == (
+        "run run_id status reason rounds_completed seconds seed data encoder_init sharing_plan training aggregation "
+        "guard model_digest bytes_down bytes_up uploads task_cosines step_shares relation relations tasks clients "
+        "personalisation"
+    )
+    assert report["uploads"] == {"dense-float32": {"updates": 4, "bytes": 1840}}
+    assert " ".join(qqp) == "type auxiliary metrics scored_round history clients examples rounds_trained"
+    scores = {"f1": 0.0, "accuracy": 0.7, "loss": 0.6}
+    assert qqp["history"][-1] == {"round": 2, **scores, "validation_examples": 10, "clients": 1}
+    assert report["clients"]["ab"] == {
+        "tasks": ["qqp", "sst2"],
+        "trains": "all",
+        "layers": None,
+        "examples": {"sst2": 300, "qqp": 300},
+        **{"rounds": 3, "assigned": 3, "refused": 0, "failed": 0, "expired": 0},
+        "scores": {"qqp": {"round": 2, **scores}, "sst2": {"round": 2, **scores}},
+        "step_shares": {},
+    }
+    assert to_json(from_json(Report, report)) == report
 
 
 def test_the_history_scores_every_published_model(finished):

@@ -31,6 +31,7 @@ from common.ports import INLINE_BYTES
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.engine.coordinator import Coordinator
 from server.reporting.report import personalisation
+from server.reporting.values import to_json
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
 from simulation.app import simulate
@@ -301,7 +302,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
         )
 
     with model_made_here():
-        whole = asyncio.run(simulate(config("whole"), False, None))
+        whole = to_json(asyncio.run(simulate(config("whole"), False, None)))
         real_work, worked = Participation._work, []
 
         async def work(self, *order):
@@ -315,7 +316,7 @@ def test_a_killed_simulation_goes_on_to_the_same_model(tmp_path, plan, monkeypat
             asyncio.run(simulate(config("killed"), False, None))
         monkeypatch.setattr(Participation, "_work", real_work)
         shutil.copytree(tmp_path / "killed", tmp_path / "resumed")
-        resumed = asyncio.run(simulate(config("resumed"), True, None))
+        resumed = to_json(asyncio.run(simulate(config("resumed"), True, None)))
     assert resumed["model_digest"] == whole["model_digest"]
     assert resumed["status"] == "finished"
     assert resumed["tasks"] == whole["tasks"]
@@ -363,4 +364,4 @@ def test_personal_models_of_virtual_clients_score_and_stay_on_disk(tmp_path):
         real = asyncio.run(over_grpc(config, tmp_path / f"{name}-real", MIXED))
         found, expected = (personalisation(c.settings.tasks, c.journal.rounds()) for c in (virtual, real))
         assert found == expected
-        assert {scores["round"] for tasks in found.values() for scores in tasks.values()} == {2}
+        assert {scores.round for tasks in found.values() for scores in tasks.values()} == {2}

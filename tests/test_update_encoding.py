@@ -27,6 +27,7 @@ from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, uploads
+from server.reporting.values import to_json
 from server.runs.assembly import in_memory
 from server.storage.journal import Journal
 from simulation.codec import CodecCoordinator
@@ -71,7 +72,7 @@ def test_rounded_updates_give_one_model_dense_or_as_rows(tmp_path: Path, dense: 
 
 def test_journal_and_report_say_what_came_up(tmp_path: Path) -> None:
     coordinator = run(tmp_path, ROWS_FLOAT32)
-    told = uploads(coordinator.journal.rounds())
+    told = to_json(uploads(coordinator.journal.rounds()))
     assert told == {ROWS_FLOAT32: {"updates": 10, "bytes": coordinator.bytes_up}}
     dense_size = {scope: nbytes for scope, (_, nbytes) in coordinator.settings.schemas.items()}
     for round_ in coordinator.journal.rounds()[:-1]:
@@ -96,7 +97,7 @@ def test_a_client_from_before_encodings_takes_part_with_dense_updates(
     monkeypatch.setattr(federations, "make_client", make_client)
     mixed = run(tmp_path, ROWS_FLOAT32)
     assert digest_of(mixed) == digest_of(dense)
-    told = uploads(mixed.journal.rounds())
+    told = to_json(uploads(mixed.journal.rounds()))
     assert (told[DENSE_FLOAT32]["updates"], told[ROWS_FLOAT32]["updates"]) == (2, 8)
     lines = [record.message for record in caplog.records if "does not offer" in record.message]
     assert lines == ["client b does not offer rows-float32; its updates are asked for as dense-float32"]
@@ -200,7 +201,7 @@ def test_the_rounds_line_and_the_report_name_encodings_and_bytes(tmp_path: Path)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["uploads"] == expected
     for commit in commits:
         journal.commit(commit.records)
-    report = build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.clients(), "interrupted", "d" * 64)
+    report = to_json(build_report(RunFacts(), 0, TASKS, journal.rounds(), journal.clients(), "interrupted", "d" * 64))
     assert report["uploads"] == expected
     journal.close()
 

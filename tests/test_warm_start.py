@@ -12,6 +12,7 @@ import pytest
 
 from common.config import Config, load_config, render
 from common.errors import ConfigError, ModelError, RunFolderError
+from server.reporting.values import to_json
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run as prepare
 from server.runs.run_folder import RunFolder
@@ -30,7 +31,7 @@ def config_of(folder: Path, *overrides: str, tasks: tuple[str, ...] = ("a0", "b1
 
 def simulated(config: Config) -> dict[str, Any]:
     with model_made_here():
-        return asyncio.run(simulate(config, False, None))
+        return to_json(asyncio.run(simulate(config, False, None)))
 
 
 @pytest.fixture(scope="module")
@@ -136,4 +137,4 @@ def test_a_resumed_run_does_not_read_the_earlier_one_again(earlier: Path, tmp_pa
     prepare_run(config, tmp_path / "next")
     shutil.rmtree(gone)
     assert "warm_start" in render(config)
-    assert asyncio.run(simulate(config, True, None))["status"] == "finished"
+    assert to_json(asyncio.run(simulate(config, True, None)))["status"] == "finished"

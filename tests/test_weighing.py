@@ -24,6 +24,7 @@ from server.core.events import Answered, Joined, Started
 from server.core.facts import RunFacts
 from server.core.weighing import step_shares
 from server.reporting.report import build_report, influence_of
+from server.reporting.values import to_json
 from tests.core_cases import SCORES, Table, rules
 from tests.hands import NAMES, Hands
 
@@ -189,7 +190,7 @@ def test_the_report_states_the_clients_shares() -> None:
         coordinator, journal = hands.coordinator, hands.coordinator.journal
         held = journal.rounds(), journal.clients()
         influence = influence_of(coordinator.settings, held[0], journal.totals())
-        return build_report(RunFacts(), 0, coordinator.settings.tasks, *held, "", "", influence=influence)
+        return to_json(build_report(RunFacts(), 0, coordinator.settings.tasks, *held, "", "", influence=influence))
 
     report = asyncio.run(play())
     (entry,) = report["step_shares"]

@@ -12,11 +12,9 @@ from common.clock import utc_text
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
 from server.reporting.report import cosine_matrices, uploads
+from server.reporting.values import RoundScores, to_json
 
-Scores = Mapping[str, Mapping[str, Any]]
-
-_LOSS = "local_training_loss_next_round"
-_OF_THE_ROUND = frozenset({"round", _LOSS})
+_OF_THE_ROUND = frozenset({"round", "local_training_loss_next_round"})
 
 
 class MetricsFile:
@@ -33,7 +31,7 @@ class MetricsFile:
         rounds = None if known is None else {(round_.phase.name, round_.number, round_.attempt) for round_ in known}
         self._versions = {line["version"] for line in _tidy(path, rounds) if "version" in line}
 
-    def append(self, record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -> None:
+    def append(self, record: RoundClosed, scores: Mapping[str, RoundScores], cosines: Sequence[TaskCosines]) -> None:
         """Write a closed round.
 
         Raises:
@@ -41,7 +39,7 @@ class MetricsFile:
         """
         line = {"time": utc_text(self._now()), **_line(record, scores, cosines)}
         version = record.round.version
-        found = {task: {name: value for name, value in row.items() if name not in _OF_THE_ROUND}
+        found = {task: {name: value for name, value in to_json(row).items() if name not in _OF_THE_ROUND}
                  for task, row in scores.items()}  # fmt: skip
         # An attempt that was abandoned has the scores of a few; the next one has them all.
         whole = record.published is not None or not record.round.phase.publishes
@@ -51,7 +49,7 @@ class MetricsFile:
         _append(self._path, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
-def _line(record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -> dict[str, object]:
+def _line(record: RoundClosed, scores: Mapping[str, RoundScores], cosines: Sequence[TaskCosines]) -> dict[str, object]:
     round_ = record.round
     states = [order.state.value for order in round_.orders.values()]
     return {
@@ -62,9 +60,11 @@ def _line(record: RoundClosed, scores: Scores, cosines: Sequence[TaskCosines]) -
         "learning_rate": record.learning_rate,
         "orders": {state: states.count(state) for state in sorted(set(states))},
         "weights": dict(record.totals),
-        "uploads": uploads([round_]),
-        "training_loss": {task: row[_LOSS] for task, row in scores.items() if _LOSS in row},
-        **({"task_cosines": cosine_matrices(cosines)} if cosines else {}),
+        "uploads": to_json(uploads([round_])),
+        "training_loss": {
+            task: loss for task, row in scores.items() if (loss := row.local_training_loss_next_round) is not None
+        },
+        **({"task_cosines": to_json(cosine_matrices(cosines))} if cosines else {}),
     }
 
 

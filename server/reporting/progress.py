@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,6 +22,7 @@ from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
 from server.reporting.metrics_file import MetricsFile
 from server.reporting.report import round_scores
+from server.reporting.values import RoundScores
 
 log = logging.getLogger("fedmtl.server")
 
@@ -52,7 +52,7 @@ class RunProgress:
             Live(console=console, auto_refresh=False, transient=True) if console and console.is_terminal else None
         )
         self._open = ExitStack()
-        self._before: dict[str, dict[str, Any]] = {}
+        self._before: Mapping[str, RoundScores] = {}
         self._waiting_for = ""
         self._refresh_at = 0.0
         self._table_at = 0.0
@@ -99,7 +99,7 @@ class RunProgress:
             self._table_at = time.monotonic() + TABLE_SECONDS
             self._before = scores
 
-    def _table(self, record: RoundClosed, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    def _table(self, record: RoundClosed, scores: Mapping[str, RoundScores]) -> Table:
         version = record.round.version
         model = f"the model of round {version}" if version else "the initial model"
         if not record.round.phase.publishes:
@@ -116,16 +116,16 @@ class RunProgress:
                 table.add_row(*self._row(task, scores[task.name]))
         return table
 
-    def _row(self, task: TaskDefinition, row: Mapping[str, Any]) -> list[RenderableType]:
-        text, before = Text(), self._before.get(task.name, {})
+    def _row(self, task: TaskDefinition, row: RoundScores) -> list[RenderableType]:
+        text, before = Text(), self._before.get(task.name, RoundScores(0)).scores
         for name in task.metrics:
-            text.append(f"{', ' if text else ''}{name} {_number(row.get(name))}")
-            if before.get(name) is not None and row.get(name) is not None and row[name] != before[name]:
-                better = is_better(name, row[name], before[name])
-                text.append(f" ({row[name] - before[name]:+.3f})", style="green" if better else "red")
-        counts = [_number(row.get(key)) for key in ("loss", "validation_examples", "clients")]
+            now, then = row.scores.get(name), before.get(name)
+            text.append(f"{', ' if text else ''}{name} {_number(now)}")
+            if now is not None and then is not None and now != then:
+                text.append(f" ({now - then:+.3f})", style="green" if is_better(name, now, then) else "red")
+        found = (row.scores.get("loss"), row.validation_examples, row.clients, row.local_training_loss_next_round)
+        counts = map(_number, found)
         label = f"{task.name} (auxiliary)" if task.auxiliary else task.name
-        counts.append(_number(row.get("local_training_loss_next_round")))
         return [_text(label), text, *map(_text, counts)]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from common.orders import TaskResult
 from common.statistics import merge
@@ -15,61 +13,73 @@ from server.core.effects import Guarded, TaskCosines
 from server.core.facts import RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
+from server.reporting.values import (
+    ClientReport,
+    CosineMatrix,
+    GuardReport,
+    LargestShare,
+    OwnScores,
+    Personalisation,
+    RelationReport,
+    Report,
+    RoundCosines,
+    RoundScores,
+    RoundShares,
+    ScopeShares,
+    Scores,
+    TaskReport,
+    UploadTotals,
+)
 
-Scores = dict[str, float | None]
 
-
-def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str, dict[str, Any]]:
+def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str, RoundScores]:
     """Per task: metrics of the model that the round *started from*, on the validation rows of those who answered.
 
     Also how many validation rows and clients that was, and the mean training loss during the round under its own
     name, since it is not a score of the published model.
     """
-    scores: dict[str, dict[str, Any]] = {}
+    scores = {}
     for task in tasks:
         results = _results(round_, task.name)
         parts = [result.validation for result in results if result.validation is not None]
-        if parts:
-            total = merge(parts)
-            scores[task.name] = {"round": round_.version, **_rounded(task.summarise(total))}
-            scores[task.name] |= {"validation_examples": total.examples, "clients": len(parts)}
         own = [result.personal for result in results if result.personal is not None]
-        if own:
-            scores.setdefault(task.name, {"round": round_.version})["personal"] = {
-                **_rounded(task.summarise(merge(own))),
-                "clients": len(own),
-            }
         loss = _train_loss(results)
-        if loss is not None:
-            scores.setdefault(task.name, {"round": round_.version})["local_training_loss_next_round"] = round(loss, 6)
+        if not (parts or own or loss is not None):
+            continue
+        total = merge(parts) if parts else None
+        scores[task.name] = RoundScores(
+            round_.version,
+            {} if total is None else _rounded(task.summarise(total)),
+            None if total is None else total.examples,
+            len(parts) or None,
+            OwnScores(_rounded(task.summarise(merge(own))), len(own)) if own else None,
+            None if loss is None else round(loss, 6),
+        )
     return scores
 
 
-def uploads(rounds: Iterable[OpenRound]) -> dict[str, dict[str, int]]:
-    """How many accepted updates came in each encoding, and the bytes of their payloads."""
-    found: dict[str, dict[str, int]] = {}
+def uploads(rounds: Iterable[OpenRound]) -> dict[str, UploadTotals]:
+    """How many accepted updates came with each codec, and the bytes of their payloads."""
+    found: dict[str, UploadTotals] = {}
     orders = [order for round_ in rounds if round_.phase.publishes for order in round_.orders.values()]
     for order in orders:
         if order.state is OrderState.ACCEPTED:
-            counts = found.setdefault(order.codec, {"updates": 0, "bytes": 0})
-            counts["updates"] += 1
-            counts["bytes"] += order.nbytes
+            before = found.get(order.codec, UploadTotals(0, 0))
+            found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
     return dict(sorted(found.items()))
 
 
-def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, dict[str, Any]]:
-    """Scope -> its tasks and the cosines of their steps, row by row, to six digits."""
+def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
+    """Scope -> the cosines of its tasks' steps, to six digits."""
     return {
-        found.scope: {"tasks": list(found.tasks), "values": [[round(v, 6) for v in row] for row in found.values]}
+        found.scope: CosineMatrix(found.tasks, [[round(v, 6) for v in row] for row in found.values])
         for found in cosines
     }
 
 
-def relation_entry(found: Related) -> dict[str, Any]:
-    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any."""
+def _relation_report(found: Related) -> RelationReport:
     state = json.loads(found.state or "{}")
-    found_groups = {key: state[key] for key in ("groups", "fused") if key in state}
-    return {"round": found.round, "template": found.template, "note": found.note, **found_groups}
+    return RelationReport(found.round, found.template, found.note, state.get("groups"), state.get("fused"))
 
 
 def build_report(
@@ -84,10 +94,10 @@ def build_report(
     relations: Iterable[Related] = (),
     guarded: Iterable[Guarded] = (),
     influence: Sequence[tuple[int, Shares]] = (),
-) -> dict[str, Any]:
-    """The content of `report.json`. `influence` has the clients' shares of the steps of every published round."""
+) -> Report:
+    """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
-    histories: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
+    histories: dict[str, list[RoundScores]] = {task.name: [] for task in tasks}
     trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
@@ -97,39 +107,39 @@ def build_report(
         agreement.setdefault(matrix.round, []).append(matrix)
     for round_ in rounds:
         for name, found in round_scores(tasks, round_).items():
-            histories[name] = [entry for entry in histories[name] if entry["round"] != found["round"]] + [found]
-    return {
-        "run": began.name,
-        "run_id": began.run_id,
-        "status": status,
-        "reason": facts.reason,
-        "rounds_completed": completed_rounds,
-        "seconds": facts.traffic.seconds,
-        "seed": began.seed,
-        "data": _data_sources(clients),
-        "encoder_init": began.encoder_init,
-        "sharing_plan": facts.settings.sharing_plan,
-        "training": json.loads(sections.get("training", "{}")),
-        "aggregation": json.loads(sections.get("aggregation", "{}")),
-        "guard": json.loads(sections.get("guard", "{}")),
-        "model_digest": model_digest,
-        "bytes_down": facts.traffic.bytes_down,
-        "bytes_up": facts.traffic.bytes_up,
-        "uploads": uploads(rounds),
-        "task_cosines": [{"round": n, "scopes": cosine_matrices(each)} for n, each in sorted(agreement.items())],
-        "step_shares": [{"round": number, "scopes": _largest_shares(shares)} for number, shares in influence],
-        "relation": json.loads(sections.get("relation", "{}")),
-        "relations": [relation_entry(found) for found in relations],
-        "tasks": {
+            histories[name] = [entry for entry in histories[name] if entry.round != found.round] + [found]
+    return Report(
+        run=began.name,
+        run_id=began.run_id,
+        status=status,
+        reason=facts.reason,
+        rounds_completed=completed_rounds,
+        seconds=facts.traffic.seconds,
+        seed=began.seed,
+        data=_data_sources(clients),
+        encoder_init=began.encoder_init,
+        sharing_plan=facts.settings.sharing_plan,
+        training=json.loads(sections.get("training", "{}")),
+        aggregation=json.loads(sections.get("aggregation", "{}")),
+        guard=json.loads(sections.get("guard", "{}")),
+        model_digest=model_digest,
+        bytes_down=facts.traffic.bytes_down,
+        bytes_up=facts.traffic.bytes_up,
+        uploads=uploads(rounds),
+        task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
+        step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
+        relation=json.loads(sections.get("relation", "{}")),
+        relations=[_relation_report(found) for found in relations],
+        tasks={
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
         },
-        "clients": {
+        clients={
             m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
             for m in clients
         },
-        "personalisation": personalisation(tasks, rounds),
-    }
+        personalisation=personalisation(tasks, rounds),
+    )
 
 
 def influence_of(
@@ -143,10 +153,10 @@ def influence_of(
     return [(number, step_shares(run, published[number], scopes)) for number, scopes in sorted(totals.items())]
 
 
-def _largest_shares(shares: Shares) -> dict[str, dict[str, Any]]:
+def _largest_shares(shares: Shares) -> dict[str, ScopeShares]:
     """Per scope how many clients its step came from, and who moved it the most."""
     return {
-        label: {"clients": len(found), "largest": {"client": client, "share": round(found[client], 6)}}
+        label: ScopeShares(len(found), LargestShare(client, round(found[client], 6)))
         for label, found in shares.items()
         for client in [max(sorted(found), key=found.__getitem__)]
     }
@@ -162,7 +172,7 @@ def _mean_shares(client: str, influence: Sequence[tuple[int, Shares]]) -> dict[s
     return {label: round(sum(parts) / len(parts), 6) for label, parts in sorted(found.items())}
 
 
-def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, dict[str, Any]]:
+def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, dict[str, RoundScores]]:
     """Per client and task, on that client's validation rows: what the newest model that it scored reached."""
     definitions = {task.name: task for task in tasks}
     newest = {
@@ -172,97 +182,89 @@ def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) 
         for result in (order.results if order.state is OrderState.ACCEPTED else ())
         if result.validation is not None
     }
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, RoundScores]] = {}
     for (client, task), (version, sums) in newest.items():
-        found.setdefault(client, {})[task] = {"round": version, **_rounded(definitions[task].summarise(sums))}
+        found.setdefault(client, {})[task] = RoundScores(version, _rounded(definitions[task].summarise(sums)))
     return found
 
 
-def personalisation(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, Any]:
+def personalisation(
+    tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]
+) -> dict[str, dict[str, Personalisation]]:
     """Per client and task, on that client's validation rows: what the received and its own model scored last.
 
     Only clients with a model of their own are in it; `round` is the published model beside which it was scored.
     """
     definitions = {task.name: task for task in tasks}
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Personalisation]] = {}
     for round_ in rounds:
         for order in round_.orders.values():
             for result in order.results if order.state is OrderState.ACCEPTED else ():
                 if result.personal is not None and result.validation is not None:
                     task = definitions[result.task]
-                    scores = {
-                        "round": round_.version,
-                        "received": _rounded(task.summarise(result.validation)),
-                        "personal": _rounded(task.summarise(result.personal)),
-                    }
-                    found.setdefault(order.client_id, {})[task.name] = scores
+                    scores = (_rounded(task.summarise(sums)) for sums in (result.validation, result.personal))
+                    found.setdefault(order.client_id, {})[task.name] = Personalisation(round_.version, *scores)
     return dict(sorted(found.items()))
 
 
-def guard_reports(tasks: Iterable[TaskDefinition], guarded: Iterable[Guarded]) -> dict[str, dict[str, Any]]:
+def guard_reports(tasks: Iterable[TaskDefinition], guarded: Iterable[Guarded]) -> dict[str, GuardReport]:
     """Per task that was compared: which model its clients use, after which round it fell back, the last scores."""
     metrics = {task.name: task.metrics[0] for task in tasks}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, GuardReport] = {}
     for record in guarded:
-        before = found.get(record.task, {}).get("fallen_back")
-        found[record.task] = {
-            "model": "isolated" if record.fell_back else "received",
-            "fallen_back": (record.round if before is None else before) if record.fell_back else None,
-            "metric": metrics[record.task],
+        before = found[record.task].fallen_back if record.task in found else None
+        found[record.task] = GuardReport(
+            "isolated" if record.fell_back else "received",
+            (record.round if before is None else before) if record.fell_back else None,
+            metrics[record.task],
             **_rounded({"received": record.received, "isolated": record.isolated}),
-        }
+        )
     return found
-
-
-def final_metrics(task: TaskDefinition, history: list[dict[str, Any]], isolated: bool = False) -> Scores:
-    """The metrics of the newest published model that was scored, or of the clients' isolated ones beside it."""
-    last = _newest_scored(history)
-    last = last.get("personal", {}) if isolated else last
-    return {name: last.get(name) for name in (*task.metrics, "loss")}
-
-
-def _newest_scored(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last entry with scores; one with a training loss alone says nothing about a published model."""
-    return next((entry for entry in reversed(history) if "validation_examples" in entry), {})
 
 
 def _task_report(
     task: TaskDefinition,
-    history: list[dict[str, Any]],
+    history: list[RoundScores],
     trained: list[OpenRound],
     clients: list[ClientRecord],
-    guard: dict[str, Any] | None,
+    guard: GuardReport | None,
     units: TargetUnits | None,
-) -> dict[str, Any]:
-    holders = [client for client in clients if task.name in client.tasks]
-    return {
-        "type": task.type.name,
-        "auxiliary": task.auxiliary,
-        "metrics": final_metrics(task, history, guard is not None and guard["model"] == "isolated"),
-        **({"guard": guard} if guard is not None else {}),
-        **({"units": asdict(units)} if units is not None else {}),
-        "scored_round": _newest_scored(history).get("round"),
-        "history": history,
-        "clients": sorted(client.client_id for client in holders),
-        "examples": sum(client.examples.get(task.name, 0) for client in holders),
-        "rounds_trained": sum(bool(_results(round_, task.name)) for round_ in trained),
-    }
+) -> TaskReport:
+    own = [client for client in clients if task.name in client.tasks]
+    # An entry with a training loss alone says nothing about a published model.
+    newest = next((entry for entry in reversed(history) if entry.validation_examples is not None), None)
+    used = newest.personal if newest and guard and guard.model == "isolated" else newest
+    scores = used.scores if used else {}
+    return TaskReport(
+        type=task.type.name,
+        auxiliary=task.auxiliary,
+        metrics={name: scores.get(name) for name in (*task.metrics, "loss")},
+        guard=guard,
+        units=units,
+        scored_round=newest.round if newest else None,
+        history=history,
+        clients=sorted(client.client_id for client in own),
+        examples=sum(client.examples.get(task.name, 0) for client in own),
+        rounds_trained=sum(bool(_results(round_, task.name)) for round_ in trained),
+    )
 
 
-def _client_report(client: ClientRecord, scores: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "tasks": list(client.tasks),
-        "trains": client.capabilities.trains,
-        "layers": client.capabilities.layers,
-        "examples": dict(client.examples),
-        "rounds": client.tally.completed,
-        "assigned": client.tally.assigned,
-        "refused": client.tally.refused,
-        "failed": client.tally.failed,
-        "expired": client.tally.expired,
-        "scores": dict(scores),
-        "step_shares": dict(shares),
-    }
+def _client_report(
+    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float]
+) -> ClientReport:
+    return ClientReport(
+        tasks=client.tasks,
+        trains=client.capabilities.trains,
+        layers=client.capabilities.layers,
+        examples=client.examples,
+        rounds=client.tally.completed,
+        assigned=client.tally.assigned,
+        refused=client.tally.refused,
+        failed=client.tally.failed,
+        expired=client.tally.expired,
+        scores=scores,
+        step_shares=shares,
+    )
 
 
 def _data_sources(clients: list[ClientRecord]) -> str:
@@ -284,7 +286,7 @@ def _train_loss(results: list[TaskResult]) -> float | None:
     return sum(loss * examples for loss, examples in trained) / weight if weight else None
 
 
-def _rounded(scores: Mapping[str, float | None]) -> Scores:
+def _rounded(scores: Scores) -> dict[str, float | None]:
     """Six decimals; seven digits of an error, which is as small as the scores are."""
     digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name == "rmse" and value is not None}
     return {name: None if value is None else digits.get(name, round(value, 6)) for name, value in scores.items()}

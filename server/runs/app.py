@@ -32,6 +32,7 @@ from server.core.state import FederationState, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, influence_of
+from server.reporting.values import Report, to_json
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
@@ -64,7 +65,7 @@ async def serve(
     resume: Resume,
     console: Console | None,
     on_listening: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Run a federation to its end.
 
     Args:
@@ -191,7 +192,7 @@ async def _run(
     journal: Journal,
     console: Console | None,
     on_listening: Callable[[int], None] | None,
-) -> dict[str, Any]:
+) -> Report:
     began = _began(journal)
     federation, settings, schemas, state = restore_run(config, folder, journal)
     asked = asyncio.Event()
@@ -296,7 +297,7 @@ def write_report(
     state: FederationState,
     vectors: Any,
     schemas: dict[str, ParameterSchema],
-) -> dict[str, Any]:
+) -> Report:
     """Write `report.json` from the journal and give it back."""
     digest = model_digest((scope, schemas[scope].digest, [vector.data.cast("B")]) for scope, vector in vectors.items())
     status = state.phase.value if state.phase in (Phase.FINISHED, Phase.FAILED) else "interrupted"
@@ -305,7 +306,7 @@ def write_report(
     influence = influence_of(settings, rounds, journal.totals())
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence
     report = build_report(facts, state.completed_rounds, settings.tasks, rounds, clients, status, digest, *measured)
-    path = folder.write_json("report.json", report)
+    path = folder.write_json("report.json", to_json(report))
     done = about(event="report_written", run=settings.run_id, round=state.completed_rounds, reason=status)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -16,6 +15,7 @@ from common.config import Config
 from common.errors import RunFailedError
 from common.plain_text import plain
 from common.stopping import at_the_end
+from server.reporting.values import Report
 from server.runs.app import serve
 
 STOP_SECONDS = 10.0
@@ -90,11 +90,11 @@ def run_demo(config: Config, clients_per_task: int, options: list[str], program:
             report = asyncio.run(_run(config, clients, console))
         finally:
             clients.stop()
-    said = f"model {report['model_digest'][:16]}, {report['seconds']:.0f} s; data: {plain(report['data'])}"
+    said = f"model {report.model_digest[:16]}, {report.seconds:.0f} s; data: {plain(report.data)}"
     console.print(Text(f"{said}\nreport: {plain(str(config.run.folder / 'report.json'))}"), soft_wrap=True)
 
 
-async def _run(config: Config, clients: Clients, console: Console) -> dict[str, Any]:
+async def _run(config: Config, clients: Clients, console: Console) -> Report:
     federation = asyncio.ensure_future(serve(config, False, console, clients.start))
     while not federation.done():
         await asyncio.wait((federation,), timeout=1.0)

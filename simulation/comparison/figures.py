@@ -8,7 +8,7 @@ from itertools import product
 from statistics import fmean, stdev
 
 from common.tasks import lower_is_better
-from simulation.comparison.outcome import Agreement
+from server.reporting.values import CosineMatrix
 
 MARGIN = 0.01
 """With one seed there is no spread: a loss up to one point (one percent where lower is better) may be chance."""
@@ -128,7 +128,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(found) if found and len(found) == len(values) else None
 
 
-def mean_agreement(agreements: Iterable[Agreement]) -> Agreement | None:
+def mean_agreement(agreements: Iterable[CosineMatrix]) -> CosineMatrix | None:
     """Cosines of every two tasks, averaged over rounds, scopes and seeds; tasks that agree stand together.
 
     None without two tasks of which every two have met.
@@ -142,7 +142,7 @@ def mean_agreement(agreements: Iterable[Agreement]) -> Agreement | None:
         return None
     mean = {pair: fmean(values) for pair, values in sums.items()}
     order = by_average_linkage(names, mean)
-    return Agreement(tuple(order), tuple(tuple(round(mean[a, b], 6) for b in order) for a in order))
+    return CosineMatrix(tuple(order), tuple(tuple(round(mean[a, b], 6) for b in order) for a in order))
 
 
 def by_average_linkage(names: Sequence[str], similarity: Mapping[tuple[str, str], float]) -> list[str]:

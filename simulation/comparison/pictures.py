@@ -14,8 +14,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from server.reporting.values import CosineMatrix
 from simulation.comparison.methods import BASELINES
-from simulation.comparison.outcome import Agreement
 from simulation.comparison.result import Comparison, CurvePoint
 
 DPI = 160
@@ -163,7 +163,7 @@ def _points(found: Comparison, base: str, task: str, name: str) -> float | None:
     return None if mean is None else 100 * mean
 
 
-def _affinity(affinity: Agreement, title: str) -> Figure:
+def _affinity(affinity: CosineMatrix, title: str) -> Figure:
     """Cosines between the tasks' steps; the diagonal is left empty."""
     values = [[0.0 if i == j else v for j, v in enumerate(row)] for i, row in enumerate(affinity.values)]
     shown = [["" if i == j else _signed(v, 3) for j, v in enumerate(row)] for i, row in enumerate(affinity.values)]

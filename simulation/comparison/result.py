@@ -8,9 +8,10 @@ from statistics import fmean
 
 from common.config import Config
 from common.tasks import TaskDefinition, lower_is_better
+from server.reporting.values import CosineMatrix, Scores
 from simulation.comparison.figures import Against, Spread, compare, mean_agreement, spread
 from simulation.comparison.methods import BASELINES, ComparedMethod, extra_epochs
-from simulation.comparison.outcome import Agreement, Outcome, Scores
+from simulation.comparison.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MethodResult:
     against: Mapping[str, Against]
     clients: Mapping[str, Mapping[str, Mapping[str, Spread]]]
     curves: Mapping[str, tuple[CurvePoint, ...]]
-    affinity: Agreement | None
+    affinity: CosineMatrix | None
     bytes_up: float
     seconds: float
 
@@ -102,7 +103,7 @@ def _result(
     auxiliary = {task.name for task in tasks if task.auxiliary}
     bases = [name for name in BASELINES if name in outcomes]
     return MethodResult(
-        method.changes,
+        method.changes_to(config),
         method.by_task,
         "personal" if any(run.personal for run in own) else "received",
         extra_epochs(method.configure(config, {})),

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.config import Config, load_config, vary
 from common.errors import ConfigError, RunFolderError
 from server.core.phases import Phase
+from server.reporting.values import Report, from_json
 from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
 from simulation.comparison.methods import ComparedMethod
@@ -86,7 +86,7 @@ def require_same(runs: Sequence[Run]) -> None:
             raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
 
 
-def perform(run: Run) -> tuple[list[dict[str, Any]], bool]:
+def perform(run: Run) -> tuple[list[Report], bool]:
     """The reports of a run's parts, and whether anything had to be done for them.
 
     Raises:
@@ -109,13 +109,13 @@ def is_done(run: Run) -> bool:
     return all(_finished(part) is not None for part in run.parts)
 
 
-def _finished(part: Part) -> dict[str, Any] | None:
+def _finished(part: Part) -> Report | None:
     """The report of a simulation that is over."""
     path = part.config.run.folder / "report.json"
     if not path.is_file():
         return None
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return report if report["status"] == Phase.FINISHED.value else None
+    report = from_json(Report, json.loads(path.read_text(encoding="utf-8")))
+    return report if report.status == Phase.FINISHED.value else None
 
 
 def _difference(before: Config, now: Config) -> str:

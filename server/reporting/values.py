@@ -1,0 +1,212 @@
+"""The report as a value: its fields have the names that `report.json` has for them, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from common.targets import TargetUnits
+
+T = TypeVar("T")
+Scores = Mapping[str, float | None]
+"""Metric, or `loss`, to value; None where it is not defined."""
+
+_INLINE = {"json": "keys beside the others"}
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """What the clients' own models scored, and how many clients have one."""
+
+    scores: Scores = field(metadata=_INLINE)
+    clients: int
+
+
+@dataclass(frozen=True)
+class RoundScores:
+    """Of the model of round `round`, on validation rows; the loss is of training in the round that began with it."""
+
+    round: int
+    scores: Scores = field(default_factory=dict, metadata=_INLINE)
+    validation_examples: int | None = None
+    clients: int | None = None
+    personal: OwnScores | None = None
+    local_training_loss_next_round: float | None = None
+
+
+@dataclass(frozen=True)
+class Personalisation:
+    """What a client's received and own model scored last; `round` is that of the received one."""
+
+    round: int
+    received: Scores
+    personal: Scores
+
+
+@dataclass(frozen=True)
+class UploadTotals:
+    """Accepted updates of one codec, and the bytes of their payloads."""
+
+    updates: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CosineMatrix:
+    """Cosines between the steps of tasks in one scope and round; row and column i belong to `tasks[i]`."""
+
+    tasks: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class RoundCosines:
+    """By scope."""
+
+    round: int
+    scopes: Mapping[str, CosineMatrix]
+
+
+@dataclass(frozen=True)
+class LargestShare:
+    """The client that moved a scope the most."""
+
+    client: str
+    share: float
+
+
+@dataclass(frozen=True)
+class ScopeShares:
+    """How many clients a scope's step came from."""
+
+    clients: int
+    largest: LargestShare
+
+
+@dataclass(frozen=True)
+class RoundShares:
+    """By scope, or by scope and task."""
+
+    round: int
+    scopes: Mapping[str, ScopeShares]
+
+
+@dataclass(frozen=True)
+class RelationReport:
+    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any."""
+
+    round: int
+    template: str
+    note: str
+    groups: Sequence[Sequence[str]] | None = None
+    fused: Sequence[Sequence[str]] | None = None
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """Which model a task's clients use, after which round it fell back, and the last scores of both."""
+
+    model: str
+    fallen_back: int | None
+    metric: str
+    received: float | None
+    isolated: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """One task."""
+
+    type: str
+    auxiliary: bool
+    metrics: Scores
+    guard: GuardReport | None = None
+    units: TargetUnits | None = None
+    scored_round: int | None
+    history: Sequence[RoundScores]
+    clients: Sequence[str]
+    examples: int
+    rounds_trained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientReport:
+    """One client."""
+
+    tasks: Sequence[str]
+    trains: str
+    layers: int | None
+    examples: Mapping[str, int]
+    rounds: int
+    assigned: int
+    refused: int
+    failed: int
+    expired: int
+    scores: Mapping[str, RoundScores]
+    step_shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One run. `training`, `aggregation`, `guard` and `relation` repeat its configuration."""
+
+    run: str
+    run_id: str
+    status: str
+    reason: str
+    rounds_completed: int
+    seconds: float
+    seed: int
+    data: str
+    encoder_init: str
+    sharing_plan: str
+    training: Mapping[str, object]
+    aggregation: Mapping[str, object]
+    guard: Mapping[str, object]
+    model_digest: str
+    bytes_down: int
+    bytes_up: int
+    uploads: Mapping[str, UploadTotals]
+    task_cosines: Sequence[RoundCosines]
+    step_shares: Sequence[RoundShares]
+    relation: Mapping[str, object]
+    relations: Sequence[RelationReport]
+    tasks: Mapping[str, TaskReport]
+    clients: Mapping[str, ClientReport]
+    personalisation: Mapping[str, Mapping[str, Personalisation]]
+
+
+def to_json(value: object) -> Any:
+    """A value, or a part of one, ready for JSON; a field whose default is None is left out where it is None."""
+    if is_dataclass(value):
+        found: dict[str, object] = {}
+        for part in fields(value):
+            inner = getattr(value, part.name)
+            if part.metadata:
+                found |= inner
+            elif inner is not None or part.default is not None:
+                found[part.name] = to_json(inner)
+        return found
+    if isinstance(value, Mapping):
+        return {name: to_json(inner) for name, inner in value.items()}
+    return [to_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def from_json(kind: type[T], found: Any) -> T:
+    """The value of type `kind` of which `to_json` made `found`."""
+    read: Any = found
+    if is_dataclass(kind):
+        hints, parts = get_type_hints(kind), {part.name: part for part in fields(kind)}
+        inline = [name for name, part in parts.items() if part.metadata]
+        read = {name: from_json(hints[name], found[name]) for name in parts if name in found and name not in inline}
+        rest = {name: value for name, value in found.items() if name not in read}
+        read = kind(**read, **dict.fromkeys(inline, rest))
+    elif found is not None and type(None) in get_args(kind):
+        read = from_json(get_args(kind)[0], found)
+    elif get_origin(kind) is Mapping:
+        read = {name: from_json(get_args(kind)[1], inner) for name, inner in found.items()}
+    elif get_origin(kind) is Sequence:
+        read = tuple(from_json(get_args(kind)[0], inner) for inner in found)
+    result: T = read
+    return result
