@@ -76,7 +76,7 @@ def caller_options(parser: Parser) -> None:
 
 
 def simulation_options(parser: Parser, run_dir: str) -> None:
-    """A crowd of virtual clients and the folder of its run."""
+    """Virtual clients and the folder of their run."""
     parser.add_argument("--clients", metavar="N", help="virtual clients (default: 100)")
     parser.add_argument("--workers", metavar="N", help="models, each of which trains one client at a time (default: 1)")
     parser.add_argument("--run_dir", metavar="DIR", help=run_dir)

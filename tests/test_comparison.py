@@ -166,6 +166,12 @@ def test_a_method_that_the_file_chooses_keeps_the_files_parameters(chosen, metho
     assert found == expected
 
 
+def test_a_comparison_says_which_parameters_of_the_file_a_method_keeps():
+    config = crowd("training.procedure={name: fedprox, mu: 0.3}")
+    assert METHODS["fedprox"].changes_to(config)["training.procedure"] == {"name": "fedprox", "mu": 0.3}
+    assert METHODS["ditto"].changes_to(config) == {"training.procedure": "ditto"}
+
+
 def test_the_documentation_has_every_method():
     text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     section = text[text.index("## Comparing methods") :]

@@ -61,7 +61,7 @@ class _Staged:
 class Uploads:
     """Receives updates chunk by chunk. What does not fit the budget waits under the transport's flow control.
 
-    Their headers must have been judged: codec, scopes and sizes are some that the federation with `schemas` has.
+    Their headers must have been checked: codec, scopes and sizes are some that the federation with `schemas` has.
     Payloads stay encoded here, so an update takes as much memory as it took on the wire.
     """
 

@@ -53,11 +53,11 @@ class ComparedMethod:
             ConfigError: one line per problem, beginning with the method's name.
         """
         try:
-            return vary(config, {**self._changes(config), **changes}, self.forget, "simulate")
+            return vary(config, {**self.changes_to(config), **changes}, self.forget, "simulate")
         except ConfigError as error:
             raise ConfigError(*(f"method {self.name}: {problem}" for problem in error.problems)) from None
 
-    def _changes(self, config: Config) -> Mapping[str, object]:
+    def changes_to(self, config: Config) -> Mapping[str, object]:
         """What it changes; where the file chooses the same as a built-in method, with the file's parameters."""
         if not self.forget:
             return self.changes

@@ -103,7 +103,7 @@ def _result(
     auxiliary = {task.name for task in tasks if task.auxiliary}
     bases = [name for name in BASELINES if name in outcomes]
     return MethodResult(
-        method.changes,
+        method.changes_to(config),
         method.by_task,
         "personal" if any(run.personal for run in own) else "received",
         extra_epochs(method.configure(config, {})),
