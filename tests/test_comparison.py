@@ -12,7 +12,7 @@ import simulation.comparison.runs as runs
 from common.config import Config, load_config
 from common.errors import ConfigError, RunFolderError
 from common.methods.conflict import CAGrad
-from common.methods.procedures import Ditto, FedProx
+from common.methods.procedures import FedProx
 from server.reporting.values import CosineMatrix
 from simulation.comparison.app import compare_methods
 from simulation.comparison.figures import (
@@ -151,12 +151,9 @@ def test_every_method_makes_a_configuration_that_can_be_simulated(tmp_path):
     ("chosen", "method", "path", "expected"),
     [
         ("training.procedure={name: fedprox, mu: 0.3}", "fedprox", "training.procedure", FedProx(0.3)),
-        ("training.procedure={name: fedprox, mu: 0.3}", "ditto", "training.procedure", Ditto()),
         ("aggregation={conflict: {name: cagrad, radius: 0.8}}", "cagrad", "aggregation.conflict", CAGrad(radius=0.8)),
         ("guard={enabled: true, margin: 0.2}", "guard", "guard.margin", 0.2),
-        ("guard={enabled: true, margin: 0.2}", "hard", "guard.enabled", False),
         ("sharing={plan: soft, members: clients}", "soft", "sharing.members", "clients"),
-        ("sharing={plan: soft, members: clients}", "adaptive", "sharing.members", "tasks"),
     ],
 )
 def test_a_method_that_the_file_chooses_keeps_the_files_parameters(chosen, method, path, expected):
