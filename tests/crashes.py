@@ -35,7 +35,7 @@ from server.runs.app import begin_run, restore_run, serve
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
-from tests.federations import CLIENTS, Clients, digest_of
+from tests.federations import CLIENTS, Clients, SubmittingPort, digest_of
 
 STREAMS = ("fetch", "fetch_tokenizer")
 
@@ -159,17 +159,14 @@ class Fragile:
         return chunks
 
 
-class Gate:
+class Gate(SubmittingPort):
     """A port (of a client, or in front of a coordinator) that holds updates back until their round is let through."""
 
     def __init__(self, port: CoordinatorPort, client: str) -> None:
-        self._port = port
+        super().__init__(port)
         self._client = client
         self._open: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Event] = {}
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._port, name)
 
     def let_through(self, round_name: str) -> None:
         """Hand in what answers orders such as `train-1.1`."""
@@ -187,16 +184,13 @@ class Gate:
         return await self._port.submit(session, header, chunks)
 
 
-class Watch:
+class Watch(SubmittingPort):
     """A port that tells how many updates of a round were accepted."""
 
     def __init__(self, port: CoordinatorPort) -> None:
-        self._port = port
+        super().__init__(port)
         self._accepted: list[str] = []
         self._moved = asyncio.Condition()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._port, name)
 
     async def submit(self, session: Any, header: Any, chunks: Any) -> Any:
         receipt = await self._port.submit(session, header, chunks)

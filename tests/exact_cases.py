@@ -39,7 +39,7 @@ def exact(problem: tuple[Vector, Vector]) -> Procedure:
 
     def solve(work: Work, state: ClientState) -> Trained:
         hessian, linear = problem
-        for anchors, mu in work.ties:
+        for anchors, mu in work.proximal_terms:
             hessian = hessian + mu * np.eye(len(linear))
             linear = linear + mu * anchors[WEIGHT].double().numpy().ravel()
         parameter = dict(work.model.named_parameters())[WEIGHT]

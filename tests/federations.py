@@ -92,6 +92,17 @@ def array_config(*overrides: str, tasks: Sequence[str] = ("a0", "b1")) -> Config
     )
 
 
+def contradicting_config(folder: Path, *overrides: str) -> Config:
+    """Two tasks that need different inputs, an encoder of one unit, and four times the rows for the first of them."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    for task, rows, column in (("a0", 480, 0), ("b1", 120, 1)):
+        x = rng.normal(size=(rows, 2)).astype(np.float32)
+        np.savez(folder / f"{task}.npz", x=x, y=(x[:, column] > 0).astype(int))
+    kind = "{type: classification, labels: [no, yes], metrics: [accuracy]}"
+    sizes = ("model.mlp={features: 2, hidden: [1]}", "training.local_epochs=3")
+    return array_config(f"data.dir='{folder}'", *sizes, f"tasks={{a0: {kind}, b1: {kind}}}", *overrides)
+
+
 def make_model(config: Config) -> MTLServerModel:
     section = config.model
     source = section.inputs.find_encoder(section)
@@ -130,12 +141,11 @@ class Turns:
         return receipt
 
 
-class InTurn:
-    """A port whose client hands in when it is its turn."""
+class SubmittingPort:
+    """A port whose updates all come by `submit`, those that are small enough for a poll too."""
 
-    def __init__(self, port: CoordinatorPort, turns: Turns) -> None:
+    def __init__(self, port: CoordinatorPort) -> None:
         self._port = port
-        self._turns = turns
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._port, name)
@@ -145,6 +155,17 @@ class InTurn:
             await self.submit(session, answer.header, lambda _: single(answer.payload))
             answer = None
         return await self._port.poll(session, pending_order, answer)
+
+    async def submit(self, session, header, chunks):
+        return await self._port.submit(session, header, chunks)
+
+
+class InTurn(SubmittingPort):
+    """A port whose client hands in when it is its turn."""
+
+    def __init__(self, port: CoordinatorPort, turns: Turns) -> None:
+        super().__init__(port)
+        self._turns = turns
 
     async def submit(self, session, header, chunks):
         return await self._turns.submit(self._port, session, header, chunks)

@@ -26,6 +26,7 @@ from common.wire.extensions import EXTENSIONS, Extension
 from server.core.bodies import PHASES, PhaseRow
 from server.core.effects import Combine, Commit, PhaseClosed, RoundClosed, RoundOpened
 from server.core.events import Answered, Left, Started, Tick
+from server.core.facts import Traffic
 from server.core.phases import TRAIN, Phase, RoundPhase, RoundProtocol
 from server.core.state import OrderState
 from server.storage.journal import Journal
@@ -150,6 +151,40 @@ def test_a_restart_issues_the_orders_of_the_open_phase_again_and_knows_what_was_
     assert {o.order_id: o.state for o in table.state.open.orders.values()} == {
         f"{phase}-1.1-{name}": OrderState.ISSUED for name in "ab"
     }
+
+
+def test_the_bytes_that_travelled_are_durable_with_the_end_of_every_phase() -> None:
+    table, traffic = counting(), Traffic(5, 7)
+    table.count("a", "sst2")
+    order = table.order("b")
+    assert order is not None
+    reply = Reply(order.order_id, (), 1.0, Counts((("qqp", 100),)))
+    (commit,) = (e for e in table.apply(Answered(table.now, "b", reply, traffic)) if isinstance(e, Commit))
+    assert traffic in commit.records
+    table.restart()
+    assert table.state.traffic == traffic
+
+
+def test_an_answer_to_an_earlier_phase_changes_nothing_in_the_next_one() -> None:
+    table = counting()
+    table.count("a", "sst2")
+    table.count("b", "qqp")
+    state = table.state
+    for examples in (100, 99):
+        reply = Reply("count-1.1-a", (), 1.0, Counts((("sst2", examples),)))
+        with pytest.raises(Refused, match="is committed; nothing is left to do"):
+            table.apply(Answered(table.now, "a", reply))
+    assert table.state == state
+
+
+def test_a_lease_that_ends_in_the_second_phase_lets_the_others_close_the_round() -> None:
+    table = counting()
+    table.count("a", "sst2")
+    table.count("b", "qqp")
+    table.answer("a")
+    table.now += table.settings.lease_seconds
+    effects = table.apply(Tick(table.now, frozenset("a")))
+    assert opened(effects)[:1] == ["RoundClosed"] and table.state.completed_rounds == 1
 
 
 @pytest.mark.parametrize("phase", ["count", "train"])

@@ -19,8 +19,6 @@ from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
 from common.config import Config, render, vary
 from common.errors import RunFolderError
-from common.orders import Update
-from common.ports import single
 from server.core.phases import Phase
 from server.reporting.progress import RunProgress
 from server.runs.assembly import in_memory
@@ -53,16 +51,6 @@ def limit(program: Program, what: int, most: int) -> None:
     resource.prlimit(program._process.pid, what, (most, resource.prlimit(program._process.pid, what)[1]))
 
 
-class SmallGate(Gate):
-    """Holds back updates that are small enough to ride in a poll, too."""
-
-    async def poll(self, session: Any, pending_order: str, answer: Any = None) -> Any:
-        if isinstance(answer, Update):
-            await self.submit(session, answer.header, lambda _: single(answer.payload))
-            answer = None
-        return await self._port.poll(session, pending_order, answer)
-
-
 Trouble = Callable[[Program, Path], Awaitable[None]]
 
 
@@ -79,7 +67,7 @@ async def trouble_in_round_1(
         server = programs.start(*serve, "0")
         number = await asyncio.to_thread(server.port)
         ports = [await stack.enter_async_context(GrpcCoordinator("127.0.0.1", number, None, name)) for name in "ad"]
-        gate = SmallGate(ports[1], "d")
+        gate = Gate(ports[1], "d")
         agents = asyncio.gather(
             *(cast.agent(n, port, place / "near").run() for n, port in (("a", ports[0]), ("d", gate)))
         )

@@ -33,7 +33,16 @@ from server.storage.journal import Journal
 from simulation.inprocess import run_together
 from tests.core_cases import TASKS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import CLIENTS, array_config, digest_of, federate, make_client, make_model, small_config
+from tests.federations import (
+    CLIENTS,
+    array_config,
+    contradicting_config,
+    digest_of,
+    federate,
+    make_client,
+    make_model,
+    small_config,
+)
 
 GUARD = Guard(0.01, 2)
 
@@ -266,18 +275,8 @@ async def _play(config, coordinator, folder):
 
 @pytest.fixture(scope="module")
 def contradiction(tmp_path_factory):
-    """Two tasks that need different inputs, an encoder of one unit, and four times the rows for the first of them."""
-    folder = tmp_path_factory.mktemp("contradiction")
-    rng = np.random.Generator(np.random.PCG64(3))
-    for task, rows, column in (("a0", 480, 0), ("b1", 120, 1)):
-        x = rng.normal(size=(rows, 2)).astype(np.float32)
-        np.savez(folder / f"{task}.npz", x=x, y=(x[:, column] > 0).astype(int))
-    kind = "{type: classification, labels: [no, yes], metrics: [accuracy]}"
-    return array_config(
-        *(f"data.dir='{folder}'", "model.mlp={features: 2, hidden: [1]}", "training.num_rounds=5"),
-        *("training.local_epochs=3", "guard={enabled: true, margin: 0.1}", "federation.min_clients=2"),
-        f"tasks={{a0: {kind}, b1: {kind}}}",
-    )
+    settings = ("training.num_rounds=5", "guard={enabled: true, margin: 0.1}", "federation.min_clients=2")
+    return contradicting_config(tmp_path_factory.mktemp("contradiction"), *settings)
 
 
 RIVALS = [("big", ["a0"], "1/1"), ("small", ["b1"], "1/1")]

@@ -15,7 +15,7 @@ from torch import nn
 
 from client.training.own_model import OWN
 from client.training.own_models import training_of
-from client.training.pull import Pull, looked_ahead
+from client.training.step import ProximalStepTerm, looked_ahead
 from common.bodies import Train, TrainingSettings
 from common.config import Config
 from common.errors import ConfigError
@@ -50,7 +50,7 @@ BODY = "encoder."
 pytestmark = pytest.mark.usefixtures("one_tokenizer")
 
 
-# ---- the pull and the look ahead, on problems that can be worked out by hand ----
+# ---- the term and the look ahead, on problems that can be worked out by hand ----
 
 X, W = [[1.0, 0.0], [0.0, 2.0]], [[2.0, 4.0], [3.0, 5.0]]
 
@@ -71,13 +71,13 @@ def test_fedprox_numbers(targets: list[list[float]], mu: float, delta: list[list
     the second by as much less 0.5 mu times that.
     """
     weights = torch.tensor(W, requires_grad=True)
-    pull = Pull([(weights, torch.tensor(W))], mu, ProximalStep.GRADIENT, 0.5) if mu else None
+    term = ProximalStepTerm([(weights, torch.tensor(W))], mu, ProximalStep.GRADIENT, 0.5) if mu else None
     optimizer = torch.optim.SGD([weights], lr=0.5)
     for _ in range(2):
         optimizer.zero_grad()
         ((torch.tensor(X) @ weights - torch.tensor(targets)).abs().sum() / 2).backward()  # type: ignore[no-untyped-call]
-        if pull is not None:
-            pull.before_step()
+        if term is not None:
+            term.before_step()
         optimizer.step()
     assert (weights - torch.tensor(W)).tolist() == delta
 
@@ -88,14 +88,14 @@ def test_the_minimum_of_a_pulled_quadratic(step: ProximalStep, mu: float) -> Non
     """F(v) = 0.5 ||v - a||^2 has its pulled minimum at (a + mu w) / (1 + mu): Ditto (Li et al. 2021)."""
     a, w = torch.tensor([1.0, -2.0, 5.0]).double(), torch.tensor([0.5, 3.0, -1.0]).double()
     v = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    pull = Pull([(v, w)], mu, step, 0.1)
+    term = ProximalStepTerm([(v, w)], mu, step, 0.1)
     optimizer = torch.optim.SGD([v], lr=0.1)
     for _ in range(1000):
         optimizer.zero_grad()
         (0.5 * (v - a).square().sum()).backward()  # type: ignore[no-untyped-call]
-        pull.before_step()
+        term.before_step()
         optimizer.step()
-        pull.after_step()
+        term.after_step()
     torch.testing.assert_close(v.detach(), (a + mu * w) / (1 + mu), rtol=0, atol=1e-8)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,26 +28,37 @@ from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
+from server.runs.app import continue_run
 from server.runs.assembly import in_memory
 from server.runs.run_folder import RunFolder
+from server.storage.journal import Journal
 from server.storage.models import ModelFiles
-from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import array_config, digest_of, federate, make_client, make_model
+from tests.crashes import Cast, Gate, Watch, crash_and_recover, model_made_here, prepare_run
+from tests.federations import (
+    SubmittingPort,
+    array_config,
+    contradicting_config,
+    digest_of,
+    federate,
+    make_client,
+    make_model,
+)
 from tests.training_cases import SETTINGS
 
 CONTROLS = {"control/shared", "control/task/a0", "control/task/b1"}
 Flat = NDArray[np.float64]
 ROUNDS, STEPS, RATE = 5, 3, 0.3
 THREE = (("a", ("a0",), "1/2"), ("b", ("b1",), "1/2"), ("c", ("a0", "b1"), "2/2"))
+RIVALS = (("large", ("a0",), "1/2"), ("both", ("a0", "b1"), "2/2"), ("small", ("b1",), "1/2"))
 ALIKE = tuple((name, ("a0", "b1"), f"{part}/3") for part, name in enumerate("abc", 1))
 FITTING = ("training.procedure=scaffold", "training.optimizer=sgd", "training.max_grad_norm=0")
 FITTING = (*FITTING, "aggregation.weights=uniform", "federation.min_clients=3")
 
 
-def config_of(*overrides: str) -> Config:
+def config_of(*overrides: str, tasks: Sequence[str] = ("a0", "b1")) -> Config:
     """Full batches, so that the steps of an order are its epochs."""
     steps = (f"training.num_rounds={ROUNDS}", f"training.local_epochs={STEPS}", "training.batch_size=64")
-    return array_config(*FITTING, f"training.learning_rate={RATE}", *steps, *overrides)
+    return array_config(*FITTING, f"training.learning_rate={RATE}", *steps, *overrides, tasks=tasks)
 
 
 def variates(state: Path) -> dict[str, dict[str, Flat]]:
@@ -127,12 +140,28 @@ def test_the_numbers_are_those_of_the_paper_with_sampled_clients_and_a_falling_r
 
 def require_sum(coordinator: Coordinator, state: Path) -> None:
     """Check that what the coordinator has is the sum of what clients keep."""
-    found = variates(state)
-    names = {name for kept in found.values() for name in kept}
-    assert names == {name for name in coordinator.vectors if name.startswith("control/")}
-    for name in names:
-        whole = sum(kept[name] for kept in found.values() if name in kept)
-        np.testing.assert_allclose(coordinator.vectors[name], whole, rtol=0, atol=1e-5)
+    require_equal_sums(coordinator.vectors, variates(state))
+
+
+def require_equal_sums(vectors: Mapping[str, Any], kept: Mapping[str, Mapping[str, Flat]]) -> None:
+    """Check that the sums among a coordinator's vectors are those of what clients keep."""
+    sums = sums_of(kept)
+    assert sums.keys() == {name for name in vectors if name.startswith("control/")}
+    for name, whole in sums.items():
+        np.testing.assert_allclose(vectors[name], whole, rtol=0, atol=1e-5)
+
+
+def sums_of(kept: Mapping[str, Mapping[str, Flat]]) -> dict[str, Flat]:
+    """The sums of clients' variates, by scope."""
+    sums = dict[str, Flat]()
+    for name, values in (item for found in kept.values() for item in found.items()):
+        sums[name] = sums.get(name, np.zeros_like(values)) + values
+    return sums
+
+
+def saved_in(run: Path, version: int) -> Mapping[str, Any]:
+    """The values of a run folder."""
+    return ModelFiles(run, RunFolder(run).read_description()[1]).read(version)
 
 
 @pytest.mark.parametrize("how", ["direct", "codec", "grpc"])
@@ -152,14 +181,61 @@ def test_a_client_that_trains_heads_alone_has_variates_of_these_alone(tmp_path: 
 
 
 def test_a_task_that_fell_back_takes_its_variates_out_of_the_sum(tmp_path: Path) -> None:
-    """A margin below any gap lets every task fall after the first round."""
-    config = config_of("guard={enabled: true, margin: 0, rounds: 1}", "training.num_rounds=6")
-    coordinator = asyncio.run(federate(config, tmp_path, THREE))
-    require_sum(coordinator, tmp_path)
-    fallen = coordinator.state.fallback_tasks
-    for client, tasks, _ in THREE:
-        if set(tasks) <= set(fallen) and max(fallen[t] for t in tasks) < 6:
-            assert not any(v.any() for v in variates(tmp_path)[client].values()), client
+    """The variates of the layers that all share stay where a client's other task goes on."""
+    guard = ("guard={enabled: true, margin: 0.2, rounds: 1}", "training.num_rounds=6", "training.learning_rate=0.3")
+    coordinator = asyncio.run(federate(contradicting_config(tmp_path, *FITTING, *guard), tmp_path / "state", RIVALS))
+    assert 0 < coordinator.state.fallback_tasks["b1"] < 6 and "a0" not in coordinator.state.fallback_tasks
+    require_sum(coordinator, tmp_path / "state")
+    found = {client: {s for s, v in kept.items() if v.any()} for client, kept in variates(tmp_path / "state").items()}
+    going_on = {"control/shared", "control/task/a0"}
+    assert found == {"large": going_on, "both": going_on, "small": set()}
+    (run,) = (path for path in (tmp_path / "state" / "small").iterdir() if path.is_dir())
+    assert any(scope.startswith("own/") for scope in RunStore(run).private() or {})
+
+
+@pytest.mark.parametrize("how", ["late", "refused"])
+def test_an_update_that_does_not_count_changes_neither_the_sum_nor_its_clients_variates(
+    tmp_path: Path, how: str
+) -> None:
+    asyncio.run(federate(config_of("training.num_rounds=1"), tmp_path / "before", THREE))
+    config = config_of("training.num_rounds=2", "federation.round_timeout_seconds=100")
+    clock = ManualClock()
+    coordinator = in_memory(config, make_model(config), clock)
+    watch, gate = Watch(coordinator), Gate(Spoiling(coordinator) if how == "refused" else coordinator, "c")
+
+    async def play() -> None:
+        cast = Cast(config, THREE)
+        await coordinator.start()
+        agents = asyncio.gather(
+            *(cast.agent(name, gate if name == "c" else watch, tmp_path / "after").run() for name in cast.names)
+        )
+        gate.let_through("train-1.1")
+        await gate.reached("train-2.1")
+        await watch.count("train-2.1", 2)
+        if how == "late":
+            clock.advance(100.0)
+            await coordinator.tick()
+            assert coordinator.state.completed_rounds == 2
+        gate.let_through("train-2.1")
+        await agents
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+    ended = coordinator.journal.rounds()[1].orders["train-2.1-c"].state
+    assert ended is (OrderState.EXPIRED if how == "late" else OrderState.FAILED)
+    require_sum(coordinator, tmp_path / "after")
+    before, after = variates(tmp_path / "before"), variates(tmp_path / "after")
+    np.testing.assert_equal(after["c"], before["c"])
+    for client in "ab":
+        assert any(not np.array_equal(after[client][scope], values) for scope, values in before[client].items())
+
+
+class Spoiling(SubmittingPort):
+    """A port that loses a scope of the updates of round 2."""
+
+    async def submit(self, session: Any, header: Any, chunks: Any) -> Any:
+        if header.order_id.startswith("train-2.1"):
+            header = replace(header, scopes=header.scopes[:-1])
+        return await self._port.submit(session, header, chunks)
 
 
 @pytest.mark.slow
@@ -220,8 +296,32 @@ def test_another_procedure_between_leaves_variates_and_their_sum_as_they_are(tmp
     first, second, third = kept
     assert {scope for found in first.values() for scope in found} == CONTROLS
     np.testing.assert_equal(first, second)
-    saved = ModelFiles(template, RunFolder(template).read_description()[1]).read(6)
     for scope in CONTROLS:
         assert any(not np.array_equal(third[n][scope], second[n][scope]) for n in third if scope in third[n])
-        whole = sum(found[scope] for found in third.values() if scope in found)
-        np.testing.assert_allclose(saved[scope], whole, rtol=0, atol=1e-5)
+    require_equal_sums(saved_in(template, 6), third)
+
+
+@pytest.mark.parametrize("plan", ["hard", "full"])
+def test_a_task_that_joins_begins_with_variates_of_zero_and_keeps_the_others(tmp_path: Path, plan: str) -> None:
+    """With plan full the new head is a part of the scope that all share, so that variates and their sum grow."""
+    few = config_of(f"sharing.plan={plan}", "training.num_rounds=2")
+    everybody = "federation.min_clients=4"
+    more = config_of(f"sharing.plan={plan}", "training.num_rounds=4", everybody, tasks=("a0", "b1", "c2"))
+    template = prepare_run(few, tmp_path / "template")
+    asyncio.run(crash_and_recover(few, template, tmp_path / "few", Cast(few, THREE), None, False))
+    run, before = tmp_path / "few" / "run", {name: variates_in(tmp_path / "few" / name) for name, *_ in THREE}
+    folder = RunFolder.resume(run)
+    with closing(Journal(folder.journal)) as journal, model_made_here():
+        continue_run(more, folder, journal)
+    folder.close()
+    grown = saved_in(run, 2)
+    for scope, whole in sums_of(before).items():
+        np.testing.assert_allclose(grown[scope][: len(whole)], whole, rtol=0, atol=1e-5)
+        assert not grown[scope][len(whole) :].any()
+    clients = (*THREE, ("d", ("c2",), "1/1"))
+    for name, *_ in THREE:
+        shutil.copytree(tmp_path / "few" / name, tmp_path / "more" / name)
+    asyncio.run(crash_and_recover(more, run, tmp_path / "more", Cast(more, clients), None, False))
+    after = {name: variates_in(tmp_path / "more" / name) for name, *_ in clients}
+    assert all(values.any() for values in after["d"].values())
+    require_equal_sums(saved_in(tmp_path / "more" / "run", 4), after)

@@ -100,7 +100,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     handed_in = [w for w in order.scopes if w.scope not in isolated and Scope.parse(w.scope).base not in untrained]
     work = replace(
         _work(job, replica, settings, body.seed, state),
-        ties=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
+        proximal_terms=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
         isolated=frozenset(body.isolated_tasks),
         trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
         controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},

@@ -55,7 +55,7 @@ class ClientModelSynchronizer:
     ) -> None:
         """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
 
-        `judge_size` is told the number of parameters before any memory is taken for them, and may raise.
+        `check_size` is told the number of parameters before any memory is taken for them, and may raise.
 
         Raises:
             Refused: the two sides lay parameters out differently.

@@ -1,4 +1,4 @@
-"""Scoring a model on validation rows."""
+"""Scoring a model on validation examples."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def score(model: MultiTaskModel, sets: Sequence[TaskSet], batch_size: int) -> Sc
 def evaluate(
     model: MultiTaskModel,
     task: TaskDefinition,
-    rows: PreparedExamples,
+    examples: PreparedExamples,
     batch_size: int,
     units: TargetUnits = OWN_UNITS,
 ) -> TaskStatistics:
-    """Score all rows without dropout and reduce the predictions to sums that may travel.
+    """Score all examples without dropout and reduce the predictions to sums that may travel.
 
     A regression's loss is in the `units` of its head, everything else in those of its targets.
 
@@ -40,11 +40,11 @@ def evaluate(
         DataError: the model gives outputs that are not finite.
     """
     device = next(model.parameters()).device
-    batches = length_batches(rows.lengths, batch_size)
+    batches = length_batches(examples.lengths, batch_size)
 
     def answers() -> Iterator[tuple[Tensor, Tensor]]:
         for indices in batches:
-            batch = rows.batch(indices).to(device)
+            batch = examples.batch(indices).to(device)
             assert batch.labels is not None
             yield model(task.name, batch), batch.labels
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from client.data.batching import epoch_batches, interleave
 from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
-from client.training.pull import PLAIN_STEP, StepRule, looked_ahead
+from client.training.step import PLAIN_STEP, StepOptions, looked_ahead
 from common.bodies import TrainingSettings
 from common.errors import FedMTLError
 from common.methods.local_optimizers import SGDOptimizer
@@ -39,7 +39,7 @@ class TrainingDiverged(FedMTLError):
 
 @dataclass(frozen=True)
 class TaskSet:
-    """One task's encoded rows at this client, and the units in which a regression's head works."""
+    """one task's encoded examples at this client, and the units in which a regression's head works."""
 
     task: TaskDefinition
     train: PreparedExamples
@@ -57,13 +57,13 @@ def train(
     settings: TrainingSettings,
     seed: int,
     progress: Progress,
-    rule: StepRule = PLAIN_STEP,
+    options: StepOptions = PLAIN_STEP,
 ) -> Mapping[str, float]:
-    """Train in place for `settings.local_epochs`, each row of each task once per epoch.
+    """Train in place for `settings.local_epochs`, each example of each task once per epoch.
 
     A step takes one batch of every task that the schedule puts there and minimises the sum of task weight times mean
     batch loss, unless `settings.balance` has another way for tasks to meet. The optimizer starts fresh. `seed` decides
-    batches and dropout. Where `rule` looks ahead, it does so along the gradient of the batch before: the epoch's last
+    batches and dropout. A look ahead of `options` follows the gradient of the batch before, which is the epoch's last
     one at its start.
 
     Returns:
@@ -75,7 +75,7 @@ def train(
     """
     device = next(model.parameters()).device
     optimizer = new_optimizer(model, settings)
-    rule = replace(rule, balance=balance_of(model, settings.balance, [s.task for s in sets]))
+    options = replace(options, balance=balance_of(model, settings.balance, [s.task for s in sets]))
     losses = _Losses(sets)
     model.train()
     # Without dropout nothing draws, and clients that share a process need not wait for each other.
@@ -85,14 +85,14 @@ def train(
             steps = epoch_steps(sets, settings.batch_size, seed, epoch)
             for number, parts in enumerate(steps):
                 progress((epoch + number / len(steps)) / settings.local_epochs)
-                before = steps[number - 1] if rule.look_ahead else ()
-                losses.add(parts, take_step(model, optimizer, parts, settings.max_grad_norm, rule, before))
+                before = steps[number - 1] if options.look_ahead else ()
+                losses.add(parts, take_step(model, optimizer, parts, settings.max_grad_norm, options, before))
         losses.check()
     return losses.means(settings.local_epochs)
 
 
 Part = tuple[TaskSet, NDArray[np.int64]]
-"""One batch of one task: which of its training rows, int64 (rows,)."""
+"""One batch of one task: which of its training examples, int64 (examples,)."""
 
 
 def epoch_steps(sets: Sequence[TaskSet], batch_size: int, seed: int, epoch: int) -> list[list[Part]]:
@@ -113,27 +113,27 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     parts: Sequence[Part],
     max_grad_norm: float,
-    rule: StepRule = PLAIN_STEP,
+    options: StepOptions = PLAIN_STEP,
     before: Sequence[Part] = (),
 ) -> list[Tensor]:
     """One step of the optimizer; the loss of each part, float32 () on the model's device.
 
-    With parts `before` the gradient is that of the loss after a step of rate `rule.look_ahead` on those.
+    With parts `before` the gradient is that of the loss after a step of rate `options.look_ahead` on those.
     """
     if before:
         _take_gradients(model, optimizer, before, PLAIN_BALANCE)
-        with looked_ahead(list(model.parameters()), rule.look_ahead):
-            losses = _take_gradients(model, optimizer, parts, rule.balance)
+        with looked_ahead(list(model.parameters()), options.look_ahead):
+            losses = _take_gradients(model, optimizer, parts, options.balance)
     else:
-        losses = _take_gradients(model, optimizer, parts, rule.balance)
-    for term in rule.terms:
+        losses = _take_gradients(model, optimizer, parts, options.balance)
+    for term in options.terms:
         term.before_step()
     if max_grad_norm:
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
-    for term in rule.terms:
+    for term in options.terms:
         term.after_step()
-    rule.balance.after_step([item.task for item, _ in parts], losses, lambda: _forward(model, parts))
+    options.balance.after_step([item.task for item, _ in parts], losses, lambda: _forward(model, parts))
     return losses
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from client.training.evaluation import Scores, score
 from client.training.procedures import procedure_of
-from client.training.pull import StepRule, pull_to
+from client.training.step import StepOptions, proximal_to
 from client.training.work import ClientState, Losses, Procedure, Trained, Work
 from common.bodies import TrainingSettings
 from common.methods.own_models import FineTunedModel, IsolatedModel, NoOwnModel, OwnModelRow, PulledModel
@@ -36,7 +36,7 @@ def handed_in_alone(procedure: Procedure, work: Work, state: ClientState, chosen
 def isolated(procedure: Procedure, work: Work, state: ClientState, chosen: IsolatedModel) -> Trained:
     """An own model that is trained as if there were no others. Tasks that are isolated train it alone."""
     trained = procedure(replace(work.part(0, 2), examples=work.examples.without(work.isolated)), state)
-    return _beside(replace(work.part(1, 2), ties=()), state, trained, Work.train)
+    return _beside(replace(work.part(1, 2), proximal_terms=()), state, trained, Work.train)
 
 
 def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledModel) -> Trained:
@@ -47,11 +47,11 @@ def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledM
     step, rate = work.settings.proximal_step, work.settings.learning_rate
     anchors = {name: value for name, value in work.own.received_parameters().items() if name in work.travelling}
 
-    def rule(model: MultiTaskModel) -> StepRule:
-        return StepRule(pull_to(model, anchors, chosen.mu, step, rate))
+    def options(model: MultiTaskModel) -> StepOptions:
+        return StepOptions(proximal_to(model, anchors, chosen.mu, step, rate))
 
     trained = procedure(work.part(0, 2), state)
-    return _beside(work.part(1, 2), state, trained, lambda own: own.train(rule, whole=True))
+    return _beside(work.part(1, 2), state, trained, lambda own: own.train(options, whole=True))
 
 
 def _beside(work: Work, state: ClientState, trained: Trained, train_own: Callable[[Work], Losses]) -> Trained:

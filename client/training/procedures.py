@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client.training.pull import Correction, StepRule, pull_to_here
+from client.training.step import Correction, StepOptions, proximal_to_here
 from client.training.work import ClientState, Procedure, Trained, Work, frozen, share_of
 from common.methods.procedures import FedProx, FedRep, LocalProcedure, PerFedAvg, PlainProcedure, Scaffold
 from common.models.multitask import MultiTaskModel
@@ -23,14 +23,16 @@ from common.seeds import derive_seed
 
 
 def plain(work: Work, state: ClientState, chosen: LocalProcedure) -> Trained:
-    """FedAvg (McMahan et al. 2017): epochs over the own rows."""
+    """FedAvg (McMahan et al. 2017): epochs over the own examples."""
     return Trained(work.train())
 
 
 def proximal(work: Work, state: ClientState, chosen: FedProx) -> Trained:
     """FedProx (Li et al., MLSys 2020): the loss plus (mu/2) ||w - w_received||^2 over what travels."""
     step, rate = work.settings.proximal_step, work.settings.learning_rate
-    return Trained(work.train(lambda model: StepRule(pull_to_here(model, work.travelling, chosen.mu, step, rate))))
+    return Trained(
+        work.train(lambda model: StepOptions(proximal_to_here(model, work.travelling, chosen.mu, step, rate)))
+    )
 
 
 def alternating(work: Work, state: ClientState, chosen: FedRep) -> Trained:
@@ -53,7 +55,7 @@ def alternating(work: Work, state: ClientState, chosen: FedRep) -> Trained:
 
 def looking_ahead(work: Work, state: ClientState, chosen: PerFedAvg) -> Trained:
     """Per-FedAvg, first order (Fallah et al., NeurIPS 2020): gradients taken after one step on the batch before."""
-    return Trained(work.train(lambda model: StepRule(look_ahead=chosen.inner_learning_rate)))
+    return Trained(work.train(lambda model: StepOptions(look_ahead=chosen.inner_learning_rate)))
 
 
 def scaffold(work: Work, state: ClientState, chosen: Scaffold) -> Trained:
@@ -68,11 +70,11 @@ def scaffold(work: Work, state: ClientState, chosen: Scaffold) -> Trained:
         offset = (work.controls[scope] - kept[scope]).to(own.vectors[scope].device)
         offsets |= views(offset, own.schemas[scope])
 
-    def rule(model: MultiTaskModel) -> StepRule:
+    def options(model: MultiTaskModel) -> StepOptions:
         corrections.append(Correction(model, offsets))
-        return StepRule((corrections[-1],))
+        return StepOptions((corrections[-1],))
 
-    losses = work.train(rule, whole=True)
+    losses = work.train(options, whole=True)
     way = sum(correction.steps for correction in corrections) * work.settings.learning_rate
     changes = {}
     for scope, mean in work.controls.items():

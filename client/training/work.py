@@ -12,7 +12,7 @@ from client.training.compact import Examples
 from client.training.evaluation import Scores
 from client.training.loop import Progress, TaskSet, train
 from client.training.own_model import OwnModel
-from client.training.pull import PLAIN_STEP, StepRule, pull_to
+from client.training.step import PLAIN_STEP, StepOptions, proximal_to
 from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
 
@@ -25,7 +25,7 @@ ClientState = Mapping[str, Tensor]
 InPrecision = Callable[[MultiTaskModel, Sequence[TaskSet], TrainingSettings], AbstractContextManager[None]]
 """Inside, the model multiplies in the precision of this client."""
 
-MakeRule = Callable[[MultiTaskModel], StepRule]
+MakeOptions = Callable[[MultiTaskModel], StepOptions]
 """Makes what steps add to plain ones from the model as it is trained."""
 
 
@@ -48,7 +48,7 @@ class Work:
     body: frozenset[str]
     """Those that everybody shares: the encoder, or what of it is not private."""
     own: OwnModel
-    ties: tuple[tuple[Mapping[str, Tensor], float], ...] = ()
+    proximal_terms: tuple[tuple[Mapping[str, Tensor], float], ...] = ()
     """Proximal terms that the order asks for, whatever the procedure: anchors by parameter name, and their strength."""
     isolated: frozenset[str] = frozenset()
     """Tasks that nothing of what is handed in may learn from."""
@@ -58,14 +58,14 @@ class Work:
     """The mean of all clients' control variates, CPU vectors by scope; the change of the client's is handed in."""
     in_precision: InPrecision = in_float32
 
-    def train(self, rule: MakeRule = lambda model: PLAIN_STEP, whole: bool = False) -> Losses:
+    def train(self, options: MakeOptions = lambda model: PLAIN_STEP, whole: bool = False) -> Losses:
         """Train for `settings.local_epochs`; without examples nothing happens.
 
         Args:
-            rule: called when the model's table of word embeddings is the one that is trained, which may be compact.
+            options: called when the model's table of word embeddings is the one that is trained, which may be compact.
             whole: whether rows move that no text of this client has, so that all must be there.
         """
-        vocabulary = None if whole or self.ties else self.examples.vocabulary
+        vocabulary = None if whole or self.proximal_terms else self.examples.vocabulary
         sets = self.examples.whole if vocabulary is None else self.examples.compact
         if not sets:
             return {}
@@ -74,9 +74,11 @@ class Work:
             vocabulary.in_place() if vocabulary is not None else nullcontext(),
             self.in_precision(self.model, sets, self.settings),
         ):
-            ties = (pull for anchors, mu in self.ties for pull in pull_to(self.model, anchors, mu, step, rate))
-            chosen = rule(self.model)
-            chosen = replace(chosen, terms=(*chosen.terms, *ties))
+            asked_for = (
+                term for anchors, mu in self.proximal_terms for term in proximal_to(self.model, anchors, mu, step, rate)
+            )
+            chosen = options(self.model)
+            chosen = replace(chosen, terms=(*chosen.terms, *asked_for))
             return train(self.model, sets, self.settings, self.seed, self.progress, chosen)
 
     def part(self, done: int, total: int) -> Work:

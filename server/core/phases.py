@@ -77,6 +77,11 @@ class RoundProtocol:
 
     phases: tuple[RoundPhase, ...]
 
+    def __post_init__(self) -> None:
+        """Updates are folded in memory until the round closes, so only its last phase may take them."""
+        if [phase.publishes for phase in self.phases] != [False] * (len(self.phases) - 1) + [True]:
+            raise ValueError("of a round's phases the last one publishes, and no other")
+
     def after(self, phase: RoundPhase) -> RoundPhase | None:
         """What follows a phase, or None where its end closes the round."""
         return dict(pairwise(self.phases)).get(phase)

@@ -129,7 +129,7 @@ def _next_phase(run: RunSettings, state: FederationState, round_: OpenRound, pha
     past = replace(round_, deadline=0.0, caps={}, earlier=())
     opened = replace(_opened(run, state, phase, round_.number, orders, now), earlier=(*round_.earlier, past))
     state = _assigned(state, opened)
-    records = (PhaseClosed(round_), RoundOpened(opened), *_client_records(state, round_, opened))
+    records = (PhaseClosed(round_), RoundOpened(opened), state.traffic, *_client_records(state, round_, opened))
     return state, [Commit(records), Wake()]
 
 

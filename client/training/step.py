@@ -1,4 +1,4 @@
-"""What a step may add: a pull to an anchor, (mu/2) ||theta - anchor||^2, a correction of the gradient, a look ahead."""
+"""What a step may add: a proximal term (mu/2) ||theta - anchor||^2, a correction of the gradient, a look ahead."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class StepTerm(Protocol):
         ...
 
 
-class Pull:
+class ProximalStepTerm:
     """Pulls parameters to anchors while they are trained (Li et al. 2020, FedProx; Li et al. 2021, Ditto).
 
     Args:
         pairs: parameters and what they are pulled to, of the same shapes, dtypes and devices.
         mu: strength, more than 0.
-        step: whether the pull joins the gradient or follows each step.
+        step: whether the term joins the gradient or follows each step.
         rate: learning rate of the steps, for the proximal kind.
     """
 
@@ -94,7 +94,7 @@ def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class StepRule:
+class StepOptions:
     """What a step of training adds to the plain one; `look_ahead` is the rate of the step before it, 0 for none.
 
     `balance` says how tasks that meet in a step agree on it; what is looked ahead is the plain gradient.
@@ -105,28 +105,28 @@ class StepRule:
     balance: Balance = PLAIN_BALANCE
 
 
-PLAIN_STEP = StepRule()
+PLAIN_STEP = StepOptions()
 
 
-def pull_to_here(
+def proximal_to_here(
     model: nn.Module, names: frozenset[str], mu: float, step: ProximalStep, rate: float
-) -> tuple[Pull, ...]:
-    """A pull of the named parameters to the values that they have now; empty where it would be none."""
+) -> tuple[ProximalStepTerm, ...]:
+    """A proximal term of the named parameters and the values that they have now; empty where it would be none."""
     anchors = {
         name: value.detach().clone()
         for name, value in model.named_parameters()
         if name in names and value.requires_grad and mu
     }
-    return pull_to(model, anchors, mu, step, rate)
+    return proximal_to(model, anchors, mu, step, rate)
 
 
-def pull_to(
+def proximal_to(
     model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: ProximalStep, rate: float
-) -> tuple[Pull, ...]:
-    """A pull of parameters to anchors by name, frozen ones left out; empty where it would be none."""
+) -> tuple[ProximalStepTerm, ...]:
+    """A proximal term of parameters and anchors by name, frozen ones left out; empty where it would be none."""
     named = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
     pairs = [(value, anchors[name]) for name, value in named if name in anchors]
-    return (Pull(pairs, mu, step, rate),) if pairs and mu else ()
+    return (ProximalStepTerm(pairs, mu, step, rate),) if pairs and mu else ()
 
 
 @contextmanager
