@@ -19,8 +19,9 @@ ELSEWHERE = {
     "client.precision": {"auto"},
     "simulation.executor": {"ray"},
     "training.procedure": {"scaffold"},
+    "sharing.norm_statistics": {"shared"},
 }
-"""Choices that need a hub, files, a GPU, a clock or Ray; and scaffold, whose numbers are checked by other tests."""
+"""Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 
 
 def choices(section: type[Section], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
