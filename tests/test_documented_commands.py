@@ -49,7 +49,7 @@ def check_make(words: list[str]) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
     for line in done.stdout.splitlines():
         if "federated_main.py" in line:
-            modes.parse(shlex.split(line.partition("federated_main.py")[2]))
+            modes.parse(shlex.split(line.partition("federated_main.py")[2]), "federated_main.py --mode")
 
 
 def check_pip(words: list[str]) -> None:
