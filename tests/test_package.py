@@ -27,7 +27,7 @@ def test_importing_the_package_loads_no_torch_and_takes_less_than_half_a_second(
         "before = time.process_time()\n"
         "import fedmtl\n"
         "assert time.process_time() - before < 0.5\n"
-        "assert all(hasattr(fedmtl, name) for name in ['__version__']) and dir(fedmtl)\n"
+        "assert {'simulate', '__version__'} <= {*dir(fedmtl)} and not hasattr(fedmtl, 'simulated_annealing')\n"
         "assert not {'torch', 'numpy', 'grpc', 'pydantic', 'common'} & set(sys.modules)\n"
     )
     done = python(tmp_path, "script.py")
@@ -45,7 +45,10 @@ def test_a_package_that_hides_ours_is_named_in_one_line(room: str, tmp_path: Pat
 
 
 def test_a_script_that_hides_ours_is_named_too(tmp_path: Path) -> None:
-    (tmp_path / "client.py").touch()
+    (tmp_path / "client.py").write_text("from fedmtl import simulate\n")
+    done = python(tmp_path, "client.py")
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and said.startswith(f"ImportError: {tmp_path / 'client.py'} hides the package 'client'")
     done = python(tmp_path, "-m", "fedmtl", "check")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert f"{tmp_path / 'client.py'} hides the package 'client'" in done.stderr
