@@ -27,8 +27,14 @@ def load(request: DataRequest) -> TaskData:
     number, parts = request.partition
     if not 1 <= number <= parts:
         raise DataError(f"partition {number} of {parts} does not exist; choose 1..{max(parts, 1)}")
-    data = LOADERS[request.inputs](request)
-    if request.standardise:
-        train, validation = data.train.standardised(data.validation)
-        data = replace(data, train=train, validation=validation)
-    return data
+    if request.source == "given":
+        raise DataError(f"data.source: given: Python code gave the rows of {request.task.name}; name files: data.dir")
+    return finished(LOADERS[request.inputs](request), request)
+
+
+def finished(data: TaskData, request: DataRequest) -> TaskData:
+    """The examples as they are trained on."""
+    if not request.standardise:
+        return data
+    train, validation = data.train.standardised(data.validation)
+    return replace(data, train=train, validation=validation)
