@@ -43,6 +43,13 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
             "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
         ]
+    balanced = [task.name for task in definitions if task.class_weights == "balanced"]
+    if balanced:
+        lines += [
+            f"  once, of {', '.join(balanced)}: how many training rows have each label",
+            "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
+            "    a label of fewer than 5 rows counts as if it had 5)",
+        ]
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",

@@ -9,6 +9,7 @@ from client.data import array_loader, texts
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
+from client.data.summary import rare_label
 from common.errors import DataError
 
 LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
@@ -31,4 +32,6 @@ def load(request: DataRequest) -> TaskData:
     if request.standardise:
         train, validation = data.train.standardised(data.validation)
         data = replace(data, train=train, validation=validation)
+    if note := rare_label(request.task, data):
+        data = replace(data, notes=(*data.notes, note))
     return data

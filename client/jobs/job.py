@@ -65,7 +65,8 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
         TrainingDiverged: a loss, a score or a kept value is not finite.
         DataError: the model gives outputs that are not finite.
         TrainingStopped: raised by the job's `progress`.
-        WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
+        WireError: the order asks for an encoding that was not offered, for a task that this client has not, or in
+            units that do not fit a task.
     """
     started, order, held = time.monotonic(), job.order, job.examples.tasks
     unknown = sorted(set(order.tasks) - set(held))
@@ -74,6 +75,8 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     if order.tasks and len(order.tasks) < len(held):
         replica = replica.part(order.tasks)
     job = replace(job, examples=job.examples.of_order(order))
+    if strange := [item.task.name for item in job.examples.whole if not item.task.takes(item.units)]:
+        raise WireError(f"order {order.order_id}: its units of task '{strange[0]}' have not one weight per label")
     return CARRIED_OUT[type(order.body)](job, order.body, replica, state, started)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.config.schema import Config
+from common.tasks import TaskDefinition
 from common.wire.limits import DEFINITION_BYTES, MAX_LABELS, MAX_RULES, MAX_TASKS, RULES_BYTES, definition_bytes
 
 
@@ -15,12 +16,16 @@ def tasks(config: Config) -> list[str]:
     labels = sum(len(task.labels) for task in tasks)
     if labels > MAX_LABELS:
         found.append(f"tasks: {labels} labels of all tasks are more than {MAX_LABELS}; merge rare ones")
-    size = sum(definition_bytes(task.name, task.labels) for task in tasks)
+    size = sum(definition_bytes(task.name, task.labels, _weights(task)) for task in tasks)
     if size > DEFINITION_BYTES:
         found.append(
             f"tasks: the names of all tasks and labels take {size} bytes, more than {DEFINITION_BYTES}; shorten them"
         )
     return found
+
+
+def _weights(task: TaskDefinition) -> int:
+    return len(task.class_weights) if isinstance(task.class_weights, tuple) else 0
 
 
 def rules(config: Config) -> list[str]:

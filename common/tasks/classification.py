@@ -7,11 +7,12 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, mean_of, ratio
-from common.tasks.definition import Float64, Label, TaskDefinition, TaskKind
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
+from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 class Classification(TaskKind):
@@ -20,6 +21,7 @@ class Classification(TaskKind):
     name = "classification"
     metrics = ("accuracy", "f1", "matthews", "auc_mean")
     has_labels = True
+    has_class_weights = True
     problem_type = "single_label_classification"
     answer = "dict(zip(labels, outputs.softmax(-1).tolist()))"
 
@@ -38,6 +40,31 @@ class Classification(TaskKind):
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share."""
         return balance_of(task.labels, labels)
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """How many rows are of each class."""
+        import numpy as np
+
+        return TargetSums(counts=tuple(np.bincount(targets.astype(np.int64), minlength=task.outputs).tolist()))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """Every row is of one class."""
+        return len(sums.counts) == task.outputs and min(sums.counts) >= 0 and sum(sums.counts) == rows
+
+    def loss(
+        self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
+    ) -> Tensor:
+        """Cross entropy, times the weight of the row's class; the mean is over rows (`common.class_weights`)."""
+        import torch
+        from torch.nn import functional
+
+        if units.weights is None:
+            return super().loss(outputs, targets, reduction)
+        weight = torch.tensor(units.weights, device=outputs.device)
+        if reduction == "none":
+            return functional.cross_entropy(outputs, targets, weight, reduction="none")
+        total = functional.cross_entropy(outputs, targets, weight, reduction="sum")
+        return total / len(targets) if reduction == "mean" else total
 
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
         """Counts per class; the area under the ROC curve where there are two."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from common.class_weights import ClassWeights, balanced_classes, rare_label
 from common.errors import DataError
 from common.statistics import TaskStatistics
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
 
 # Late here and in the kinds: whoever asks for a status names kinds and computes nothing, and a coordinator at work has
 # no torch.
@@ -52,6 +53,8 @@ class TaskKind(ABC):
     """Whether an example has one label at most, by which examples can be dealt out."""
     has_units: ClassVar[bool] = False
     """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
+    has_class_weights: ClassVar[bool] = False
+    """Whether the loss of a row can count by its label."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0
@@ -105,6 +108,18 @@ class TaskKind(ABC):
         """The classes by which examples are dealt out unevenly, (examples,)."""
         return targets.astype("int64")
 
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """What the federation has to know of a client's training targets; nothing, of most kinds."""
+        return TargetSums()
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """Whether so many rows can have given these sums."""
+        return sums == TargetSums()
+
+    def balanced_weights(self, counts: Sequence[float], rows: float) -> tuple[float, ...]:
+        """How much a row's loss counts by its label where `counts` of `rows` have each, so that labels are balanced."""
+        return balanced_classes(counts, rows)
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str | None:
         """How at least one example's labels are spread, for the person whose they are; None without labels."""
         return None
@@ -137,7 +152,7 @@ class TaskKind(ABC):
             outputs: logits or predictions, (rows, task.outputs).
             targets: see `targets`, in a tensor.
             reduction: over the rows; `none` gives one loss per row, (rows,).
-            units: in which a head works that has units, and so its loss.
+            units: in which a head works that has units, and so its loss; how much a row counts by its label.
         """
         from torch.nn import functional
 
@@ -216,11 +231,27 @@ class TaskDefinition:
     """Multiplies the task's loss in a client that holds several tasks and its examples in the mean of the encoder."""
     auxiliary: bool = False
     """Whether it moves the shared encoder only where that helps the others."""
+    class_weights: ClassWeights = "none"
+    """How much the loss of a row counts by its label."""
 
     @property
     def outputs(self) -> int:
         """Size of the head's last layer."""
         return self.type.outputs(self)
+
+    @property
+    def tells_sums(self) -> bool:
+        """Whether clients tell sums over their training targets when they join."""
+        return self.type.has_units or self.class_weights == "balanced"
+
+    def takes(self, units: TargetUnits) -> bool:
+        """Whether a loss of this task can be in these units."""
+        labels = len(self.labels) if self.type.has_class_weights else 0
+        return units.weights is None or len(units.weights) == labels
+
+    def rare_label(self, counts: Sequence[float], rows: float) -> str | None:
+        """What to say where `counts` of `rows` have each label and accuracy, the primary metric, hides one; or None."""
+        return rare_label(self.labels, counts, rows) if self.metrics[0] == "accuracy" else None
 
     def differences(self, other: TaskDefinition) -> list[str]:
         """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""

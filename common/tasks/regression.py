@@ -7,7 +7,7 @@ from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any
 
 from common.statistics import LARGEST, MOMENTS, ROUNDING, TaskStatistics, mean_of
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits, sums_of
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import read_score
 
@@ -45,6 +45,16 @@ class Regression(TaskKind):
         import numpy as np
 
         return np.asarray(labels, dtype=np.float64)
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """Mean and squared deviations."""
+        import numpy as np
+
+        return sums_of(targets.astype(np.float64))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """See `TargetSums.fits`."""
+        return sums.fits(rows or 1) and not sums.counts
 
     def drawn(self, scores: Float64) -> Labels:
         """The scores themselves."""

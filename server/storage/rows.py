@@ -31,7 +31,7 @@ from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Re
 from server.storage.tables import Row
 
 _HEADER, _UNITS = "header/", "units/"
-"""Begin the keys of the run's facts that hold a task's header, and the units of its head."""
+"""Begin the keys of the run's facts that hold a task's header, and the units of its head and loss."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -84,7 +84,10 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
             task: Header(said["count"], said["digest"], tuple(said["names"]), tuple(said["shape"]))
             for task, said in headers.items()
         },
-        {task: TargetUnits(**said) for task, said in units.items()},
+        {
+            task: TargetUnits(said["mean"], said["scale"], said["weights"] and tuple(said["weights"]))
+            for task, said in units.items()
+        },
     )
 
 
