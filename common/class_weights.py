@@ -61,4 +61,4 @@ def rare_label(labels: Sequence[str], counts: Sequence[float], rows: float) -> s
         return None
     text = f"'{labels[at]}' is the label of {share:.1%} of the training rows"
     reached = f"a model that never says it can have an accuracy of {1 - share:.1%}"
-    return f"{text}, and {reached}; put another metric first, such as f1, or set class_weights: balanced"
+    return f"{text}, and {reached}"

@@ -251,7 +251,9 @@ class TaskDefinition:
 
     def rare_label(self, counts: Sequence[float], rows: float) -> str | None:
         """What to say where `counts` of `rows` have each label and accuracy, the primary metric, hides one; or None."""
-        return rare_label(self.labels, counts, rows) if self.metrics[0] == "accuracy" else None
+        found = rare_label(self.labels, counts, rows) if self.metrics[0] == "accuracy" else None
+        balance = ", or set class_weights: balanced" if self.class_weights == "none" else ""
+        return found and f"{found}; put another metric first, such as f1{balance}"
 
     def differences(self, other: TaskDefinition) -> list[str]:
         """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""
