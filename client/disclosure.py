@@ -12,6 +12,9 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
+from common.tasks import TaskDefinition
+
+SUMS = "counts of rows in bins of scores or confidences, and sums of errors"
 
 
 def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
@@ -53,6 +56,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
+        *_further_sums(definitions),
         "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         *(f"    {line}" for line in inputs.joins_with),
@@ -71,6 +75,13 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         + ". Nothing is clipped, noised or masked yet."
     )
     return lines
+
+
+def _further_sums(definitions: Sequence[TaskDefinition]) -> list[str]:
+    asked = {
+        task.name: [m for row in task.metric_sums for m in row.metrics if m in task.metrics] for task in definitions
+    }
+    return [f"    of {name}, for {', '.join(found)}: {SUMS}" for name, found in asked.items() if found]
 
 
 def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str]:

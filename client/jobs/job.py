@@ -28,6 +28,7 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, isolated_scopes
+from common.statistics import TaskStatistics
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState
     return JobResult(answer, {**before, **fresh} if fresh else {})
 
 
+def _metric_sums(scores: TaskStatistics) -> list[float]:
+    return [*(value for _, value, _ in scores.means), *(value for _, values in scores.sums for value in values)]
+
+
 def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
     """Check that nothing but numbers leaves or is kept; what travels as bytes the coordinator checks itself.
 
@@ -193,9 +198,7 @@ def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
     """
     for result in results:
         for what, scores in (("the received model", result.validation), ("its own model", result.personal)):
-            sums = (
-                () if scores is None else (scores.loss_sum, *scores.moments, *(value for _, value, _ in scores.means))
-            )
+            sums = () if scores is None else (scores.loss_sum, *scores.moments, *_metric_sums(scores))
             if not all(map(isfinite, sums)):
                 raise TrainingDiverged(
                     f"task {result.task}: the loss or a score of {what} on validation rows is not a finite number; "

@@ -103,7 +103,8 @@ class TaskSection(Section):
     columns: ColumnsSection | None = None
     """null: found by their usual names, if no two columns have one"""
     metrics: Names | None = None
-    """the first is the primary one; null: all that are defined"""
+    """the first is the primary one; null: all that are defined, but auc, pr_auc, top3_accuracy, ece and mae, which need
+    further sums of clients"""
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
     """of this task among the others, more than 0, at most 3 decimals"""
     auxiliary: bool = False
@@ -140,7 +141,7 @@ class TaskSection(Section):
             raise ConfigError(*self.problems(name))
         labels = self._labels(known)
         pair = known.pair if known else self.columns is not None and self.columns.text_pair is not None
-        metrics = self.metrics or (known.metrics if known else kind.defined_metrics(labels))
+        metrics = self.metrics or (known.metrics if known else kind.default_metrics(labels))
         return TaskDefinition(name, kind, labels, pair, metrics, self.weight, self.auxiliary, self.class_weights)
 
     def kind_of(self, name: str) -> TaskKind | None:

@@ -10,6 +10,7 @@ from common.statistics import TaskStatistics, mean_of, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
+from common.tasks.metric_sums import Calibration, ScoreHistogram, TopThree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,9 @@ class Classification(TaskKind):
     """The largest of the outputs says the class."""
 
     name = "classification"
-    metrics = ("accuracy", "f1", "matthews", "auc_mean")
+    metrics = ("accuracy", "f1", "matthews", "auc_mean", "auc", "pr_auc", "top3_accuracy", "ece")
+    lower_is_better = frozenset({"ece"})
+    sums = (ScoreHistogram(), TopThree(), Calibration())
     has_labels = True
     has_class_weights = True
     problem_type = "single_label_classification"
@@ -31,7 +34,8 @@ class Classification(TaskKind):
 
     def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
         """There is an area under the ROC curve for two classes only."""
-        return tuple(metric for metric in self.metrics if metric != "auc_mean" or len(labels) == 2)
+        defined = super().defined_metrics(labels)
+        return tuple(metric for metric in defined if metric != "auc_mean" or len(labels) == 2)
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """See `LabelNames.index`."""
@@ -76,7 +80,14 @@ class Classification(TaskKind):
         hits = labels[labels == chosen]
         found = [np.bincount(indices, minlength=task.outputs) for indices in (hits, labels, chosen)]
         auc = area(outputs[:, 1] - outputs[:, 0], labels) if task.outputs == 2 else None
-        return TaskStatistics(count, loss_sum, len(hits), label_counts(found), means=mean_of("auc_mean", auc, count))
+        return TaskStatistics(
+            count,
+            loss_sum,
+            len(hits),
+            label_counts(found),
+            means=mean_of("auc_mean", auc, count),
+            sums=self.measure_sums(task, outputs, targets),
+        )
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Counts of a confusion matrix: what is missed of a class goes to others, which must have the room."""

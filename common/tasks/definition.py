@@ -12,6 +12,7 @@ from common.class_weights import ClassWeights, balanced_classes, rare_label
 from common.errors import DataError
 from common.statistics import TaskStatistics
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
+from common.tasks.metric_sums import MetricSums, sums_fit
 
 # Late here and in the kinds: whoever asks for a status names kinds and computes nothing, and a coordinator at work has
 # no torch.
@@ -43,6 +44,8 @@ class TaskKind(ABC):
     """What `tasks.<name>.type` says to choose it; also its name on the wire."""
     metrics: ClassVar[tuple[str, ...]]
     """Every metric of the kind; the first one is the default primary metric."""
+    sums: ClassVar[tuple[MetricSums, ...]] = ()
+    """What some of its metrics need, which tasks have that name them."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Those of its metrics that improve by becoming smaller."""
     has_labels: ClassVar[bool] = False
@@ -75,7 +78,19 @@ class TaskKind(ABC):
 
     def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The metrics that are defined with these labels."""
-        return self.metrics
+        undefined = [metric for row in self.sums if not row.is_defined(labels) for metric in row.metrics]
+        return tuple(metric for metric in self.metrics if metric not in undefined)
+
+    def default_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Those of a task that names none: all that are defined and need no sums of their own."""
+        asked = [metric for row in self.sums for metric in row.metrics]
+        return tuple(metric for metric in self.defined_metrics(labels) if metric not in asked)
+
+    def measure_sums(
+        self, task: TaskDefinition, outputs: Float64, targets: Float64
+    ) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """The sums that the task's metrics need, by name; shapes as of `measure`."""
+        return tuple(sorted((row.name, row.measure(outputs, targets)) for row in task.metric_sums))
 
     def outputs(self, task: TaskDefinition) -> int:
         """Size of the head's last layer."""
@@ -240,6 +255,12 @@ class TaskDefinition:
         return self.type.outputs(self)
 
     @property
+    def metric_sums(self) -> list[MetricSums]:
+        """What is added up for its metrics, beside what every task of its kind adds up."""
+        defined = [row for row in self.type.sums if row.is_defined(self.labels)]
+        return [row for row in defined if any(metric in self.metrics for metric in row.metrics)]
+
+    @property
     def tells_sums(self) -> bool:
         """Whether clients tell sums over their training targets when they join."""
         return self.type.has_units or self.class_weights == "balanced"
@@ -270,11 +291,16 @@ class TaskDefinition:
         Counts must be those of some predictions, correlations and areas lie in their ranges, losses are not negative
         and no larger per example than float32 goes, and moments obey Cauchy and Schwarz.
         """
-        return statistics.is_possible and self.type.fits(self, statistics)
+        possible = statistics.is_possible and self.type.fits(self, statistics)
+        return possible and sums_fit(self.metric_sums, statistics)
 
     def summarise(self, total: TaskStatistics) -> dict[str, float | None]:
         """The task's metrics and the mean loss; None where a metric is not defined (such as Pearson of a constant)."""
         values = {name: value for name, value, _ in total.means} | dict(self.type.summary(self, total))
+        found = dict(total.sums)
+        for row in self.metric_sums:
+            if row.name in found:
+                values |= row.summary(found[row.name], total.examples)
         chosen = {name: values.get(name) for name in self.metrics}
         return chosen | {"loss": total.loss_sum / total.examples if total.examples else None}
 

@@ -23,6 +23,8 @@ MAX_NAMES = 64
 NAMES_CHARS = 1 << 16
 """Characters of all names of features in one message."""
 MAX_METRICS = 64
+MAX_SUMS = 1 << 15
+"""Numbers that metrics of all tasks together need beside counts and moments: scores of two models travel at once."""
 MAX_SCOPES = 4096
 MAX_RULES = 4096
 RULES_BYTES = 1 << 17

@@ -299,12 +299,15 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
         labels=value.labels,
         moments=value.moments,
         means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
+        sums=[pb.MetricSums(name=name, values=values) for name, values in value.sums],
     )
 
 
 def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
     means = checks.items(message.means, "means", limits.MAX_METRICS)
     checks.distinct((mean.metric for mean in means), "means")
+    sums = checks.items(message.sums, "sums", limits.MAX_METRICS)
+    checks.distinct((found.name for found in sums), "sums")
     moments = checks.items(message.moments, "moments", most=MOMENTS)
     if len(moments) not in (0, MOMENTS):
         raise WireError(f"moments: {len(moments)} numbers are not {MOMENTS}")
@@ -323,7 +326,13 @@ def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
             )
             for mean in means
         ),
+        tuple(_unpack_sums(found) for found in sums),
     )
+
+
+def _unpack_sums(message: pb.MetricSums) -> tuple[str, tuple[float, ...]]:
+    values = checks.items(message.values, "values", limits.MAX_SUMS)
+    return checks.identifier(message.name, "name"), tuple(checks.number(value, "values") for value in values)
 
 
 def pack_progress(value: Progress) -> pb.Progress:

@@ -195,7 +195,13 @@ def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
         return None
     means = tuple((name, value, count) for name, value, count in found["means"])
     return TaskStatistics(
-        found["examples"], found["loss_sum"], found["right"], tuple(found["labels"]), tuple(found["moments"]), means
+        found["examples"],
+        found["loss_sum"],
+        found["right"],
+        tuple(found["labels"]),
+        tuple(found["moments"]),
+        means,
+        tuple((name, tuple(values)) for name, values in found["sums"]),
     )
 
 

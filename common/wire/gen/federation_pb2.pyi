@@ -450,20 +450,30 @@ class TaskResult(_message.Message):
     def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ..., personal: _Optional[_Union[TaskStatistics, _Mapping]] = ...) -> None: ...
 
 class TaskStatistics(_message.Message):
-    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means")
+    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means", "sums")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MOMENTS_FIELD_NUMBER: _ClassVar[int]
     MEANS_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     examples: int
     loss_sum: float
     right: int
     labels: _containers.RepeatedScalarFieldContainer[int]
     moments: _containers.RepeatedScalarFieldContainer[float]
     means: _containers.RepeatedCompositeFieldContainer[MeanMetric]
-    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ...) -> None: ...
+    sums: _containers.RepeatedCompositeFieldContainer[MetricSums]
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[MetricSums, _Mapping]]] = ...) -> None: ...
+
+class MetricSums(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class MeanMetric(_message.Message):
     __slots__ = ("metric", "value", "examples")
