@@ -41,6 +41,15 @@ class Classification(TaskKind):
         """See `LabelNames.index`."""
         return LabelNames(task.labels).index
 
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The label, and the probability of each label: the softmax of the outputs."""
+        import numpy as np
+
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        shares = (shifted / shifted.sum(axis=1, keepdims=True)).T.tolist()
+        chosen = [task.labels[index] for index in outputs.argmax(axis=1)]
+        return {"label": chosen, **{f"p_{name}": cells for name, cells in zip(task.labels, shares, strict=True)}}
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share."""
         return balance_of(task.labels, labels)

@@ -67,8 +67,15 @@ class TaskKind(ABC):
     answer: ClassVar[str] = ""
     """What an exported model says: a Python expression over `outputs`, float32 (outputs,), and the list `labels`."""
 
+    no_label: ClassVar[Label] = 0
+    """Stands for the label of an example that has none."""
+
     def __str__(self) -> str:
         return self.name
+
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """What a head's outputs (examples, outputs) say to a person, by column; nothing where `answer` is empty."""
+        return {}
 
     def label_problem(self, labels: Sequence[str]) -> str | None:
         """What is wrong with a task's label names, or None."""

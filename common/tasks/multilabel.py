@@ -26,6 +26,7 @@ class Multilabel(TaskKind):
     one_label = False
     problem_type = "multi_label_classification"
     answer = "dict(zip(labels, outputs.sigmoid().tolist()))"
+    no_label = ()
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """See `LabelNames.indices`."""
@@ -39,6 +40,14 @@ class Multilabel(TaskKind):
         for row, chosen in enumerate(labels):
             table[row, np.asarray(chosen, dtype=np.int64)] = 1.0
         return table
+
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The labels that apply, as in training data, and the probability of each: the sigmoid of its output."""
+        import numpy as np
+
+        shares = (0.5 * (1 + np.tanh(outputs / 2))).T.tolist()
+        chosen = ["|".join(n for n, o in zip(task.labels, row, strict=True) if o > 0) for row in outputs.tolist()]
+        return {"labels": chosen, **{f"p_{name}": cells for name, cells in zip(task.labels, shares, strict=True)}}
 
     def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels:
         """Zeros and ones with a column for each label."""

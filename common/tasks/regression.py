@@ -37,10 +37,15 @@ class Regression(TaskKind):
     cosine_start = 2.5
     problem_type = "regression"
     answer = '{"score": outputs.item()}'
+    no_label = 0.0
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """A number up to 1e30 in decimal digits."""
         return read_score
+
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The number."""
+        return {"score": outputs[:, 0].tolist()}
 
     def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Scores, float64 (examples,)."""
