@@ -78,10 +78,11 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
 
 
 def _further_sums(definitions: Sequence[TaskDefinition]) -> list[str]:
-    asked = {
-        task.name: [m for row in task.metric_sums for m in row.metrics if m in task.metrics] for task in definitions
-    }
-    return [f"    of {name}, for {', '.join(found)}: {SUMS}" for name, found in asked.items() if found]
+    lines = []
+    for task in definitions:
+        named = [metric for row in task.metric_sums for metric in row.metrics if metric in task.metrics]
+        lines += [f"    of {task.name}, for {', '.join(named)}: {SUMS}"] if named else []
+    return lines
 
 
 def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str]:
