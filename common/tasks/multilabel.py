@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.class_weights import balanced_labels
 from common.statistics import TaskStatistics, ratio
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import CellError, LabelNames, balance_of
 
@@ -21,6 +22,7 @@ class Multilabel(TaskKind):
     name = "multilabel"
     metrics = ("f1_micro", "f1_macro", "accuracy", "label_accuracy")
     has_labels = True
+    has_class_weights = True
     one_label = False
     problem_type = "multi_label_classification"
     answer = "dict(zip(labels, outputs.sigmoid().tolist()))"
@@ -59,6 +61,18 @@ class Multilabel(TaskKind):
         """The labels with scores above 0."""
         return (scores > 0).astype("float32")
 
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """How many rows have each label."""
+        return TargetSums(counts=tuple(targets.astype("int64").sum(axis=0).tolist()))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """No label is in more rows than there are."""
+        return len(sums.counts) == task.outputs and all(0 <= count <= rows for count in sums.counts)
+
+    def balanced_weights(self, counts: Sequence[float], rows: float) -> tuple[float, ...]:
+        """Of the rows that have a label."""
+        return balanced_labels(counts, rows)
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share, and how many examples have none."""
         return balance_of(task.labels, labels, f"none {sum(label == () for label in labels)}")
@@ -66,10 +80,16 @@ class Multilabel(TaskKind):
     def loss(
         self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
     ) -> Tensor:
-        """Binary cross entropy averaged over the labels; targets are float32 (rows, labels)."""
+        """Binary cross entropy averaged over the labels; targets are float32 (rows, labels).
+
+        Where a label applies, its part counts as many times as its weight says, else once.
+        """
+        import torch
         from torch.nn import functional
 
-        rows = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=-1)
+        weight = None if units.weights is None else torch.tensor(units.weights, device=outputs.device)
+        cells = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none", pos_weight=weight)
+        rows = cells.mean(dim=-1)
         if reduction == "none":
             return rows
         return rows.mean() if reduction == "mean" else rows.sum()

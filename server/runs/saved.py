@@ -30,8 +30,8 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those in
-    which the heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows
+    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those of
+    heads and losses; `headers` say what the numbers in a row of each task are, none where rows
     are texts.
     """
 
@@ -44,7 +44,7 @@ class SavedRun:
     headers: Mapping[str, Header] = field(default_factory=dict)
 
     def units_of(self, task: str) -> TargetUnits:
-        """The units in which a task's head works."""
+        """The units of a task's head and loss."""
         return self.units.get(task, OWN_UNITS)
 
     def load_task(self, task: str) -> None:
