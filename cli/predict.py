@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
         raise ModelError(
             f"--task: '{task.name}' is a {task.type}, which has nothing to say of a row; name another task"
         )
+    if config.data.standardise:
+        raise ModelError("data.standardise: each client knows the scale of its own rows, so only clients can answer")
     request, trained = data_request(config, task), run.headers.get(task.name)
     rows = read_unlabelled(path_of("input", options.input), task, request.columns, request.encoder, trained)
     if rows.header is not None and trained is not None and not trained.fits(rows.header):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from client.data.array_examples import BRIGHTEST
-from client.data.batching import length_batches
 from client.data.given import labelled
+from client.training.prediction import predict
 from common.errors import ModelError
 from common.inputs.arrays import ArrayBatch
 from common.models.multitask import MultiTaskModel
@@ -97,13 +97,9 @@ class Run:
         unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)
         rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
         prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
-        outputs = np.empty((len(prepared), definition.outputs))
-        with torch.inference_mode():
-            for places in length_batches(prepared.lengths, saved.config.training.eval_batch_size):
-                outputs[places] = model(task, prepared.batch(places)).double().numpy()
+        outputs = predict(model, definition, prepared, saved.config.training.eval_batch_size, units)
         if definition.type.has_units:
-            numbers: np.ndarray[Any, np.dtype[np.float64]] = units.targets(outputs[:, 0])
-            return numbers
+            return outputs[:, 0]
         return [definition.labels[place] for place in outputs.argmax(axis=1)]
 
     def _saved(self, task: str) -> SavedRun:

@@ -191,3 +191,10 @@ def test_probabilities_of_extreme_outputs_are_finite() -> None:
     assert (found["label"], found["p_a"], found["p_b"]) == (["a"], [1.0], [0.0])
     many = TASK_KINDS["multilabel"].answers(two, np.array([[-1e4, 1e4]]))
     assert (many["labels"], many["p_a"], many["p_b"]) == (["b"], [0.0], [1.0])
+
+
+def test_a_model_of_standardised_rows_does_not_answer_raw_ones(trained, tmp_path: Path) -> None:
+    _, folder = trained
+    given = folder / "data" / "a0.csv"
+    assert predict(folder, "a0", given, tmp_path / "answers.csv", "--set", "data.standardise=true") == 4
+    assert not (tmp_path / "answers.csv").exists()
