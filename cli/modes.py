@@ -36,18 +36,24 @@ MODES = {
 }
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str], program: str) -> argparse.Namespace:
     """The options of a command line; `mode` says which mode they are for.
+
+    Args:
+        arguments: those of `program`: the mode as the first word or as `--mode`, and its options.
+        program: what a person types before the name of a mode.
 
     Raises:
         ConfigError: it is wrong.
     """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--mode", *arguments]
     mode = _mode_of(arguments)
-    parser = parser_of(mode)
+    parser = parser_of(mode, program)
     options = parser.parse_args(list(map(_underscored, arguments)))
     if options.mode is None:
         parser.print_help()
-        raise ConfigError("command line: --mode is missing; one of " + ", ".join(MODES))
+        raise ConfigError("command line: the mode is missing; one of " + ", ".join(MODES))
     return options
 
 
@@ -67,15 +73,14 @@ def _underscored(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def parser_of(mode: str | None) -> Parser:
-    """The parser of a mode, or the one that lists all modes."""
+def parser_of(mode: str | None, program: str) -> Parser:
+    """The parser of a mode, or the one that lists all modes; `program` is shown before the mode."""
     codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = Parser(
-        prog="federated_main.py" + (f" --mode {mode}" if mode else ""),
         description=f"FedMTL: {MODES[mode].says}." if mode else "FedMTL: federated multi-task learning.",
         epilog=f"Exit codes: {codes}." if mode else "Add --help after a mode for its options.",
         allow_abbrev=False,
-        usage="%(prog)s [options]",
+        usage=f"{program} {mode or 'MODE'} [options]",
     )
     listing = "; ".join(f"{name}: {known.says}" for name, known in MODES.items())
     parser.add_argument("--mode", choices=MODES, metavar="MODE", help=argparse.SUPPRESS if mode else listing)

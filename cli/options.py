@@ -91,8 +91,8 @@ def configuration(options: argparse.Namespace, role: Role = "any") -> Config:
     if vars(options).get("insecure"):
         given[("client" if calls else "server") + ".insecure"] = True
     here = Path(DEFAULT_CONFIG)
-    beside = Path(__file__).parent.parent / DEFAULT_CONFIG
-    path = path_of("config", options.config) if options.config else here if here.is_file() else beside
+    shipped = Path(__file__).parent.parent / "fedmtl" / DEFAULT_CONFIG
+    path = path_of("config", options.config) if options.config else here if here.is_file() else shipped
     return load_config(path, options.set, role, given)
 
 

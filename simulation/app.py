@@ -39,7 +39,11 @@ SPARE_THREADS = 4
 
 
 async def simulate(
-    config: Config, resume: Resume, console: Console | None, clients: Sequence[VirtualClient] | None = None
+    config: Config,
+    resume: Resume,
+    console: Console | None,
+    clients: Sequence[VirtualClient] | None = None,
+    rows: Mapping[str, Mapping[str, TaskData]] | None = None,
 ) -> Report:
     """Simulate a federation to its end.
 
@@ -48,6 +52,7 @@ async def simulate(
         resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         clients: who takes part; None for those that `config.simulation` describes.
+        rows: of every one of `clients` by task, by client id; None for those that the configuration names.
 
     Returns:
         The report, as written to `report.json`.
@@ -58,7 +63,9 @@ async def simulate(
     """
     limit_threads(config.client.threads)
     who = population(config) if clients is None else clients
-    rows = rows_of(config, who)  # before there is a folder, or anything changes in it: they may be refused
+    rows = (
+        rows_of(config, who) if rows is None else rows
+    )  # before there is a folder, or anything changes in it: they may be refused
     for task, data in {task: data for mine in rows.values() for task, data in mine.items()}.items():
         log_columns(log, task, data)
     async with open_run(config, resume, own_process=False) as (config, folder, journal):

@@ -51,5 +51,5 @@ def check_compose(path: Path) -> None:
             if line.startswith("COPY "):
                 assert all((context / name).exists() for name in line.split()[1:-1]), line
     for service in compose["services"].values():
-        modes.parse(shlex.split(service["command"]))
+        modes.parse(shlex.split(service["command"]), "fedmtl")
         assert all(volume.split(":")[0] in compose["volumes"] for volume in service["volumes"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("common", "server", "client", "simulation", "cli")
+PACKAGES = ("common", "server", "client", "simulation", "cli", "fedmtl")
 MAIN = "federated_main.py"
 GENERATED = "common/wire/gen/"
 
@@ -66,14 +66,15 @@ def test_the_walk_sees_the_product() -> None:
 
 
 def test_server_and_client_never_import_each_other() -> None:
-    assert within(importers("client"), "client/", "simulation/", "cli/") == set()
-    assert within(importers("server"), "server/", "simulation/", "cli/") == set()
+    assert within(importers("client"), "client/", "simulation/", "cli/", "fedmtl/") == set()
+    assert within(importers("server"), "server/", "simulation/", "cli/", "fedmtl/") == set()
 
 
-def test_only_the_command_line_imports_simulation_and_nothing_imports_that() -> None:
-    assert within(importers("simulation"), "simulation/", "cli/") == set()
+def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_those() -> None:
+    assert within(importers("simulation"), "simulation/", "cli/", "fedmtl/") == set()
     assert within(importers("cli"), "cli/", MAIN) == set()
-    assert importers("federated_main") == set()
+    assert importers("federated_main") == {"fedmtl/__main__.py"}
+    assert within(importers("fedmtl"), "fedmtl/") == set()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_help_fits_a_screen(
 
 def test_options_may_be_written_with_hyphens() -> None:
     for written_as in (["--client-id", "x-y_z"], ["--client_id", "x-y_z"], ["--client-id=x-y_z"]):
-        options = parse(["--mode", "client", "--tasks", "sst2", *written_as])
+        options = parse(["--mode", "client", "--tasks", "sst2", *written_as], "fedmtl")
         assert options.client_id == "x-y_z"
 
 
@@ -95,7 +95,7 @@ def test_a_folder_named_by_a_number_or_from_home_is_one_in_every_mode(
     extra = ["--tls_cert", "1", "--tls_key", "2"] if flag == "tls_client_ca" else []
     for given, meant in {"2024": "2024", "7": "7", "1e3": "1e3", "it's": "it's", "~/x": str(tmp_path / "x")}.items():
         for written_as in ([f"--{flag}", given], [f"--{flag}={given}"]):
-            found: object = configuration(parse(["--mode", mode, *needed, *extra, *written_as]))
+            found: object = configuration(parse(["--mode", mode, *needed, *extra, *written_as], "fedmtl"))
             for name in key.split("."):
                 found = getattr(found, name)
             assert found == meant
@@ -115,8 +115,9 @@ def test_modes_on_a_run_take_any_folder_name(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "--mode is missing; one of server, client, demo"),
+        ([], "the mode is missing; one of server, client, demo"),
         (["--mode", "train"], "invalid choice: 'train'.*see --help"),
+        (["train"], "invalid choice: 'train'.*see --help"),
         (["--mode", "server", "--colour", "red"], "unrecognized arguments: --colour red; see --help"),
         (["--mode", "server", "--tasks", "sst2"], "unrecognized arguments: --tasks"),
         (["--mode", "client"], "required: --tasks"),

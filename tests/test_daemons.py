@@ -98,7 +98,7 @@ async def _drain_and_resume(path: str, number: int, cast: Cast, folder: Path) ->
 
 
 async def _status(arguments: list[str]) -> list[str]:
-    return as_lines(await ask_status(configuration(parse(arguments), "client")))
+    return as_lines(await ask_status(configuration(parse(arguments, "fedmtl"), "client")))
 
 
 def test_a_client_that_comes_late_joins_the_next_round(tmp_path: Path) -> None:

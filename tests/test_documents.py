@@ -31,7 +31,7 @@ def test_the_shipped_configuration_has_every_key_with_its_default():
 
 def test_the_table_of_options_is_that_of_the_parsers():
     for mode, options in table("operations", "Command line"):
-        parser = modes.parser_of(mode.strip("`"))
+        parser = modes.parser_of(mode.strip("`"), "fedmtl")
         real = {name for action in parser._actions for name in action.option_strings}
         assert set(re.findall(r"--\w+", options)) == real - {"-h", "--help", "--mode", "--log_format"}, mode
     assert {row[0].strip("`") for row in table("operations", "Command line")} == {*modes.MODES}
@@ -102,7 +102,7 @@ IDENTIFIER = r"`(?:[A-Za-z_]+\.)?([A-Z][a-z]+[A-Z]\w+|[A-Z][A-Z_]{3,}|[a-z]+_[a-
 
 @cache
 def words_of_the_code() -> set[str]:
-    folders = ("common", "server", "client", "simulation", "cli", "protos", "tests", "benchmarks")
+    folders = ("common", "server", "client", "simulation", "cli", "fedmtl", "protos", "tests", "benchmarks")
     files = [path for folder in folders for end in ("py", "proto") for path in (ROOT / folder).rglob(f"*.{end}")]
     return {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 

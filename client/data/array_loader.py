@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.arrays import ENDINGS, ReadArrays, checked, holds_splits, read_arrays, read_file, read_images
@@ -97,9 +98,15 @@ def read_rows(
     whole = checked(read, task, encoder)
     if len(whole) < 2:
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
-    order = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, "split"))).permutation(len(whole))
-    held_out = max(len(whole) // VALIDATION_SHARE, 1)
-    return _data(read, whole.take(np.sort(order[held_out:])), whole.take(np.sort(order[:held_out])), read.origin)
+    training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
+    return _data(read, whole.take(training), whole.take(validating), read.origin)
+
+
+def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of at least two rows are to train on, and which to score on, both in ascending order."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    scored = max(count // VALIDATION_SHARE, 1)
+    return np.sort(order[scored:]), np.sort(order[:scored])
 
 
 _OTHERS = ", ".join(SUFFIXES)

@@ -15,7 +15,7 @@ from common.errors import DataError
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
-Source = Literal["builtin", "files", "glue"]
+Source = Literal["builtin", "files", "glue", "given"]
 Split = Literal["train", "validation"]
 
 BUILTIN_TRAIN_SAMPLES = 1000

@@ -28,7 +28,13 @@ def load(request: DataRequest) -> TaskData:
     number, parts = request.partition
     if not 1 <= number <= parts:
         raise DataError(f"partition {number} of {parts} does not exist; choose 1..{max(parts, 1)}")
-    data = LOADERS[request.inputs](request)
+    if request.source == "given":
+        raise DataError(f"data.source: given: Python code gave the rows of {request.task.name}; name files: data.dir")
+    return finished(LOADERS[request.inputs](request), request)
+
+
+def finished(data: TaskData, request: DataRequest) -> TaskData:
+    """The examples as they are trained on, with a note where accuracy would hide a label."""
     if request.standardise:
         train, validation = data.train.standardised(data.validation)
         data = replace(data, train=train, validation=validation)

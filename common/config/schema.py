@@ -121,12 +121,12 @@ class ModelSection(Section):
 class DataSection(Section):
     """Where a client's rows come from; `partition` i/n takes one of n parts.
 
-    `dir` turns source `builtin` into `files`, so that a folder is all that a person has to name. `standardise` is for
-    rows of numbers.
+    `dir` turns sources `builtin` and `given` into `files`, so that a folder is all that a person has to name.
+    `standardise` is for rows of numbers.
     """
 
-    source: Literal["builtin", "glue", "files"] = "builtin"
-    """builtin (generated texts or numbers) | glue (from the hub) | files (dir)"""
+    source: Literal["builtin", "glue", "files", "given"] = "builtin"
+    """builtin (generated texts or numbers) | glue (from the hub) | files (dir) | given (by Python code)"""
     dir: Location | None = None
     """folder with your files; turns builtin into files"""
     partition: Partition | None = None
@@ -137,7 +137,11 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _dir_means_files(cls, body: Any) -> Any:
-        if isinstance(body, dict) and body.get("dir") is not None and body.get("source", "builtin") == "builtin":
+        if (
+            isinstance(body, dict)
+            and body.get("dir") is not None
+            and body.get("source", "builtin") in ("builtin", "given")
+        ):
             return {**body, "source": "files"}
         return body
 

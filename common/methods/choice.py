@@ -111,7 +111,7 @@ def readers(rows: Table[R], key: str) -> list[str]:
 
 
 def described(row: Row | None) -> dict[str, object]:
-    """A row as a configuration writes it: its name, `none` for None, and its parameters."""
+    """A row as a configuration writes it: its name, `none` for None, and its parameters; an empty text is left out."""
     if row is None:
         return {"name": "none"}
-    return {"name": row.name, **row.values()}
+    return {"name": row.name, **{key: value for key, value in row.values().items() if value != ""}}
