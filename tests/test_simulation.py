@@ -110,6 +110,16 @@ def test_every_kind_of_rule_gives_the_same_in_both(tmp_path, rule):
     assert digest_of(virtual) == digest_of(asyncio.run(over_grpc(config, tmp_path / "real", MIXED)))
 
 
+def test_balanced_classes_are_the_same_in_both(tmp_path):
+    weights = [f"tasks.{task}.class_weights=balanced" for task in ("a0", "b1")]
+    config = array_config(*weights, "simulation.workers=2", "model.mlp.hidden=[8, 8]")
+    virtual = simulated(config, tmp_path / "virtual", MIXED)
+    assert all(found.weights != (1.0, 1.0) for found in virtual.writer.state.units.values())
+    real = asyncio.run(over_grpc(config, tmp_path / "real", MIXED))
+    assert digest_of(virtual) == digest_of(real)
+    assert virtual.writer.state.units == real.writer.state.units and len(real.writer.state.units) == 2
+
+
 def test_large_updates_are_lent_and_give_the_same(tmp_path):
     config = array_config(
         "model.mlp.hidden=[200, 200]", "aggregation={robust: median, weights: uniform}", "simulation.workers=2"

@@ -17,17 +17,16 @@ from common.orders import (
     Reply,
     ScopePayload,
     Session,
-    TaskResult,
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
-from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition, TaskKind
 from common.wire import checks, limits
 from common.wire.extensions import decode_content, encode_content
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
+from common.wire.result_parts import pack_result, unpack_results
 
 
 def pack_session(value: Session) -> pb.Session:
@@ -215,7 +214,7 @@ def pack_update(value: UpdateHeader) -> pb.UpdateHeader:
             for scope in value.scopes
         ],
         digest=value.digest,
-        results=[_pack_result(result) for result in value.results],
+        results=[pack_result(result) for result in value.results],
         seconds=value.seconds,
         offset=value.offset,
     )
@@ -231,7 +230,7 @@ def unpack_update(message: pb.UpdateHeader) -> UpdateHeader:
         checks.identifier(message.codec, "codec"),
         tuple(_unpack_payload(scope) for scope in scopes),
         checks.digest(message.digest),
-        _unpack_results(message.results),
+        unpack_results(message.results),
         checks.amount(message.seconds, "seconds"),
         checks.count(message.offset, "offset", most=size),
     )
@@ -239,7 +238,7 @@ def unpack_update(message: pb.UpdateHeader) -> UpdateHeader:
 
 def pack_reply(value: Reply) -> pb.Reply:
     """Value to message."""
-    results = [_pack_result(result) for result in value.results]
+    results = [pack_result(result) for result in value.results]
     message = pb.Reply(order_id=value.order_id, results=results, seconds=value.seconds)
     if value.content is not None:
         message.content.name, message.content.data = encode_content(value.content)
@@ -250,7 +249,7 @@ def unpack_reply(message: pb.Reply) -> Reply:
     """Message to value."""
     return Reply(
         checks.identifier(message.order_id, "order_id"),
-        _unpack_results(message.results),
+        unpack_results(message.results),
         checks.amount(message.seconds, "seconds"),
         decode_content(message.content.name, message.content.data) if message.HasField("content") else None,
     )
@@ -263,76 +262,6 @@ def _unpack_payload(message: pb.ScopePayload) -> ScopePayload:
         checks.digest(message.schema_digest, "schema_digest"),
         checks.count(message.nbytes, "nbytes"),
     )
-
-
-def _unpack_results(messages: Sequence[pb.TaskResult]) -> tuple[TaskResult, ...]:
-    results = checks.items(messages, "results", limits.MAX_TASKS)
-    checks.distinct((result.task for result in results), "results")
-    return tuple(_unpack_result(result) for result in results)
-
-
-def _pack_result(value: TaskResult) -> pb.TaskResult:
-    return pb.TaskResult(
-        task=value.task,
-        examples=value.examples,
-        train_loss=value.train_loss,
-        validation=None if value.validation is None else _pack_statistics(value.validation),
-        personal=None if value.personal is None else _pack_statistics(value.personal),
-    )
-
-
-def _unpack_result(message: pb.TaskResult) -> TaskResult:
-    return TaskResult(
-        checks.task_name(message.task),
-        checks.count(message.examples, "examples", most=limits.MAX_EXAMPLES),
-        checks.number(message.train_loss, "train_loss") if message.HasField("train_loss") else None,
-        _unpack_statistics(message.validation) if message.HasField("validation") else None,
-        _unpack_statistics(message.personal) if message.HasField("personal") else None,
-    )
-
-
-def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
-    return pb.TaskStatistics(
-        examples=value.examples,
-        loss_sum=value.loss_sum,
-        right=value.right,
-        labels=value.labels,
-        moments=value.moments,
-        means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
-        sums=[pb.MetricSums(name=name, values=values) for name, values in value.sums],
-    )
-
-
-def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
-    means = checks.items(message.means, "means", limits.MAX_METRICS)
-    checks.distinct((mean.metric for mean in means), "means")
-    sums = checks.items(message.sums, "sums", limits.MAX_METRICS)
-    checks.distinct((found.name for found in sums), "sums")
-    moments = checks.items(message.moments, "moments", most=MOMENTS)
-    if len(moments) not in (0, MOMENTS):
-        raise WireError(f"moments: {len(moments)} numbers are not {MOMENTS}")
-    labels = checks.items(message.labels, "labels", COUNTS * limits.MAX_LABELS)
-    return TaskStatistics(
-        checks.count(message.examples, "examples"),
-        checks.amount(message.loss_sum, "loss_sum"),
-        checks.count(message.right, "right"),
-        tuple(checks.count(number, "labels") for number in labels),
-        tuple(checks.number(moment, "moments") for moment in moments),
-        tuple(
-            (
-                checks.identifier(mean.metric, "metric"),
-                checks.number(mean.value, "value"),
-                checks.count(mean.examples, "examples"),
-            )
-            for mean in means
-        ),
-        tuple(_unpack_sums(found) for found in sums),
-    )
-
-
-def _unpack_sums(message: pb.MetricSums) -> tuple[str, tuple[float, ...]]:
-    values = checks.items(message.values, "values", limits.MAX_SUMS)
-    return checks.identifier(message.name, "name"), tuple(checks.number(value, "values") for value in values)
 
 
 def pack_progress(value: Progress) -> pb.Progress:
