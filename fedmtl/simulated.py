@@ -135,9 +135,8 @@ def completed(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with ThreadPoolExecutor(1) as thread:
-        found = thread.submit(asyncio.run, noted())
         try:
-            return found.result()
+            return thread.submit(asyncio.run, noted()).result()
         except KeyboardInterrupt:
             for loop, task in running:
                 loop.call_soon_threadsafe(task.cancel)

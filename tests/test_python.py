@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from federated_main import main
 from fedmtl import FedMTLError, Run
 from fedmtl.simulated import completed
 from tests.federations import write_model
+from tests.pages import Block, blocks
 from tests.processes import log_given_back
 
 NET = """
@@ -93,6 +95,13 @@ def test_a_module_of_ones_own_learns_two_tasks_and_predicts(
     assert again.report.model_digest == run.report.model_digest and again.folder != run.folder
 
 
+@pytest.mark.parametrize("block", [block for block in blocks() if block.language == "python"], ids=lambda b: b.section)
+def test_the_python_of_a_page_works(block: Block) -> None:
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    assert {score.task for score in names["run"].history} == {*names["tasks"]}
+
+
 def test_it_runs_where_a_loop_runs_already() -> None:
     async def cell() -> Run:
         return fedmtl.simulate(TASKS, sites(), {"mlp": {"hidden": [8]}}, {"training.num_rounds": 1})
@@ -104,7 +113,7 @@ def test_an_interruption_in_a_notebook_ends_the_run() -> None:
     ended = []
 
     async def work() -> None:
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does: to the process, not to this thread
         try:
             await asyncio.Event().wait()
         finally:
