@@ -12,6 +12,9 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
+from common.tasks import TaskDefinition
+
+SUMS = "counts of rows in bins of scores or confidences, and sums of errors"
 
 
 def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
@@ -43,9 +46,17 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
             "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
         ]
+    balanced = [task.name for task in definitions if task.class_weights == "balanced"]
+    if balanced:
+        lines += [
+            f"  once, of {', '.join(balanced)}: how many training rows have each label",
+            "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
+            "    a label of fewer than 5 rows counts as if it had 5)",
+        ]
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
+        *_further_sums(definitions),
         "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         *(f"    {line}" for line in inputs.joins_with),
@@ -63,6 +74,14 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         + inputs.update_shows
         + ". Nothing is clipped, noised or masked yet."
     )
+    return lines
+
+
+def _further_sums(definitions: Sequence[TaskDefinition]) -> list[str]:
+    lines = []
+    for task in definitions:
+        named = [metric for row in task.metric_sums for metric in row.metrics if metric in task.metrics]
+        lines += [f"    of {task.name}, for {', '.join(named)}: {SUMS}"] if named else []
     return lines
 
 

@@ -30,7 +30,7 @@ class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
     `headers` say what the numbers of its rows are, for tasks over numbers; `validation` counts rows to score on;
-    `targets` are of regressions alone.
+    `targets` are of tasks that tell sums.
     """
 
     client_id: str
@@ -93,7 +93,7 @@ class Order:
     tasks: tuple[str, ...] = ()
     """What the order is about; none for all tasks that the client has."""
     units: tuple[tuple[str, TargetUnits], ...] = ()
-    """Of regression heads, by task."""
+    """Of heads and losses, by task."""
     inline: tuple[ScopeValues, ...] = ()
     """Values of small scopes, which need not be fetched."""
 

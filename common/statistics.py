@@ -41,6 +41,8 @@ class TaskStatistics:
     labels: tuple[int, ...] = ()
     moments: tuple[float, ...] = ()
     means: tuple[tuple[str, float, int], ...] = ()
+    sums: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """By name, what metrics need that the task asks for (`common.tasks.metric_sums`); they are added up."""
 
     @property
     def by_label(self) -> tuple[tuple[int, ...], ...]:
@@ -87,6 +89,9 @@ def merge(parts: Iterable[TaskStatistics]) -> TaskStatistics:
     means: dict[str, list[tuple[float, int]]] = {}
     for name, value, examples in (mean for item in items for mean in item.means):
         means.setdefault(name, []).append((value, examples))
+    sums: dict[str, list[tuple[float, ...]]] = {}
+    for name, values in (each for item in items for each in item.sums):
+        sums.setdefault(name, []).append(values)
     weights = {name: sum(count for _, count in found) for name, found in means.items()}
     return TaskStatistics(
         sum(item.examples for item in items),
@@ -95,6 +100,7 @@ def merge(parts: Iterable[TaskStatistics]) -> TaskStatistics:
         tuple(map(sum, zip(*(item.labels for item in items), strict=True))),
         _pooled([(item.examples, item.moments) for item in items if item.moments]),
         tuple((n, fsum(v * k for v, k in means[n]) / weights[n], weights[n]) for n in sorted(means)),
+        tuple((name, tuple(map(fsum, zip(*sums[name], strict=True)))) for name in sorted(sums)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The targets of a regression: what a client says of its own, and the units in which everybody's head works.
+"""Training targets: what a client says of its own, and the units in which everybody's head and loss work.
 
 A head's output is (target - mean) / scale, so that scores around 1000 are learned as fast as scores around 0. Mean and
 scale are the federation's: pooled once from sums of all clients, then fixed. They are made coarse, because all clients
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, log2, sqrt
 from typing import TYPE_CHECKING, TypeAlias
+
+from common.class_weights import LEAST_WEIGHT, MOST_WEIGHT
 
 if TYPE_CHECKING:  # values alone travel, and asking for a status needs no numpy
     import numpy as np
@@ -29,10 +31,12 @@ _CONSTANT = 1e-13
 
 @dataclass(frozen=True)
 class TargetSums:
-    """The mean of a client's training targets, and the sum of their squared deviations from it."""
+    """The mean of a client's training targets, and the sum of their squared deviations from it; or counts of labels."""
 
-    mean: float
-    squares: float
+    mean: float = 0.0
+    squares: float = 0.0
+    counts: tuple[float, ...] = ()
+    """How many rows have each label, of a task whose classes are to be balanced."""
 
     def fits(self, count: int) -> bool:
         """Whether `count` targets that are allowed can have these sums."""
@@ -42,10 +46,12 @@ class TargetSums:
 
 @dataclass(frozen=True)
 class TargetUnits:
-    """The units of a task's head: target = mean + scale * output. Without any, outputs are targets."""
+    """The units of a task's head and loss: target = mean + scale * output. Without any, outputs are targets."""
 
     mean: float = 0.0
     scale: float = 1.0
+    weights: tuple[float, ...] | None = None
+    """By label: how many times the loss of its rows counts, of tasks with labels (`common.class_weights`)."""
 
     def problem(self) -> str | None:
         """What is wrong with these numbers, or None."""
@@ -53,6 +59,9 @@ class TargetUnits:
             return f"mean: {self.mean:g} is not from {-2 * LARGEST_TARGET:g} to {2 * LARGEST_TARGET:g}"
         if not _LEAST_SCALE <= self.scale <= _MOST_SCALE:
             return f"scale: {self.scale:g} is not from {_LEAST_SCALE:g} to {_MOST_SCALE:g}"
+        for weight in self.weights or ():
+            if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+                return f"weights: {weight:g} is not from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
         return None
 
     def targets(self, outputs: Float64) -> Float64:
@@ -61,7 +70,7 @@ class TargetUnits:
 
 
 OWN_UNITS = TargetUnits()
-"""Of tasks that are no regression, and of a head that works in the user's units."""
+"""Of tasks for which the federation fixes none."""
 
 
 def sums_of(targets: Float64) -> TargetSums:

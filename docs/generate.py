@@ -55,6 +55,7 @@ EXAMPLES = {
     "metrics": "[accuracy, f1]",
     "weight": "1.0",
     "auxiliary": "false",
+    "class_weights": "none",
 }
 RULES = """\
   # rules:                              # plan hard, written as rules

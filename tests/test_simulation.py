@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common.inputs.numbers import Numbers
 
 from client.agent import Agent
 from client.app import local_definitions
@@ -28,6 +27,7 @@ from common.config import Config, load_config
 from common.encoders.mlp import MLPEncoder
 from common.errors import ConfigError, DataError
 from common.inputs import INPUT_KINDS
+from common.inputs.arrays import Numbers
 from common.ports import INLINE_BYTES
 from common.tasks import TASK_KINDS, TaskDefinition
 from server.engine.coordinator import Coordinator

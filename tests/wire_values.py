@@ -190,6 +190,7 @@ statistics = st.builds(
     few(counts),
     st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
+    few(st.tuples(ids, st.lists(numbers, max_size=4).map(tuple)), first),
 )
 results = st.builds(TaskResult, task_names, row_counts, st.none() | numbers, st.none() | statistics)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,17 @@ def read_file(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | 
         raise DataError(f"{paths[0]}: an {ARRAYS} file is packed by itself; unpack it with gunzip")
     table = read_all(paths)
     columns = number_columns(table, task, names)
-    features = np.empty((len(table), len(columns.features)), dtype=np.float64)
-    for place, name in enumerate(columns.features):
-        features[:, place] = _numbers(table, name)
     assert columns.label is not None
+    features = numbers_of(table, columns.features)
     return ReadArrays(table.origin, features, table.columns[columns.label], columns, table)
+
+
+def numbers_of(table: Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """Columns of a table as numbers, (rows, columns)."""
+    features = np.empty((len(table), len(names)), dtype=np.float64)
+    for place, name in enumerate(names):
+        features[:, place] = _numbers(table, name)
+    return features
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
@@ -113,7 +119,7 @@ def read_arrays(
     path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False, split: str | None = None
 ) -> ReadArrays:
     """The arrays of a file, or of one `split` of it; where it says `whose` rows they are, those of one task."""
-    arrays = _arrays_in(path)
+    arrays = arrays_in(path)
     if split is not None:
         arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
     named = names or ColumnNames()
@@ -129,12 +135,11 @@ def read_arrays(
     if whose:
         mine = _rows_of(path, arrays["task"], task)
         x, y = x[mine], y[mine]
-    if x.dtype.kind not in "fiub":
-        raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
-    return _by_name(path, x, y, _feature_names(path, arrays, x), task, replace(named, label=label))
+    return by_name(path, arrays, x, y, task, replace(named, label=label))
 
 
-def _arrays_in(path: Path) -> dict[str, Array]:
+def arrays_in(path: Path) -> dict[str, Array]:
+    """The arrays of a file by name."""
     with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
@@ -156,7 +161,7 @@ def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, nam
     return label_column(Table(str(path), candidates), task, named, ())
 
 
-def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
+def _feature_names(path: Path, arrays: Mapping[str, Array], x: Array) -> list[str]:
     """The names of the features, none where the file does not tell."""
     found = [name for name in arrays if name in NAMES and arrays[name].dtype.kind in "US"]
     if len(found) > 1:
@@ -170,10 +175,13 @@ def _feature_names(path: Path, arrays: dict[str, Array], x: Array) -> list[str]:
     return names
 
 
-def _by_name(
-    path: Path, x: Array, y: Array, present: list[str], task: TaskDefinition, named: ColumnNames
+def by_name(
+    path: Path, arrays: Mapping[str, Array], x: Array, y: Array, task: TaskDefinition, named: ColumnNames
 ) -> ReadArrays:
     """The features that a person named, in their order; all of them where nobody did, or where they have no names."""
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{path}: features are of type {x.dtype}; give numbers")
+    present = _feature_names(path, arrays, x)
     wanted = named.features or tuple(present)
     if present:
         missing = next((name for name in wanted if name not in present), None)
@@ -205,6 +213,11 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
 
 def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
     """The rows as the encoder reads them, with their labels; finite, and of its shape."""
+    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), FORMS[encoder.inputs])
+
+
+def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """The same without the labels, (rows, *shape)."""
     if not len(read.features):
         raise DataError(f"{read.origin} has no rows; give at least one")
     form, wanted = FORMS[encoder.inputs], encoder.row_shape
@@ -212,7 +225,7 @@ def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> Ar
     if x.shape[1:] != wanted:
         raise _another_shape(read, x.shape[1:], task, encoder)
     if form.keeps_bytes and x.dtype == np.uint8:
-        return ArrayExamples(np.ascontiguousarray(x), _labels(read, task), form)
+        return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, dtype=np.float32)
     good = np.isfinite(values)
@@ -222,7 +235,7 @@ def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> Ar
             f"{read.place(row + 1)}, {read.feature(number + 1)}: {x[row].flat[number]} is not a finite float32; "
             "mend or remove the row"
         )
-    return ArrayExamples(values, _labels(read, task), form)
+    return values
 
 
 def _another_shape(read: ReadArrays, shape: tuple[int, ...], task: TaskDefinition, encoder: ArrayEncoder) -> DataError:

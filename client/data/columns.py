@@ -101,9 +101,9 @@ def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list
             continue
         try:
             column = text
-            checked = _checked(first)
+            checked = checked_text(first)
             column = text_pair or text
-            checked_pair = _checked(second) if text_pair else None
+            checked_pair = checked_text(second) if text_pair else None
             column = label
             examples.append(Example(checked, checked_pair, parse(value)))
         except CellError as problem:
@@ -117,7 +117,12 @@ def _blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _checked(value: object) -> str:
+def checked_text(value: object) -> str:
+    """A cell that is a text.
+
+    Raises:
+        CellError: it is none.
+    """
     if _blank(value):
         raise CellError("the text is empty; fill it in or remove the row")
     if not isinstance(value, str):
@@ -127,7 +132,9 @@ def _checked(value: object) -> str:
     return value
 
 
-def text_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) -> ColumnNames:
+def text_columns(
+    table: Table, task: TaskDefinition, names: ColumnNames | None, *, labelled: bool = True
+) -> ColumnNames:
     """The columns of the text, of the second text (None for single texts) and of the label (None if none is read).
 
     Raises:
@@ -143,7 +150,7 @@ def text_columns(table: Table, task: TaskDefinition, names: ColumnNames | None) 
     key = "text and text_pair" if task.pair else "text"
     text, *second = _find(table, task, key, [name for name in given if name], usual, (names.label,))
     chosen = ColumnNames(text, second[0] if second else None)
-    if not task.type.reads_labels:
+    if not (task.type.reads_labels and labelled):
         return chosen
     return replace(chosen, label=label_column(table, task, names.label, (text, *second)))
 
@@ -176,6 +183,15 @@ def number_columns(table: Table, task: TaskDefinition, names: ColumnNames | None
                 f"remove it, or {remedy}"
             )
     return ColumnNames(label=label, features=features)
+
+
+def feature_columns(table: Table, task: TaskDefinition, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the features of a table without labels: those that are wanted, else all but a usual label."""
+    if wanted:
+        _require(table, wanted, f"tasks.{task.name}.columns.features")
+        return tuple(wanted)
+    usual = {_plain(name) for name in LABELS}
+    return tuple(name for name in table.columns if _plain(name) not in usual)
 
 
 def label_column(table: Table, task: TaskDefinition, named: str | None, taken: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from client.data import array_loader, texts
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
+from client.data.summary import rare_label
 from common.errors import DataError
 
 LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
@@ -33,8 +34,10 @@ def load(request: DataRequest) -> TaskData:
 
 
 def finished(data: TaskData, request: DataRequest) -> TaskData:
-    """The examples as they are trained on."""
-    if not request.standardise:
-        return data
-    train, validation = data.train.standardised(data.validation)
-    return replace(data, train=train, validation=validation)
+    """The examples as they are trained on, with a note where accuracy would hide a label."""
+    if request.standardise:
+        train, validation = data.train.standardised(data.validation)
+        data = replace(data, train=train, validation=validation)
+    if note := rare_label(request.task, data):
+        data = replace(data, notes=(*data.notes, note))
+    return data

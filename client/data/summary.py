@@ -1,4 +1,4 @@
-"""RawExamples in a few lines for the person whose they are: how many, which column is what, how labels are balanced."""
+"""Examples in a few lines, for the person whose they are, and in sums, for the federation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.examples import TaskData
+from client.data.examples import RawExamples, TaskData
+from common.targets import TargetSums
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
 
@@ -19,13 +20,26 @@ def summary(task: TaskDefinition, data: TaskData) -> list[str]:
     if data.described:
         lines.append(f"  columns: {data.described}")
     for split, examples in (("training", data.train), ("validation", data.validation)):
-        if len(examples) and (balance := task.type.balance(task, _plain(examples.labels))) is not None:
+        if len(examples) and (balance := task.type.balance(task, plain_labels(examples.labels))) is not None:
             lines.append(f"  {split} {balance}")
     return lines + [f"  note: {note}" for note in data.notes]
 
 
-def _plain(labels: Sequence[Label] | NDArray[Any]) -> Sequence[Label]:
+def plain_labels(labels: Sequence[Label] | NDArray[Any]) -> Sequence[Label]:
     """Labels as a cell was read: rows of zeros and ones as the places of the ones."""
-    if np.ndim(labels[0]) == 1 and not isinstance(labels[0], tuple):
+    if len(labels) and np.ndim(labels[0]) == 1 and not isinstance(labels[0], tuple):
         return [tuple(np.flatnonzero(row).tolist()) for row in labels]
     return labels.tolist() if isinstance(labels, np.ndarray) else labels
+
+
+def sums_of(task: TaskDefinition, examples: RawExamples) -> TargetSums:
+    """The sums over the labels of a task's examples that its kind has."""
+    return task.type.target_sums(task, task.type.targets(task, plain_labels(examples.labels)))
+
+
+def rare_label(task: TaskDefinition, data: TaskData) -> str | None:
+    """What to say of training rows of which accuracy, the task's primary metric, hides a label; or None."""
+    if not task.type.has_class_weights or task.metrics[0] != "accuracy":
+        return None
+    said = task.rare_label(sums_of(task, data.train).counts, len(data.train))
+    return said and f"task {task.name}: {said}"

@@ -28,6 +28,7 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, isolated_scopes
+from common.statistics import TaskStatistics
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
         TrainingDiverged: a loss, a score or a kept value is not finite.
         DataError: the model gives outputs that are not finite.
         TrainingStopped: raised by the job's `progress`.
-        WireError: the order asks for an encoding that was not offered, or for a task that this client has not.
+        WireError: the order asks for an encoding that was not offered, for a task that this client has not, or in
+            units that do not fit a task.
     """
     started, order, held = time.monotonic(), job.order, job.examples.tasks
     unknown = sorted(set(order.tasks) - set(held))
@@ -74,6 +76,8 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     if order.tasks and len(order.tasks) < len(held):
         replica = replica.part(order.tasks)
     job = replace(job, examples=job.examples.of_order(order))
+    if strange := [item.task.name for item in job.examples.whole if not item.task.takes(item.units)]:
+        raise WireError(f"order {order.order_id}: its units of task '{strange[0]}' have not one weight per label")
     return CARRIED_OUT[type(order.body)](job, order.body, replica, state, started)
 
 
@@ -182,6 +186,10 @@ def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState
     return JobResult(answer, {**before, **fresh} if fresh else {})
 
 
+def _metric_sums(scores: TaskStatistics) -> list[float]:
+    return [*(value for _, value, _ in scores.means), *(value for _, values in scores.sums for value in values)]
+
+
 def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
     """Check that nothing but numbers leaves or is kept; what travels as bytes the coordinator checks itself.
 
@@ -190,9 +198,7 @@ def _require_finite(results: Sequence[TaskResult], kept: ClientState) -> None:
     """
     for result in results:
         for what, scores in (("the received model", result.validation), ("its own model", result.personal)):
-            sums = (
-                () if scores is None else (scores.loss_sum, *scores.moments, *(value for _, value, _ in scores.means))
-            )
+            sums = () if scores is None else (scores.loss_sum, *scores.moments, *_metric_sums(scores))
             if not all(map(isfinite, sums)):
                 raise TrainingDiverged(
                     f"task {result.task}: the loss or a score of {what} on validation rows is not a finite number; "

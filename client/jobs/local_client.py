@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from client.data.examples import TaskData
+from client.data.summary import sums_of
 from client.jobs.precision import Precision
 from client.limits import Limits
 from client.training.work import Procedure
 from common.capabilities import ALL, Capabilities
 from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS
-from common.targets import sums_of
 from common.tasks import TaskDefinition
 
 
@@ -59,11 +58,7 @@ def local_client(
     """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
-    targets = {
-        task.name: task.type.targets(task, data[task.name].train.labels).astype(np.float64)
-        for task in tasks
-        if task.type.has_units
-    }
+    sums = {task.name: sums_of(task, data[task.name].train) for task in tasks if task.tells_sums}
     request = JoinRequest(
         client_id,
         tuple(tasks),
@@ -71,6 +66,6 @@ def local_client(
         Capabilities(tuple(ENCODINGS), source, computing.trains, computing.layers),
         tuple((name, header) for name in names for header in data[name].headers),
         tuple((name, len(data[name].validation)) for name in names),
-        tuple((name, sums_of(values)) for name, values in sorted(targets.items())),
+        tuple(sorted(sums.items(), key=lambda item: item[0])),
     )
     return LocalClient(request, data, device, computing, procedure)

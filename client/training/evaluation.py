@@ -34,7 +34,7 @@ def evaluate(
 ) -> TaskStatistics:
     """Score all examples without dropout and reduce the predictions to sums that may travel.
 
-    A regression's loss is in the `units` of its head, everything else in those of its targets.
+    The loss is in the `units` that the federation fixed for the task, everything else in those of its targets.
 
     Raises:
         DataError: the model gives outputs that are not finite.

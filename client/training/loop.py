@@ -39,7 +39,7 @@ class TrainingDiverged(FedMTLError):
 
 @dataclass(frozen=True)
 class TaskSet:
-    """one task's encoded examples at this client, and the units in which a regression's head works."""
+    """One task's encoded examples at this client, and the units of its loss."""
 
     task: TaskDefinition
     train: PreparedExamples

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from common.config.schema import Config
-from common.wire.limits import DEFINITION_BYTES, MAX_LABELS, MAX_RULES, MAX_TASKS, RULES_BYTES, definition_bytes
+from common.tasks import TaskDefinition
+from common.wire.limits import (
+    DEFINITION_BYTES,
+    MAX_LABELS,
+    MAX_RULES,
+    MAX_SUMS,
+    MAX_TASKS,
+    RULES_BYTES,
+    definition_bytes,
+)
 
 
 def tasks(config: Config) -> list[str]:
@@ -15,12 +24,20 @@ def tasks(config: Config) -> list[str]:
     labels = sum(len(task.labels) for task in tasks)
     if labels > MAX_LABELS:
         found.append(f"tasks: {labels} labels of all tasks are more than {MAX_LABELS}; merge rare ones")
-    size = sum(definition_bytes(task.name, task.labels) for task in tasks)
+    sums = sum(row.size for task in tasks for row in task.metric_sums)
+    if sums > MAX_SUMS:
+        what = f"metrics of all tasks need {sums} numbers of each client, more than {MAX_SUMS}"
+        found.append(f"tasks: {what}; leave out auc and pr_auc of some, or make several runs")
+    size = sum(definition_bytes(task.name, task.labels, _weights(task)) for task in tasks)
     if size > DEFINITION_BYTES:
         found.append(
             f"tasks: the names of all tasks and labels take {size} bytes, more than {DEFINITION_BYTES}; shorten them"
         )
     return found
+
+
+def _weights(task: TaskDefinition) -> int:
+    return len(task.class_weights) if isinstance(task.class_weights, tuple) else 0
 
 
 def rules(config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from common.class_weights import LEAST_WEIGHT, MOST_WEIGHT, ClassWeights
 from common.config.values import Count, CountOrZero, Section, Text, closeness, short, visible
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition, TaskKind
@@ -47,6 +48,17 @@ def _kind(value: str) -> str:
         *others, last = TASK_KINDS
         raise ValueError(f"'{value}' is not a choice; write {', '.join(others)} or {last}")
     return value
+
+
+def _class_weights(value: Any) -> Any:
+    if value in ("none", "balanced"):
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"'{value}' is not none, balanced or a list of numbers; write e.g. balanced or [1, 5]")
+    for weight in value:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            raise ValueError(f"'{weight}' is not a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}; write e.g. 5")
+    return tuple(map(float, value))
 
 
 Name = Annotated[Text, AfterValidator(visible), AfterValidator(lambda value: short(value, LABEL_CHARS))]
@@ -91,11 +103,16 @@ class TaskSection(Section):
     columns: ColumnsSection | None = None
     """null: found by their usual names, if no two columns have one"""
     metrics: Names | None = None
-    """the first is the primary one; null: all that are defined"""
+    """the first is the primary one; null: all that are defined, but auc, pr_auc, top3_accuracy, ece and mae, which need
+    further sums of clients"""
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
     """of this task among the others, more than 0, at most 3 decimals"""
     auxiliary: bool = False
     """true: moves what is shared only where that helps the other tasks"""
+
+    class_weights: Annotated[ClassWeights, BeforeValidator(_class_weights)] = "none"
+    """how often the loss of a row counts: none (alike) | balanced (by how many rows of all clients have its label;
+    clients tell the coordinator their counts) | [..], a number by label"""
 
     def problems(self, name: str) -> list[str]:
         """What keeps this section from defining the task `name`, one `path: problem; remedy` line each."""
@@ -110,6 +127,7 @@ class TaskSection(Section):
         found += _role_problems(kind, self.columns) if self.columns else []
         found += [f"labels: {problem}"] if (problem := kind.label_problem(labels)) else []
         found += _metric_problems(kind, labels, self.metrics or ())
+        found += _weight_problems(kind, labels, self.class_weights)
         return [f"tasks.{name}.{line}" for line in found]
 
     def definition(self, name: str) -> TaskDefinition:
@@ -123,8 +141,8 @@ class TaskSection(Section):
             raise ConfigError(*self.problems(name))
         labels = self._labels(known)
         pair = known.pair if known else self.columns is not None and self.columns.text_pair is not None
-        metrics = self.metrics or (known.metrics if known else kind.defined_metrics(labels))
-        return TaskDefinition(name, kind, labels, pair, metrics, self.weight, self.auxiliary)
+        metrics = self.metrics or (known.metrics if known else kind.default_metrics(labels))
+        return TaskDefinition(name, kind, labels, pair, metrics, self.weight, self.auxiliary, self.class_weights)
 
     def kind_of(self, name: str) -> TaskKind | None:
         """The kind of the task `name`, where that is said or known."""
@@ -168,3 +186,13 @@ def _metric_problems(kind: TaskKind, labels: tuple[str, ...], metrics: tuple[str
     allowed = kind.defined_metrics(labels)
     remedy = f"is not a metric of this {kind}; choose from {', '.join(allowed)}"
     return [f"metrics: '{metric}' {remedy}" for metric in metrics if metric not in allowed]
+
+
+def _weight_problems(kind: TaskKind, labels: tuple[str, ...], weights: ClassWeights) -> list[str]:
+    if weights == "none":
+        return []
+    if not kind.has_class_weights:
+        return [f"class_weights: a {kind} has no classes; remove them"]
+    if isinstance(weights, tuple) and len(weights) != len(labels):
+        return [f"class_weights: {len(weights)} numbers for {len(labels)} labels; write one for each, in their order"]
+    return []

@@ -7,19 +7,24 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, mean_of, ratio
-from common.tasks.definition import Float64, Label, TaskDefinition, TaskKind
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
+from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
+from common.tasks.metric_sums import Calibration, ScoreHistogram, TopThree
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 class Classification(TaskKind):
     """The largest of the outputs says the class."""
 
     name = "classification"
-    metrics = ("accuracy", "f1", "matthews", "auc_mean")
+    metrics = ("accuracy", "f1", "matthews", "auc_mean", "auc", "pr_auc", "top3_accuracy", "ece")
+    lower_is_better = frozenset({"ece"})
+    sums = (ScoreHistogram(), TopThree(), Calibration())
     has_labels = True
+    has_class_weights = True
     problem_type = "single_label_classification"
     answer = "dict(zip(labels, outputs.softmax(-1).tolist()))"
 
@@ -29,15 +34,50 @@ class Classification(TaskKind):
 
     def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
         """There is an area under the ROC curve for two classes only."""
-        return tuple(metric for metric in self.metrics if metric != "auc_mean" or len(labels) == 2)
+        defined = super().defined_metrics(labels)
+        return tuple(metric for metric in defined if metric != "auc_mean" or len(labels) == 2)
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """See `LabelNames.index`."""
         return LabelNames(task.labels).index
 
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The label, and the probability of each label: the softmax of the outputs."""
+        import numpy as np
+
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        shares = (shifted / shifted.sum(axis=1, keepdims=True)).T.tolist()
+        chosen = [task.labels[index] for index in outputs.argmax(axis=1)]
+        return {"label": chosen, **{f"p_{name}": cells for name, cells in zip(task.labels, shares, strict=True)}}
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share."""
         return balance_of(task.labels, labels)
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """How many rows are of each class."""
+        import numpy as np
+
+        return TargetSums(counts=tuple(np.bincount(targets.astype(np.int64), minlength=task.outputs).tolist()))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """Every row is of one class."""
+        return len(sums.counts) == task.outputs and min(sums.counts) >= 0 and sum(sums.counts) == rows
+
+    def loss(
+        self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
+    ) -> Tensor:
+        """Cross entropy, times the weight of the row's class; the mean is over rows (`common.class_weights`)."""
+        import torch
+        from torch.nn import functional
+
+        if units.weights is None:
+            return super().loss(outputs, targets, reduction)
+        weight = torch.tensor(units.weights, device=outputs.device)
+        if reduction == "none":
+            return functional.cross_entropy(outputs, targets, weight, reduction="none")
+        total = functional.cross_entropy(outputs, targets, weight, reduction="sum")
+        return total / len(targets) if reduction == "mean" else total
 
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
         """Counts per class; the area under the ROC curve where there are two."""
@@ -49,7 +89,14 @@ class Classification(TaskKind):
         hits = labels[labels == chosen]
         found = [np.bincount(indices, minlength=task.outputs) for indices in (hits, labels, chosen)]
         auc = area(outputs[:, 1] - outputs[:, 0], labels) if task.outputs == 2 else None
-        return TaskStatistics(count, loss_sum, len(hits), label_counts(found), means=mean_of("auc_mean", auc, count))
+        return TaskStatistics(
+            count,
+            loss_sum,
+            len(hits),
+            label_counts(found),
+            means=mean_of("auc_mean", auc, count),
+            sums=self.measure_sums(task, outputs, targets),
+        )
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Counts of a confusion matrix: what is missed of a class goes to others, which must have the room."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from common.class_weights import ClassWeights, balanced_classes, rare_label
 from common.errors import DataError
 from common.statistics import TaskStatistics
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
+from common.tasks.metric_sums import MetricSums, sums_fit
 
 # Late here and in the kinds: whoever asks for a status names kinds and computes nothing, and a coordinator at work has
 # no torch.
@@ -42,6 +44,8 @@ class TaskKind(ABC):
     """What `tasks.<name>.type` says to choose it; also its name on the wire."""
     metrics: ClassVar[tuple[str, ...]]
     """Every metric of the kind; the first one is the default primary metric."""
+    sums: ClassVar[tuple[MetricSums, ...]] = ()
+    """What some of its metrics need, which tasks have that name them."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Those of its metrics that improve by becoming smaller."""
     has_labels: ClassVar[bool] = False
@@ -52,6 +56,8 @@ class TaskKind(ABC):
     """Whether an example has one label at most, by which examples can be dealt out."""
     has_units: ClassVar[bool] = False
     """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
+    has_class_weights: ClassVar[bool] = False
+    """Whether the loss of a row can count by its label."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0
@@ -61,8 +67,15 @@ class TaskKind(ABC):
     answer: ClassVar[str] = ""
     """What an exported model says: a Python expression over `outputs`, float32 (outputs,), and the list `labels`."""
 
+    no_label: ClassVar[Label] = 0
+    """Stands for the label of an example that has none."""
+
     def __str__(self) -> str:
         return self.name
+
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """What a head's outputs (examples, outputs) say to a person, by column; nothing where `answer` is empty."""
+        return {}
 
     def label_problem(self, labels: Sequence[str]) -> str | None:
         """What is wrong with a task's label names, or None."""
@@ -72,7 +85,19 @@ class TaskKind(ABC):
 
     def defined_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The metrics that are defined with these labels."""
-        return self.metrics
+        undefined = [metric for row in self.sums if not row.is_defined(labels) for metric in row.metrics]
+        return tuple(metric for metric in self.metrics if metric not in undefined)
+
+    def default_metrics(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Those of a task that names none: all that are defined and need no sums of their own."""
+        asked = [metric for row in self.sums for metric in row.metrics]
+        return tuple(metric for metric in self.defined_metrics(labels) if metric not in asked)
+
+    def measure_sums(
+        self, task: TaskDefinition, outputs: Float64, targets: Float64
+    ) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """The sums that the task's metrics need, by name; shapes as of `measure`."""
+        return tuple(sorted((row.name, row.measure(outputs, targets)) for row in task.metric_sums))
 
     def outputs(self, task: TaskDefinition) -> int:
         """Size of the head's last layer."""
@@ -104,6 +129,18 @@ class TaskKind(ABC):
     def classes(self, targets: Labels) -> NDArray[np.int64]:
         """The classes by which examples are dealt out unevenly, (examples,)."""
         return targets.astype("int64")
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """What the federation has to know of a client's training targets; nothing, of most kinds."""
+        return TargetSums()
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """Whether so many rows can have given these sums."""
+        return sums == TargetSums()
+
+    def balanced_weights(self, counts: Sequence[float], rows: float) -> tuple[float, ...]:
+        """How much a row's loss counts by its label where `counts` of `rows` have each, so that labels are balanced."""
+        return balanced_classes(counts, rows)
 
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str | None:
         """How at least one example's labels are spread, for the person whose they are; None without labels."""
@@ -137,7 +174,7 @@ class TaskKind(ABC):
             outputs: logits or predictions, (rows, task.outputs).
             targets: see `targets`, in a tensor.
             reduction: over the rows; `none` gives one loss per row, (rows,).
-            units: in which a head works that has units, and so its loss.
+            units: in which a head works that has units, and so its loss; how much a row counts by its label.
         """
         from torch.nn import functional
 
@@ -216,11 +253,35 @@ class TaskDefinition:
     """Multiplies the task's loss in a client that holds several tasks and its examples in the mean of the encoder."""
     auxiliary: bool = False
     """Whether it moves the shared encoder only where that helps the others."""
+    class_weights: ClassWeights = "none"
+    """How much the loss of a row counts by its label."""
 
     @property
     def outputs(self) -> int:
         """Size of the head's last layer."""
         return self.type.outputs(self)
+
+    @property
+    def metric_sums(self) -> list[MetricSums]:
+        """What is added up for its metrics, beside what every task of its kind adds up."""
+        defined = [row for row in self.type.sums if row.is_defined(self.labels)]
+        return [row for row in defined if any(metric in self.metrics for metric in row.metrics)]
+
+    @property
+    def tells_sums(self) -> bool:
+        """Whether clients tell sums over their training targets when they join."""
+        return self.type.has_units or self.class_weights == "balanced"
+
+    def takes(self, units: TargetUnits) -> bool:
+        """Whether a loss of this task can be in these units."""
+        labels = len(self.labels) if self.type.has_class_weights else 0
+        return units.weights is None or len(units.weights) == labels
+
+    def rare_label(self, counts: Sequence[float], rows: float) -> str | None:
+        """What to say where `counts` of `rows` have each label and accuracy, the primary metric, hides one; or None."""
+        found = rare_label(self.labels, counts, rows) if self.metrics[0] == "accuracy" else None
+        balance = ", or set class_weights: balanced" if self.class_weights == "none" else ""
+        return found and f"{found}; put another metric first, such as f1{balance}"
 
     def differences(self, other: TaskDefinition) -> list[str]:
         """One `field: here X, there Y` line for every field in which `other` differs; weight and role may."""
@@ -237,11 +298,16 @@ class TaskDefinition:
         Counts must be those of some predictions, correlations and areas lie in their ranges, losses are not negative
         and no larger per example than float32 goes, and moments obey Cauchy and Schwarz.
         """
-        return statistics.is_possible and self.type.fits(self, statistics)
+        possible = statistics.is_possible and self.type.fits(self, statistics)
+        return possible and sums_fit(self.metric_sums, statistics)
 
     def summarise(self, total: TaskStatistics) -> dict[str, float | None]:
         """The task's metrics and the mean loss; None where a metric is not defined (such as Pearson of a constant)."""
         values = {name: value for name, value, _ in total.means} | dict(self.type.summary(self, total))
+        found = dict(total.sums)
+        for row in self.metric_sums:
+            if row.name in found:
+                values |= row.summary(found[row.name], total.examples)
         chosen = {name: values.get(name) for name in self.metrics}
         return chosen | {"loss": total.loss_sum / total.examples if total.examples else None}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.class_weights import balanced_labels
 from common.statistics import TaskStatistics, ratio
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import CellError, LabelNames, balance_of
 
@@ -21,9 +22,11 @@ class Multilabel(TaskKind):
     name = "multilabel"
     metrics = ("f1_micro", "f1_macro", "accuracy", "label_accuracy")
     has_labels = True
+    has_class_weights = True
     one_label = False
     problem_type = "multi_label_classification"
     answer = "dict(zip(labels, outputs.sigmoid().tolist()))"
+    no_label = ()
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """See `LabelNames.indices`."""
@@ -38,6 +41,14 @@ class Multilabel(TaskKind):
             table[row, np.asarray(chosen, dtype=np.int64)] = 1.0
         return table
 
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The labels that apply, as in training data, and the probability of each: the sigmoid of its output."""
+        import numpy as np
+
+        shares = (0.5 * (1 + np.tanh(outputs / 2))).T.tolist()
+        chosen = ["|".join(n for n, o in zip(task.labels, row, strict=True) if o > 0) for row in outputs.tolist()]
+        return {"labels": chosen, **{f"p_{name}": cells for name, cells in zip(task.labels, shares, strict=True)}}
+
     def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels:
         """Zeros and ones with a column for each label."""
         import numpy as np
@@ -50,6 +61,18 @@ class Multilabel(TaskKind):
         """The labels with scores above 0."""
         return (scores > 0).astype("float32")
 
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """How many rows have each label."""
+        return TargetSums(counts=tuple(targets.astype("int64").sum(axis=0).tolist()))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """No label is in more rows than there are."""
+        return len(sums.counts) == task.outputs and all(0 <= count <= rows for count in sums.counts)
+
+    def balanced_weights(self, counts: Sequence[float], rows: float) -> tuple[float, ...]:
+        """Of the rows that have a label."""
+        return balanced_labels(counts, rows)
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share, and how many examples have none."""
         return balance_of(task.labels, labels, f"none {sum(label == () for label in labels)}")
@@ -57,10 +80,16 @@ class Multilabel(TaskKind):
     def loss(
         self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
     ) -> Tensor:
-        """Binary cross entropy averaged over the labels; targets are float32 (rows, labels)."""
+        """Binary cross entropy averaged over the labels; targets are float32 (rows, labels).
+
+        Where a label applies, its part counts as many times as its weight says, else once.
+        """
+        import torch
         from torch.nn import functional
 
-        rows = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=-1)
+        weight = None if units.weights is None else torch.tensor(units.weights, device=outputs.device)
+        cells = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none", pos_weight=weight)
+        rows = cells.mean(dim=-1)
         if reduction == "none":
             return rows
         return rows.mean() if reduction == "mean" else rows.sum()

@@ -7,9 +7,10 @@ from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any
 
 from common.statistics import LARGEST, MOMENTS, ROUNDING, TaskStatistics, mean_of
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits, sums_of
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import read_score
+from common.tasks.metric_sums import AbsoluteErrors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,9 @@ class Regression(TaskKind):
     """The output is the number, in the federation's units while training and in the user's everywhere else."""
 
     name = "regression"
-    metrics = ("spearman_mean", "pearson", "rmse")
-    lower_is_better = frozenset({"rmse"})
+    metrics = ("spearman_mean", "pearson", "rmse", "mae")
+    lower_is_better = frozenset({"rmse", "mae"})
+    sums = (AbsoluteErrors(),)
     has_units = True
     # From small random weights, the many u, v and |u - v| first grow to meet the mean score and bury the similarity
     # that the encoder already knows: on 1,000 rows of STS-B that costs 0.3 of Spearman's rho. STS-B's scores range from
@@ -35,16 +37,31 @@ class Regression(TaskKind):
     cosine_start = 2.5
     problem_type = "regression"
     answer = '{"score": outputs.item()}'
+    no_label = 0.0
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """A number up to 1e30 in decimal digits."""
         return read_score
+
+    def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
+        """The number."""
+        return {"score": outputs[:, 0].tolist()}
 
     def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
         """Scores, float64 (examples,)."""
         import numpy as np
 
         return np.asarray(labels, dtype=np.float64)
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """Mean and squared deviations."""
+        import numpy as np
+
+        return sums_of(targets.astype(np.float64))
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """See `TargetSums.fits`."""
+        return sums.fits(rows or 1) and not sums.counts
 
     def drawn(self, scores: Float64) -> Labels:
         """The scores themselves."""
@@ -81,7 +98,8 @@ class Regression(TaskKind):
 
         p, y, count = outputs[:, 0], targets, len(targets)
         means = mean_of("spearman_mean", spearman(p, y), count)
-        return TaskStatistics(count, loss_sum, moments=moments(p, y), means=means)
+        sums = self.measure_sums(task, outputs, targets)
+        return TaskStatistics(count, loss_sum, moments=moments(p, y), means=means, sums=sums)
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Moments of some predictions and targets, to rounding; ranks need two examples."""

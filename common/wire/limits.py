@@ -23,6 +23,8 @@ MAX_NAMES = 64
 NAMES_CHARS = 1 << 16
 """Characters of all names of features in one message."""
 MAX_METRICS = 64
+MAX_SUMS = 1 << 15
+"""Numbers that metrics of all tasks together need beside counts and moments: scores of two models travel at once."""
 MAX_SCOPES = 4096
 MAX_RULES = 4096
 RULES_BYTES = 1 << 17
@@ -56,6 +58,6 @@ TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
 SCOPE_NAME = re.compile(rf"(?!.*\.\.)[a-z]{{1,64}}(/(?!\.)[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
 
 
-def definition_bytes(name: str, labels: tuple[str, ...]) -> int:
-    """At most so many bytes a task's definition takes in a message."""
-    return 256 + len(name) + sum(len(label.encode("utf-8", "replace")) + 3 for label in labels)
+def definition_bytes(name: str, labels: tuple[str, ...], weights: int = 0) -> int:
+    """At most so many bytes a task's definition, with so many class weights, takes in a message."""
+    return 256 + len(name) + 8 * weights + sum(len(label.encode("utf-8", "replace")) + 3 for label in labels)

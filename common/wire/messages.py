@@ -39,7 +39,7 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         ],
         capabilities=parts.pack_capabilities(value.capabilities),
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
-        targets=[pb.TargetSums(task=task, mean=s.mean, squares=s.squares) for task, s in value.targets],
+        targets=[parts.pack_sums(task, sums) for task, sums in value.targets],
     )
 
 
@@ -61,18 +61,15 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
         validation=tuple(
             (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
         ),
-        targets=_unpack_targets(message, {task.name for task in tasks if task.type.has_units}),
+        targets=_unpack_targets(message, {task.name for task in tasks if task.tells_sums}),
     )
 
 
-def _unpack_targets(message: pb.JoinRequest, regressions: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
+def _unpack_targets(message: pb.JoinRequest, telling: Collection[str]) -> tuple[tuple[str, TargetSums], ...]:
     for name in checks.distinct((row.task for row in message.targets), "targets"):
-        if name not in regressions:
-            raise WireError(f"targets: {name[:80]!r} is no regression among the tasks")
-    return tuple(
-        (row.task, TargetSums(checks.number(row.mean, "mean"), checks.amount(row.squares, "squares")))
-        for row in message.targets
-    )
+        if name not in telling:
+            raise WireError(f"targets: {name[:80]!r} is no task of which sums are told")
+    return tuple((row.task, parts.unpack_sums(row)) for row in message.targets)
 
 
 def _count_rows(value: int, field: str) -> int:

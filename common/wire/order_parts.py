@@ -25,7 +25,7 @@ from common.wire import checks, limits
 from common.wire.choices import pack_choice, unpack_choice
 from common.wire.extensions import EXTENSIONS, extension, name_of
 from common.wire.gen import federation_pb2 as pb
-from common.wire.parts import pack_scope, unpack_scope
+from common.wire.parts import pack_scope, pack_units, unpack_scope, unpack_units
 
 
 def pack_order(value: Order) -> pb.Order:
@@ -37,7 +37,7 @@ def pack_order(value: Order) -> pb.Order:
         scopes=[pack_scope(scope) for scope in value.scopes],
         seconds_left=value.seconds_left,
         tasks=value.tasks,
-        units=[pb.TargetUnits(task=task, mean=units.mean, scale=units.scale) for task, units in value.units],
+        units=[pack_units(task, units) for task, units in value.units],
         inline=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.inline],
     )
     if row := next((row for row in _BODIES if row.body is type(value.body)), None):
@@ -135,10 +135,7 @@ def _unpack_seed(value: int) -> int:
 
 def _unpack_units(message: pb.Order) -> tuple[tuple[str, TargetUnits], ...]:
     names = checks.distinct((row.task for row in checks.items(message.units, "units", limits.MAX_TASKS)), "units")
-    found = [TargetUnits(row.mean, row.scale) for row in message.units]
-    if problem := next(filter(None, (units.problem() for units in found)), None):
-        raise WireError(f"units: {problem}")
-    return tuple(zip(map(checks.task_name, names), found, strict=True))
+    return tuple(zip(map(checks.task_name, names), map(unpack_units, message.units), strict=True))
 
 
 def _unpack_isolated_tasks(order: pb.Order) -> tuple[str, ...]:

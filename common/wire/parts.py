@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from common.bodies import ScopeVersion
 from common.capabilities import ALL, Capabilities
+from common.class_weights import ClassWeights
 from common.errors import WireError
 from common.inputs.header import Header
 from common.orders import (
@@ -21,7 +22,8 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES
 from common.statistics import COUNTS, MOMENTS, TaskStatistics
-from common.tasks import TASK_KINDS, TaskDefinition
+from common.targets import TargetSums, TargetUnits
+from common.tasks import TASK_KINDS, TaskDefinition, TaskKind
 from common.wire import checks, limits
 from common.wire.extensions import decode_content, encode_content
 from common.wire.gen import admin_pb2 as admin
@@ -52,6 +54,8 @@ def pack_task(value: TaskDefinition) -> pb.TaskDefinition:
         metrics=value.metrics,
         weight=value.weight,
         auxiliary=value.auxiliary,
+        balanced=value.class_weights == "balanced",
+        class_weights=value.class_weights if isinstance(value.class_weights, tuple) else (),
     )
 
 
@@ -72,7 +76,16 @@ def unpack_task(message: pb.TaskDefinition) -> TaskDefinition:
         checks.distinct(metrics, "metrics"),
         checks.amount(message.weight, "weight"),
         message.auxiliary,
+        _unpack_class_weights(message, kind),
     )
+
+
+def _unpack_class_weights(message: pb.TaskDefinition, kind: TaskKind) -> ClassWeights:
+    given = tuple(checks.amount(weight, "class_weights") for weight in message.class_weights)
+    weighs = bool(given or message.balanced)
+    if (given and len(given) != len(message.labels)) or (weighs and not kind.has_class_weights):
+        raise WireError(f"class_weights: {len(given)} do not fit a {kind} with {len(message.labels)} labels")
+    return given or ("balanced" if message.balanced else "none")
 
 
 def unpack_tasks(messages: Sequence[pb.TaskDefinition]) -> tuple[TaskDefinition, ...]:
@@ -82,6 +95,35 @@ def unpack_tasks(messages: Sequence[pb.TaskDefinition]) -> tuple[TaskDefinition,
     tasks = tuple(unpack_task(task) for task in messages)
     checks.distinct((task.name for task in tasks), "tasks")
     return tasks
+
+
+def pack_sums(task: str, value: TargetSums) -> pb.TargetSums:
+    """Value to message."""
+    return pb.TargetSums(task=task, mean=value.mean, squares=value.squares, counts=map(int, value.counts))
+
+
+def unpack_sums(message: pb.TargetSums) -> TargetSums:
+    """Message to value."""
+    counts = checks.items(message.counts, "counts", limits.MAX_LABELS)
+    return TargetSums(
+        checks.number(message.mean, "mean"),
+        checks.amount(message.squares, "squares"),
+        tuple(checks.count(count, "counts", most=limits.MAX_EXAMPLES) for count in counts),
+    )
+
+
+def pack_units(task: str, value: TargetUnits) -> pb.TargetUnits:
+    """Value to message."""
+    return pb.TargetUnits(task=task, mean=value.mean, scale=value.scale, weights=value.weights or ())
+
+
+def unpack_units(message: pb.TargetUnits) -> TargetUnits:
+    """Message to value."""
+    weights = checks.items(message.weights, "weights", limits.MAX_LABELS)
+    units = TargetUnits(message.mean, message.scale, tuple(weights) or None)
+    if problem := units.problem():
+        raise WireError(f"units: {problem}")
+    return units
 
 
 def pack_header(task: str, value: Header, headers: int) -> pb.TaskHeader:
@@ -257,12 +299,15 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
         labels=value.labels,
         moments=value.moments,
         means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
+        sums=[pb.MetricSums(name=name, values=values) for name, values in value.sums],
     )
 
 
 def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
     means = checks.items(message.means, "means", limits.MAX_METRICS)
     checks.distinct((mean.metric for mean in means), "means")
+    sums = checks.items(message.sums, "sums", limits.MAX_METRICS)
+    checks.distinct((found.name for found in sums), "sums")
     moments = checks.items(message.moments, "moments", most=MOMENTS)
     if len(moments) not in (0, MOMENTS):
         raise WireError(f"moments: {len(moments)} numbers are not {MOMENTS}")
@@ -281,7 +326,13 @@ def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
             )
             for mean in means
         ),
+        tuple(_unpack_sums(found) for found in sums),
     )
+
+
+def _unpack_sums(message: pb.MetricSums) -> tuple[str, tuple[float, ...]]:
+    values = checks.items(message.values, "values", limits.MAX_SUMS)
+    return checks.identifier(message.name, "name"), tuple(checks.number(value, "values") for value in values)
 
 
 def pack_progress(value: Progress) -> pb.Progress:

@@ -172,7 +172,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class UnitsFixed:
-    """The units in which a regression's head works for the rest of the run."""
+    """The units of a task's head and loss for the rest of the run."""
 
     task: str
     units: TargetUnits

@@ -54,4 +54,4 @@ class RunFacts:
     headers: Mapping[str, Header] = field(default_factory=dict)
     """The named features of the first client that joined with a task, by task."""
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
-    """The units of regression heads, by task."""
+    """The units of heads and losses, by task."""

@@ -153,7 +153,7 @@ class ClientRecord:
     """A client that has joined this run. `committed` is its last durable order.
 
     `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
-    are sums over its regression targets; they are not durable, since what is made of them is.
+    are sums over its training targets; they are not durable, since what is made of them is.
     """
 
     client_id: str
@@ -260,7 +260,7 @@ class FederationState:
     `trends` for every such round its losses divided by those of the one before, where both are known. `behind`
     counts the last rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse;
     `fallback_tasks` are those that the guard took out, and after which round. `headers` are the named features of
-    the first client that joined with a task, `units` those of regression heads, as soon as they are fixed;
+    the first client that joined with a task, `units` those of heads and losses, as soon as they are fixed;
     `short_since` is since when fewer than `min_clients` are there after a round.
     """
 

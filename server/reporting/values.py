@@ -123,6 +123,7 @@ class TaskReport:
     metrics: Scores
     guard: GuardReport | None = None
     units: TargetUnits | None = None
+    class_weights: Mapping[str, float] | None = None
     scored_round: int | None
     history: Sequence[RoundScores]
     clients: Sequence[str]

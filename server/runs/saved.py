@@ -12,6 +12,7 @@ import numpy as np
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
 from common.inputs.header import Header
+from common.parameters.plan import NORM_STATISTICS
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
 from common.targets import OWN_UNITS, TargetUnits
@@ -29,8 +30,8 @@ class SavedRun:
     """The newest durable model of a run, with the configuration that made it.
 
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
-    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those in
-    which the heads of regressions work; `headers` say what the numbers in a row of each task are, none where rows
+    The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those of
+    heads and losses; `headers` say what the numbers in a row of each task are, none where rows
     are texts.
     """
 
@@ -43,7 +44,7 @@ class SavedRun:
     headers: Mapping[str, Header] = field(default_factory=dict)
 
     def units_of(self, task: str) -> TargetUnits:
-        """The units in which a task's head works."""
+        """The units of a task's head and loss."""
         return self.units.get(task, OWN_UNITS)
 
     def load_task(self, task: str) -> None:
@@ -58,9 +59,11 @@ class SavedRun:
             raise ModelError(f"--task: '{task}' is not in this run; it has {', '.join(self.config.tasks)}")
         for scope, schema in self.model.schemas.items():
             if is_private(scope) and any(e.name.startswith((f"heads.{task}.", "encoder.")) for e in schema.entries):
+                statistics = schema.entries[0].name.endswith(NORM_STATISTICS)
+                key = "norm_statistics: private" if statistics else f"plan: {self.config.sharing.plan}"
                 raise ModelError(
-                    f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.plan: "
-                    f"{self.config.sharing.plan}), so the coordinator never saw it; only its clients can use it"
+                    f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.{key}), so the "
+                    "coordinator never saw it; only its clients can use it"
                 )
         if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)

@@ -32,8 +32,8 @@ class WarmStart:
     units: Mapping[str, TargetUnits]
 
     def units_of(self, model: MTLServerModel) -> dict[str, TargetUnits]:
-        """The units of the heads that `give_heads` gives: they keep working in those."""
-        return {name: self.units[name] for name in self._taken(model) if name in self.units}
+        """The units of the heads that `give_heads` gives: they keep working in those. What labels weigh begins anew."""
+        return {n: self.units[n] for n in self._taken(model) if n in self.units and model.tasks[n].type.has_units}
 
     def give_heads(self, model: MTLServerModel) -> str:
         """Give the heads of tasks that are the same in both runs to `model`; what was taken and what is new."""

@@ -31,7 +31,7 @@ from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Re
 from server.storage.tables import Row
 
 _HEADER, _UNITS = "header/", "units/"
-"""Begin the keys of the run's facts that hold a task's header, and the units of its head."""
+"""Begin the keys of the run's facts that hold a task's header, and the units of its head and loss."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -84,7 +84,10 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
             task: Header(said["count"], said["digest"], tuple(said["names"]), tuple(said["shape"]))
             for task, said in headers.items()
         },
-        {task: TargetUnits(**said) for task, said in units.items()},
+        {
+            task: TargetUnits(said["mean"], said["scale"], said["weights"] and tuple(said["weights"]))
+            for task, said in units.items()
+        },
     )
 
 
@@ -192,7 +195,13 @@ def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
         return None
     means = tuple((name, value, count) for name, value, count in found["means"])
     return TaskStatistics(
-        found["examples"], found["loss_sum"], found["right"], tuple(found["labels"]), tuple(found["moments"]), means
+        found["examples"],
+        found["loss_sum"],
+        found["right"],
+        tuple(found["labels"]),
+        tuple(found["moments"]),
+        means,
+        tuple((name, tuple(values)) for name, values in found["sums"]),
     )
 
 

@@ -135,7 +135,7 @@ def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
         for name, changes in own.items()
         for path in changes
         if any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
-        and not (path.startswith("tasks.") and path.endswith((".weight", ".auxiliary")))
+        and not (path.startswith("tasks.") and path.endswith((".weight", ".auxiliary", ".class_weights")))
     ]
     known = METHODS | {name: ComparedMethod(name, changes, forget=()) for name, changes in own.items()}
     unknown = [name for name in names if name not in known]

@@ -48,14 +48,16 @@ class Capabilities(_message.Message):
     def __init__(self, codecs: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., trains: _Optional[str] = ..., layers: _Optional[int] = ...) -> None: ...
 
 class TargetSums(_message.Message):
-    __slots__ = ("task", "mean", "squares")
+    __slots__ = ("task", "mean", "squares", "counts")
     TASK_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     SQUARES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     task: str
     mean: float
     squares: float
-    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ...) -> None: ...
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TaskHeader(_message.Message):
     __slots__ = ("task", "count", "digest", "names", "shape")
@@ -72,7 +74,7 @@ class TaskHeader(_message.Message):
     def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
-    __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary")
+    __slots__ = ("name", "type", "labels", "pair", "metrics", "weight", "auxiliary", "balanced", "class_weights")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,8 @@ class TaskDefinition(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     AUXILIARY_FIELD_NUMBER: _ClassVar[int]
+    BALANCED_FIELD_NUMBER: _ClassVar[int]
+    CLASS_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: str
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -87,7 +91,9 @@ class TaskDefinition(_message.Message):
     metrics: _containers.RepeatedScalarFieldContainer[str]
     weight: float
     auxiliary: bool
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., auxiliary: bool = ...) -> None: ...
+    balanced: bool
+    class_weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pair: bool = ..., metrics: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., auxiliary: bool = ..., balanced: bool = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TaskExamples(_message.Message):
     __slots__ = ("task", "examples", "validation")
@@ -260,14 +266,16 @@ class Evaluate(_message.Message):
     def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class TargetUnits(_message.Message):
-    __slots__ = ("task", "mean", "scale")
+    __slots__ = ("task", "mean", "scale", "weights")
     TASK_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     task: str
     mean: float
     scale: float
-    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., scale: _Optional[float] = ...) -> None: ...
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., scale: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ProximalTerm(_message.Message):
     __slots__ = ("scope", "mu", "version")
@@ -442,20 +450,30 @@ class TaskResult(_message.Message):
     def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ..., personal: _Optional[_Union[TaskStatistics, _Mapping]] = ...) -> None: ...
 
 class TaskStatistics(_message.Message):
-    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means")
+    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means", "sums")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     RIGHT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MOMENTS_FIELD_NUMBER: _ClassVar[int]
     MEANS_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     examples: int
     loss_sum: float
     right: int
     labels: _containers.RepeatedScalarFieldContainer[int]
     moments: _containers.RepeatedScalarFieldContainer[float]
     means: _containers.RepeatedCompositeFieldContainer[MeanMetric]
-    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ...) -> None: ...
+    sums: _containers.RepeatedCompositeFieldContainer[MetricSums]
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[MetricSums, _Mapping]]] = ...) -> None: ...
+
+class MetricSums(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class MeanMetric(_message.Message):
     __slots__ = ("metric", "value", "examples")

@@ -1,0 +1,99 @@
+"""Rows without labels, for a model to answer: one file, in any format that training data may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.data.array_examples import ArrayExamples
+from client.data.arrays import ARRAYS, ReadArrays, arrays_in, by_name, numbers_of, values_of
+from client.data.columns import ColumnNames, Table, checked_text, feature_columns, text_columns
+from client.data.example import Example
+from client.data.examples import RawExamples
+from client.data.files import read_all
+from client.data.formats import SUFFIXES
+from client.data.forms import FORMS
+from client.data.texts import TextExamples
+from common.encoders.row import ArrayEncoder
+from common.errors import DataError
+from common.inputs import Header
+from common.tasks import TaskDefinition
+from common.tasks.labels import CellError
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Rows to be answered."""
+
+    examples: RawExamples
+    """With labels that mean nothing."""
+    header: Header | None = None
+    """What the numbers of a row are, if rows are made of numbers."""
+    table: Table | None = None
+    """As it was read, where the file is a table."""
+
+
+def read_unlabelled(
+    path: Path, task: TaskDefinition, names: ColumnNames | None, encoder: ArrayEncoder | None, trained: Header | None
+) -> Unlabelled:
+    """The rows of a file; a label column in it is not read.
+
+    Args:
+        path: .npz with an array x, or a table.
+        task: what they are answered for.
+        names: which column is what, as for training.
+        encoder: what reads rows of numbers; None for texts.
+        trained: the numbers that the model was trained on, by whose names columns are found.
+
+    Raises:
+        DataError: the file is missing or unusable, in one line.
+    """
+    if not path.is_file():
+        raise DataError(f"--input: {path} does not exist; give a file of rows")
+    endings = SUFFIXES if encoder is None else (ARRAYS, *SUFFIXES)
+    if not path.name.removesuffix(".gz").endswith(endings):
+        raise DataError(f"--input: {path} is of no known format; use one of {', '.join(endings)}")
+    if encoder is None:
+        return _texts(read_all([path]), task, names)
+    return _arrays(path, task, names, encoder, trained)
+
+
+def _texts(table: Table, task: TaskDefinition, names: ColumnNames | None) -> Unlabelled:
+    chosen = text_columns(table, task, names, labelled=False)
+    examples, label = TextExamples(), task.type.no_label
+    for row in range(len(table)):
+        cells = [name for name in (chosen.text, chosen.text_pair) if name is not None]
+        texts = []
+        for name in cells:
+            try:
+                texts.append(checked_text(table.columns[name][row]))
+            except CellError as problem:
+                raise DataError(f"{table.place(row + 1)}, column {name!r}: {problem}") from None
+        examples.append(Example(texts[0], texts[1] if len(texts) > 1 else None, label))
+    if not examples:
+        raise DataError(f"{table.origin} has no rows; give at least one")
+    return Unlabelled(examples, table=table)
+
+
+def _arrays(
+    path: Path, task: TaskDefinition, names: ColumnNames | None, encoder: ArrayEncoder, trained: Header | None
+) -> Unlabelled:
+    wanted = names.features if names is not None else ()
+    if not wanted and trained is not None and len(trained.names) == trained.count:
+        wanted = trained.names
+    table = None
+    if path.name.endswith(ARRAYS):
+        arrays = arrays_in(path)
+        if "x" not in arrays:
+            raise DataError(f"{path}: array 'x' is missing; present are {', '.join(arrays) or 'none'}")
+        read = by_name(path, arrays, arrays["x"], np.empty(0), task, ColumnNames(features=wanted))
+    else:
+        table = read_all([path])
+        features = feature_columns(table, task, wanted)
+        read = ReadArrays(table.origin, numbers_of(table, features), [], ColumnNames(features=features), table)
+    values = values_of(read, task, encoder)
+    labels = task.type.targets(task, [task.type.no_label] * len(values))
+    header = Header.of(read.columns.features) if read.columns.features else Header.shaped(encoder.row_shape)
+    return Unlabelled(ArrayExamples(values, labels, FORMS[encoder.inputs]), header, table)

@@ -1,0 +1,39 @@
+"""What a model says of rows that nobody has labelled."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.data.batching import length_batches
+from client.data.examples import PreparedExamples
+from common.models.multitask import MultiTaskModel
+from common.targets import OWN_UNITS, TargetUnits
+from common.tasks import TaskDefinition
+from common.tasks.definition import not_finite
+
+
+def predict(
+    model: MultiTaskModel,
+    task: TaskDefinition,
+    examples: PreparedExamples,
+    batch_size: int,
+    units: TargetUnits = OWN_UNITS,
+) -> NDArray[np.float64]:
+    """Outputs of a task's head without dropout, (examples, outputs), in the order of the examples.
+
+    Those of a regression are in the units of its targets, not of its head.
+
+    Raises:
+        DataError: an output is not finite.
+    """
+    device = next(model.parameters()).device
+    found = np.empty((len(examples), task.outputs))
+    model.eval()
+    with torch.inference_mode():
+        for places in length_batches(examples.lengths, batch_size):
+            found[places] = model(task.name, examples.batch(places).to(device)).double().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise not_finite(task)
+    return units.targets(found)
