@@ -50,8 +50,8 @@ class TaskModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run."""
+class FinishedRun:
+    """What is left of a run when it has ended."""
 
     folder: Path
     """Its run folder: `fedmtl evaluate`, `export` and `verify` read it."""

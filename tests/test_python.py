@@ -16,7 +16,7 @@ from torch import nn
 
 import fedmtl
 from federated_main import main
-from fedmtl import FedMTLError, Run
+from fedmtl import FedMTLError, FinishedRun
 from fedmtl.simulated import completed
 from tests.federations import write_model
 from tests.pages import Block, blocks
@@ -67,7 +67,7 @@ def net(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
 
 def test_every_promised_name_is_there() -> None:
     assert [name for name in fedmtl.__all__ if not callable(getattr(fedmtl, name))] == []
-    with pytest.raises(AttributeError, match="has no attribute 'simulator'; it has FedMTLError, Run"):
+    with pytest.raises(AttributeError, match="has no attribute 'simulator'; it has FedMTLError, FinishedRun"):
         _ = fedmtl.simulator
 
 
@@ -103,7 +103,7 @@ def test_the_python_of_a_page_works(block: Block) -> None:
 
 
 def test_it_runs_where_a_loop_runs_already() -> None:
-    async def cell() -> Run:
+    async def cell() -> FinishedRun:
         return fedmtl.simulate(TASKS, sites(), {"mlp": {"hidden": [8]}}, {"training.num_rounds": 1})
 
     assert asyncio.run(cell()).report.model_digest == asyncio.run(cell()).report.model_digest
