@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.array_examples import BRIGHTEST
-from client.data.batching import length_batches
 from client.data.given import labelled
+from client.training.prediction import predict
 from common.errors import ModelError
 from common.inputs.arrays import ArrayBatch
 from common.models.multitask import MultiTaskModel
@@ -79,7 +80,7 @@ class FinishedRun:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
         return TaskModel(saved.model.model.part([task]).eval(), task, saved.units_of(task)).eval()
 
-    def predict(self, task: str, x: Sequence[Any]) -> list[str] | np.ndarray[Any, np.dtype[np.float64]]:
+    def predict(self, task: str, x: Sequence[Any]) -> list[str] | NDArray[np.float64]:
         """The answers for rows or texts: names of labels, or of a regression the numbers, float64 (rows,).
 
         Raises:
@@ -97,13 +98,10 @@ class FinishedRun:
         unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)
         rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
         prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
-        outputs = np.empty((len(prepared), definition.outputs))
-        with torch.inference_mode():
-            for places in length_batches(prepared.lengths, saved.config.training.eval_batch_size):
-                outputs[places] = model(task, prepared.batch(places)).double().numpy()
+        batch = saved.config.training.eval_batch_size
+        outputs = predict(model, definition, prepared, batch, units)
         if definition.type.has_units:
-            numbers: np.ndarray[Any, np.dtype[np.float64]] = units.targets(outputs[:, 0])
-            return numbers
+            return outputs[:, 0]
         return [definition.labels[place] for place in outputs.argmax(axis=1)]
 
     def _saved(self, task: str) -> SavedRun:
