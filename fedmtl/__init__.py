@@ -8,15 +8,15 @@ from fedmtl.rooms import require_own_rooms
 if TYPE_CHECKING:
     from common.errors import FedMTLError
     from fedmtl.description import classification, module, regression
-    from fedmtl.run import Run
+    from fedmtl.run import FinishedRun
     from fedmtl.simulated import simulate
 
 __version__ = "0.1.0"
-__all__ = ["FedMTLError", "Run", "classification", "module", "regression", "simulate"]
+__all__ = ["FedMTLError", "FinishedRun", "classification", "module", "regression", "simulate"]
 
 _PLACES = {
     "FedMTLError": "common.errors",
-    "Run": "fedmtl.run",
+    "FinishedRun": "fedmtl.run",
     "classification": "fedmtl.description",
     "module": "fedmtl.description",
     "regression": "fedmtl.description",

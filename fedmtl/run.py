@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.array_examples import BRIGHTEST
@@ -50,8 +51,8 @@ class TaskModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run."""
+class FinishedRun:
+    """What is left of a run when it has ended."""
 
     folder: Path
     """Its run folder: `fedmtl evaluate`, `export` and `verify` read it."""
@@ -79,7 +80,7 @@ class Run:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
         return TaskModel(saved.model.model.part([task]).eval(), task, saved.units_of(task)).eval()
 
-    def predict(self, task: str, x: Sequence[Any]) -> list[str] | np.ndarray[Any, np.dtype[np.float64]]:
+    def predict(self, task: str, x: Sequence[Any]) -> list[str] | NDArray[np.float64]:
         """The answers for rows or texts: names of labels, or of a regression the numbers, float64 (rows,).
 
         Raises:
@@ -97,7 +98,8 @@ class Run:
         unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)
         rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
         prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
-        outputs = predict(model, definition, prepared, saved.config.training.eval_batch_size, units)
+        batch = saved.config.training.eval_batch_size
+        outputs = predict(model, definition, prepared, batch, units)
         if definition.type.has_units:
             return outputs[:, 0]
         return [definition.labels[place] for place in outputs.argmax(axis=1)]

@@ -20,7 +20,7 @@ from common.config import Config, load_config
 from common.encoders.table import ENCODERS
 from common.errors import ConfigError, DataError
 from common.names import RULE, is_id
-from fedmtl.run import Run
+from fedmtl.run import FinishedRun
 from simulation.app import simulate as run_simulation
 from simulation.population import VirtualClient
 
@@ -37,7 +37,7 @@ def simulate(
     encoder: str | Mapping[str, Mapping[str, object]],
     settings: Mapping[str, object] | None = None,
     run_dir: str | Path | None = None,
-) -> Run:
+) -> FinishedRun:
     """Train one model for several tasks whose rows lie at several sites, and wait for it.
 
     Args:
@@ -62,7 +62,7 @@ def simulate(
         report = completed(run_simulation(config, False, None, clients, rows))
     finally:
         torch.set_num_threads(threads)
-    return Run(Path(folder), report)
+    return FinishedRun(Path(folder), report)
 
 
 def _configuration(
@@ -135,9 +135,8 @@ def completed(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with ThreadPoolExecutor(1) as thread:
-        found = thread.submit(asyncio.run, noted())
         try:
-            return found.result()
+            return thread.submit(asyncio.run, noted()).result()
         except KeyboardInterrupt:
             for loop, task in running:
                 loop.call_soon_threadsafe(task.cancel)

@@ -231,7 +231,7 @@ def test_every_command_of_the_pages_works(tmp_path, monkeypatch):
             (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
     sections: dict[tuple[str, str], list[list[str]]] = {}
     for block in blocks():
-        assert block.language in ("sh", "text", "yaml", "mermaid"), (
+        assert block.language in ("sh", "python", "text", "yaml", "mermaid"), (
             f"{block.page}, {block.section}: a block without a known language"
         )
         if block.language == "sh":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import nn
 
 import fedmtl
 from federated_main import main
-from fedmtl import FedMTLError, Run
+from fedmtl import FedMTLError, FinishedRun
 from fedmtl.simulated import completed
 from tests.federations import write_model
+from tests.pages import Block, blocks
 from tests.processes import log_given_back
 
 NET = """
@@ -65,7 +67,7 @@ def net(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
 
 def test_every_promised_name_is_there() -> None:
     assert [name for name in fedmtl.__all__ if not callable(getattr(fedmtl, name))] == []
-    with pytest.raises(AttributeError, match="has no attribute 'simulator'; it has FedMTLError, Run"):
+    with pytest.raises(AttributeError, match="has no attribute 'simulator'; it has FedMTLError, FinishedRun"):
         _ = fedmtl.simulator
 
 
@@ -93,8 +95,15 @@ def test_a_module_of_ones_own_learns_two_tasks_and_predicts(
     assert again.report.model_digest == run.report.model_digest and again.folder != run.folder
 
 
+@pytest.mark.parametrize("block", [block for block in blocks() if block.language == "python"], ids=lambda b: b.section)
+def test_the_python_of_a_page_works(block: Block) -> None:
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    assert {score.task for score in names["run"].history} == {*names["tasks"]}
+
+
 def test_it_runs_where_a_loop_runs_already() -> None:
-    async def cell() -> Run:
+    async def cell() -> FinishedRun:
         return fedmtl.simulate(TASKS, sites(), {"mlp": {"hidden": [8]}}, {"training.num_rounds": 1})
 
     assert asyncio.run(cell()).report.model_digest == asyncio.run(cell()).report.model_digest
@@ -104,7 +113,7 @@ def test_an_interruption_in_a_notebook_ends_the_run() -> None:
     ended = []
 
     async def work() -> None:
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does: to the process, not to this thread
         try:
             await asyncio.Event().wait()
         finally:

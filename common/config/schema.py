@@ -137,11 +137,8 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _dir_means_files(cls, body: Any) -> Any:
-        if (
-            isinstance(body, dict)
-            and body.get("dir") is not None
-            and body.get("source", "builtin") in ("builtin", "given")
-        ):
+        named = isinstance(body, dict) and body.get("dir") is not None
+        if named and body.get("source", "builtin") in ("builtin", "given"):
             return {**body, "source": "files"}
         return body
 
