@@ -32,7 +32,7 @@ from client.data.examples import prepare
 from client.training.compact import compact_vocabulary
 from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step, train
 from common.config import Config, load_config
-from common.config.schema import ModelSection
+from common.config.model_section import ModelSection
 from common.inputs.texts import TextBatch
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer

@@ -15,6 +15,7 @@ from common.bodies import TrainingSettings
 from common.config.aggregation_section import AggregationSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
+from common.config.model_section import ModelSection
 from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
 from common.config.values import (
@@ -30,15 +31,7 @@ from common.config.values import (
     TaskName,
     group_tree,
 )
-from common.encoders.conv1d import Conv1dEncoder
-from common.encoders.conv2d import Conv2dEncoder
-from common.encoders.gru import GRUEncoder
-from common.encoders.mlp import MLPEncoder
-from common.encoders.module import ModuleEncoder
-from common.encoders.row import ArrayEncoder
-from common.encoders.table import ENCODERS
-from common.inputs import INPUT_KINDS, Header, InputKind, input_of
-from common.methods.choice import table
+from common.inputs import Header
 from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
@@ -63,59 +56,6 @@ class RunSection(Section):
     def folder(self) -> Path:
         """Where the coordinator keeps models, journal and reports."""
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
-
-
-class ModelSection(Section):
-    """The encoder, where its weights and tokenizer come from, and how texts are read.
-
-    `tokenizer` is a folder or a vocab.txt (None: the model's own); `warm_start` is the folder of an earlier run, from
-    which encoder and heads start; `max_length` is in tokens. Encoders of our own read rows of numbers instead.
-    """
-
-    server_model: Location = "prajjwal1/bert-tiny"
-    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru |
-    module"""
-    client_model: Location | None = None
-    """the same as server_model, or left out; for fewer layers see client.layers"""
-    weights: Literal["auto", "pretrained", "random"] = "auto"
-    """auto (pretrained if they can be had, else random) | pretrained | random"""
-    tokenizer: Location | None = None
-    """folder or vocab.txt; null: the one that belongs to the model"""
-    warm_start: Location | None = None
-    """run folder of an earlier run: start from its newest encoder and heads"""
-    pair_mode: Literal["siamese", "cross"] = "siamese"
-    """how two texts are read: siamese (each by itself) | cross (as one sequence)"""
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """tokens, 8 to 8192; longer texts are cut"""
-    hub_timeout_seconds: Seconds = 10.0
-    """how long to wait for the hub before going on without it"""
-    mlp: Annotated[MLPEncoder, Chosen(table(MLPEncoder))] | None = None
-    """of server_model mlp: layers over rows of numbers"""
-    conv2d: Annotated[Conv2dEncoder, Chosen(table(Conv2dEncoder))] | None = None
-    """of server_model conv2d: convolutions over images"""
-    conv1d: Annotated[Conv1dEncoder, Chosen(table(Conv1dEncoder))] | None = None
-    """of server_model conv1d: convolutions over sequences"""
-    gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
-    """of server_model gru: recurrent units over sequences"""
-    module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
-    """of server_model module: a torch module of your own"""
-
-    @property
-    def inputs(self) -> InputKind:
-        """What examples are made of."""
-        encoder = self.array_encoder
-        return input_of(self.server_model) if encoder is None else INPUT_KINDS[encoder.inputs]
-
-    @property
-    def array_encoder(self) -> ArrayEncoder | None:
-        """The encoder of ours that `server_model` names, where it is described."""
-        found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
-        return found
-
-    def allow_encoder(self) -> None:
-        """Let this process build the encoder from a description, if it is one of ours; see `ModuleEncoder`."""
-        if self.array_encoder is not None:
-            self.array_encoder.allow()
 
 
 class DataSection(Section):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # see `common.inputs.kind`
     import torch
     from torch import Tensor
 
-    from common.config.schema import Config, ModelSection
+    from common.config.model_section import ModelSection
+    from common.config.schema import Config
 
 _REMEDY = "only texts have this; leave the key out, or name a text encoder as model.server_model"
 _TEXT_KEYS = ("tokenizer", "pair_mode", "max_length")

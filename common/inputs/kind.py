@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from common.config.schema import Config, ModelSection
+    from common.config.model_section import ModelSection
+    from common.config.schema import Config
 
 Checks: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
 """Checks of a configuration, each with the sections that it reads; they give `path: problem; remedy` lines."""

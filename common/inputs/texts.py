@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # see `common.inputs.kind`
     import torch
     from torch import Tensor
 
-    from common.config.schema import Config, ModelSection
+    from common.config.model_section import ModelSection
+    from common.config.schema import Config
 
 BUILTIN_TASKS = ("sst2", "qqp", "stsb")
 
