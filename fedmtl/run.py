@@ -89,10 +89,8 @@ class FinishedRun:
         """
         saved = self._saved(task)
         definition, model, units = saved.model.tasks[task], saved.model.model, saved.units_of(task)
-        if definition.type.name not in ("classification", "regression"):
-            raise ModelError(
-                f"task '{task}' is a {definition.type}; predictions are of classifications and regressions"
-            )
+        if not (definition.type.answer and definition.type.one_label):
+            raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
         architecture = saved.model.architecture
         tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
         unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)

@@ -135,9 +135,10 @@ def completed(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(asyncio.run, noted())
         try:
-            return thread.submit(asyncio.run, noted()).result()
-        except KeyboardInterrupt:
-            for loop, task in running:
-                loop.call_soon_threadsafe(task.cancel)
-            raise
+            return found.result()
+        finally:  # an interruption, or whatever else ends the wait: the thread must not go on
+            if not found.done():
+                for loop, task in running:
+                    loop.call_soon_threadsafe(task.cancel)

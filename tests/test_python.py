@@ -122,9 +122,12 @@ def test_an_interruption_in_a_notebook_ends_the_run() -> None:
     async def cell() -> None:
         completed(work())
 
-    loop = asyncio.new_event_loop()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell())
+    loop, before = asyncio.new_event_loop(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        signal.signal(signal.SIGINT, before)
     loop.close()
     assert ended == [True]
 

@@ -46,7 +46,7 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
         found = [found[0].take(training), found[0].take(scored)]
     caps = request.train_samples, request.val_samples
     train, validation = (rows.take(np.arange(len(rows))[:most]) for rows, most in zip(found, caps, strict=True))
-    headers = (Header.shaped(train.values.shape[1:]),) if isinstance(train, ArrayExamples) else ()
+    headers = (Header.shaped(request.encoder.row_shape),) if request.encoder is not None else ()
     return TaskData(train, validation, f"given in Python ({where})", headers=headers)
 
 
