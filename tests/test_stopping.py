@@ -114,7 +114,7 @@ def handles(pid: int, number: signal.Signals) -> bool:
 
 def script(text: str) -> subprocess.Popen[str]:
     """A program of a few lines that uses this project's way with signals."""
-    head = "import asyncio, threading, time\nfrom common.stopping import asking, at_the_end, end_within, heard\n"
+    head = "import asyncio, threading, time\nfrom common.stopping import asking, at_the_end, end_within, noticed\n"
     command = [sys.executable, "-u", "-c", head + text]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -126,7 +126,7 @@ def lines(process: subprocess.Popen[str], count: int) -> list[str]:
 
 def test_a_main_thread_that_is_busy_does_not_hold_up_the_end() -> None:
     with script(
-        "with heard(), at_the_end(lambda: print('last words')):\n  print('ready')\n  time.sleep(10**6)"
+        "with noticed(), at_the_end(lambda: print('last words')):\n  print('ready')\n  time.sleep(10**6)"
     ) as process:
         assert lines(process, 1) == ["ready"]
         process.terminate()
@@ -142,9 +142,9 @@ async def go():
         print("ready")
         await stop.wait()
     print("in good order")
-    if request.heard:
+    if request.noticed:
         end_within(0.1, 0)
-with heard():
+with noticed():
     asyncio.run(go())
 """
 
