@@ -89,10 +89,11 @@ def to_examples(table: Table, task: TaskDefinition, names: ColumnNames | None) -
 
 
 def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list[Example]:
-    """The table's rows in order, checked; `chosen` comes from `text_columns`."""
+    """The table's rows in order, checked; `chosen` comes from `text_columns`, and without a label none is read."""
     text, text_pair = chosen.text or "", chosen.text_pair
     label = chosen.label or text
-    parse = task.type.label_parser(task)
+    unlabelled = task.type.reads_labels and chosen.label is None
+    parse = (lambda _: task.type.no_label) if unlabelled else task.type.label_parser(task)
     examples = []
     column = text
     cells = zip(table.columns[text], table.columns[text_pair or text], table.columns[label], strict=True)
@@ -101,9 +102,9 @@ def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list
             continue
         try:
             column = text
-            checked = checked_text(first)
+            checked = _checked(first)
             column = text_pair or text
-            checked_pair = checked_text(second) if text_pair else None
+            checked_pair = _checked(second) if text_pair else None
             column = label
             examples.append(Example(checked, checked_pair, parse(value)))
         except CellError as problem:
@@ -117,12 +118,7 @@ def _blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def checked_text(value: object) -> str:
-    """A cell that is a text.
-
-    Raises:
-        CellError: it is none.
-    """
+def _checked(value: object) -> str:
     if _blank(value):
         raise CellError("the text is empty; fill it in or remove the row")
     if not isinstance(value, str):

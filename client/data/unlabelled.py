@@ -9,8 +9,7 @@ import numpy as np
 
 from client.data.array_examples import ArrayExamples
 from client.data.arrays import ARRAYS, ReadArrays, arrays_in, by_name, numbers_of, values_of
-from client.data.columns import ColumnNames, Table, checked_text, feature_columns, text_columns
-from client.data.example import Example
+from client.data.columns import ColumnNames, Table, examples_in, feature_columns, text_columns
 from client.data.examples import RawExamples
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
@@ -20,7 +19,6 @@ from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
 from common.tasks import TaskDefinition
-from common.tasks.labels import CellError
 
 
 @dataclass(frozen=True)
@@ -56,25 +54,10 @@ def read_unlabelled(
     if not path.name.removesuffix(".gz").endswith(endings):
         raise DataError(f"--input: {path} is of no known format; use one of {', '.join(endings)}")
     if encoder is None:
-        return _texts(read_all([path]), task, names)
+        table = read_all([path])
+        chosen = text_columns(table, task, names, labelled=False)
+        return Unlabelled(TextExamples(examples_in(table, task, chosen)), table=table)
     return _arrays(path, task, names, encoder, trained)
-
-
-def _texts(table: Table, task: TaskDefinition, names: ColumnNames | None) -> Unlabelled:
-    chosen = text_columns(table, task, names, labelled=False)
-    examples, label = TextExamples(), task.type.no_label
-    for row in range(len(table)):
-        cells = [name for name in (chosen.text, chosen.text_pair) if name is not None]
-        texts = []
-        for name in cells:
-            try:
-                texts.append(checked_text(table.columns[name][row]))
-            except CellError as problem:
-                raise DataError(f"{table.place(row + 1)}, column {name!r}: {problem}") from None
-        examples.append(Example(texts[0], texts[1] if len(texts) > 1 else None, label))
-    if not examples:
-        raise DataError(f"{table.origin} has no rows; give at least one")
-    return Unlabelled(examples, table=table)
 
 
 def _arrays(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin
 
 from common.errors import ModelError
@@ -100,9 +101,7 @@ def shape_problems(key: str, shape: Sequence[int], dimensions: str, count: int |
         return [f"{key}: {len(shape)} numbers; write {dimensions}"]
     if found := sizes_problems(key, shape):
         return found
-    size = 1
-    for extent in shape:
-        size *= extent
+    size = prod(shape)
     return [f"{key}: a row has {size} numbers; {MOST_VALUES} is the most"] if size > MOST_VALUES else []
 
 
