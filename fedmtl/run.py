@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.array_examples import BRIGHTEST
-from client.data.given import labelled
+from client.data.given import labelled, rows_in
 from client.training.prediction import predict
 from common.errors import ModelError
 from common.inputs.arrays import ArrayBatch
@@ -80,8 +79,8 @@ class FinishedRun:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
         return TaskModel(saved.model.model.part([task]).eval(), task, saved.units_of(task)).eval()
 
-    def predict(self, task: str, x: Sequence[Any]) -> list[str] | NDArray[np.float64]:
-        """The answers for rows or texts: names of labels, or of a regression the numbers, float64 (rows,).
+    def predict(self, task: str, x: Any) -> list[str] | NDArray[np.float64]:
+        """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
 
         Raises:
             ModelError: see `model`; or the task is neither a classification nor a regression.
@@ -93,7 +92,7 @@ class FinishedRun:
             raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
         architecture = saved.model.architecture
         tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
-        unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)
+        unknown = [definition.labels[0] if definition.labels else 0.0] * rows_in(x)
         rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
         prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
         batch = saved.config.training.eval_batch_size

@@ -19,6 +19,7 @@ from client.data.sources import finished
 from common.config import Config, load_config
 from common.encoders.table import ENCODERS
 from common.errors import ConfigError, DataError
+from common.methods.choice import parameters_of
 from common.names import RULE, is_id
 from fedmtl.run import FinishedRun
 from simulation.app import simulate as run_simulation
@@ -43,7 +44,8 @@ def simulate(
     Args:
         tasks: name -> `classification(...)`, `regression(...)` or another task's section.
         sites: name -> task -> (x, y), or (x, y, x_validation, y_validation). x are arrays or tensors (rows, ...) of the
-            encoder's shape, or texts; of (x, y), every fourth row is for validation.
+            encoder's shape, texts, or for `tabular` DataFrames or {column: list}; of (x, y), every fourth row is for
+            validation.
         encoder: `module(Net, width=64)`; one of ours, such as {"mlp": {"hidden": [64]}}; or for texts the name or the
             folder of a model, such as "prajjwal1/bert-tiny". The shape of rows is taken from the first site's.
         settings: any other keys of the configuration, such as {"training.num_rounds": 5}.
@@ -108,7 +110,10 @@ def _first_shape(sites: Sites) -> tuple[int, ...]:
 
 def _fitted(name: str, parameters: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, object]:
     """An encoder's parameters, with the shape of rows where they do not say it."""
-    if name == "mlp":
+    known = parameters_of(ENCODERS[name])
+    if "columns" in known:
+        return dict(parameters)
+    if "features" in known:
         return {"features": int(np.prod(shape)), **parameters}
     read = {"reads": READS.get(len(shape), "numbers")} if name == "module" else {}
     return {"shape": [*shape], **read, **parameters}

@@ -23,6 +23,7 @@ from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.row import ArrayEncoder
+from common.encoders.tabular import TabularEncoder
 from common.errors import ConfigError, DataError, ModelError
 from common.inputs import input_described
 from common.inputs.arrays import encoder_described
@@ -38,6 +39,7 @@ ENCODERS: dict[str, ArrayEncoder] = {
     "conv2d without norm": Conv2dEncoder((1, 8, 6), (4,), norm="none", hidden=5),
     "conv1d": Conv1dEncoder((12, 2), (4, 6), hidden=5),
     "gru": GRUEncoder((7, 2), hidden=5, layers=2),
+    "tabular": TabularEncoder({"x": "number", "kind": ["p", "q", "r"], "y": "log", "size": ["s", "t"]}, (5,), 3),
 }
 CLIENTS = (("a", ("a0",), "1/2"), ("b", ("a0",), "2/2"), ("c", ("b1",), "1/2"), ("d", ("a0", "b1"), "2/2"))
 MIN = "federation.min_clients=4"

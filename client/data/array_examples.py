@@ -50,14 +50,25 @@ class ArrayExamples:
 
         Mean and deviation are those of one client's rows of one task, in float64, and never leave it.
         """
-        wide, axes = self.values.astype(np.float64), self.form.averaged
-        mean, deviation = wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
+        mean, deviation = self._mean_and_deviation()
         scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
 
         def scaled(rows: ArrayExamples) -> ArrayExamples:
             return replace(rows, values=((rows.values - mean) * scale).astype(np.float32))
 
         return scaled(self), scaled(others)
+
+    def _mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each feature or channel, as arrays that fit to the rows; 0 and 1 where there is nothing to average."""
+        wide, axes = self.values.astype(np.float64), self.form.averaged
+        if not self.form.by_column:
+            return wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
+        missing = np.isnan(wide)
+        unknown = [*self.form.categories, *np.flatnonzero(missing.all(axis=0))]
+        wide[:, unknown], missing[:, unknown] = 0.0, False
+        mean, deviation = (of(axis=0, keepdims=True, where=~missing) for of in (wide.mean, wide.std))
+        deviation[:, unknown] = 1.0
+        return mean, deviation
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

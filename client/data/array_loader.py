@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.arrays import ENDINGS, ReadArrays, checked, holds_splits, read_arrays, read_file, read_images
+from client.data.arrays import ARRAYS, ENDINGS, ReadArrays, checked, holds_splits, read_arrays, read_file, read_images
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
-from client.data.files import SPLIT_NAMES, find
+from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
 from client.data.request import DataRequest, shard
 from client.data.synthetic import generate_rows
+from client.data.tables import read_columns
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -45,7 +48,7 @@ def _generated(request: DataRequest) -> TaskData:
     train = generate_rows(request.task, encoder, "train", samples[0] * parts, request.seed)
     validation = generate_rows(request.task, encoder, "validation", samples[1] * parts, request.seed)
     train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
-    return TaskData(train, validation, "synthetic (built-in)", headers=(Header.shaped(encoder.row_shape),))
+    return TaskData(train, validation, "synthetic (built-in)", headers=(header_of(encoder),))
 
 
 def read_rows(
@@ -79,17 +82,22 @@ def read_rows(
         if validation is not None or not scored:
             rows = checked(train, task, encoder)
             none = rows.take(np.empty(0, dtype=np.int64))
-            return _data(train, rows, none if validation is None else checked(validation, task, encoder), str(own))
-    paths = find(folder, (task.name,), ENDINGS)
-    if paths and paths[0].suffix == ".npz" and holds_splits(paths[0]):
+            scored_on = none if validation is None else checked(validation, task, encoder)
+            return _data(encoder, train, rows, scored_on, str(own))
+    form = FORMS[encoder.inputs]
+    paths = find(folder, (task.name,), SUFFIXES if form.by_column else ENDINGS)
+    if paths and paths[0].suffix == ARRAYS and holds_splits(paths[0]):
         train, validation = (read_arrays(paths[0], task, names, split=split) for split in ("train", "validation"))
-        return _data(train, checked(train, task, encoder), checked(validation, task, encoder), str(paths[0]))
+        return _data(encoder, train, checked(train, task, encoder), checked(validation, task, encoder), str(paths[0]))
     if paths:
-        read = read_file(paths, task, names)
-    elif FORMS[encoder.inputs].from_image_files and train is None and is_image_folder(own):
+        read = _file(paths, task, encoder, names)
+    elif form.from_image_files and train is None and is_image_folder(own):
         read = read_images(own, encoder)
-    elif (folder / ALL).is_file():
+    elif (folder / ALL).is_file() and not form.by_column:
         read = read_arrays(folder / ALL, task, names, whose=True)
+    elif form.by_column:
+        needed = f"{task.name}/train with {task.name}/validation, or {task.name}, each as {_OTHERS}"
+        raise DataError(f"data folder {folder} has no table of task {task.name}; needed {needed}")
     elif train is not None:
         raise DataError(f"{own} has no validation file; name it validation with .npz or .csv, or write val_samples: 0")
     else:
@@ -99,7 +107,7 @@ def read_rows(
     if len(whole) < 2:
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
-    return _data(read, whole.take(training), whole.take(validating), read.origin)
+    return _data(encoder, read, whole.take(training), whole.take(validating), read.origin)
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -116,16 +124,25 @@ def _split(
     own: Path, split: str, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
 ) -> ReadArrays | None:
     """The rows of a split in the task's own folder, if it has any."""
-    if paths := find(own, SPLIT_NAMES[split], ENDINGS):
-        return read_file(paths, task, names)
-    if not FORMS[encoder.inputs].from_image_files:
+    form = FORMS[encoder.inputs]
+    if paths := find(own, SPLIT_NAMES[split], SUFFIXES if form.by_column else ENDINGS):
+        return _file(paths, task, encoder, names)
+    if not form.from_image_files:
         return None
     folders = (own / name for name in SPLIT_NAMES[split])
     return next((read_images(folder, encoder) for folder in folders if is_image_folder(folder)), None)
 
 
-def _data(read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str) -> TaskData:
-    named = read.columns.features
-    header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
+def _file(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None) -> ReadArrays:
+    if FORMS[encoder.inputs].by_column:
+        return read_columns(read_all(paths), task, names, encoder)
+    return read_file(paths, task, names)
+
+
+def _data(
+    encoder: ArrayEncoder, read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str
+) -> TaskData:
+    named = () if encoder.row_names else read.columns.features
+    header = Header.of(named) if named else header_of(encoder)
     notes = read.table.notes if read.table is not None else ()
     return TaskData(train, validation, origin, read.columns, (header,), notes)

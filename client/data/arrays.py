@@ -16,7 +16,7 @@ from client.data.array_examples import ArrayExamples
 from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
-from client.data.forms import FORMS
+from client.data.forms import form_of
 from client.data.image_folders import read_image_folder
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
@@ -213,14 +213,14 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
 
 def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
     """The rows as the encoder reads them, with their labels; finite, and of its shape."""
-    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), FORMS[encoder.inputs])
+    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), form_of(encoder))
 
 
 def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
     """The same without the labels, (rows, *shape)."""
     if not len(read.features):
         raise DataError(f"{read.origin} has no rows; give at least one")
-    form, wanted = FORMS[encoder.inputs], encoder.row_shape
+    form, wanted = form_of(encoder), encoder.row_shape
     x = form.fit(read.features, wanted)
     if x.shape[1:] != wanted:
         raise _another_shape(read, x.shape[1:], task, encoder)
@@ -228,7 +228,7 @@ def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> 
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(values)
+    good = np.isfinite(values) | np.isnan(x) if form.by_column else np.isfinite(values)
     if not good.all():
         row, number = divmod(int((~good).argmax()), math.prod(wanted))
         raise DataError(

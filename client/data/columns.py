@@ -162,7 +162,7 @@ def number_columns(table: Table, task: TaskDefinition, names: ColumnNames | None
     names = names or ColumnNames()
     label = label_column(table, task, names.label, names.features)
     if names.features:
-        _require(table, names.features, f"tasks.{task.name}.columns.features")
+        require_columns(table, names.features, f"tasks.{task.name}.columns.features")
         return ColumnNames(label=label, features=names.features)
     remedy = f"name those that are in tasks.{task.name}.columns.features"
     features = tuple(name for name in table.columns if name != label)
@@ -184,7 +184,7 @@ def number_columns(table: Table, task: TaskDefinition, names: ColumnNames | None
 def feature_columns(table: Table, task: TaskDefinition, wanted: Sequence[str]) -> tuple[str, ...]:
     """The columns of the features of a table without labels: those that are wanted, else all but a usual label."""
     if wanted:
-        _require(table, wanted, f"tasks.{task.name}.columns.features")
+        require_columns(table, wanted, f"tasks.{task.name}.columns.features")
         return tuple(wanted)
     usual = {_plain(name) for name in LABELS}
     return tuple(name for name in table.columns if _plain(name) not in usual)
@@ -213,7 +213,7 @@ def _find(
     """The columns for a role: those that a person named, else the only ones with usual names, whatever their case."""
     key = f"tasks.{task.name}.columns.{role}"
     if named:
-        _require(table, named, key)
+        require_columns(table, named, key)
         return tuple(named)
     free: dict[str, list[str]] = {}
     for name in table.columns:
@@ -234,7 +234,12 @@ def _plain(name: str) -> str:
     return _COPY.sub("", name).casefold()
 
 
-def _require(table: Table, names: Sequence[str], key: str) -> None:
+def require_columns(table: Table, names: Sequence[str], key: str) -> None:
+    """Check that a table has these columns, which `key` of the configuration names.
+
+    Raises:
+        DataError: the first one that is missing.
+    """
     missing = next((name for name in names if name not in table.columns), None)
     if missing is not None:
         raise _missing(table, missing, key)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from common.inputs.arrays import Images, Numbers, Sequences
+from common.encoders.row import ArrayEncoder
+from common.inputs.arrays import Images, Numbers, Sequences, Tables
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -27,6 +28,10 @@ class ArrayForm:
     """The axes over which mean and deviation are taken where they are standardised."""
     from_image_files: bool = False
     """Whether they may also come as image files."""
+    by_column: bool = False
+    """Whether the encoder names the columns of tables that they are made of, where numbers may be missing."""
+    categories: Shape = ()
+    """Which numbers of a row are places of categories, which have neither mean nor deviation."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
 
@@ -50,6 +55,12 @@ def _sequence(x: Array, shape: Shape) -> Array:
 
 FORMS = {
     Numbers.name: ArrayForm(Numbers.name, _flat, averaged=(0,)),
+    Tables.name: ArrayForm(Tables.name, _flat, averaged=(0,), by_column=True),
     Images.name: ArrayForm(Images.name, _image, averaged=(0, 2, 3), from_image_files=True, keeps_bytes=True),
     Sequences.name: ArrayForm(Sequences.name, _sequence, averaged=(0, 1)),
 }
+
+
+def form_of(encoder: ArrayEncoder) -> ArrayForm:
+    """The form of the rows that an encoder reads."""
+    return replace(FORMS[encoder.inputs], categories=encoder.categories)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from client.data.arrays import ReadArrays, checked
 from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.examples import TaskData
+from client.data.forms import FORMS
 from client.data.request import DataRequest
+from client.data.tables import column_table, read_columns
 from client.data.texts import TextExamples
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
-from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 from common.tasks.labels import CellError
@@ -46,8 +49,13 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
         found = [found[0].take(training), found[0].take(scored)]
     caps = request.train_samples, request.val_samples
     train, validation = (rows.take(np.arange(len(rows))[:most]) for rows, most in zip(found, caps, strict=True))
-    headers = (Header.shaped(request.encoder.row_shape),) if request.encoder is not None else ()
+    headers = (header_of(request.encoder),) if request.encoder is not None else ()
     return TaskData(train, validation, f"given in Python ({where})", headers=headers)
+
+
+def rows_in(x: Any) -> int:
+    """How many rows Python code gave: as an array or list, or by column."""
+    return len(next(iter(x.values()), ())) if isinstance(x, Mapping) else len(x)
 
 
 def labelled(
@@ -58,8 +66,14 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
-    if len(x) != len(y):
-        raise DataError(f"{where}, task {task.name}: {len(x)} rows and {len(y)} labels; give one label for each row")
+    if (count := rows_in(x)) != len(y):
+        raise DataError(f"{where}, task {task.name}: {count} rows and {len(y)} labels; give one label for each row")
+    if encoder is not None and FORMS[encoder.inputs].by_column:
+        if not hasattr(x, "keys"):
+            said = f"rows are of type {type(x).__name__}"
+            raise DataError(f"{where}, task {task.name}: {said}; give a DataFrame, or lists by column")
+        table = read_columns(column_table(where, x), task, None, encoder, labelled=False)
+        return checked(replace(table, labels=np.asarray(y)), task, encoder)
     if encoder is not None:
         read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames())
         if read.features.dtype.kind not in "fiub":

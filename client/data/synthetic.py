@@ -1,6 +1,7 @@
 """Generated rows of numbers for any task: all tasks look at the same few hidden directions of the same space.
 
-A flat row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. An image or sequence
+A flat row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. Of a table, a
+category stands for a range of its number, and a few values are missing. An image or sequence
 is noise with a few patterns at random places, of normally distributed strengths; tasks know the tanh of
 these. A task's own weights turn that into class scores, one yes or no per label, or a number; noise covers a part.
 What an encoder learns for one task therefore serves the others.
@@ -14,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.forms import FORMS
+from client.data.forms import form_of
 from common.encoders.row import ArrayEncoder
+from common.encoders.tabular import MISSING, NAMED, TabularEncoder
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
 DIRECTIONS = 8
 NOISE = 0.25
+GAPS = 0.05
+"""The share of values that are missing in a table."""
 PATTERNS = 4
 PATTERN_EDGE = 3
 PATTERN_STRENGTH = 2.0
@@ -42,10 +46,14 @@ def generate_rows(
     draw = _flat if len(shape) == 1 else _patterned
     values, known, noise = draw(shape, common, rng, count, task.outputs)
     scores = np.tanh(2.0 * known) @ weights * 2.0 + NOISE * noise
-    return ArrayExamples(values, task.type.drawn(scores), FORMS[encoder.inputs])
+    form = form_of(encoder)
+    if form.by_column:
+        gaps = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, split, "gaps")))
+        values = _columns(values, encoder, gaps)
+    return ArrayExamples(values, task.type.drawn(scores), form)
 
 
-# Both draw one row after the other, so that more rows never change earlier ones.
+# All draw one row after the other, so that more rows never change earlier ones.
 
 
 def _flat(
@@ -76,3 +84,16 @@ def _patterned(
             values[place] += strengths[row, pattern] * patterns[pattern]
         rows[row] = values
     return rows, strengths, noise
+
+
+def _columns(rows: NDArray[np.float32], encoder: ArrayEncoder, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Flat rows as those of a table: categories are equally frequent ranges of their numbers."""
+    assert isinstance(encoder, TabularEncoder)
+    missing = rng.random(rows.shape) < GAPS
+    found = np.where(missing, np.float32(np.nan), rows)
+    for place, column in enumerate(encoder.layout):
+        if count := len(column.categories):
+            below = 1 / (1 + np.exp(-1.702 * rows[:, place].astype(np.float64)))  # nearly the normal distribution's
+            places = NAMED + np.minimum(below * count, count - 1).astype(np.int64)
+            found[:, place] = np.where(missing[:, place], MISSING, places)
+    return found

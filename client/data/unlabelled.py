@@ -13,11 +13,13 @@ from client.data.columns import ColumnNames, Table, examples_in, feature_columns
 from client.data.examples import RawExamples
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
-from client.data.forms import FORMS
+from client.data.forms import FORMS, form_of
+from client.data.tables import read_columns
 from client.data.texts import TextExamples
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.tasks import TaskDefinition
 
 
@@ -50,7 +52,7 @@ def read_unlabelled(
     """
     if not path.is_file():
         raise DataError(f"--input: {path} does not exist; give a file of rows")
-    endings = SUFFIXES if encoder is None else (ARRAYS, *SUFFIXES)
+    endings = SUFFIXES if encoder is None or FORMS[encoder.inputs].by_column else (ARRAYS, *SUFFIXES)
     if not path.name.removesuffix(".gz").endswith(endings):
         raise DataError(f"--input: {path} is of no known format; use one of {', '.join(endings)}")
     if encoder is None:
@@ -66,8 +68,11 @@ def _arrays(
     wanted = names.features if names is not None else ()
     if not wanted and trained is not None and len(trained.names) == trained.count:
         wanted = trained.names
-    table = None
-    if path.name.endswith(ARRAYS):
+    table, by_column = None, FORMS[encoder.inputs].by_column
+    if by_column:
+        table = read_all([path])
+        read = read_columns(table, task, None, encoder, labelled=False)
+    elif path.name.endswith(ARRAYS):
         arrays = arrays_in(path)
         if "x" not in arrays:
             raise DataError(f"{path}: array 'x' is missing; present are {', '.join(arrays) or 'none'}")
@@ -78,5 +83,6 @@ def _arrays(
         read = ReadArrays(table.origin, numbers_of(table, features), [], ColumnNames(features=features), table)
     values = values_of(read, task, encoder)
     labels = task.type.targets(task, [task.type.no_label] * len(values))
-    header = Header.of(read.columns.features) if read.columns.features else Header.shaped(encoder.row_shape)
-    return Unlabelled(ArrayExamples(values, labels, FORMS[encoder.inputs]), header, table)
+    named = () if by_column else read.columns.features
+    header = Header.of(named) if named else header_of(encoder)
+    return Unlabelled(ArrayExamples(values, labels, form_of(encoder)), header, table)

@@ -15,6 +15,7 @@ from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
+from common.encoders.tabular import TabularEncoder
 from common.inputs import INPUT_KINDS, InputKind, input_of
 from common.methods.choice import table
 
@@ -27,8 +28,8 @@ class ModelSection(Section):
     """
 
     server_model: Location = "prajjwal1/bert-tiny"
-    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru |
-    module"""
+    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | tabular | conv2d |
+    conv1d | gru | module"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -45,6 +46,8 @@ class ModelSection(Section):
     """how long to wait for the hub before going on without it"""
     mlp: Annotated[MLPEncoder, Chosen(table(MLPEncoder))] | None = None
     """of server_model mlp: layers over rows of numbers"""
+    tabular: Annotated[TabularEncoder, Chosen(table(TabularEncoder))] | None = None
+    """of server_model tabular: layers over a table's numbers and categories"""
     conv2d: Annotated[Conv2dEncoder, Chosen(table(Conv2dEncoder))] | None = None
     """of server_model conv2d: convolutions over images"""
     conv1d: Annotated[Conv1dEncoder, Chosen(table(Conv1dEncoder))] | None = None

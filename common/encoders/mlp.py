@@ -21,6 +21,7 @@ class MLPEncoder(ArrayEncoder):
     name = "mlp"
     kind = "numbers"
     flattens = True
+    example = "features: 9"
 
     features: Annotated[int, Bounds(least=1, most=LARGEST_SIZE)]
     """numbers per row, the same for all tasks; more dimensions are flattened"""

@@ -19,7 +19,8 @@ E = TypeVar("E", bound="ArrayEncoder")
 LARGEST_SIZE = 1_000_000
 MOST_LAYERS = 1000
 MOST_DIMENSIONS = 8
-MOST_ARGUMENTS = 100
+MOST_ENTRIES = 1000
+"""Of a mapping, such as the arguments of a class or the columns of a table."""
 MOST_VALUES = 1 << 26
 """In a row of an array: 256 MiB of float32."""
 
@@ -35,6 +36,8 @@ class ArrayEncoder(Row):
     """Which of `INPUT_KINDS` it reads, where that is the same for all of its rows."""
     flattens: ClassVar[bool] = False
     """Whether rows of more dimensions are read as one."""
+    example: ClassVar[str] = "shape: [...]"
+    """What a configuration must say of it."""
 
     @property
     def inputs(self) -> str:
@@ -50,6 +53,16 @@ class ArrayEncoder(Row):
     @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row, without the dimension of the batch."""
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """What each number of a row is, where the encoder names the columns of tables that rows are made of."""
+        return ()
+
+    @property
+    def categories(self) -> tuple[int, ...]:
+        """Which numbers of a row are no quantities but places in a list, so that they have neither mean nor scale."""
+        return ()
 
     @abstractmethod
     def build(self) -> Encoder:
@@ -113,7 +126,7 @@ def _is_of(value: object, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list) and all(_is_of(item, inner[0]) for item in value)
     if origin is Mapping:
-        return isinstance(value, dict) and len(value) <= MOST_ARGUMENTS and all(map(_is_plain, value.values()))
+        return isinstance(value, dict) and len(value) <= MOST_ENTRIES and all(map(_is_plain, value.values()))
     if origin is not None:  # a literal
         return value in inner
     return type(value) is kind

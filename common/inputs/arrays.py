@@ -1,4 +1,4 @@
-"""Rows of numbers of one shape: flat ones such as sensors and tables, images, sequences; read by encoders of ours."""
+"""Rows of numbers of one shape: flat ones such as sensors, tables, images, sequences; read by encoders of ours."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def _described(config: Config) -> list[str]:
     name = config.model.server_model
     if config.model.array_encoder is not None:
         return []
-    needed = "features: 9" if name == "mlp" else "shape: [...]"
-    return [f"model.{name}: missing; describe the encoder, e.g. model.{name}: {{{needed}}}"]
+    return [f"model.{name}: missing; describe the encoder, e.g. model.{name}: {{{ENCODERS[name].example}}}"]
 
 
 def _text_settings(config: Config) -> list[str]:
@@ -98,7 +97,9 @@ def _tasks(config: Config) -> list[str]:
     for task, columns in named.items():
         if columns.features is None or encoder is None:
             continue
-        if not encoder.flattens:
+        if encoder.row_names:
+            found.append(f"tasks.{task}.columns.features: model.{name}.columns names them; remove it")
+        elif not encoder.flattens:
             found.append(f"tasks.{task}.columns.features: {inputs} have no columns; remove it")
         elif len(columns.features) != encoder.row_shape[0]:
             count = f"names {len(columns.features)} features, model.{name}.features is {encoder.row_shape[0]}"
@@ -131,7 +132,7 @@ class Arrays(InputKind):
         if encoder is None:
             return {}
         named = {name: section.columns.features if section.columns else None for name, section in config.tasks.items()}
-        whole = Header.shaped(encoder.row_shape)
+        whole = header_of(encoder)
         return {name: Header.of(features) if features else whole for name, features in named.items()}
 
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
@@ -147,6 +148,12 @@ class Arrays(InputKind):
     def draws(self, encoder: Encoder) -> bool:
         """An encoder of ours without dropout draws nothing."""
         return bool(getattr(encoder.config, "draws", encoder.config.hidden_dropout_prob))
+
+
+def header_of(encoder: ArrayEncoder) -> Header:
+    """What the numbers of a row are, as far as the encoder says."""
+    names = encoder.row_names
+    return Header.of(names, columns=True) if names else Header.shaped(encoder.row_shape)
 
 
 def encoder_described(encoder_config: str) -> ArrayEncoder:
@@ -169,12 +176,21 @@ def _types(kind: str) -> frozenset[str]:
 
 
 class Numbers(Arrays):
-    """Flat rows: sensors, tables."""
+    """Flat rows: sensors, tables without categories."""
 
     name = "numbers"
     encoder_types = _types("numbers") | {ModuleEncoder.name}
     joins_with = ("number of features, and the names of their columns in order where they have names",)
     stays = "features"
+
+
+class Tables(Arrays):
+    """Rows of named columns, numbers and categories: float32 (columns,), NaN for a missing number."""
+
+    name = "tables"
+    encoder_types = _types("tables")
+    joins_with = ("a digest of the columns' names, kinds and categories, and the first of them by name",)
+    stays = "rows"
 
 
 class Images(Arrays):

@@ -58,7 +58,7 @@ def _check_header(run: RunSettings, state: FederationState, request: JoinRequest
             here, there = ours.beside(theirs)
             what = f"its rows are {here} in this federation, and {there} at client '{request.client_id}'"
             remedy = f"name them in one order for all, as tasks.{task}.columns.features"
-            if not (ours.digest and theirs.digest):
+            if ours.columns or not (ours.digest and theirs.digest):
                 remedy = "the section of the encoder in model must be the same for all"
             raise Refused(Reason.TASK_MISMATCH, f"task '{task}': {what}; {remedy}")
 
