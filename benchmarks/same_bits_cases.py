@@ -47,6 +47,7 @@ class Federation:
 
 
 RENAMED: dict[str, tuple[str, dict[object, object]]] = {
+    "data.statistics": ("data.standardise", {"site": True, "none": False}),
     "model.pair_mode": ("model.encoding", {}),
     "training.procedure.name": ("training.procedure", {}),
     "training.procedure.mu": ("training.mu", {}),
@@ -139,7 +140,7 @@ FEDERATIONS: dict[str, Federation] = {
         aggregation__weights="uniform",
         aggregation__robust="median",
         aggregation__norm_bound=0.05,
-        data__standardise=True,
+        data__statistics="site",
     ),
     "private_heads": numbers(
         sharing__plan="private_heads",

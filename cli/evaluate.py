@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         run.load_task(task.name)
         rows = load_data(config, [task])[task.name]
         _require_header(task.name, run.headers.get(task.name), rows)
-        prepared = prepare(rows.validation, task, architecture, tokenizer)
+        prepared = prepare(rows.validation, task, architecture, tokenizer).scaled(run.scales.get(task.name))
         found = evaluate(run.model.model, task, prepared, config.training.eval_batch_size, run.units_of(task.name))
         scores = task.summarise(found)
         text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())

@@ -43,8 +43,10 @@ def run(options: argparse.Namespace) -> None:
         raise ModelError(
             f"--task: '{task.name}' is a {task.type}, which has nothing to say of a row; name another task"
         )
-    if config.data.standardise:
-        raise ModelError("data.standardise: each client knows the scale of its own rows, so only clients can answer")
+    if config.data.statistics == "site":
+        raise ModelError(
+            "data.statistics: site: each client knows the scale of its own rows, so only clients can answer"
+        )
     request, trained = data_request(config, task), run.headers.get(task.name)
     rows = read_unlabelled(path_of("input", options.input), task, request.columns, request.encoder, trained)
     if rows.header is not None and trained is not None and not trained.fits(rows.header):
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     architecture = run.model.architecture
     tokenizer = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
-    prepared = prepare(rows.examples, task, architecture, tokenizer)
+    prepared = prepare(rows.examples, task, architecture, tokenizer).scaled(run.scales.get(task.name))
     units = run.units_of(task.name)
     outputs = predict(run.model.model, task, prepared, config.training.eval_batch_size, units)
     answers = {f"predicted_{name}": cells for name, cells in task.type.answers(task, outputs).items()}

@@ -70,7 +70,7 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         seed=config.run.seed,
         inputs=config.model.inputs.name,
         encoder=config.model.array_encoder,
-        standardise=config.data.standardise,
+        statistics=config.data.statistics,
     )
 
 

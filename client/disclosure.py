@@ -12,6 +12,7 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
+from common.standardising import LEAST_ROWS
 from common.tasks import TaskDefinition
 
 SUMS = "counts of rows in bins of scores or confidences, and sums of errors"
@@ -40,19 +41,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     sent = [scope for scope in held if not is_private(scope) and scope not in untrained]
     lines += _changes(config, {membership.scope(scope, "<client id>", tasks): schemas[scope] for scope in sent})
-    scored = [task.name for task in definitions if task.type.has_units]
-    if scored:
-        lines += [
-            f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
-            "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
-        ]
-    balanced = [task.name for task in definitions if task.class_weights == "balanced"]
-    if balanced:
-        lines += [
-            f"  once, of {', '.join(balanced)}: how many training rows have each label",
-            "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
-            "    a label of fewer than 5 rows counts as if it had 5)",
-        ]
+    lines += _sums(config, definitions)
     lines += [
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
@@ -74,6 +63,31 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         + inputs.update_shows
         + ". Nothing is clipped, noised or masked yet."
     )
+    return lines
+
+
+def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
+    """What a client says once of the training rows that it has."""
+    scored = [task.name for task in definitions if task.type.has_units]
+    lines: list[str] = []
+    if scored:
+        lines += [
+            f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
+            "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
+        ]
+    balanced = [task.name for task in definitions if task.class_weights == "balanced"]
+    if balanced:
+        lines += [
+            f"  once, of {', '.join(balanced)}: how many training rows have each label",
+            "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
+            "    a label of fewer than 5 rows counts as if it had 5)",
+        ]
+    if config.data.statistics == "federation":
+        lines += [
+            "  once, of every task, by column or channel: training rows with a value, mean and squared deviations",
+            "    (other clients of the task hear those of all together, rounded to a power of two and its quarters;",
+            f"    nothing is said of a column with fewer than {LEAST_ROWS} rows, or of categories)",
+        ]
     return lines
 
 

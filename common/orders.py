@@ -11,6 +11,7 @@ from xxhash import xxh3_128_hexdigest
 from common.bodies import Body, ScopeVersion
 from common.capabilities import Capabilities
 from common.inputs.header import Header
+from common.standardising import InputScale, InputSums
 from common.statistics import TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
@@ -30,7 +31,7 @@ class JoinRequest:
     """A client introduces itself with the tasks it holds, as it understands them, and its training rows per task.
 
     `headers` say what the numbers of its rows are, for tasks over numbers; `validation` counts rows to score on;
-    `targets` are of tasks that tell sums.
+    `targets` are of tasks that tell sums, `inputs` of all tasks where the federation's rows are standardised together.
     """
 
     client_id: str
@@ -40,6 +41,7 @@ class JoinRequest:
     headers: tuple[tuple[str, Header], ...] = ()
     validation: tuple[tuple[str, int], ...] = ()
     targets: tuple[tuple[str, TargetSums], ...] = ()
+    inputs: tuple[tuple[str, InputSums], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Order:
     """Of heads and losses, by task."""
     inline: tuple[ScopeValues, ...] = ()
     """Values of small scopes, which need not be fetched."""
+    scales: tuple[tuple[str, InputScale], ...] = ()
+    """By which numbers in rows are standardised, by task."""
 
     @property
     def needed(self) -> tuple[ScopeVersion, ...]:

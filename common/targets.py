@@ -81,7 +81,7 @@ def sums_of(targets: Float64) -> TargetSums:
     return TargetSums(mean, float(((targets - mean) ** 2).sum()))
 
 
-def pooled(parts: Sequence[tuple[int, TargetSums]]) -> tuple[float, float]:
+def pooled(parts: Sequence[tuple[float, TargetSums]]) -> tuple[float, float]:
     """Mean and standard deviation of all targets together, from (count, sums); the same in any order of the parts."""
     total = sum(count for count, _ in parts)
     if not total:

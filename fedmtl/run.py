@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.data.array_examples import BRIGHTEST
+from client.data.array_examples import BRIGHTEST, standardise
+from client.data.forms import ArrayForm, form_of
 from client.data.given import labelled, rows_in
 from client.training.prediction import predict
 from common.errors import ModelError
 from common.inputs.arrays import ArrayBatch
 from common.models.multitask import MultiTaskModel
 from common.models.packed_tokenizer import unpack_tokenizer
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.reporting.values import Report
 from server.runs.saved import SavedRun, load_run
@@ -38,13 +40,17 @@ class Score:
 class TaskModel(nn.Module):
     """The encoder and the head of one task: from rows to what the head says, in a regression's own units."""
 
-    def __init__(self, model: MultiTaskModel, task: str, units: TargetUnits) -> None:
+    def __init__(
+        self, model: MultiTaskModel, task: str, units: TargetUnits, form: ArrayForm, scale: InputScale | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.task, self.units = model, task, units
+        self.model, self.task, self.units, self.form, self.scale = model, task, units, form, scale
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits or numbers, float32 (rows, outputs), for rows of numbers (rows, *shape); bytes count as 0 to 1."""
         values = rows / BRIGHTEST if rows.dtype == torch.uint8 else rows.float()
+        if self.scale is not None:
+            values = standardise(values, self.scale, self.form)
         outputs: Tensor = self.model(self.task, ArrayBatch(values))
         return self.units.mean + self.units.scale * outputs
 
@@ -75,9 +81,11 @@ class FinishedRun:
             ModelError: there is no such task, it reads texts, or its head is private to the clients.
         """
         saved = self._saved(task)
-        if saved.config.model.array_encoder is None:
+        encoder, scale = saved.config.model.array_encoder, saved.scales.get(task)
+        if encoder is None:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
-        return TaskModel(saved.model.model.part([task]).eval(), task, saved.units_of(task)).eval()
+        part = saved.model.model.part([task]).eval()
+        return TaskModel(part, task, saved.units_of(task), form_of(encoder), scale).eval()
 
     def predict(self, task: str, x: Any) -> list[str] | NDArray[np.float64]:
         """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
@@ -94,7 +102,8 @@ class FinishedRun:
         tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
         unknown = [definition.labels[0] if definition.labels else 0.0] * rows_in(x)
         rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
-        prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
+        examples = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
+        prepared = examples.scaled(saved.scales.get(task))
         batch = saved.config.training.eval_batch_size
         outputs = predict(model, definition, prepared, batch, units)
         if definition.type.has_units:
@@ -104,6 +113,6 @@ class FinishedRun:
     def _saved(self, task: str) -> SavedRun:
         saved = load_run(self.folder)
         saved.load_task(task)
-        if saved.config.data.standardise:
-            raise ModelError("data.standardise: each site knows the scale of its own rows, nobody else does")
+        if saved.config.data.statistics == "site":
+            raise ModelError("data.statistics: site: each site knows the scale of its own rows, nobody else does")
         return saved

@@ -287,8 +287,8 @@ def test_contradictions_are_refused_at_load(override, line):
 
 
 def test_texts_are_not_standardised():
-    with pytest.raises(ConfigError, match=r"data\.standardise: only rows of numbers"):
-        load_config(None, ["tasks={sst2: {}}", "data.standardise=true"])
+    with pytest.raises(ConfigError, match=r"data\.statistics: only rows of numbers"):
+        load_config(None, ["tasks={sst2: {}}", "data.statistics=site"])
 
 
 def test_an_architecture_of_an_mlp_travels(tmp_path):

@@ -177,7 +177,7 @@ def test_without_scores_rows_of_numbers_need_none_either(tmp_path: Path) -> None
     def read(samples: int | None) -> TaskData:
         return load(
             DataRequest(
-                MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(3), val_samples=samples, standardise=True
+                MINE, "files", tmp_path, inputs="numbers", encoder=MLPEncoder(3), val_samples=samples, statistics="site"
             )
         )
 

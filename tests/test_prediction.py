@@ -196,5 +196,5 @@ def test_probabilities_of_extreme_outputs_are_finite() -> None:
 def test_a_model_of_standardised_rows_does_not_answer_raw_ones(trained, tmp_path: Path) -> None:
     _, folder = trained
     given = folder / "data" / "a0.csv"
-    assert predict(folder, "a0", given, tmp_path / "answers.csv", "--set", "data.standardise=true") == 4
+    assert predict(folder, "a0", given, tmp_path / "answers.csv", "--set", "data.statistics=site") == 4
     assert not (tmp_path / "answers.csv").exists()

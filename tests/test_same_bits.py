@@ -20,6 +20,7 @@ ELSEWHERE = {
     "simulation.executor": {"ray"},
     "training.procedure": {"scaffold"},
     "sharing.norm_statistics": {"shared"},
+    "data.statistics": {"federation"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 

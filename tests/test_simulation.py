@@ -202,7 +202,7 @@ def test_rows_are_dealt_by_class_and_by_score(kind):
         inputs="numbers",
         encoder=MLPEncoder(3),
         seed=4,
-        standardise=True,
+        statistics="site",
     )
     dealt = deal(request, 5, alpha=0.5)
     assert sum(len(part.train) for part in dealt) == 150

@@ -92,7 +92,7 @@ SCENARIOS = [
 def after_restart(state, recorded):
     """What a restart needs of a live state: its clients as recorded, absent for now, and its open orders as issued."""
     clients = {
-        name: replace(member, token="", last_seen=0.0, present=False, activity="", validation={}, targets={})
+        name: replace(member, token="", last_seen=0.0, present=False, activity="", validation={}, targets={}, inputs={})
         for name, member in recorded.items()  # it joins again, and says the rest again
     }
     open_ = state.open
@@ -173,7 +173,7 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
     ]
     assert journal.rounds() == closed
     assert journal.clients() == [
-        replace(m, token="", present=False, activity="", last_seen=0.0, validation={}, targets={})
+        replace(m, token="", present=False, activity="", last_seen=0.0, validation={}, targets={}, inputs={})
         for m in table.state.clients.values()
     ]
 

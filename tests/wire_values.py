@@ -40,6 +40,7 @@ from common.orders import (
     Welcome,
 )
 from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
+from common.standardising import InputScale, InputSums
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition
@@ -104,6 +105,11 @@ capabilities = st.builds(
 )
 
 
+input_sums = st.lists(st.tuples(row_counts, numbers, amounts), min_size=1, max_size=4).map(
+    lambda columns: InputSums(*zip(*columns, strict=True))
+)
+
+
 @st.composite
 def join_requests(draw: st.DrawFn) -> JoinRequest:
     tasks = draw(task_lists)
@@ -112,7 +118,8 @@ def join_requests(draw: st.DrawFn) -> JoinRequest:
     sums = st.builds(TargetSums, numbers, amounts)
     targets = tuple((t.name, draw(sums)) for t in tasks if t.type is TASK_KINDS["regression"])
     said = tuple((t.name, draw(headers)) for t in tasks[1:])
-    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(capabilities), said), validation, targets)
+    inputs = tuple((t.name, draw(input_sums)) for t in tasks[:1])
+    return JoinRequest(*(draw(client_ids), tasks, rows[0], draw(capabilities), said), validation, targets, inputs)
 
 
 welcomes = st.builds(
@@ -161,6 +168,9 @@ settings = st.builds(
 
 seeds = st.integers(0, MAX_SEED)
 units = st.builds(TargetUnits, st.floats(-1e30, 1e30), st.floats(2.0**-100, 2.0**101))
+scales = st.lists(st.tuples(st.floats(-1e38, 1e38), st.floats(2.0**-100, 2.0**129)), min_size=1, max_size=4).map(
+    lambda columns: InputScale(*zip(*columns, strict=True))
+)
 
 
 @st.composite
@@ -174,7 +184,8 @@ def order_values(draw: st.DrawFn) -> Order:
     bodies = trains | st.builds(Evaluate, settings, seeds)
     versioned = ids, counts, counts, st.just(versions), seconds
     named = few(st.tuples(task_names, units), first)
-    return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline)))
+    scaled = few(st.tuples(task_names, scales), first)
+    return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline), scaled))
 
 
 orders = order_values()

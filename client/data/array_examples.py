@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
+from common.errors import WireError
 from common.inputs.arrays import ArrayBatch, Numbers
+from common.standardising import LEAST_ROWS, InputScale, InputSums
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
 
@@ -27,6 +30,8 @@ class ArrayExamples:
     labels: Labels
     """int64 (examples,) for classes, float64 (examples,) for scores, float32 (examples, labels) of zeros and ones."""
     form: ArrayForm = FORMS[Numbers.name]
+    scale: InputScale | None = None
+    """By which batches have them, if the federation has fixed one."""
 
     @property
     def inputs(self) -> str:
@@ -60,7 +65,7 @@ class ArrayExamples:
 
     def _mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each feature or channel, as arrays that fit to the rows; 0 and 1 where there is nothing to average."""
-        wide, axes = self.values.astype(np.float64), self.form.averaged
+        wide, axes = self.values.astype(np.float64), self.form.averaged(self.values)
         if not self.form.by_column:
             return wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
         missing = np.isnan(wide)
@@ -69,6 +74,21 @@ class ArrayExamples:
         mean, deviation = (of(axis=0, keepdims=True, where=~missing) for of in (wide.mean, wide.std))
         deviation[:, unknown] = 1.0
         return mean, deviation
+
+    def input_sums(self) -> InputSums:
+        """See `RawExamples`; of bytes, those of the numbers that batches have of them."""
+        channels = range(self.values.shape[self.form.channel_axis + 1])
+        return InputSums(*zip(*(self._sums_of(channel) for channel in channels), strict=True))
+
+    def _sums_of(self, channel: int) -> tuple[int, float, float]:
+        """Rows, mean and squared deviations of one column or channel; zeros where there is nothing to say."""
+        values = np.take(self.values, channel, axis=self.form.channel_axis + 1).reshape(len(self), -1)
+        wide = values.astype(np.float64) / (BRIGHTEST if values.dtype == np.uint8 else 1.0)
+        wide = wide[~np.isnan(wide).any(axis=1)]
+        if len(wide) < LEAST_ROWS or channel in self.form.categories:
+            return 0, 0.0, 0.0
+        mean = float(wide.mean())
+        return len(wide), mean, float(((wide - mean) ** 2).mean(axis=1).sum())
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
@@ -85,7 +105,16 @@ class ArrayExamples:
         values = torch.from_numpy(self.values[places])
         if values.dtype == torch.uint8:
             values = values.float() / BRIGHTEST
+        if self.scale is not None:
+            values = standardise(values, self.scale, self.form)
         return ArrayBatch(values, torch.from_numpy(self.labels[places]))
+
+    def scaled(self, scale: InputScale | None) -> ArrayExamples:
+        """See `PreparedExamples`; batches have them so."""
+        channels = self.values.shape[self.form.channel_axis + 1]
+        if scale is not None and len(scale.means) != channels:
+            raise WireError(f"a scale of {len(scale.means)} columns is not for rows of {channels}")
+        return replace(self, scale=scale)
 
     def used_tokens(self) -> Sequence[UsedTokens]:
         """There are no tokens."""
@@ -94,3 +123,11 @@ class ArrayExamples:
     def renumbered(self, numbers: NDArray[np.int32]) -> ArrayExamples:
         """There are no tokens."""
         return self
+
+
+def standardise(values: Tensor, scale: InputScale, form: ArrayForm) -> Tensor:
+    """Rows of numbers by a scale of the federation, float32 (rows, *shape); NaN, for a missing number, stays."""
+    mean, width = (
+        torch.from_numpy(form.along(n, values.ndim - 1)).to(values.device) for n in (scale.means, scale.scales)
+    )
+    return ((values.double() - mean) / width).float()

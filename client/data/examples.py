@@ -13,6 +13,7 @@ from client.data.columns import ColumnNames
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
 from common.orders import ModelArchitecture
+from common.standardising import InputScale, InputSums
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
 
@@ -47,6 +48,13 @@ class PreparedExamples(Protocol):
     def batch(self, places: NDArray[np.integer]) -> Batch:
         """The batch of these examples, at least one."""
 
+    def scaled(self, scale: InputScale | None) -> Self:
+        """The same examples, whose numbers are standardised by a scale of the federation.
+
+        Raises:
+            WireError: it is of other examples.
+        """
+
     def used_tokens(self) -> Sequence[UsedTokens]:
         """Its token ids where training reads and moves the embeddings of no others; else nothing."""
 
@@ -72,7 +80,10 @@ class RawExamples(Protocol):
         """The examples at these places, in this order."""
 
     def standardised(self, others: Self) -> tuple[Self, Self]:
-        """Both as a user wants them who sets `data.standardise`, by what these examples show; the others may not."""
+        """Both as a user wants them who sets `data.statistics: site`, by what these show; the others may not."""
+
+    def input_sums(self) -> InputSums | None:
+        """What the federation is told of them with `data.statistics: federation`; None if they are no numbers."""
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
@@ -99,6 +110,8 @@ class TaskData:
     """What the numbers of an example are, if it is made of numbers."""
     notes: tuple[str, ...] = ()
     """For the person whose examples they are."""
+    inputs: InputSums | None = None
+    """What the federation is told of the numbers in training examples, if it is to standardise them."""
 
     @property
     def described(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from common.encoders.row import ArrayEncoder
@@ -24,8 +25,8 @@ class ArrayForm:
     """Which of `INPUT_KINDS` they are."""
     fit: Callable[[Array, Shape], Array]
     """From rows as files hold them to rows of this shape, or of another one if they cannot be."""
-    averaged: Shape
-    """The axes over which mean and deviation are taken where they are standardised."""
+    channel_axis: int
+    """Of a row: along it, each place has a mean and a deviation of its own."""
     from_image_files: bool = False
     """Whether they may also come as image files."""
     by_column: bool = False
@@ -34,6 +35,16 @@ class ArrayForm:
     """Which numbers of a row are places of categories, which have neither mean nor deviation."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
+
+    def averaged(self, rows: Array) -> Shape:
+        """The axes of rows over which mean and deviation are taken."""
+        return tuple(axis for axis in range(rows.ndim) if axis != self.channel_axis + 1)
+
+    def along(self, numbers: Sequence[float], row: int) -> NDArray[np.float64]:
+        """One number for each column or channel, float64, such that it fits to rows of so many dimensions."""
+        shape = [1] * row
+        shape[self.channel_axis] = len(numbers)
+        return np.array(numbers, dtype=np.float64).reshape(shape)
 
 
 def _flat(x: Array, shape: Shape) -> Array:
@@ -54,10 +65,10 @@ def _sequence(x: Array, shape: Shape) -> Array:
 
 
 FORMS = {
-    Numbers.name: ArrayForm(Numbers.name, _flat, averaged=(0,)),
-    Tables.name: ArrayForm(Tables.name, _flat, averaged=(0,), by_column=True),
-    Images.name: ArrayForm(Images.name, _image, averaged=(0, 2, 3), from_image_files=True, keeps_bytes=True),
-    Sequences.name: ArrayForm(Sequences.name, _sequence, averaged=(0, 1)),
+    Numbers.name: ArrayForm(Numbers.name, _flat, Numbers.channel_axis),
+    Tables.name: ArrayForm(Tables.name, _flat, Tables.channel_axis, by_column=True),
+    Images.name: ArrayForm(Images.name, _image, Images.channel_axis, from_image_files=True, keeps_bytes=True),
+    Sequences.name: ArrayForm(Sequences.name, _sequence, Sequences.channel_axis),
 }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from client.data.examples import RawExamples, TaskData
 from client.data.request import DataRequest
-from client.data.sources import load
+from client.data.sources import load, standardised
 from common.errors import DataError
 from common.seeds import derive_seed
 
@@ -37,7 +37,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
         wanted = replace(request, train_samples=train_samples * parts, val_samples=val_samples * parts)
     else:
         wanted = replace(request, train_samples=None, val_samples=0 if val_samples == 0 else None)
-    whole = load(replace(wanted, partition=(1, 1), standardise=False))
+    whole = load(replace(wanted, partition=(1, 1), statistics="none"))
     train, validation = (
         _deal_split(rows, request, split, parts, alpha)
         for rows, split in ((whole.train, "train"), (whole.validation, "validation"))
@@ -47,9 +47,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     for part in range(parts):
         mine = whole.train.take(train[part][: None if uneven else train_samples])
         scored = whole.validation.take(validation[part][: None if uneven and val_samples else val_samples])
-        if request.standardise:
-            mine, scored = mine.standardised(scored)
-        dealt.append(replace(whole, train=mine, validation=scored))
+        dealt.append(standardised(replace(whole, train=mine, validation=scored), request))
     return dealt
 
 

@@ -13,6 +13,7 @@ from client.data.columns import ColumnNames
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.seeds import derive_seed
+from common.standardising import Standardising
 from common.tasks import TaskDefinition
 
 Source = Literal["builtin", "files", "glue", "given"]
@@ -42,7 +43,8 @@ class DataRequest:
     """Which of `INPUT_KINDS` the examples are."""
     encoder: ArrayEncoder | None = None
     """What reads rows of numbers; it says which shape they have."""
-    standardise: bool = False
+    statistics: Standardising = "none"
+    """By what rows of numbers are standardised."""
 
     @property
     def files(self) -> Path:

@@ -33,11 +33,21 @@ def load(request: DataRequest) -> TaskData:
     return finished(LOADERS[request.inputs](request), request)
 
 
+def standardised(data: TaskData, request: DataRequest) -> TaskData:
+    """The examples by their own mean and deviation, or with what the federation is told of them, as asked for."""
+    match request.statistics:
+        case "site":
+            train, validation = data.train.standardised(data.validation)
+            return replace(data, train=train, validation=validation)
+        case "federation":
+            return replace(data, inputs=data.train.input_sums())
+        case "none":
+            return data
+
+
 def finished(data: TaskData, request: DataRequest) -> TaskData:
     """The examples as they are trained on, with a note where accuracy would hide a label."""
-    if request.standardise:
-        train, validation = data.train.standardised(data.validation)
-        data = replace(data, train=train, validation=validation)
+    data = standardised(data, request)
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

@@ -39,6 +39,9 @@ class TextExamples(list[Example]):
         """There is nothing to standardise."""
         return self, others
 
+    def input_sums(self) -> None:
+        """They are no numbers."""
+
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
     ) -> PreparedExamples:

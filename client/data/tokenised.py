@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from client.data.example import Example
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.masking import Masks, Vocabulary, draw_masks
-from common.errors import DataError, ModelError
+from common.errors import DataError, ModelError, WireError
 from common.inputs.texts import TextBatch
 from common.seeds import derive_seed
+from common.standardising import InputScale
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
 
@@ -71,6 +72,12 @@ class TokenisedSet:
         labels = torch.from_numpy(self.labels[places])
         return _pad(self.first, places, self.padding_id, pair, labels)
 
+    def scaled(self, scale: InputScale | None) -> TokenisedSet:
+        """See `PreparedExamples`; there are no numbers."""
+        if scale is not None:
+            raise WireError("texts have no scale")
+        return self
+
     def used_tokens(self) -> Sequence[UsedTokens]:
         """Those of all texts."""
         texts = (self.first,) if self.second is None else (self.first, self.second)
@@ -110,6 +117,12 @@ class MaskedSet:
         chosen = _pad(replace(self.texts, ids=self.masks.chosen.astype(np.int32)), places, 0).input_ids
         positions = chosen.flatten().nonzero().squeeze(1)
         return replace(shown, labels=words[positions], positions=positions)
+
+    def scaled(self, scale: InputScale | None) -> MaskedSet:
+        """See `PreparedExamples`; there are no numbers."""
+        if scale is not None:
+            raise WireError("texts have no scale")
+        return self
 
     def used_tokens(self) -> Sequence[UsedTokens]:
         """Nothing: the task asks every row of the table for its word, so that all of them get a gradient."""

@@ -67,5 +67,6 @@ def local_client(
         tuple((name, header) for name in names for header in data[name].headers),
         tuple((name, len(data[name].validation)) for name in names),
         tuple(sorted(sums.items(), key=lambda item: item[0])),
+        tuple((name, inputs) for name in names if (inputs := data[name].inputs) is not None),
     )
     return LocalClient(request, data, device, computing, procedure)

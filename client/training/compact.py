@@ -102,11 +102,15 @@ class Examples:
         return Examples(whole, compact, self.vocabulary)
 
     def of_order(self, order: Order) -> Examples:
-        """Those of the tasks that an order names, as a client has them that has no others, in the order's units."""
-        units = dict(order.units)
+        """Those of the tasks that an order names, as a client has them that has no others, in the order's units.
+
+        Raises:
+            WireError: a scale is not one of their numbers.
+        """
+        units, scales = dict(order.units), dict(order.scales)
         whole, compact = (
             tuple(
-                replace(item, units=units.get(item.task.name, OWN_UNITS))
+                replace(item, units=units.get(item.task.name, OWN_UNITS)).scaled(scales.get(item.task.name))
                 for item in sets
                 if not order.tasks or item.task.name in order.tasks
             )

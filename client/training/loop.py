@@ -22,6 +22,7 @@ from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
 from common.seeds import derive_seed
+from common.standardising import InputScale
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 
@@ -45,6 +46,10 @@ class TaskSet:
     train: PreparedExamples
     validation: PreparedExamples
     units: TargetUnits = OWN_UNITS
+
+    def scaled(self, scale: InputScale | None) -> TaskSet:
+        """The same with the numbers in examples by a scale of the federation, if it has fixed one."""
+        return replace(self, train=self.train.scaled(scale), validation=self.validation.scaled(scale))
 
 
 Progress = Callable[[float], None]

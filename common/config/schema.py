@@ -62,7 +62,7 @@ class DataSection(Section):
     """Where a client's rows come from; `partition` i/n takes one of n parts.
 
     `dir` turns sources `builtin` and `given` into `files`, so that a folder is all that a person has to name.
-    `standardise` is for rows of numbers.
+    `statistics` is for rows of numbers.
     """
 
     source: Literal["builtin", "glue", "files", "given"] = "builtin"
@@ -71,8 +71,9 @@ class DataSection(Section):
     """folder with your files; turns builtin into files"""
     partition: Partition | None = None
     """this client's part of the rows, e.g. 2/5: the second of five parts"""
-    standardise: bool = False
-    """rows of numbers: mean 0 and deviation 1, from this client's training rows"""
+    statistics: Literal["none", "site", "federation"] = "none"
+    """by what rows of numbers are standardised: none | site (this client's training rows) | federation (those of all
+    clients, pooled before round 1 and rounded)"""
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
@@ -12,6 +12,7 @@ from common.errors import ModelError
 from common.inputs.header import Header
 from common.inputs.kind import Batch, Encoder, InputKind, moved
 from common.models.encoder import EncoderSource, Weights
+from common.standardising import MOST_COLUMNS
 from common.tasks import KNOWN_TASKS
 
 if TYPE_CHECKING:  # see `common.inputs.kind`
@@ -114,6 +115,14 @@ def _source(config: Config) -> list[str]:
     return [f"data.source: glue has texts, {name} reads {inputs}; write builtin (synthetic rows), or files with dir"]
 
 
+def _statistics(config: Config) -> list[str]:
+    columns = config.model.inputs.scaled(config) * len(config.tasks)
+    if config.data.statistics != "federation" or columns <= MOST_COLUMNS:
+        return []
+    told = f"federation tells the mean and the spread of {columns} columns of all tasks, at most {MOST_COLUMNS}"
+    return [f"data.statistics: {told}; write site or none"]
+
+
 class Arrays(InputKind):
     """The same shape in every row of every task."""
 
@@ -123,7 +132,10 @@ class Arrays(InputKind):
         (("model", "federation"), _codec),
         (("model",), _tasks),
         (("model", "data"), _source),
+        (("model", "data"), _statistics),
     )
+    channel_axis: ClassVar[int] = 0
+    """Of a row: along it, each place has a mean and a deviation of its own where rows are standardised."""
     no_export = "it is no Hugging Face model; the run folder's models/*.safetensors hold it"
 
     def headers(self, config: Config) -> dict[str, Header]:
@@ -134,6 +146,11 @@ class Arrays(InputKind):
         named = {name: section.columns.features if section.columns else None for name, section in config.tasks.items()}
         whole = header_of(encoder)
         return {name: Header.of(features) if features else whole for name, features in named.items()}
+
+    def scaled(self, config: Config) -> int:
+        """The features or channels of the encoder's rows."""
+        encoder = config.model.array_encoder
+        return 0 if encoder is None else encoder.row_shape[self.channel_axis]
 
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
         """An encoder of ours, described by its parameters."""
@@ -209,3 +226,4 @@ class Sequences(Arrays):
     encoder_types = _types("sequences")
     joins_with = ("length and channels of the sequences",)
     stays = "sequences"
+    channel_axis = 1

@@ -85,6 +85,10 @@ class InputKind(ABC):
         """What the numbers in each task's examples are, by task, as far as a configuration says."""
         return {}
 
+    def scaled(self, config: Config) -> int:
+        """How many columns or channels of a row have a mean and a deviation; 0 where rows are no numbers."""
+        return 0
+
     def notes(self, config: Config) -> list[str]:
         """Advice on settings that are valid but may not be meant."""
         return []

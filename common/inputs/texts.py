@@ -119,10 +119,10 @@ def _tasks(config: Config) -> list[str]:
     ]
 
 
-def _standardise(config: Config) -> list[str]:
-    if not config.data.standardise:
+def _statistics(config: Config) -> list[str]:
+    if config.data.statistics == "none":
         return []
-    return ["data.standardise: only rows of numbers can be; leave it out with a text encoder"]
+    return ["data.statistics: only rows of numbers can be standardised; leave it out with a text encoder"]
 
 
 def _tasks_have_data(config: Config) -> list[str]:
@@ -147,7 +147,7 @@ class Texts(InputKind):
     name = "texts"
     checks = (
         (("model",), _tasks),
-        (("model", "data"), _standardise),
+        (("model", "data"), _statistics),
         (("data", "model"), _tasks_have_data),
     )
     stays = "texts, tokens"

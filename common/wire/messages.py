@@ -40,6 +40,7 @@ def _pack_join(value: JoinRequest) -> pb.JoinRequest:
         capabilities=parts.pack_capabilities(value.capabilities),
         headers=[parts.pack_header(task, header, len(value.headers)) for task, header in value.headers],
         targets=[parts.pack_sums(task, sums) for task, sums in value.targets],
+        inputs=[parts.pack_input_sums(task, sums) for task, sums in value.inputs],
     )
 
 
@@ -48,6 +49,7 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
     named = {
         "examples": checks.distinct((row.task for row in message.examples), "examples"),
         "headers": checks.distinct((row.task for row in message.headers), "headers"),
+        "inputs": checks.distinct((row.task for row in message.inputs), "inputs"),
     }
     for field, names in named.items():
         if unknown := set(names) - {task.name for task in tasks}:
@@ -62,6 +64,7 @@ def _unpack_join(message: pb.JoinRequest) -> JoinRequest:
             (row.task, _count_rows(row.validation, "validation")) for row in message.examples if row.validation
         ),
         targets=_unpack_targets(message, {task.name for task in tasks if task.tells_sums}),
+        inputs=tuple((row.task, parts.unpack_input_sums(row)) for row in message.inputs),
     )
 
 

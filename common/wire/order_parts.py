@@ -20,12 +20,13 @@ from common.orders import Order, ScopeValues
 from common.parameters.capacity import is_frozen
 from common.parameters.scope import Scope, ScopeKind
 from common.ports import INLINE_BYTES
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from common.wire import checks, limits
 from common.wire.choices import pack_choice, unpack_choice
 from common.wire.extensions import EXTENSIONS, extension, name_of
 from common.wire.gen import federation_pb2 as pb
-from common.wire.parts import pack_scope, pack_units, unpack_scope, unpack_units
+from common.wire.parts import pack_scale, pack_scope, pack_units, unpack_scale, unpack_scope, unpack_units
 
 
 def pack_order(value: Order) -> pb.Order:
@@ -39,6 +40,7 @@ def pack_order(value: Order) -> pb.Order:
         tasks=value.tasks,
         units=[pack_units(task, units) for task, units in value.units],
         inline=[pb.ScopeValues(scope=item.scope, data=item.data) for item in value.inline],
+        scales=[pack_scale(task, scale) for task, scale in value.scales],
     )
     if row := next((row for row in _BODIES if row.body is type(value.body)), None):
         getattr(message, row.field).CopyFrom(row.pack(value.body))
@@ -62,6 +64,7 @@ def unpack_order(message: pb.Order) -> Order:
         _unpack_body(message, names),
         checks.distinct((checks.task_name(task) for task in tasks), "tasks"),
         _unpack_units(message),
+        scales=_unpack_scales(message),
     )
     return replace(order, inline=_unpack_inline(message, {scope.scope for scope in order.needed}))
 
@@ -136,6 +139,11 @@ def _unpack_seed(value: int) -> int:
 def _unpack_units(message: pb.Order) -> tuple[tuple[str, TargetUnits], ...]:
     names = checks.distinct((row.task for row in checks.items(message.units, "units", limits.MAX_TASKS)), "units")
     return tuple(zip(map(checks.task_name, names), map(unpack_units, message.units), strict=True))
+
+
+def _unpack_scales(message: pb.Order) -> tuple[tuple[str, InputScale], ...]:
+    names = checks.distinct((row.task for row in checks.items(message.scales, "scales", limits.MAX_TASKS)), "scales")
+    return tuple(zip(map(checks.task_name, names), map(unpack_scale, message.scales), strict=True))
 
 
 def _unpack_isolated_tasks(order: pb.Order) -> tuple[str, ...]:

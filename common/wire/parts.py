@@ -20,6 +20,7 @@ from common.orders import (
     UpdateHeader,
 )
 from common.ports import INLINE_BYTES
+from common.standardising import MOST_COLUMNS, InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition, TaskKind
 from common.wire import checks, limits
@@ -123,6 +124,35 @@ def unpack_units(message: pb.TargetUnits) -> TargetUnits:
     if problem := units.problem():
         raise WireError(f"units: {problem}")
     return units
+
+
+def pack_input_sums(task: str, value: InputSums) -> pb.InputSums:
+    """Value to message."""
+    return pb.InputSums(task=task, counts=value.counts, means=value.means, squares=value.squares)
+
+
+def unpack_input_sums(message: pb.InputSums) -> InputSums:
+    """Message to value."""
+    counts = checks.items(message.counts, "counts", MOST_COLUMNS, least=1)
+    return InputSums(
+        tuple(checks.count(count, "counts", most=limits.MAX_EXAMPLES) for count in counts),
+        tuple(checks.number(mean, "means") for mean in checks.items(message.means, "means", MOST_COLUMNS)),
+        tuple(checks.amount(square, "squares") for square in checks.items(message.squares, "squares", MOST_COLUMNS)),
+    )
+
+
+def pack_scale(task: str, value: InputScale) -> pb.InputScale:
+    """Value to message."""
+    return pb.InputScale(task=task, means=value.means, scales=value.scales)
+
+
+def unpack_scale(message: pb.InputScale) -> InputScale:
+    """Message to value."""
+    means, scales = (checks.items(found, "scales", MOST_COLUMNS, least=1) for found in (message.means, message.scales))
+    scale = InputScale(tuple(means), tuple(scales))
+    if problem := scale.problem():
+        raise WireError(f"scales: {problem}")
+    return scale
 
 
 def pack_header(task: str, value: Header, headers: int) -> pb.TaskHeader:

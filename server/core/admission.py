@@ -8,6 +8,7 @@ from common.orders import JoinRequest, Reply, Session, UpdateHeader
 from common.parameters.capacity import capacity_problem, depth_problem
 from server.core.bodies import PHASES
 from server.core.phases import ENDED
+from server.core.scales import inputs_problem
 from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
 from server.core.units import targets_problem
 
@@ -37,6 +38,8 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):
         raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
+    if problem := inputs_problem(run, request):
+        raise Refused(Reason.TASK_MISMATCH, f"client '{request.client_id}': {problem}")
     trains, layers = request.capabilities.trains, request.capabilities.layers
     problem = capacity_problem(trains, run.blocks) or depth_problem(trains, layers, run.blocks)
     if problem is not None:

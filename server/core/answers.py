@@ -81,4 +81,5 @@ def _order_of(run: RunSettings, state: FederationState, order: OpenOrder, now: f
         body=body_of(run, state, state.open, order),
         tasks=order.tasks,
         units=tuple((task, state.units[task]) for task in order.tasks if task in state.units),
+        scales=tuple((task, state.scales[task]) for task in order.tasks if task in state.scales),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common.inputs.header import Header
 from common.log_fields import LogFields
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
@@ -178,6 +179,14 @@ class UnitsFixed:
     units: TargetUnits
 
 
+@dataclass(frozen=True)
+class ScaleFixed:
+    """By what the numbers in a task's rows are standardised for the rest of the run."""
+
+    task: str
+    scale: InputScale
+
+
 Record = (
     RunBegan
     | RunConfiguration
@@ -185,6 +194,7 @@ Record = (
     | ClientChanged
     | HeaderFixed
     | UnitsFixed
+    | ScaleFixed
     | RoundOpened
     | PhaseClosed
     | RoundClosed

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from common.inputs.header import Header
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.core.phases import Phase
 
@@ -55,3 +56,5 @@ class RunFacts:
     """The named features of the first client that joined with a task, by task."""
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     """The units of heads and losses, by task."""
+    scales: Mapping[str, InputScale] = field(default_factory=dict)
+    """By which the numbers in rows are standardised, by task."""

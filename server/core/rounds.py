@@ -30,6 +30,7 @@ from server.core.effects import (
 from server.core.events import Combined, VersionSpoiled
 from server.core.guard import guarded, notices_of
 from server.core.phases import ENDED, EVALUATE, Phase, RoundPhase
+from server.core.scales import with_scales
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
     ClientRecord,
@@ -227,14 +228,15 @@ def _open_if_possible(
         return waiting, [], []
     training = state.completed_rounds < run.num_rounds
     state, units, said = with_units(run, state, present)
+    state, scales, more = with_scales(run, state, present)
     round_ = _new_round(run, state, present, training, now)
     state = _assigned(state, round_)
-    notices: list[Effect] = [*said]
+    notices: list[Effect] = [*said, *more]
     if missing and training and state.attempt == 1:
         absent = LogFields(event="clients_missing", round=round_.number)
         text = f"round {round_.number} goes without clients for {', '.join(missing)}"
         notices.append(Notice(text, warning=True, about=absent))
-    return state, [*units, RoundOpened(round_)], notices
+    return state, [*units, *scales, RoundOpened(round_)], notices
 
 
 def _short_since(run: RunSettings, state: FederationState, present: list[ClientRecord], now: float) -> float | None:

@@ -13,6 +13,7 @@ from common.orders import ReplyContent, Session, TaskResult
 from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
 from common.parameters.scope import Scope, is_control, isolated_scopes
+from common.standardising import InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.facts import NO_TRAFFIC, Traffic
@@ -78,6 +79,10 @@ class RunSettings:
     related: bool = False
     guard: Guard | None = None
     headers: Mapping[str, Header] = field(default_factory=dict)
+    scaled: int = 0
+    """How many columns or channels of a row are standardised by the rows of all clients; 0: none."""
+    categories: tuple[int, ...] = ()
+    """Which columns are categories, which have no scale."""
     anchor_strength: float = 0.0
     """Of a proximal term that holds what everybody shares to the run's first values."""
     protocol: RoundProtocol = PLAIN
@@ -153,7 +158,8 @@ class ClientRecord:
     """A client that has joined this run. `committed` is its last durable order.
 
     `examples` and `validation` are its rows to train and to score on, per task, as it said when it joined. `targets`
-    are sums over its training targets; they are not durable, since what is made of them is.
+    are sums over its training targets, `inputs` over its training rows; they are not durable, since what is made of
+    them is.
     """
 
     client_id: str
@@ -169,6 +175,7 @@ class ClientRecord:
     tally: Tally = Tally()
     validation: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, TargetSums] = field(default_factory=dict)
+    inputs: Mapping[str, InputSums] = field(default_factory=dict)
 
 
 class OrderState(StrEnum):
@@ -260,7 +267,8 @@ class FederationState:
     `trends` for every such round its losses divided by those of the one before, where both are known. `behind`
     counts the last rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse;
     `fallback_tasks` are those that the guard took out, and after which round. `headers` are the named features of
-    the first client that joined with a task, `units` those of heads and losses, as soon as they are fixed;
+    the first client that joined with a task, `units` those of heads and losses, as soon as they are fixed, `scales`
+    by which the numbers in rows are standardised;
     `short_since` is since when fewer than `min_clients` are there after a round.
     """
 
@@ -281,6 +289,7 @@ class FederationState:
     fallback_tasks: Mapping[str, int] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
+    scales: Mapping[str, InputScale] = field(default_factory=dict)
     relations: Mapping[str, Related] = field(default_factory=dict)
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
     traffic: Traffic = NO_TRAFFIC

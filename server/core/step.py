@@ -118,6 +118,7 @@ def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
         committed=known.committed if known else "",
         tally=known.tally if known else Tally(),
         targets=dict(request.targets),
+        inputs=dict(request.inputs),
     )
     effects: list[Effect] = []
     if fixed := new_headers(run, state, request):

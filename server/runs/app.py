@@ -22,10 +22,11 @@ from common.errors import RunFailedError, RunFolderError
 from common.log_fields import about
 from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
+from common.standardising import InputScale
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
-from server.core.effects import UnitsFixed
+from server.core.effects import ScaleFixed, UnitsFixed
 from server.core.facts import RunBegan, RunConfiguration
 from server.core.phases import Phase
 from server.core.state import FederationState, RunSettings
@@ -128,13 +129,14 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, own_process: 
     folder.write(folder.config, render(config).encode())
     log.info("run '%s' begins in %s; its initial model is made", config.run.name, folder.path)
     prepare = partial(_prepare, config, folder.path)
-    origin, summary, units = done_in_own_process(prepare) if own_process else prepare()
+    origin, summary, units, scales = done_in_own_process(prepare) if own_process else prepare()
     log.log(logging.WARNING if origin.startswith("random") else logging.INFO, "encoder: %s", origin)
     for line in summary.splitlines():
         log.info("%s", line)
     note_files(folder, journal)
     began = RunBegan(secrets.token_hex(6), config.run.name, config.run.seed, origin)
-    journal.commit([began, _settings(config), *(UnitsFixed(task, found) for task, found in units.items())])
+    fixed = [UnitsFixed(task, found) for task, found in units.items()]
+    journal.commit([began, _settings(config), *fixed, *(ScaleFixed(task, found) for task, found in scales.items())])
 
 
 def _settings(config: Config) -> RunConfiguration:
@@ -172,12 +174,12 @@ def continue_run(config: Config, folder: RunFolder, journal: Journal, own_proces
     return config
 
 
-def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits]]:
+def _prepare(config: Config, path: Path) -> tuple[str, str, Mapping[str, TargetUnits], Mapping[str, InputScale]]:
     """Called in the other process, if there is one; only there is torch imported."""
     from server.runs.preparation import prepare_run
 
     prepared = prepare_run(config, path)
-    return prepared.origin, prepared.summary, prepared.units
+    return prepared.origin, prepared.summary, prepared.units, prepared.scales
 
 
 def _prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:

@@ -67,6 +67,8 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         related=config.relation is not None,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
+        scaled=config.model.inputs.scaled(config) if config.data.statistics == "federation" else 0,
+        categories=config.model.array_encoder.categories if config.model.array_encoder else (),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
     )
 

@@ -15,6 +15,7 @@ from common.parameters.capacity import blocks_of, frozen_problem
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 from common.parameters.vector import Vector
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.runs.model import MTLServerModel
 from server.runs.run_folder import DESCRIPTION, RunFolder
@@ -26,12 +27,13 @@ from server.storage.models import ModelFiles
 class InitialModel:
     """Where the encoder's values come from, and the model's summary, for the log and the report.
 
-    `units` are those in which heads of an earlier run work.
+    `units` are those in which heads of an earlier run work, `scales` those of its tasks' rows.
     """
 
     origin: str
     summary: str
     units: Mapping[str, TargetUnits]
+    scales: Mapping[str, InputScale]
 
 
 def prepare_run(config: Config, path: Path) -> InitialModel:
@@ -63,7 +65,10 @@ def prepare_run(config: Config, path: Path) -> InitialModel:
     public = {scope: vector for scope, vector in values.items() if not is_private(scope)}
     files.write(0, public, public)
     files.write_private({scope: vector for scope, vector in values.items() if is_private(scope)})
-    return InitialModel(origin, model.summary(), {} if start is None else start.units_of(model))
+    if start is None:
+        return InitialModel(origin, model.summary(), {}, {})
+    scales = {task: scale for task, scale in start.scales.items() if task in model.tasks}
+    return InitialModel(origin, model.summary(), start.units_of(model), scales)
 
 
 def _require_finite(values: Mapping[str, Vector], schemas: Mapping[str, ParameterSchema], source: str) -> None:

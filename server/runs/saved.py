@@ -15,6 +15,7 @@ from common.inputs.header import Header
 from common.parameters.plan import NORM_STATISTICS
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
+from common.standardising import InputScale
 from common.targets import OWN_UNITS, TargetUnits
 from server.runs.model import MTLServerModel
 from server.runs.recovery import fall_back, require_files
@@ -32,7 +33,7 @@ class SavedRun:
     `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
     The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those of
     heads and losses; `headers` say what the numbers in a row of each task are, none where rows
-    are texts.
+    are texts; `scales` by what they are standardised, where the rows of all clients say it.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class SavedRun:
     fallback_tasks: frozenset[str] = frozenset()
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
+    scales: Mapping[str, InputScale] = field(default_factory=dict)
 
     def units_of(self, task: str) -> TargetUnits:
         """The units of a task's head and loss."""
@@ -117,9 +119,10 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
     version = journal.completed()
+    facts = journal.facts()
     last = {record.task: record.fell_back for record in journal.guarded()}
-    headers = {**config.headers(), **journal.facts().headers}
+    headers = {**config.headers(), **facts.headers}
     vectors = ByTemplate(JournalledModels(ModelFiles(folder.path, model.schemas), journal).read(version))
     model.load_vectors({scope: vectors[scope] for scope in travelling})
     fallback_tasks = frozenset(task for task, fell in last.items() if fell)
-    return SavedRun(config, model, version, vectors, fallback_tasks, journal.facts().units, headers)
+    return SavedRun(config, model, version, vectors, fallback_tasks, facts.units, headers, facts.scales)

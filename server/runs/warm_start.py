@@ -13,6 +13,7 @@ from common.encoders.table import ENCODERS
 from common.errors import ModelError, RunFolderError
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
+from common.standardising import InputScale
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel
@@ -30,6 +31,8 @@ class WarmStart:
     heads: Mapping[str, Mapping[str, Tensor]]
     pair_mode: str
     units: Mapping[str, TargetUnits]
+    scales: Mapping[str, InputScale]
+    """By which the numbers in rows were standardised, and still are."""
 
     def units_of(self, model: MTLServerModel) -> dict[str, TargetUnits]:
         """The units of the heads that `give_heads` gives: they keep working in those. What labels weigh begins anew."""
@@ -90,6 +93,7 @@ def find_start(config: Config) -> WarmStart:
         {name: head for name, head in heads.items() if not head.keys() & private},
         model.architecture.pair_mode,
         saved.units,
+        saved.scales,
     )
 
 
@@ -107,5 +111,8 @@ def _check(config: Config, saved: SavedRun, folder: Path) -> None:
         if getattr(then, key) != getattr(now, key):
             remedy = "write the same, or leave warm_start out"
             raise ModelError(f"model.{key}: differs from that of the run in '{folder}' (model.warm_start); {remedy}")
+    if saved.scales and config.data.statistics != "federation":
+        told = f"{config.data.statistics}, but the run in '{folder}' standardised its rows by those of all clients"
+        raise ModelError(f"data.statistics: {told} (model.warm_start); write federation")
     if saved.version == 0:
         raise ModelError(f"model.warm_start: the run in '{folder}' has published no round yet; let it train first")

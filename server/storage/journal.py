@@ -251,6 +251,7 @@ class Journal:
             gaps=stand.gaps,
             fallback_tasks=stand.fallback_tasks,
             units=facts.units,
+            scales=facts.scales,
             headers=facts.headers,
             traffic=facts.traffic,
             relations={record.template: record for record in self.relations()},

@@ -10,6 +10,7 @@ from common.bodies import ScopeVersion
 from common.capabilities import Capabilities
 from common.inputs.header import Header
 from common.orders import ReplyContent, TaskResult
+from common.standardising import InputScale
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
 from common.wire.extensions import decode_content, encode_content
@@ -22,6 +23,7 @@ from server.core.effects import (
     RoundClosed,
     RoundOpened,
     RunEnded,
+    ScaleFixed,
     TaskCosines,
     UnitsFixed,
 )
@@ -30,8 +32,8 @@ from server.core.phases import Phase
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.storage.tables import Row
 
-_HEADER, _UNITS = "header/", "units/"
-"""Begin the keys of the run's facts that hold a task's header, and the units of its head and loss."""
+_HEADER, _UNITS, _SCALE = "header/", "units/", "scale/"
+"""Begin the keys of the run's facts that hold a task's header, the units of its head, and the scale of its rows."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -59,6 +61,8 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "run", (f"{_HEADER}{task}", json_of(header))
         case UnitsFixed(task, units):
             yield "run", (f"{_UNITS}{task}", json_of(units))
+        case ScaleFixed(task, scale):
+            yield "run", (f"{_SCALE}{task}", json_of(scale))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
@@ -72,8 +76,10 @@ def rows_of(record: Record) -> Iterator[Row]:
 
 def facts_of(rows: Mapping[str, str]) -> RunFacts:
     """The rows of `run`, by their keys."""
-    headers = {key.removeprefix(_HEADER): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_HEADER)}
-    units = {key.removeprefix(_UNITS): json.loads(rows[key]) for key in sorted(rows) if key.startswith(_UNITS)}
+    headers, units, scales = (
+        {key.removeprefix(start): json.loads(rows[key]) for key in sorted(rows) if key.startswith(start)}
+        for start in (_HEADER, _UNITS, _SCALE)
+    )
     return RunFacts(
         RunBegan(**json.loads(rows["began"])) if "began" in rows else None,
         RunConfiguration(**json.loads(rows.get("settings", "{}"))),
@@ -88,6 +94,7 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
             task: TargetUnits(said["mean"], said["scale"], said["weights"] and tuple(said["weights"]))
             for task, said in units.items()
         },
+        {task: InputScale(tuple(said["means"]), tuple(said["scales"])) for task, said in scales.items()},
     )
 
 

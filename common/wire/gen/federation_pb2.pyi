@@ -20,20 +20,22 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets", "headers")
+    __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets", "headers", "inputs")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
     examples: _containers.RepeatedCompositeFieldContainer[TaskExamples]
     capabilities: Capabilities
     targets: _containers.RepeatedCompositeFieldContainer[TargetSums]
     headers: _containers.RepeatedCompositeFieldContainer[TaskHeader]
-    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
+    inputs: _containers.RepeatedCompositeFieldContainer[InputSums]
+    def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[InputSums, _Mapping]]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
     __slots__ = ("codecs", "data", "trains", "layers")
@@ -58,6 +60,18 @@ class TargetSums(_message.Message):
     squares: float
     counts: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, task: _Optional[str] = ..., mean: _Optional[float] = ..., squares: _Optional[float] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class InputSums(_message.Message):
+    __slots__ = ("task", "counts", "means", "squares")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    means: _containers.RepeatedScalarFieldContainer[float]
+    squares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, task: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., means: _Optional[_Iterable[float]] = ..., squares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TaskHeader(_message.Message):
     __slots__ = ("task", "count", "digest", "names", "shape")
@@ -208,7 +222,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., update_state: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate", "extension")
+    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate", "extension", "scales")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +234,7 @@ class Order(_message.Message):
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     EXTENSION_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     round: int
     version: int
@@ -231,7 +246,18 @@ class Order(_message.Message):
     train: Train
     evaluate: Evaluate
     extension: Extension
-    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., extension: _Optional[_Union[Extension, _Mapping]] = ...) -> None: ...
+    scales: _containers.RepeatedCompositeFieldContainer[InputScale]
+    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., extension: _Optional[_Union[Extension, _Mapping]] = ..., scales: _Optional[_Iterable[_Union[InputScale, _Mapping]]] = ...) -> None: ...
+
+class InputScale(_message.Message):
+    __slots__ = ("task", "means", "scales")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    means: _containers.RepeatedScalarFieldContainer[float]
+    scales: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, task: _Optional[str] = ..., means: _Optional[_Iterable[float]] = ..., scales: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Extension(_message.Message):
     __slots__ = ("name", "data")
