@@ -99,6 +99,8 @@ class TaskData:
     """What the numbers of an example are, if it is made of numbers."""
     notes: tuple[str, ...] = ()
     """For the person whose examples they are."""
+    lacks: frozenset[str] = frozenset()
+    """The parts that no example has, where examples have several."""
 
     @property
     def described(self) -> str:
