@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.array_examples import BRIGHTEST, ArrayExamples
+from client.data.array_examples import BRIGHTEST
 from client.data.arrays import ARRAYS, ReadArrays, arrays_in, label_array, values_of
 from client.data.columns import ColumnNames
 from common.encoders.row import ArrayEncoder
@@ -79,17 +79,6 @@ def joined(
     if not anything.all():
         raise DataError(f"{where}, row {int((~anything).argmax()) + 1}: it has no part at all; remove it")
     return np.concatenate(columns, axis=1)
-
-
-def lacking(examples: ArrayExamples, encoder: ArrayEncoder) -> frozenset[str]:
-    """The parts that none of these examples has."""
-    start, found = 0, set()
-    for name, part in encoder.part_encoders.items():
-        size = int(np.prod(part.row_shape))
-        if np.isnan(examples.values[:, start : start + size]).all():
-            found.add(name)
-        start += size
-    return frozenset(found)
 
 
 def _has(where: str, name: str, array: NDArray[Any], said: NDArray[Any] | None) -> NDArray[np.bool_]:

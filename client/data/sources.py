@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from client.data import array_loader, texts
-from client.data.array_examples import ArrayExamples
 from client.data.examples import TaskData
 from client.data.forms import FORMS
-from client.data.parts import lacking
 from client.data.request import DataRequest
 from client.data.summary import rare_label
 from common.errors import DataError
@@ -40,8 +38,8 @@ def finished(data: TaskData, request: DataRequest) -> TaskData:
     if request.standardise:
         train, validation = data.train.standardised(data.validation)
         data = replace(data, train=train, validation=validation)
-    if request.encoder is not None and isinstance(data.train, ArrayExamples):
-        data = replace(data, lacks=lacking(data.train, request.encoder))
+    if request.encoder is not None:
+        data = replace(data, lacks=data.train.lacking(request.encoder))
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

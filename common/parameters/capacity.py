@@ -108,7 +108,8 @@ def capacity_problem(capacity: Capacity, blocks: Blocks) -> str | None:
     absent = _absent_blocks(capacity, blocks)
     wanted = trained_blocks(capacity, blocks)
     for scope, found in sorted(blocks.items()):
-        if found & absent and not found <= absent and not is_private(scope):
+        # Layers that are not there cannot be in a scope; an idle part may lie in a private one.
+        if found & absent and not found <= absent and (capacity.layers is not None or not is_private(scope)):
             return _cut(scope, capacity)
         if found & wanted and not found <= wanted and not is_private(scope):
             return (
