@@ -257,6 +257,7 @@ def _client_report(
         tasks=client.tasks,
         trains=client.capabilities.capacity.trains,
         layers=client.capabilities.capacity.layers,
+        lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
         assigned=client.tally.assigned,
