@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
+from common.encoders.row import ArrayEncoder
 from common.errors import WireError
 from common.inputs.arrays import ArrayBatch, Numbers
 from common.standardising import LEAST_ROWS, InputScale, InputSums
@@ -89,6 +91,16 @@ class ArrayExamples:
             return 0, 0.0, 0.0
         mean = float(wide.mean())
         return len(wide), mean, float(((wide - mean) ** 2).mean(axis=1).sum())
+
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """See `RawExamples`."""
+        start, found = 0, set()
+        for name, part in encoder.part_encoders.items():
+            end = start + prod(part.row_shape)
+            if np.isnan(self.values[:, start:end]).all():
+                found.add(name)
+            start = end
+        return frozenset(found)
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

@@ -17,6 +17,7 @@ from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
+from client.data.parts import read_parts
 from client.data.request import DataRequest, shard
 from client.data.synthetic import generate_rows
 from client.data.tables import read_columns
@@ -82,15 +83,16 @@ def read_rows(
         if validation is not None or not scored:
             rows = checked(train, task, encoder)
             none = rows.take(np.empty(0, dtype=np.int64))
-            scored_on = none if validation is None else checked(validation, task, encoder)
-            return _data(encoder, train, rows, scored_on, str(own))
+            scoring = none if validation is None else checked(validation, task, encoder)
+            return _data(encoder, train, (rows, scoring), str(own))
     form = FORMS[encoder.inputs]
     paths = find(folder, (task.name,), SUFFIXES if form.by_column else ENDINGS)
     if paths and paths[0].suffix == ARRAYS and holds_splits(paths[0]):
         train, validation = (read_arrays(paths[0], task, names, split=split) for split in ("train", "validation"))
-        return _data(encoder, train, checked(train, task, encoder), checked(validation, task, encoder), str(paths[0]))
+        splits = checked(train, task, encoder), checked(validation, task, encoder)
+        return _data(encoder, train, splits, str(paths[0]))
     if paths:
-        read = _file(paths, task, encoder, names)
+        read = _read(paths, task, encoder, names)
     elif form.from_image_files and train is None and is_image_folder(own):
         read = read_images(own, encoder)
     elif (folder / ALL).is_file() and not form.by_column:
@@ -107,7 +109,7 @@ def read_rows(
     if len(whole) < 2:
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
-    return _data(encoder, read, whole.take(training), whole.take(validating), read.origin)
+    return _data(encoder, read, (whole.take(training), whole.take(validating)), read.origin)
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -115,6 +117,12 @@ def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     scored = max(count // VALIDATION_SHARE, 1)
     return np.sort(order[scored:]), np.sort(order[:scored])
+
+
+def _read(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None) -> ReadArrays:
+    if FORMS[encoder.inputs].by_column:
+        return read_columns(read_all(paths), task, names, encoder)
+    return read_parts(paths, task, encoder, names) if encoder.part_encoders else read_file(paths, task, names)
 
 
 _OTHERS = ", ".join(SUFFIXES)
@@ -126,23 +134,17 @@ def _split(
     """The rows of a split in the task's own folder, if it has any."""
     form = FORMS[encoder.inputs]
     if paths := find(own, SPLIT_NAMES[split], SUFFIXES if form.by_column else ENDINGS):
-        return _file(paths, task, encoder, names)
+        return _read(paths, task, encoder, names)
     if not form.from_image_files:
         return None
     folders = (own / name for name in SPLIT_NAMES[split])
     return next((read_images(folder, encoder) for folder in folders if is_image_folder(folder)), None)
 
 
-def _file(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None) -> ReadArrays:
-    if FORMS[encoder.inputs].by_column:
-        return read_columns(read_all(paths), task, names, encoder)
-    return read_file(paths, task, names)
-
-
 def _data(
-    encoder: ArrayEncoder, read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str
+    encoder: ArrayEncoder, read: ReadArrays, splits: tuple[ArrayExamples, ArrayExamples], origin: str
 ) -> TaskData:
     named = () if encoder.row_names else read.columns.features
     header = Header.of(named) if named else header_of(encoder)
     notes = read.table.notes if read.table is not None else ()
-    return TaskData(train, validation, origin, read.columns, (header,), notes)
+    return TaskData(*splits, origin, read.columns, (header,), notes)

@@ -123,7 +123,7 @@ def read_arrays(
     if split is not None:
         arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
     named = names or ColumnNames()
-    label = _label_array(path, arrays, task, named.label)
+    label = label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -154,7 +154,8 @@ def read_images(folder: Path, encoder: ArrayEncoder) -> ReadArrays:
     return ReadArrays(str(folder), images, labels, ColumnNames())
 
 
-def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+def label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+    """What the array of the labels is called."""
     candidates: dict[str, list[object]] = {name: [] for name in arrays if name not in ("x", "task", *NAMES)}
     if named is None and not {name.casefold() for name in candidates} & {name.casefold() for name in LABELS}:
         return "y"
@@ -228,7 +229,7 @@ def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> 
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(values) | np.isnan(x) if form.by_column else np.isfinite(values)
+    good = np.isfinite(values) | (np.isnan(values) if form.has_gaps else False)
     if not good.all():
         row, number = divmod(int((~good).argmax()), math.prod(wanted))
         raise DataError(

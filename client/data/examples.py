@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
 from common.orders import ModelArchitecture
@@ -85,6 +86,9 @@ class RawExamples(Protocol):
     def input_sums(self) -> InputSums | None:
         """What the federation is told of them with `data.statistics: federation`; None if they are no numbers."""
 
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """The parts of what the encoder reads that none of these examples has."""
+
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
     ) -> PreparedExamples:
@@ -112,6 +116,8 @@ class TaskData:
     """For the person whose examples they are."""
     inputs: InputSums | None = None
     """What the federation is told of the numbers in training examples, if it is to standardise them."""
+    lacks: frozenset[str] = frozenset()
+    """The parts that no example has, where examples have several."""
 
     @property
     def described(self) -> str:

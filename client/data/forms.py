@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.encoders.row import ArrayEncoder
-from common.inputs.arrays import Images, Numbers, Sequences, Tables
+from common.inputs.arrays import Images, Numbers, Parts, Sequences, Tables
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -29,8 +29,10 @@ class ArrayForm:
     """Of a row: along it, each place has a mean and a deviation of its own."""
     from_image_files: bool = False
     """Whether they may also come as image files."""
+    has_gaps: bool = False
+    """Whether NaN stands for what a row does not have."""
     by_column: bool = False
-    """Whether the encoder names the columns of tables that they are made of, where numbers may be missing."""
+    """Whether the encoder names the columns of tables that they are made of."""
     categories: Shape = ()
     """Which numbers of a row are places of categories, which have neither mean nor deviation."""
     keeps_bytes: bool = False
@@ -66,9 +68,10 @@ def _sequence(x: Array, shape: Shape) -> Array:
 
 FORMS = {
     Numbers.name: ArrayForm(Numbers.name, _flat, Numbers.channel_axis),
-    Tables.name: ArrayForm(Tables.name, _flat, Tables.channel_axis, by_column=True),
+    Tables.name: ArrayForm(Tables.name, _flat, Tables.channel_axis, has_gaps=True, by_column=True),
     Images.name: ArrayForm(Images.name, _image, Images.channel_axis, from_image_files=True, keeps_bytes=True),
     Sequences.name: ArrayForm(Sequences.name, _sequence, Sequences.channel_axis),
+    Parts.name: ArrayForm(Parts.name, _flat, Parts.channel_axis, has_gaps=True),
 }
 
 

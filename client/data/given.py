@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
@@ -15,6 +16,7 @@ from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.examples import TaskData
 from client.data.forms import FORMS
+from client.data.parts import joined
 from client.data.request import DataRequest
 from client.data.tables import column_table, read_columns
 from client.data.texts import TextExamples
@@ -66,6 +68,8 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
+    if encoder is not None and encoder.part_encoders:
+        x = _parts_given(x, task, encoder, where)
     if (count := rows_in(x)) != len(y):
         raise DataError(f"{where}, task {task.name}: {count} rows and {len(y)} labels; give one label for each row")
     if encoder is not None and FORMS[encoder.inputs].by_column:
@@ -90,3 +94,11 @@ def labelled(
         except CellError as problem:
             raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
     return texts
+
+
+def _parts_given(x: Any, task: TaskDefinition, encoder: ArrayEncoder, where: str) -> NDArray[np.float32]:
+    if not isinstance(x, Mapping):
+        parts = ", ".join(encoder.part_encoders)
+        raise DataError(f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a mapping of {parts}")
+    arrays = {name: np.asarray(array) for name, array in x.items()}
+    return joined(f"{where}, task {task.name}", arrays, task, encoder)

@@ -48,6 +48,8 @@ def standardised(data: TaskData, request: DataRequest) -> TaskData:
 def finished(data: TaskData, request: DataRequest) -> TaskData:
     """The examples as they are trained on, with a note where accuracy would hide a label."""
     data = standardised(data, request)
+    if request.encoder is not None:
+        data = replace(data, lacks=data.train.lacking(request.encoder))
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

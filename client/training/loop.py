@@ -49,6 +49,8 @@ class TaskSet:
 
     def scaled(self, scale: InputScale | None) -> TaskSet:
         """The same with the numbers in examples by a scale of the federation, if it has fixed one."""
+        if scale is None:
+            return self
         return replace(self, train=self.train.scaled(scale), validation=self.validation.scaled(scale))
 
 

@@ -8,9 +8,10 @@ from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
+from common.encoders.several import SeveralEncoder
 from common.encoders.tabular import TabularEncoder
 from common.methods.choice import Table, table
 
 ENCODERS: Table[ArrayEncoder] = table(
-    MLPEncoder, TabularEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder, ModuleEncoder
+    MLPEncoder, TabularEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder, ModuleEncoder, SeveralEncoder
 )

@@ -10,7 +10,7 @@ from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
 from common.errors import ModelError
 from common.inputs.header import Header
-from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.inputs.kind import Batch, Checks, Encoder, InputKind, moved
 from common.models.encoder import EncoderSource, Weights
 from common.standardising import MOST_COLUMNS
 from common.tasks import KNOWN_TASKS
@@ -126,7 +126,7 @@ def _statistics(config: Config) -> list[str]:
 class Arrays(InputKind):
     """The same shape in every row of every task."""
 
-    checks = (
+    checks: ClassVar[Checks] = (
         (("model",), _described),
         (("model",), _text_settings),
         (("model", "federation"), _codec),
@@ -168,9 +168,12 @@ class Arrays(InputKind):
 
 
 def header_of(encoder: ArrayEncoder) -> Header:
-    """What the numbers of a row are, as far as the encoder says."""
-    names = encoder.row_names
-    return Header.of(names, columns=True) if names else Header.shaped(encoder.row_shape)
+    """What the numbers of a row are, as far as the encoder says: its columns, their shape, or that of each part."""
+    if encoder.row_names:
+        return Header.of(encoder.row_names, columns=True)
+    if parts := encoder.part_encoders.items():
+        return Header.of([f"{name} {'x'.join(map(str, part.row_shape))}" for name, part in parts])
+    return Header.shaped(encoder.row_shape)
 
 
 def encoder_described(encoder_config: str) -> ArrayEncoder:
@@ -227,3 +230,19 @@ class Sequences(Arrays):
     joins_with = ("length and channels of the sequences",)
     stays = "sequences"
     channel_axis = 1
+
+
+def _not_standardised(config: Config) -> list[str]:
+    if config.data.statistics == "none":
+        return []
+    return ["data.statistics: rows of several parts are read as they are; remove it, and scale numbers in the files"]
+
+
+class Parts(Arrays):
+    """Rows of several parts, each of its own shape, of which a row may lack some."""
+
+    name = "parts"
+    encoder_types = _types("parts")
+    checks = (*Arrays.checks, (("model", "data"), _not_standardised))
+    joins_with = ("names and sizes of the parts of a row, and which of them it has no rows of",)
+    stays = "all parts of rows"

@@ -6,11 +6,13 @@ import json
 
 from common.encoders.table import ENCODERS
 from common.errors import ModelError
-from common.inputs.arrays import Images, Numbers, Sequences, Tables, encoder_described
+from common.inputs.arrays import Images, Numbers, Parts, Sequences, Tables, encoder_described
 from common.inputs.kind import InputKind
 from common.inputs.texts import Texts
 
-INPUT_KINDS: dict[str, InputKind] = {kind.name: kind for kind in (Texts(), Numbers(), Tables(), Images(), Sequences())}
+INPUT_KINDS: dict[str, InputKind] = {
+    kind.name: kind for kind in (Texts(), Numbers(), Tables(), Images(), Sequences(), Parts())
+}
 """By their names; the first one is that of encoders which no other kind lists."""
 
 

@@ -255,8 +255,9 @@ def _client_report(
 ) -> ClientReport:
     return ClientReport(
         tasks=client.tasks,
-        trains=client.capabilities.trains,
-        layers=client.capabilities.layers,
+        trains=client.capabilities.capacity.trains,
+        layers=client.capabilities.capacity.layers,
+        lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
         assigned=client.tally.assigned,
