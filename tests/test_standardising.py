@@ -268,6 +268,7 @@ def resumed(finished: Path, *more: str) -> None:
     asyncio.run(simulate(config, True, None))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_and_one_that_starts_from_it_have_the_same_scale(finished: Path) -> None:
     before = load_run(finished / "run").scales
     assert before.keys() == {"a0", "b1"} and all(4000 < mean < 6000 for mean in before["a0"].means)
