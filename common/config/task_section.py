@@ -103,8 +103,8 @@ class TaskSection(Section):
     columns: ColumnsSection | None = None
     """null: found by their usual names, if no two columns have one"""
     metrics: Names | None = None
-    """the first is the primary one; null: all that are defined, but auc, pr_auc, top3_accuracy, ece and mae, which need
-    further sums of clients"""
+    """the first is the primary one; null: all that are defined, but auc, pr_auc, recall_at_fpr_0.01, top3_accuracy, ece
+    and mae, which need further sums of clients"""
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
     """of this task among the others, more than 0, at most 3 decimals"""
     auxiliary: bool = False
