@@ -30,7 +30,8 @@ class ArrayExamples:
     values: NDArray[np.float32] | NDArray[np.uint8]
     """Finite, (examples, *shape). Bytes are the brightness of pixels; batches have them as 0 to 1."""
     labels: Labels
-    """int64 (examples,) for classes, float64 (examples,) for scores, float32 (examples, labels) of zeros and ones."""
+    """int64 (examples,) for classes, float64 (examples,) for scores, float32 (examples, labels) of zeros and ones; of
+    pixels, uint8 (examples, height, width) for classes and float32 for numbers."""
     form: ArrayForm = FORMS[Numbers.name]
     scale: InputScale | None = None
     """By which batches have them, if the federation has fixed one."""

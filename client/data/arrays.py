@@ -214,7 +214,14 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
 
 def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
     """The rows as the encoder reads them, with their labels; finite, and of its shape."""
-    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), form_of(encoder))
+    values, labels = values_of(read, task, encoder), _labels(read, task)
+    if task.type.per_pixel and labels.shape[1:] != values.shape[2:]:
+        maps, images = _times(labels.shape[1:]), _times(values.shape[2:])
+        raise DataError(
+            f"{read.origin}, task {task.name}: y has maps of {maps}, images are {images} (height x width); "
+            "give a label for each pixel"
+        )
+    return ArrayExamples(values, labels, form_of(encoder))
 
 
 def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -259,7 +266,7 @@ def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
     y = read.labels
     if isinstance(y, np.ndarray):
         try:
-            found = task.type.read_matrix(task, y) if y.ndim == 2 else None
+            found = task.type.read_array(task, y) if y.ndim > 1 else None
         except CellError as problem:
             raise DataError(f"{read.origin}, task {task.name}: {problem}") from None
         if found is not None:

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 class SeveralEncoder(ArrayEncoder):
     """An encoder for each part of a row; heads read a layer over the mean of their projections.
 
-    Whoever has no rows of a part leaves its encoder out; a row may lack parts too, and the mean is over those it has.
+    Whoever has no rows of a part leaves its encoder out. A row may lack parts too: a learned vector stands in.
     """
 
     name = "several"

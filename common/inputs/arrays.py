@@ -49,6 +49,11 @@ class ArrayBatch(Batch):
         vectors: Tensor = encoder(self.values)
         return vectors
 
+    def maps(self, encoder: Encoder) -> Tensor:
+        """See `Batch`."""
+        found: Tensor = encoder.maps(self.values)  # type: ignore[attr-defined]  # heads ask only those that have it
+        return found
+
 
 def _described(config: Config) -> list[str]:
     name = config.model.server_model
@@ -109,9 +114,13 @@ def _tasks(config: Config) -> list[str]:
 
 
 def _source(config: Config) -> list[str]:
+    name, inputs = config.model.server_model, config.model.inputs.name
+    if config.data.source == "builtin":
+        kinds = ((task, section.kind_of(task)) for task, section in config.tasks.items())
+        dense = [f"task '{task}', a {kind}" for task, kind in kinds if kind is not None and kind.per_pixel]
+        return [f"data.source: builtin has no maps for {each}; set data.dir to a folder of your own" for each in dense]
     if config.data.source != "glue":
         return []
-    name, inputs = config.model.server_model, config.model.inputs.name
     return [f"data.source: glue has texts, {name} reads {inputs}; write builtin (synthetic rows), or files with dir"]
 
 

@@ -29,9 +29,10 @@ class EncodedPart(nn.Module):
 
 
 class SeveralNetwork(nn.Module):
-    """`parts.<name>` of every part, the mean of those that a row has, and `pooler`, a linear layer with ReLU.
+    """`parts.<name>` of every part, the mean of their vectors, and `pooler`, a linear layer with ReLU.
 
-    A row lacks a part whose numbers are all NaN. Initial values are PyTorch's own.
+    A row lacks a part whose numbers are all NaN: `missing.<name>`, which is learned, takes the place of its vector.
+    Initial values are PyTorch's own, and zeros for `missing`.
     """
 
     def __init__(self, description: SeveralEncoder) -> None:
@@ -46,19 +47,18 @@ class SeveralNetwork(nn.Module):
         self.parts = nn.ModuleDict(
             {name: EncodedPart(encoder, shapes[name], description.hidden) for name, encoder in encoders.items()}
         )
+        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(description.hidden)) for name in encoders})
         self._sizes = [prod(shape) for shape in shapes.values()]
         self.dropout = nn.Dropout(description.dropout)
         self.pooler = nn.Linear(description.hidden, description.hidden)
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden_size) for all parts one after the other, flattened: (rows, numbers)."""
-        width = self.config.hidden_size
-        total, count = values.new_zeros(len(values), width), values.new_zeros(len(values), 1)
-        for part, rows in zip(self.parts.values(), self._split(values), strict=True):
-            has = ~rows.isnan().all(dim=1)
-            total = total + _scattered(part, rows, has, width)
-            count = count + has[:, None]
-        mean = torch.relu(total / count.clamp(min=1))
+        vectors = [
+            _filled(self.parts[name], rows, self.missing[name])
+            for name, rows in zip(self.parts, self._split(values), strict=True)
+        ]
+        mean = torch.relu(torch.stack(vectors).mean(dim=0))
         return torch.relu(self.pooler(self.dropout(mean)))
 
     def _split(self, values: Tensor) -> list[Tensor]:
@@ -69,18 +69,17 @@ class SeveralNetwork(nn.Module):
         """There is no table of embeddings."""
 
 
-def _scattered(part: nn.Module, rows: Tensor, has: Tensor, width: int) -> Tensor:
-    """What a part makes of the rows that have it, and zeros for the others."""
+def _filled(part: nn.Module, rows: Tensor, missing: Tensor) -> Tensor:
+    """What a part makes of the rows that have it, and `missing` for the others."""
+    has = ~rows.isnan().all(dim=1)
     if torch.compiler.is_compiling():  # an exported program has no branches: it reads zeros where there is nothing
-        found: Tensor = part(rows.nan_to_num()) * has[:, None]
-        return found
+        return torch.where(has[:, None], part(rows.nan_to_num()), missing)
     places = has.nonzero()[:, 0]
     if len(places) == len(rows):
-        found = part(rows)
+        found: Tensor = part(rows)
         return found
-    if not len(places):
-        return rows.new_zeros(len(rows), width)
-    return rows.new_zeros(len(rows), width).index_copy(0, places, part(rows[places]))
+    others = missing.expand(len(rows), -1)
+    return others.index_copy(0, places, part(rows[places])) if len(places) else others
 
 
 def _draws(encoder: Encoder) -> bool:

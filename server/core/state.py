@@ -92,6 +92,11 @@ class RunSettings:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
 
+    def parts_of(self, task: str) -> int:
+        """The most tokens or numbers that an example of a task has."""
+        header = self.headers.get(task)
+        return self.max_length if header is None else header.count
+
     def training_in(self, number: int) -> TrainingSettings:
         """The settings of a round to train."""
         rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
