@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from client.app import data_request
 from client.data.examples import TaskData
 from client.data.partitions import deal
+from client.data.request import DataRequest
+from client.data.sources import is_there, load
 from common.config import Config
+from common.errors import DataError
 from common.methods.partitions import DirichletPartition
+from common.tasks import TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,39 @@ class VirtualClient:
 
 
 def population(config: Config) -> list[VirtualClient]:
-    """The clients that `simulation` describes: client i holds `tasks_per_client` tasks from the i-th on, in turns.
+    """The clients that `simulation` describes: its sites, or else client-1 and so on, which share the rows of a task.
 
-    Ids are `client-1` and so on, with as many digits as the last one needs. The clients of a task share its rows.
+    Raises:
+        DataError: a site's folder is missing or has none of the tasks, or a task has no site.
+    """
+    return _sites(config) if config.simulation.sites else _sharing(config)
+
+
+def _sites(config: Config) -> list[VirtualClient]:
+    """A client per site, with the tasks of which its folder has files."""
+    definitions, clients = config.definitions(), []
+    for site, folder in config.simulation.sites.items():
+        if not Path(folder).is_dir():
+            raise DataError(f"simulation.sites.{site}: folder {folder} does not exist; give the site's folder")
+        held = [task.name for task in definitions if is_there(_at_site(config, site, task))]
+        if not held:
+            names = ", ".join(task.name for task in definitions)
+            raise DataError(f"simulation.sites.{site}: {folder} has no files of {names}; put those of one there")
+        clients.append(VirtualClient(site, dict.fromkeys(held, (1, 1))))
+    for task in definitions:
+        if not any(task.name in client.shares for client in clients):
+            raise DataError(f"simulation.sites: no site has files of {task.name}; give some, or leave the task out")
+    return clients
+
+
+def _at_site(config: Config, site: str, task: TaskDefinition) -> DataRequest:
+    return replace(data_request(config, task), folder=Path(config.simulation.sites[site]))
+
+
+def _sharing(config: Config) -> list[VirtualClient]:
+    """Client i holds `tasks_per_client` tasks from the i-th on, in turns.
+
+    Ids are `client-1` and so on, with as many digits as the last one needs.
     """
     section, tasks = config.simulation, list(config.tasks)
     held = [
@@ -52,6 +87,15 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     Raises:
         DataError: what is missing or wrong, in one line.
     """
+    if config.simulation.sites:
+        return {
+            client.client_id: {
+                task.name: load(_at_site(config, client.client_id, task))
+                for task in config.definitions()
+                if task.name in client.shares
+            }
+            for client in clients
+        }
     partition = config.simulation.partition
     alpha = partition.alpha if isinstance(partition, DirichletPartition) else None
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.arrays import ENDINGS, ReadArrays, checked, holds_splits, read_arrays, read_file, read_images
+from client.data.arrays import (
+    ENDINGS,
+    ReadArrays,
+    checked,
+    has_rows_of,
+    holds_splits,
+    read_arrays,
+    read_file,
+    read_images,
+)
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
 from client.data.files import SPLIT_NAMES, find
@@ -100,6 +109,11 @@ def read_rows(
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
     return _data(read, whole.take(training), whole.take(validating), read.origin)
+
+
+def is_in_all(folder: Path, task: TaskDefinition) -> bool:
+    """Whether a folder has a file with the rows of all tasks, and some of them are of this one."""
+    return (folder / ALL).is_file() and has_rows_of(folder / ALL, task)
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

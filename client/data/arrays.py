@@ -194,18 +194,37 @@ def by_name(
     return ReadArrays(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
 
 
+def has_rows_of(path: Path, task: TaskDefinition) -> bool:
+    """Whether any row of a file with all tasks is this task's."""
+    with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
+        whose = file["task"] if "task" in file.files else None
+    if whose is None:
+        return True  # whoever reads it says what is missing
+    wanted = _wanted(whose, task)
+    return wanted is not None and bool(_mine(whose, wanted).any())
+
+
+def _wanted(whose: Array, task: TaskDefinition) -> str | int | None:
+    """How a file with all tasks calls this one: by its name, or by the number at its end; None if it has none."""
+    if whose.dtype.kind in "US":
+        return task.name
+    number = re.search(r"[0-9]{1,9}$", task.name)
+    return int(number[0]) if number is not None else None
+
+
+def _mine(whose: Array, wanted: str | int) -> NDArray[np.bool_]:
+    mine: NDArray[np.bool_] = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
+    return mine
+
+
 def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_]:
     """Which rows of a file with all tasks are this task's."""
-    if whose.dtype.kind in "US":
-        wanted: object = task.name
-    else:
-        number = re.search(r"[0-9]{1,9}$", task.name)
-        if number is None:
-            raise DataError(
-                f"{path}: its tasks are numbers, and '{task.name}' ends with none; name tasks such as {task.name}0"
-            )
-        wanted = int(number[0])
-    mine: NDArray[np.bool_] = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
+    wanted = _wanted(whose, task)
+    if wanted is None:
+        raise DataError(
+            f"{path}: its tasks are numbers, and '{task.name}' ends with none; name tasks such as {task.name}0"
+        )
+    mine = _mine(whose, wanted)
     if not mine.any():
         raise DataError(f"{path}: no row is of task {wanted} ('{task.name}')")
     return mine

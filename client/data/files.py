@@ -42,11 +42,25 @@ def task_folder(folder: Path, task: str) -> Path:
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task}/train.tsv")
     # Compared as listed, because some file systems would find CoLA under the name cola.
     listed = {entry.name for entry in _entries(folder) if entry.is_dir()}
-    wanted = [task] + ([OFFICIAL_FOLDERS[task]] if task in OFFICIAL_FOLDERS else [])
+    wanted = _folder_names(task)
     for name in wanted:
         if name in listed:
             return folder / name
     raise DataError(f"data folder {folder} has no folder {' or '.join(wanted)}; put the files of {task} there")
+
+
+def _folder_names(task: str) -> list[str]:
+    return [task] + ([OFFICIAL_FOLDERS[task]] if task in OFFICIAL_FOLDERS else [])
+
+
+def is_there(folder: Path, task: str) -> bool:
+    """Whether a folder has a folder or a file that is called like the task, whatever may be in it.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    names = _folder_names(task)
+    return any(entry.name in names or entry.name.startswith(f"{task}.") for entry in _entries(folder))
 
 
 def read_split(folder: Path, split: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.data import array_loader, texts
+from client.data import array_loader, files, texts
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
@@ -31,6 +31,18 @@ def load(request: DataRequest) -> TaskData:
     if request.source == "given":
         raise DataError(f"data.source: given: Python code gave the rows of {request.task.name}; name files: data.dir")
     return finished(LOADERS[request.inputs](request), request)
+
+
+def is_there(request: DataRequest) -> bool:
+    """Whether the folder asked for has files of the task; they may still be refused when they are read.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    folder = request.files
+    return files.is_there(folder, request.task.name) or (
+        request.inputs in FORMS and array_loader.is_in_all(folder, request.task)
+    )
 
 
 def finished(data: TaskData, request: DataRequest) -> TaskData:

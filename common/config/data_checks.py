@@ -1,0 +1,59 @@
+"""Checks of where rows come from, and of how a simulation gives them to its clients."""
+
+from __future__ import annotations
+
+from common.config.schema import Config
+from common.methods.partitions import DirichletPartition
+
+
+def source(config: Config) -> list[str]:
+    """A source has what it needs, and nothing that it does not read."""
+    data = config.data
+    if data.source == "files" and data.dir is None and not config.simulation.sites:
+        return ["data.source: files needs a folder; set data.dir"]
+    if data.source == "glue" and data.dir is not None:
+        return [f"data.dir: '{data.dir}' is not read by source glue; write source: files, or remove dir"]
+    return []
+
+
+def simulation(config: Config) -> list[str]:
+    """What forbids a simulation: too few clients, or settings that only real clients can follow."""
+    section = config.simulation
+    found = _beside_sites(config) if section.sites else _too_few(config)
+    if config.data.partition is not None:
+        found.append("data.partition: a simulation deals out the rows by itself; remove it")
+    if config.client.precision == "auto":
+        found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
+    if isinstance(section.partition, DirichletPartition):
+        many = [
+            name for name, s in config.tasks.items() if (kind := s.kind_of(name)) is not None and not kind.one_label
+        ]
+        found += [
+            f"simulation.partition: dirichlet needs one label per row, task {name} has many; write iid" for name in many
+        ]
+    return found
+
+
+def _too_few(config: Config) -> list[str]:
+    """Clients that could not hold all tasks."""
+    section, tasks = config.simulation, len(config.tasks)
+    if section.tasks_per_client > tasks:
+        return [f"simulation.tasks_per_client: {section.tasks_per_client}, but there are {tasks} tasks; lower it"]
+    if section.clients + section.tasks_per_client - 1 < tasks:
+        return [f"simulation.clients: {section.clients} cannot hold {tasks} tasks; raise it, or tasks_per_client"]
+    return []
+
+
+def _beside_sites(config: Config) -> list[str]:
+    """Keys that say something else about whose rows are where."""
+    section, data = config.simulation, config.data
+    found = [
+        f"simulation.{key}: sites have rows of their own, which are not dealt out; remove it, or simulation.sites"
+        for key in ("clients", "tasks_per_client", "partition")
+        if getattr(section, key) != getattr(type(section)(), key)
+    ]
+    if data.dir is not None:
+        found.append("data.dir: every site has a folder of its own; remove it, or simulation.sites")
+    if data.source != "files":
+        found.append(f"data.source: {data.source}, but simulation.sites are folders; write files, or remove the sites")
+    return found

@@ -1,0 +1,45 @@
+"""Where a client's rows come from: the section `data`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from common.config.values import Location, Partition, Section
+
+
+def files_named(body: dict[str, Any]) -> dict[str, Any]:
+    """A section `data` of a person who names folders."""
+    return {**body, "source": "files"} if body.get("source", "builtin") in ("builtin", "given") else body
+
+
+class DataSection(Section):
+    """Where a client's rows come from; `partition` i/n takes one of n parts.
+
+    `dir` turns sources `builtin` and `given` into `files`, so that a folder is all that a person has to name.
+    `standardise` is for rows of numbers.
+    """
+
+    source: Literal["builtin", "glue", "files", "given"] = "builtin"
+    """builtin (generated texts or numbers) | glue (from the hub) | files (dir) | given (by Python code)"""
+    dir: Location | None = None
+    """folder with your files; turns builtin into files"""
+    partition: Partition | None = None
+    """this client's part of the rows, e.g. 2/5: the second of five parts"""
+    standardise: bool = False
+    """rows of numbers: mean 0 and deviation 1, from this client's training rows"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dir_means_files(cls, body: Any) -> Any:
+        named = isinstance(body, dict) and body.get("dir") is not None
+        return files_named(body) if named else body
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """`partition` as (i, n) with 1 <= i <= n, or None for all rows."""
+        if self.partition is None:
+            return None
+        index, parts = self.partition.split("/")
+        return int(index), int(parts)
