@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from client.data.examples import TaskData
 from client.data.partitions import deal
 from client.data.request import DataRequest
 from client.data.sources import is_there, load
+from client.data.splits import ScoredSplit
 from common.config import Config
 from common.errors import DataError
 from common.methods.partitions import DirichletPartition
@@ -56,8 +57,19 @@ def _sites(config: Config) -> list[VirtualClient]:
     return clients
 
 
-def _at_site(config: Config, site: str, task: TaskDefinition) -> DataRequest:
-    return replace(data_request(config, task), folder=Path(config.simulation.sites[site]))
+def site_rows(
+    config: Config, task: TaskDefinition, sites: Iterable[str], scored: ScoredSplit = "validation"
+) -> dict[str, TaskData]:
+    """The rows of a task at each of these sites, which have some; those to score on are of the split `scored`.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    return {site: load(_at_site(config, site, task, scored)) for site in sites}
+
+
+def _at_site(config: Config, site: str, task: TaskDefinition, scored: ScoredSplit = "validation") -> DataRequest:
+    return replace(data_request(config, task, scored), folder=Path(config.simulation.sites[site]))
 
 
 def _sharing(config: Config) -> list[VirtualClient]:
@@ -87,19 +99,15 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    if config.simulation.sites:
-        return {
-            client.client_id: {
-                task.name: load(_at_site(config, client.client_id, task))
-                for task in config.definitions()
-                if task.name in client.shares
-            }
-            for client in clients
-        }
     partition = config.simulation.partition
     alpha = partition.alpha if isinstance(partition, DirichletPartition) else None
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
     for task in config.definitions():
+        if config.simulation.sites:
+            holders = [client.client_id for client in clients if task.name in client.shares]
+            for site, rows in site_rows(config, task, holders).items():
+                found[site][task.name] = rows
+            continue
         for parts in sorted({client.shares[task.name][1] for client in clients if task.name in client.shares}):
             dealt = deal(data_request(config, task), parts, alpha)
             for client in clients:

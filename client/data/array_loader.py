@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,15 @@ from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.arrays import (
+    ARRAYS,
     ENDINGS,
     ReadArrays,
     checked,
     has_rows_of,
-    holds_splits,
     read_arrays,
     read_file,
     read_images,
+    splits_in,
 )
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
@@ -26,6 +29,7 @@ from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
 from client.data.request import DataRequest, shard
+from client.data.splits import Places, ScoredSplit, Split, SplitRule, divide
 from client.data.synthetic import generate_rows
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
@@ -42,11 +46,20 @@ def load(request: DataRequest) -> TaskData:
     """The rows asked for; see `client.data.sources`."""
     if request.source == "builtin":
         return _generated(request)
-    scored, encoder = request.val_samples != 0, request.array_encoder
-    data = read_rows(request.files, request.task, encoder, request.seed, request.columns, scored=scored)
+    data = read_rows(
+        request.files,
+        request.task,
+        request.array_encoder,
+        request.seed,
+        request.columns,
+        scored=request.scored if request.scored_samples != 0 else None,
+        rule=request.split,
+    )
     train = data.train.take(shard(len(data.train), request, "train", request.train_samples))
-    validation = data.validation.take(shard(len(data.validation), request, "validation", request.val_samples))
-    return replace(data, train=train, validation=validation)
+    if not len(data.validation):
+        return replace(data, train=train)
+    scored = data.validation.take(shard(len(data.validation), request, request.scored, request.scored_samples))
+    return replace(data, train=train, validation=scored)
 
 
 def _generated(request: DataRequest) -> TaskData:
@@ -57,6 +70,20 @@ def _generated(request: DataRequest) -> TaskData:
     return TaskData(train, validation, "synthetic (built-in)", headers=(Header.shaped(encoder.row_shape),))
 
 
+@dataclass(frozen=True)
+class ArraySource:
+    """Where rows of numbers are."""
+
+    origin: str
+    """For messages."""
+    has: Callable[[Split], bool]
+    """Whether a split has rows of its own; no row is read for that."""
+    read: Callable[[Split, ColumnNames | None], ReadArrays]
+    """The rows of a split, which it must have."""
+    whole: bool = False
+    """Whether these are all rows of the task, those to score on among them."""
+
+
 def read_rows(
     folder: Path,
     task: TaskDefinition,
@@ -64,56 +91,86 @@ def read_rows(
     seed: int,
     names: ColumnNames | None = None,
     *,
-    scored: bool = True,
+    scored: ScoredSplit | None = "validation",
+    rule: SplitRule | None = None,
 ) -> TaskData:
-    """Training and validation rows of the shape that an encoder reads, and what their columns are.
+    """Rows to train on and to score on of the shape that an encoder reads, and what their columns are.
 
     Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y, and the
     features' names where there are any), as a table (features are matched by name) or, for an encoder of images, as a
     folder with a folder of image files per label; then `all.npz` (arrays task, x and y; task holds the tasks' names, or
-    the number at the end of each name). A file `<task>.npz` may also hold both splits as MedMNIST's do. From a file
-    with all rows, every fourth in an order that depends on `seed` and the task's name is for validation. Unless rows
-    shall be `scored`, the folder of a task needs no validation rows.
+    the number at the end of each name). A file `<task>.npz` may also hold all splits as MedMNIST's do. What has no file
+    of its own is held out by the `rule`. Without a rule, every fourth row of a file with all rows is for validation, in
+    an order that depends on `seed` and the task's name. No rows to score on are needed where `scored` is None.
 
     Raises:
         DataError: there is no such file, or what is wrong with it.
     """
     if not folder.is_dir():
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task.name}.npz or {ALL}")
-    own = folder / task.name
-    train, wanted = _split(own, "train", task, encoder, names), names
-    if train is not None:
-        wanted = replace(names or ColumnNames(), features=train.columns.features)
-        validation = _split(own, "validation", task, encoder, wanted)
-        if validation is not None or not scored:
-            rows = checked(train, task, encoder)
-            none = rows.take(np.empty(0, dtype=np.int64))
-            return _data(train, rows, none if validation is None else checked(validation, task, encoder), str(own))
-    paths = find(folder, (task.name,), ENDINGS)
-    if paths and paths[0].suffix == ".npz" and holds_splits(paths[0]):
-        train, validation = (read_arrays(paths[0], task, names, split=split) for split in ("train", "validation"))
-        return _data(train, checked(train, task, encoder), checked(validation, task, encoder), str(paths[0]))
-    if paths:
-        read = read_file(paths, task, names)
-    elif FORMS[encoder.inputs].from_image_files and train is None and is_image_folder(own):
-        read = read_images(own, encoder)
-    elif (folder / ALL).is_file():
-        read = read_arrays(folder / ALL, task, names, whose=True)
-    elif train is not None:
-        raise DataError(f"{own} has no validation file; name it validation with .npz or .csv, or write val_samples: 0")
-    else:
-        needed = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
-        raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {needed} (or {_OTHERS})")
+    held = rule is not None and scored is not None and rule.share(scored) > 0
+    source = _source(folder, task, encoder, None if held else scored)
+    read = source.read("train", names)
     whole = checked(read, task, encoder)
-    if len(whole) < 2:
-        raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
-    training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
-    return _data(read, whole.take(training), whole.take(validating), read.origin)
+    if source.whole and rule is None and scored != "test":
+        training, validating = _every_fourth(len(whole), task, seed, source.origin)
+        return _data(read, whole.take(training), whole.take(validating), source.origin)
+    found = divide(rule, source.has, task, seed, whole, read.groups, source.origin)
+    train = whole if len(found.sides) == 1 else whole.take(found.sides["train"])
+    if scored is None:
+        validation = whole.take(np.empty(0, dtype=np.int64))
+    elif scored in found.sides:
+        validation = whole.take(found.sides[scored])
+    elif source.has(scored):
+        wanted = replace(names or ColumnNames(), features=read.columns.features)
+        validation = checked(source.read(scored, wanted), task, encoder)
+    else:
+        remedy = ", or write val_samples: 0" if scored == "validation" else ""
+        raise DataError(f"{source.origin} has no {scored} file; name it {scored} with .npz or .csv{remedy}")
+    return _data(read, train, validation, source.origin, found.notes)
+
+
+def _source(folder: Path, task: TaskDefinition, encoder: ArrayEncoder, needed: ScoredSplit | None) -> ArraySource:
+    """The first layout that has rows of a task; a folder with its splits must have the one that is needed."""
+    images = FORMS[encoder.inputs].from_image_files
+    own = folder / task.name
+    divided = ArraySource(
+        str(own), partial(_has_split, own, images), lambda split, names: _read_split(own, split, task, encoder, names)
+    )
+    trains = divided.has("train")
+    if trains and (needed is None or divided.has(needed)):
+        return divided
+    paths = find(folder, (task.name,), ENDINGS)
+    if paths and paths[0].suffix == ARRAYS and "train" in (splits := splits_in(paths[0])):
+        path = paths[0]
+        return ArraySource(
+            str(path), splits.__contains__, lambda split, names: read_arrays(path, task, names, split=split)
+        )
+    if paths:
+        return _whole(str(paths[0]), lambda names: read_file(paths, task, names))
+    if images and not trains and is_image_folder(own):
+        return _whole(str(own), lambda names: read_images(own, encoder))
+    if (folder / ALL).is_file():
+        return _whole(str(folder / ALL), lambda names: read_arrays(folder / ALL, task, names, whose=True))
+    if trains:
+        return divided
+    known = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
+    raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {known} (or {_OTHERS})")
+
+
+def _whole(origin: str, read: Callable[[ColumnNames | None], ReadArrays]) -> ArraySource:
+    return ArraySource(origin, lambda split: split == "train", lambda split, names: read(names), whole=True)
 
 
 def is_in_all(folder: Path, task: TaskDefinition) -> bool:
     """Whether a folder has a file with the rows of all tasks, and some of them are of this one."""
     return (folder / ALL).is_file() and has_rows_of(folder / ALL, task)
+
+
+def _every_fourth(count: int, task: TaskDefinition, seed: int, origin: str) -> tuple[Places, Places]:
+    if count < 2:
+        raise DataError(f"{origin}: task {task.name} has one row; it takes two, to train on and to score on")
+    return held_out(count, derive_seed(seed, task.name, "split"))
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -126,20 +183,30 @@ def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 _OTHERS = ", ".join(SUFFIXES)
 
 
-def _split(
+def _has_split(own: Path, images: bool, split: str) -> bool:
+    """Whether the task's own folder has files of a split."""
+    return bool(find(own, SPLIT_NAMES[split], ENDINGS)) or (images and _image_folder(own, split) is not None)
+
+
+def _image_folder(own: Path, split: str) -> Path | None:
+    return next((own / name for name in SPLIT_NAMES[split] if is_image_folder(own / name)), None)
+
+
+def _read_split(
     own: Path, split: str, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
-) -> ReadArrays | None:
-    """The rows of a split in the task's own folder, if it has any."""
+) -> ReadArrays:
+    """The rows of a split in the task's own folder, which has some."""
     if paths := find(own, SPLIT_NAMES[split], ENDINGS):
         return read_file(paths, task, names)
-    if not FORMS[encoder.inputs].from_image_files:
-        return None
-    folders = (own / name for name in SPLIT_NAMES[split])
-    return next((read_images(folder, encoder) for folder in folders if is_image_folder(folder)), None)
+    images = _image_folder(own, split)
+    assert images is not None
+    return read_images(images, encoder)
 
 
-def _data(read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str) -> TaskData:
+def _data(
+    read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str, more: Sequence[str] = ()
+) -> TaskData:
     named = read.columns.features
     header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
     notes = read.table.notes if read.table is not None else ()
-    return TaskData(train, validation, origin, read.columns, (header,), notes)
+    return TaskData(train, validation, origin, read.columns, (header,), (*notes, *more))

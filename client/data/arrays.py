@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
+from client.data.columns import LABELS, ColumnNames, Table, group_names, label_column, number_columns
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
@@ -28,7 +28,7 @@ ARRAYS = ".npz"
 ENDINGS = (ARRAYS, *SUFFIXES)
 NAMES = ("names", "feature_names", "columns")
 """What an array is called that holds the names of the features."""
-SPLITS = {"train": "train", "validation": "val"}
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
 """What MedMNIST calls its splits."""
 
 Array = NDArray[Any]
@@ -43,6 +43,8 @@ class ReadArrays:
     labels: Array | list[object]
     columns: ColumnNames
     table: Table | None = None
+    groups: list[str] | None = None
+    """The group of each row, where a person named a column or an array of groups and it is there."""
 
     def place(self, row: int) -> str:
         """Where a row is, counted from 1."""
@@ -65,7 +67,7 @@ def read_file(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | 
     columns = number_columns(table, task, names)
     assert columns.label is not None
     features = numbers_of(table, columns.features)
-    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table)
+    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table, table.groups(columns.group))
 
 
 def numbers_of(table: Table, names: Sequence[str]) -> NDArray[np.float64]:
@@ -108,40 +110,53 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def holds_splits(path: Path) -> bool:
-    """Whether an array file holds training and validation images, as those of MedMNIST do (Yang et al. 2023)."""
-    wanted = {f"{split}_{part}" for split in SPLITS.values() for part in ("images", "labels")}
+def splits_in(path: Path) -> frozenset[str]:
+    """The splits that an array file holds with names of their own, as those of MedMNIST do (Yang et al. 2023)."""
     with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
-        return wanted <= {*file.files}
+        return frozenset(split for split, (x, y) in _SPLIT_ARRAYS.items() if {x, y} <= {*file.files})
+
+
+_SPLIT_ARRAYS = {split: (f"{name}_images", f"{name}_labels") for split, name in SPLITS.items()}
 
 
 def read_arrays(
     path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False, split: str | None = None
 ) -> ReadArrays:
     """The arrays of a file, or of one `split` of it; where it says `whose` rows they are, those of one task."""
-    arrays = arrays_in(path)
-    if split is not None:
-        arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
+    if split is None:
+        arrays = arrays_in(path)
+    else:  # the arrays of other splits stay unread
+        arrays = dict(zip("xy", arrays_in(path, _SPLIT_ARRAYS[split]).values(), strict=True))
     named = names or ColumnNames()
     label = _label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise DataError(f"{path}: array '{missing[0]}' is missing; present are {', '.join(arrays) or 'none'}")
-    x, y = arrays["x"], arrays[label]
+    x, y, groups = arrays["x"], arrays[label], _groups(path, arrays, named.group)
     if len({len(arrays[name]) if arrays[name].ndim else -1 for name in needed}) > 1:
         sizes = ", ".join(f"{name} {arrays[name].shape}" for name in needed)
         raise DataError(f"{path}: the arrays differ in their number of rows ({sizes})")
     if whose:
         mine = _rows_of(path, arrays["task"], task)
         x, y = x[mine], y[mine]
-    return by_name(path, arrays, x, y, task, replace(named, label=label))
+        groups = groups if groups is None else [groups[row] for row in np.flatnonzero(mine)]
+    return replace(by_name(path, arrays, x, y, task, replace(named, label=label)), groups=groups)
 
 
-def arrays_in(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name."""
+def _groups(path: Path, arrays: Mapping[str, Array], name: str | None) -> list[str] | None:
+    """The group of each row."""
+    if name is None or name not in arrays:
+        return None
+    if arrays[name].ndim != 1 or len(arrays[name]) != len(arrays["x"]):
+        raise DataError(f"{path}: array '{name}' has shape {arrays[name].shape}, not one value for each row of x")
+    return group_names(arrays[name].tolist(), lambda row: f"{path}, row {row}")
+
+
+def arrays_in(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of a file by name, or those that are wanted, in their order."""
     with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in (file.files if wanted is None else wanted)}
 
 
 def _unreadable(path: Path) -> Callable[[Exception], DataError]:

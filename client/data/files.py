@@ -14,6 +14,7 @@ from common.errors import DataError
 SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
+    "test": ("test",),
 }
 OFFICIAL_FOLDERS = {
     "sst2": "SST-2",
@@ -63,15 +64,28 @@ def is_there(folder: Path, task: str) -> bool:
     return any(entry.name in names or entry.name.startswith(f"{task}.") for entry in _entries(folder))
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the folder of a task has files of a split.
+
+    Raises:
+        DataError: there are several, or a shard is missing.
+    """
+    return bool(_split_files(folder, split))
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    return find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+
+
 def read_split(folder: Path, split: str) -> Table:
     """One split from the folder of its task.
 
     Raises:
         DataError: The file is missing, ambiguous, unreadable or not of its format.
     """
-    paths = find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    paths = _split_files(folder, split)
     if not paths:
-        remedy = "" if split == "train" else ", or write val_samples: 0 for no scores"
+        remedy = ", set data.split, or write val_samples: 0 for no scores" if split == "validation" else ""
         raise DataError(f"{folder} has no {split} file; name it {split} with {' or '.join(SUFFIXES)}{remedy}")
     official = folder.name if folder.name in OFFICIAL_FOLDERS.values() else None
     return read_all(paths, published=official is not None, header=OFFICIAL_HEADERS.get(official or ""))

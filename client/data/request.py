@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from client.data.splits import ScoredSplit, Split, SplitRule
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
 Source = Literal["builtin", "files", "glue", "given"]
-Split = Literal["train", "validation"]
 
 BUILTIN_TRAIN_SAMPLES = 1000
 BUILTIN_VAL_SAMPLES = 200
@@ -43,6 +43,15 @@ class DataRequest:
     encoder: ArrayEncoder | None = None
     """What reads rows of numbers; it says which shape they have."""
     standardise: bool = False
+    split: SplitRule | None = None
+    """What is held out of the training rows."""
+    scored: ScoredSplit = "validation"
+    """Which rows are to be scored on; those of the test split are for whoever evaluates a finished model."""
+
+    @property
+    def scored_samples(self) -> int | None:
+        """The most examples to score on; None: all. Test rows are not capped."""
+        return self.val_samples if self.scored == "validation" else None
 
     @property
     def files(self) -> Path:

@@ -18,6 +18,9 @@ LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
 }
 """By the names of `INPUT_KINDS`."""
 
+HAVE_TEST_ROWS = ("files",)
+"""Of the sources."""
+
 
 def load(request: DataRequest) -> TaskData:
     """The examples asked for; the same request gives the same examples in the same order.
@@ -30,6 +33,8 @@ def load(request: DataRequest) -> TaskData:
         raise DataError(f"partition {number} of {parts} does not exist; choose 1..{max(parts, 1)}")
     if request.source == "given":
         raise DataError(f"data.source: given: Python code gave the rows of {request.task.name}; name files: data.dir")
+    if request.scored == "test" and request.source not in HAVE_TEST_ROWS:
+        raise DataError(f"data.source: {request.source} has no test rows of {request.task.name}; name files: data.dir")
     return finished(LOADERS[request.inputs](request), request)
 
 

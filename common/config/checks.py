@@ -309,6 +309,7 @@ _TASK_CHECKS: Checks = (
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
+    (("data",), data_checks.split),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
@@ -330,6 +331,9 @@ _CHECKS: Checks = (
 _ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),
     "server": ((("server",), server_problems),),
-    "client": ((("client",), client_problems),),
-    "simulate": ((("simulation", "tasks", "data", "client"), data_checks.simulation),),
+    "client": ((("client",), client_problems), (("data",), data_checks.split_of_source)),
+    "simulate": (
+        (("simulation", "tasks", "data", "client"), data_checks.simulation),
+        (("data",), data_checks.split_of_source),
+    ),
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from common.config.schema import Config
 from common.methods.partitions import DirichletPartition
 
+HELD_OUT_OF = ("files",)
+"""Sources of which rows can be held out."""
+
 
 def source(config: Config) -> list[str]:
     """A source has what it needs, and nothing that it does not read."""
@@ -14,6 +17,35 @@ def source(config: Config) -> list[str]:
     if data.source == "glue" and data.dir is not None:
         return [f"data.dir: '{data.dir}' is not read by source glue; write source: files, or remove dir"]
     return []
+
+
+def split(config: Config) -> list[str]:
+    """Shares that leave rows to train on, with labels that can be told apart."""
+    rule, found = config.data.split, []
+    if not rule.validation and not rule.test:
+        return [
+            f"data.split.{key}: not read without a share; set data.split.validation or data.split.test, or remove it"
+            for key in ("by", "stratify")
+            if getattr(rule, key)
+        ]
+    if rule.validation + rule.test >= 1:
+        found.append(f"data.split: {rule.validation:g} and {rule.test:g} leave nothing to train on; lower them")
+    if rule.stratify:
+        found += [
+            f"data.split.stratify: needs one label per row, task {name} has {'many' if kind.reads_labels else 'none'}; "
+            "leave it out"
+            for name, section in config.tasks.items()
+            if (kind := section.kind_of(name)) is not None and not (kind.one_label and kind.reads_labels)
+        ]
+    return found
+
+
+def split_of_source(config: Config) -> list[str]:
+    """Rows are held out where they are read, and a coordinator reads none."""
+    rule, name = config.data.split, config.data.source
+    if not (rule.validation or rule.test) or name in HELD_OUT_OF:
+        return []
+    return [f"data.split: source {name} says itself what is scored on; remove it, or name files with data.dir"]
 
 
 def simulation(config: Config) -> list[str]:

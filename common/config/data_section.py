@@ -6,12 +6,30 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from common.config.values import Location, Partition, Section
+from common.config.values import Location, Partition, Section, Share, Text
 
 
 def files_named(body: dict[str, Any]) -> dict[str, Any]:
     """A section `data` of a person who names folders."""
     return {**body, "source": "files"} if body.get("source", "builtin") in ("builtin", "given") else body
+
+
+class SplitSection(Section):
+    """Which rows of a training file are held out, where no validation file or no test file lies beside it.
+
+    With `by` a row's side depends on its group and `run.seed` alone, so that no group is on two sides, at no client and
+    in no task, and further rows move none. With `stratify` too, groups are taken label by label until the shares are
+    full, so that further rows may move some.
+    """
+
+    validation: Share = 0.0
+    """share of the rows to score on in every round, 0 to below 1"""
+    test: Share = 0.0
+    """share that nothing reads but --mode evaluate --split test, 0 to below 1"""
+    by: Text | None = None
+    """column (of an .npz: array) of which all rows with one value are on one side, such as patient; it is no feature"""
+    stratify: bool = False
+    """true: labels have the same shares on every side (of a regression, tenths of the scores)"""
 
 
 class DataSection(Section):
@@ -27,6 +45,8 @@ class DataSection(Section):
     """folder with your files; turns builtin into files"""
     partition: Partition | None = None
     """this client's part of the rows, e.g. 2/5: the second of five parts"""
+    split: SplitSection = SplitSection.model_construct()
+    """what to hold out of the training rows, where there is no file of it"""
     standardise: bool = False
     """rows of numbers: mean 0 and deviation 1, from this client's training rows"""
 

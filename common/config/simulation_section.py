@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.choices import Chosen
-from common.config.values import Count, Location, Section, SiteName
+from common.config.values import Count, Location, Section, Share, SiteName
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 
 
@@ -26,9 +26,9 @@ class SimulationSection(Section):
     """tasks of each, given out in turns; 1: every client has one task"""
     partition: Annotated[LabelPartition, Chosen(PARTITIONS)] = IidPartition()
     """of a task's rows among its clients"""
-    dropouts: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropouts: Share = 0.0
     """share of orders to train that fail, 0 to below 1"""
-    stragglers: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stragglers: Share = 0.0
     """share of orders to train that miss the deadline of their round"""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """models; each trains one client at a time"""
