@@ -12,6 +12,7 @@ import torch
 from client.agent import Agent
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
+from client.data.hub import HubSet
 from client.data.request import DataRequest
 from client.data.sources import load
 from client.data.splits import ScoredSplit, SplitRule
@@ -22,7 +23,7 @@ from client.training.work import Procedure
 from client.transport.connection import open_port
 from common.config import Config
 from common.config.data_section import SplitSection
-from common.config.task_section import ColumnsSection
+from common.config.task_section import ColumnsSection, HubSetSection
 from common.errors import ConfigError
 from common.log_fields import about
 from common.stopping import ENDING_SECONDS, asking, end_within
@@ -68,6 +69,7 @@ def data_request(config: Config, task: TaskDefinition, scored: ScoredSplit = "va
         task=task,
         source=config.data.source,
         folder=Path(config.data.dir) if config.data.dir else None,
+        dataset=_hub_set(section.dataset) if section is not None else None,
         columns=ColumnNames(named.text, named.text_pair, named.label, named.features or (), config.data.split.by),
         train_samples=section.train_samples if section is not None else None,
         val_samples=section.val_samples if section is not None else None,
@@ -79,6 +81,10 @@ def data_request(config: Config, task: TaskDefinition, scored: ScoredSplit = "va
         split=_rule(config.data.split),
         scored=scored,
     )
+
+
+def _hub_set(section: HubSetSection | None) -> HubSet | None:
+    return None if section is None else HubSet(**section.model_dump())
 
 
 def _rule(section: SplitSection) -> SplitRule | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
+from client.data.cells import row_column, stacked
 from client.data.columns import LABELS, ColumnNames, Table, group_names, label_column, number_columns
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
@@ -55,19 +56,31 @@ class ReadArrays:
         return f"column {self.columns.features[number - 1]!r}" if self.columns.features else f"feature {number}"
 
 
-def read_file(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
+def read_file(
+    paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
+) -> ReadArrays:
     """An array file, or a table, which may lie in several."""
-    if paths[0].name.endswith(ARRAYS):
-        if len(paths) > 1:
-            raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
-        return read_arrays(paths[0], task, names)
+    if not paths[0].name.endswith((ARRAYS, ARRAYS + ".gz")):
+        return from_table(read_all(paths), task, encoder, names or ColumnNames())
+    if len(paths) > 1:
+        raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
     if paths[0].name.endswith(ARRAYS + ".gz"):
         raise DataError(f"{paths[0]}: an {ARRAYS} file is packed by itself; unpack it with gunzip")
-    table = read_all(paths)
+    return read_arrays(paths[0], task, names)
+
+
+def from_table(table: Table, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames) -> ReadArrays:
+    """The rows of a table: a column for each feature, or one column of whole rows."""
+    groups = table.groups(names.group)
+    whole = row_column(table, task, encoder, names)
+    if whole is not None:
+        label = label_column(table, task, names.label, [name for name in (whole, names.group) if name])
+        columns = replace(names, label=label, features=())
+        return ReadArrays(table.origin, stacked(table, whole, encoder), table.columns[label], columns, table, groups)
     columns = number_columns(table, task, names)
     assert columns.label is not None
     features = numbers_of(table, columns.features)
-    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table, table.groups(columns.group))
+    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table, groups)
 
 
 def numbers_of(table: Table, names: Sequence[str]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client.data.columns import Table
 from client.data.formats import SUFFIXES, read_table
+from client.data.sets import is_saved
 from common.errors import DataError
 
 SPLIT_NAMES = {
@@ -74,7 +75,8 @@ def has_split(folder: Path, split: str) -> bool:
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
-    return find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    found = find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    return found or ([folder] if split == "train" and is_saved(folder) else [])
 
 
 def read_split(folder: Path, split: str) -> Table:
@@ -106,6 +108,8 @@ def read_all(paths: Sequence[Path], *, published: bool = False, header: Sequence
 def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The file that is called like one of `stems`, or all its shards in order; none if there is no such file.
 
+    A folder that the package `datasets` saved counts as a file without a suffix.
+
     Shards are called as on the Hugging Face hub, `train-00000-of-00002.parquet`. Any file may be packed: `.gz`.
 
     Raises:
@@ -124,6 +128,8 @@ def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES)
             stem, number, shards, suffix, packed = match.groups()
             place = (stems.index(stem), suffixes.index(suffix), packed, int(shards or 0))
             found[place].append((int(number or 0), path))
+        elif path.name in stems and is_saved(path):
+            found[stems.index(path.name), len(suffixes), "", 0].append((0, path))
     if len(found) > 1:
         names = ", ".join(files[0][1].name for _, files in sorted(found.items()))
         raise DataError(f"{folder} has several {stems[0]} files: {names}; keep one")

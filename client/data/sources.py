@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from client.data import array_loader, files, texts
+from client.data.array_sources import is_in_all
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
@@ -18,7 +19,7 @@ LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
 }
 """By the names of `INPUT_KINDS`."""
 
-HAVE_TEST_ROWS = ("files",)
+HAVE_TEST_ROWS = ("files", "hub")
 """Of the sources."""
 
 
@@ -45,9 +46,7 @@ def is_there(request: DataRequest) -> bool:
         DataError: the folder cannot be read.
     """
     folder = request.files
-    return files.is_there(folder, request.task.name) or (
-        request.inputs in FORMS and array_loader.is_in_all(folder, request.task)
-    )
+    return files.is_there(folder, request.task.name) or (request.inputs in FORMS and is_in_all(folder, request.task))
 
 
 def finished(data: TaskData, request: DataRequest) -> TaskData:

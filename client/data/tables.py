@@ -11,6 +11,7 @@ from client.data.files import has_split, read_split, task_folder
 from client.data.hub import read_glue
 from client.data.request import DataRequest
 from client.data.splits import Split
+from common.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -35,5 +36,11 @@ def _glue(request: DataRequest) -> TableSource:
     return TableSource(f"glue/{name} (Hugging Face hub)", lambda split: split != "test", partial(read_glue, name))
 
 
-TABLES: dict[str, Callable[[DataRequest], TableSource]] = {"files": _files, "glue": _glue}
+def _hub(request: DataRequest) -> TableSource:
+    if request.dataset is None:
+        raise DataError(f"task {request.task.name} is read from the hub; name tasks.{request.task.name}.dataset")
+    return TableSource(str(request.dataset), request.dataset.has, request.dataset.read)
+
+
+TABLES: dict[str, Callable[[DataRequest], TableSource]] = {"files": _files, "hub": _hub, "glue": _glue}
 """By `data.source`."""

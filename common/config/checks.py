@@ -310,6 +310,7 @@ _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
     (("data",), data_checks.split),
+    (("data",), data_checks.datasets),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.config.schema import Config
 from common.methods.partitions import DirichletPartition
 
-HELD_OUT_OF = ("files",)
+HELD_OUT_OF = ("files", "hub")
 """Sources of which rows can be held out."""
 
 
@@ -14,9 +14,20 @@ def source(config: Config) -> list[str]:
     data = config.data
     if data.source == "files" and data.dir is None and not config.simulation.sites:
         return ["data.source: files needs a folder; set data.dir"]
-    if data.source == "glue" and data.dir is not None:
-        return [f"data.dir: '{data.dir}' is not read by source glue; write source: files, or remove dir"]
+    if data.source in ("glue", "hub") and data.dir is not None:
+        return [f"data.dir: '{data.dir}' is not read by source {data.source}; write source: files, or remove dir"]
     return []
+
+
+def datasets(config: Config) -> list[str]:
+    """Sets of the hub are named where they are read."""
+    if config.data.source != "hub":
+        return []
+    return [
+        f"tasks.{name}.dataset: missing, where data.source is hub; name a set, e.g. dataset: org/set"
+        for name, section in config.tasks.items()
+        if section.dataset is None
+    ]
 
 
 def split(config: Config) -> list[str]:

@@ -39,8 +39,9 @@ class DataSection(Section):
     `standardise` is for rows of numbers.
     """
 
-    source: Literal["builtin", "glue", "files", "given"] = "builtin"
-    """builtin (generated texts or numbers) | glue (from the hub) | files (dir) | given (by Python code)"""
+    source: Literal["builtin", "glue", "hub", "files", "given"] = "builtin"
+    """builtin (generated texts or numbers) | glue (GLUE's sets from the hub) | hub (the set that a task names as
+    dataset) | files (dir) | given (by Python code)"""
     dir: Location | None = None
     """folder with your files; turns builtin into files"""
     partition: Partition | None = None

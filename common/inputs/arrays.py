@@ -99,7 +99,8 @@ def _tasks(config: Config) -> list[str]:
         if columns.features is None or encoder is None:
             continue
         if not encoder.flattens:
-            found.append(f"tasks.{task}.columns.features: {inputs} have no columns; remove it")
+            if len(columns.features) > 1:
+                found.append(f"tasks.{task}.columns.features: {inputs} are in one column; name that alone")
         elif len(columns.features) != encoder.row_shape[0]:
             count = f"names {len(columns.features)} features, model.{name}.features is {encoder.row_shape[0]}"
             found.append(f"tasks.{task}.columns.features: {count}; change one")
@@ -132,7 +133,8 @@ class Arrays(InputKind):
             return {}
         named = {name: section.columns.features if section.columns else None for name, section in config.tasks.items()}
         whole = Header.shaped(encoder.row_shape)
-        return {name: Header.of(features) if features else whole for name, features in named.items()}
+        flat = encoder.flattens
+        return {name: Header.of(features) if features and flat else whole for name, features in named.items()}
 
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
         """An encoder of ours, described by its parameters."""
