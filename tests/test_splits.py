@@ -256,9 +256,7 @@ def test_an_empty_cell_of_a_group_and_an_array_of_another_length_are_refused(tmp
     np.savez(tmp_path / "cough.npz", x=np.ones((4, 2)), y=[0, 1, 2, 0], patient=[1, 2])
     numbers = {"inputs": "numbers", "encoder": MLPEncoder(2), "split": RULE, "columns": ColumnNames(group="patient")}
     path.unlink()
-    with pytest.raises(
-        DataError, match=r"cough.npz: array 'patient' has shape \(2,\), not one value for each row of x"
-    ):
+    with pytest.raises(DataError, match=r"cough.npz: array 'patient' has shape \(2,\), not one value for each row"):
         load(DataRequest(COUGH, "files", tmp_path, **numbers))
 
 

@@ -21,6 +21,7 @@ from client.data.tables import TABLES
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -51,7 +52,7 @@ def _generated(request: DataRequest) -> TaskData:
     train = generate_rows(request.task, encoder, "train", samples[0] * parts, request.seed)
     validation = generate_rows(request.task, encoder, "validation", samples[1] * parts, request.seed)
     train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
-    return TaskData(train, validation, "synthetic (built-in)", headers=(Header.shaped(encoder.row_shape),))
+    return TaskData(train, validation, "synthetic (built-in)", headers=(header_of(encoder),))
 
 
 def read_rows(
@@ -91,7 +92,7 @@ def _rows_of(
     whole = checked(read, task, encoder)
     if source.whole and rule is None and scored != "test":
         training, validating = _every_fourth(len(whole), task, seed, source.origin)
-        return _data(read, whole.take(training), whole.take(validating), source.origin)
+        return _data(encoder, read, (whole.take(training), whole.take(validating)), source.origin)
     found = divide(rule, source.has, task, seed, whole, read.groups, source.origin)
     train = whole if len(found.sides) == 1 else whole.take(found.sides["train"])
     if scored is None:
@@ -101,7 +102,7 @@ def _rows_of(
     else:
         wanted = replace(names, features=read.columns.features or names.features)
         validation = checked(source.read(scored, wanted), task, encoder)
-    return _data(read, train, validation, source.origin, found.notes)
+    return _data(encoder, read, (train, validation), source.origin, found.notes)
 
 
 def _every_fourth(count: int, task: TaskDefinition, seed: int, origin: str) -> tuple[Places, Places]:
@@ -118,9 +119,13 @@ def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _data(
-    read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str, more: Sequence[str] = ()
+    encoder: ArrayEncoder,
+    read: ReadArrays,
+    splits: tuple[ArrayExamples, ArrayExamples],
+    origin: str,
+    more: Sequence[str] = (),
 ) -> TaskData:
     named = read.columns.features
-    header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
+    header = Header.of(named) if named else header_of(encoder)
     notes = read.table.notes if read.table is not None else ()
-    return TaskData(train, validation, origin, read.columns, (header,), (*notes, *more))
+    return TaskData(*splits, origin, read.columns, (header,), (*notes, *more))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from client.data.files import SPLIT_NAMES, find
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
+from client.data.parts import read_parts
 from client.data.splits import ScoredSplit, Split
 from client.data.tables import TableSource
 from common.encoders.row import ArrayEncoder
@@ -77,7 +78,7 @@ def in_folder(folder: Path, task: TaskDefinition, encoder: ArrayEncoder, needed:
     if paths and paths[0].suffix == ARRAYS and "train" in (splits := splits_in(paths[0])):
         return ArraySource(str(paths[0]), splits.__contains__, partial(_read_own, paths[0], splits, task))
     if paths:
-        return _whole(str(paths[0]), lambda names: read_file(paths, task, encoder, names))
+        return _whole(str(paths[0]), lambda names: _read(paths, task, encoder, names))
     if images and not trains and is_image_folder(own):
         return _whole(str(own), lambda names: read_images(own, encoder))
     if (folder / ALL).is_file():
@@ -106,6 +107,10 @@ def _read_own(
     return read_arrays(path, task, names, split=split)
 
 
+def _read(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames) -> ReadArrays:
+    return (read_parts if encoder.part_encoders else read_file)(paths, task, encoder, names)
+
+
 def _none_of(split: Split, origin: str) -> DataError:
     remedy = ", or write val_samples: 0" if split == "validation" else ""
     return DataError(f"{origin} has no {split} file; name it {split} with .npz or .csv{remedy}")
@@ -128,7 +133,7 @@ def _image_folder(own: Path, split: str) -> Path | None:
 def _read_split(own: Path, task: TaskDefinition, encoder: ArrayEncoder, split: Split, names: ColumnNames) -> ReadArrays:
     """The rows of a split in the task's own folder."""
     if paths := find(own, SPLIT_NAMES[split], ENDINGS):
-        return read_file(paths, task, encoder, names)
+        return _read(paths, task, encoder, names)
     images = _image_folder(own, split) if FORMS[encoder.inputs].from_image_files else None
     if images is None:
         raise _none_of(split, str(own))

@@ -141,15 +141,16 @@ def read_arrays(
     else:  # the arrays of other splits stay unread
         arrays = dict(zip("xy", arrays_in(path, _SPLIT_ARRAYS[split]).values(), strict=True))
     named = names or ColumnNames()
-    label = _label_array(path, arrays, task, named.label)
+    label = label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise DataError(f"{path}: array '{missing[0]}' is missing; present are {', '.join(arrays) or 'none'}")
-    x, y, groups = arrays["x"], arrays[label], _groups(path, arrays, named.group)
+    x, y = arrays["x"], arrays[label]
     if len({len(arrays[name]) if arrays[name].ndim else -1 for name in needed}) > 1:
         sizes = ", ".join(f"{name} {arrays[name].shape}" for name in needed)
         raise DataError(f"{path}: the arrays differ in their number of rows ({sizes})")
+    groups = groups_in(path, arrays, named.group, len(x))
     if whose:
         mine = _rows_of(path, arrays["task"], task)
         x, y = x[mine], y[mine]
@@ -157,12 +158,12 @@ def read_arrays(
     return replace(by_name(path, arrays, x, y, task, replace(named, label=label)), groups=groups)
 
 
-def _groups(path: Path, arrays: Mapping[str, Array], name: str | None) -> list[str] | None:
-    """The group of each row."""
+def groups_in(path: Path, arrays: Mapping[str, Array], name: str | None, rows: int) -> list[str] | None:
+    """The group of each of so many rows, which an array names; None where there is no such array."""
     if name is None or name not in arrays:
         return None
-    if arrays[name].ndim != 1 or len(arrays[name]) != len(arrays["x"]):
-        raise DataError(f"{path}: array '{name}' has shape {arrays[name].shape}, not one value for each row of x")
+    if arrays[name].ndim != 1 or len(arrays[name]) != rows:
+        raise DataError(f"{path}: array '{name}' has shape {arrays[name].shape}, not one value for each row")
     return group_names(arrays[name].tolist(), lambda row: f"{path}, row {row}")
 
 
@@ -182,7 +183,8 @@ def read_images(folder: Path, encoder: ArrayEncoder) -> ReadArrays:
     return ReadArrays(str(folder), images, labels, ColumnNames())
 
 
-def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+def label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+    """What the array of the labels is called."""
     candidates: dict[str, list[object]] = {name: [] for name in arrays if name not in ("x", "task", *NAMES)}
     if named is None and not {name.casefold() for name in candidates} & {name.casefold() for name in LABELS}:
         return "y"
@@ -260,7 +262,14 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
 
 def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
     """The rows as the encoder reads them, with their labels; finite, and of its shape."""
-    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), FORMS[encoder.inputs])
+    values, labels = values_of(read, task, encoder), _labels(read, task)
+    if task.type.per_pixel and labels.shape[1:] != values.shape[2:]:
+        maps, images = _times(labels.shape[1:]), _times(values.shape[2:])
+        raise DataError(
+            f"{read.origin}, task {task.name}: y has maps of {maps}, images are {images} (height x width); "
+            "give a label for each pixel"
+        )
+    return ArrayExamples(values, labels, FORMS[encoder.inputs])
 
 
 def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -275,7 +284,7 @@ def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> 
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(values)
+    good = np.isfinite(values) | (np.isnan(values) if form.has_gaps else False)
     if not good.all():
         row, number = divmod(int((~good).argmax()), math.prod(wanted))
         raise DataError(
@@ -305,7 +314,7 @@ def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
     y = read.labels
     if isinstance(y, np.ndarray):
         try:
-            found = task.type.read_matrix(task, y) if y.ndim == 2 else None
+            found = task.type.read_array(task, y) if y.ndim > 1 else None
         except CellError as problem:
             raise DataError(f"{read.origin}, task {task.name}: {problem}") from None
         if found is not None:

@@ -13,6 +13,7 @@ from client.data.request import DataRequest, shard
 from client.data.splits import divide, is_held_out
 from client.data.tables import TABLES
 from client.data.tokenised import mask, tokenise
+from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
@@ -35,6 +36,10 @@ class TextExamples(list[Example]):
     def standardised(self, others: TextExamples) -> tuple[TextExamples, TextExamples]:
         """There is nothing to standardise."""
         return self, others
+
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """Texts have no parts."""
+        return frozenset()
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
