@@ -68,13 +68,9 @@ def _rows(config: Config, task: TaskDefinition, split: ScoredSplit) -> dict[str,
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    from client.app import load_data
-    from simulation.population import population, site_rows
+    from simulation.population import rows_by_site
 
-    if config.simulation.sites and config.data.dir is None:
-        found = site_rows(config, task, [c.client_id for c in population(config) if task.name in c.shares], split)
-    else:
-        found = {"": load_data(config, [task], split)[task.name]}
+    found = rows_by_site(config, task, split)
     for rows in found.values():
         if split == "test" and not len(rows.validation):
             raise DataError(f"{rows.origin}: no test rows of {task.name}; give it a test file")

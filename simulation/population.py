@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.app import data_request
+from client.app import data_request, load_data
 from client.data.examples import TaskData
 from client.data.partitions import deal
 from client.data.request import DataRequest
@@ -66,6 +66,18 @@ def site_rows(
         DataError: what is missing or wrong, in one line.
     """
     return {site: load(_at_site(config, site, task, scored)) for site in sites}
+
+
+def rows_by_site(config: Config, task: TaskDefinition, scored: ScoredSplit = "validation") -> dict[str, TaskData]:
+    """The rows of a task at every site that has some; under no name where there are no sites, or a folder is given.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    if not config.simulation.sites or config.data.dir is not None:
+        return {"": load_data(config, [task], scored)[task.name]}
+    holders = [client.client_id for client in population(config) if task.name in client.shares]
+    return site_rows(config, task, holders, scored)
 
 
 def _at_site(config: Config, site: str, task: TaskDefinition, scored: ScoredSplit = "validation") -> DataRequest:

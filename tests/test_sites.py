@@ -15,8 +15,9 @@ from client.app import load_data, local_definitions
 from client.jobs.local_client import local_client
 from client.transport.grpc_port import GrpcCoordinator
 from common.clock import ManualClock
-from common.config import Config, load_config
+from common.config import Config, load_config, render
 from common.errors import ConfigError, DataError
+from federated_main import main
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
@@ -26,6 +27,7 @@ from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
 from simulation.virtual_clients import run_virtual_clients
 from tests.federations import array_config, digest_of, make_model
+from tests.processes import log_given_back
 
 RNG = np.random.Generator(np.random.PCG64(5))
 
@@ -95,6 +97,20 @@ def test_sites_are_clients_with_the_tasks_of_their_files(sites, tmp_path):
     assert counts == {"north": {"a0": (30, 10), "b1": (18, 6)}, "south": {"a0": (30, 10)}, "west": {"b1": (24, 8)}}
     virtual, _ = asyncio.run(run_virtual_clients(config, make_model(config), clients, tmp_path / "virtual"))
     assert digest_of(virtual) == digest_of(asyncio.run(over_grpc(config, tmp_path / "real", clients)))
+
+
+def test_check_tells_the_rows_of_every_site(sites, capsys, tmp_path):
+    path = tmp_path / "sites.yaml"
+    path.write_text(render(of(sites)), encoding="utf-8")
+    with log_given_back():
+        assert main(["--mode", "check", "--config", str(path), "--tasks", "a0"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("at ", "a0:"))]
+    assert [line.split(" validation")[0] for line in lines] == [
+        "at north:",
+        "a0: 30 training, 10",
+        "at south:",
+        "a0: 30 training, 10",
+    ]
 
 
 def test_a_site_may_have_one_file_of_all_tasks(tmp_path):
