@@ -21,6 +21,7 @@ from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.row import ArrayEncoder
+from common.encoders.several import SeveralEncoder
 from common.errors import ConfigError, DataError
 from common.tasks import TASK_KINDS, TaskDefinition
 
@@ -230,6 +231,18 @@ def test_patients_of_every_kind_of_rows_are_on_one_side(kind: str, form: str, tm
     assert all("patient" not in header.names for header in data.headers)
     everything = load(replace(request, split=None, val_samples=0 if kind == "texts" or form == "csv" else None))
     assert len(everything.train) + len(everything.validation) == 48
+
+
+def test_rows_of_several_parts_are_split_by_patient(tmp_path: Path) -> None:
+    table, scan = {"mlp": {"features": 1}}, {"conv2d": {"shape": [1, 4, 4], "filters": [2]}}
+    farm = SeveralEncoder({"table": table, "scan": scan})
+    np.savez(tmp_path / "cough.npz", table=np.arange(48.0)[:, None], y=LABELS, patient=PATIENTS)
+    kinds = {"inputs": farm.inputs, "encoder": farm, "split": RULE}
+    data = load(DataRequest(COUGH, "files", tmp_path, ColumnNames(group="patient"), seed=5, **kinds))
+    assert data.lacks == {"scan"}
+    expected = by_group(divided(RULE, LABELS, [*map(str, PATIENTS)], seed=5), [*map(str, PATIENTS)])
+    for rows, split in ((data.train, "train"), (data.validation, "validation")):
+        assert len(rows) and {expected[str(PATIENTS[int(row[0])])] for row in rows.values} == {split}
 
 
 def test_image_files_are_split_by_rows(tmp_path: Path) -> None:
