@@ -36,14 +36,16 @@ def _read_rows(config: Config, tasks: list[str]) -> None:
     Raises:
         DataError: everything that is refused, one line per task.
     """
-    from client.app import load_data, local_definitions
+    from client.app import local_definitions
     from client.data.summary import summary
+    from simulation.population import rows_by_site
 
     say("Rows:")
     refused = []
     for task in local_definitions(config, tasks):
         try:
-            say(*summary(task, load_data(config, [task])[task.name]))
+            for site, rows in rows_by_site(config, task).items():
+                say(*([f"at {site}:"] if site else []), *summary(task, rows))
         except DataError as error:
             refused.append(error.message)
     if refused:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of
 from cli.output import say
-from common.config import load_config
+from common.config import Config, load_config
 from common.errors import DataError
 from common.inputs.header import Header
+from common.statistics import merge
+from common.tasks import TaskDefinition
 
 if TYPE_CHECKING:  # it brings torch
     from client.data.examples import TaskData
+    from client.data.splits import ScoredSplit
 
 
 def options(parser: Parser) -> None:
@@ -20,12 +24,14 @@ def options(parser: Parser) -> None:
     parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all of the run)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
+    splits = ("validation", "test")
+    parser.add_argument("--split", choices=splits, default=splits[0], help="rows to score on (default: %(default)s)")
     data_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from client.app import choose_device, load_data, local_definitions
+    from client.app import choose_device, local_definitions
     from client.data.examples import prepare
     from client.training.evaluation import evaluate
     from common.models.packed_tokenizer import unpack_tokenizer
@@ -40,15 +46,39 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
     say(f"model of round {run.version} in {folder}, scored on the rows that the configuration names here")
+    batch = config.training.eval_batch_size
     for task in local_definitions(config, tasks):
         run.load_task(task.name)
-        rows = load_data(config, [task])[task.name]
-        _require_header(task.name, run.headers.get(task.name), rows)
-        prepared = prepare(rows.validation, task, architecture, tokenizer).scaled(run.scales.get(task.name))
-        found = evaluate(run.model.model, task, prepared, config.training.eval_batch_size, run.units_of(task.name))
-        scores = task.summarise(found)
-        text = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
-        say(f"{task.name}: {text}; {len(rows.validation)} validation rows, {rows.origin}")
+        found = []
+        for site, rows in _rows(config, task, options.split).items():
+            _require_header(task.name, run.headers.get(task.name), rows)
+            prepared = prepare(rows.validation, task, architecture, tokenizer).scaled(run.scales.get(task.name))
+            found.append(evaluate(run.model.model, task, prepared, batch, run.units_of(task.name)))
+            where = f"{task.name} at {site}" if site else task.name
+            said = f"{len(rows.validation)} {options.split} rows"
+            say(f"{where}: {_scores(task.summarise(found[-1]))}; {said}, {rows.origin}")
+        if len(found) > 1:
+            total = merge(found)
+            say(f"{task.name}: {_scores(task.summarise(total))}; {total.examples} in all, of {len(found)} sites")
+
+
+def _rows(config: Config, task: TaskDefinition, split: ScoredSplit) -> dict[str, TaskData]:
+    """The rows of a task by site, or under no name where a run has no sites or a data folder is given.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    from simulation.population import rows_by_site
+
+    found = rows_by_site(config, task, split)
+    for rows in found.values():
+        if split == "test" and not len(rows.validation):
+            raise DataError(f"{rows.origin}: no test rows of {task.name}; give it a test file")
+    return found
+
+
+def _scores(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
 
 
 def _require_header(task: str, trained: Header | None, rows: TaskData) -> None:

@@ -12,8 +12,10 @@ import torch
 from client.agent import Agent
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
+from client.data.hub import HubSet
 from client.data.request import DataRequest
 from client.data.sources import load
+from client.data.splits import ScoredSplit, SplitRule
 from client.jobs.local_client import Computing, local_client
 from client.limits import Limits
 from client.state.identity import claim
@@ -21,6 +23,8 @@ from client.training.work import Procedure
 from client.transport.connection import open_port
 from common.capabilities import Capacity
 from common.config import Config
+from common.config.data_section import SplitSection
+from common.config.task_section import ColumnsSection, HubSetSection
 from common.errors import ConfigError
 from common.log_fields import about
 from common.stopping import ENDING_SECONDS, asking, end_within
@@ -47,24 +51,27 @@ def local_definitions(config: Config, tasks: Sequence[str]) -> list[TaskDefiniti
     return found
 
 
-def load_data(config: Config, definitions: Sequence[TaskDefinition]) -> dict[str, TaskData]:
-    """Read this client's rows of every task.
+def load_data(
+    config: Config, definitions: Sequence[TaskDefinition], scored: ScoredSplit = "validation"
+) -> dict[str, TaskData]:
+    """Read this client's rows of every task, those to score on of the split `scored`.
 
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    return {task.name: load(data_request(config, task)) for task in definitions}
+    return {task.name: load(data_request(config, task, scored)) for task in definitions}
 
 
-def data_request(config: Config, task: TaskDefinition) -> DataRequest:
+def data_request(config: Config, task: TaskDefinition, scored: ScoredSplit = "validation") -> DataRequest:
     """What the configuration says about this client's rows of a task."""
     section = config.tasks.get(task.name)
-    named = section.columns if section is not None else None
+    named = (section.columns if section is not None else None) or ColumnsSection()
     return DataRequest(
         task=task,
         source=config.data.source,
         folder=Path(config.data.dir) if config.data.dir else None,
-        columns=ColumnNames(named.text, named.text_pair, named.label, named.features or ()) if named else None,
+        dataset=_hub_set(section.dataset) if section is not None else None,
+        columns=ColumnNames(named.text, named.text_pair, named.label, named.features or (), config.data.split.by),
         train_samples=section.train_samples if section is not None else None,
         val_samples=section.val_samples if section is not None else None,
         partition=config.data.part or (1, 1),
@@ -72,7 +79,18 @@ def data_request(config: Config, task: TaskDefinition) -> DataRequest:
         inputs=config.model.inputs.name,
         encoder=config.model.array_encoder,
         statistics=config.data.statistics,
+        split=_rule(config.data.split),
+        scored=scored,
     )
+
+
+def _hub_set(section: HubSetSection | None) -> HubSet | None:
+    return None if section is None else HubSet(**section.model_dump())
+
+
+def _rule(section: SplitSection) -> SplitRule | None:
+    rule = SplitRule(section.validation, section.test, section.by, section.stratify)
+    return rule if rule.validation or rule.test else None
 
 
 def log_columns(log: logging.Logger, task: str, data: TaskData) -> None:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.config.choices import Chosen  # noqa: E402
 from common.config.schema import Config  # noqa: E402
-from common.config.task_section import ColumnsSection, TaskSection  # noqa: E402
+from common.config.task_section import ColumnsSection, HubSetSection, TaskSection  # noqa: E402
 from common.config.values import Section  # noqa: E402
 from common.config.yaml_text import dump  # noqa: E402
 from common.methods.choice import Bounds, Row, parameters_of, readers  # noqa: E402
@@ -56,6 +56,12 @@ EXAMPLES = {
     "weight": "1.0",
     "auxiliary": "false",
     "class_weights": "none",
+    "name": "org/set",
+    "config": "plain",
+    "revision": "main",
+    "train": "train",
+    "validation": "validation",
+    "test": "test",
 }
 RULES = """\
   # rules:                              # plan hard, written as rules
@@ -163,11 +169,14 @@ def yaml_section(section: type[Section], indent: int) -> str:
 
 def yaml_tasks() -> str:
     """The tasks of the shipped file, and one of a person's own as an example."""
-    found, texts = TASKS, texts_of(TaskSection) | texts_of(ColumnsSection)
+    found, texts = TASKS, texts_of(TaskSection) | texts_of(ColumnsSection) | texts_of(HubSetSection)
     for key in TaskSection.model_fields:
         if key == "columns":
             found += example_of(1, key, texts)
             found += "".join(example_of(2, inner, texts) for inner in ("text", "text_pair", "label"))
+        elif key == "dataset":
+            found += example_of(1, key, texts)
+            found += "".join(example_of(2, inner, texts) for inner in HubSetSection.model_fields)
         elif not key.endswith("_samples"):
             found += example_of(1, key, texts)
     return found

@@ -63,10 +63,10 @@ async def simulate(
     """
     limit_threads(config.client.threads)
     who = population(config) if clients is None else clients
-    rows = (
-        rows_of(config, who) if rows is None else rows
-    )  # before there is a folder, or anything changes in it: they may be refused
-    for task, data in {task: data for mine in rows.values() for task, data in mine.items()}.items():
+    # Before there is a folder, or anything changes in it: they may be refused.
+    rows = rows_of(config, who) if rows is None else rows
+    told = {(task, data.described, data.notes): data for mine in rows.values() for task, data in mine.items()}
+    for (task, *_), data in told.items():
         log_columns(log, task, data)
     async with open_run(config, resume, own_process=False) as (config, folder, journal):
         in_order = population(config) if clients is None else clients
@@ -119,7 +119,7 @@ def _as_dealt(state: FederationState, clients: Sequence[VirtualClient]) -> Feder
     dealt = {client.client_id: tuple(sorted(client.tasks)) for client in clients}
     gone = sorted(set(state.clients) - set(dealt))
     if gone:
-        raise RunFolderError(f"simulation.clients: {len(dealt)}, but the run has '{gone[0]}' too; restore the number")
+        raise RunFolderError(f"simulation: {len(dealt)} clients, but the run has '{gone[0]}' too; restore them")
     return replace(state, clients={name: replace(m, tasks=dealt[name]) for name, m in state.clients.items()})
 
 

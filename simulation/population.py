@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from client.app import data_request
+from client.app import data_request, load_data
 from client.data.examples import TaskData
 from client.data.partitions import deal
+from client.data.request import DataRequest
+from client.data.sources import is_there, load
+from client.data.splits import ScoredSplit
 from common.config import Config
+from common.errors import DataError
 from common.methods.partitions import DirichletPartition
+from common.tasks import TaskDefinition
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,62 @@ class VirtualClient:
 
 
 def population(config: Config) -> list[VirtualClient]:
-    """The clients that `simulation` describes: client i holds `tasks_per_client` tasks from the i-th on, in turns.
+    """The clients that `simulation` describes: its sites, or else client-1 and so on, which share the rows of a task.
 
-    Ids are `client-1` and so on, with as many digits as the last one needs. The clients of a task share its rows.
+    Raises:
+        DataError: a site's folder is missing or has none of the tasks, or a task has no site.
+    """
+    return _sites(config) if config.simulation.sites else _sharing(config)
+
+
+def _sites(config: Config) -> list[VirtualClient]:
+    """A client per site, with the tasks of which its folder has files."""
+    definitions, clients = config.definitions(), []
+    for site, folder in config.simulation.sites.items():
+        if not Path(folder).is_dir():
+            raise DataError(f"simulation.sites.{site}: folder {folder} does not exist; give the site's folder")
+        held = [task.name for task in definitions if is_there(_at_site(config, site, task))]
+        if not held:
+            names = ", ".join(task.name for task in definitions)
+            raise DataError(f"simulation.sites.{site}: {folder} has no files of {names}; put those of one there")
+        clients.append(VirtualClient(site, dict.fromkeys(held, (1, 1))))
+    for task in definitions:
+        if not any(task.name in client.shares for client in clients):
+            raise DataError(f"simulation.sites: no site has files of {task.name}; give some, or leave the task out")
+    return clients
+
+
+def site_rows(
+    config: Config, task: TaskDefinition, sites: Iterable[str], scored: ScoredSplit = "validation"
+) -> dict[str, TaskData]:
+    """The rows of a task at each of these sites, which have some; those to score on are of the split `scored`.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    return {site: load(_at_site(config, site, task, scored)) for site in sites}
+
+
+def rows_by_site(config: Config, task: TaskDefinition, scored: ScoredSplit = "validation") -> dict[str, TaskData]:
+    """The rows of a task at every site that has some; under no name where there are no sites, or a folder is given.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    if not config.simulation.sites or config.data.dir is not None:
+        return {"": load_data(config, [task], scored)[task.name]}
+    holders = [client.client_id for client in population(config) if task.name in client.shares]
+    return site_rows(config, task, holders, scored)
+
+
+def _at_site(config: Config, site: str, task: TaskDefinition, scored: ScoredSplit = "validation") -> DataRequest:
+    return replace(data_request(config, task, scored), folder=Path(config.simulation.sites[site]))
+
+
+def _sharing(config: Config) -> list[VirtualClient]:
+    """Client i holds `tasks_per_client` tasks from the i-th on, in turns.
+
+    Ids are `client-1` and so on, with as many digits as the last one needs.
     """
     section, tasks = config.simulation, list(config.tasks)
     held = [
@@ -56,6 +115,11 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     alpha = partition.alpha if isinstance(partition, DirichletPartition) else None
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
     for task in config.definitions():
+        if config.simulation.sites:
+            holders = [client.client_id for client in clients if task.name in client.shares]
+            for site, rows in site_rows(config, task, holders).items():
+                found[site][task.name] = rows
+            continue
         for parts in sorted({client.shares[task.name][1] for client in clients if task.name in client.shares}):
             dealt = deal(data_request(config, task), parts, alpha)
             for client in clients:

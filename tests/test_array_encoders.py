@@ -286,7 +286,7 @@ def test_impossible_descriptions_are_one_line(changes: dict[str, object], words:
         ("model.conv2d.norm=layer", "model.conv2d.norm: 'layer' is not a choice; write none, group or batch"),
         ("model.gru={shape: [5, 2]}", "model.gru: not read by server_model conv2d"),
         ("model.conv2d={filters: [3]}", "model.conv2d.shape: missing; add it"),
-        ("tasks.a0.columns={features: [a]}", "tasks.a0.columns.features: images have no columns; remove it"),
+        ("tasks.a0.columns={features: [a, b]}", "tasks.a0.columns.features: images are in one column; name that alone"),
         ("model.max_length=64", "model.max_length: 64 is not for server_model conv2d"),
     ],
 )

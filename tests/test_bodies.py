@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tests.crashes
+import tests.federations
 from client.jobs.job import CARRIED_OUT, JobResult
 from common.bodies import Body
 from common.errors import Reason, Refused, WireError
@@ -33,6 +36,7 @@ from server.storage.journal import Journal
 from tests.core_cases import SCHEMAS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate
+from tests.test_wire import quick, survives
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def _check_counts(run: Any, state: Any, order: Any, answer: Any) -> None:
 def _decode_counts(data: bytes) -> Counts:
     try:
         return Counts(tuple((str(task), int(count)) for task, count in json.loads(data)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise WireError(f"counts: {error}") from None
 
 
@@ -235,7 +239,50 @@ def test_body_and_content_survive_the_wire() -> None:
     assert messages.POLL_REQUEST.decode(messages.POLL_REQUEST.encode(call)) == call
 
 
+ORDER = PollReply(PollKind.ORDER, UpdateState.NONE, order=Order("count-1.1-a", 1, 0, (), 10.0, CountExamples(), ("x",)))
+ANSWER = PollCall(
+    Session("run", "a", "token"), "count-1.1-a", Reply("count-1.1-a", (), 1.0, Counts((("x", 7), ("y", 9))))
+)
+
+
+@pytest.mark.parametrize(("codec", "value"), [(messages.POLL_REPLY, ORDER), (messages.POLL_REQUEST, ANSWER)])
+def test_mutated_messages_with_a_further_body_do_no_harm(codec: Codec[Any], value: Any) -> None:
+    whole = codec.encode(value)
+
+    @quick
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        raw = bytearray(whole)
+        at = data.draw(st.integers(0, len(raw)))
+        raw[at : data.draw(st.integers(at, min(at + 8, len(raw))))] = data.draw(st.binary(max_size=8))
+        survives(codec, bytes(raw))
+
+    check()
+
+
 CLIENTS = (("a", ("a0",), "1/2"), ("b", ("b1",), "1/2"), ("c", ("a0", "b1"), "2/2"))
+
+
+def test_over_grpc_both_phases_come_to_the_model_of_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, build = array_config("federation.min_clients=3"), tests.federations.in_memory
+    counted: list[str] = []
+    alone = digest_of(asyncio.run(federate(config, tmp_path / "alone", CLIENTS)))
+
+    def with_counting(*parts: Any) -> Any:
+        coordinator = build(*parts)
+        coordinator.writer.settings = replace(coordinator.settings, protocol=BOTH)
+        return coordinator
+
+    def noted(job: Any, *others: Any) -> JobResult:
+        counted.append(job.order.order_id)
+        return _counted(job, *others)
+
+    monkeypatch.setattr("tests.federations.in_memory", with_counting)
+    monkeypatch.setitem(CARRIED_OUT, CountExamples, noted)
+    assert digest_of(asyncio.run(federate(config, tmp_path / "grpc", CLIENTS, "grpc"))) == alone
+    assert sorted(counted) == [f"count-{number}.1-{name}" for number in (1, 2) for name in "abc"]
 
 
 def test_a_coordinator_that_dies_after_any_effect_of_both_phases_comes_to_the_model_of_training_alone(
@@ -250,11 +297,11 @@ def test_a_coordinator_that_dies_after_any_effect_of_both_phases_comes_to_the_mo
 
     monkeypatch.setattr("tests.crashes.restore_run", with_counting)
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
-    dies_after: list[int | None] = [None, 2, 3, 4, 6]
-    for number in dies_after:
-        place = tmp_path / str(number)
+    deaths: list[tuple[int | None, bool]] = [(None, False), (2, False), (3, False), (4, False), (6, False)]
+    for number, clients_die in [*deaths, (4, True), (6, True)]:  # clients that die do so in the second phase
+        place = tmp_path / f"{number}-{clients_die}"
         place.mkdir()
-        digest, effects = asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die=False))
+        digest, effects = asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die))
         assert digest == alone
         if number is None:
             assert effects[:5] == ["Commit", "Wake", "Commit", "Wake", "Fold"]

@@ -14,7 +14,7 @@ from common.config.values import Section
 
 ELSEWHERE = {
     "model.weights": {"auto", "pretrained"},
-    "data.source": {"glue", "files", "given"},
+    "data.source": {"glue", "hub", "files", "given"},
     "client.device": {"auto", "cuda"},
     "client.precision": {"auto"},
     "simulation.executor": {"ray"},

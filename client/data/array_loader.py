@@ -1,4 +1,4 @@
-"""Rows of numbers for one client, whatever their shape: from the files of its folder, or generated."""
+"""Rows of numbers for one client, whatever their shape: from files or data sets, or generated."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.arrays import ARRAYS, ENDINGS, ReadArrays, checked, holds_splits, read_arrays, read_file, read_images
+from client.data.array_sources import ArraySource, in_folder, in_tables
+from client.data.arrays import ReadArrays, checked
 from client.data.columns import ColumnNames
 from client.data.examples import TaskData
-from client.data.files import SPLIT_NAMES, find, read_all
-from client.data.formats import SUFFIXES
-from client.data.forms import FORMS
-from client.data.image_folders import is_image_folder
-from client.data.parts import read_parts
 from client.data.request import DataRequest, shard
+from client.data.splits import Places, ScoredSplit, SplitRule, divide
 from client.data.synthetic import generate_rows
-from client.data.tables import read_columns
+from client.data.table_sources import TABLES
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
@@ -28,7 +25,6 @@ from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
-ALL = "all.npz"
 VALIDATION_SHARE = 4
 """Where a file holds all rows of a task, one in so many is for validation."""
 
@@ -37,11 +33,18 @@ def load(request: DataRequest) -> TaskData:
     """The rows asked for; see `client.data.sources`."""
     if request.source == "builtin":
         return _generated(request)
-    scored, encoder = request.val_samples != 0, request.array_encoder
-    data = read_rows(request.files, request.task, encoder, request.seed, request.columns, scored=scored)
+    task, encoder, names = request.task, request.array_encoder, request.columns or ColumnNames()
+    scored = request.scored if request.scored_samples != 0 else None
+    if request.source == "files":
+        data = read_rows(request.files, task, encoder, request.seed, names, scored=scored, rule=request.split)
+    else:
+        source = in_tables(TABLES[request.source](request), task, encoder)
+        data = _rows_of(source, task, encoder, request.seed, names, scored, request.split)
     train = data.train.take(shard(len(data.train), request, "train", request.train_samples))
-    validation = data.validation.take(shard(len(data.validation), request, "validation", request.val_samples))
-    return replace(data, train=train, validation=validation)
+    if not len(data.validation):
+        return replace(data, train=train)
+    mine = shard(len(data.validation), request, request.scored, request.scored_samples)
+    return replace(data, train=train, validation=data.validation.take(mine))
 
 
 def _generated(request: DataRequest) -> TaskData:
@@ -59,57 +62,53 @@ def read_rows(
     seed: int,
     names: ColumnNames | None = None,
     *,
-    scored: bool = True,
+    scored: ScoredSplit | None = "validation",
+    rule: SplitRule | None = None,
 ) -> TaskData:
-    """Training and validation rows of the shape that an encoder reads, and what their columns are.
+    """Rows of a data folder to train on and to score on, and what their columns are; see `in_folder`.
 
-    Looked for in this order: `<task>/train` with `<task>/validation`, `<task>`, each as .npz (arrays x and y, and the
-    features' names where there are any), as a table (features are matched by name) or, for an encoder of images, as a
-    folder with a folder of image files per label; then `all.npz` (arrays task, x and y; task holds the tasks' names, or
-    the number at the end of each name). A file `<task>.npz` may also hold both splits as MedMNIST's do. From a file
-    with all rows, every fourth in an order that depends on `seed` and the task's name is for validation. Unless rows
-    shall be `scored`, the folder of a task needs no validation rows.
+    What has no file of its own is held out by the `rule`. Without a rule, every fourth row of a file with all rows is
+    for validation, in an order that depends on `seed` and the task's name. No rows to score on are needed where
+    `scored` is None.
 
     Raises:
         DataError: there is no such file, or what is wrong with it.
     """
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; give the folder that holds {task.name}.npz or {ALL}")
-    own = folder / task.name
-    train, wanted = _split(own, "train", task, encoder, names), names
-    if train is not None:
-        wanted = replace(names or ColumnNames(), features=train.columns.features)
-        validation = _split(own, "validation", task, encoder, wanted)
-        if validation is not None or not scored:
-            rows = checked(train, task, encoder)
-            none = rows.take(np.empty(0, dtype=np.int64))
-            scoring = none if validation is None else checked(validation, task, encoder)
-            return _data(encoder, train, (rows, scoring), str(own))
-    form = FORMS[encoder.inputs]
-    paths = find(folder, (task.name,), SUFFIXES if form.by_column else ENDINGS)
-    if paths and paths[0].suffix == ARRAYS and holds_splits(paths[0]):
-        train, validation = (read_arrays(paths[0], task, names, split=split) for split in ("train", "validation"))
-        splits = checked(train, task, encoder), checked(validation, task, encoder)
-        return _data(encoder, train, splits, str(paths[0]))
-    if paths:
-        read = _read(paths, task, encoder, names)
-    elif form.from_image_files and train is None and is_image_folder(own):
-        read = read_images(own, encoder)
-    elif (folder / ALL).is_file() and not form.by_column:
-        read = read_arrays(folder / ALL, task, names, whose=True)
-    elif form.by_column:
-        needed = f"{task.name}/train with {task.name}/validation, or {task.name}, each as {_OTHERS}"
-        raise DataError(f"data folder {folder} has no table of task {task.name}; needed {needed}")
-    elif train is not None:
-        raise DataError(f"{own} has no validation file; name it validation with .npz or .csv, or write val_samples: 0")
-    else:
-        needed = f"{task.name}/train.npz with {task.name}/validation.npz, {task.name}.npz or {ALL}"
-        raise DataError(f"data folder {folder} has no rows of task {task.name}; needed {needed} (or {_OTHERS})")
+    held = rule is not None and scored is not None and rule.share(scored) > 0
+    source = in_folder(folder, task, encoder, None if held else scored)
+    return _rows_of(source, task, encoder, seed, names or ColumnNames(), scored, rule)
+
+
+def _rows_of(
+    source: ArraySource,
+    task: TaskDefinition,
+    encoder: ArrayEncoder,
+    seed: int,
+    names: ColumnNames,
+    scored: ScoredSplit | None,
+    rule: SplitRule | None,
+) -> TaskData:
+    read = source.read("train", names)
     whole = checked(read, task, encoder)
-    if len(whole) < 2:
-        raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
-    training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
-    return _data(encoder, read, (whole.take(training), whole.take(validating)), read.origin)
+    if source.whole and rule is None and scored != "test":
+        training, validating = _every_fourth(len(whole), task, seed, source.origin)
+        return _data(encoder, read, (whole.take(training), whole.take(validating)), source.origin)
+    found = divide(rule, source.has, task, seed, whole, read.groups, source.origin)
+    train = whole if len(found.sides) == 1 else whole.take(found.sides["train"])
+    if scored is None:
+        validation = whole.take(np.empty(0, dtype=np.int64))
+    elif scored in found.sides:
+        validation = whole.take(found.sides[scored])
+    else:
+        wanted = replace(names, features=read.columns.features or names.features)
+        validation = checked(source.read(scored, wanted), task, encoder)
+    return _data(encoder, read, (train, validation), source.origin, found.notes)
+
+
+def _every_fourth(count: int, task: TaskDefinition, seed: int, origin: str) -> tuple[Places, Places]:
+    if count < 2:
+        raise DataError(f"{origin}: task {task.name} has one row; it takes two, to train on and to score on")
+    return held_out(count, derive_seed(seed, task.name, "split"))
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -119,32 +118,14 @@ def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.sort(order[scored:]), np.sort(order[:scored])
 
 
-def _read(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None) -> ReadArrays:
-    if FORMS[encoder.inputs].by_column:
-        return read_columns(read_all(paths), task, names, encoder)
-    return read_parts(paths, task, encoder, names) if encoder.part_encoders else read_file(paths, task, names)
-
-
-_OTHERS = ", ".join(SUFFIXES)
-
-
-def _split(
-    own: Path, split: str, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
-) -> ReadArrays | None:
-    """The rows of a split in the task's own folder, if it has any."""
-    form = FORMS[encoder.inputs]
-    if paths := find(own, SPLIT_NAMES[split], SUFFIXES if form.by_column else ENDINGS):
-        return _read(paths, task, encoder, names)
-    if not form.from_image_files:
-        return None
-    folders = (own / name for name in SPLIT_NAMES[split])
-    return next((read_images(folder, encoder) for folder in folders if is_image_folder(folder)), None)
-
-
 def _data(
-    encoder: ArrayEncoder, read: ReadArrays, splits: tuple[ArrayExamples, ArrayExamples], origin: str
+    encoder: ArrayEncoder,
+    read: ReadArrays,
+    splits: tuple[ArrayExamples, ArrayExamples],
+    origin: str,
+    more: Sequence[str] = (),
 ) -> TaskData:
     named = () if encoder.row_names else read.columns.features
     header = Header.of(named) if named else header_of(encoder)
     notes = read.table.notes if read.table is not None else ()
-    return TaskData(*splits, origin, read.columns, (header,), notes)
+    return TaskData(*splits, origin, read.columns, (header,), (*notes, *more))

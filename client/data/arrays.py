@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
-from client.data.columns import LABELS, ColumnNames, Table, label_column, number_columns
+from client.data.cells import row_column, stacked
+from client.data.columns import LABELS, ColumnNames, Table, group_names, label_column, number_columns
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import form_of
@@ -28,7 +29,7 @@ ARRAYS = ".npz"
 ENDINGS = (ARRAYS, *SUFFIXES)
 NAMES = ("names", "feature_names", "columns")
 """What an array is called that holds the names of the features."""
-SPLITS = {"train": "train", "validation": "val"}
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
 """What MedMNIST calls its splits."""
 
 Array = NDArray[Any]
@@ -43,6 +44,8 @@ class ReadArrays:
     labels: Array | list[object]
     columns: ColumnNames
     table: Table | None = None
+    groups: list[str] | None = None
+    """The group of each row, where a person named a column or an array of groups and it is there."""
 
     def place(self, row: int) -> str:
         """Where a row is, counted from 1."""
@@ -53,19 +56,31 @@ class ReadArrays:
         return f"column {self.columns.features[number - 1]!r}" if self.columns.features else f"feature {number}"
 
 
-def read_file(paths: Sequence[Path], task: TaskDefinition, names: ColumnNames | None) -> ReadArrays:
+def read_file(
+    paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
+) -> ReadArrays:
     """An array file, or a table, which may lie in several."""
-    if paths[0].name.endswith(ARRAYS):
-        if len(paths) > 1:
-            raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
-        return read_arrays(paths[0], task, names)
+    if not paths[0].name.endswith((ARRAYS, ARRAYS + ".gz")):
+        return from_table(read_all(paths), task, encoder, names or ColumnNames())
+    if len(paths) > 1:
+        raise DataError(f"{paths[0]}: shards of {ARRAYS} files are not read; put them together in one")
     if paths[0].name.endswith(ARRAYS + ".gz"):
         raise DataError(f"{paths[0]}: an {ARRAYS} file is packed by itself; unpack it with gunzip")
-    table = read_all(paths)
+    return read_arrays(paths[0], task, names)
+
+
+def from_table(table: Table, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames) -> ReadArrays:
+    """The rows of a table: a column for each feature, or one column of whole rows."""
+    groups = table.groups(names.group)
+    whole = row_column(table, task, encoder, names)
+    if whole is not None:
+        label = label_column(table, task, names.label, [name for name in (whole, names.group) if name])
+        columns = replace(names, label=label, features=())
+        return ReadArrays(table.origin, stacked(table, whole, encoder), table.columns[label], columns, table, groups)
     columns = number_columns(table, task, names)
     assert columns.label is not None
     features = numbers_of(table, columns.features)
-    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table)
+    return ReadArrays(table.origin, features, table.columns[columns.label], columns, table, groups)
 
 
 def numbers_of(table: Table, names: Sequence[str]) -> NDArray[np.float64]:
@@ -108,20 +123,23 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def holds_splits(path: Path) -> bool:
-    """Whether an array file holds training and validation images, as those of MedMNIST do (Yang et al. 2023)."""
-    wanted = {f"{split}_{part}" for split in SPLITS.values() for part in ("images", "labels")}
+def splits_in(path: Path) -> frozenset[str]:
+    """The splits that an array file holds with names of their own, as those of MedMNIST do (Yang et al. 2023)."""
     with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
-        return wanted <= {*file.files}
+        return frozenset(split for split, (x, y) in _SPLIT_ARRAYS.items() if {x, y} <= {*file.files})
+
+
+_SPLIT_ARRAYS = {split: (f"{name}_images", f"{name}_labels") for split, name in SPLITS.items()}
 
 
 def read_arrays(
     path: Path, task: TaskDefinition, names: ColumnNames | None, *, whose: bool = False, split: str | None = None
 ) -> ReadArrays:
     """The arrays of a file, or of one `split` of it; where it says `whose` rows they are, those of one task."""
-    arrays = arrays_in(path)
-    if split is not None:
-        arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
+    if split is None:
+        arrays = arrays_in(path)
+    else:  # the arrays of other splits stay unread
+        arrays = dict(zip("xy", arrays_in(path, _SPLIT_ARRAYS[split]).values(), strict=True))
     named = names or ColumnNames()
     label = label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
@@ -132,16 +150,27 @@ def read_arrays(
     if len({len(arrays[name]) if arrays[name].ndim else -1 for name in needed}) > 1:
         sizes = ", ".join(f"{name} {arrays[name].shape}" for name in needed)
         raise DataError(f"{path}: the arrays differ in their number of rows ({sizes})")
+    groups = groups_in(path, arrays, named.group, len(x))
     if whose:
         mine = _rows_of(path, arrays["task"], task)
         x, y = x[mine], y[mine]
-    return by_name(path, arrays, x, y, task, replace(named, label=label))
+        groups = groups if groups is None else [groups[row] for row in np.flatnonzero(mine)]
+    return replace(by_name(path, arrays, x, y, task, replace(named, label=label)), groups=groups)
 
 
-def arrays_in(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name."""
+def groups_in(path: Path, arrays: Mapping[str, Array], name: str | None, rows: int) -> list[str] | None:
+    """The group of each of so many rows, which an array names; None where there is no such array."""
+    if name is None or name not in arrays:
+        return None
+    if arrays[name].ndim != 1 or len(arrays[name]) != rows:
+        raise DataError(f"{path}: array '{name}' has shape {arrays[name].shape}, not one value for each row")
+    return group_names(arrays[name].tolist(), lambda row: f"{path}, row {row}")
+
+
+def arrays_in(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of a file by name, or those that are wanted, in their order."""
     with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in (file.files if wanted is None else wanted)}
 
 
 def _unreadable(path: Path) -> Callable[[Exception], DataError]:
@@ -195,18 +224,37 @@ def by_name(
     return ReadArrays(str(path), x, y, ColumnNames(label=named.label, features=wanted if present else ()))
 
 
+def has_rows_of(path: Path, task: TaskDefinition) -> bool:
+    """Whether any row of a file with all tasks is this task's."""
+    with foreign_errors(_unreadable(path)), np.load(path, allow_pickle=False) as file:
+        whose = file["task"] if "task" in file.files else None
+    if whose is None:
+        return True  # whoever reads it says what is missing
+    wanted = _wanted(whose, task)
+    return wanted is not None and bool(_mine(whose, wanted).any())
+
+
+def _wanted(whose: Array, task: TaskDefinition) -> str | int | None:
+    """How a file with all tasks calls this one: by its name, or by the number at its end; None if it has none."""
+    if whose.dtype.kind in "US":
+        return task.name
+    number = re.search(r"[0-9]{1,9}$", task.name)
+    return int(number[0]) if number is not None else None
+
+
+def _mine(whose: Array, wanted: str | int) -> NDArray[np.bool_]:
+    mine: NDArray[np.bool_] = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
+    return mine
+
+
 def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_]:
     """Which rows of a file with all tasks are this task's."""
-    if whose.dtype.kind in "US":
-        wanted: object = task.name
-    else:
-        number = re.search(r"[0-9]{1,9}$", task.name)
-        if number is None:
-            raise DataError(
-                f"{path}: its tasks are numbers, and '{task.name}' ends with none; name tasks such as {task.name}0"
-            )
-        wanted = int(number[0])
-    mine: NDArray[np.bool_] = whose.astype(str) == wanted if isinstance(wanted, str) else whose == wanted
+    wanted = _wanted(whose, task)
+    if wanted is None:
+        raise DataError(
+            f"{path}: its tasks are numbers, and '{task.name}' ends with none; name tasks such as {task.name}0"
+        )
+    mine = _mine(whose, wanted)
     if not mine.any():
         raise DataError(f"{path}: no row is of task {wanted} ('{task.name}')")
     return mine

@@ -19,7 +19,7 @@ from common import lexicon
 from common.errors import DataError
 from common.seeds import derive_seed
 
-Split = Literal["train", "validation"]
+GeneratedSplit = Literal["train", "validation"]
 Item = TypeVar("Item")
 
 DUPLICATES = 0.37  # as in the real qqp
@@ -66,7 +66,7 @@ MEANINGS: dict[str, Meaning] = {
 }
 
 
-def generate(task: str, split: Split, count: int, seed: int) -> list[Example]:
+def generate(task: str, split: GeneratedSplit, count: int, seed: int) -> list[Example]:
     """The first `count` rows of an endless split; a row depends on the task, split, seed and its index alone.
 
     Raises:
@@ -74,12 +74,12 @@ def generate(task: str, split: Split, count: int, seed: int) -> list[Example]:
     """
     if task not in TASKS:
         raise DataError(f"task {task!r} has no built-in data; choose one of {', '.join(TASKS)}")
-    if split not in get_args(Split):
-        raise DataError(f"split {split!r} is not one of {', '.join(get_args(Split))}")
+    if split not in get_args(GeneratedSplit):
+        raise DataError(f"split {split!r} is not one of {', '.join(get_args(GeneratedSplit))}")
     return [_row(task, split, random.Random(derive_seed(seed, task, split, row))) for row in range(count)]
 
 
-def _row(task: str, split: Split, rng: random.Random) -> Example:
+def _row(task: str, split: GeneratedSplit, rng: random.Random) -> Example:
     # A text's own checksum says which split it belongs to, so no seed ever puts one text into both.
     while True:
         example = TASKS[task](rng)

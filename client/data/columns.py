@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -37,6 +37,8 @@ class ColumnNames:
     text_pair: str | None = None
     label: str | None = None
     features: tuple[str, ...] = ()
+    group: str | None = None
+    """By its values rows are kept together (`data.split.by`); it is no feature."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ class Table:
         parts = (*(self.parts or ((self.origin, len(self)),)), (other.origin, len(other)))
         columns = {name: cells + other.columns[name] for name, cells in self.columns.items()}
         return Table(self.origin, columns, self.published, self.notes + other.notes, parts)
+
+    def groups(self, column: str | None) -> list[str] | None:
+        """The groups of the rows that a column names; None where there is no such column.
+
+        Raises:
+            DataError: a cell names none.
+        """
+        return group_names(self.columns[column], self.place) if column in self.columns else None
 
     def place(self, row: int) -> str:
         """Where a row is, counted from 1: its file, and its number in there."""
@@ -160,25 +170,27 @@ def number_columns(table: Table, task: TaskDefinition, names: ColumnNames | None
         DataError: one is missing, has no name, is a copy of the label, or several bear a usual name of labels.
     """
     names = names or ColumnNames()
-    label = label_column(table, task, names.label, names.features)
+    label = label_column(table, task, names.label, (*names.features, *filter(None, [names.group])))
     if names.features:
         require_columns(table, names.features, f"tasks.{task.name}.columns.features")
-        return ColumnNames(label=label, features=names.features)
+        return replace(names, label=label)
     remedy = f"name those that are in tasks.{task.name}.columns.features"
-    features = tuple(name for name in table.columns if name != label)
+    features = tuple(name for name in table.columns if name not in (label, names.group))
     for number, name in enumerate(table.columns, start=1):
-        if name != label and _NAMELESS.fullmatch(name):
+        if name not in features:
+            continue
+        if _NAMELESS.fullmatch(name):
             called = f"is called {name!r}" if name else "has no name"
             raise DataError(
                 f"{table.origin}: column {number} {called}, as an index has that was saved too, and is no feature; "
                 f"remove it, or {remedy}"
             )
-        if name != label and _plain(name) == _plain(label):
+        if _plain(name) == _plain(label):
             raise DataError(
                 f"{table.origin}: column {name!r} looks like a copy of the label {label!r} and is no feature; "
                 f"remove it, or {remedy}"
             )
-    return ColumnNames(label=label, features=features)
+    return replace(names, label=label, features=features)
 
 
 def feature_columns(table: Table, task: TaskDefinition, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -265,3 +277,26 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def group_names(cells: Sequence[object], place: Callable[[int], str]) -> list[str]:
+    """The groups that cells name, one per row; a whole number is the same group however it is written in a file.
+
+    Args:
+        cells: texts or numbers.
+        place: where a row is, counted from 1.
+
+    Raises:
+        DataError: a cell is empty, or neither a text nor a number.
+    """
+    found = []
+    for row, cell in enumerate(cells, start=1):
+        if isinstance(cell, float) and cell.is_integer():
+            cell = int(cell)
+        if isinstance(cell, bytes):
+            cell = cell.decode(errors="replace")
+        name = str(cell).strip() if isinstance(cell, str | int | float) and cell == cell else ""
+        if not name:
+            raise DataError(f"{place(row)}: no text or number in the column of data.split.by; fill it in")
+        found.append(name)
+    return found

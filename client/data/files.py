@@ -9,11 +9,13 @@ from pathlib import Path
 
 from client.data.columns import Table
 from client.data.formats import SUFFIXES, read_table
+from client.data.sets import is_saved
 from common.errors import DataError
 
 SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
+    "test": ("test",),
 }
 OFFICIAL_FOLDERS = {
     "sst2": "SST-2",
@@ -42,11 +44,39 @@ def task_folder(folder: Path, task: str) -> Path:
         raise DataError(f"data folder {folder} does not exist; give the folder that holds {task}/train.tsv")
     # Compared as listed, because some file systems would find CoLA under the name cola.
     listed = {entry.name for entry in _entries(folder) if entry.is_dir()}
-    wanted = [task] + ([OFFICIAL_FOLDERS[task]] if task in OFFICIAL_FOLDERS else [])
+    wanted = _folder_names(task)
     for name in wanted:
         if name in listed:
             return folder / name
     raise DataError(f"data folder {folder} has no folder {' or '.join(wanted)}; put the files of {task} there")
+
+
+def _folder_names(task: str) -> list[str]:
+    return [task] + ([OFFICIAL_FOLDERS[task]] if task in OFFICIAL_FOLDERS else [])
+
+
+def is_there(folder: Path, task: str) -> bool:
+    """Whether a folder has a folder or a file that is called like the task, whatever may be in it.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    names = _folder_names(task)
+    return any(entry.name in names or entry.name.startswith(f"{task}.") for entry in _entries(folder))
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the folder of a task has files of a split.
+
+    Raises:
+        DataError: there are several, or a shard is missing.
+    """
+    return bool(_split_files(folder, split))
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    found = find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    return found or ([folder] if split == "train" and is_saved(folder) else [])
 
 
 def read_split(folder: Path, split: str) -> Table:
@@ -55,9 +85,9 @@ def read_split(folder: Path, split: str) -> Table:
     Raises:
         DataError: The file is missing, ambiguous, unreadable or not of its format.
     """
-    paths = find(folder, SPLIT_NAMES[split]) or find(folder / HUB_FOLDER, SPLIT_NAMES[split])
+    paths = _split_files(folder, split)
     if not paths:
-        remedy = "" if split == "train" else ", or write val_samples: 0 for no scores"
+        remedy = ", set data.split, or write val_samples: 0 for no scores" if split == "validation" else ""
         raise DataError(f"{folder} has no {split} file; name it {split} with {' or '.join(SUFFIXES)}{remedy}")
     official = folder.name if folder.name in OFFICIAL_FOLDERS.values() else None
     return read_all(paths, published=official is not None, header=OFFICIAL_HEADERS.get(official or ""))
@@ -78,6 +108,8 @@ def read_all(paths: Sequence[Path], *, published: bool = False, header: Sequence
 def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The file that is called like one of `stems`, or all its shards in order; none if there is no such file.
 
+    A folder that the package `datasets` saved counts as a file without a suffix.
+
     Shards are called as on the Hugging Face hub, `train-00000-of-00002.parquet`. Any file may be packed: `.gz`.
 
     Raises:
@@ -96,6 +128,8 @@ def find(folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES)
             stem, number, shards, suffix, packed = match.groups()
             place = (stems.index(stem), suffixes.index(suffix), packed, int(shards or 0))
             found[place].append((int(number or 0), path))
+        elif path.name in stems and is_saved(path):
+            found[stems.index(path.name), len(suffixes), "", 0].append((0, path))
     if len(found) > 1:
         names = ", ".join(files[0][1].name for _, files in sorted(found.items()))
         raise DataError(f"{folder} has several {stems[0]} files: {names}; keep one")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from client.data.columns import Table, encodable
+from client.data.sets import read_saved
 from common.errors import DataError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
@@ -20,7 +21,7 @@ Columns = dict[str, list[object]]
 
 
 def read_table(path: Path, *, published: bool = False, header: Sequence[str] | None = None) -> Table:
-    """The table in a file whose name says its format.
+    """The table in a file whose name says its format, or in a folder that the package `datasets` saved.
 
     A .tsv is taken literally, quotes included; a .csv follows its quotes; a .json holds one object per line, or a list
     of objects.
@@ -33,6 +34,8 @@ def read_table(path: Path, *, published: bool = False, header: Sequence[str] | N
     Raises:
         DataError: the file cannot be read, is not of its format, or names a column twice.
     """
+    if path.is_dir():
+        return read_saved(path)
     form = Path(path.name.removesuffix(PACKED)).suffix
     data = _bytes(path)
     if form == ".parquet":

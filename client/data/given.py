@@ -76,7 +76,7 @@ def labelled(
         if not hasattr(x, "keys"):
             said = f"rows are of type {type(x).__name__}"
             raise DataError(f"{where}, task {task.name}: {said}; give a DataFrame, or lists by column")
-        table = read_columns(column_table(where, x), task, None, encoder, labelled=False)
+        table = read_columns(column_table(where, x), task, encoder, None, labelled=False)
         return checked(replace(table, labels=np.asarray(y)), task, encoder)
     if encoder is not None:
         read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +30,34 @@ def read_image_folder(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any
     Raises:
         DataError: an image cannot be read or has another size, or Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise DataError(f"{folder} holds image files, which need Pillow; install the extra 'images'") from None
-    channels, height, width = shape
-    if channels not in MODES:
-        raise DataError(f"{folder}: image files have 1, 3 or 4 channels, model's shape has {channels}; change it")
     rows, labels = list[NDArray[Any]](), list[object]()
     for label in _labels(folder):
         for path in _images(label):
-            unreadable = DataError(f"{path} is not a readable image; write it again or remove it")
-            with foreign_errors(lambda error, found=unreadable: found), Image.open(path) as image:  # type: ignore[misc]
-                pixels = np.asarray(image.convert(MODES[channels]))
-            if pixels.shape[:2] != (height, width):
-                found = f"{pixels.shape[0]}x{pixels.shape[1]}"
-                raise DataError(f"{path}: an image of {found} (height x width), wanted {height}x{width}; resize it")
-            rows.append(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+            rows.append(pixels(path, shape, str(path)))
             labels.append(label.name)
     return np.stack(rows), labels
+
+
+def pixels(file: Path | BytesIO, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+    """One image file, uint8 (channels, height, width); `where` it is opens the messages.
+
+    Raises:
+        DataError: it cannot be read or has another size, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise DataError(f"{where}: image files need Pillow; install the extra 'images'") from None
+    channels, height, width = shape
+    if channels not in MODES:
+        raise DataError(f"{where}: image files have 1, 3 or 4 channels, model's shape has {channels}; change it")
+    unreadable = DataError(f"{where} is not a readable image; write it again or remove it")
+    with foreign_errors(lambda error: unreadable), Image.open(file) as image:
+        if (image.height, image.width) != (height, width):  # before it is unpacked, whatever its size
+            found = f"{image.height}x{image.width}"
+            raise DataError(f"{where}: an image of {found} (height x width), wanted {height}x{width}; resize it")
+        read = np.asarray(image.convert(MODES[channels]))
+    return read.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _labels(folder: Path) -> list[Path]:

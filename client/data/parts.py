@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import BRIGHTEST
-from client.data.arrays import ARRAYS, ReadArrays, arrays_in, label_array, values_of
+from client.data.arrays import ARRAYS, ReadArrays, arrays_in, groups_in, label_array, values_of
 from client.data.columns import ColumnNames
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
@@ -40,7 +40,8 @@ def read_parts(
     found = joined(str(path), arrays, task, encoder)
     if len(found) != len(arrays[label]):
         raise DataError(f"{path}: {len(found)} rows, but '{label}' has {len(arrays[label])}; give one for each")
-    return ReadArrays(str(path), found, arrays[label], ColumnNames(label=label))
+    groups = groups_in(path, arrays, names.group if names is not None else None, len(found))
+    return ReadArrays(str(path), found, arrays[label], ColumnNames(label=label), groups=groups)
 
 
 def joined(

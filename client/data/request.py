@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from client.data.hub import HubSet
+from client.data.splits import ScoredSplit, Split, SplitRule
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.seeds import derive_seed
 from common.standardising import Standardising
 from common.tasks import TaskDefinition
 
-Source = Literal["builtin", "files", "glue", "given"]
-Split = Literal["train", "validation"]
+Source = Literal["builtin", "files", "hub", "glue", "given"]
 
 BUILTIN_TRAIN_SAMPLES = 1000
 BUILTIN_VAL_SAMPLES = 200
@@ -45,6 +46,17 @@ class DataRequest:
     """What reads rows of numbers; it says which shape they have."""
     statistics: Standardising = "none"
     """By what rows of numbers are standardised."""
+    split: SplitRule | None = None
+    """What is held out of the training rows."""
+    dataset: HubSet | None = None
+    """Needed for the hub."""
+    scored: ScoredSplit = "validation"
+    """Which rows are to be scored on; those of the test split are for whoever evaluates a finished model."""
+
+    @property
+    def scored_samples(self) -> int | None:
+        """The most examples to score on; None: all. Test rows are not capped."""
+        return self.val_samples if self.scored == "validation" else None
 
     @property
     def files(self) -> Path:

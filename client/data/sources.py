@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.data import array_loader, texts
+from client.data import array_loader, files, texts
+from client.data.array_sources import is_in_all
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
@@ -17,6 +18,9 @@ LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
     **dict.fromkeys(FORMS, array_loader.load),
 }
 """By the names of `INPUT_KINDS`."""
+
+HAVE_TEST_ROWS = ("files", "hub")
+"""Of the sources."""
 
 
 def load(request: DataRequest) -> TaskData:
@@ -30,6 +34,8 @@ def load(request: DataRequest) -> TaskData:
         raise DataError(f"partition {number} of {parts} does not exist; choose 1..{max(parts, 1)}")
     if request.source == "given":
         raise DataError(f"data.source: given: Python code gave the rows of {request.task.name}; name files: data.dir")
+    if request.scored == "test" and request.source not in HAVE_TEST_ROWS:
+        raise DataError(f"data.source: {request.source} has no test rows of {request.task.name}; name files: data.dir")
     return finished(LOADERS[request.inputs](request), request)
 
 
@@ -43,6 +49,16 @@ def standardised(data: TaskData, request: DataRequest) -> TaskData:
             return replace(data, inputs=data.train.input_sums())
         case "none":
             return data
+
+
+def is_there(request: DataRequest) -> bool:
+    """Whether the folder asked for has files of the task; they may still be refused when they are read.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    folder = request.files
+    return files.is_there(folder, request.task.name) or (request.inputs in FORMS and is_in_all(folder, request.task))
 
 
 def finished(data: TaskData, request: DataRequest) -> TaskData:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.forms import FORMS, form_of
-from client.data.request import Split
+from client.data.splits import Split
 from common.encoders.row import ArrayEncoder
 from common.encoders.tabular import MISSING, NAMED, TabularEncoder
 from common.seeds import derive_seed

@@ -22,7 +22,7 @@ Places = NDArray[np.float64]
 
 
 def read_columns(
-    table: Table, task: TaskDefinition, names: ColumnNames | None, encoder: ArrayEncoder, *, labelled: bool = True
+    table: Table, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None, *, labelled: bool = True
 ) -> ReadArrays:
     """The rows of a table as the encoder reads them: columns are found by name, others are left alone.
 
@@ -36,7 +36,9 @@ def read_columns(
     layout = encoder.layout
     wanted = tuple(column.name for column in layout)
     require_columns(table, wanted, f"model.{encoder.name}.columns")
-    label = label_column(table, task, names.label if names else None, wanted) if labelled else None
+    names = names or ColumnNames()
+    others = (*wanted, *filter(None, [names.group]))
+    label = label_column(table, task, names.label, others) if labelled else None
     rows = np.empty((len(table), len(layout)), dtype=np.float64)
     notes: list[str] = []
     for place, column in enumerate(layout):
@@ -47,7 +49,8 @@ def read_columns(
             rows[:, place] = _quantities(table, column)
     labels = table.columns[label] if label is not None else []
     told = replace(table, notes=(*table.notes, *notes))
-    return ReadArrays(table.origin, rows, labels, ColumnNames(label=label, features=wanted), told)
+    groups = table.groups(names.group) if labelled else None
+    return ReadArrays(table.origin, rows, labels, replace(names, label=label, features=wanted), told, groups)
 
 
 def column_table(origin: str, columns: Mapping[str, Sequence[object]]) -> Table:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.builtin import generate
+from client.data.builtin import GeneratedSplit, generate
 from client.data.columns import Table, examples_in, text_columns
 from client.data.example import Example
 from client.data.examples import PreparedExamples, TaskData, Tokenizer
-from client.data.files import read_split, task_folder
-from client.data.hub import read_glue
-from client.data.request import DataRequest, Split, shard
+from client.data.request import DataRequest, shard
+from client.data.splits import divide, is_held_out
+from client.data.table_sources import TABLES
 from client.data.tokenised import mask, tokenise
 from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
@@ -71,38 +68,49 @@ class TextExamples(list[Example]):
 
 def load(request: DataRequest) -> TaskData:
     """The texts asked for; see `client.data.sources`."""
-    name = request.task.name
-    if request.source == "builtin":
-        return _builtin(request)
-    if request.source == "glue":
-        return _from_tables(request, partial(read_glue, name), f"glue/{name} (Hugging Face hub)")
-    folder = task_folder(request.files, name)
-    return _from_tables(request, partial(read_split, folder), str(folder))
+    return _builtin(request) if request.source == "builtin" else _from_tables(request)
 
 
 def _builtin(request: DataRequest) -> TaskData:
     number, parts = request.partition
     name = request.task.type.builtin_data(request.task.name)
 
-    def texts(split: Split, samples: int) -> TextExamples:
+    def texts(split: GeneratedSplit, samples: int) -> TextExamples:
         return TextExamples(generate(name, split, samples * parts, request.seed)[number - 1 :: parts])
 
     train, validation = request.builtin_samples
     return TaskData(texts("train", train), texts("validation", validation), "synthetic (built-in)")
 
 
-def _from_tables(request: DataRequest, read: Callable[[Split], Table], origin: str) -> TaskData:
-    """Texts from two tables, or from one where no row is scored."""
-    task = request.task
-    tables = [read("train")] if request.val_samples == 0 else [read("train"), read("validation")]
-    columns = [text_columns(table, task, request.columns) for table in tables]
-    found = [TextExamples(examples_in(table, task, chosen)) for table, chosen in zip(tables, columns, strict=True)]
-    train, validation = (*found, TextExamples())[:2]
-    left_out = sum(map(len, tables)) - len(train) - len(validation)
+def _from_tables(request: DataRequest) -> TaskData:
+    """Texts from two tables, or from one where no row is scored or where rows to score on are held out of it."""
+    task, source = request.task, TABLES[request.source](request)
+    read = [source.read("train")]
+    if request.scored_samples != 0 and not is_held_out(request.split, source.has, request.scored):
+        read.append(source.read(request.scored))
+    columns = text_columns(read[0], task, request.columns)
+    train = TextExamples(examples_in(read[0], task, columns))
+    found = divide(
+        request.split, source.has, task, request.seed, train, _groups(read[0], train, request), source.origin
+    )
+    whole, scored = train, TextExamples()
+    if len(found.sides) > 1:
+        train = whole.take(found.sides["train"])
+    if request.scored in found.sides:
+        scored = whole.take(found.sides[request.scored])
+    elif len(read) > 1:
+        scored = TextExamples(examples_in(read[1], task, text_columns(read[1], task, request.columns)))
+    left_out = sum(map(len, read)) - len(whole) - (len(scored) if len(read) > 1 else 0)
     return TaskData(
         train.take(shard(len(train), request, "train", request.train_samples)),
-        validation.take(shard(len(validation), request, "validation", request.val_samples)),
-        f"{origin}, {left_out} incomplete rows left out" if left_out else origin,
-        columns[0],
-        notes=tuple(note for table in tables for note in table.notes),
+        scored.take(shard(len(scored), request, request.scored, request.scored_samples)) if scored else scored,
+        f"{source.origin}, {left_out} incomplete rows left out" if left_out else source.origin,
+        columns,
+        notes=(*(note for table in read for note in table.notes), *found.notes),
     )
+
+
+def _groups(table: Table, rows: TextExamples, request: DataRequest) -> list[str] | None:
+    """The groups by which rows are held out, where all rows were complete."""
+    by = request.split.by if request.split is not None else None
+    return table.groups(by) if len(table) == len(rows) else None

@@ -71,7 +71,7 @@ def _arrays(
     table, by_column = None, FORMS[encoder.inputs].by_column
     if by_column:
         table = read_all([path])
-        read = read_columns(table, task, None, encoder, labelled=False)
+        read = read_columns(table, task, encoder, None, labelled=False)
     elif path.name.endswith(ARRAYS):
         arrays = arrays_in(path)
         if "x" not in arrays:

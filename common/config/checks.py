@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import group_checks, size_checks
+from common.config import data_checks, group_checks, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
@@ -13,7 +13,6 @@ from common.encoders.table import ENCODERS
 from common.inputs.kind import Checks
 from common.methods.choice import Row, Table
 from common.methods.local_optimizers import SGDOptimizer
-from common.methods.partitions import DirichletPartition
 from common.methods.procedures import PROCEDURES
 from common.methods.relations import RELATIONS
 from common.parameters.plan import ScopeRule
@@ -51,27 +50,6 @@ def client_problems(config: Config) -> list[str]:
     return [f"client.server: '{client.server}' is another machine, called without encryption; {remedy}"]
 
 
-def simulation_problems(config: Config) -> list[str]:
-    """What forbids a simulation: too few clients, or settings that only real clients can follow."""
-    section, tasks, found = config.simulation, len(config.tasks), []
-    if section.tasks_per_client > tasks:
-        found.append(f"simulation.tasks_per_client: {section.tasks_per_client}, but there are {tasks} tasks; lower it")
-    elif section.clients + section.tasks_per_client - 1 < tasks:
-        found.append(f"simulation.clients: {section.clients} cannot hold {tasks} tasks; raise it, or tasks_per_client")
-    if config.data.partition is not None:
-        found.append("data.partition: a simulation deals out the rows by itself; remove it")
-    if config.client.precision == "auto":
-        found.append("client.precision: auto is timed by each client; write float32 or bfloat16 for a simulation")
-    if isinstance(section.partition, DirichletPartition):
-        many = [
-            name for name, s in config.tasks.items() if (kind := s.kind_of(name)) is not None and not kind.one_label
-        ]
-        found += [
-            f"simulation.partition: dirichlet needs one label per row, task {name} has many; write iid" for name in many
-        ]
-    return found
-
-
 def _some_task(config: Config) -> list[str]:
     return [] if config.tasks else ["tasks: none given; name at least one, e.g. tasks: {sst2: {}}"]
 
@@ -102,15 +80,6 @@ def _warm_start(config: Config) -> list[str]:
     if model.warm_start is None or model.weights == "auto":
         return []
     return [f"model.weights: {model.weights} contradicts model.warm_start, which gives the weights; write auto"]
-
-
-def _data_source(config: Config) -> list[str]:
-    data = config.data
-    if data.source == "files" and data.dir is None:
-        return ["data.source: files needs a folder; set data.dir"]
-    if data.source == "glue" and data.dir is not None:
-        return [f"data.dir: '{data.dir}' is not read by source glue; write source: files, or remove dir"]
-    return []
 
 
 def _tasks_fit_inputs(config: Config) -> list[str]:
@@ -339,7 +308,9 @@ _TASK_CHECKS: Checks = (
 )
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
-    (("data",), _data_source),
+    (("data", "simulation"), data_checks.source),
+    (("data",), data_checks.split),
+    (("data",), data_checks.datasets),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
@@ -361,6 +332,9 @@ _CHECKS: Checks = (
 _ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),
     "server": ((("server",), server_problems),),
-    "client": ((("client",), client_problems),),
-    "simulate": ((("simulation", "tasks", "data", "client"), simulation_problems),),
+    "client": ((("client",), client_problems), (("data",), data_checks.split_of_source)),
+    "simulate": (
+        (("simulation", "tasks", "data", "client"), data_checks.simulation),
+        (("data",), data_checks.split_of_source),
+    ),
 }

@@ -15,7 +15,9 @@ from common.bodies import TrainingSettings
 from common.config.aggregation_section import AggregationSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
+from common.config.data_section import DataSection, files_named
 from common.config.model_section import ModelSection
+from common.config.simulation_section import SimulationSection
 from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
 from common.config.values import (
@@ -23,7 +25,6 @@ from common.config.values import (
     Fraction,
     Host,
     Location,
-    Partition,
     RuleText,
     RunName,
     Seconds,
@@ -33,7 +34,6 @@ from common.config.values import (
 )
 from common.inputs import Header
 from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
-from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
@@ -56,40 +56,6 @@ class RunSection(Section):
     def folder(self) -> Path:
         """Where the coordinator keeps models, journal and reports."""
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
-
-
-class DataSection(Section):
-    """Where a client's rows come from; `partition` i/n takes one of n parts.
-
-    `dir` turns sources `builtin` and `given` into `files`, so that a folder is all that a person has to name.
-    `statistics` is for rows of numbers.
-    """
-
-    source: Literal["builtin", "glue", "files", "given"] = "builtin"
-    """builtin (generated texts or numbers) | glue (from the hub) | files (dir) | given (by Python code)"""
-    dir: Location | None = None
-    """folder with your files; turns builtin into files"""
-    partition: Partition | None = None
-    """this client's part of the rows, e.g. 2/5: the second of five parts"""
-    statistics: Literal["none", "site", "federation"] = "none"
-    """by what rows of numbers are standardised: none | site (this client's training rows) | federation (those of all
-    clients, pooled before round 1 and rounded)"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _dir_means_files(cls, body: Any) -> Any:
-        named = isinstance(body, dict) and body.get("dir") is not None
-        if named and body.get("source", "builtin") in ("builtin", "given"):
-            return {**body, "source": "files"}
-        return body
-
-    @property
-    def part(self) -> tuple[int, int] | None:
-        """`partition` as (i, n) with 1 <= i <= n, or None for all rows."""
-        if self.partition is None:
-            return None
-        index, parts = self.partition.split("/")
-        return int(index), int(parts)
 
 
 class RuleSection(Section):
@@ -195,28 +161,6 @@ class GuardSection(Section):
         return {"enabled": body} if isinstance(body, bool) else body
 
 
-class SimulationSection(Section):
-    """Who takes part in `--mode simulate`, how rows are dealt out, and what goes wrong how often.
-
-    `dropouts` and `stragglers` are shares of all orders to train.
-    """
-
-    clients: Count = 100
-    """virtual clients, client-1 and so on"""
-    tasks_per_client: Count = 1
-    """tasks of each, given out in turns; 1: every client has one task"""
-    partition: Annotated[LabelPartition, Chosen(PARTITIONS)] = IidPartition()
-    """of a task's rows among its clients"""
-    dropouts: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """share of orders to train that fail, 0 to below 1"""
-    stragglers: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """share of orders to train that miss the deadline of their round"""
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """models; each trains one client at a time"""
-    executor: Literal["thread", "ray"] = "thread"
-    """where models compute: thread, or ray (a process each; needs the extra `ray`)"""
-
-
 class CompareSection(Section):
     """Methods of your own for `--mode compare`: name -> values to set, by their paths, such as `sharing.plan: lg`."""
 
@@ -290,6 +234,15 @@ class Config(Section):
             if meant and isinstance(section, dict):
                 return {**body, "relation": {"name": meant, **section}}
         return body
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sites_mean_files(cls, body: Any) -> Any:
+        """As `data.dir` does: folders are all that a person has to name."""
+        sections = [body.get(name) or {} for name in ("simulation", "data")] if isinstance(body, dict) else []
+        if not all(isinstance(section, dict) for section in sections) or not sections or not sections[0].get("sites"):
+            return body
+        return {**body, "data": files_named(sections[1])}
 
     @model_validator(mode="before")
     @classmethod

@@ -6,10 +6,10 @@ from collections import Counter
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from common.class_weights import LEAST_WEIGHT, MOST_WEIGHT, ClassWeights
-from common.config.values import Count, CountOrZero, Section, Text, closeness, short, visible
+from common.config.values import Count, CountOrZero, Location, Section, Text, closeness, short, visible
 from common.errors import ConfigError
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition, TaskKind
 from common.wire.limits import LABEL_CHARS, MAX_LABELS
@@ -82,6 +82,31 @@ class ColumnsSection(Section):
     """of tables of numbers: the columns that are read, in this order"""
 
 
+class HubSetSection(Section):
+    """A data set on the Hugging Face hub, or in a folder of the same layout; a name alone is the short form.
+
+    Splits may be slices such as `train[:80%]`. Those left out are found by their usual names.
+    """
+
+    name: Location
+    """such as org/set, or a folder with train.csv and so on"""
+    config: Text | None = None
+    """one of the set's configurations; null: the only one"""
+    revision: Text | None = None
+    """commit, tag or branch; null: the newest"""
+    train: Text | None = None
+    """split to train on; null: train"""
+    validation: Text | None = None
+    """split to score on; null: validation, valid, val or dev"""
+    test: Text | None = None
+    """split for --mode evaluate --split test; null: test"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, body: Any) -> Any:
+        return {"name": body} if isinstance(body, str) else body
+
+
 class TaskSection(Section):
     """One task. A known task needs nothing here; others state `type` and, if it has any, `labels`.
 
@@ -103,6 +128,8 @@ class TaskSection(Section):
     """names in the order of their indices, or their number; none for regressions"""
     columns: ColumnsSection | None = None
     """null: found by their usual names, if no two columns have one"""
+    dataset: HubSetSection | None = None
+    """read by data.source hub; dataset: org/set is the short form"""
     metrics: Names | None = None
     """the first is the primary one; null: all that are defined, but auc, pr_auc, recall_at_fpr_0.01, top3_accuracy, ece
     and mae, which need further sums of clients"""

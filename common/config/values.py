@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from common.names import RULE, is_id
 from common.parameters.capacity import is_capacity, is_frozen
 from common.plain_text import is_plain_name
 from common.wire.limits import MAX_GROUP_LEVELS, NAME_CHARS, RULE_CHARS, RUN_NAME_CHARS
@@ -67,6 +68,12 @@ def _task_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         raise ValueError(f"'{value}' is not a task name; use letters, digits, _ and -")
     return short(value, NAME_CHARS)
+
+
+def _site_name(value: str) -> str:
+    if not is_id(value):
+        raise ValueError(f"'{value[:60]}' is not a client id; use {RULE}")
+    return value
 
 
 def group_tree(value: dict[str, Any], level: int = 1) -> dict[str, Any]:
@@ -131,10 +138,12 @@ Location = Annotated[Text, AfterValidator(location)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Address = Annotated[str, AfterValidator(_address)]
 Host = Annotated[str, AfterValidator(_host)]
 RunName = Annotated[str, AfterValidator(_run_name)]
+SiteName = Annotated[str, AfterValidator(_site_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]

@@ -105,8 +105,11 @@ def _tasks(config: Config) -> list[str]:
             continue
         if encoder.row_names:
             found.append(f"tasks.{task}.columns.features: model.{name}.columns names them; remove it")
-        elif not encoder.flattens:
+        elif encoder.part_encoders:
             found.append(f"tasks.{task}.columns.features: {inputs} have no columns; remove it")
+        elif not encoder.flattens:
+            if len(columns.features) > 1:
+                found.append(f"tasks.{task}.columns.features: {inputs} are in one column; name that alone")
         elif len(columns.features) != encoder.row_shape[0]:
             count = f"names {len(columns.features)} features, model.{name}.features is {encoder.row_shape[0]}"
             found.append(f"tasks.{task}.columns.features: {count}; change one")
@@ -154,7 +157,8 @@ class Arrays(InputKind):
             return {}
         named = {name: section.columns.features if section.columns else None for name, section in config.tasks.items()}
         whole = header_of(encoder)
-        return {name: Header.of(features) if features else whole for name, features in named.items()}
+        flat = encoder.flattens
+        return {name: Header.of(features) if features and flat else whole for name, features in named.items()}
 
     def scaled(self, config: Config) -> int:
         """The features or channels of the encoder's rows."""

@@ -127,7 +127,7 @@ def _statistics(config: Config) -> list[str]:
 
 def _tasks_have_data(config: Config) -> list[str]:
     """Files may hold any task; the built-in texts and the hub's do not."""
-    if config.data.source in ("files", "given"):
+    if config.data.source in ("files", "hub", "given"):
         return []
     builtin = config.data.source == "builtin"
     remedy = "set data.dir to a folder of your own files"

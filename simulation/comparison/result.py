@@ -87,7 +87,7 @@ def put_together(
         tuple(seeds),
         config.training.num_rounds,
         config.training.local_epochs,
-        config.simulation.clients,
+        config.simulation.client_count,
         first.data,
         first.encoder,
         facts,
