@@ -11,7 +11,7 @@ import torch
 from client.app import load_data, local_definitions
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import read_rows
-from client.data.examples import prepare
+from client.data.examples import TaskData, prepare
 from client.data.synthetic import generate_rows
 from client.data.texts import TextExamples
 from client.disclosure import what_leaves
@@ -167,7 +167,8 @@ def test_standardised_rows_have_mean_zero_and_deviation_one():
         ArrayExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
         ArrayExamples(np.ones((1, 3), "f4"), Y[:1]),
     )
-    scaled, scored = train.standardised(validation)
+    data = TaskData(train, validation, "here").standardised()
+    scaled, scored = data.train, data.validation
     assert np.allclose(scaled.values.mean(axis=0), 0, atol=1e-6)
     assert np.allclose(scaled.values.std(axis=0), [1, 1, 0], atol=1e-6)
     assert scored.values[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
 from common.inputs.arrays import ArrayBatch, Numbers
+from common.inputs.row_scale import RowScale
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
 
@@ -45,19 +46,13 @@ class ArrayExamples:
         """A copy of these rows, in this order."""
         return replace(self, values=self.values[places], labels=self.labels[places])
 
-    def standardised(self, others: ArrayExamples) -> tuple[ArrayExamples, ArrayExamples]:
-        """Both with mean 0 and deviation 1 in each feature or channel of these rows; a constant one becomes 0.
+    def row_scale(self) -> RowScale:
+        """Mean and deviation of each feature or channel, which never leave the client."""
+        return RowScale.of(self.values, self.form.averaged)
 
-        Mean and deviation are those of one client's rows of one task, in float64, and never leave it.
-        """
-        wide, axes = self.values.astype(np.float64), self.form.averaged
-        mean, deviation = wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
-        scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
-
-        def scaled(rows: ArrayExamples) -> ArrayExamples:
-            return replace(rows, values=((rows.values - mean) * scale).astype(np.float32))
-
-        return scaled(self), scaled(others)
+    def scaled(self, scale: RowScale) -> ArrayExamples:
+        """The same rows on this scale."""
+        return replace(self, values=scale.scaled(self.values))
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

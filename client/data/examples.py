@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.data.columns import ColumnNames
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
+from common.inputs.row_scale import RowScale
 from common.orders import ModelArchitecture
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
@@ -71,8 +72,11 @@ class RawExamples(Protocol):
     def take(self, places: NDArray[np.integer]) -> Self:
         """The examples at these places, in this order."""
 
-    def standardised(self, others: Self) -> tuple[Self, Self]:
-        """Both as a user wants them who sets `data.standardise`, by what these examples show; the others may not."""
+    def row_scale(self) -> RowScale | None:
+        """The scale of these examples, if they are made of numbers, for a user who sets `data.standardise`."""
+
+    def scaled(self, scale: RowScale) -> Self:
+        """The same examples on a scale, which may be that of others."""
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
@@ -99,6 +103,16 @@ class TaskData:
     """What the numbers of an example are, if it is made of numbers."""
     notes: tuple[str, ...] = ()
     """For the person whose examples they are."""
+    scale: RowScale | None = None
+    """That of the training examples, where all of these were standardised by it."""
+
+    def standardised(self) -> TaskData:
+        """All examples on the scale of those that are trained on, if they have one."""
+        scale = self.train.row_scale()
+        if scale is None:
+            return self
+        train, validation = self.train.scaled(scale), self.validation.scaled(scale)
+        return replace(self, train=train, validation=validation, scale=scale)
 
     @property
     def described(self) -> str:

@@ -47,9 +47,8 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     for part in range(parts):
         mine = whole.train.take(train[part][: None if uneven else train_samples])
         scored = whole.validation.take(validation[part][: None if uneven and val_samples else val_samples])
-        if request.standardise:
-            mine, scored = mine.standardised(scored)
-        dealt.append(replace(whole, train=mine, validation=scored))
+        data = replace(whole, train=mine, validation=scored)
+        dealt.append(data.standardised() if request.standardise else data)
     return dealt
 
 

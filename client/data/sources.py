@@ -36,8 +36,7 @@ def load(request: DataRequest) -> TaskData:
 def finished(data: TaskData, request: DataRequest) -> TaskData:
     """The examples as they are trained on, with a note where accuracy would hide a label."""
     if request.standardise:
-        train, validation = data.train.standardised(data.validation)
-        data = replace(data, train=train, validation=validation)
+        data = data.standardised()
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

@@ -17,6 +17,7 @@ from client.data.hub import read_glue
 from client.data.request import DataRequest, Split, shard
 from client.data.tokenised import mask, tokenise
 from common.errors import ModelError
+from common.inputs.row_scale import RowScale
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
 
@@ -35,9 +36,12 @@ class TextExamples(list[Example]):
         """The examples at these places, in this order."""
         return TextExamples(self[place] for place in places)
 
-    def standardised(self, others: TextExamples) -> tuple[TextExamples, TextExamples]:
-        """There is nothing to standardise."""
-        return self, others
+    def row_scale(self) -> None:
+        """Texts have no scale."""
+
+    def scaled(self, scale: RowScale) -> TextExamples:
+        """Texts stay as they are."""
+        return self
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

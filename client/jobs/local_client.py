@@ -39,6 +39,8 @@ class LocalClient:
     computing: Computing
     procedure: Procedure | None = None
     """Takes the place of the one that orders name."""
+    config: str = ""
+    """The configuration in effect, YAML. With one, what predictions and exports need stays on the disk."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -54,6 +56,7 @@ def local_client(
     source: str = "",
     procedure: Procedure | None = None,
     computing: Computing | None = None,
+    config: str = "",
 ) -> LocalClient:
     """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
@@ -68,4 +71,4 @@ def local_client(
         tuple((name, len(data[name].validation)) for name in names),
         tuple(sorted(sums.items(), key=lambda item: item[0])),
     )
-    return LocalClient(request, data, device, computing, procedure)
+    return LocalClient(request, data, device, computing, procedure, config)

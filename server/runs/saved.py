@@ -12,6 +12,7 @@ import numpy as np
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
 from common.inputs.header import Header
+from common.models.trained import TrainedTask
 from common.parameters.plan import NORM_STATISTICS
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
@@ -46,6 +47,22 @@ class SavedRun:
     def units_of(self, task: str) -> TargetUnits:
         """The units of a task's head and loss."""
         return self.units.get(task, OWN_UNITS)
+
+    def trained(self, task: str) -> TrainedTask:
+        """A task of the model.
+
+        Raises:
+            ModelError: see `load_task`.
+        """
+        self.load_task(task)
+        return TrainedTask(
+            self.model.model.eval(),
+            self.model.tasks[task],
+            f"the model of round {self.version}",
+            self.units_of(task),
+            self.model.tokenizer_bytes if self.model.architecture.tokenizer_bytes else b"",
+            self.headers.get(task),
+        )
 
     def load_task(self, task: str) -> None:
         """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.

@@ -1,0 +1,30 @@
+"""One task of a trained model, from whichever side it comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.inputs.header import Header
+from common.inputs.row_scale import RowScale
+from common.models.multitask import MultiTaskModel
+from common.targets import OWN_UNITS, TargetUnits
+from common.tasks import TaskDefinition
+
+
+@dataclass(frozen=True)
+class TrainedTask:
+    """One task of a trained model, and all that it takes to answer rows."""
+
+    model: MultiTaskModel
+    """With the values that the task has."""
+    task: TaskDefinition
+    origin: str
+    """Which model it is, for a person: "the model of round 3"."""
+    units: TargetUnits = field(default=OWN_UNITS)
+    """Of the task's head."""
+    tokenizer: bytes = b""
+    """Packed; empty where nothing is tokenised."""
+    header: Header | None = None
+    """What the numbers of a row are, where rows are made of numbers."""
+    scale: RowScale | None = None
+    """What rows are scaled by before the model reads them, where it was trained on scaled ones."""
