@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     target = path_of("output", options.output)
     if target.exists() or target.suffix not in WRITERS:
         write_columns(target, {})  # says what is wrong before anything is computed
-    config, trained = trained_task(options, values_of(options, {"device": SHORTCUTS["device"]}))
+    found = trained_task(options, values_of(options, {"device": SHORTCUTS["device"]}))
+    config, trained = found.config, found.trained
     task, model = trained.task, trained.model
     if not task.type.answer:
         raise ModelError(

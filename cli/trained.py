@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cli.options import Parser, path_of
@@ -10,6 +12,7 @@ from common.config import Config, load_config
 from common.errors import ConfigError
 
 if TYPE_CHECKING:  # it brings torch
+    from common.export.card import CardFacts
     from common.models.trained import TrainedTask
 
 
@@ -25,8 +28,19 @@ def trained_options(parser: Parser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
 
 
-def trained_task(options: argparse.Namespace, given: dict[str, object]) -> tuple[Config, TrainedTask]:
-    """The model that the options name, with the configuration that it was trained with.
+@dataclass(frozen=True)
+class NamedModel:
+    """The model that a command line names."""
+
+    config: Config
+    """The one that it was trained with, as the command line changes it."""
+    trained: TrainedTask
+    facts: Callable[[], CardFacts]
+    """Tells how the model was made."""
+
+
+def trained_task(options: argparse.Namespace, given: dict[str, object]) -> NamedModel:
+    """The model that the options name.
 
     Args:
         options: the command line, with a task.
@@ -40,12 +54,17 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> tuple
 
         kept = load_slice(path_of("state_dir", options.state_dir), options.client_id)
         config = load_config(kept.files.config, options.set, given=given)
-        return config, kept.trained(config, options.task, options.model)
+        trained = kept.trained(config, options.task, options.model)
+        return NamedModel(config, trained, lambda: kept.facts(options.task, options.model))
     for flag in ("client_id", "model"):
         if vars(options)[flag] is not None:
             raise ConfigError(f"--{flag}: a run folder has one model; name a client's --state_dir, or leave it out")
+    from server.runs.card import card_facts
+    from server.runs.run_folder import RunFolder
     from server.runs.saved import load_run
 
-    folder = path_of("run_dir", options.run_dir)
-    run = load_run(folder)
-    return load_config(folder / "config.yaml", options.set, given=given), run.trained(options.task)
+    folder = RunFolder(path_of("run_dir", options.run_dir))
+    run = load_run(folder.path)
+    trained = run.trained(options.task)
+    config = load_config(folder.config, options.set, given=given)
+    return NamedModel(config, trained, lambda: card_facts(run, folder, options.task))

@@ -23,7 +23,6 @@ from common.inputs import INPUT_KINDS
 from common.models.multitask import draws_in_training
 from common.orders import ModelArchitecture
 from common.tasks import TASK_KINDS, TaskDefinition
-from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run
 from tests.federations import array_config, digest_of, federate, make_model
@@ -224,8 +223,6 @@ def test_the_server_model_needs_no_tokenizer():
     assert model.parameter_counts().shared == 5 * 8 + 8
     assert not draws_in_training(model.model)
     assert draws_in_training(make_model(array_config("model.mlp.dropout=0.5")).model)
-    with pytest.raises(ModelError, match="no Hugging Face model"):
-        export_task(model, "a0", Path("nowhere"))
 
 
 def test_a_federation_learns_and_is_the_same_over_every_transport(tmp_path):

@@ -16,8 +16,9 @@ from client.state.store import read_private
 from client.training.own_model import OWN
 from common.config import Config
 from common.errors import ModelError, StateError
+from common.export.card import CardFacts, CardScore
 from common.models.trained import TrainedTask
-from common.parameters.scope import held_scopes
+from common.parameters.scope import held_scopes, is_private
 from common.targets import OWN_UNITS
 from common.tasks.table import is_better
 
@@ -94,6 +95,24 @@ class SavedSlice:
             (described.headers or {}).get(task),
             (described.scales or {}).get(task),
         )
+
+    def facts(self, task: str, wanted: Which | None = None) -> CardFacts:
+        """What the client knows of how the model was made."""
+        which, _ = self.choose(task, wanted)
+        welcome, version = self.description.welcome, self.received.version
+        found = self.received.scores.get(task)
+        value = None if found is None else getattr(found, which)
+        mine = "validation rows of this client"
+        scores = (CardScore(found.metric, value, version, mine),) if found is not None and value is not None else ()
+        private = [scope for scope, _ in welcome.schema_digests if is_private(scope)]
+        rows = (
+            ("run", f"{welcome.run_name} ({welcome.session.run_id})"),
+            ("client", welcome.session.client_id),
+            ("round", str(version)),
+            ("sharing plan", ", ".join(f"{match}: {scope}" for match, scope in welcome.rules)),
+            ("parameters that never left the client", ", ".join(private) or "none"),
+        )
+        return CardFacts(rows, scores)
 
 
 def load_slice(path: Path, client_id: str | None = None) -> SavedSlice:

@@ -10,7 +10,7 @@ from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
 from common.errors import ModelError
 from common.inputs.header import Header
-from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.inputs.kind import Batch, Encoder, InputKind, TensorInput, moved
 from common.models.encoder import EncoderSource, Weights
 from common.tasks import KNOWN_TASKS
 
@@ -123,7 +123,6 @@ class Arrays(InputKind):
         (("model",), _tasks),
         (("model", "data"), _source),
     )
-    no_export = "it is no Hugging Face model; the run folder's models/*.safetensors hold it"
 
     def headers(self, config: Config) -> dict[str, Header]:
         """The named features of each task, or the shape of a row."""
@@ -143,6 +142,22 @@ class Arrays(InputKind):
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of ours."""
         return encoder_described(encoder_config).build()
+
+    def tensor_inputs(self, encoder_config: str, form: str) -> tuple[TensorInput, ...]:
+        """One tensor of rows."""
+        return (TensorInput("values", ("rows", *encoder_described(encoder_config).row_shape)),)
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Normal numbers."""
+        import torch
+
+        return (torch.randn(rows, *encoder_described(encoder_config).row_shape, generator=generator),)
+
+    def batch_of(self, form: str, tensors: tuple[Tensor, ...]) -> ArrayBatch:
+        """See `InputKind`."""
+        return ArrayBatch(*tensors)
 
     def draws(self, encoder: Encoder) -> bool:
         """An encoder of ours without dropout draws nothing."""
