@@ -24,6 +24,7 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from client.app import choose_device, data_request
+    from client.data.arrays import ARRAYS
     from client.data.examples import prepare
     from client.data.unlabelled import read_unlabelled
     from client.data.writing import WRITERS, write_columns
@@ -40,6 +41,10 @@ def run(options: argparse.Namespace) -> None:
         raise ModelError(
             f"--task: '{task.name}' is a {task.type}, which has nothing to say of a row; name another task"
         )
+    if task.type.per_pixel and target.suffix != ARRAYS:
+        raise DataError(
+            f"--output: {target}: a {task.type} answers with maps, which only {ARRAYS} files hold; write one"
+        )
     if config.data.standardise and trained.scale is None:
         raise ModelError(
             "data.standardise: each client knows the scale of its own rows, so only clients can answer; "
@@ -50,6 +55,9 @@ def run(options: argparse.Namespace) -> None:
     if rows.header is not None and header is not None and not header.fits(rows.header):
         there, here = header.beside(rows.header)
         raise DataError(f"--input: the model was trained on {there}, here are {here}; give the same in that order")
+    if request.encoder is not None:
+        for part in sorted({*trained.lacks} - rows.examples.lacking(request.encoder)):
+            raise DataError(f"--input: this client never had data of part '{part}' to learn from; leave that part out")
     tokenizer = unpack_tokenizer(trained.tokenizer) if trained.tokenizer else None
     model.to(choose_device(config.client.device))
     examples = rows.examples if trained.scale is None else rows.examples.scaled(trained.scale)

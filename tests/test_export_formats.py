@@ -24,6 +24,7 @@ from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
+from common.encoders.several import SeveralEncoder
 from common.errors import ModelError
 from common.export.card import CardFacts, CardScore
 from common.export.folder import export_task
@@ -63,6 +64,9 @@ ENCODERS: dict[str, Callable[[Path], ArrayEncoder]] = {
     "conv1d": lambda _: Conv1dEncoder((9, 2), (4,), norm="batch", hidden=5),
     "gru": lambda _: GRUEncoder((7, 2), hidden=5, layers=2),
     "module": lambda folder: module(folder),
+    "several": lambda _: SeveralEncoder(
+        {"pixels": {"conv2d": {"shape": [1, 4, 4]}}, "table": {"mlp": {"features": 3}}}
+    ),
 }
 
 
@@ -108,6 +112,33 @@ def test_a_program_computes_what_was_trained_for_any_number_of_rows(tmp_path: Pa
     for rows in (1, 2, 33):
         values = torch.randn(rows, *shape) * 20 + 100
         torch.testing.assert_close(loaded(values), by_hand(task, values), rtol=1e-5, atol=1e-3)
+
+
+def test_a_program_reads_rows_that_lack_a_part(tmp_path: Path) -> None:
+    task = over_rows(tmp_path, "several")
+    export_task(task, tmp_path / "out")
+    values = torch.randn(3, 19)
+    values[0, :16], values[2, 16:] = torch.nan, torch.nan
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(values)
+    torch.testing.assert_close(found, by_hand(task, values), rtol=1e-5, atol=1e-3)
+    assert "nan in place of a part that a row lacks" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ModelError, match="this client has no encoder of pixels"):
+        export_task(replace(task, lacks=("pixels",)), tmp_path / "other")
+
+
+def test_a_program_gives_a_class_for_every_pixel(tmp_path: Path) -> None:
+    task = TaskDefinition("cover", TASK_KINDS["dense_classification"], ("road", "sky", "car"), False, ("iou",))
+    architecture = ModelArchitecture(Conv2dEncoder((1, 8, 6), (4,), hidden=5).describe(), "cross", 32, "", 0)
+    model = MultiTaskModel(architecture, [task])
+    initialise(model, 3)
+    export_task(TrainedTask(model, task, "the model of round 3"), tmp_path / "out")
+    values = torch.rand(4, 1, 8, 6)
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(values)
+    with torch.inference_mode():
+        torch.testing.assert_close(found, model("cover", ArrayBatch(values)), rtol=0, atol=1e-5)
+    assert found.shape == (4, 3, 8, 6)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "whose softmax over labels" in text and "bytes divided by 255" in text
 
 
 def run_onnx(folder: Path, **given: Any) -> Tensor:

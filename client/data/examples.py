@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
 from common.inputs.row_scale import RowScale
@@ -78,6 +79,9 @@ class RawExamples(Protocol):
     def scaled(self, scale: RowScale) -> Self:
         """The same examples on a scale, which may be that of others."""
 
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """The parts of what the encoder reads that none of these examples has."""
+
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
     ) -> PreparedExamples:
@@ -105,6 +109,8 @@ class TaskData:
     """For the person whose examples they are."""
     scale: RowScale | None = None
     """That of the training examples, where all of these were standardised by it."""
+    lacks: frozenset[str] = frozenset()
+    """The parts that no example has, where examples have several."""
 
     def standardised(self) -> TaskData:
         """All examples on the scale of those that are trained on, if they have one."""

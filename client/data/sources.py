@@ -37,6 +37,8 @@ def finished(data: TaskData, request: DataRequest) -> TaskData:
     """The examples as they are trained on, with a note where accuracy would hide a label."""
     if request.standardise:
         data = data.standardised()
+    if request.encoder is not None:
+        data = replace(data, lacks=data.train.lacking(request.encoder))
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

@@ -16,6 +16,7 @@ from client.data.files import read_split, task_folder
 from client.data.hub import read_glue
 from client.data.request import DataRequest, Split, shard
 from client.data.tokenised import mask, tokenise
+from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.inputs.row_scale import RowScale
 from common.tasks import TaskDefinition
@@ -42,6 +43,10 @@ class TextExamples(list[Example]):
     def scaled(self, scale: RowScale) -> TextExamples:
         """Texts stay as they are."""
         return self
+
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """Texts have no parts."""
+        return frozenset()
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

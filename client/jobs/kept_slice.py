@@ -33,6 +33,7 @@ class KeptSlice:
         self._description = SliceDescription(
             welcome,
             client.tasks,
+            client.capacity,
             tokenizer,
             {task: header for task, data in client.data.items() for header in data.headers},
             {task: data.scale for task, data in client.data.items() if data.scale is not None},

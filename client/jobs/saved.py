@@ -75,7 +75,7 @@ class SavedSlice:
         which, why = self.choose(task, wanted)
         config.model.allow_encoder()
         described = self.description
-        replica = ClientModelSynchronizer(described.welcome, described.tasks, torch.device("cpu"), config.client.layers)
+        replica = ClientModelSynchronizer(described.welcome, described.tasks, torch.device("cpu"), described.capacity)
         for scope, schema in replica.schemas.items():
             values = self.private if scope in replica.private_scopes else self.received.values
             found = values.get(scope)
@@ -94,6 +94,7 @@ class SavedSlice:
             described.tokenizer,
             (described.headers or {}).get(task),
             (described.scales or {}).get(task),
+            described.capacity.lacks,
         )
 
     def facts(self, task: str, wanted: Which | None = None) -> CardFacts:

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from client.state.disk import Damaged, disk, read_tensors, write_tensors
+from common.capabilities import WHOLE, Capacity
 from common.errors import StateError, WireError
 from common.inputs.header import Header
 from common.inputs.row_scale import RowScale
@@ -37,6 +38,8 @@ class SliceDescription:
     """Without the session's token."""
     tasks: tuple[str, ...]
     """Those of the client."""
+    capacity: Capacity = WHOLE
+    """How much of the model the client holds."""
     tokenizer: bytes = b""
     """Packed; empty where nothing is tokenised."""
     headers: Mapping[str, Header] | None = None
@@ -89,6 +92,7 @@ class SliceFiles:
         values = {
             "welcome": base64.b64encode(WELCOME.encode(bare)).decode(),
             "tasks": description.tasks,
+            "capacity": asdict(description.capacity),
             "tokenizer": description.tokenizer.decode(),
             "headers": {task: asdict(header) for task, header in (description.headers or {}).items()},
             "scales": {
@@ -126,6 +130,7 @@ class SliceFiles:
             return SliceDescription(
                 WELCOME.decode(base64.b64decode(values["welcome"])),
                 tuple(values["tasks"]),
+                _capacity(values["capacity"]),
                 values["tokenizer"].encode(),
                 {task: _header(header) for task, header in values["headers"].items()},
                 {task: RowScale(*map(np.array, (s["mean"], s["factor"]))) for task, s in values["scales"].items()},
@@ -175,6 +180,10 @@ class SliceFiles:
 
 def _header(values: Mapping[str, Any]) -> Header:
     return Header(values["count"], values["digest"], tuple(values["names"]), tuple(values["shape"]))
+
+
+def _capacity(values: Mapping[str, Any]) -> Capacity:
+    return Capacity(values["trains"], values["layers"], tuple(values["lacks"]))
 
 
 def _units(values: Mapping[str, Any]) -> TargetUnits:

@@ -41,6 +41,9 @@ def export_task(trained: TrainedTask, out: Path, name: str | None = None, facts:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"--out: {out} exists and is not an empty folder; choose another")
+    if trained.lacks:
+        parts = ", ".join(trained.lacks)
+        raise ModelError(f"--state_dir: this client has no encoder of {parts}; export the coordinator's: --run_dir")
     name, chosen = _format(trained, name)
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     trained.model.cpu().eval()

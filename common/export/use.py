@@ -64,10 +64,11 @@ def onnx(trained: TrainedTask) -> str:
 
 
 def _inputs(trained: TrainedTask) -> str:
-    described = (
-        f"`{item.name}` {'int64' if item.whole else 'float32'} ({', '.join(map(str, item.axes))})"
-        for item in inputs_of(trained)
-    )
+    described = []
+    for item in inputs_of(trained):
+        kind, shape = "int64" if item.whole else "float32", ", ".join(map(str, item.axes))
+        said = f", {item.says}" if item.says and trained.scale is None else ""
+        described.append(f"`{item.name}` {kind} ({shape}){said}")
     return f"Inputs: {', '.join(described)}. Dimensions with a name may have any size."
 
 

@@ -45,7 +45,8 @@ class Batch(ABC):
     """What one forward pass reads."""
 
     labels: Tensor | None
-    """int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks."""
+    """int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks; of pixels
+    (rows, height, width), uint8 for classes and float32 for numbers."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Batch:
@@ -63,6 +64,10 @@ class Batch(ABC):
         """A head's outputs, one row for each example, where a head gives more than one for each."""
         return outputs
 
+    def maps(self, encoder: Encoder) -> Tensor:
+        """What an encoder with `config.map_channels` makes of each image, (rows, channels, height, width)."""
+        raise ValueError("a dense head reads images, but the batch has none")
+
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
         """The vectors of what is hidden in the examples, (hidden words, hidden)."""
         raise ValueError("a masked task reads batches that say which words are hidden")
@@ -77,6 +82,8 @@ class TensorInput:
     """The name of each dimension that varies, the size of each that does not; the first is `rows`."""
     whole: bool = False
     """Whether it is of int64, and not of float32."""
+    says: str = ""
+    """What a user has to know of its numbers, where these are read as they were trained on."""
 
 
 class InputKind(ABC):

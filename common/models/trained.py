@@ -28,3 +28,5 @@ class TrainedTask:
     """What the numbers of a row are, where rows are made of numbers."""
     scale: RowScale | None = None
     """What rows are scaled by before the model reads them, where it was trained on scaled ones."""
+    lacks: tuple[str, ...] = ()
+    """The parts of rows that it has no encoder for, of a client that had no data of them."""
