@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import federated_main
 from client.app import load_data, local_definitions, take_part
@@ -226,6 +227,24 @@ def test_statistics_of_batch_normalisation_that_stayed_with_a_client_answer_ther
         truth = [("no", "yes")[int(label)] for label in rows.labels]  # type: ignore[call-overload]
         scored = measured(coordinator, client, "a0", "received")
         assert loss_of(target, [*truth]) == pytest.approx(scored.loss_sum, rel=1e-5)
+
+
+def test_a_client_exports_its_model_with_its_scale_units_and_private_head(
+    sites: tuple[Coordinator, Path], tmp_path: Path
+) -> None:
+    folder, rows = sites[1], sites[1] / "north" / "price" / "validation.csv"
+    columns = read_table(rows).columns
+    values = torch.tensor([[float(str(cell)) for cell in columns[name]] for name in "abcd"]).T
+    for model in ("received", "personal"):
+        words = ["--state_dir", str(folder / "state" / "north"), "--task", "price", "--model", model]
+        assert federated_main.main(["--mode", "export", *words, "--out", str(tmp_path / model)]) == 0
+        assert predict(folder / "state" / "north", "price", rows, tmp_path / f"{model}.npz", "--model", model) == 0
+        program = torch.export.load(tmp_path / model / "model.pt2").module()
+        with np.load(tmp_path / f"{model}.npz") as found:
+            expected = torch.from_numpy(found["predicted_score"])
+        torch.testing.assert_close(program(values)[:, 0].double(), expected, rtol=1e-5, atol=1e-3)
+    text = (tmp_path / "personal" / "README.md").read_text()
+    assert "| client | north |" in text and "validation rows of this client" in text and "private/price" in text
 
 
 def test_texts_are_answered_by_a_private_head(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class TaskGraph(nn.Module):
 
     def __init__(self, trained: TrainedTask) -> None:
         super().__init__()
-        self.model = deepcopy(trained.model.part([trained.task.name])).cpu().eval()
+        self.model = deepcopy(trained.model.part([trained.task.name])).cpu().eval().requires_grad_(False)
         for tensor in tensors_of(self.model).values():  # each by itself: they are parts of longer vectors
             tensor.data = tensor.detach().clone()
         self.task, self.units = trained.task.name, trained.units
