@@ -64,7 +64,8 @@ EPSILON = 1e-5
 
 def refusal(trained: TrainedTask) -> str:
     """Why a model is none for transformers, or nothing."""
-    return "" if trained.tokenizer and inputs_of(trained) else "it is no model of transformers"
+    known = trained.tokenizer or native_model(trained) is not None
+    return "" if known and inputs_of(trained) else "it is no model of transformers"
 
 
 def native_model(trained: TrainedTask) -> NativeModel | None:
