@@ -1,4 +1,4 @@
-"""Mode export: write a task's model as a Hugging Face folder."""
+"""Mode export: write a task's model as files that need no FedMTL."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import argparse
 
 from cli.options import Parser, path_of
 from cli.output import say
+from cli.trained import trained_options, trained_task
+
+FORMATS = ("hugging_face", "torch", "onnx")
 
 
 def options(parser: Parser) -> None:
     """The options of this mode."""
-    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    trained_options(parser)
     parser.add_argument("--task", required=True, help="task to export")
+    parser.add_argument("--format", choices=FORMATS, help="default: the first of these that can hold the model")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; must not exist or be empty")
 
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from server.runs.export import export_task
-    from server.runs.saved import load_run
+    from common.export.folder import export_task
 
-    run = load_run(path_of("run_dir", options.run_dir))
-    run.load_task(options.task)
-    say(*export_task(run.model, options.task, path_of("out", options.out), run.units_of(options.task)))
+    found = trained_task(options, {})
+    say(f"{found.trained.task.name}: {found.trained.origin}")
+    say(*export_task(found.trained, path_of("out", options.out), options.format, found.facts()))

@@ -83,7 +83,7 @@ def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_
         ("grpc", ("server/service/", "client/transport/")),
         ("google.protobuf", ("common/wire/",)),
         ("common.wire.gen", ("common/wire/",)),
-        ("transformers", ("common/models/", "client/data/")),
+        ("transformers", ("common/models/", "common/export/", "client/data/")),
         ("tokenizers", ("common/models/", "client/data/")),
         ("pydantic", ("common/config/",)),
         ("pydantic_core", ("common/config/",)),
@@ -93,6 +93,7 @@ def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_
         ("pyarrow", ("client/data/",)),
         ("matplotlib", ("simulation/comparison/pictures.py",)),
         ("argparse", ("cli/",)),
+        ("onnxruntime", ("common/export/onnx_file.py",)),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_only(module: str, places: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import torch
 from client.app import load_data, local_definitions
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import read_rows
-from client.data.examples import prepare
+from client.data.examples import TaskData, prepare
 from client.data.synthetic import generate_rows
 from client.data.texts import TextExamples
 from client.disclosure import what_leaves
@@ -23,7 +23,6 @@ from common.inputs import INPUT_KINDS
 from common.models.multitask import draws_in_training
 from common.orders import ModelArchitecture
 from common.tasks import TASK_KINDS, TaskDefinition
-from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 from server.runs.preparation import prepare_run
 from tests.federations import array_config, digest_of, federate, make_model
@@ -167,7 +166,8 @@ def test_standardised_rows_have_mean_zero_and_deviation_one():
         ArrayExamples(np.c_[X, np.ones(12)].astype(np.float32), Y),
         ArrayExamples(np.ones((1, 3), "f4"), Y[:1]),
     )
-    scaled, scored = train.standardised(validation)
+    data = TaskData(train, validation, "here").standardised()
+    scaled, scored = data.train, data.validation
     assert np.allclose(scaled.values.mean(axis=0), 0, atol=1e-6)
     assert np.allclose(scaled.values.std(axis=0), [1, 1, 0], atol=1e-6)
     assert scored.values[0].tolist() == pytest.approx([(1 - 11) / X[:, 0].std(), (1 - 12) / X[:, 1].std(), 0.0])
@@ -223,8 +223,6 @@ def test_the_server_model_needs_no_tokenizer():
     assert model.parameter_counts().shared == 5 * 8 + 8
     assert not draws_in_training(model.model)
     assert draws_in_training(make_model(array_config("model.mlp.dropout=0.5")).model)
-    with pytest.raises(ModelError, match="no Hugging Face model"):
-        export_task(model, "a0", Path("nowhere"))
 
 
 def test_a_federation_learns_and_is_the_same_over_every_transport(tmp_path):

@@ -29,7 +29,7 @@ PRELOADED = [
     "client.app",
     "client.disclosure",
     "server.runs.app",
-    "server.runs.export",
+    "common.export.folder",
     "simulation.comparison.app",
     "transformers.models.bert.modeling_bert",
 ]

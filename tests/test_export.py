@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from common.errors import ModelError
+from common.export.folder import export_task
 from common.inputs.texts import TextBatch
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.pretrained import KNOWN_ARCHITECTURES
+from common.models.trained import TrainedTask
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.plan import PLANS, SharingPlan
-from common.targets import TargetUnits
+from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import KNOWN_TASKS, TASK_KINDS, TaskDefinition
-from server.runs.export import export_task
 from server.runs.model import MTLServerModel
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -41,6 +42,7 @@ TOPICS = TaskDefinition("topics", TASK_KINDS["multilabel"], ("sport", "art", "la
 TASKS = (*(KNOWN_TASKS[name] for name in ("sst2", "qqp", "stsb")), TOPICS)
 HUGGING_FACE_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 SCRIPT_FILES = sorted([*HUGGING_FACE_FILES, "head.json", "head.safetensors", "predict.py"])
+SENTENCE_FILES = sorted([*SCRIPT_FILES, "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"])
 TEXTS = ("A fine film with heart.", "Another text, somewhat longer than the first one!")
 
 
@@ -54,6 +56,10 @@ def make(config: dict[str, Any], pair_mode: str) -> MTLServerModel:
     for vector in model.vectors.values():
         vector.mul_(4)
     return model
+
+
+def trained(model: MTLServerModel, task: str, units: TargetUnits = OWN_UNITS) -> TrainedTask:
+    return TrainedTask(model.model, model.tasks[task], "the model of round 3", units, model.tokenizer_bytes)
 
 
 def outputs(model: MTLServerModel, task: str) -> torch.Tensor:
@@ -85,7 +91,7 @@ def probabilities(task: str, logits: torch.Tensor) -> list[float]:
 def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_path: Path) -> None:
     model = make(config, "cross")
     out = tmp_path / "new" / "folder"
-    assert export_task(model, task, out) == HUGGING_FACE_FILES == sorted(path.name for path in out.iterdir())
+    assert export_task(trained(model, task), out) == HUGGING_FACE_FILES == sorted(path.name for path in out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["folder"]
     loaded, report = AutoModelForSequenceClassification.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
@@ -113,7 +119,7 @@ def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_pa
 def test_the_script_in_the_folder_agrees(config: dict[str, Any], pair_mode: str, task: str, tmp_path: Path) -> None:
     model = make(config, pair_mode)
     out = tmp_path / "out"
-    assert export_task(model, task, out) == SCRIPT_FILES
+    assert export_task(trained(model, task), out) == (SENTENCE_FILES if pair_mode == "siamese" else SCRIPT_FILES)
     definition = KNOWN_TASKS.get(task, TOPICS)
     predict = runpy.run_path(str(out / "predict.py"))["predict"]
     labels = definition.labels or ("score",)
@@ -127,7 +133,7 @@ def test_the_script_in_the_folder_agrees(config: dict[str, Any], pair_mode: str,
 @pytest.mark.parametrize("pair_mode", ["cross", "siamese"])
 def test_a_score_comes_in_the_users_units(pair_mode: str, tmp_path: Path) -> None:
     model, units = make(BERT, pair_mode), TargetUnits(1000.0, 256.0)
-    export_task(model, "stsb", tmp_path / "out", units)
+    export_task(trained(model, "stsb", units), tmp_path / "out")
     if pair_mode == "siamese":
         found = runpy.run_path(str(tmp_path / "out" / "predict.py"))["predict"](*TEXTS)["score"]
     else:
@@ -141,7 +147,7 @@ def test_a_score_comes_in_the_users_units(pair_mode: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:
     model = make(BERT, "siamese")
-    export_task(model, "stsb", tmp_path / "out")
+    export_task(trained(model, "stsb"), tmp_path / "out")
     script = [sys.executable, "predict.py", *TEXTS]
     done = subprocess.run(script, cwd=tmp_path / "out", capture_output=True, text=True, check=True, timeout=100)
     assert json.loads(done.stdout) == pytest.approx({"score": outputs(model, "stsb").item()}, abs=1e-5)
@@ -150,25 +156,19 @@ def test_the_script_runs_by_itself(tmp_path: Path) -> None:
 def test_an_existing_folder_is_refused_unless_empty(tmp_path: Path) -> None:
     model = make(BERT, "cross")
     (tmp_path / "empty").mkdir()
-    assert export_task(model, "sst2", tmp_path / "empty")
+    assert export_task(trained(model, "sst2"), tmp_path / "empty")
     (tmp_path / "file").write_text("mine")
     for name in ("empty", "file"):
         with pytest.raises(ModelError, match="choose another"):
-            export_task(model, "sst2", tmp_path / name)
+            export_task(trained(model, "sst2"), tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_unknown_tasks_write_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="'cola' is not in this model"):
-        export_task(make(BERT, "cross"), "cola", tmp_path / "out")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("server.runs.export._write_json", fail)
+    monkeypatch.setattr("common.export.hugging_face._write_json", fail)
     with pytest.raises(ModelError, match="No space left"):
-        export_task(make(BERT, "cross"), "sst2", tmp_path / "out")
+        export_task(trained(make(BERT, "cross"), "sst2"), tmp_path / "out")
     assert not list(tmp_path.iterdir())

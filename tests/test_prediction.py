@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import federated_main
@@ -168,6 +169,25 @@ def test_what_cannot_be_answered_is_one_line(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(line, said), said
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_is_exported_with_a_card_of_what_its_report_says(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = trained
+    words = ["--mode", "export", "--run_dir", str(folder / "run"), "--task", "a0", "--out", str(tmp_path / "out")]
+    assert federated_main.main(words) == 0
+    assert capsys.readouterr().out.splitlines() == ["a0: the model of round 3", "README.md", "model.pt2"]
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    said = program(torch.tensor(ROWS, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(said, outputs(folder, "a0"), rtol=0, atol=1e-5)
+    text = (tmp_path / "out" / "README.md").read_text().replace("\\", "")
+    report = json.loads((folder / "run" / "report.json").read_text())
+    for metric, value in report["tasks"]["a0"]["metrics"].items():
+        assert f"| {metric} | {value:.4f} | 3 |" in text
+    counts = [(name, client["examples"]) for name, client in report["clients"].items() if "a0" in client["examples"]]
+    assert counts and all(f"{name}: {examples['a0']}" in text for name, examples in counts)
+    assert "| seed | 42 |" in text and "| sharing plan | hard |" in text and "without noise" in text
 
 
 @pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".npz"}))

@@ -284,7 +284,8 @@ def test_python_code_gives_frames_and_columns(tmp_path: Path) -> None:
 def test_standardising_leaves_gaps_and_categories_alone() -> None:
     values = np.array([[1, 2, 5, np.nan], [np.nan, 3, 5, np.nan], [5, 0, 5, np.nan]], dtype=np.float32)
     form = form_of(TabularEncoder({"a": "number", "b": ["x"], "c": "number", "d": "number"}))
-    scaled, other = ArrayExamples(values, np.zeros(3), form).standardised(ArrayExamples(values[:1], np.zeros(1), form))
+    rows, few = ArrayExamples(values, np.zeros(3), form), ArrayExamples(values[:1], np.zeros(1), form)
+    scaled, other = rows.on_scale(rows.row_scale()), few.on_scale(rows.row_scale())
     nan = np.nan
     np.testing.assert_array_equal(scaled.values, [[-1, 2, 0, nan], [nan, 3, 0, nan], [1, 0, 0, nan]])
     np.testing.assert_array_equal(other.values, scaled.values[:1])

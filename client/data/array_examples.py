@@ -16,6 +16,7 @@ from client.data.forms import FORMS, ArrayForm
 from common.encoders.row import ArrayEncoder
 from common.errors import WireError
 from common.inputs.arrays import ArrayBatch, Numbers
+from common.inputs.row_scale import RowScale
 from common.standardising import LEAST_ROWS, InputScale, InputSums
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
@@ -53,18 +54,13 @@ class ArrayExamples:
         """A copy of these rows, in this order."""
         return replace(self, values=self.values[places], labels=self.labels[places])
 
-    def standardised(self, others: ArrayExamples) -> tuple[ArrayExamples, ArrayExamples]:
-        """Both with mean 0 and deviation 1 in each feature or channel of these rows; a constant one becomes 0.
+    def row_scale(self) -> RowScale:
+        """Mean and deviation of each feature or channel, which never leave the client."""
+        return RowScale.by(*self._mean_and_deviation())
 
-        Mean and deviation are those of one client's rows of one task, in float64, and never leave it.
-        """
-        mean, deviation = self._mean_and_deviation()
-        scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
-
-        def scaled(rows: ArrayExamples) -> ArrayExamples:
-            return replace(rows, values=((rows.values - mean) * scale).astype(np.float32))
-
-        return scaled(self), scaled(others)
+    def on_scale(self, scale: RowScale) -> ArrayExamples:
+        """The same rows on this scale."""
+        return replace(self, values=scale.scaled(self.values))
 
     def _mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each feature or channel, as arrays that fit to the rows; 0 and 1 where there is nothing to average."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from client.data.columns import ColumnNames
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
+from common.inputs.row_scale import RowScale
 from common.orders import ModelArchitecture
 from common.standardising import InputScale, InputSums
 from common.tasks import TaskDefinition
@@ -80,8 +81,11 @@ class RawExamples(Protocol):
     def take(self, places: NDArray[np.integer]) -> Self:
         """The examples at these places, in this order."""
 
-    def standardised(self, others: Self) -> tuple[Self, Self]:
-        """Both as a user wants them who sets `data.statistics: site`, by what these show; the others may not."""
+    def row_scale(self) -> RowScale | None:
+        """The scale of these examples, if they are made of numbers, for a user who sets `data.statistics: site`."""
+
+    def on_scale(self, scale: RowScale) -> Self:
+        """The same examples on a scale, which may be that of others."""
 
     def input_sums(self) -> InputSums | None:
         """What the federation is told of them with `data.statistics: federation`; None if they are no numbers."""
@@ -116,8 +120,18 @@ class TaskData:
     """For the person whose examples they are."""
     inputs: InputSums | None = None
     """What the federation is told of the numbers in training examples, if it is to standardise them."""
+    scale: RowScale | None = None
+    """That of the training examples, where all of these were standardised by it."""
     lacks: frozenset[str] = frozenset()
     """The parts that no example has, where examples have several."""
+
+    def standardised(self) -> TaskData:
+        """All examples on the scale of those that are trained on, if they have one."""
+        scale = self.train.row_scale()
+        if scale is None:
+            return self
+        train, validation = self.train.on_scale(scale), self.validation.on_scale(scale)
+        return replace(self, train=train, validation=validation, scale=scale)
 
     @property
     def described(self) -> str:

@@ -43,8 +43,7 @@ def standardised(data: TaskData, request: DataRequest) -> TaskData:
     """The examples by their own mean and deviation, or with what the federation is told of them, as asked for."""
     match request.statistics:
         case "site":
-            train, validation = data.train.standardised(data.validation)
-            return replace(data, train=train, validation=validation)
+            return data.standardised()
         case "federation":
             return replace(data, inputs=data.train.input_sums())
         case "none":

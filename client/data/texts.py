@@ -15,6 +15,7 @@ from client.data.table_sources import TABLES
 from client.data.tokenised import mask, tokenise
 from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
+from common.inputs.row_scale import RowScale
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
 
@@ -33,9 +34,12 @@ class TextExamples(list[Example]):
         """The examples at these places, in this order."""
         return TextExamples(self[place] for place in places)
 
-    def standardised(self, others: TextExamples) -> tuple[TextExamples, TextExamples]:
-        """There is nothing to standardise."""
-        return self, others
+    def row_scale(self) -> None:
+        """Texts have no scale."""
+
+    def on_scale(self, scale: RowScale) -> TextExamples:
+        """Texts stay as they are."""
+        return self
 
     def input_sums(self) -> None:
         """They are no numbers."""

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
 from client.jobs.job import Job, JobResult, require_capacity, run_job
+from client.jobs.kept import patiently
+from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import LocalClient
 from client.jobs.precision import PrecisionChoice
 from client.jobs.synchronizer import ClientModelSynchronizer
@@ -71,11 +73,13 @@ class ThreadWorkspace:
         replica: ClientModelSynchronizer,
         examples: Callable[[], Examples],
         precision: PrecisionChoice,
+        kept: KeptSlice | None = None,
     ) -> None:
         self._client = client
         self._replica = replica
         self._examples = examples
         self._precision = precision
+        self._kept = kept
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
         """See `Workspace`."""
@@ -87,7 +91,11 @@ class ThreadWorkspace:
 
     async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         """See `Workspace`."""
-        return await asyncio.to_thread(self._run, order, state, progress)
+        result, kept = await asyncio.to_thread(self._run, order, state, progress), self._kept
+        if kept is not None and kept.wants(order):
+            received, results = self._replica.received, result.answer.head.results
+            await patiently(lambda: kept.keep(order, received, results), lambda: progress(1.0))
+        return result
 
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
@@ -109,7 +117,8 @@ class ThreadExecutor:
         precision = PrecisionChoice(wanted.precision, folder)
         examples = Examples.of(replica.model, sets, wanted.compact_vocabulary)
         self.schemas = replica.schemas
-        self._workspace = ThreadWorkspace(client, replica, lambda: examples, precision)
+        kept = KeptSlice(client, welcome, tokenizer, folder) if client.config else None
+        self._workspace = ThreadWorkspace(client, replica, lambda: examples, precision, kept)
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Workspace]:

@@ -59,24 +59,39 @@ async def private_values(
 
 
 async def keep(store: RunStore, result: JobResult, go_on: Callable[[], None]) -> None:
-    """Write an update to the disk; a shortage that may pass is waited for.
+    """Write an update, with what the client keeps, to the disk.
 
     Args:
         store: where to.
-        result: the update with what the client keeps.
-        go_on: called after every pause; raises to end the wait.
+        result: what is written.
+        go_on: see `patiently`.
 
     Raises:
         StateError: it cannot be written.
     """
-    answer, loop = result.answer, asyncio.get_running_loop()
+    answer, inline = result.answer, fits_inline(result.answer) and not result.state
+    await patiently(lambda: store.save(answer, result.state), go_on, inline)
+
+
+async def patiently(write: Callable[[], None], go_on: Callable[[], None], inline: bool = False) -> None:
+    """Write to the disk; a shortage that may pass is waited for.
+
+    Args:
+        write: does it.
+        go_on: called after every pause; raises to end the wait.
+        inline: whether it is written sooner than handed over to a thread.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    loop = asyncio.get_running_loop()
     until, waits = loop.time() + SHORTAGE_SECONDS, False
     while True:
         try:
-            if fits_inline(answer) and not result.state:  # written sooner than handed over
-                store.save(answer, {})
+            if inline:
+                write()
             else:
-                await asyncio.to_thread(store.save, answer, result.state)
+                await asyncio.to_thread(write)
             return
         except StateError as error:
             if not error.passing or loop.time() >= until:

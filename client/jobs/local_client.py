@@ -38,6 +38,8 @@ class LocalClient:
     computing: Computing
     procedure: Procedure | None = None
     """Takes the place of the one that orders name."""
+    config: str = ""
+    """The configuration in effect, YAML. With one, what predictions and exports need stays on the disk."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ def local_client(
     source: str = "",
     procedure: Procedure | None = None,
     computing: Computing | None = None,
+    config: str = "",
 ) -> LocalClient:
     """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
@@ -75,4 +78,4 @@ def local_client(
         tuple(sorted(sums.items(), key=lambda item: item[0])),
         tuple((name, inputs) for name in names if (inputs := data[name].inputs) is not None),
     )
-    return LocalClient(request, data, device, computing, procedure)
+    return LocalClient(request, data, device, computing, procedure, config)

@@ -78,29 +78,14 @@ class RunStore:
         """The committed values of the private scopes, or None before the first commit."""
         newest, previous = self._folder / _PRIVATE, self._folder / _PREVIOUS_PRIVATE
         with disk(self._folder):
-            try:
-                return read_tensors(newest)[0]
-            except FileNotFoundError:
-                if not previous.exists():
-                    return None
-                problem = "is missing"
-            except Damaged as damage:
-                problem = f"is damaged ({damage})"
-            try:
-                values = read_tensors(previous)[0]
-            except (FileNotFoundError, Damaged):
-                raise StateError(
-                    f"client.state_dir: '{newest}' {problem}, and there is no whole copy of it; bring it back from a "
-                    f"backup, or delete '{self._folder}' and lose what this client alone has learnt in this run",
-                    "private values are damaged",
-                ) from None
+            values, problem = _newest_whole(self._folder)
             # Killed while it committed, a client has no newest file, and the coordinator says again what to do.
-            if newest.exists() or not self.uncommitted:
+            if problem and (newest.exists() or not self.uncommitted):
                 log.warning(
                     "'%s' %s: the values before the last order take its place, in %s",
                     newest,
                     problem,
-                    ", ".join(values),
+                    ", ".join(values or ()),
                 )
                 previous.replace(newest)
             return values
@@ -209,3 +194,34 @@ class RunStore:
     def _flush(self, descriptor: int) -> None:
         if self._durability.flushed:  # else the operating system has the bytes, and outlives this process
             os.fsync(descriptor)
+
+
+def read_private(folder: Path) -> dict[str, Tensor]:
+    """The committed private values in a client's folder of a run, which stays as it is; nothing before the first ones.
+
+    Raises:
+        StateError: they are damaged, or the disk fails.
+    """
+    with disk(folder):
+        return _newest_whole(folder)[0] or {}
+
+
+def _newest_whole(folder: Path) -> tuple[dict[str, Tensor] | None, str]:
+    """The committed private values, or those before if the newest are damaged, and then what is wrong with these."""
+    newest, previous = folder / _PRIVATE, folder / _PREVIOUS_PRIVATE
+    try:
+        return read_tensors(newest)[0], ""
+    except FileNotFoundError:
+        if not previous.exists():
+            return None, ""
+        problem = "is missing"
+    except Damaged as damage:
+        problem = f"is damaged ({damage})"
+    try:
+        return read_tensors(previous)[0], problem
+    except (FileNotFoundError, Damaged):
+        raise StateError(
+            f"client.state_dir: '{newest}' {problem}, and there is no whole copy of it; bring it back from a "
+            f"backup, or delete '{folder}' and lose what this client alone has learnt in this run",
+            "private values are damaged",
+        ) from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import nan, prod
 from typing import TYPE_CHECKING, ClassVar
 
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
+from common.encoders.tabular import NAMED, TabularEncoder
 from common.errors import ModelError
 from common.inputs.header import Header
-from common.inputs.kind import Batch, Checks, Encoder, InputKind, moved
+from common.inputs.kind import Batch, Checks, Encoder, InputKind, TensorInput, moved
 from common.models.encoder import EncoderSource, Weights
 from common.standardising import MOST_COLUMNS
 from common.tasks import KNOWN_TASKS
@@ -146,9 +148,8 @@ class Arrays(InputKind):
         (("model", "data"), _source),
         (("model", "data"), _statistics),
     )
-    channel_axis: ClassVar[int] = 0
-    """Of a row: along it, each place has a mean and a deviation of its own where rows are standardised."""
-    no_export = "it is no Hugging Face model; the run folder's models/*.safetensors hold it"
+    reads: ClassVar[str] = ""
+    """See `TensorInput.says`."""
 
     def headers(self, config: Config) -> dict[str, Header]:
         """The named features of each task, or the shape of a row."""
@@ -174,6 +175,22 @@ class Arrays(InputKind):
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of ours."""
         return encoder_described(encoder_config).build()
+
+    def tensor_inputs(self, encoder_config: str, form: str) -> tuple[TensorInput, ...]:
+        """One tensor of rows."""
+        return (TensorInput("values", ("rows", *encoder_described(encoder_config).row_shape), says=self.reads),)
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Normal numbers."""
+        import torch
+
+        return (torch.randn(rows, *encoder_described(encoder_config).row_shape, generator=generator),)
+
+    def batch_of(self, form: str, tensors: tuple[Tensor, ...]) -> ArrayBatch:
+        """See `InputKind`."""
+        return ArrayBatch(*tensors)
 
     def draws(self, encoder: Encoder) -> bool:
         """An encoder of ours without dropout draws nothing."""
@@ -224,6 +241,23 @@ class Tables(Arrays):
     encoder_types = _types("tables")
     joins_with = ("a digest of the columns' names, kinds and categories, and the first of them by name",)
     stays = "rows"
+    reads = "columns in alphabetical order; nan for a missing number, and a category by its place (see the data page)"
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Normal numbers, of which the first row lacks all, and places of categories."""
+        import torch
+
+        encoder = encoder_described(encoder_config)
+        assert isinstance(encoder, TabularEncoder)
+        (values,) = super().drawn_tensors(encoder_config, form, rows, length, generator)
+        for place, column in enumerate(encoder.layout):
+            count = NAMED + len(column.categories)
+            values[0, place] = nan
+            if column.categories:
+                values[:, place] = torch.randint(count, (rows,), generator=generator).float()
+        return (values,)
 
 
 class Images(Arrays):
@@ -231,6 +265,7 @@ class Images(Arrays):
 
     name = "images"
     encoder_types = _types("images")
+    reads = "pixels from 0 to 1, which are bytes divided by 255"
     joins_with = ("size of the images",)
     stays = "images"
 
@@ -259,3 +294,13 @@ class Parts(Arrays):
     checks = (*Arrays.checks, (("model", "data"), _not_standardised))
     joins_with = ("names and sizes of the parts of a row, and which of them it has no rows of",)
     stays = "all parts of rows"
+    reads = "all parts one after the other, flattened; nan in place of a part that a row lacks"
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Normal numbers; the first row lacks the first part."""
+        (values,) = super().drawn_tensors(encoder_config, form, rows, length, generator)
+        first = next(iter(encoder_described(encoder_config).part_encoders.values()))
+        values[0, : prod(first.row_shape)] = nan
+        return (values,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from common.inputs.header import Header
@@ -59,6 +60,10 @@ class Batch(ABC):
         """The vectors of both halves of every example, (rows, hidden) each."""
         raise ValueError("a siamese head reads pairs of texts, but the batch has no second texts")
 
+    def shaped(self, outputs: Tensor) -> Tensor:
+        """A head's outputs, one row for each example, where a head gives more than one for each."""
+        return outputs
+
     def maps(self, encoder: Encoder) -> Tensor:
         """What an encoder with `config.map_channels` makes of each image, (rows, channels, height, width)."""
         raise ValueError("a dense head reads images, but the batch has none")
@@ -66,6 +71,19 @@ class Batch(ABC):
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
         """The vectors of what is hidden in the examples, (hidden words, hidden)."""
         raise ValueError("a masked task reads batches that say which words are hidden")
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """One tensor that an exported model reads."""
+
+    name: str
+    axes: tuple[str | int, ...]
+    """The name of each dimension that varies, the size of each that does not; the first is `rows`."""
+    whole: bool = False
+    """Whether it is of int64, and not of float32."""
+    says: str = ""
+    """What a user has to know of its numbers, where these are read as they were trained on."""
 
 
 class InputKind(ABC):
@@ -77,14 +95,14 @@ class InputKind(ABC):
     """The encoders that read it: `model_type` in their descriptions, and `model.server_model`."""
     checks: ClassVar[Checks] = ()
     """What a configuration for this kind may not say."""
-    no_export: ClassVar[str] = ""
-    """Why a model over it cannot be exported, if so."""
     joins_with: ClassVar[tuple[str, ...]] = ()
     """What a client says of its examples when it joins, for a person."""
     stays: ClassVar[str]
     """What of an example never leaves a client."""
     update_shows: ClassVar[str] = ""
     """What an update alone gives away of examples."""
+    channel_axis: ClassVar[int] = 0
+    """Of a row of numbers: along it, each place has a mean and a deviation of its own where rows are standardised."""
 
     def headers(self, config: Config) -> dict[str, Header]:
         """What the numbers in each task's examples are, by task, as far as a configuration says."""
@@ -121,6 +139,25 @@ class InputKind(ABC):
         Raises:
             ModelError: the description is of no such encoder.
         """
+
+    def tensor_inputs(self, encoder_config: str, form: str) -> tuple[TensorInput, ...]:
+        """What an exported model reads; nothing where models over this kind cannot be exported.
+
+        Args:
+            encoder_config: description of the model's encoder.
+            form: that of the task's head.
+        """
+        return ()
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Random examples as `tensor_inputs` describes them, of at most this length where that varies."""
+        raise NotImplementedError(f"{self.name} have no tensor_inputs")
+
+    def batch_of(self, form: str, tensors: tuple[Tensor, ...]) -> Batch:
+        """The batch of such tensors, without labels."""
+        raise NotImplementedError(f"{self.name} have no tensor_inputs")
 
     def draws(self, encoder: Encoder) -> bool:
         """Whether a training step takes random numbers from torch's generator; False only where that is certain."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.inputs.kind import Batch, Encoder, InputKind, TensorInput, moved
 from common.models.encoder import EncoderSource, Weights, build_encoder, load_config, longest_input
 from common.tasks import KNOWN_TASKS
 
@@ -24,6 +24,9 @@ LARGEST_STACK = 4096
 MOST_PADDING = 1.1
 
 _SMALL_MODEL_RATE = 1e-4
+
+PAIRS, WORDS = "siamese", "words"
+"""Forms of heads: one reads two texts by themselves, one reads every token."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class TextBatch(Batch):
             return super().hidden_vectors(encoder)
         return self._encode(encoder)[0].flatten(0, 1).index_select(0, self.positions)
 
+    def shaped(self, outputs: Tensor) -> Tensor:
+        """Where every token has outputs, (rows, length, outputs)."""
+        return outputs if self.positions is None else outputs.unflatten(0, tuple(self.input_ids.shape))  # type: ignore[no-untyped-call]
+
     def stacked(self, other: TextBatch, padding_id: int) -> TextBatch:
         """Both batches as one of twice the rows."""
         import torch
@@ -103,6 +110,16 @@ class TextBatch(Batch):
             inputs["token_type_ids"] = self.token_type_ids
         outputs = encoder(**inputs)
         return outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
+
+
+@dataclass(frozen=True)
+class SeparatePairs(TextBatch):
+    """Siamese pairs whose texts are read one after the other, whatever their sizes: a graph has no choice."""
+
+    def pair_vectors(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """See `TextBatch`."""
+        assert self.pair is not None
+        return self.mean_vectors(encoder), self.pair.mean_vectors(encoder)
 
 
 def has_token_types(config: Any) -> bool:
@@ -178,3 +195,44 @@ class Texts(InputKind):
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of transformers."""
         return build_encoder(encoder_config)
+
+    def tensor_inputs(self, encoder_config: str, form: str) -> tuple[TensorInput, ...]:
+        """Token ids and their mask: of both texts where each is read by itself, else with types where it has some."""
+        names = [("input_ids", "length"), ("attention_mask", "length")]
+        if form == PAIRS:
+            names += [("pair_input_ids", "pair_length"), ("pair_attention_mask", "pair_length")]
+        elif has_token_types(load_config(encoder_config)):
+            names.append(("token_type_ids", "length"))
+        return tuple(TensorInput(name, ("rows", length), whole=True) for name, length in names)
+
+    def drawn_tensors(
+        self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Random tokens; the first row is as long as it may be, the second text of a pair one token shorter."""
+        import torch
+
+        config = load_config(encoder_config)
+
+        def texts(longest: int) -> list[Tensor]:
+            lengths = torch.randint(1, longest + 1, (rows, 1), generator=generator)
+            lengths[0] = longest
+            mask = (torch.arange(longest) < lengths).long()
+            ids = torch.randint(config.vocab_size, (rows, longest), generator=generator)
+            return [ids * mask + (config.pad_token_id or 0) * (1 - mask), mask]
+
+        found = texts(length)
+        if form == PAIRS:
+            found += texts(max(length - 1, 1))
+        elif has_token_types(config):
+            found.append(torch.randint(2, (rows, length), generator=generator).cummax(dim=1).values)
+        return tuple(found)
+
+    def batch_of(self, form: str, tensors: tuple[Tensor, ...]) -> TextBatch:
+        """Of a head that reads every token, all of them."""
+        import torch
+
+        ids, mask, *more = tensors
+        if form == PAIRS:
+            return SeparatePairs(ids, mask, pair=TextBatch(more[0], more[1]))
+        positions = torch.arange(ids.shape[0] * ids.shape[1], device=ids.device) if form == WORDS else None
+        return TextBatch(ids, mask, more[0] if more else None, positions=positions)

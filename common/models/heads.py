@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from common.errors import ModelError
 from common.inputs import Batch, Encoder
+from common.inputs.texts import PAIRS, WORDS
 
 INITIAL_STD = 0.02
 DEFAULT_DROPOUT = 0.1
@@ -66,7 +67,7 @@ class SiameseHead(LinearHead):
     Source: InferSent (Conneau et al., 2017) for the first four; the cosine is what sentence encoders are trained on.
     """
 
-    form = "siamese"
+    form = PAIRS
 
     def __init__(self, outputs: int, hidden: int, dropout: float, cosine_start: float = 0.0) -> None:
         super().__init__(outputs, 4 * hidden + 1, dropout, cosine_start)
@@ -96,6 +97,8 @@ class MaskedHead(Head):
 
     The decoder is tied to the encoder's table, so that it adds no more than a bias per word.
     """
+
+    form = WORDS
 
     def __init__(self, hidden: int, width: int, words: int) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ class EncodedPart(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden) for flattened rows (rows, numbers)."""
-        found: Tensor = self.projection(self.encoder(values.reshape(len(values), *self._shape)))
+        found: Tensor = self.projection(self.encoder(values.reshape(values.shape[0], *self._shape)))
         return found
 
 

@@ -69,6 +69,9 @@ class TaskKind(ABC):
     answer: ClassVar[str] = ""
     """What an exported model says: a Python expression over `outputs`, float32 (outputs,), and the list `labels`."""
 
+    gives: ClassVar[str] = "one number per label, whose softmax gives probabilities"
+    """What the outputs of an exported model are, for a person."""
+
     no_label: ClassVar[Label] = 0
     """Stands for the label of an example that has none."""
 

@@ -110,6 +110,7 @@ class DenseClassification(Dense):
     has_labels = True
     has_class_weights = True
     answer = "outputs.argmax(0).tolist()"
+    gives = "numbers (labels, height, width), whose softmax over labels gives probabilities"
 
     def label_problem(self, labels: Sequence[str]) -> str | None:
         """At least two, and so few that a byte holds them."""
@@ -211,6 +212,7 @@ class DenseRegression(Dense):
     sums = (AbsoluteErrors(),)
     has_units = True
     answer = "outputs[0].tolist()"
+    gives = "numbers (1, height, width), in the units of the training data"
 
     def labelled(self, targets: NDArray[Any]) -> NDArray[np.bool_]:
         """All but NaN."""

@@ -29,6 +29,7 @@ class MaskedLM(TaskKind):
     lower_is_better = frozenset({"perplexity"})
     reads_labels = False
     only_input = "texts"
+    gives = "one number per word of the vocabulary, for every token; their softmax gives probabilities"
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:
         """A text stands for itself."""

@@ -26,6 +26,7 @@ class Multilabel(TaskKind):
     one_label = False
     problem_type = "multi_label_classification"
     answer = "dict(zip(labels, outputs.sigmoid().tolist()))"
+    gives = "one number per label, whose sigmoid gives its probability"
     no_label = ()
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:

@@ -37,6 +37,7 @@ class Regression(TaskKind):
     cosine_start = 2.5
     problem_type = "regression"
     answer = '{"score": outputs.item()}'
+    gives = "the number itself, in the units of the training data"
     no_label = 0.0
 
     def label_parser(self, task: TaskDefinition) -> Callable[[object], Label]:

@@ -12,6 +12,7 @@ import numpy as np
 from common.config import Config, load_config
 from common.errors import ModelError, RunFolderError
 from common.inputs.header import Header
+from common.models.trained import TrainedTask
 from common.parameters.plan import NORM_STATISTICS
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
@@ -49,6 +50,23 @@ class SavedRun:
         """The units of a task's head and loss."""
         return self.units.get(task, OWN_UNITS)
 
+    def trained(self, task: str) -> TrainedTask:
+        """A task of the model.
+
+        Raises:
+            ModelError: see `load_task`.
+        """
+        self.load_task(task)
+        return TrainedTask(
+            self.model.model.eval(),
+            self.model.tasks[task],
+            f"the model of round {self.version}",
+            self.units_of(task),
+            self.model.tokenizer_bytes if self.model.architecture.tokenizer_bytes else b"",
+            self.headers.get(task),
+            common_scale=self.scales.get(task),
+        )
+
     def load_task(self, task: str) -> None:
         """Put the values of a task's clients into the model: those of its groups, and of a member that holds it.
 
@@ -65,7 +83,7 @@ class SavedRun:
                 key = "norm_statistics: private" if statistics else f"plan: {self.config.sharing.plan}"
                 raise ModelError(
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.{key}), so the "
-                    "coordinator never saw it; only its clients can use it"
+                    "coordinator never saw it; only its clients can use it, from what they keep (--state_dir)"
                 )
         if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)

@@ -1,0 +1,70 @@
+"""Where modes that use a trained model find it: in a run folder, or in what a client keeps."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cli.options import Parser, path_of
+from common.config import Config, load_config
+from common.errors import ConfigError
+
+if TYPE_CHECKING:  # it brings torch
+    from common.export.card import CardFacts
+    from common.models.trained import TrainedTask
+
+
+def trained_options(parser: Parser) -> None:
+    """The options that say which model."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--run_dir", metavar="DIR", help="run folder with the coordinator's model")
+    place.add_argument("--state_dir", metavar="DIR", help="what a client keeps: private heads, personal models")
+    parser.add_argument("--client_id", metavar="ID", help="whose, where several clients share a --state_dir")
+    parser.add_argument(
+        "--model", choices=("received", "personal"), help="which model of a client (default: the better one)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """The model that a command line names."""
+
+    config: Config
+    """The one that it was trained with, as the command line changes it."""
+    trained: TrainedTask
+    facts: Callable[[], CardFacts]
+    """Tells how the model was made."""
+
+
+def trained_task(options: argparse.Namespace, given: dict[str, object]) -> NamedModel:
+    """The model that the options name.
+
+    Args:
+        options: the command line, with a task.
+        given: values of the configuration that go before.
+
+    Raises:
+        FedMTLError: there is no such model, or what is wrong with it.
+    """
+    if options.state_dir is not None:
+        from client.jobs.saved import load_slice
+
+        kept = load_slice(path_of("state_dir", options.state_dir), options.client_id)
+        config = load_config(kept.files.config, options.set, given=given)
+        trained = kept.trained(config, options.task, options.model)
+        return NamedModel(config, trained, lambda: kept.facts(options.task, options.model))
+    for flag in ("client_id", "model"):
+        if vars(options)[flag] is not None:
+            raise ConfigError(f"--{flag}: a run folder has one model; name a client's --state_dir, or leave it out")
+    from server.runs.card import card_facts
+    from server.runs.run_folder import RunFolder
+    from server.runs.saved import load_run
+
+    folder = RunFolder(path_of("run_dir", options.run_dir))
+    run = load_run(folder.path)
+    trained = run.trained(options.task)
+    config = load_config(folder.config, options.set, given=given)
+    return NamedModel(config, trained, lambda: card_facts(run, folder, options.task))

@@ -1,0 +1,1 @@
+"""A trained task as files that need no FedMTL."""

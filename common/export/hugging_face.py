@@ -1,0 +1,211 @@
+"""A trained task over texts as a folder for Hugging Face's transformers, and for sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.errors import ModelError
+from common.export.format import Outputs
+from common.export.graph import inputs_of
+from common.export.scripts import FILL, PREDICT
+from common.inputs.texts import PAIRS, WORDS
+from common.models.trained import TrainedTask
+from common.parameters.flat import tensors_of
+from common.targets import TargetUnits
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """A class of transformers that computes what our encoder and head do."""
+
+    name: str
+    encoder: str
+    """What its parameters of the encoder begin with."""
+    head: Mapping[str, str]
+    """What its parameters of the head begin with, by what ours do."""
+
+
+def _classifier(kind: str, name: str) -> NativeModel:
+    return NativeModel(f"{name}ForSequenceClassification", f"{kind}.", {"linear.": "classifier."})
+
+
+def _decoder(kind: str, name: str, transform: str, norm: str, bias: str) -> NativeModel:
+    return NativeModel(f"{name}ForMaskedLM", f"{kind}.", {"transform.": transform, "norm.": norm, "bias": bias})
+
+
+def _roberta(name: str) -> NativeModel:
+    return _decoder("roberta", name, "lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias")
+
+
+_BERT = "cls.predictions."
+NATIVE: Mapping[str, Mapping[str, NativeModel]] = {
+    "text": {"bert": _classifier("bert", "Bert"), "albert": _classifier("albert", "Albert")},
+    WORDS: {
+        "bert": _decoder("bert", "Bert", f"{_BERT}transform.dense.", f"{_BERT}transform.LayerNorm.", f"{_BERT}bias"),
+        "roberta": _roberta("Roberta"),
+        "xlm-roberta": _roberta("XLMRoberta"),
+        "camembert": _roberta("Camembert"),
+    },
+}
+"""By the form of the head and the type of the encoder. All others get our head in a file of its own, and a script."""
+
+EPSILON = 1e-5
+"""Of the normalisation in our head over words; classes of transformers take that of the encoder."""
+
+
+def refusal(trained: TrainedTask) -> str:
+    """Why a model is none for transformers, or nothing."""
+    known = trained.tokenizer or native_model(trained) is not None
+    return "" if known and inputs_of(trained) else "it is no model of transformers"
+
+
+def native_model(trained: TrainedTask) -> NativeModel | None:
+    """The class of transformers that is this model, if there is one."""
+    config, form = encoder_config(trained), trained.model.head(trained.task.name).form
+    found = NATIVE.get(form, {}).get(config["model_type"])
+    if form == WORDS and (config.get("layer_norm_eps"), config.get("hidden_act")) != (EPSILON, "gelu"):
+        return None
+    return found
+
+
+def encoder_config(trained: TrainedTask) -> dict[str, Any]:
+    """The description of the encoder."""
+    config: dict[str, Any] = json.loads(trained.model.architecture.encoder_config)
+    return config
+
+
+def write_folder(trained: TrainedTask, folder: Path) -> None:
+    """Write encoder, head and tokenizer: as a class of transformers where one computes the same, else with a script.
+
+    Siamese pairs get the files by which sentence-transformers reads the encoder.
+    """
+    config, native, task = encoder_config(trained), native_model(trained), trained.task
+    form, prefix = trained.model.head(task.name).form, f"heads.{task.name}."
+    values = {name: value.detach().contiguous() for name, value in tensors_of(trained.model).items()}
+    encoder = {name.removeprefix("encoder."): v for name, v in values.items() if name.startswith("encoder.")}
+    head = {
+        name.removeprefix(prefix): _in_users_units(name, value, trained.units)
+        for name, value in values.items()
+        if name.startswith(prefix)
+    }
+    if native is not None:
+        kept = {name: v for name, v in encoder.items() if form != WORDS or not name.startswith("pooler.")}
+        tensors = {native.encoder + name: value for name, value in kept.items()}
+        for ours, theirs in native.head.items():
+            tensors |= {theirs + n.removeprefix(ours): v for n, v in head.items() if n.startswith(ours)}
+        _save(tensors, folder / "model.safetensors")
+        _write_json(config | _native_config(native, trained), folder / "config.json")
+        return
+    _save(encoder, folder / "model.safetensors")
+    _write_json(config, folder / "config.json")
+    _save({name.removeprefix("linear."): value for name, value in head.items()}, folder / "head.safetensors")
+    description = {
+        "task": task.name,
+        "type": str(task.type),
+        "labels": list(task.labels),
+        "pair": task.pair,
+        "kind": form,
+        "max_length": trained.model.architecture.max_length,
+    }
+    _write_json(description, folder / "head.json")
+    script = FILL if form == WORDS else PREDICT.replace("ANSWER", task.type.answer)
+    (folder / "predict.py").write_text(script, encoding="utf-8")
+    if form == PAIRS:
+        _write_sentence_transformer(trained, folder)
+
+
+def _write_sentence_transformer(trained: TrainedTask, folder: Path) -> None:
+    """The encoder with the mean over tokens, in the layout that sentence-transformers reads."""
+    package = "sentence_transformers.models."
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{package}Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{package}Pooling"},
+    ]
+    modes = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    pooling = {
+        "word_embedding_dimension": trained.model.encoder.config.hidden_size,
+        "pooling_mode_mean_tokens": True,
+        **{f"pooling_mode_{mode}": False for mode in modes},
+    }
+    (folder / "1_Pooling").mkdir()
+    _write_json(modules, folder / "modules.json")
+    _write_json(pooling, folder / "1_Pooling" / "config.json")
+    length = trained.model.architecture.max_length
+    _write_json({"max_seq_length": length, "do_lower_case": False}, folder / "sentence_bert_config.json")
+
+
+def load_folder(trained: TrainedTask, folder: Path) -> Outputs:
+    """What transformers makes of a folder: its own class, or the script that is in there.
+
+    Raises:
+        ModelError: transformers misses a parameter, or finds one too many; or pooling is not ours.
+    """
+    import transformers
+
+    names, native = [item.name for item in inputs_of(trained)], native_model(trained)
+    if native is None:
+        script = runpy.run_path(str(folder / "predict.py"))
+
+        def by_script(tensors: Sequence[Tensor]) -> Tensor:
+            given = dict(zip(names, tensors, strict=True))
+            second = {name.removeprefix("pair_"): given.pop(name) for name in names if name.startswith("pair_")}
+            found: Tensor = script["outputs"](*filter(None, (given, second)))
+            return found
+
+        return by_script
+    loaded, report = getattr(transformers, native.name).from_pretrained(str(folder), output_loading_info=True)
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[key]:
+            raise ModelError(f"--format hugging_face: {native.name} has {key.replace('_', ' ')}: {sorted(report[key])}")
+
+    def by_class(tensors: Sequence[Tensor]) -> Tensor:
+        found: Tensor = loaded.eval()(**dict(zip(names, tensors, strict=True))).logits
+        return found
+
+    return by_class
+
+
+def write_tokenizer(trained: TrainedTask, folder: Path) -> None:
+    """Write the two files from which `AutoTokenizer` makes the tokenizer."""
+    files: dict[str, dict[str, Any]] = json.loads(trained.tokenizer)
+    files["tokenizer_config.json"]["model_max_length"] = trained.model.architecture.max_length
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        _write_json(files[name], folder / name)
+
+
+def _in_users_units(name: str, value: Tensor, units: TargetUnits) -> Tensor:
+    """A parameter of the last layer, such that its outputs are `units.mean + units.scale` times those of before."""
+    scaled = units.scale * value.double()
+    return (scaled + units.mean if name.endswith(".bias") else scaled).float().detach()
+
+
+def _native_config(native: NativeModel, trained: TrainedTask) -> dict[str, Any]:
+    task = trained.task
+    if not task.type.problem_type:
+        return {"architectures": [native.name], "tie_word_embeddings": True}
+    names = task.labels or ("score",)
+    return {
+        "architectures": [native.name],
+        "problem_type": task.type.problem_type,
+        "num_labels": len(names),
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    with torch.no_grad():
+        save_file({name: value.clone() for name, value in tensors.items()}, str(path), metadata={"format": "pt"})
+
+
+def _write_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""What a run folder knows of how its model was made, for model cards."""
+
+from __future__ import annotations
+
+import json
+
+from common.config import Config
+from common.errors import RunFolderError
+from common.export.card import CardFacts, CardScore
+from common.parameters.scope import is_private
+from server.reporting.values import Report, from_json
+from server.runs.run_folder import RunFolder
+from server.runs.saved import SavedRun
+
+REPORT = "report.json"
+MOST_CLIENTS = 20
+
+
+def card_facts(run: SavedRun, folder: RunFolder, task: str) -> CardFacts:
+    """Configuration and report, as far as they are about one task; no more than the report says.
+
+    Raises:
+        RunFolderError: the report cannot be read.
+    """
+    config, report = run.config, _report(folder)
+    rows = [
+        ("run", config.run.name),
+        ("round", f"{run.version} of {config.training.num_rounds}"),
+        ("seed", str(config.run.seed)),
+        ("sharing plan", config.sharing.plan),
+        ("local training", _training(config)),
+        ("aggregation", _aggregation(config)),
+    ]
+    private = [scope for scope in run.model.schemas if is_private(scope)]
+    rows += [
+        ("privacy", "updates without noise and without masks; the coordinator saw each of them"),
+        ("parameters that never left the clients", ", ".join(private) or "none"),
+    ]
+    if report is None:
+        return CardFacts(rows)
+    told = report.tasks[task]
+    counts = [(name, client.examples[task]) for name, client in report.clients.items() if task in client.examples]
+    shown = [f"{name}: {count}" for name, count in counts[:MOST_CLIENTS]]
+    more = [f"{len(counts) - MOST_CLIENTS} more clients"] if len(counts) > MOST_CLIENTS else []
+    rows += [
+        ("data", report.data),
+        ("first weights", report.encoder_init),
+        ("training rows", f"{told.examples} ({', '.join([*shown, *more])})"),
+    ]
+    scored = [found for found in told.history if found.round == run.version]
+    scores = [
+        CardScore(metric, value, found.round, f"{found.validation_examples} validation rows of {found.clients} clients")
+        for found in scored
+        for metric, value in found.scores.items()
+    ]
+    return CardFacts(rows, scores)
+
+
+def _report(folder: RunFolder) -> Report | None:
+    path = folder.path / REPORT
+    if not path.is_file():
+        return None
+    try:
+        return from_json(Report, json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path}: it cannot be read ({error}); --resume of the run writes it again") from None
+
+
+def _aggregation(config: Config) -> str:
+    robust = config.aggregation.robust
+    rule = f", robust rule {robust.name}" if robust is not None else ""
+    bound = config.aggregation.norm_bound
+    return f"weights {config.aggregation.weights.name}{rule}" + (
+        f", updates of norm {bound:g} at most" if bound else ""
+    )
+
+
+def _training(config: Config) -> str:
+    training = config.training
+    rate = f"learning rate {training.learning_rate:g}, batches of {training.batch_size}"
+    return f"{training.procedure.name}, {training.local_epochs} epochs per round, {training.optimizer.name}, {rate}"
