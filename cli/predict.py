@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cli.options import SHORTCUTS, Parser, path_of, values_of
+from cli.options import SHORTCUTS, Parser, path_of, values_of, version_option
 from cli.output import say
 from common.config import load_config
 from common.errors import DataError, ModelError
@@ -13,6 +13,7 @@ from common.errors import DataError, ModelError
 def options(parser: Parser) -> None:
     """The options of this mode."""
     parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    version_option(parser)
     parser.add_argument("--task", required=True, help="task to answer")
     parser.add_argument(
         "--input", metavar="FILE", required=True, help="rows, in any format that training data may have"
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     folder, target = path_of("run_dir", options.run_dir), path_of("output", options.output)
     if target.exists() or target.suffix not in WRITERS:
         write_columns(target, {})  # says what is wrong before anything is computed
-    run = load_run(folder)
+    run = load_run(folder, options.version)
     run.load_task(options.task)
     config = load_config(folder / "config.yaml", options.set, given=values_of(options, {"device": SHORTCUTS["device"]}))
     (task,) = local_definitions(config, [options.task])
