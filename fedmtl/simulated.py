@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +53,8 @@ def simulate(
         FedMTLError: what is wrong, in a line for each problem.
     """
     folder = tempfile.mkdtemp(prefix="fedmtl-") if run_dir is None else str(run_dir)
-    config = _configuration(tasks, sites, encoder, {"run.run_dir": folder, **(settings or {})})
+    given = {"run.run_dir": folder, "model.keep.best": "mean", **(settings or {})}
+    config = _configuration(tasks, sites, encoder, given)
     config.model.allow_encoder()
     clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in sites.items()]
     rows = {site: {task: _rows(config, site, task, given[task]) for task in given} for site, given in sites.items()}
@@ -108,6 +109,8 @@ def _first_shape(sites: Sites) -> tuple[int, ...]:
 
 def _fitted(name: str, parameters: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, object]:
     """An encoder's parameters, with the shape of rows where they do not say it."""
+    if "parts" in parameters:
+        return dict(parameters)
     if name == "mlp":
         return {"features": int(np.prod(shape)), **parameters}
     read = {"reads": READS.get(len(shape), "numbers")} if name == "module" else {}
@@ -126,19 +129,26 @@ def completed(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    # Loop and task are there before the thread is, so that whatever ends the wait finds something to cancel.
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    ended = threading.Event()  # a join that is interrupted takes the thread for ended (Python 3.11)
 
-    async def noted() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        running.append((asyncio.get_running_loop(), task))
-        return await work
-
-    with ThreadPoolExecutor(1) as thread:
-        found = thread.submit(asyncio.run, noted())
+    def carry_out() -> None:
         try:
-            return found.result()
-        finally:  # an interruption, or whatever else ends the wait: the thread must not go on
-            if not found.done():
-                for loop, task in running:
-                    loop.call_soon_threadsafe(task.cancel)
+            loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=carry_out)
+    try:
+        thread.start()
+        ended.wait()
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        if thread.ident is not None:
+            ended.wait()
+        loop.close()
+    return task.result()

@@ -145,6 +145,7 @@ def test_a_task_joins_a_run_and_nothing_else_changes(
             np.testing.assert_array_equal(now[scope][: len(vector)], vector, err_msg=f"{client} lost {scope}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_death_while_a_task_joins_and_later_leaves_no_trace(tmp_path: Path, choice: str) -> None:
     few, more = configs(tmp_path, *CHOICES[choice])

@@ -307,6 +307,7 @@ def test_a_task_that_sharing_hurts_ends_with_its_isolated_models(contradiction, 
     assert len(alone) == 5, "isolated models go on to be trained and scored"
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_dies_comes_to_the_same_decision(contradiction, tmp_path):
     template, cast = prepare_run(contradiction, tmp_path / "template"), Cast(contradiction, RIVALS)
     whole, effects = asyncio.run(crash_and_recover(contradiction, template, tmp_path / "whole", cast, None, False))

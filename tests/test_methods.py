@@ -109,6 +109,7 @@ def test_cosines_reach_journal_and_report(tmp_path):
     json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcgrad", "dynamic", "famo", "adam", "task_optimizer", "median"])
 def test_a_coordinator_that_dies_comes_to_the_same_model(name, tmp_path):
     config = small_config(tmp_path, *METHODS[name])

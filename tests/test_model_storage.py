@@ -225,6 +225,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(steps=steps, inline=st.booleans())
 def test_whatever_changes_when_files_hold_what_memory_holds(steps, inline, tmp_path_factory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ def as_expression(match: str) -> re.Pattern[str]:
     return re.compile(re.escape(match).replace(r"\*", ".*").replace(r"\{task\}", "(?P<task>[^.]+)"))
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(texts, texts, st.booleans(), st.text("ab.", max_size=9))
 def test_a_pattern_means_what_its_expression_means(before: str, after: str, task: bool, name: str) -> None:

@@ -110,6 +110,7 @@ def test_nothing_is_timed_where_the_answer_is_known(
     assert PrecisionChoice("auto", None).choose(MODEL, (), SETTINGS) == torch.float32
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_every_run_of_either_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Computing().precision == "float32"
     timed(monkeypatch, (2.0, 1.0))

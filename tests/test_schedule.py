@@ -73,6 +73,7 @@ def test_a_schedule_gives_one_model_over_every_transport_and_another_than_none(t
     assert len(digests) == 1 and digest_of(asyncio.run(federate(constant, tmp_path / "none"))) not in digests
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_dies_goes_on_with_the_rate_of_the_round(tmp_path: Path) -> None:
     config = small_config(tmp_path, *FALLING)
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)

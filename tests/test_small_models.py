@@ -72,6 +72,7 @@ def test_what_rides_along_changes_no_bit(config, digest, tmp_path, monkeypatch, 
     assert how == "grpc" or {"fetch", "submit"} <= set(Counting.calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients_die", [False, True])
 def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_small_model(config, digest, tmp_path, clients_die):
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config)

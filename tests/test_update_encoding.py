@@ -62,6 +62,7 @@ def test_touched_rows_give_the_dense_model_with_fewer_bytes(tmp_path: Path, dens
     assert rows.bytes_up < dense.bytes_up / 2 and rows.bytes_down == dense.bytes_down
 
 
+@pytest.mark.slow
 def test_rounded_updates_give_one_model_dense_or_as_rows(tmp_path: Path, dense: Coordinator) -> None:
     halves, rows = run(tmp_path, "dense-bfloat16"), run(tmp_path, ROWS_BFLOAT16)
     assert digest_of(rows) == digest_of(halves) != digest_of(dense)
