@@ -21,7 +21,9 @@ from common.inputs.arrays import ArrayBatch
 from common.models.multitask import MultiTaskModel
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.targets import TargetUnits
+from server.reporting.relations import Relations
 from server.reporting.values import Report
+from server.runs.reading import read_run
 from server.runs.saved import SavedRun, load_run
 
 
@@ -68,6 +70,14 @@ class FinishedRun:
             for scored in told.history
             for metric, value in scored.scores.items()
         ]
+
+    @cached_property
+    def relations(self) -> Relations | None:
+        """How tasks or members of this run relate: `names`, `matrix`, and by `kind` what its numbers are.
+
+        None where the run measured nothing of the sort: `sharing.plan: adaptive` and sums by task do.
+        """
+        return read_run(self.folder)[1]
 
     def model(self, task: str, version: str | int | None = None) -> TaskModel:
         """A model of a task over rows of numbers, ready to use; each call gives one of its own.
