@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of
+from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of, version_option
 from cli.output import say
 from common.config import Config, load_config
 from common.errors import DataError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it brings torch
 def options(parser: Parser) -> None:
     """The options of this mode."""
     parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
+    version_option(parser)
     parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all of the run)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
     splits = ("validation", "test")
@@ -38,14 +39,15 @@ def run(options: argparse.Namespace) -> None:
     from server.runs.saved import load_run
 
     folder = path_of("run_dir", options.run_dir)
-    run = load_run(folder)
+    run = load_run(folder, options.version)
     chosen = values_of(options, {flag: SHORTCUTS[flag] for flag in ("data_dir", "partition", "device")})
     config = load_config(folder / "config.yaml", options.set, given=chosen)
     tasks = names_in(options.tasks) if options.tasks else list(config.tasks)
     architecture = run.model.architecture
     tokenizer = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
     run.model.model.to(choose_device(config.client.device))
-    say(f"model of round {run.version} in {folder}, scored on the rows that the configuration names here")
+    best = f", the best by {run.best_by}," if run.best_by else ""
+    say(f"model of round {run.version}{best} in {folder}, scored on the rows that the configuration names here")
     batch = config.training.eval_batch_size
     for task in local_definitions(config, tasks):
         run.load_task(task.name)

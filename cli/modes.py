@@ -6,7 +6,21 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cli import backup, check, client, compare, demo, evaluate, export, predict, server, simulate, status, verify
+from cli import (
+    backup,
+    check,
+    client,
+    compare,
+    demo,
+    evaluate,
+    export,
+    predict,
+    report,
+    server,
+    simulate,
+    status,
+    verify,
+)
 from cli.options import Parser
 from common.errors import EXIT_CODES, ConfigError
 
@@ -30,6 +44,7 @@ MODES = {
     "status": Mode("ask a running server who is there", status.options, status.run),
     "evaluate": Mode("score a finished run's model", evaluate.options, evaluate.run),
     "predict": Mode("answer new rows with a run's model", predict.options, predict.run),
+    "report": Mode("write a run as one HTML page", report.options, report.run),
     "verify": Mode("check that everything in a run folder is whole", verify.options, verify.run),
     "backup": Mode("copy a run, also while it runs", backup.options, backup.run),
     "export": Mode("write a task's model as a Hugging Face folder", export.options, export.run),

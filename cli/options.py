@@ -67,6 +67,12 @@ def data_options(parser: Parser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)")
 
 
+def version_option(parser: Parser) -> None:
+    """Which version of a run's model."""
+    says = "best, best:TASK, last, or the number of a round (default: best if model.keep.best names one, else last)"
+    parser.add_argument("--version", metavar="V", default="", help=says)
+
+
 def caller_options(parser: Parser) -> None:
     """Which coordinator to call, and how it is trusted."""
     parser.add_argument("--server", metavar="HOST:PORT", help="coordinator (default: 127.0.0.1:50051)")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cli.options import Parser, path_of
+from cli.options import Parser, path_of, version_option
 from common.config import Config, load_config
 from common.errors import ConfigError
 
@@ -21,6 +21,7 @@ def trained_options(parser: Parser) -> None:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--run_dir", metavar="DIR", help="run folder with the coordinator's model")
     place.add_argument("--state_dir", metavar="DIR", help="what a client keeps: private heads, personal models")
+    version_option(parser)
     parser.add_argument("--client_id", metavar="ID", help="whose, where several clients share a --state_dir")
     parser.add_argument(
         "--model", choices=("received", "personal"), help="which model of a client (default: the better one)"
@@ -52,6 +53,10 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     if options.state_dir is not None:
         from client.jobs.saved import load_slice
 
+        if options.version:
+            raise ConfigError(
+                "--version: a client keeps the model that it received last; leave it out, or name --run_dir"
+            )
         kept = load_slice(path_of("state_dir", options.state_dir), options.client_id)
         config = load_config(kept.files.config, options.set, given=given)
         trained = kept.trained(config, options.task, options.model)
@@ -64,7 +69,7 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     from server.runs.saved import load_run
 
     folder = RunFolder(path_of("run_dir", options.run_dir))
-    run = load_run(folder.path)
+    run = load_run(folder.path, options.version)
     trained = run.trained(options.task)
     config = load_config(folder.config, options.set, given=given)
     return NamedModel(config, trained, lambda: card_facts(run, folder, options.task))

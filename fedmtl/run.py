@@ -23,7 +23,9 @@ from common.models.multitask import MultiTaskModel
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.reporting.relations import Relations
 from server.reporting.values import Report
+from server.runs.reading import read_run
 from server.runs.saved import SavedRun, load_run
 
 
@@ -75,20 +77,32 @@ class FinishedRun:
             for metric, value in scored.scores.items()
         ]
 
-    def model(self, task: str) -> TaskModel:
-        """The newest model of a task over rows of numbers, ready to use; each call gives one of its own.
+    @cached_property
+    def relations(self) -> Relations | None:
+        """How tasks or members of this run relate: `names`, `matrix`, and by `kind` what its numbers are.
+
+        None where the run measured nothing of the sort: `sharing.plan: adaptive` and sums by task do.
+        """
+        return read_run(self.folder)[1]
+
+    def model(self, task: str, version: str | int | None = None) -> TaskModel:
+        """A model of a task over rows of numbers, ready to use; each call gives one of its own.
+
+        `version` is "best", "best:<task>", "last" or a round's number; None: the best one, or the last where nothing
+        has been scored by which one could be the best.
 
         Raises:
-            ModelError: there is no such task, it reads texts, or its head is private to the clients.
+            ModelError: that version is not there, there is no such task, it reads texts, or its head is private to
+                the clients.
         """
-        saved = self._saved(task)
+        saved = self._saved(task, version)
         encoder, scale = saved.config.model.array_encoder, saved.scales.get(task)
         if encoder is None:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
         part = saved.model.model.part([task]).eval()
         return TaskModel(part, task, saved.units_of(task), form_of(encoder), scale).eval()
 
-    def predict(self, task: str, x: Any) -> list[str] | NDArray[Any]:
+    def predict(self, task: str, x: Any, version: str | int | None = None) -> list[str] | NDArray[Any]:
         """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
 
         Of tasks with a label per pixel, maps (rows, height, width) of class indices or numbers.
@@ -97,7 +111,7 @@ class FinishedRun:
             ModelError: see `model`; or the task has several answers per row or none.
             DataError: a row is not as the model reads it.
         """
-        saved = self._saved(task)
+        saved = self._saved(task, version)
         definition, model, units = saved.model.tasks[task], saved.model.model, saved.units_of(task)
         if not (definition.type.answer and (definition.type.one_label or definition.type.per_pixel)):
             raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
@@ -119,8 +133,8 @@ class FinishedRun:
             return classes
         return [definition.labels[place] for place in outputs.argmax(axis=1)]
 
-    def _saved(self, task: str) -> SavedRun:
-        saved = load_run(self.folder)
+    def _saved(self, task: str, version: str | int | None) -> SavedRun:
+        saved = load_run(self.folder, "" if version is None else str(version))
         saved.load_task(task)
         if saved.config.data.statistics == "site":
             raise ModelError("data.statistics: site: each site knows the scale of its own rows, nobody else does")

@@ -55,7 +55,8 @@ def simulate(
         FedMTLError: what is wrong, in a line for each problem.
     """
     folder = tempfile.mkdtemp(prefix="fedmtl-") if run_dir is None else str(run_dir)
-    config = _configuration(tasks, sites, encoder, {"run.run_dir": folder, **(settings or {})})
+    given = {"run.run_dir": folder, "model.keep.best": "mean", **(settings or {})}
+    config = _configuration(tasks, sites, encoder, given)
     config.model.allow_encoder()
     clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in sites.items()]
     rows = {site: {task: _rows(config, site, task, given[task]) for task in given} for site, given in sites.items()}

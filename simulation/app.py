@@ -106,7 +106,7 @@ async def _run(
         journal.commit([replace(journal.facts().traffic, seconds=seconds)])
         report = write_report(folder, journal, settings, coordinator.state, coordinator.vectors, schemas)
     if coordinator.state.phase is Phase.FAILED:
-        raise RunFailedError(coordinator.state.failure)
+        raise RunFailedError(coordinator.state.reason)
     return report
 
 

@@ -192,7 +192,7 @@ def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
             table.apply(Seen(table.now, client, ""))
     assert table.of(ClearSums) and table.state.versions["shared"] == 0
     assert update_state_of(table.state, table.state.clients["a"], first.order_id) is UpdateState.DISCARDED
-    assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.failure
+    assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.reason
 
 
 def test_a_silent_client_loses_its_lease_and_its_order():
@@ -233,7 +233,7 @@ def test_the_start_timeout_starts_with_whoever_is_there_or_fails():
     assert table.state.phase is Phase.TRAINING
     lonely = Table()
     lonely.apply(Tick(RULES.start_timeout_seconds))
-    assert lonely.state.phase is Phase.FAILED and "start_timeout_seconds" in lonely.state.failure
+    assert lonely.state.phase is Phase.FAILED and "start_timeout_seconds" in lonely.state.reason
 
 
 def test_draining_opens_no_round_but_closes_the_one_under_way():

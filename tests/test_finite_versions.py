@@ -73,8 +73,8 @@ def test_after_the_last_attempt_the_run_fails_and_says_why() -> None:
         table.answer("a")
         table.answer("b")
     assert table.state.phase is Phase.FAILED
-    assert "values of shared would not be finite" in table.state.failure
-    assert "given up after 2 attempts (federation.round_attempts)" in table.state.failure
+    assert "values of shared would not be finite" in table.state.reason
+    assert "given up after 2 attempts (federation.round_attempts)" in table.state.reason
     assert not table.of(InstallVersion) and len(table.of(ClearSums)) == 1
     ended = [r for e in table.effects for r in getattr(e, "records", ()) if isinstance(r, RunEnded)]
     assert [record.phase for record in ended] == [Phase.FAILED]
@@ -156,7 +156,7 @@ def test_every_rule_of_combining_is_checked(rule: tuple[str, ...]) -> None:
 
     coordinator = asyncio.run(play())
     assert coordinator.state.phase is Phase.FAILED
-    assert re.search(r"longest updates \(norms\): a [\d.e+]+, b [\d.e+]+, c ", coordinator.state.failure)
+    assert re.search(r"longest updates \(norms\): a [\d.e+]+, b [\d.e+]+, c ", coordinator.state.reason)
     assert all(np.isfinite(vector).all() for vector in coordinator.vectors.values())
 
 

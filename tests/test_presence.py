@@ -126,7 +126,7 @@ def test_a_round_never_opens_with_fewer_orders_than_updates_are_needed() -> None
         for client in "ac":
             lonely.apply(Seen(lonely.now, client, ""))
     assert lonely.state.phase is Phase.FAILED
-    assert "2 clients to ask where federation.min_updates is 3 for 600 s" in lonely.state.failure
+    assert "2 clients to ask where federation.min_updates is 3 for 600 s" in lonely.state.reason
 
 
 # The clock.

@@ -6,10 +6,10 @@ effects of `step` in their order, then where the run stands, if that is new. Aft
 
 | event | what happens |
 | --- | --- |
-| `run KEY=VALUE ...` | a coordinator starts; `margin` and `rounds` are those of the guard, `added` a third task |
+| `run KEY=VALUE ...` | it starts; `margin`, `rounds`: the guard's; `best`, `every`: what is kept; `added`: a new task |
 | `join CLIENT TASK ...` | a client joins, `examples=N` of each task |
 | `poll CLIENT [ORDER]` | a client that holds the answer to ORDER polls |
-| `answer CLIENT` | it answers its order; `alone=N`: with N of 10 rows right by its isolated model |
+| `answer CLIENT` | it answers its order; `right=N`: with N of 10 rows right, `alone=N`: by its isolated model |
 | `repeat CLIENT` | it sends its last answer again |
 | `fail CLIENT`, `leave CLIENT`, `drain` | it gives its order back, it leaves, the operator stops the coordinator |
 | `wait SECONDS CLIENT ...` | the clock goes on; these clients have a call open |
@@ -27,6 +27,7 @@ from common.orders import Reply, UpdateHeader
 from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
+from server.core.best import recalled
 from server.core.effects import (
     ClientChanged,
     Combine,
@@ -43,7 +44,7 @@ from server.core.effects import (
     StoreVersion,
 )
 from server.core.events import Answered, DrainRequested, Event, Left, OrderFailed, Started, Tick
-from server.core.facts import Traffic
+from server.core.facts import Keep, Traffic
 from server.core.state import Guard, OpenRound
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
@@ -91,8 +92,9 @@ class Story:
                     yield f"fold {order}: {counts(weights)}"
                 case Combine(version, totals):
                     yield f"combine version {version}: {counts(totals)}"
-                case StoreVersion(version):
-                    yield f"store version {version}"
+                case StoreVersion(version, kept):
+                    stay = ", ".join(map(str, sorted(kept)))
+                    yield f"store version {version}" + (f"; kept: {stay}" if stay else "")
                 case InstallVersion(version):
                     yield f"install version {version}"
                 case Commit(records):
@@ -105,10 +107,11 @@ class Story:
     def run(self, **settings: str) -> Iterator[str]:
         """See the table above."""
         guard = Guard(float(settings.pop("margin")), int(settings.pop("rounds"))) if "margin" in settings else None
+        keep = Keep(settings.pop("best", ""), int(settings.pop("every", "0")) or None)
         added = [KNOWN_TASKS["mrpc"]] if settings.pop("added", "") else []
         schemas = SCHEMAS | {f"task/{task.name}": ("c" * 64, 40) for task in added}
         numbers = {key: float(value) if "." in value else int(value) for key, value in settings.items()}
-        self.table = Table(rules(guard=guard, tasks=(*RULES.tasks, *added), schemas=schemas, **numbers))
+        self.table = Table(rules(guard=guard, keep=keep, tasks=(*RULES.tasks, *added), schemas=schemas, **numbers))
         return iter(())
 
     def restart(self, **settings: str) -> Iterator[str]:
@@ -118,7 +121,9 @@ class Story:
             self.run(**settings)
             scopes = self.table.settings
         self.table.now = now
-        self.table.state = self.journal.restore(scopes.schemas, scopes.round_timeout_seconds)
+        state = self.journal.restore(scopes.schemas, scopes.round_timeout_seconds)
+        scored = recalled(self.table.settings, state.fallback_tasks, self.journal.scored_rounds())
+        self.table.state = replace(state, scored=scored)
         return self.apply(Started(now))
 
     def join(self, client: str, *tasks: str, examples: str = "100") -> Iterator[str]:
@@ -138,9 +143,11 @@ class Story:
         if pending:
             yield f"{pending} is {reply.update_state.value}"
 
-    def answer(self, client: str, examples: str = "100", alone: str = "") -> Iterator[str]:
+    def answer(self, client: str, examples: str = "100", right: str = "", alone: str = "") -> Iterator[str]:
         """See the table above."""
         answer: UpdateHeader | Reply = self.table.header(client, int(examples))
+        if right:
+            answer = replace(answer, results=tuple(replace(r, validation=rightly(int(right))) for r in answer.results))
         if alone:
             results = tuple(replace(result, personal=rightly(int(alone))) for result in answer.results)
             answer = replace(answer, results=results)

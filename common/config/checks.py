@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import data_checks, group_checks, size_checks
+from common.config import data_checks, group_checks, keep_section, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
@@ -319,6 +319,8 @@ _CHECKS: Checks = (
     (("training",), _frozen),
     (("sharing", "tasks"), _scopes_of_known_tasks),
     (("federation",), _task_choice),
+    (("model", "tasks"), keep_section.problems),
+    (("training",), keep_section.patience),
     (("sharing", "tasks"), group_checks.groups),
     (("sharing", "relation", "aggregation", "tasks"), group_checks.relation),
     (("aggregation",), _aggregation),

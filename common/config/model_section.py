@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.choices import Chosen
+from common.config.keep_section import KeepSection
 from common.config.values import Location, Seconds, Section
 from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
@@ -45,6 +46,8 @@ class ModelSection(Section):
     """tokens, 8 to 8192; longer texts are cut"""
     hub_timeout_seconds: Seconds = 10.0
     """how long to wait for the hub before going on without it"""
+    keep: KeepSection = KeepSection.model_construct()
+    """versions that stay besides the newest two"""
     mlp: Annotated[MLPEncoder, Chosen(table(MLPEncoder))] | None = None
     """of server_model mlp: layers over rows of numbers"""
     tabular: Annotated[TabularEncoder, Chosen(table(TabularEncoder))] | None = None

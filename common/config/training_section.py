@@ -23,6 +23,8 @@ class TrainingSection(Section):
 
     num_rounds: Count = 10
     """rounds of the run"""
+    patience: CountOrZero = 0
+    """the run ends after so many scored versions without a better one, by model.keep.best; 0: off"""
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
     """passes over a client's rows per round; 0: score only, return zero deltas"""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4

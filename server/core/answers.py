@@ -18,7 +18,7 @@ def answer_poll(run: RunSettings, state: FederationState, client: ClientRecord, 
     if state.phase is Phase.FINISHED:
         return PollReply(PollKind.FINISHED, update_state)
     if state.phase is Phase.FAILED:
-        return PollReply(PollKind.FAILED, update_state, state.failure)
+        return PollReply(PollKind.FAILED, update_state, state.reason)
     order = state.open.order_of(client.client_id) if state.open is not None else None
     if order is not None and order.state is OrderState.ISSUED:
         return PollReply(PollKind.ORDER, update_state, order=_order_of(run, state, order, now))

@@ -52,9 +52,11 @@ class Combine:
 
 @dataclass(frozen=True)
 class StoreVersion:
-    """Make the values that were combined durable on disk."""
+    """Make the values that were combined durable on disk; of older versions only some stay."""
 
     version: int
+    kept: frozenset[int] = frozenset()
+    """Those that stay besides the one before."""
 
 
 @dataclass(frozen=True)

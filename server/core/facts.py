@@ -44,6 +44,42 @@ NO_TRAFFIC = Traffic()
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Which versions are kept besides the newest ones."""
+
+    best: str = ""
+    """The one that scored best: `mean`, `tasks` (the mean's, and each task's own) or `<task>/<metric>`."""
+    every: int | None = None
+    """Every so many versions one."""
+
+
+NEWEST_ONLY = Keep()
+
+
+@dataclass(frozen=True)
+class Best:
+    """The version that is the best so far by one criterion, and its values of the metrics by task."""
+
+    version: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scores so far say of the versions."""
+
+    best: Mapping[str, Best] = field(default_factory=dict)
+    """By criterion: `mean`, and `<task>/<metric>`."""
+    stale: int = 0
+    """Versions that were compared by the run's criterion since its best one."""
+    newest: int = -1
+    """The newest version that has scores."""
+
+
+NOTHING_SCORED = Scored()
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """All of it, as of the last commit."""
 

@@ -9,7 +9,9 @@ from itertools import chain
 
 from common.bodies import ScopeVersion
 from common.log_fields import LogFields
-from common.parameters.scope import ByTemplate, Scope
+from common.parameters.scope import ByTemplate
+from server.core import best
+from server.core.account import MOST_NAMES, account
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
     ClearSums,
@@ -42,12 +44,9 @@ from server.core.state import (
     order_id,
 )
 from server.core.units import with_units
-from server.core.weighing import caps_of, step_shares, variates_of
+from server.core.weighing import caps_of, variates_of
 
 Step = tuple[FederationState, list[Effect]]
-
-MOST_NAMES = 6
-"""Up to so many clients are named in a log line."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,10 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
 def publish(run: RunSettings, state: FederationState, event: Combined) -> Step:
     """Close the open round, whose values are combined, and open the next one; first of all they are stored."""
     assert state.open is not None
+    version = event.asked.version
+    store = StoreVersion(version, best.kept_beside(run, state.scored, version))  # by scores that are committed
     state, effects = _go_on(run, _publish(run, state, state.open, event), event.now)
-    return state, [StoreVersion(event.asked.version), *effects]
+    return state, [store, *effects]
 
 
 def spoil(run: RunSettings, state: FederationState, event: VersionSpoiled) -> Step:
@@ -137,7 +138,7 @@ def _next_phase(run: RunSettings, state: FederationState, round_: OpenRound, pha
 def waits_for(run: RunSettings, state: FederationState) -> str:
     """What has to happen before the run goes on, for people."""
     if state.phase in ENDED:
-        return state.failure or "nothing: the run is over"
+        return state.reason or "nothing: the run is over"
     if state.draining:
         return "nothing: the coordinator is stopping"
     if state.open is not None:
@@ -170,22 +171,25 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
         for record in event.related
         if record.note
     ]
-    notices.append(Notice(_account(run, round_, totals), about=told_of))
-    before = state.fallback_tasks
+    notices.append(Notice(account(run, round_, totals), about=told_of))
+    before = state
     state, verdicts = guarded(run, state, round_)
-    after = [*notices, *notices_of(run, before, verdicts)]
+    state = best.with_scores(run, state, round_)
+    after = [*notices, *notices_of(run, before.fallback_tasks, verdicts), *best.notices_of(run, before, state)]
     return _Closed(state, [*records, *verdicts], after, round_)
 
 
 def _finish(run: RunSettings, state: FederationState, round_: OpenRound) -> _Closed:
-    state = _committed(state, round_)
+    state = best.with_scores(run, _committed(state, round_), round_)
     records: list[Record] = [RoundClosed(round_, {}, None)]
-    if state.completed_rounds < run.num_rounds:  # it was the last round until somebody asked for more
+    if best.goes_on(run, state):  # its version is better after all, or it was the last until somebody asked for more
         return _Closed(state, records, round=round_)
     _, verdicts = guarded(run, state, round_)
-    ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, "")]
-    state = replace(state, phase=Phase.FINISHED)
-    over = Notice("the run is finished", about=LogFields(event="run_finished", round=round_.number))
+    reason = best.end_of(run, state)
+    ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, reason)]
+    state = replace(state, phase=Phase.FINISHED, reason=reason)
+    about = LogFields(event="run_finished", round=round_.number)
+    over = Notice(f"the run is finished: {reason}" if reason else "the run is finished", about=about)
     return _Closed(state, ended, [*notices_of(run, state.fallback_tasks, verdicts), over], round_)
 
 
@@ -203,7 +207,7 @@ def _abandon(run: RunSettings, state: FederationState, round_: OpenRound, now: f
     records: list[Record] = [RoundClosed(round_, {}, None)]
     if round_.attempt >= run.round_attempts:
         reason = f"{why}; given up after {run.round_attempts} attempts (federation.round_attempts)"
-        state = replace(state, phase=Phase.FAILED, failure=reason)
+        state = replace(state, phase=Phase.FAILED, reason=reason)
         return _Closed(state, [*records, RunEnded(Phase.FAILED, reason)], [_failed(reason)], round_)
     again = _about(run, round_, "round_abandoned", now)
     effects: list[Effect] = [ClearSums(), Notice(f"{why}; the round starts again", True, again)]
@@ -220,13 +224,13 @@ def _open_if_possible(
     shortage = _too_few(run, state, present)
     if shortage and timed_out:
         reason = f"{shortage} for {run.start_timeout_seconds:g} s (federation.start_timeout_seconds)"
-        state = replace(state, phase=Phase.FAILED, failure=reason)
+        state = replace(state, phase=Phase.FAILED, reason=reason)
         return state, [RunEnded(Phase.FAILED, reason)], [_failed(reason)]
     patient = state.short_since is not None and now - state.short_since < run.rejoin_timeout_seconds
     if shortage or patient or (state.completed_rounds == 0 and missing and not timed_out):
         waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
         return waiting, [], []
-    training = state.completed_rounds < run.num_rounds
+    training = best.goes_on(run, state)
     state, units, said = with_units(run, state, present)
     state, scales, more = with_scales(run, state, present)
     round_ = _new_round(run, state, present, training, now)
@@ -251,7 +255,7 @@ def _too_few(run: RunSettings, state: FederationState, present: list[ClientRecor
     if not present:
         return "no client"
     number = state.completed_rounds + 1
-    if run.min_updates == 1 or number > run.num_rounds:
+    if run.min_updates == 1 or not best.goes_on(run, state):
         return ""
     chosen = len(select(run, present, number))
     if chosen >= run.min_updates:
@@ -360,36 +364,3 @@ def _missing(run: RunSettings, present: list[ClientRecord]) -> list[str]:
     missing = [f"{task} ({n} of {run.clients_per_task})" for task, n in counts.items() if n < run.clients_per_task]
     few = len(present) < run.min_clients
     return [*missing, f"any task ({len(present)} of {run.min_clients} in all)"] if few else missing
-
-
-def _account(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> str:
-    """How many clients trained each task, and what was aggregated from whom; for the log."""
-    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
-    held = {task.name: sum(task.name in order.tasks for order in accepted) for task in run.tasks}
-    parts = []
-    changed = [Scope.parse(name) for name in sorted(totals)]
-    for scope in (str(scope) for scope in changed if not (scope.is_member or scope.is_derived)):
-        who = sorted(order.client_id for order in accepted if scope in order.weights)
-        names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
-        parts.append(f"{scope}: {run.tensors.get(Scope.parse(scope).template, 0)} tensors from {len(who)}{names}")
-    copies = Counter(scope.template for scope in changed if scope.is_member and totals[str(scope)])
-    parts += [
-        f"{name}: {run.tensors.get(name, 0)} tensors, {count} members' own" for name, count in sorted(copies.items())
-    ]
-    known = {name for name in run.schemas if not Scope.parse(name).is_template}
-    kept = sorted(known.union(*(order.weights for order in accepted)) - set(totals))
-    tail = f"; kept: {', '.join(kept)}" if kept else ""
-    clients = ", ".join(f"{task} {count}" for task, count in held.items())
-    head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
-    what = "; ".join(parts) or ("nothing changed" if run.schemas else "nothing is shared")
-    return f"{head}, clients per task: {clients}; {what}{tail}{_largest_share(run, round_, totals)}"
-
-
-def _largest_share(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> str:
-    """Who moved something that several clients trained the most."""
-    shares = step_shares(run, round_, totals)
-    found = [(share, label, who) for label, of in shares.items() if len(of) > 1 for who, share in of.items()]
-    if not found:
-        return ""
-    share, label, who = max(found)
-    return f"; largest share of a step: {who} {share:.0%} of {label}"

@@ -16,7 +16,7 @@ from common.parameters.scope import Scope, is_control, isolated_scopes
 from common.standardising import InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
-from server.core.facts import NO_TRAFFIC, Traffic
+from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
 from server.core.schedule import NO_CHANGE, TrainingSchedule
 
@@ -87,6 +87,10 @@ class RunSettings:
     """Of a proximal term that holds what everybody shares to the run's first values."""
     protocol: RoundProtocol = PLAIN
     """The phases of each round that trains."""
+    keep: Keep = NEWEST_ONLY
+    """The versions that are kept besides the newest ones."""
+    patience: int | None = None
+    """The run ends after so many versions that were no better than the best one."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -286,7 +290,8 @@ class FederationState:
     clients: Mapping[str, ClientRecord] = field(default_factory=dict)
     open: OpenRound | None = None
     draining: bool = False
-    failure: str = ""
+    reason: str = ""
+    """Why the run ended, where that was not its last round."""
     losses: Mapping[str, float] = field(default_factory=dict)
     trends: tuple[Mapping[str, float], ...] = ()
     behind: Mapping[str, int] = field(default_factory=dict)
@@ -299,6 +304,8 @@ class FederationState:
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
     traffic: Traffic = NO_TRAFFIC
     """What the run has cost, as of the last event that said so."""
+    scored: Scored = NOTHING_SCORED
+    """What scores say of the versions, where something depends on it."""
 
     def version_of(self, scope: str) -> int:
         """The version of a scope; a sum of control variates begins at 0 and has nothing of its template."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
 from common.orders import Reply
-from server.core import rounds
+from server.core import best, rounds
 from server.core.admission import check_answer, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
@@ -88,15 +88,17 @@ def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
 
 
 def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
-    """A run that had ended goes on if it had failed, or if more rounds are asked for now."""
+    """A run that had ended goes on if it had failed, or if more rounds or more patience are asked for now."""
     rounds_done = f"after {state.completed_rounds} rounds"
     failed = state.phase is Phase.FAILED
-    if not failed and state.completed_rounds >= run.num_rounds:
-        return state, [Notice(f"the run is finished already, {rounds_done}")]
+    if not failed and not best.goes_on(run, state):
+        reason = best.end_of(run, state)
+        why = f": {reason}; raise training.patience to go on" if reason else ""
+        return state, [Notice(f"the run is finished already, {rounds_done}{why}")]
     text = f"the run had finished {rounds_done}; it goes on to {run.num_rounds}"
     if failed:
-        text = f"the run had stopped ({state.failure}); it tries again"
-    state = replace(state, phase=Phase.WAITING, failure="")
+        text = f"the run had stopped ({state.reason}); it tries again"
+    state = replace(state, phase=Phase.WAITING, reason="")
     return state, [Commit((RunEnded(Phase.WAITING, ""),)), Notice(text, warning=failed)]
 
 

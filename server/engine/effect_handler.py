@@ -136,8 +136,8 @@ class EffectHandler:
                 self._aggregator.clear()
             case Combine():
                 return self._combine(effect, now)
-            case StoreVersion(version):
-                self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments)
+            case StoreVersion(version, kept):
+                self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments, kept)
             case Commit(records):
                 self._journal.commit(records)
         return None

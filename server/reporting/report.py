@@ -10,7 +10,7 @@ from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, TaskCosines
-from server.core.facts import RunBegan, RunFacts
+from server.core.facts import Best, RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.values import (
@@ -97,6 +97,7 @@ def build_report(
     relations: Iterable[Related] = (),
     guarded: Iterable[Guarded] = (),
     influence: Sequence[tuple[int, Shares]] = (),
+    best: Mapping[str, Best] | None = None,
 ) -> Report:
     """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
@@ -142,6 +143,7 @@ def build_report(
             for m in clients
         },
         personalisation=personalisation(tasks, rounds),
+        best=best or {},
     )
 
 

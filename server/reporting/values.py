@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from common.targets import TargetUnits
+from server.core.facts import Best
 
 T = TypeVar("T")
 Scores = Mapping[str, float | None]
@@ -177,6 +178,8 @@ class Report:
     tasks: Mapping[str, TaskReport]
     clients: Mapping[str, ClientReport]
     personalisation: Mapping[str, Mapping[str, Personalisation]]
+    best: Mapping[str, Best] = field(default_factory=dict)
+    """The versions that scored best, by `mean` and by `<task>/<metric>`, whether or not they are kept."""
 
 
 def to_json(value: object) -> Any:

@@ -26,6 +26,7 @@ from common.standardising import InputScale
 from common.stopping import asking
 from common.targets import TargetUnits
 from common.tls import TlsFiles
+from server.core.best import recalled
 from server.core.effects import ScaleFixed, UnitsFixed
 from server.core.facts import RunBegan, RunConfiguration
 from server.core.phases import Phase
@@ -223,7 +224,7 @@ async def _run(
         finally:
             await server.stop(grace=1.0)
     if coordinator.state.phase is Phase.FAILED:
-        raise RunFailedError(coordinator.state.failure)
+        raise RunFailedError(coordinator.state.reason)
     return report
 
 
@@ -234,6 +235,7 @@ def restore_run(
     architecture, schemas = folder.read_description()
     settings = make_settings(config, _began(journal).run_id, schemas)
     state = journal.restore(settings.schemas, settings.round_timeout_seconds)
+    state = replace(state, scored=recalled(settings, state.fallback_tasks, journal.scored_rounds()))
     tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()
     federation = make_federation(config, architecture, schemas, tokenizer, initial)
     strategy = replace(federation.strategy, folder=folder.path / "updates")
@@ -306,7 +308,8 @@ def write_report(
     facts = journal.facts()
     rounds, clients = journal.rounds(), journal.clients()
     influence = influence_of(settings, rounds, journal.totals())
-    measured = journal.cosines(), journal.relations(), journal.guarded(), influence
+    best = recalled(settings, state.fallback_tasks, journal.scored_rounds(), asked=True).best
+    measured = journal.cosines(), journal.relations(), journal.guarded(), influence, best
     report = build_report(facts, state.completed_rounds, settings.tasks, rounds, clients, status, digest, *measured)
     path = folder.write_json("report.json", to_json(report))
     done = about(event="report_written", run=settings.run_id, round=state.completed_rounds, reason=status)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.clock import Clock
 from common.config import Config
+from common.config.keep_section import NONE
 from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
@@ -14,6 +15,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import strategy_of
+from server.core.facts import Keep
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
@@ -70,6 +72,8 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         scaled=config.model.inputs.scaled(config) if config.data.statistics == "federation" else 0,
         categories=config.model.array_encoder.categories if config.model.array_encoder else (),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
+        keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
+        patience=config.training.patience or None,
     )
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from common.errors import RunFolderError
+from server.runs.kept import kept_versions
 from server.runs.recovery import FIXED, fall_back, files_of, require_files
 from server.runs.run_folder import JOURNAL, RunFolder
 from server.storage.files import digest_of_file, sync_folder, unwritable
@@ -60,6 +61,8 @@ def _copied(folder: RunFolder, copy: Path) -> int:
                 needed = {*files_of(copy, journal, version)}
                 for name in {version_name(version - 1), moments_name(version - 1)} - needed:
                     (copy / name).unlink(missing_ok=True)
+            for older in kept_versions(folder, journal):
+                _copy_version(folder, journal, older, copy, with_moments=False)  # it may be gone, too
             for name in FIXED:
                 _copy(folder.path / name, copy / name)
             journal.copy_to(copy / JOURNAL)
@@ -74,9 +77,9 @@ def _copied(folder: RunFolder, copy: Path) -> int:
     raise RunFolderError(f"{folder.path}: rounds close faster than a version can be copied; try again later")
 
 
-def _copy_version(folder: RunFolder, journal: Journal, version: int, copy: Path) -> bool:
+def _copy_version(folder: RunFolder, journal: Journal, version: int, copy: Path, with_moments: bool = True) -> bool:
     """Copy the files of a version that the journal does not hold; False if one is gone or does not fit its digest."""
-    for name in files_of(copy, journal, version):
+    for name in files_of(copy, journal, version, with_moments):
         if (copy / name).exists():  # of the other version, and whole
             continue
         try:

@@ -108,7 +108,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     for name, digest in (digests | {CONFIG: digest_of(config_text)}).items():
         journal.note(name, {digest, *journal.digests(name)}, journal.copy(name))
     if journal.model(version) is not None:
-        journal.enclose(version, b"".join(made[version_name(version)]))
+        journal.enclose(version, b"".join(made[version_name(version)]), kept=range(version))
         if not files.versions.path(version).is_file():
             del made[version_name(version)]
     journal.commit(())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import RunFolderError
+from server.runs.kept import kept_versions
 from server.runs.run_folder import CONFIG, DESCRIPTION, TOKENIZER, RunFolder
 from server.storage.files import digest_of, digest_of_file
 from server.storage.journal import Journal
@@ -93,22 +94,26 @@ def require_files(folder: RunFolder, journal: Journal) -> None:
         raise RunFolderError(f"{folder.path / name}: {wrong}; --resume puts it back if the journal has a copy")
 
 
-def files_of(root: Path, journal: Journal, version: int) -> Iterator[str]:
+def files_of(root: Path, journal: Journal, version: int, with_moments: bool = True) -> Iterator[str]:
     """The files that a version is made of, besides what the journal holds, by their names.
 
-    Which come after one is only known once that one is whole, in `root`.
+    Only the newest versions still have moments, with which a run goes on. Which files come after one is only known
+    once that one is whole, in `root`.
     """
     model, moments = version_name(version), moments_name(version)
     inside = journal.model(version)
     found = [] if inside is not None and digest_of(inside) in journal.digests(model) else [model]
-    for name in [*found, *([moments] if journal.digests(moments) else [])]:
+    for name in [*found, *([moments] if with_moments and journal.digests(moments) else [])]:
         yield name
         yield from earlier_files(root, name)
 
 
-def wrong_with_version(folder: RunFolder, journal: Journal, version: int) -> str:
-    """Why a run could not go on from a version, in a few words; empty where it could."""
-    for name in files_of(folder.path, journal, version):
+def wrong_with_version(folder: RunFolder, journal: Journal, version: int, with_moments: bool = True) -> str:
+    """Why a run could not go on from a version, in a few words; empty where it could.
+
+    Without moments: why it could not be used.
+    """
+    for name in files_of(folder.path, journal, version, with_moments):
         if wrong := wrong_with(folder, journal, name):
             return f"{name}: {wrong}"
     return ""
@@ -159,7 +164,8 @@ def examine(path: Path) -> tuple[list[str], str]:
         if journal.facts().began is None:
             folder.require_untrained()
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
-        found += [f"{path / name}: {wrong}" for name, wrong in damaged_files(folder, journal)]
+        damaged = [f"{path / name}: {wrong}" for name, wrong in damaged_files(folder, journal)]
+        found += damaged
         newest, kept = journal.completed(), 0
         for version in range(newest, max(newest - KEPT_VERSIONS, -1), -1):
             if wrong := wrong_with_version(folder, journal, version):
@@ -169,6 +175,10 @@ def examine(path: Path) -> tuple[list[str], str]:
             else:
                 found += _wrong_copies(folder, journal, version)
                 kept += 1
+        older = [] if damaged else [v for v in kept_versions(folder, journal) if v <= newest - KEPT_VERSIONS]
+        wrongs = [wrong for version in older if (wrong := wrong_with_version(folder, journal, version, False))]
+        found += dict.fromkeys(line for wrong in wrongs if (line := f"{path}/{wrong}") not in found)
+        kept += len(older) - len(wrongs)
         found += [f"{path / name}: {wrong}" for name in _reports(folder) if (wrong := _wrong_json(path / name))]
         return found, f"{newest} rounds; {kept} versions, the journal and its second copy, {len(FIXED)} other files"
     finally:

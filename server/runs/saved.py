@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,23 @@ from common.parameters.scope import ByTemplate, Scope, copies_of, is_private
 from common.parameters.vector import Float64, Vector
 from common.standardising import InputScale
 from common.targets import OWN_UNITS, TargetUnits
+from server.runs.kept import LAST, version_called
 from server.runs.model import MTLServerModel
-from server.runs.recovery import fall_back, require_files
+from server.runs.recovery import fall_back, require_files, wrong_with_version
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
+from server.storage.versions import SUFFIX
 
 log = logging.getLogger("fedmtl.server")
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The newest durable model of a run, with the configuration that made it.
+    """A durable model of a run, with the configuration that made it.
 
-    `version` is its round, `vectors` are the values of all scopes, of which `model` holds those of one task at a time.
+    `version` is its round, `best_by` the criterion by which it is the best, where it was asked for so; `vectors` are
+    the values of all scopes, of which `model` holds those of one task at a time.
     The clients of tasks in `fallback_tasks` use models of their own, which never left them. `units` are those of
     heads and losses; `headers` say what the numbers in a row of each task are, none where rows
     are texts; `scales` by what they are standardised, where the rows of all clients say it.
@@ -45,6 +48,7 @@ class SavedRun:
     units: Mapping[str, TargetUnits] = field(default_factory=dict)
     headers: Mapping[str, Header] = field(default_factory=dict)
     scales: Mapping[str, InputScale] = field(default_factory=dict)
+    best_by: str = ""
 
     def units_of(self, task: str) -> TargetUnits:
         """The units of a task's head and loss."""
@@ -105,11 +109,16 @@ class SavedRun:
         return mean.astype(self.vectors[template].dtype)
 
 
-def load_run(path: Path) -> SavedRun:
+def load_run(path: Path, version: str = LAST) -> SavedRun:
     """Read a run folder.
+
+    Args:
+        path: the folder.
+        version: which model, see `version_called`.
 
     Raises:
         RunFolderError: it holds no run, or one of which no version is whole.
+        ModelError: that version is not there; it names those that are.
     """
     folder = RunFolder.open(path)
     journal = Journal.read(folder.journal)
@@ -119,12 +128,34 @@ def load_run(path: Path) -> SavedRun:
             raise RunFolderError(f"run_dir: '{path}' holds a run that never began; start it with --resume")
         require_files(folder, journal)
         fall_back(folder, journal)
-        return _read(folder, journal)
+        number, best_by = version_called(version, folder, journal)
+        newest = journal.completed()
+        if number != newest:
+            _require_version(folder, journal, number, best_by)
+            log.info("version %d%s; the newest is %d", number, f", the best by {best_by}" if best_by else "", newest)
+        return replace(_read(folder, journal, number), best_by=best_by)
     finally:
         journal.close()
 
 
-def _read(folder: RunFolder, journal: Journal) -> SavedRun:
+def _require_version(folder: RunFolder, journal: Journal, version: int, best_by: str) -> None:
+    """Check that a version can be used.
+
+    Raises:
+        ModelError: it cannot; the message names those that can.
+    """
+    newest = journal.completed()
+    if version <= newest and not wrong_with_version(folder, journal, version, with_moments=False):
+        return
+    known = {int(file.stem) for file in folder.models.glob(f"*{SUFFIX}") if file.stem.isdigit()} | journal.models()
+    there = [v for v in sorted(known) if v <= newest and not wrong_with_version(folder, journal, v, with_moments=False)]
+    why = f", the best by {best_by}," if best_by else ""
+    raise ModelError(
+        f"--version: {version}{why} is not kept; there are {', '.join(map(str, there))} (model.keep says which stay)"
+    )
+
+
+def _read(folder: RunFolder, journal: Journal, version: int) -> SavedRun:
     config = load_config(folder.config)
     architecture, _ = folder.read_description()
     config.model.allow_encoder()
@@ -136,7 +167,6 @@ def _read(folder: RunFolder, journal: Journal) -> SavedRun:
         config.sharing_plan(),
     )
     travelling = [scope for scope in model.schemas if not is_private(scope)]
-    version = journal.completed()
     facts = journal.facts()
     last = {record.task: record.fell_back for record in journal.guarded()}
     headers = {**config.headers(), **facts.headers}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -19,7 +19,7 @@ from server.core.closing import mean_losses, trends
 from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
-from server.core.phases import RoundPhase
+from server.core.phases import EVALUATE, RoundPhase
 from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
 from server.storage.files import unwritable
 from server.storage.flushing import Flusher
@@ -48,6 +48,7 @@ class Journal:
         self.findings: tuple[str, ...] = ()
         self._path = None if path == _MEMORY else Path(path)
         self._model: tuple[int, bytes] | None = None
+        self._kept: Collection[int] = ()
         self._after: Callable[[], None] | None = None
         self._files: dict[str, Row] = {}
         self._log: LogWriter | None = None
@@ -125,7 +126,9 @@ class Journal:
             self._db.execute("INSERT INTO chain VALUES (?, ?)", (entry.number, digest))
             if self._model is not None:
                 self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", self._model)
-                self._db.execute("DELETE FROM models WHERE version <= ?", (self._model[0] - KEPT_VERSIONS,))
+                old = "version <= ? AND version NOT IN (SELECT value FROM json_each(?))"
+                stay = self._model[0] - KEPT_VERSIONS, json_of(sorted(self._kept))
+                self._db.execute(f"DELETE FROM models WHERE {old}", stay)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise RunFolderError(
@@ -151,14 +154,23 @@ class Journal:
         if found != self._inode:
             raise RunFolderError(f"{self._path} is not the run's any more: it was replaced while the run goes on")
 
-    def enclose(self, version: int, data: bytes, after: Callable[[], None] | None = None) -> None:
-        """Let the next commit hold a small model version too; `after` is called in another thread once it does."""
-        self._model, self._after = (version, data), after
+    def enclose(
+        self, version: int, data: bytes, after: Callable[[], None] | None = None, kept: Collection[int] = ()
+    ) -> None:
+        """Let the next commit hold a small model version too; `after` is called in another thread once it does.
+
+        `kept` are older versions that stay besides the newest ones.
+        """
+        self._model, self._after, self._kept = (version, data), after, kept
 
     def model(self, version: int) -> bytes | None:
         """A model version, if the journal holds it."""
         row = self._db.execute("SELECT data FROM models WHERE version = ?", (version,)).fetchone()
         return None if row is None else row[0]
+
+    def models(self) -> set[int]:
+        """The versions that the journal holds."""
+        return {version for (version,) in self._db.execute("SELECT version FROM models")}
 
     def note(self, name: str, digests: Iterable[str], content: str = "") -> None:
         """Let the next commit say what a file of the run folder may contain: its digests, and a copy if it is small."""
@@ -244,7 +256,7 @@ class Journal:
             *(versions, phase, completed, attempt),
             clients=clients,
             open=open_,
-            failure=facts.reason,
+            reason=facts.reason,
             losses=losses[-1],
             trends=tuple(trends(before, now) for before, now in pairwise(losses)),
             behind=stand.behind,
@@ -278,6 +290,15 @@ class Journal:
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
         rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
+        return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+
+    def scored_rounds(self) -> list[OpenRound]:
+        """Those of them that brought all the scores they could: that published a version, or were held to score one."""
+        rows = self._db.execute(
+            "SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 AND (published IS NOT NULL OR kind = ?)"
+            " ORDER BY rowid",
+            (EVALUATE.name,),
+        )
         return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
 
     def cosines(self) -> list[TaskCosines]:

@@ -36,11 +36,19 @@ def moments_name(version: int) -> str:
 class ModelStore(Protocol):
     """Where published versions survive a crash."""
 
-    def write(self, version: int, vectors: Vectors, changed: Collection[str], moments: Vectors = NO_VECTORS) -> None:
+    def write(
+        self,
+        version: int,
+        vectors: Vectors,
+        changed: Collection[str],
+        moments: Vectors = NO_VECTORS,
+        kept: Collection[int] = (),
+    ) -> None:
         """Make a version durable: before returning, or with the journal's next commit, which publishes it.
 
         `changed` are the scopes whose values are others than in the version before. `moments` are the server
-        optimizer's, `<moment>/<scope>`, of the same sizes; they are durable on return.
+        optimizer's, `<moment>/<scope>`, of the same sizes; they are durable on return. `kept` are older versions that
+        stay, without moments, besides the one before.
         """
         ...
 
@@ -69,11 +77,16 @@ class ModelFiles:
         """Of the optimizer's moments, for the same versions; tensors are called `<moment>.<parameter>`."""
 
     def write(
-        self, version: int, vectors: Vectors, changed: Collection[str], moments: Vectors = NO_VECTORS
+        self,
+        version: int,
+        vectors: Vectors,
+        changed: Collection[str],
+        moments: Vectors = NO_VECTORS,
+        kept: Collection[int] = (),
     ) -> dict[str, str]:
         """Write a version and forget those that nobody needs any more; the files' digests by their names."""
         written = self.write_moments(version, moments, changed)
-        return written | self.versions.write(version, vectors, changed)
+        return written | self.versions.write(version, vectors, changed, kept)
 
     def write_moments(self, version: int, moments: Vectors, changed: Collection[str]) -> dict[str, str]:
         """Write the optimizer's moments of a version in which these scopes changed."""
@@ -134,15 +147,23 @@ class JournalledModels:
         self._files = files
         self._journal = journal
 
-    def write(self, version: int, vectors: Vectors, changed: Collection[str], moments: Vectors = NO_VECTORS) -> None:
+    def write(
+        self,
+        version: int,
+        vectors: Vectors,
+        changed: Collection[str],
+        moments: Vectors = NO_VECTORS,
+        kept: Collection[int] = (),
+    ) -> None:
         """Write a version, or let the next commit hold all of it; a file follows. Moments go to files in any case."""
         written = self._files.write_moments(version, moments, changed)
         if sum(vector.nbytes for vector in vectors.values()) <= INLINE_BYTES:
             content = b"".join(self._files.versions.whole(vectors))
-            self._journal.enclose(version, content, partial(self._files.versions.write_copy, version, content))
+            copy = partial(self._files.versions.write_copy, version, content, kept)
+            self._journal.enclose(version, content, copy, kept)
             written[version_name(version)] = digest_of(content)
         else:
-            written |= self._files.versions.write(version, vectors, changed)
+            written |= self._files.versions.write(version, vectors, changed, kept)
         for name, digest in written.items():
             self._journal.note(name, [digest])
 
@@ -161,7 +182,7 @@ class JournalledModels:
         """Make the file of a version that lies in the journal alone, durably, for those who look for it."""
         if self._journal.model(version) is not None:
             vectors = self.read(version)
-            self._files.versions.write(version, vectors, vectors)
+            self._files.versions.write(version, vectors, vectors, range(version))
 
 
 class MemoryModels:
@@ -170,10 +191,18 @@ class MemoryModels:
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Vectors, Vectors]] = {}
 
-    def write(self, version: int, vectors: Vectors, changed: Collection[str], moments: Vectors = NO_VECTORS) -> None:
+    def write(
+        self,
+        version: int,
+        vectors: Vectors,
+        changed: Collection[str],
+        moments: Vectors = NO_VECTORS,
+        kept: Collection[int] = (),
+    ) -> None:
         """Remember a version and forget those that nobody needs any more."""
         self._kept[version] = _copied(vectors, vectors), _copied(moments, moments)
-        self._kept = {kept: values for kept, values in self._kept.items() if kept > version - KEPT_VERSIONS}
+        stays = {*range(version - KEPT_VERSIONS + 1, version + 1), *kept}
+        self._kept = {number: values for number, values in self._kept.items() if number in stays}
 
     def read_moments(self, version: int, names: Sequence[str]) -> dict[str, Vector]:
         """Give the moments of a version back."""

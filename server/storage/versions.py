@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from common.errors import RunFolderError
 from common.parameters.vector import Vector
 from server.storage.files import write_whole
 from server.storage.tensor_files import Places, SchemaOf, Vectors, chunks_of, opened
 
+log = logging.getLogger("fedmtl.server")
+
 KEPT_VERSIONS = 2
-"""Versions that are kept: the published one and the one before it."""
+"""Versions that are kept in any case: the published one and the one before it."""
 SUFFIX = ".safetensors"
 DigestsOf = Callable[[str], Collection[str]]
 """The digests that a file may have, by its place in the run folder; none where nobody knows."""
@@ -50,8 +54,12 @@ class VersionFiles:
         """Where the file of a version lies."""
         return self._root / self.name(version)
 
-    def write(self, version: int, vectors: Vectors, changed: Collection[str]) -> dict[str, str]:
+    def write(
+        self, version: int, vectors: Vectors, changed: Collection[str], kept: Collection[int] = ()
+    ) -> dict[str, str]:
         """Write a version in which these vectors changed, and remove files that nobody needs; the digest by its name.
+
+        `kept` are versions that stay besides the newest ones.
 
         Raises:
             RunFolderError: the disk does not take it.
@@ -61,19 +69,27 @@ class VersionFiles:
         here = {name: vector for name, vector in vectors.items() if name not in elsewhere}
         digest = write_whole(self.path(version), chunks_of(here, self._schema_of, elsewhere))
         self._places[version] = elsewhere | dict.fromkeys(here, version)
-        self._forget(version)
+        self._forget(version, kept)
         return {self.name(version): digest}
 
-    def write_copy(self, version: int, content: bytes) -> None:
-        """Write the file of a version that is durable elsewhere, as all before it are."""
+    def write_copy(self, version: int, content: bytes, kept: Collection[int] = ()) -> None:
+        """Write the file of a version that is durable elsewhere, as all before it are; `kept` as in `write`."""
         write_whole(self.path(version), [content], durable=False)
-        self._remove(version, ())
+        self._remove(version, kept)
 
-    def _forget(self, version: int) -> None:
-        kept = range(max(version - KEPT_VERSIONS + 1, 0), version + 1)
-        self._places = {number: places for number, places in self._places.items() if number in kept}
-        if self._places.keys() >= {*kept}:  # else it is not known which files they need
-            self._remove(version, {place for places in self._places.values() for place in places.values()})
+    def _forget(self, version: int, kept: Collection[int]) -> None:
+        newest = range(max(version - KEPT_VERSIONS + 1, 0), version + 1)
+        older = [number for number in kept if number not in newest and self.path(number).is_file()]
+        self._places = {number: places for number, places in self._places.items() if number in (*newest, *older)}
+        try:
+            for number in (number for number in older if number not in self._places):
+                with opened(self.path(number)) as file:
+                    self._places[number] = file.places(number)
+        except RunFolderError as error:
+            log.warning("%s; older versions stay, since nobody knows which of their files it needs", error)
+            return
+        if self._places.keys() >= {*newest}:  # else it is not known which files they need
+            self._remove(version, {*older, *(place for places in self._places.values() for place in places.values())})
 
     def _remove(self, version: int, needed: Collection[int]) -> None:
         for old in self.path(version).parent.glob(f"*{SUFFIX}"):
