@@ -8,16 +8,17 @@ from fedmtl.rooms import require_own_rooms
 if TYPE_CHECKING:
     from common.errors import FedMTLError
     from fedmtl.description import classification, module, regression
-    from fedmtl.run import FinishedRun
+    from fedmtl.run import FinishedRun, load
     from fedmtl.simulated import simulate
 
 __version__ = "0.1.0"
-__all__ = ["FedMTLError", "FinishedRun", "classification", "module", "regression", "simulate"]
+__all__ = ["FedMTLError", "FinishedRun", "classification", "load", "module", "regression", "simulate"]
 
 _PLACES = {
     "FedMTLError": "common.errors",
     "FinishedRun": "fedmtl.run",
     "classification": "fedmtl.description",
+    "load": "fedmtl.run",
     "module": "fedmtl.description",
     "regression": "fedmtl.description",
     "simulate": "fedmtl.simulated",

@@ -10,6 +10,7 @@ from common.config.choices import Chosen
 from common.config.values import Location, Seconds, Section
 from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
+from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
@@ -28,7 +29,7 @@ class ModelSection(Section):
 
     server_model: Location = "prajjwal1/bert-tiny"
     """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru |
-    module"""
+    module | given"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -53,6 +54,8 @@ class ModelSection(Section):
     """of server_model gru: recurrent units over sequences"""
     module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
     """of server_model module: a torch module of your own"""
+    given: Annotated[GivenEncoder, Chosen(table(GivenEncoder))] | None = None
+    """of server_model given: an instance of a torch module, which Python code gives; written by it"""
 
     @property
     def inputs(self) -> InputKind:

@@ -51,6 +51,11 @@ class ArrayEncoder(Row):
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row, without the dimension of the batch."""
 
+    @property
+    def origin(self) -> str:
+        """Where its initial values come from, for logs and reports."""
+        return f"random weights: {self.name}"
+
     @abstractmethod
     def build(self) -> Encoder:
         """The module, with values from torch's global generator."""
@@ -103,6 +108,13 @@ def shape_problems(key: str, shape: Sequence[int], dimensions: str, count: int |
         return found
     size = prod(shape)
     return [f"{key}: a row has {size} numbers; {MOST_VALUES} is the most"] if size > MOST_VALUES else []
+
+
+def row_problems(reads: str, shape: Sequence[int]) -> list[str]:
+    """What is wrong with the shape of rows of a kind."""
+    dimensions = {"numbers": ("the number of features", 1), "sequences": ("length and channels", 2)}
+    text, count = dimensions.get(reads, ("channels, height and width", 3))
+    return shape_problems("shape", shape, text, count)
 
 
 def _is_of(value: object, kind: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from common.encoders.given import GivenEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
@@ -138,7 +139,7 @@ class Arrays(InputKind):
         """An encoder of ours, described by its parameters."""
         encoder = section.array_encoder
         assert encoder is not None  # `checks` see to it
-        return EncoderSource(encoder.describe(), None, None, f"random weights: {encoder.name}")
+        return EncoderSource(encoder.describe(), None, None, encoder.origin)
 
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of ours."""
@@ -172,7 +173,7 @@ class Numbers(Arrays):
     """Flat rows: sensors, tables."""
 
     name = "numbers"
-    encoder_types = _types("numbers") | {ModuleEncoder.name}
+    encoder_types = _types("numbers") | {ModuleEncoder.name, GivenEncoder.name}
     joins_with = ("number of features, and the names of their columns in order where they have names",)
     stays = "features"
 

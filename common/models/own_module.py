@@ -16,16 +16,11 @@ from common.errors import ModelError, foreign_errors
 
 
 class OwnModule(nn.Module):
-    """The module as `net`; vectors are what it makes of a batch.
+    """The module as `net`; `hidden` is the width of the vectors that it makes of a batch."""
 
-    An attribute `hidden_size` of the module says how wide they are; without it, it is run on two rows of zeros.
-    """
-
-    def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, net: nn.Module, hidden: int) -> None:
         super().__init__()
         self.net = net
-        width = getattr(net, "hidden_size", None)
-        hidden = width if isinstance(width, int) else _width(net, shape)
         self.config = SimpleNamespace(hidden_size=hidden, hidden_dropout_prob=0.0, draws=True)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -48,7 +43,7 @@ def load_module(path: Path, sha256: str, name: str, args: Mapping[str, Any], sha
         net = _namespace(path, sha256)[name](**args)
         if not isinstance(net, nn.Module):
             raise TypeError("not a torch.nn.Module")
-        return OwnModule(net, shape)
+        return OwnModule(net, width_of(net, shape))
 
 
 def _namespace(path: Path, sha256: str) -> dict[str, Any]:
@@ -66,7 +61,15 @@ def _namespace(path: Path, sha256: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _width(net: nn.Module, shape: tuple[int, ...]) -> int:
+def width_of(net: nn.Module, shape: tuple[int, ...]) -> int:
+    """How wide its vectors are: what its attribute `hidden_size` says, else what it makes of two rows of zeros.
+
+    Raises:
+        ValueError: it makes no vectors of rows; or whatever it raises itself.
+    """
+    said = getattr(net, "hidden_size", None)
+    if isinstance(said, int):
+        return said
     training = net.training
     found = net.eval()(torch.zeros(2, *shape))
     net.train(training)
