@@ -7,20 +7,25 @@ from fedmtl.rooms import require_own_rooms
 
 if TYPE_CHECKING:
     from common.errors import FedMTLError
+    from fedmtl.daemons import join, serve
     from fedmtl.description import classification, module, regression
     from fedmtl.run import FinishedRun, load
     from fedmtl.simulated import simulate
 
 __version__ = "0.1.0"
-__all__ = ["FedMTLError", "FinishedRun", "classification", "load", "module", "regression", "simulate"]
+__all__ = [
+    "FedMTLError", "FinishedRun", "classification", "join", "load", "module", "regression", "serve", "simulate",
+]  # fmt: skip
 
 _PLACES = {
     "FedMTLError": "common.errors",
     "FinishedRun": "fedmtl.run",
     "classification": "fedmtl.description",
+    "join": "fedmtl.daemons",
     "load": "fedmtl.run",
     "module": "fedmtl.description",
     "regression": "fedmtl.description",
+    "serve": "fedmtl.daemons",
     "simulate": "fedmtl.simulated",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Background(Generic[T]):
         """End it, wait for that if it has begun, and give back what it took."""
         if self.loop.is_closed():
             return
-        self.loop.call_soon_threadsafe(self._task.cancel)
+        self.loop.call_soon_threadsafe(self._task.cancel)  # changes nothing where it has ended
         if self._thread.ident is not None:
             self._ended.wait()
         self.loop.close()
@@ -54,6 +54,47 @@ class Background(Generic[T]):
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
         finally:
             self._ended.set()
+
+
+class Running(Generic[T]):
+    """A coordinator or a client at work beside this code.
+
+    Args:
+        beside: its work, which has not begun.
+        ask: asks it, in its loop, to end in good order.
+        ready: set once it is at work, or has failed.
+    """
+
+    def __init__(self, beside: Background[T], ask: Callable[[], object], ready: threading.Event) -> None:
+        self._beside, self._ask = beside, ask
+        try:
+            beside.start()
+            ready.wait()
+        except KeyboardInterrupt:
+            beside.close()
+            raise
+
+    def stop(self) -> None:
+        """Ask it to end in good order; `wait` says when it has."""
+        if not self._beside.ended():
+            self._beside.loop.call_soon_threadsafe(self._ask)
+
+    def wait(self) -> T:
+        """What it gave, as soon as it has ended. An interruption ends it in good order, a second one at once.
+
+        Raises:
+            FedMTLError: what went wrong.
+        """
+        try:
+            try:
+                self._beside.wait()
+            except KeyboardInterrupt:
+                self.stop()
+                self._beside.wait()
+                raise
+        finally:
+            self._beside.close()
+        return self._beside.result()
 
 
 def completed(work: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,7 @@ from torch import nn
 from common.config import Config, Role, load_config
 from common.encoders.table import ENCODERS
 from common.errors import ConfigError
+from common.methods.own_rule import own_rule
 from common.models.given_module import give
 
 Tasks: TypeAlias = Mapping[str, Mapping[str, object]]
@@ -18,6 +19,7 @@ EncoderChoice: TypeAlias = "str | Mapping[str, Mapping[str, object]] | nn.Module
 """Name or folder of a model over texts; one of ours with its parameters; `fedmtl.module(...)`; or a torch module."""
 Settings: TypeAlias = Mapping[str, object]
 
+ROBUST = "aggregation.robust"
 Reads: TypeAlias = Literal["numbers", "images", "sequences"]
 READS: Mapping[int, Reads] = {1: "numbers", 2: "sequences", 3: "images"}
 """What rows of so many dimensions are taken for."""
@@ -32,6 +34,7 @@ def configuration(
         ConfigError: one line per problem.
         ModelError: the given module cannot be the encoder of such rows.
     """
+    settings = {key: own_rule(value) if key == ROBUST and callable(value) else value for key, value in settings.items()}
     given: dict[str, object] = {"tasks": {name: dict(keys) for name, keys in tasks.items()}, "data.source": "given"}
     config = load_config(None, role=role, given={**given, **encoder_keys(encoder, shape), **settings})
     config.model.allow_encoder()

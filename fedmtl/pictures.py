@@ -52,9 +52,9 @@ def curves(tasks: Sequence[TaskDefinition], scores: Sequence[Score]) -> Picture:
 
 def _panel(panel: Axes, task: TaskDefinition, scores: Sequence[Score]) -> None:
     for client in sorted({score.client for score in scores}, reverse=True):  # the thick line lies above
-        own = [score for score in scores if score.client == client and score.value is not None]
+        own = [(score.version, score.value) for score in scores if score.client == client and score.value is not None]
         colour, width = ONE if client else POOLED
-        panel.plot([score.version for score in own], [score.value for score in own], color=colour, linewidth=width)
+        panel.plot([version for version, _ in own], [value for _, value in own], color=colour, linewidth=width)
     panel.set_title(f"{task.name}, {task.metrics[0]}", loc="left", fontsize=10)
     panel.set_xlabel("version", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,25 +24,28 @@ Sites: TypeAlias = Mapping[str, Mapping[str, Given]]
 """Site -> task -> rows."""
 
 
-def unpacked(tasks: Mapping[str, Mapping[str, object]], sites: Sites) -> dict[str, dict[str, tuple[Any, ...]]]:
+def unpacked(tasks: Collection[str], sites: Sites) -> dict[str, dict[str, tuple[Any, ...]]]:
     """Site -> task -> (x, y) or (x, y, x_validation, y_validation), each an array, a DataFrame or a list.
 
     Raises:
         ConfigError: a site or a task has a name or rows that it cannot have.
         DataError: rows are given in a form that is not known.
     """
-    for site, rows in sites.items():
-        if not is_id(site):
-            raise ConfigError(f"sites: '{site}' must be {RULE}")
-        if not rows or not rows.keys() <= tasks.keys():
-            raise ConfigError(f"sites: {site} has rows of {sorted(rows) or 'no task'}; tasks are {', '.join(tasks)}")
+    found = {site: of_site(site, tasks, rows) for site, rows in sites.items()}
     without = [task for task in tasks if not any(task in rows for rows in sites.values())]
     if without or not tasks:
         raise ConfigError(f"sites: none has rows of {without[0] if without else 'any task'}; give some")
-    return {
-        site: {task: _parts(f"site {site}, task {task}", values) for task, values in rows.items()}
-        for site, rows in sites.items()
-    }
+    return found
+
+
+def of_site(site: str, tasks: Collection[str], rows: Mapping[str, Given]) -> dict[str, tuple[Any, ...]]:
+    """The same for one site."""
+    if not is_id(site):
+        raise ConfigError(f"sites: '{site}' must be {RULE}")
+    if not isinstance(rows, Mapping) or not rows or not rows.keys() <= {*tasks}:
+        said = sorted(rows) if isinstance(rows, Mapping) and rows else "no task"
+        raise ConfigError(f"sites: {site} has rows of {said}; tasks are {', '.join(tasks)}")
+    return {task: _parts(f"site {site}, task {task}", values) for task, values in rows.items()}
 
 
 def row_shape(sites: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> tuple[int, ...]:

@@ -35,7 +35,9 @@ def simulate(
             initial ones, and which is not changed; `module(Net, width=64)`, which starts from the run's seed and works
             between processes; one of ours, such as {"mlp": {"hidden": [64]}}; or for texts the name or the folder of
             a model, such as "prajjwal1/bert-tiny". The shape of rows is taken from the first site's.
-        settings: any other keys of the configuration, such as {"training.num_rounds": 5}.
+        settings: any other keys of the configuration, such as {"training.num_rounds": 5}. "aggregation.robust" may be a
+            function `rule(updates, weights)` of yours: from client -> parameter -> its change (read-only arrays), and
+            client -> rows (with `aggregation.weights: uniform`: 1), to parameter -> step. It is called for each scope.
         run_dir: folder of the run, new or empty; None: a temporary one.
 
     Raises:

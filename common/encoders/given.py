@@ -27,6 +27,7 @@ class GivenEncoder(ArrayEncoder):
     """
 
     name = "given"
+    own_code = True
 
     class_: str
     """its class, for people"""

@@ -27,6 +27,7 @@ class ModuleEncoder(ArrayEncoder):
     """
 
     name = "module"
+    own_code = True
 
     file: str
     """Python file that defines the class; every client names its own copy, which must be the same"""

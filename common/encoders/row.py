@@ -33,6 +33,8 @@ class ArrayEncoder(Row):
 
     kind: ClassVar[str] = ""
     """Which of `INPUT_KINDS` it reads, where that is the same for all of its rows."""
+    own_code: ClassVar[bool] = False
+    """Whether it is a person's own code, which every process must be given."""
     flattens: ClassVar[bool] = False
     """Whether rows of more dimensions are read as one."""
 
