@@ -34,11 +34,16 @@ def configuration(
         ConfigError: one line per problem.
         ModelError: the given module cannot be the encoder of such rows.
     """
-    settings = {key: own_rule(value) if key == ROBUST and callable(value) else value for key, value in settings.items()}
+    settings = with_rows_of_functions(settings)
     given: dict[str, object] = {"tasks": {name: dict(keys) for name, keys in tasks.items()}, "data.source": "given"}
     config = load_config(None, role=role, given={**given, **encoder_keys(encoder, shape), **settings})
     config.model.allow_encoder()
     return config
+
+
+def with_rows_of_functions(settings: Settings) -> dict[str, object]:
+    """The same settings, in which a function that is an aggregation rule became a row of the robust rules."""
+    return {key: own_rule(value) if key == ROBUST and callable(value) else value for key, value in settings.items()}
 
 
 def encoder_keys(encoder: EncoderChoice, shape: tuple[int, ...]) -> dict[str, object]:
@@ -60,6 +65,8 @@ def encoder_keys(encoder: EncoderChoice, shape: tuple[int, ...]) -> dict[str, ob
 
 def _fitted(name: str, parameters: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, object]:
     """An encoder's parameters, with the shape of rows where they do not say it."""
+    if "parts" in parameters:
+        return dict(parameters)
     if name == "mlp":
         return {"features": int(np.prod(shape)), **parameters}
     read = {"reads": READS.get(len(shape), "numbers")} if name == "module" else {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
@@ -13,11 +14,13 @@ from client.data.arrays import ReadArrays, checked
 from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.examples import TaskData
+from client.data.parts import joined
 from client.data.request import DataRequest
 from client.data.texts import TextExamples
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 from common.tasks.labels import CellError
@@ -53,7 +56,7 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
 def _header(x: Any, encoder: ArrayEncoder) -> Header:
     """What the numbers in a row are: those of a DataFrame have names."""
     names = _column_names(x)
-    return Header.of(names) if names else Header.shaped(encoder.row_shape)
+    return Header.of(names) if names else header_of(encoder)
 
 
 def _column_names(x: Any) -> tuple[str, ...]:
@@ -68,6 +71,8 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
+    if encoder is not None and encoder.part_encoders:
+        x = _parts_given(x, task, encoder, where)
     if len(x) != len(y):
         raise DataError(f"{where}, task {task.name}: {len(x)} rows and {len(y)} labels; give one label for each row")
     if encoder is not None:
@@ -94,3 +99,11 @@ def _arrays(task: TaskDefinition, where: str, x: Any, y: Any) -> ReadArrays:
     worded = next((name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind not in "fiub"), None)
     what = f"rows are of type {read.features.dtype}" if worded is None else f"column '{worded}' holds no numbers"
     raise DataError(f"{place}: {what}; give numbers")
+
+
+def _parts_given(x: Any, task: TaskDefinition, encoder: ArrayEncoder, where: str) -> NDArray[np.float32]:
+    if not isinstance(x, Mapping):
+        parts = ", ".join(encoder.part_encoders)
+        raise DataError(f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a mapping of {parts}")
+    arrays = {name: np.asarray(array) for name, array in x.items()}
+    return joined(f"{where}, task {task.name}", arrays, task, encoder)

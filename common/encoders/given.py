@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from common.encoders.row import LARGEST_SIZE, ArrayEncoder, row_problems
+from common.encoders.row import ArrayEncoder, row_problems
 from common.errors import ModelError
-from common.methods.choice import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
 
     from common.inputs.kind import Encoder
+    from common.models.own_module import Widths
 
-_GIVEN: dict[str, nn.Module] = {}
+_GIVEN: dict[str, tuple[nn.Module, Widths]] = {}
 """By `GivenEncoder.sha256`."""
 
 
@@ -33,8 +33,6 @@ class GivenEncoder(ArrayEncoder):
     """its class, for people"""
     shape: tuple[int, ...]
     """of a row: [features], [channels, height, width] or [length, channels]"""
-    hidden: Annotated[int, Bounds(least=1, most=LARGEST_SIZE)]
-    """width of its vectors"""
     sha256: str
     """of its code, its parts and the names and shapes of its parameters"""
     reads: Literal["numbers", "images", "sequences"] = "numbers"
@@ -66,8 +64,8 @@ class GivenEncoder(ArrayEncoder):
         Raises:
             ModelError: nobody gave this process such an instance.
         """
-        net = _GIVEN.get(self.sha256)
-        if net is None:
+        held = _GIVEN.get(self.sha256)
+        if held is None:
             raise ModelError(
                 f"the encoder is an instance of class '{self.class_[:80]}' ({self.sha256[:16]}) that Python code gave, "
                 "and this process has none with the same code and shapes; give one: fedmtl.load(run_dir, encoder=...), "
@@ -75,13 +73,14 @@ class GivenEncoder(ArrayEncoder):
             )
         from common.models.own_module import OwnModule
 
-        return OwnModule(deepcopy(net), self.hidden)
+        net, widths = held
+        return OwnModule(deepcopy(net), self.shape, widths)
 
     def problems(self) -> list[str]:
         """See `Row`."""
         return row_problems(self.reads, self.shape)
 
 
-def hold(sha256: str, net: nn.Module) -> None:
+def hold(sha256: str, net: nn.Module, widths: Widths) -> None:
     """Let this process build models that are copies of an instance, in place of an earlier one with the same digest."""
-    _GIVEN[sha256] = net
+    _GIVEN[sha256] = net, widths

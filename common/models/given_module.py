@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from common.encoders.given import GivenEncoder, hold
 from common.errors import ModelError, foreign_errors
-from common.models.own_module import width_of
+from common.models.own_module import widths_of
 
 
 def give(net: nn.Module, reads: Literal["numbers", "images", "sequences"], shape: tuple[int, ...]) -> GivenEncoder:
@@ -29,9 +29,9 @@ def give(net: nn.Module, reads: Literal["numbers", "images", "sequences"], shape
     mend = "mend the module, or the shape of the rows"
     with foreign_errors(lambda e: ModelError(f"encoder: class '{name}': {type(e).__name__}: {_first_line(e)}; {mend}")):
         own = deepcopy(net).cpu().train()
-        hidden = width_of(own, shape)
-    encoder = GivenEncoder(name, shape, hidden, _digest(own), reads)
-    hold(encoder.sha256, own)
+        widths = widths_of(own, shape)
+    encoder = GivenEncoder(name, shape, _digest(own), reads)
+    hold(encoder.sha256, own, widths)
     return encoder
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,17 +16,34 @@ from torch import Tensor, nn
 from common.errors import ModelError, foreign_errors
 
 
-class OwnModule(nn.Module):
-    """The module as `net`; `hidden` is the width of the vectors that it makes of a batch."""
+@dataclass(frozen=True)
+class Widths:
+    """How wide is what a module makes of rows."""
 
-    def __init__(self, net: nn.Module, hidden: int) -> None:
+    hidden: int
+    """Of vectors: its attribute `hidden_size`, or what it gives."""
+    map_channels: int | None
+    """Of what its method `maps` makes of images, (rows, channels, height, width), if it has one."""
+
+
+class OwnModule(nn.Module):
+    """The module as `net`, over rows of a shape; its maps are for heads with an output per pixel."""
+
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], widths: Widths) -> None:
         super().__init__()
         self.net = net
-        self.config = SimpleNamespace(hidden_size=hidden, hidden_dropout_prob=0.0, draws=True)
+        self.config = SimpleNamespace(hidden_size=widths.hidden, hidden_dropout_prob=0.0, draws=True)
+        if widths.map_channels is not None:
+            self.config.map_channels, self.config.area = widths.map_channels, shape[1:]
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden_size) for a batch (rows, *shape)."""
         found: Tensor = self.net(values)
+        return found
+
+    def maps(self, values: Tensor) -> Tensor:
+        """Maps (rows, channels, height, width) for a batch of images, if the module has them."""
+        found: Tensor = self.net.maps(values)  # type: ignore[operator]
         return found
 
     def get_input_embeddings(self) -> None:
@@ -43,7 +61,7 @@ def load_module(path: Path, sha256: str, name: str, args: Mapping[str, Any], sha
         net = _namespace(path, sha256)[name](**args)
         if not isinstance(net, nn.Module):
             raise TypeError("not a torch.nn.Module")
-        return OwnModule(net, width_of(net, shape))
+        return OwnModule(net, shape, widths_of(net, shape))
 
 
 def _namespace(path: Path, sha256: str) -> dict[str, Any]:
@@ -60,22 +78,30 @@ def _namespace(path: Path, sha256: str) -> dict[str, Any]:
     return sys.modules[known].__dict__
 
 
-@torch.no_grad()
-def width_of(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """How wide its vectors are: what its attribute `hidden_size` says, else what it makes of two rows of zeros.
+def widths_of(net: nn.Module, shape: tuple[int, ...]) -> Widths:
+    """How wide is what it makes of rows of this shape, from two rows of zeros where it does not say so itself.
 
     Raises:
         ValueError: it makes no vectors of rows; or whatever it raises itself.
     """
-    said = getattr(net, "hidden_size", None)
-    if isinstance(said, int):
-        return said
+    said, maps = getattr(net, "hidden_size", None), getattr(net, "maps", None)
+    hidden = said if isinstance(said, int) else _width(net, net, shape, "vectors", "hidden")
+    return Widths(hidden, _width(net, maps, shape, "maps", "channels", "height", "width") if callable(maps) else None)
+
+
+@torch.no_grad()
+def _width(
+    net: nn.Module, function: Callable[[Tensor], object], shape: tuple[int, ...], wanted: str, *sizes: str
+) -> int:
+    """How wide is what a function of the module gives, whose second dimension this is."""
     training = net.training
-    found = net.eval()(torch.zeros(2, *shape))
+    net.eval()
+    found = function(torch.zeros(2, *shape))
     net.train(training)
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+    if not isinstance(found, Tensor) or found.ndim != 1 + len(sizes) or len(found) != 2:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"gives {got} for a batch of (2, {', '.join(map(str, shape))}), not vectors (2, hidden)")
+        batch = f"a batch of (2, {', '.join(map(str, shape))})"
+        raise ValueError(f"gives {got} for {batch}, not {wanted} (2, {', '.join(sizes)})")
     return found.shape[1]
 
 

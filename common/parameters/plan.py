@@ -25,6 +25,7 @@ from common.parameters.scope import (
     written_out,
 )
 
+_PART = re.compile(r"encoder\.parts\.(\w+)\..+")
 _LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
@@ -40,14 +41,27 @@ EMBEDDINGS, TOP, HEADS = "embeddings", "top", "heads"
 def block_of(name: str) -> str:
     """The part of the model that a parameter belongs to: `embeddings`, `layer_<i>`, `top` (pooler, last norm), `heads`.
 
-    Layers that are one and the same, as ALBERT's, are part of `top`.
+    Layers that are one and the same, as ALBERT's, are part of `top`. Where rows have parts, the encoder of each is a
+    block by itself: `part_<name>`.
     """
+    if part := _PART.fullmatch(name):
+        return part_block(part[1])
     layer = _LAYER.fullmatch(name)
     if layer is not None:
         return f"layer_{layer[2]}"
     if name.startswith("heads."):
         return HEADS
     return EMBEDDINGS if name.startswith("encoder.embeddings") else TOP
+
+
+def part_block(part: str) -> str:
+    """The block of the encoder of one part of rows."""
+    return f"part_{part}"
+
+
+def is_layer(block: str) -> bool:
+    """Whether a block is one of the encoder's layers."""
+    return block.startswith("layer_")
 
 
 def layer_number(block: str) -> int:
@@ -197,7 +211,7 @@ def _layers(names: Iterable[str]) -> list[str]:
 
     The encoder is built from its configuration, so it has as many as that says; ALBERT has one set of weights for all.
     """
-    found = [match for name in names if (match := _LAYER.fullmatch(name))]
+    found = [match for name in names if is_layer(block_of(name)) and (match := _LAYER.fullmatch(name))]
     lists = sorted({match[1] for match in found})
     numbers = sorted({int(match[2]) for match in found})
     if len(lists) != 1 or numbers != list(range(len(numbers))):
