@@ -35,7 +35,22 @@ def unpacked(tasks: Collection[str], sites: Sites) -> dict[str, dict[str, tuple[
     without = [task for task in tasks if not any(task in rows for rows in sites.values())]
     if without or not tasks:
         raise ConfigError(f"sites: none has rows of {without[0] if without else 'any task'}; give some")
-    return found
+    return _in_one_order(found)
+
+
+def _in_one_order(sites: dict[str, dict[str, tuple[Any, ...]]]) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """The same, in which DataFrames of a task have their columns in the order of the first one."""
+    first: dict[str, list[object]] = {}
+    for site, rows in sites.items():
+        for task, values in rows.items():
+            tables = [x for x in values[::2] if hasattr(x, "columns")]
+            for names in ([*x.columns] for x in tables):
+                if {*names} != {*first.setdefault(task, names)}:
+                    here, there = (", ".join(map(str, each)) for each in (names, first[task]))
+                    raise DataError(f"site {site}, task {task}: columns are {here}, elsewhere {there}; name them alike")
+            ordered = [x[first[task]] if hasattr(x, "columns") else x for x in values[::2]]
+            rows[task] = tuple(part for pair in zip(ordered, values[1::2], strict=True) for part in pair)
+    return sites
 
 
 def of_site(site: str, tasks: Collection[str], rows: Mapping[str, Given]) -> dict[str, tuple[Any, ...]]:
@@ -49,9 +64,11 @@ def of_site(site: str, tasks: Collection[str], rows: Mapping[str, Given]) -> dic
 
 
 def row_shape(sites: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> tuple[int, ...]:
-    """The shape of the first row; () where rows are texts."""
+    """The shape of the first row; () where rows are texts, or of several parts."""
     x = next(values[0] for rows in sites.values() for values in rows.values())
-    return tuple(np.shape(x)[1:])
+    if isinstance(x, Mapping) or not len(x):
+        return ()
+    return tuple(x.shape[1:]) if hasattr(x, "shape") else np.shape(x[0])
 
 
 def read(config: Config, site: str, given: Mapping[str, tuple[Any, ...]]) -> dict[str, TaskData]:
