@@ -66,9 +66,7 @@ def test_columns_of_tables_are_matched_by_name() -> None:
     other = pandas.DataFrame(numbers(2)[0], columns=["a", "b", "c", "d"])
     assert trained((frame, pandas.Series(y)), (other, y)) == trained((x, y), (other.to_numpy(), y))
     assert trained((frame, y), (other[["d", "c", "b", "a"]], y)) == trained((frame, y), (other, y))
-    with pytest.raises(
-        FedMTLError, match="site-1, task age: columns are a, b, c, elsewhere a, b, c, d; name them"
-    ):
+    with pytest.raises(FedMTLError, match="site-1, task age: columns are a, b, c, elsewhere a, b, c, d; name them"):
         trained((frame, y), (other[["a", "b", "c"]], y))
     with pytest.raises(FedMTLError, match="site site-0, task age: column 'b' holds no numbers; give numbers"):
         trained((frame.assign(b="x"), y))
