@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -124,9 +124,22 @@ def limits_of(config: Config) -> Limits:
 
 
 async def take_part(
-    config: Config, client_id: str | None, tasks: Sequence[str], procedure: Procedure | None = None
+    config: Config,
+    client_id: str | None,
+    tasks: Sequence[str],
+    procedure: Procedure | None = None,
+    rows: Mapping[str, TaskData] | None = None,
+    on_start: Callable[[Agent], None] = lambda agent: None,
 ) -> None:
     """Be one client of a federation until it is over.
+
+    Args:
+        config: the resolved configuration.
+        client_id: the client's name; None for one that is made and remembered.
+        tasks: those whose rows are here.
+        procedure: takes the place of the one that orders name.
+        rows: of these tasks; None for those that the configuration names.
+        on_start: called with the agent before it joins.
 
     Raises:
         FedMTLError: what is wrong with data or configuration, a refusal, or a coordinator that stays silent.
@@ -136,11 +149,11 @@ async def take_part(
     limit_threads(section.threads)
     device = choose_device(section.device)
     definitions = local_definitions(config, tasks)
-    data = load_data(config, definitions)
-    for name, rows in data.items():
-        said = f"{len(rows.train)} training, {len(rows.validation)} validation rows, {rows.origin}"
-        log.info("%s: %s", name, said, extra=about(event="data_read", task=name, rows=len(rows.train)))
-        log_columns(log, name, rows)
+    data = load_data(config, definitions) if rows is None else rows
+    for name, own in data.items():
+        said = f"{len(own.train)} training, {len(own.validation)} validation rows, {own.origin}"
+        log.info("%s: %s", name, said, extra=about(event="data_read", task=name, rows=len(own.train)))
+        log_columns(log, name, own)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         capacity = Capacity(section.trains, section.layers)
@@ -150,6 +163,7 @@ async def take_part(
         )
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, client, identity.folder)
+        on_start(agent)
         try:
             with asking(agent.stop) as request:
                 await agent.run()

@@ -59,6 +59,14 @@ class ModelArchitecture:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a federation trains: what reads its rows, and its tasks."""
+
+    architecture: ModelArchitecture
+    tasks: tuple[TaskDefinition, ...]
+
+
+@dataclass(frozen=True)
 class Welcome:
     """The coordinator's answer to `Join`: what the federation is. `rules` are (match, scope) in order."""
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from common.bodies import ScopeVersion
 from common.orders import (
     Answer,
+    Description,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -58,6 +59,10 @@ class CoordinatorPort(Protocol):
     Raises (any call): `Refused` with the reason, `UnreachableError` when no answer came in time, `WireError` where
     one side does not follow the protocol. A transport repeats calls and continues broken streams on its own.
     """
+
+    async def describe(self) -> Description:
+        """What to know before joining."""
+        ...
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Become a member, or come back."""

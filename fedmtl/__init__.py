@@ -7,8 +7,10 @@ from fedmtl.rooms import require_own_rooms
 
 if TYPE_CHECKING:
     from common.errors import FedMTLError
+    from fedmtl.compared import compare, sweep
+    from fedmtl.daemons import join, serve
     from fedmtl.description import classification, dense_classification, dense_regression, module, regression
-    from fedmtl.run import FinishedRun
+    from fedmtl.run import FinishedRun, load
     from fedmtl.simulated import simulate
 
 __version__ = "0.1.0"
@@ -16,22 +18,32 @@ __all__ = [
     "FedMTLError",
     "FinishedRun",
     "classification",
+    "compare",
     "dense_classification",
     "dense_regression",
+    "join",
+    "load",
     "module",
     "regression",
+    "serve",
     "simulate",
+    "sweep",
 ]
 
 _PLACES = {
     "FedMTLError": "common.errors",
     "FinishedRun": "fedmtl.run",
     "classification": "fedmtl.description",
+    "compare": "fedmtl.compared",
+    "join": "fedmtl.daemons",
+    "load": "fedmtl.run",
     "dense_classification": "fedmtl.description",
     "dense_regression": "fedmtl.description",
     "module": "fedmtl.description",
     "regression": "fedmtl.description",
+    "serve": "fedmtl.daemons",
     "simulate": "fedmtl.simulated",
+    "sweep": "fedmtl.compared",
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,27 +19,25 @@ from client.data.array_examples import BRIGHTEST, standardise
 from client.data.forms import ArrayForm, form_of
 from client.data.given import labelled, rows_in
 from client.training.prediction import predict
-from common.errors import ModelError
+from common.config import load_config
+from common.errors import ConfigError, ModelError, RunFolderError
 from common.inputs.arrays import ArrayBatch
+from common.models.given_module import give
 from common.models.multitask import MultiTaskModel
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.reporting.history import Score, scores_of
+from server.reporting.metrics_file import times_in
 from server.reporting.relations import Relations
-from server.reporting.values import Report
+from server.reporting.values import Report, from_json
 from server.runs.reading import read_run
+from server.runs.run_folder import RunFolder
 from server.runs.saved import SavedRun, load_run
+from server.storage.journal import Journal
 
-
-@dataclass(frozen=True)
-class Score:
-    """What the model of one version scored in a task, on the validation rows of all clients together."""
-
-    version: int
-    task: str
-    metric: str
-    value: float | None
-    """None where the metric is not defined."""
+if TYPE_CHECKING:
+    from fedmtl.pictures import Picture
 
 
 class TaskModel(nn.Module):
@@ -68,14 +68,35 @@ class FinishedRun:
     """Everything that `report.json` says."""
 
     @cached_property
-    def history(self) -> list[Score]:
-        """The scores of every version; `pandas.DataFrame(run.history)` makes a table of them."""
-        return [
-            Score(scored.round, task, metric, value)
-            for task, told in self.report.tasks.items()
-            for scored in told.history
-            for metric, value in scored.scores.items()
-        ]
+    def scores(self) -> list[Score]:
+        """The scores of every version, of all clients together (`client` is empty) and of each."""
+        folder = RunFolder.open(self.folder)
+        journal = Journal.read(folder.journal)
+        try:
+            return scores_of(load_config(folder.config).definitions(), journal.rounds(), times_in(folder.metrics))
+        finally:
+            journal.close()
+
+    @cached_property
+    def history(self) -> Any:
+        """The same as a table: a `pandas.DataFrame` where pandas is installed, else `scores` as they are."""
+        if find_spec("pandas") is None:
+            return self.scores
+        import pandas
+
+        return pandas.DataFrame(self.scores, columns=[*Score.__annotations__])
+
+    def plot(self) -> Picture:
+        """The curves of every task's first metric: of all clients together, and of each as a thin line.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+        """
+        if find_spec("matplotlib") is None:
+            raise ConfigError("plot: the package matplotlib is missing; run pip install 'fedmtl[pictures]'")
+        from fedmtl.pictures import curves
+
+        return curves(load_config(self.folder / "config.yaml").definitions(), self.scores)
 
     @cached_property
     def relations(self) -> Relations | None:
@@ -139,3 +160,26 @@ class FinishedRun:
         if saved.config.data.statistics == "site":
             raise ModelError("data.statistics: site: each site knows the scale of its own rows, nobody else does")
         return saved
+
+
+def load(run_dir: str | Path, encoder: nn.Module | None = None) -> FinishedRun:
+    """A run that ended earlier, from its folder.
+
+    Args:
+        run_dir: its run folder.
+        encoder: where the run's encoder was an instance of a torch module and another process gave it: one with the
+            same code and shapes, whose values do not matter.
+
+    Raises:
+        RunFolderError: there is no run, or it has not ended.
+        ModelError: `encoder` is not like that of the run.
+    """
+    folder = RunFolder.open(Path(run_dir))
+    path = folder.path / "report.json"
+    if not path.is_file():
+        raise RunFolderError(f"run_dir: '{run_dir}' has no report.json; the run has not ended")
+    row = load_config(folder.config).model.given
+    if encoder is not None and row is not None and (now := give(encoder, row.reads, row.shape)) != row:
+        differs = f"{now.sha256[:16]}, not {row.sha256[:16]}"
+        raise ModelError(f"encoder: '{now.class_}' differs in code or shapes from that of the run ({differs})")
+    return FinishedRun(folder.path, from_json(Report, json.loads(path.read_text(encoding="utf-8"))))

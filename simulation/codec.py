@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from common.bodies import ScopeVersion
 from common.orders import (
     Answer,
+    Description,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -33,6 +34,11 @@ class CodecCoordinator:
 
     def __init__(self, inner: CoordinatorPort) -> None:
         self._inner = inner
+
+    async def describe(self) -> Description:
+        """See `CoordinatorPort`."""
+        _sent(methods.DESCRIBE, None)
+        return _through(methods.DESCRIBE.reply, await self._inner.describe())
 
     async def join(self, request: JoinRequest) -> Welcome:
         """See `CoordinatorPort`."""

@@ -19,6 +19,7 @@ from common.errors import Reason, Refused
 from common.orders import (
     Answer,
     ClientStatus,
+    Description,
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
@@ -84,6 +85,9 @@ class Memory:
             raise self.breaks
         if session.token != f"t{self.token}":
             raise Refused(Reason.SUPERSEDED, f"client {session.client_id}: another process took over")
+
+    async def describe(self) -> Description:
+        return Description(ModelArchitecture("{}", "cross", 64, "ab" * 32, len(TOKENIZER)), (TASK,))
 
     async def join(self, request: JoinRequest) -> Welcome:
         if self.breaks is not None:

@@ -91,7 +91,7 @@ def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_
         ("sqlite3", ("server/storage/",)),
         ("datasets", ("client/data/",)),
         ("pyarrow", ("client/data/",)),
-        ("matplotlib", ("simulation/comparison/pictures.py",)),
+        ("matplotlib", ("simulation/comparison/pictures.py", "fedmtl/pictures.py")),
         ("argparse", ("cli/",)),
         ("onnxruntime", ("common/export/onnx_file.py",)),
     ],

@@ -13,7 +13,7 @@ import pytest
 from common.config import load_config
 from common.errors import ConfigError
 from common.methods.conflict import CONFLICT_RULES
-from common.methods.robust import ROBUST_RULES
+from common.methods.robust_rules import ROBUST_RULES
 from common.methods.server_optimizers import SERVER_OPTIMIZERS
 from common.methods.task_weights import TASK_WEIGHTS
 from server.core.facts import RunConfiguration, RunFacts

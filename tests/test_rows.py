@@ -22,7 +22,8 @@ from common.methods.own_models import FineTunedModel
 from common.methods.procedures import Ditto, FedProx, FedRep, LocalProcedure, PerFedAvg
 from common.methods.relation import LARGEST_MU, Coupling, Members, Relation
 from common.methods.relations import RELATIONS
-from common.methods.robust import ROBUST_RULES, RobustRule
+from common.methods.robust import RobustRule
+from common.methods.robust_rules import ROBUST_RULES
 from common.orders import Order, PollKind, PollReply, UpdateState
 from common.wire.limits import MAX_CLIENTS
 from common.wire.messages import POLL_REPLY

@@ -13,6 +13,7 @@ from common.config.choices import Chosen
 from common.config.values import Section
 
 ELSEWHERE = {
+    "aggregation.robust": {"function"},
     "model.weights": {"auto", "pretrained"},
     "data.source": {"glue", "hub", "files", "given"},
     "client.device": {"auto", "cuda"},

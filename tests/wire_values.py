@@ -20,6 +20,7 @@ from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
     ClientStatus,
+    Description,
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
@@ -243,6 +244,8 @@ statuses = st.builds(
 progress = st.builds(Progress, st.just("") | ids, lines, st.floats(0, 1))
 
 VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
+    (messages.DESCRIBE_REQUEST, st.none()),
+    (messages.DESCRIPTION, welcomes.map(lambda welcome: Description(welcome.architecture, welcome.tasks))),
     (messages.JOIN_REQUEST, join_requests()),
     (messages.WELCOME, welcomes),
     (messages.POLL_REQUEST, st.builds(PollCall, sessions, st.just("") | ids, st.none() | whole_updates() | replies)),

@@ -21,7 +21,8 @@ from client.data.request import DataRequest
 from client.data.tables import column_table, read_columns
 from client.data.texts import TextExamples
 from common.encoders.row import ArrayEncoder
-from common.errors import DataError
+from common.errors import DataError, foreign_errors
+from common.inputs import Header
 from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
@@ -51,13 +52,23 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
         found = [found[0].take(training), found[0].take(scored)]
     caps = request.train_samples, request.val_samples
     train, validation = (rows.take(np.arange(len(rows))[:most]) for rows, most in zip(found, caps, strict=True))
-    headers = (header_of(request.encoder),) if request.encoder is not None else ()
+    headers = () if request.encoder is None else (_header(values[0], request.encoder),)
     return TaskData(train, validation, f"given in Python ({where})", headers=headers)
 
 
 def rows_in(x: Any) -> int:
     """How many rows Python code gave: as an array or list, or by column."""
     return len(next(iter(x.values()), ())) if isinstance(x, Mapping) else len(x)
+
+
+def _header(x: Any, encoder: ArrayEncoder) -> Header:
+    """What the numbers in a row are: those of a DataFrame have names."""
+    names = _column_names(x)
+    return Header.of(names) if names and not encoder.row_names else header_of(encoder)
+
+
+def _column_names(x: Any) -> tuple[str, ...]:
+    return tuple(map(str, getattr(x, "columns", ())))
 
 
 def labelled(
@@ -79,10 +90,7 @@ def labelled(
         table = read_columns(column_table(where, x), task, encoder, None, labelled=False)
         return checked(replace(table, labels=np.asarray(y)), task, encoder)
     if encoder is not None:
-        read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames())
-        if read.features.dtype.kind not in "fiub":
-            raise DataError(f"{where}, task {task.name}: rows are of type {read.features.dtype}; give numbers")
-        return checked(read, task, encoder)
+        return checked(_arrays(task, where, x, y), task, encoder)
     if task.pair or not task.type.reads_labels:
         raise DataError(f"{where}, task {task.name}: rows given in Python are single texts with labels; use files")
     parse, texts = task.type.label_parser(task), TextExamples()
@@ -94,6 +102,17 @@ def labelled(
         except CellError as problem:
             raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
     return texts
+
+
+def _arrays(task: TaskDefinition, where: str, x: Any, y: Any) -> ReadArrays:
+    place, names = f"{where}, task {task.name}", _column_names(x)
+    with foreign_errors(lambda error: DataError(f"{place}: rows make no array ({error}); give rows of one shape")):
+        read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames(features=names))
+    if read.features.dtype.kind in "fiub":
+        return read
+    worded = next((name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind not in "fiub"), None)
+    what = f"rows are of type {read.features.dtype}" if worded is None else f"column '{worded}' holds no numbers"
+    raise DataError(f"{place}: {what}; give numbers")
 
 
 def _parts_given(x: Any, task: TaskDefinition, encoder: ArrayEncoder, where: str) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from common.bodies import ScopeVersion
 from common.errors import Reason, Refused, UnreachableError, WireError
 from common.orders import (
     Answer,
+    Description,
     FederationStatus,
     JoinRequest,
     PollReply,
@@ -87,6 +88,10 @@ class GrpcCoordinator:
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
         await self._channel.close()
+
+    async def describe(self) -> Description:
+        """See `CoordinatorPort`."""
+        return await self._call(methods.DESCRIBE, None)
 
     async def join(self, request: JoinRequest) -> Welcome:
         """See `CoordinatorPort`; the answer's poll window sets the deadline of polls."""

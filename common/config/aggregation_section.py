@@ -9,7 +9,8 @@ from pydantic import Field
 from common.config.choices import Chosen
 from common.config.values import MaxExamples, Section
 from common.methods.conflict import CONFLICT_RULES, ConflictRule
-from common.methods.robust import ROBUST_RULES, RobustRule
+from common.methods.robust import RobustRule
+from common.methods.robust_rules import ROBUST_RULES
 from common.methods.server_optimizers import SERVER_OPTIMIZERS, PlainStep, ServerOptimizer
 from common.methods.task_weights import TASK_WEIGHTS, ExampleWeights, TaskWeights
 
@@ -62,7 +63,11 @@ class AggregationSection(Section):
         if self.conflict is not None and not weights.counts_examples:
             remedy = "conflict rules weigh tasks; write weights: task_balanced"
             found.append(f"aggregation.weights: {weights.name} counts clients, {remedy}")
-        if self.robust is not None and (weights.counts_examples or self.conflict is not None):
+        if self.robust is not None and self.robust.named:
+            if self.by_task:
+                remedy = "write weights: examples or uniform, and no conflict rule"
+                found.append(f"aggregation.robust: {self.robust.name} sees clients, not sums of tasks; {remedy}")
+        elif self.robust is not None and (weights.counts_examples or self.conflict is not None):
             remedy = "write weights: uniform, and no conflict rule"
             found.append(f"aggregation.robust: {self.robust.name} counts every update once; {remedy}")
         return found

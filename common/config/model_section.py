@@ -11,6 +11,7 @@ from common.config.keep_section import KeepSection
 from common.config.values import Location, Seconds, Section
 from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
+from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
@@ -31,7 +32,7 @@ class ModelSection(Section):
 
     server_model: Location = "prajjwal1/bert-tiny"
     """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | tabular | conv2d |
-    conv1d | gru | module | several"""
+    conv1d | gru | module | given | several"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -60,6 +61,8 @@ class ModelSection(Section):
     """of server_model gru: recurrent units over sequences"""
     module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
     """of server_model module: a torch module of your own"""
+    given: Annotated[GivenEncoder, Chosen(table(GivenEncoder))] | None = None
+    """of server_model given: an instance of a torch module, which Python code gives; written by it"""
     several: Annotated[SeveralEncoder, Chosen(table(SeveralEncoder))] | None = None
     """of server_model several: rows of several parts, each with an encoder of its own"""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common.encoders.row import ArrayEncoder, shape_problems
+from common.encoders.row import ArrayEncoder, row_problems
 from common.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class ModuleEncoder(ArrayEncoder):
     """
 
     name = "module"
+    own_code = True
 
     file: str
     """Python file that defines the class; every client names its own copy, which must be the same"""
@@ -102,9 +103,7 @@ class ModuleEncoder(ArrayEncoder):
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        dimensions = {"numbers": ("the number of features", 1), "sequences": ("length and channels", 2)}
-        text, count = dimensions.get(self.reads, ("channels, height and width", 3))
-        found = shape_problems("shape", self.shape, text, count)
+        found = row_problems(self.reads, self.shape)
         return found if self.class_.isidentifier() else [*found, f"class: '{self.class_}' is no name of a class"]
 
 

@@ -35,6 +35,8 @@ class ArrayEncoder(Row):
 
     kind: ClassVar[str] = ""
     """Which of `INPUT_KINDS` it reads, where that is the same for all of its rows."""
+    own_code: ClassVar[bool] = False
+    """Whether it is a person's own code, which every process must be given."""
     flattens: ClassVar[bool] = False
     """Whether rows of more dimensions are read as one."""
     example: ClassVar[str] = "shape: [...]"
@@ -69,6 +71,11 @@ class ArrayEncoder(Row):
     def categories(self) -> tuple[int, ...]:
         """Which numbers of a row are no quantities but places in a list, so that they have neither mean nor scale."""
         return ()
+
+    @property
+    def origin(self) -> str:
+        """Where its initial values come from, for logs and reports."""
+        return f"random weights: {self.name}"
 
     @abstractmethod
     def build(self) -> Encoder:
@@ -122,6 +129,13 @@ def shape_problems(key: str, shape: Sequence[int], dimensions: str, count: int |
         return found
     size = prod(shape)
     return [f"{key}: a row has {size} numbers; {MOST_VALUES} is the most"] if size > MOST_VALUES else []
+
+
+def row_problems(reads: str, shape: Sequence[int]) -> list[str]:
+    """What is wrong with the shape of rows of a kind."""
+    dimensions = {"numbers": ("the number of features", 1), "sequences": ("length and channels", 2)}
+    text, count = dimensions.get(reads, ("channels, height and width", 3))
+    return shape_problems("shape", shape, text, count)
 
 
 def _is_of(value: object, kind: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.encoders.conv1d import Conv1dEncoder
 from common.encoders.conv2d import Conv2dEncoder
+from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
@@ -13,5 +14,6 @@ from common.encoders.tabular import TabularEncoder
 from common.methods.choice import Table, table
 
 ENCODERS: Table[ArrayEncoder] = table(
-    MLPEncoder, TabularEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder, ModuleEncoder, SeveralEncoder
+    *(MLPEncoder, TabularEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder),
+    *(ModuleEncoder, GivenEncoder, SeveralEncoder),
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import nan, prod
 from typing import TYPE_CHECKING, ClassVar
 
+from common.encoders.given import GivenEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
@@ -170,7 +171,7 @@ class Arrays(InputKind):
         """An encoder of ours, described by its parameters."""
         encoder = section.array_encoder
         assert encoder is not None  # `checks` see to it
-        return EncoderSource(encoder.describe(), None, None, f"random weights: {encoder.name}")
+        return EncoderSource(encoder.describe(), None, None, encoder.origin)
 
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of ours."""
@@ -229,7 +230,7 @@ class Numbers(Arrays):
     """Flat rows: sensors, tables without categories."""
 
     name = "numbers"
-    encoder_types = _types("numbers") | {ModuleEncoder.name}
+    encoder_types = _types("numbers") | {ModuleEncoder.name, GivenEncoder.name}
     joins_with = ("number of features, and the names of their columns in order where they have names",)
     stays = "features"
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.methods.choice import Bounds, Row, table
+from common.methods.choice import Bounds, Row
 
 Float64 = NDArray[np.float64]
+Array = NDArray[Any]
+NamedUpdates = Mapping[str, Mapping[str, Array]]
+"""Client -> parameter -> its change."""
 FaultyShare = Annotated[float, Bounds(least=0, below=0.5)]
 
 
@@ -20,6 +23,8 @@ class RobustRule(Row):
 
     chooses: ClassVar[bool] = False
     """Whether `choose` says which updates `reduce` gets to see."""
+    named: ClassVar[bool] = False
+    """Whether `combine` takes the place of both: it sees whole updates by client and parameter, with their weights."""
 
     def reduce(self, updates: Float64) -> Float64:
         """One step of a block of columns."""
@@ -28,6 +33,17 @@ class RobustRule(Row):
     def choose(self, gram: Float64) -> Sequence[int]:
         """The updates that count, from the inner products of all, (clients, clients)."""
         return range(len(gram))
+
+    def combine(self, updates: NamedUpdates, weights: Mapping[str, int]) -> Mapping[str, Array]:
+        """The step of every parameter of a scope, from the updates and weights of clients."""
+        raise NotImplementedError
+
+    def require_usable(self) -> None:
+        """Check that this process can apply it.
+
+        Raises:
+            ConfigError: it needs what this process does not have.
+        """
 
 
 @dataclass(frozen=True)
@@ -82,9 +98,6 @@ class MultiKrum(RobustRule):
         near = np.sort(distances, axis=1)[:, : max(0, min(count - 1, count - bad - 2))]
         best = np.argsort(near.sum(axis=1), kind="stable")[: count - bad]
         return sorted(best.tolist())
-
-
-ROBUST_RULES: dict[str, type[RobustRule]] = table(Median, TrimmedMean, MultiKrum)
 
 
 def faulty(share: float, clients: int, most: int) -> int:

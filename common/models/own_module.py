@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,22 +16,25 @@ from torch import Tensor, nn
 from common.errors import ModelError, foreign_errors
 
 
+@dataclass(frozen=True)
+class Widths:
+    """How wide is what a module makes of rows."""
+
+    hidden: int
+    """Of vectors: its attribute `hidden_size`, or what it gives."""
+    map_channels: int | None
+    """Of what its method `maps` makes of images, (rows, channels, height, width), if it has one."""
+
+
 class OwnModule(nn.Module):
-    """The module as `net`; vectors are what it makes of a batch.
+    """The module as `net`, over rows of a shape; its maps are for heads with an output per pixel."""
 
-    An attribute `hidden_size` of the module says how wide they are; without it, it is run on two rows of zeros. What
-    its method `maps` makes of images, (rows, channels, height, width), is for heads with an output per pixel.
-    """
-
-    def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], widths: Widths) -> None:
         super().__init__()
         self.net = net
-        width = getattr(net, "hidden_size", None)
-        hidden = width if isinstance(width, int) else _width(net, net, shape, "vectors", "hidden")
-        self.config = SimpleNamespace(hidden_size=hidden, hidden_dropout_prob=0.0, draws=True)
-        if callable(maps := getattr(net, "maps", None)):
-            self.config.map_channels = _width(net, maps, shape, "maps", "channels", "height", "width")
-            self.config.area = shape[1:]
+        self.config = SimpleNamespace(hidden_size=widths.hidden, hidden_dropout_prob=0.0, draws=True)
+        if widths.map_channels is not None:
+            self.config.map_channels, self.config.area = widths.map_channels, shape[1:]
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden_size) for a batch (rows, *shape)."""
@@ -57,7 +61,7 @@ def load_module(path: Path, sha256: str, name: str, args: Mapping[str, Any], sha
         net = _namespace(path, sha256)[name](**args)
         if not isinstance(net, nn.Module):
             raise TypeError("not a torch.nn.Module")
-        return OwnModule(net, shape)
+        return OwnModule(net, shape, widths_of(net, shape))
 
 
 def _namespace(path: Path, sha256: str) -> dict[str, Any]:
@@ -72,6 +76,17 @@ def _namespace(path: Path, sha256: str) -> dict[str, Any]:
         exec(compile(source, path, "exec"), module.__dict__)
         sys.modules[known] = module
     return sys.modules[known].__dict__
+
+
+def widths_of(net: nn.Module, shape: tuple[int, ...]) -> Widths:
+    """How wide is what it makes of rows of this shape, from two rows of zeros where it does not say so itself.
+
+    Raises:
+        ValueError: it makes no vectors of rows; or whatever it raises itself.
+    """
+    said, maps = getattr(net, "hidden_size", None), getattr(net, "maps", None)
+    hidden = said if isinstance(said, int) else _width(net, net, shape, "vectors", "hidden")
+    return Widths(hidden, _width(net, maps, shape, "maps", "channels", "height", "width") if callable(maps) else None)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import assert_never
 from common.errors import WireError
 from common.orders import (
     Answer,
+    Description,
     FederationStatus,
     JoinRequest,
     PollKind,
@@ -77,6 +78,11 @@ def _unpack_targets(message: pb.JoinRequest, telling: Collection[str]) -> tuple[
 
 def _count_rows(value: int, field: str) -> int:
     return checks.count(value, field, most=limits.MAX_EXAMPLES)
+
+
+def _unpack_description(message: pb.Description) -> Description:
+    checks.require(message, "architecture")
+    return Description(parts.unpack_architecture(message.architecture), parts.unpack_tasks(message.tasks))
 
 
 def _pack_welcome(value: Welcome) -> pb.Welcome:
@@ -293,6 +299,14 @@ def _unpack_status(message: admin.FederationStatus) -> FederationStatus:
     )
 
 
+DESCRIBE_REQUEST: Codec[None] = codec(pb.DescribeRequest, lambda _: pb.DescribeRequest(), lambda _: None)
+DESCRIPTION: Codec[Description] = codec(
+    pb.Description,
+    lambda value: pb.Description(
+        architecture=parts.pack_architecture(value.architecture), tasks=map(parts.pack_task, value.tasks)
+    ),
+    _unpack_description,
+)
 JOIN_REQUEST: Codec[JoinRequest] = codec(pb.JoinRequest, _pack_join, _unpack_join)
 WELCOME: Codec[Welcome] = codec(pb.Welcome, _pack_welcome, _unpack_welcome)
 POLL_REQUEST: Codec[PollCall] = codec(

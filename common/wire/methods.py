@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from common.orders import FederationStatus, JoinRequest, PollReply, Receipt, Session, UploadStatus, Welcome
+from common.orders import (
+    Description,
+    FederationStatus,
+    JoinRequest,
+    PollReply,
+    Receipt,
+    Session,
+    UploadStatus,
+    Welcome,
+)
 from common.ports import Chunk
 from common.wire import messages
 from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
@@ -52,6 +61,9 @@ class Method(Generic[Q, A]):
 _CLIENTS = "/fedmtl.v1.Federation/"
 _OPERATORS = "/fedmtl.v1.Admin/"
 
+DESCRIBE: Method[None, Description] = Method(
+    _CLIENTS + "Describe", Kind.UNARY_UNARY, messages.DESCRIBE_REQUEST, messages.DESCRIPTION
+)
 JOIN: Method[JoinRequest, Welcome] = Method(
     _CLIENTS + "Join", Kind.UNARY_UNARY, messages.JOIN_REQUEST, messages.WELCOME
 )
@@ -82,6 +94,7 @@ STATUS: Method[str, FederationStatus] = Method(
 )
 
 METHODS: tuple[Method[Any, Any], ...] = (
+    DESCRIBE,
     JOIN,
     POLL,
     FETCH_SLICE,

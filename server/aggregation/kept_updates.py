@@ -21,6 +21,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
+from server.core.state import client_in
 
 _SUFFIX = ".updates"
 BLOCK_ELEMENTS = 1 << 21
@@ -34,6 +35,7 @@ class KeptUpdates:
     """
 
     def __init__(self, rule: RobustRule, folder: Path | None) -> None:
+        rule.require_usable()
         self._rule = rule
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="fedmtl-updates-"))
@@ -41,6 +43,7 @@ class KeptUpdates:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._orders: dict[str, list[str]] = {}
+        self._weights: dict[str, list[int]] = {}
         self._schemas: dict[str, ParameterSchema] = {}
         self.clear()
 
@@ -51,11 +54,12 @@ class KeptUpdates:
         weights: Mapping[str, int],
         by_task: ByTask = NOT_BY_TASK,
     ) -> None:
-        """See `Accumulator.add`; deltas with a weight count once each."""
+        """See `Accumulator.add`; deltas with a weight count once each, unless the rule reads weights."""
         try:
             for scope, delta in deltas:
                 if weights[scope]:
                     self._append(scope, order_id, delta)
+                    self._weights.setdefault(scope, []).append(weights[scope])
         except OSError as error:
             text = f"{self._folder} cannot be written ({error.strerror}); free space, then go on with --resume"
             raise RunFolderError(text) from None
@@ -78,6 +82,7 @@ class KeptUpdates:
             with other._path(scope).open("rb") as theirs, self._path(scope).open("ab" if orders else "wb") as file:
                 shutil.copyfileobj(theirs, file)
             orders += names
+            self._weights.setdefault(scope, []).extend(other._weights[scope])
         other.clear()
 
     def report(self, scope: str, summands: Sequence[Summand]) -> Iterator[tuple[int, Float64]]:
@@ -87,6 +92,9 @@ class KeptUpdates:
             self._path(scope), dtype=schema.dtype.value, mode="r", shape=(len(orders), schema.size)
         )
         index = np.argsort(np.array(orders), kind="stable")
+        if self._rule.named:
+            yield 0, self._combined(scope, kept, index.tolist())
+            return
         width = max(1, min(BLOCK, BLOCK_ELEMENTS // len(orders)))
         if self._rule.chooses:
             gram = np.zeros((len(orders), len(orders)))
@@ -97,11 +105,24 @@ class KeptUpdates:
         for start in range(0, schema.size, width):
             yield start, self._rule.reduce(kept[index, start : start + width].astype(np.float64))
 
+    def _combined(self, scope: str, kept: Vector, order: Sequence[int]) -> Float64:
+        """What the rule makes of whole updates, by client and parameter; they are not copied."""
+        entries = self._schemas[scope].entries
+        clients = [client_in(self._orders[scope][place]) for place in order]
+        updates = {
+            client: {e.name: kept[place, e.offset : e.offset + e.count].reshape(e.shape) for e in entries}
+            for client, place in zip(clients, order, strict=True)
+        }
+        weights = {client: self._weights[scope][place] for client, place in zip(clients, order, strict=True)}
+        steps = self._rule.combine(updates, weights)
+        return np.concatenate([steps[entry.name].ravel() for entry in entries], dtype=np.float64)
+
     def clear(self) -> None:
         """Forget all updates."""
         for path in self._folder.glob(f"*{_SUFFIX}"):
             path.unlink()
         self._orders.clear()
+        self._weights.clear()
         self._schemas.clear()
 
     def _path(self, scope: str) -> Path:

@@ -333,3 +333,8 @@ class FederationState:
 def order_id(phase: RoundPhase, number: int, attempt: int, client_id: str) -> str:
     """The name of an order: the same after a restart, so that a client's stored update still fits."""
     return f"{phase.name}-{number}.{attempt}-{client_id}"
+
+
+def client_in(order: str) -> str:
+    """The client in the name of an order."""
+    return order.split("-", 2)[-1]

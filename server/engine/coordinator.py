@@ -14,6 +14,7 @@ from common.clock import Clock
 from common.errors import Reason, Refused
 from common.orders import (
     Answer,
+    Description,
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
@@ -156,6 +157,10 @@ class Coordinator:
                 del self._calls[client_id]
 
     # The calls of `CoordinatorPort`, in the order in which a client makes them.
+
+    async def describe(self) -> Description:
+        """The tasks, and what reads their rows."""
+        return Description(self._federation.architecture, self.settings.tasks)
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Join the run, or come back; the newest process with a client id wins."""

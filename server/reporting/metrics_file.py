@@ -49,6 +49,12 @@ class MetricsFile:
         _append(self._path, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
+def times_in(path: Path) -> dict[tuple[str, int, int], str]:
+    """When each round was closed, by its kind, number and attempt; nothing where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {(row["kind"], row["round"], row["attempt"]): row["time"] for row in map(json.loads, lines)}
+
+
 def _line(record: RoundClosed, scores: Mapping[str, RoundScores], cosines: Sequence[TaskCosines]) -> dict[str, object]:
     round_ = record.round
     states = [order.state.value for order in round_.orders.values()]

@@ -67,6 +67,8 @@ async def serve(
     resume: Resume,
     console: Console | None,
     on_listening: Callable[[int], None] | None = None,
+    own_process: bool = True,
+    asked: asyncio.Event | None = None,
 ) -> Report:
     """Run a federation to its end.
 
@@ -75,6 +77,8 @@ async def serve(
         resume: go on with the run in the folder instead of starting one; "auto" does whichever is possible.
         console: where progress is shown; None for the log alone.
         on_listening: called with the port number as soon as clients can connect.
+        own_process: see `begin_run`.
+        asked: once it is set, the run stops in good order, as after a signal.
 
     Returns:
         The report, as written to `report.json`.
@@ -85,8 +89,8 @@ async def serve(
     """
     _use_one_arena()
     require_free(config.server.host, config.server.port)
-    async with open_run(config, resume) as (config, folder, journal):
-        return await _run(config, folder, journal, console, on_listening)
+    async with open_run(config, resume, own_process) as (config, folder, journal):
+        return await _run(config, folder, journal, console, on_listening, asked or asyncio.Event())
 
 
 @asynccontextmanager
@@ -195,10 +199,10 @@ async def _run(
     journal: Journal,
     console: Console | None,
     on_listening: Callable[[int], None] | None,
+    asked: asyncio.Event,
 ) -> Report:
     began = _began(journal)
     federation, settings, schemas, state = restore_run(config, folder, journal)
-    asked = asyncio.Event()
     shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds())
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)

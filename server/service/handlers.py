@@ -45,6 +45,7 @@ def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
     limiter = SendLimiter()
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
+        _unary(methods.DESCRIBE, lambda _: port.describe()),
         _unary(methods.JOIN, port.join),
         _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.answer)),
         _download(

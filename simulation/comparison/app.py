@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -18,15 +19,22 @@ from server.runs.run_folder import JOURNAL
 from simulation.comparison.methods import choose
 from simulation.comparison.outcome import Outcome, outcome_of
 from simulation.comparison.result import Comparison, put_together
-from simulation.comparison.runs import is_done, perform, plan_runs, require_same
+from simulation.comparison.runs import CarryOut, Rows, is_done, perform, plan_runs, require_same
 from simulation.comparison.tables import for_console, markdown
-from simulation.population import population, rows_of
+from simulation.population import VirtualClient, population, rows_of
 
 log = logging.getLogger("fedmtl.compare")
 
 
 def compare_methods(
-    config: Config, names: Sequence[str], seeds: Sequence[int], folder: Path, console: Console | None
+    config: Config,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    console: Console | None,
+    clients: Sequence[VirtualClient] | None = None,
+    rows: Rows | None = None,
+    carry_out: CarryOut = asyncio.run,
 ) -> Comparison:
     """Run every method with every seed, unless that is done, and write `comparison.json`, `comparison.md` and pictures.
 
@@ -36,6 +44,9 @@ def compare_methods(
         seeds: one run of each method per seed.
         folder: `<method>/seed-<n>` in it are the run folders.
         console: where the tables are shown; None for nowhere.
+        clients: who takes part; None for those that `config.simulation` describes.
+        rows: of every one of `clients` by task; None for those that the configuration names.
+        carry_out: runs a simulation to its end.
 
     Raises:
         ConfigError: an unknown method, or one that contradicts the configuration.
@@ -45,14 +56,15 @@ def compare_methods(
     if (folder / JOURNAL).exists():
         raise RunFolderError(f"run_dir: '{folder}' holds a run of its own; choose another --run_dir")
     methods = choose(config, names)
-    runs = plan_runs(config, methods, seeds, folder)
+    who = population(config) if clients is None else clients
+    runs = plan_runs(config, methods, seeds, folder, who)
     require_same(runs)
-    if not all(map(is_done, runs)):
-        rows_of(config, population(config))  # before there is a folder: they may be refused
+    if rows is None and not all(map(is_done, runs)):
+        rows_of(config, who)  # before there is a folder: they may be refused
     outcomes: dict[str, list[Outcome]] = {}
     for number, run in enumerate(runs, start=1):
         started = monotonic()
-        reports, worked = perform(run)
+        reports, worked = perform(run, carry_out, rows)
         outcome = outcome_of(config.definitions(), reports)
         if not outcomes:
             level = logging.WARNING if outcome.encoder.startswith("random") else logging.INFO

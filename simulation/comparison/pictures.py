@@ -1,4 +1,4 @@
-"""The pictures of a comparison. The only file that imports matplotlib, which is an optional package."""
+"""The pictures of a comparison. It imports matplotlib, which is an optional package."""
 
 from __future__ import annotations
 

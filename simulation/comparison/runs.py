@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from client.data.examples import TaskData
 from common.config import Config, load_config, vary
 from common.errors import ConfigError, RunFolderError
 from server.core.phases import Phase
@@ -18,6 +20,11 @@ from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
 from simulation.comparison.methods import ComparedMethod
 from simulation.population import VirtualClient, population
+
+Rows = Mapping[str, Mapping[str, TaskData]]
+"""Of every client by task."""
+CarryOut = Callable[[Coroutine[Any, Any, Report]], Report]
+"""Runs a simulation to its end."""
 
 _LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers", "simulation.executor")
 """What may differ between two runs with the same result."""
@@ -40,18 +47,25 @@ class Run:
     parts: tuple[Part, ...]
 
 
-def plan_runs(config: Config, methods: Sequence[ComparedMethod], seeds: Sequence[int], folder: Path) -> list[Run]:
-    """All runs, seed by seed.
+def plan_runs(
+    config: Config,
+    methods: Sequence[ComparedMethod],
+    seeds: Sequence[int],
+    folder: Path,
+    clients: Sequence[VirtualClient] | None = None,
+) -> list[Run]:
+    """All runs, seed by seed; `clients` take part, or those that the configuration describes.
 
     Raises:
         ConfigError: what is wrong with any of them, one line per problem.
     """
     runs: list[Run] = []
     problems: list[str] = []
+    who = population(config) if clients is None else clients
     for seed in seeds:
         for method in methods:
             try:
-                runs.append(Run(method, seed, _parts(config, method, seed, folder / method.name / f"seed-{seed}")))
+                runs.append(Run(method, seed, _parts(config, method, seed, folder / method.name / f"seed-{seed}", who)))
             except ConfigError as error:
                 problems += error.problems
     if problems:
@@ -59,8 +73,9 @@ def plan_runs(config: Config, methods: Sequence[ComparedMethod], seeds: Sequence
     return runs
 
 
-def _parts(config: Config, method: ComparedMethod, seed: int, folder: Path) -> tuple[Part, ...]:
-    clients = population(config)
+def _parts(
+    config: Config, method: ComparedMethod, seed: int, folder: Path, clients: Sequence[VirtualClient]
+) -> tuple[Part, ...]:
     common = {"run.seed": seed, "run.name": f"{method.name}-{seed}"}
     if not method.by_task:
         return (Part(method.configure(config, {**common, "run.run_dir": str(folder)}), tuple(clients)),)
@@ -86,8 +101,10 @@ def require_same(runs: Sequence[Run]) -> None:
             raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
 
 
-def perform(run: Run) -> tuple[list[Report], bool]:
+def perform(run: Run, carry_out: CarryOut = asyncio.run, rows: Rows | None = None) -> tuple[list[Report], bool]:
     """The reports of a run's parts, and whether anything had to be done for them.
+
+    `rows` are those of clients by task, if the configuration does not name them.
 
     Raises:
         FedMTLError: what went wrong in a simulation.
@@ -99,9 +116,16 @@ def perform(run: Run) -> tuple[list[Report], bool]:
             worked = True
             with _errors_only():
                 resume = (part.config.run.folder / JOURNAL).is_file()
-                report = asyncio.run(simulate(part.config, resume, None, part.clients))
+                report = carry_out(simulate(part.config, resume, None, part.clients, _held(rows, part)))
         reports.append(report)
     return reports, worked
+
+
+def _held(rows: Rows | None, part: Part) -> Rows | None:
+    """The rows that the clients of a simulation have in it."""
+    if rows is None:
+        return None
+    return {client.client_id: {task: rows[client.client_id][task] for task in client.tasks} for client in part.clients}
 
 
 def is_done(run: Run) -> bool:

@@ -19,6 +19,18 @@ class Done(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Description(_message.Message):
+    __slots__ = ("architecture", "tasks")
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    architecture: ModelArchitecture
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskDefinition]
+    def __init__(self, architecture: _Optional[_Union[ModelArchitecture, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ...) -> None: ...
+
 class JoinRequest(_message.Message):
     __slots__ = ("client_id", "tasks", "examples", "capabilities", "targets", "headers", "inputs")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
