@@ -25,6 +25,7 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from client.app import choose_device, data_request, local_definitions
+    from client.data.arrays import ARRAYS
     from client.data.examples import prepare
     from client.data.unlabelled import read_unlabelled
     from client.data.writing import WRITERS, write_columns
@@ -42,6 +43,10 @@ def run(options: argparse.Namespace) -> None:
     if not task.type.answer:
         raise ModelError(
             f"--task: '{task.name}' is a {task.type}, which has nothing to say of a row; name another task"
+        )
+    if task.type.per_pixel and target.suffix != ARRAYS:
+        raise DataError(
+            f"--output: {target}: a {task.type} answers with maps, which only {ARRAYS} files hold; write one"
         )
     if config.data.standardise:
         raise ModelError("data.standardise: each client knows the scale of its own rows, so only clients can answer")

@@ -19,6 +19,7 @@ from client.limits import Limits
 from client.state.identity import claim
 from client.training.work import Procedure
 from client.transport.connection import open_port
+from common.capabilities import Capacity
 from common.config import Config
 from common.errors import ConfigError
 from common.log_fields import about
@@ -124,7 +125,9 @@ async def take_part(
         log_columns(log, name, rows)
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
-        computing = Computing(section.compact_vocabulary, section.precision, section.trains, section.layers, limits)
+        computing = Computing(
+            section.compact_vocabulary, section.precision, Capacity(section.trains, section.layers), limits
+        )
         client = local_client(identity.client_id, definitions, data, device, config.data.source, procedure, computing)
         port = open_port(config, identity.client_id, section.connect_timeout_seconds)
         agent = Agent(port, client, identity.folder)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from client.app import local_definitions
+from common.capabilities import Capacity
 from common.config import Config
 from common.errors import ConfigError
 from common.models.layout import scope_schemas
 from common.orders import ModelArchitecture
-from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, depth_problem, untrained_scopes
+from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
 from common.tasks import TaskDefinition
@@ -33,10 +34,10 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     if problem := membership.problem(schemas, tasks):
         raise ConfigError(f"--tasks: {problem}")
     held, inputs = held_scopes(schemas, tasks), section.inputs
-    trains, blocks = config.client.trains, blocks_of(schemas)
-    if problem := capacity_problem(trains, blocks) or depth_problem(trains, config.client.layers, blocks):
+    capacity, blocks = Capacity(config.client.trains, config.client.layers), blocks_of(schemas)
+    if problem := capacity_problem(capacity, blocks):
         raise ConfigError(problem)
-    untrained = untrained_scopes(trains, blocks) | absent_scopes(config.client.layers, blocks)
+    untrained = untrained_scopes(capacity, blocks) | absent_scopes(capacity, blocks)
     lines = [f"What leaves a client with {', '.join(tasks)}:"]
     sent = [scope for scope in held if not is_private(scope) and scope not in untrained]
     lines += _changes(config, {membership.scope(scope, "<client id>", tasks): schemas[scope] for scope in sent})
@@ -49,7 +50,7 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     balanced = [task.name for task in definitions if task.class_weights == "balanced"]
     if balanced:
         lines += [
-            f"  once, of {', '.join(balanced)}: how many training rows have each label",
+            f"  once, of {', '.join(balanced)}: how many training rows have each label, or pixels of a dense task",
             "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
             "    a label of fewer than 5 rows counts as if it had 5)",
         ]

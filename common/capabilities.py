@@ -8,6 +8,21 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
+class Capacity:
+    """How much of the model a client holds and trains; the default is all of it."""
+
+    trains: str = ALL
+    """How much of what it holds it trains: `all`, `head` or `top_<n>`."""
+    layers: int | None = None
+    """How many layers its encoder has, the lowest ones; None for all."""
+    lacks: tuple[str, ...] = ()
+    """The parts of rows that it has no data of, where rows have several; it leaves their encoders out."""
+
+
+WHOLE = Capacity()
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """Of one client; the default is a client with the whole model that sends updates as they are."""
 
@@ -15,7 +30,4 @@ class Capabilities:
     """Codecs of updates that it offers; without any, orders ask for plain float32."""
     data: str = ""
     """The kind of source that its rows come from."""
-    trains: str = ALL
-    """How much of the model it trains: `all`, `head` or `top_<n>`."""
-    layers: int | None = None
-    """How many layers its encoder has, the lowest ones; None for all."""
+    capacity: Capacity = WHOLE

@@ -7,17 +7,28 @@ from fedmtl.rooms import require_own_rooms
 
 if TYPE_CHECKING:
     from common.errors import FedMTLError
-    from fedmtl.description import classification, module, regression
+    from fedmtl.description import classification, dense_classification, dense_regression, module, regression
     from fedmtl.run import FinishedRun
     from fedmtl.simulated import simulate
 
 __version__ = "0.1.0"
-__all__ = ["FedMTLError", "FinishedRun", "classification", "module", "regression", "simulate"]
+__all__ = [
+    "FedMTLError",
+    "FinishedRun",
+    "classification",
+    "dense_classification",
+    "dense_regression",
+    "module",
+    "regression",
+    "simulate",
+]
 
 _PLACES = {
     "FedMTLError": "common.errors",
     "FinishedRun": "fedmtl.run",
     "classification": "fedmtl.description",
+    "dense_classification": "fedmtl.description",
+    "dense_regression": "fedmtl.description",
     "module": "fedmtl.description",
     "regression": "fedmtl.description",
     "simulate": "fedmtl.simulated",

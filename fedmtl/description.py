@@ -25,6 +25,19 @@ def regression(**keys: object) -> Keys:
     return {"type": "regression", **keys}
 
 
+def dense_classification(labels: Sequence[str] | int, **keys: object) -> Keys:
+    """A task whose answer is one of `labels` for every pixel of an image; its y are class indices, and 255 is ignored.
+
+    The encoder must keep a map of the image: conv2d, or a module with a method `maps`.
+    """
+    return {**classification(labels, **keys), "type": "dense_classification"}
+
+
+def dense_regression(**keys: object) -> Keys:
+    """A task whose answer is a number for every pixel; its y are numbers, and NaN is ignored."""
+    return {"type": "dense_regression", **keys}
+
+
 def module(kind: type[Any], *, reads: str | None = None, **args: object) -> Mapping[str, Keys]:
     """A torch module of your own as the encoder: `kind(**args)`, from a batch of rows to vectors (rows, hidden).
 

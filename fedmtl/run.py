@@ -80,26 +80,34 @@ class FinishedRun:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
         return TaskModel(saved.model.model.part([task]).eval(), task, saved.units_of(task)).eval()
 
-    def predict(self, task: str, x: Sequence[Any]) -> list[str] | NDArray[np.float64]:
+    def predict(self, task: str, x: Sequence[Any]) -> list[str] | NDArray[Any]:
         """The answers for rows or texts: names of labels, or of a regression the numbers, float64 (rows,).
 
+        Of tasks with a label per pixel, maps (rows, height, width) of class indices or numbers.
+
         Raises:
-            ModelError: see `model`; or the task is neither a classification nor a regression.
+            ModelError: see `model`; or the task has several answers per row or none.
             DataError: a row is not as the model reads it.
         """
         saved = self._saved(task)
         definition, model, units = saved.model.tasks[task], saved.model.model, saved.units_of(task)
-        if not (definition.type.answer and definition.type.one_label):
+        if not (definition.type.answer and (definition.type.one_label or definition.type.per_pixel)):
             raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
         architecture = saved.model.architecture
         tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
-        unknown = [definition.labels[0] if definition.labels else 0.0] * len(x)
-        rows = labelled(definition, saved.config.model.array_encoder, "rows to predict", x, unknown)
+        encoder = saved.config.model.array_encoder
+        unknown: Sequence[Any] | NDArray[Any] = [definition.labels[0] if definition.labels else 0.0] * len(x)
+        if definition.type.per_pixel and encoder is not None:
+            unknown = np.zeros((len(x), *encoder.row_shape[1:]))
+        rows = labelled(definition, encoder, "rows to predict", x, unknown)
         prepared = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
         batch = saved.config.training.eval_batch_size
         outputs = predict(model, definition, prepared, batch, units)
         if definition.type.has_units:
             return outputs[:, 0]
+        if definition.type.per_pixel:
+            classes: NDArray[np.int64] = outputs.argmax(axis=1)
+            return classes
         return [definition.labels[place] for place in outputs.argmax(axis=1)]
 
     def _saved(self, task: str) -> SavedRun:

@@ -108,6 +108,8 @@ def _first_shape(sites: Sites) -> tuple[int, ...]:
 
 def _fitted(name: str, parameters: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, object]:
     """An encoder's parameters, with the shape of rows where they do not say it."""
+    if "parts" in parameters:
+        return dict(parameters)
     if name == "mlp":
         return {"features": int(np.prod(shape)), **parameters}
     read = {"reads": READS.get(len(shape), "numbers")} if name == "module" else {}

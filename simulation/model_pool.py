@@ -129,7 +129,7 @@ class PooledExecutor:
         self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self._precision = PrecisionChoice(client.computing.precision, None)
         self.schemas = pool.replicas[0].part(client.tasks, self._scopes).schemas
-        require_capacity(client.computing.trains, self.schemas)
+        require_capacity(client.capacity, self.schemas)
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Workspace]:

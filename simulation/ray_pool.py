@@ -33,6 +33,7 @@ from client.training.compact import Examples
 from client.training.loop import Progress, TaskSet
 from client.training.work import ClientState, Procedure
 from common.bodies import ScopeVersion
+from common.capabilities import Capacity
 from common.encoders.module import trust, trusted_files
 from common.errors import RunFailedError, foreign_errors
 from common.models.packed_tokenizer import unpack_tokenizer
@@ -62,6 +63,7 @@ class RemoteClient:
 
     tasks: tuple[str, ...]
     scopes: tuple[str, ...]
+    capacity: Capacity
     computing: Computing
     procedure: Procedure | None
     sets: tuple[TaskSet, ...]
@@ -89,7 +91,7 @@ class ReplicaActor:
         asyncio.run(_receive(part, order, values))
         examples = Examples.of(part.model, client.sets, computing.compact_vocabulary)
         precision = PrecisionChoice(computing.precision, None)
-        result = run_job(Job(order, examples, computing.trains, precision, _unwatched, client.procedure), part, state)
+        result = run_job(Job(order, examples, client.capacity, precision, _unwatched, client.procedure), part, state)
         match result.answer:
             case Update(header, payload):  # a view of memory cannot travel
                 return JobResult(Update(header, bytes(payload)), result.state)
@@ -208,9 +210,11 @@ class RayExecutor:
         self._pool = pool
         scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self.schemas = {scope: pool.schemas[Scope.parse(scope).template] for scope in scopes}
-        require_capacity(client.computing.trains, self.schemas)
+        require_capacity(client.capacity, self.schemas)
         sets = prepared(client, welcome, reader)
-        self._client = ray.put(RemoteClient(client.tasks, scopes, client.computing, client.procedure, sets))
+        self._client = ray.put(
+            RemoteClient(client.tasks, scopes, client.capacity, client.computing, client.procedure, sets)
+        )
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Workspace]:

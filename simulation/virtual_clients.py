@@ -17,6 +17,7 @@ from client.jobs.local_client import Computing, local_client
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
 from common.bodies import Train
+from common.capabilities import Capacity
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError
@@ -143,7 +144,7 @@ class VirtualClients:
         time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
         self.pool = open_pool(config, schemas, device)
         computing = Computing(
-            section.compact_vocabulary, section.precision, trains=section.trains, limits=limits_of(config)
+            section.compact_vocabulary, section.precision, Capacity(section.trains), limits_of(config)
         )
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [

@@ -13,6 +13,7 @@ from client.agent import Agent
 from client.app import load_data, local_definitions
 from client.jobs.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
+from common.capabilities import Capacity
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.orders import Update
@@ -115,7 +116,7 @@ def make_client(config: Config, client: str, tasks: Sequence[str], partition: st
     section = config.model_copy(update={"data": config.data.model_copy(update={"partition": partition})})
     definitions = local_definitions(section, tasks)
     own = config.client
-    computing = Computing(own.compact_vocabulary, own.precision, trains=own.trains, layers=own.layers)
+    computing = Computing(own.compact_vocabulary, own.precision, Capacity(own.trains, own.layers))
     return local_client(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 
 

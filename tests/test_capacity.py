@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.agent import Agent
 from client.disclosure import what_leaves
 from client.transport.grpc_port import GrpcCoordinator
-from common.capabilities import Capabilities
+from common.capabilities import Capabilities, Capacity
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import ConfigError, ModelError, Refused
@@ -81,14 +81,14 @@ def test_blocks_of_the_usual_encoders() -> None:
     ],
 )
 def test_what_a_client_leaves_out(trains: str, fixed: set[str]) -> None:
-    assert capacity_problem(trains, BLOCKS) is None
-    assert untrained_scopes(trains, BLOCKS) == {f"shared/{name}" for name in fixed}
-    assert "heads" in trained_blocks(trains, BLOCKS)
+    assert capacity_problem(Capacity(trains), BLOCKS) is None
+    assert untrained_scopes(Capacity(trains), BLOCKS) == {f"shared/{name}" for name in fixed}
+    assert "heads" in trained_blocks(Capacity(trains), BLOCKS)
 
 
 def test_the_order_of_layers_is_that_of_their_numbers() -> None:
     blocks = {f"shared/layer_{i}": frozenset({f"layer_{i}"}) for i in range(12)}
-    assert {f"shared/layer_{i}" for i in range(12)} - untrained_scopes("top_2", blocks) == {
+    assert {f"shared/layer_{i}" for i in range(12)} - untrained_scopes(Capacity("top_2"), blocks) == {
         "shared/layer_10",
         "shared/layer_11",
     }
@@ -99,7 +99,7 @@ def test_the_order_of_layers_is_that_of_their_numbers() -> None:
     [("top_4", "the encoder has 3 layers"), ("top_0", "is not all, head or top_<n>"), ("most", "is not all, head")],
 )
 def test_what_makes_no_sense_is_told(trains: str, problem: str) -> None:
-    assert problem in (capacity_problem(trains, BLOCKS) or "")
+    assert problem in (capacity_problem(Capacity(trains), BLOCKS) or "")
 
 
 def test_a_part_of_a_scope_cannot_be_trained(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_core_counts_those_who_train_a_scope() -> None:
     for name, trains in (("a", "all"), ("b", "head"), ("c", "head")):
         tasks = tuple(task for task in TASKS if task.name in (("sst2", "qqp") if name == "a" else ("sst2",)))
         sizes = tuple((task.name, 100) for task in tasks)
-        request = JoinRequest(name, tasks, sizes, Capabilities(trains=trains), validation=sizes)
+        request = JoinRequest(name, tasks, sizes, Capabilities(capacity=Capacity(trains)), validation=sizes)
         table.apply(Joined(0.0, request, f"token-{name}"))
     assert table.state.open is not None
     assert {o.client_id: o.untrained for o in table.state.open.orders.values()} == {
@@ -158,7 +158,9 @@ def test_a_client_that_comes_back_with_another_capacity_gets_no_old_order() -> N
     table.join("a", "sst2", "qqp")
     table.join("b", "sst2")
     assert table.order("b") is not None
-    table.apply(Joined(0.0, JoinRequest("b", TASKS[:1], (("sst2", 100),), Capabilities(trains="head")), "token-b"))
+    table.apply(
+        Joined(0.0, JoinRequest("b", TASKS[:1], (("sst2", 100),), Capabilities(capacity=Capacity("head"))), "token-b")
+    )
     assert table.order("b") is None and table.order("a") is not None
 
 

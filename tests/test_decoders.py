@@ -21,7 +21,9 @@ from common.models.pretrained import resolve_encoder
 from common.orders import ModelArchitecture
 from common.parameters.plan import PLANS, SharingPlan
 from common.tasks import KNOWN_TASKS
+from server.runs.export import export_task
 from tests.federations import digest_of, federate, small_config
+from tests.federations import make_model as make_whole
 from tests.training_cases import CONFIGS, make_model
 
 DECODERS = ("gpt2", "llama")
@@ -90,3 +92,5 @@ def test_a_federation_over_a_decoder_pads_with_the_end_of_text(tmp_path: Path) -
     config = small_config(tmp_path, f"model.server_model='{folder}'", "sharing.plan=adaptive")
     runs = [asyncio.run(federate(config, tmp_path / how, how=how)) for how in ("direct", "grpc")]
     assert len({digest_of(run) for run in runs}) == 1
+    export_task(make_whole(config), "sst2", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "head.json").read_text())["token"] == -1

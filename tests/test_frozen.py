@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from common.bodies import ScopeVersion, Train
+from common.capabilities import WHOLE, Capacity
 from common.config import load_config
 from common.errors import ConfigError, RunFolderError, WireError
 from common.orders import Order, PollKind, PollReply, UpdateState
@@ -47,14 +48,14 @@ pytestmark = pytest.mark.usefixtures("one_tokenizer")
 )
 def test_what_stands_still(frozen: str, still: set[str]) -> None:
     assert frozen_blocks(frozen, BLOCKS) == still and frozen_problem(frozen, BLOCKS) is None
-    assert untrained_scopes("all", BLOCKS, frozen) == {f"shared/{name}" for name in still}
-    small = untrained_scopes("top_2", BLOCKS)
-    assert untrained_scopes("top_2", BLOCKS, frozen) == small | untrained_scopes("all", BLOCKS, frozen)
+    assert untrained_scopes(WHOLE, BLOCKS, frozen) == {f"shared/{name}" for name in still}
+    small = untrained_scopes(Capacity("top_2"), BLOCKS)
+    assert untrained_scopes(Capacity("top_2"), BLOCKS, frozen) == small | untrained_scopes(WHOLE, BLOCKS, frozen)
 
 
 def test_a_scope_with_a_trained_part_is_not_fixed() -> None:
     blocks = {"shared": frozenset({"embeddings", "layer_0"}), "task/a": frozenset({"heads"})}
-    assert untrained_scopes("all", blocks, "0") == frozenset() and untrained_scopes("all", blocks, "all") == {"shared"}
+    assert untrained_scopes(WHOLE, blocks, "0") == frozenset() and untrained_scopes(WHOLE, blocks, "all") == {"shared"}
 
 
 def moved(config: Any, found: Coordinator) -> set[str]:

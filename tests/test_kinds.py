@@ -131,7 +131,8 @@ def test_a_new_kind_of_inputs_is_trained_and_reported(tmp_path: Path, monkeypatc
 
 
 NAMED = dict.fromkeys(TASK_KINDS, "common/tasks/") | dict.fromkeys(
-    ("Classification", "Multilabel", "Regression", "MaskedLM"), "common/tasks/"
+    ("Classification", "Multilabel", "Regression", "MaskedLM", "DenseClassification", "DenseRegression"),
+    "common/tasks/",
 )
 """What names a kind of task, and where that may stand."""
 PYTHON = ("fedmtl/__init__.py", "fedmtl/description.py")

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from common.bodies import Evaluate, ProximalTerm, ScopeVersion, Train, TrainingSettings
-from common.capabilities import Capabilities
+from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
@@ -95,13 +95,10 @@ headers = st.one_of(
 )
 
 
-capabilities = st.builds(
-    Capabilities,
-    few(ids, str),
-    st.just("") | ids,
-    st.sampled_from(["all", "head", "top_2"]),
-    st.none() | st.integers(1, 9999),
+capacities = st.builds(
+    Capacity, st.sampled_from(["all", "head", "top_2"]), st.none() | st.integers(1, 9999), few(ids, str)
 )
+capabilities = st.builds(Capabilities, few(ids, str), st.just("") | ids, capacities)
 
 
 @st.composite

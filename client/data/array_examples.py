@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
+from common.encoders.row import ArrayEncoder
 from common.inputs.arrays import ArrayBatch, Numbers
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
@@ -25,7 +27,8 @@ class ArrayExamples:
     values: NDArray[np.float32] | NDArray[np.uint8]
     """Finite, (examples, *shape). Bytes are the brightness of pixels; batches have them as 0 to 1."""
     labels: Labels
-    """int64 (examples,) for classes, float64 (examples,) for scores, float32 (examples, labels) of zeros and ones."""
+    """int64 (examples,) for classes, float64 (examples,) for scores, float32 (examples, labels) of zeros and ones; of
+    pixels, uint8 (examples, height, width) for classes and float32 for numbers."""
     form: ArrayForm = FORMS[Numbers.name]
 
     @property
@@ -58,6 +61,16 @@ class ArrayExamples:
             return replace(rows, values=((rows.values - mean) * scale).astype(np.float32))
 
         return scaled(self), scaled(others)
+
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """See `RawExamples`."""
+        start, found = 0, set()
+        for name, part in encoder.part_encoders.items():
+            end = start + prod(part.row_shape)
+            if np.isnan(self.values[:, start:end]).all():
+                found.add(name)
+            start = end
+        return frozenset(found)
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from client.data.files import SPLIT_NAMES, find
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
+from client.data.parts import read_parts
 from client.data.request import DataRequest, shard
 from client.data.synthetic import generate_rows
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 
@@ -45,7 +48,7 @@ def _generated(request: DataRequest) -> TaskData:
     train = generate_rows(request.task, encoder, "train", samples[0] * parts, request.seed)
     validation = generate_rows(request.task, encoder, "validation", samples[1] * parts, request.seed)
     train, validation = (rows.take(np.arange(number - 1, len(rows), parts)) for rows in (train, validation))
-    return TaskData(train, validation, "synthetic (built-in)", headers=(Header.shaped(encoder.row_shape),))
+    return TaskData(train, validation, "synthetic (built-in)", headers=(header_of(encoder),))
 
 
 def read_rows(
@@ -79,13 +82,15 @@ def read_rows(
         if validation is not None or not scored:
             rows = checked(train, task, encoder)
             none = rows.take(np.empty(0, dtype=np.int64))
-            return _data(train, rows, none if validation is None else checked(validation, task, encoder), str(own))
+            scoring = none if validation is None else checked(validation, task, encoder)
+            return _data(encoder, train, (rows, scoring), str(own))
     paths = find(folder, (task.name,), ENDINGS)
     if paths and paths[0].suffix == ".npz" and holds_splits(paths[0]):
         train, validation = (read_arrays(paths[0], task, names, split=split) for split in ("train", "validation"))
-        return _data(train, checked(train, task, encoder), checked(validation, task, encoder), str(paths[0]))
+        splits = checked(train, task, encoder), checked(validation, task, encoder)
+        return _data(encoder, train, splits, str(paths[0]))
     if paths:
-        read = read_file(paths, task, names)
+        read = _read(paths, task, encoder, names)
     elif FORMS[encoder.inputs].from_image_files and train is None and is_image_folder(own):
         read = read_images(own, encoder)
     elif (folder / ALL).is_file():
@@ -99,7 +104,7 @@ def read_rows(
     if len(whole) < 2:
         raise DataError(f"{read.origin}: task {task.name} has one row; it takes two, to train on and to score on")
     training, validating = held_out(len(whole), derive_seed(seed, task.name, "split"))
-    return _data(read, whole.take(training), whole.take(validating), read.origin)
+    return _data(encoder, read, (whole.take(training), whole.take(validating)), read.origin)
 
 
 def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -107,6 +112,10 @@ def held_out(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     scored = max(count // VALIDATION_SHARE, 1)
     return np.sort(order[scored:]), np.sort(order[:scored])
+
+
+def _read(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None) -> ReadArrays:
+    return read_parts(paths, task, encoder, names) if encoder.part_encoders else read_file(paths, task, names)
 
 
 _OTHERS = ", ".join(SUFFIXES)
@@ -117,15 +126,17 @@ def _split(
 ) -> ReadArrays | None:
     """The rows of a split in the task's own folder, if it has any."""
     if paths := find(own, SPLIT_NAMES[split], ENDINGS):
-        return read_file(paths, task, names)
+        return _read(paths, task, encoder, names)
     if not FORMS[encoder.inputs].from_image_files:
         return None
     folders = (own / name for name in SPLIT_NAMES[split])
     return next((read_images(folder, encoder) for folder in folders if is_image_folder(folder)), None)
 
 
-def _data(read: ReadArrays, train: ArrayExamples, validation: ArrayExamples, origin: str) -> TaskData:
+def _data(
+    encoder: ArrayEncoder, read: ReadArrays, splits: tuple[ArrayExamples, ArrayExamples], origin: str
+) -> TaskData:
     named = read.columns.features
-    header = Header.of(named) if named else Header.shaped(train.values.shape[1:])
+    header = Header.of(named) if named else header_of(encoder)
     notes = read.table.notes if read.table is not None else ()
-    return TaskData(train, validation, origin, read.columns, (header,), notes)
+    return TaskData(*splits, origin, read.columns, (header,), notes)

@@ -123,7 +123,7 @@ def read_arrays(
     if split is not None:
         arrays = {"x": arrays[f"{SPLITS[split]}_images"], "y": arrays[f"{SPLITS[split]}_labels"]}
     named = names or ColumnNames()
-    label = _label_array(path, arrays, task, named.label)
+    label = label_array(path, arrays, task, named.label)
     needed = ("task", "x", label) if whose else ("x", label)
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -154,7 +154,8 @@ def read_images(folder: Path, encoder: ArrayEncoder) -> ReadArrays:
     return ReadArrays(str(folder), images, labels, ColumnNames())
 
 
-def _label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+def label_array(path: Path, arrays: dict[str, Array], task: TaskDefinition, named: str | None) -> str:
+    """What the array of the labels is called."""
     candidates: dict[str, list[object]] = {name: [] for name in arrays if name not in ("x", "task", *NAMES)}
     if named is None and not {name.casefold() for name in candidates} & {name.casefold() for name in LABELS}:
         return "y"
@@ -213,7 +214,14 @@ def _rows_of(path: Path, whose: Array, task: TaskDefinition) -> NDArray[np.bool_
 
 def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
     """The rows as the encoder reads them, with their labels; finite, and of its shape."""
-    return ArrayExamples(values_of(read, task, encoder), _labels(read, task), FORMS[encoder.inputs])
+    values, labels = values_of(read, task, encoder), _labels(read, task)
+    if task.type.per_pixel and labels.shape[1:] != values.shape[2:]:
+        maps, images = _times(labels.shape[1:]), _times(values.shape[2:])
+        raise DataError(
+            f"{read.origin}, task {task.name}: y has maps of {maps}, images are {images} (height x width); "
+            "give a label for each pixel"
+        )
+    return ArrayExamples(values, labels, FORMS[encoder.inputs])
 
 
 def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -228,7 +236,7 @@ def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> 
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(values)
+    good = np.isfinite(values) | (np.isnan(values) if form.has_gaps else False)
     if not good.all():
         row, number = divmod(int((~good).argmax()), math.prod(wanted))
         raise DataError(
@@ -258,7 +266,7 @@ def _labels(read: ReadArrays, task: TaskDefinition) -> Labels:
     y = read.labels
     if isinstance(y, np.ndarray):
         try:
-            found = task.type.read_matrix(task, y) if y.ndim == 2 else None
+            found = task.type.read_array(task, y) if y.ndim > 1 else None
         except CellError as problem:
             raise DataError(f"{read.origin}, task {task.name}: {problem}") from None
         if found is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
 from common.orders import ModelArchitecture
@@ -74,6 +75,9 @@ class RawExamples(Protocol):
     def standardised(self, others: Self) -> tuple[Self, Self]:
         """Both as a user wants them who sets `data.standardise`, by what these examples show; the others may not."""
 
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """The parts of what the encoder reads that none of these examples has."""
+
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int
     ) -> PreparedExamples:
@@ -99,6 +103,8 @@ class TaskData:
     """What the numbers of an example are, if it is made of numbers."""
     notes: tuple[str, ...] = ()
     """For the person whose examples they are."""
+    lacks: frozenset[str] = frozenset()
+    """The parts that no example has, where examples have several."""
 
     @property
     def described(self) -> str:

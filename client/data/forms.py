@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from common.inputs.arrays import Images, Numbers, Sequences
+from common.inputs.arrays import Images, Numbers, Parts, Sequences
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -27,6 +27,8 @@ class ArrayForm:
     """The axes over which mean and deviation are taken where they are standardised."""
     from_image_files: bool = False
     """Whether they may also come as image files."""
+    has_gaps: bool = False
+    """Whether NaN stands for what a row does not have."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
 
@@ -52,4 +54,5 @@ FORMS = {
     Numbers.name: ArrayForm(Numbers.name, _flat, averaged=(0,)),
     Images.name: ArrayForm(Images.name, _image, averaged=(0, 2, 3), from_image_files=True, keeps_bytes=True),
     Sequences.name: ArrayForm(Sequences.name, _sequence, averaged=(0, 1)),
+    Parts.name: ArrayForm(Parts.name, _flat, averaged=(0,), has_gaps=True),
 }

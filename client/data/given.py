@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
@@ -13,11 +14,12 @@ from client.data.arrays import ReadArrays, checked
 from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.examples import TaskData
+from client.data.parts import joined
 from client.data.request import DataRequest
 from client.data.texts import TextExamples
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
-from common.inputs import Header
+from common.inputs.arrays import header_of
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
 from common.tasks.labels import CellError
@@ -46,7 +48,7 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
         found = [found[0].take(training), found[0].take(scored)]
     caps = request.train_samples, request.val_samples
     train, validation = (rows.take(np.arange(len(rows))[:most]) for rows, most in zip(found, caps, strict=True))
-    headers = (Header.shaped(request.encoder.row_shape),) if request.encoder is not None else ()
+    headers = (header_of(request.encoder),) if request.encoder is not None else ()
     return TaskData(train, validation, f"given in Python ({where})", headers=headers)
 
 
@@ -58,6 +60,8 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
+    if encoder is not None and encoder.part_encoders:
+        x = _parts_given(x, task, encoder, where)
     if len(x) != len(y):
         raise DataError(f"{where}, task {task.name}: {len(x)} rows and {len(y)} labels; give one label for each row")
     if encoder is not None:
@@ -76,3 +80,11 @@ def labelled(
         except CellError as problem:
             raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
     return texts
+
+
+def _parts_given(x: Any, task: TaskDefinition, encoder: ArrayEncoder, where: str) -> NDArray[np.float32]:
+    if not isinstance(x, Mapping):
+        parts = ", ".join(encoder.part_encoders)
+        raise DataError(f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a mapping of {parts}")
+    arrays = {name: np.asarray(array) for name, array in x.items()}
+    return joined(f"{where}, task {task.name}", arrays, task, encoder)

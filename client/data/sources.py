@@ -38,6 +38,8 @@ def finished(data: TaskData, request: DataRequest) -> TaskData:
     if request.standardise:
         train, validation = data.train.standardised(data.validation)
         data = replace(data, train=train, validation=validation)
+    if request.encoder is not None:
+        data = replace(data, lacks=data.train.lacking(request.encoder))
     if note := rare_label(request.task, data):
         data = replace(data, notes=(*data.notes, note))
     return data

@@ -26,7 +26,9 @@ def summary(task: TaskDefinition, data: TaskData) -> list[str]:
 
 
 def plain_labels(labels: Sequence[Label] | NDArray[Any]) -> Sequence[Label]:
-    """Labels as a cell was read: rows of zeros and ones as the places of the ones."""
+    """Labels as a cell was read: rows of zeros and ones as the places of the ones. Maps of pixels stay arrays."""
+    if len(labels) and np.ndim(labels[0]) > 1:
+        return list(labels)
     if len(labels) and np.ndim(labels[0]) == 1 and not isinstance(labels[0], tuple):
         return [tuple(np.flatnonzero(row).tolist()) for row in labels]
     return labels.tolist() if isinstance(labels, np.ndarray) else labels

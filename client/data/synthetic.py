@@ -2,19 +2,18 @@
 
 A flat row is x ~ N(0, I); what tasks know of it is tanh(W x), with one W for all tasks of a seed. An image or sequence
 is noise with a few patterns at random places, of normally distributed strengths; tasks know the tanh of
-these. A task's own weights turn that into class scores, one yes or no per label, or a number; noise covers a part.
-What an encoder learns for one task therefore serves the others.
+these. Parts of rows are drawn each by itself. A task's own weights turn that into class scores, one yes or no per
+label, or a number; noise covers a part. What an encoder learns for one task therefore serves the others.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.forms import FORMS
+from client.data.request import Split
 from common.encoders.row import ArrayEncoder
 from common.seeds import derive_seed
 from common.tasks import TaskDefinition
@@ -28,11 +27,24 @@ PATTERN_STRENGTH = 2.0
 Floats = NDArray[np.floating]
 
 
-def generate_rows(
-    task: TaskDefinition, encoder: ArrayEncoder, split: Literal["train", "validation"], count: int, seed: int
-) -> ArrayExamples:
+def generate_rows(task: TaskDefinition, encoder: ArrayEncoder, split: Split, count: int, seed: int) -> ArrayExamples:
     """The first `count` rows of an endless split, which depends on task, shape, split and seed alone."""
-    shape = encoder.row_shape
+    if encoder.part_encoders:
+        drawn = [
+            _drawn(task, part.row_shape, split, count, derive_seed(seed, "part", name))
+            for name, part in encoder.part_encoders.items()
+        ]
+        values = np.concatenate([rows.reshape(count, -1) for rows, _ in drawn], axis=1)
+        scores = np.sum([scores for _, scores in drawn], axis=0) / np.sqrt(len(drawn))
+    else:
+        values, scores = _drawn(task, encoder.row_shape, split, count, seed)
+    return ArrayExamples(values, task.type.drawn(scores), FORMS[encoder.inputs])
+
+
+def _drawn(
+    task: TaskDefinition, shape: tuple[int, ...], split: Split, count: int, seed: int
+) -> tuple[NDArray[np.float32], Floats]:
+    """Rows of one shape, and what they say of the task, (rows, outputs)."""
     size = "x".join(map(str, shape)) if len(shape) > 1 else shape[0]
     own = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, "weights")))
     known_count = DIRECTIONS if len(shape) == 1 else PATTERNS
@@ -41,8 +53,7 @@ def generate_rows(
     rng = np.random.Generator(np.random.PCG64(derive_seed(seed, task.name, size, split, "rows")))
     draw = _flat if len(shape) == 1 else _patterned
     values, known, noise = draw(shape, common, rng, count, task.outputs)
-    scores = np.tanh(2.0 * known) @ weights * 2.0 + NOISE * noise
-    return ArrayExamples(values, task.type.drawn(scores), FORMS[encoder.inputs])
+    return values, np.tanh(2.0 * known) @ weights * 2.0 + NOISE * noise
 
 
 # Both draw one row after the other, so that more rows never change earlier ones.

@@ -16,6 +16,7 @@ from client.data.files import read_split, task_folder
 from client.data.hub import read_glue
 from client.data.request import DataRequest, Split, shard
 from client.data.tokenised import mask, tokenise
+from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.tasks import TaskDefinition
 from common.tasks.definition import Label
@@ -38,6 +39,10 @@ class TextExamples(list[Example]):
     def standardised(self, others: TextExamples) -> tuple[TextExamples, TextExamples]:
         """There is nothing to standardise."""
         return self, others
+
+    def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
+        """Texts have no parts."""
+        return frozenset()
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

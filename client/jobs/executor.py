@@ -91,8 +91,7 @@ class ThreadWorkspace:
 
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
-        examples, trains = self._examples(), client.computing.trains
-        job = Job(order, examples, trains, self._precision, progress, client.procedure)
+        job = Job(order, self._examples(), client.capacity, self._precision, progress, client.procedure)
         return run_job(job, self._replica, state)
 
 
@@ -103,10 +102,10 @@ class ThreadExecutor:
         """See `OpenExecutor`."""
         wanted = client.computing
         replica = ClientModelSynchronizer(
-            welcome, client.tasks, client.device, wanted.layers, wanted.limits.check_parameters
+            welcome, client.tasks, client.device, client.capacity, wanted.limits.check_parameters
         )
         sets = prepared(client, welcome, unpack_tokenizer(tokenizer) if tokenizer else None)
-        require_capacity(wanted.trains, replica.schemas)
+        require_capacity(client.capacity, replica.schemas)
         precision = PrecisionChoice(wanted.precision, folder)
         examples = Examples.of(replica.model, sets, wanted.compact_vocabulary)
         self.schemas = replica.schemas

@@ -21,6 +21,7 @@ from client.training.own_model import OwnModel
 from client.training.own_models import scoring_of, training_of
 from client.training.work import ClientState, Procedure, Work, frozen
 from common.bodies import Body, Evaluate, Train, TrainingSettings
+from common.capabilities import Capacity
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
@@ -37,8 +38,8 @@ class Job:
 
     order: Order
     examples: Examples
-    trains: str
-    """How much of the model this client trains: all, head or top_<n>."""
+    capacity: Capacity
+    """How much of the model this client holds and trains."""
     precision: PrecisionChoice
     progress: Progress
     """Hears of the work done."""
@@ -81,13 +82,13 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
     return CARRIED_OUT[type(order.body)](job, order.body, replica, state, started)
 
 
-def require_capacity(trains: str, schemas: Mapping[str, ParameterSchema]) -> None:
+def require_capacity(capacity: Capacity, schemas: Mapping[str, ParameterSchema]) -> None:
     """Check that a client can train as much as it means to.
 
     Raises:
         Refused: a part of a scope alone would be trained.
     """
-    problem = capacity_problem(trains, blocks_of(schemas))
+    problem = capacity_problem(capacity, blocks_of(schemas))
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, problem)
 
@@ -99,7 +100,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     _load(replica, state)
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
-    untrained = untrained_scopes(job.trains, blocks_of(replica.schemas), settings.frozen)
+    untrained = untrained_scopes(job.capacity, blocks_of(replica.schemas), settings.frozen)
     isolated = isolated_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
     handed_in = [w for w in order.scopes if w.scope not in isolated and Scope.parse(w.scope).base not in untrained]
     work = replace(
@@ -109,7 +110,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
         controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},
     )
-    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+    with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
         trained = training_of(settings, job.procedure)(work, state)
     scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
@@ -134,7 +135,7 @@ def _evaluate(
     _load(replica, state)
     settings = body.settings
     scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
-    with frozen(replica.model, _frozen_names(job.trains, settings.frozen, replica)):
+    with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
         own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
     results = tuple(TaskResult(name, 0, None, scores.get(name), own.scores.get(name)) for name in job.examples.tasks)
     return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
@@ -173,10 +174,10 @@ def _work(
     )
 
 
-def _frozen_names(trains: str, frozen_layers: str, replica: ClientModelSynchronizer) -> frozenset[str]:
+def _frozen_names(capacity: Capacity, frozen_layers: str, replica: ClientModelSynchronizer) -> frozenset[str]:
     """The parameters that stay as received."""
     blocks = blocks_of(replica.schemas)
-    trained = trained_blocks(trains, blocks) - frozen_blocks(frozen_layers, blocks)
+    trained = trained_blocks(capacity, blocks) - frozen_blocks(frozen_layers, blocks)
     return frozenset(name for name, _ in replica.model.named_parameters() if block_of(name) not in trained)
 
 

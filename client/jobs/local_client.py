@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from client.data.summary import sums_of
 from client.jobs.precision import Precision
 from client.limits import Limits
 from client.training.work import Procedure
-from common.capabilities import ALL, Capabilities
+from common.capabilities import WHOLE, Capabilities, Capacity
 from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS
 from common.tasks import TaskDefinition
@@ -20,12 +20,11 @@ from common.tasks import TaskDefinition
 
 @dataclass(frozen=True)
 class Computing:
-    """How a client trains, and how much of the model: all, head or top_<n>; of the first `layers` layers, if given."""
+    """How a client trains, and how much of the model, as far as its configuration says."""
 
     compact_vocabulary: bool = True
     precision: Precision = "float32"
-    trains: str = ALL
-    layers: int | None = None
+    capacity: Capacity = WHOLE
     limits: Limits = field(default_factory=Limits)
 
 
@@ -45,6 +44,11 @@ class LocalClient:
         """The names of its tasks."""
         return tuple(task.name for task in self.request.tasks)
 
+    @property
+    def capacity(self) -> Capacity:
+        """How much of the model it holds and trains."""
+        return self.request.capabilities.capacity
+
 
 def local_client(
     client_id: str,
@@ -59,11 +63,13 @@ def local_client(
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
     sums = {task.name: sums_of(task, data[task.name].train) for task in tasks if task.tells_sums}
+    lacks = frozenset[str].intersection(*(data[name].lacks for name in names)) if names else frozenset[str]()
+    capacity = replace(computing.capacity, lacks=tuple(sorted(lacks)))
     request = JoinRequest(
         client_id,
         tuple(tasks),
         tuple((name, len(data[name].train)) for name in names),
-        Capabilities(tuple(ENCODINGS), source, computing.trains, computing.layers),
+        Capabilities(tuple(ENCODINGS), source, capacity),
         tuple((name, header) for name in names for header in data[name].headers),
         tuple((name, len(data[name].validation)) for name in names),
         tuple(sorted(sums.items(), key=lambda item: item[0])),

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.bodies import ControlShare, ProximalTerm, ScopeVersion
+from common.capabilities import WHOLE, Capacity
 from common.errors import Reason, Refused, WireError
 from common.models.encoder import shallower
 from common.models.layout import scope_schemas
 from common.models.multitask import MultiTaskModel
 from common.orders import Welcome
+from common.parameters.capacity import absent_scopes, blocks_of
 from common.parameters.flat import bind, shapes_of, views, zeros
 from common.parameters.plan import ScopeRule, SharingPlan
 from common.parameters.schema import ParameterSchema
@@ -50,10 +52,10 @@ class ClientModelSynchronizer:
         welcome: Welcome,
         tasks: tuple[str, ...],
         device: torch.device,
-        layers: int | None = None,
+        capacity: Capacity = WHOLE,
         check_size: Callable[[int], None] = lambda parameters: None,
     ) -> None:
-        """Build the model from the coordinator's description; with `layers`, of its encoder's first layers alone.
+        """Build the model from the coordinator's description, as far as the client has the capacity.
 
         `check_size` is told the number of parameters before any memory is taken for them, and may raise.
 
@@ -62,18 +64,21 @@ class ClientModelSynchronizer:
             ModelError: the encoder cannot have so many layers.
         """
         architecture = welcome.architecture
-        if layers is not None:
-            architecture = replace(architecture, encoder_config=shallower(architecture.encoder_config, layers))
+        if capacity.layers is not None:
+            shallow = shallower(architecture.encoder_config, capacity.layers)
+            architecture = replace(architecture, encoder_config=shallow)
         plan = SharingPlan(tuple(ScopeRule(match, scope) for match, scope in welcome.rules))
         schemas = scope_schemas(architecture, welcome.tasks, plan)
-        held = held_scopes(schemas, tasks)
+        absent = absent_scopes(capacity, blocks_of(schemas))
+        held = [scope for scope in held_scopes(schemas, tasks) if scope not in absent]
         check_size(sum(schemas[scope].size for scope in held))
         names = {entry.name for scope in held for entry in schemas[scope].entries}
         needed = [t for t in welcome.tasks if t.name in tasks or any(n.startswith(f"heads.{t.name}.") for n in names)]
         self.model = MultiTaskModel(architecture, needed)
         self.schemas: dict[str, ParameterSchema] = {scope: schemas[scope] for scope in held}
         _compare(self.schemas, dict(welcome.schema_digests))
-        homeless = sorted(set(shapes_of(self.model)) - names)
+        beyond = {entry.name for scope in absent for entry in schemas[scope].entries}
+        homeless = sorted(set(shapes_of(self.model)) - names - beyond)
         if homeless:
             raise Refused(
                 Reason.SCHEMA_MISMATCH,

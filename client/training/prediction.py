@@ -21,7 +21,7 @@ def predict(
     batch_size: int,
     units: TargetUnits = OWN_UNITS,
 ) -> NDArray[np.float64]:
-    """Outputs of a task's head without dropout, (examples, outputs), in the order of the examples.
+    """Outputs of a task's head without dropout, (examples, outputs, ...), in the order of the examples.
 
     Those of a regression are in the units of its targets, not of its head.
 
@@ -29,11 +29,14 @@ def predict(
         DataError: an output is not finite.
     """
     device = next(model.parameters()).device
-    found = np.empty((len(examples), task.outputs))
+    found = np.empty((0, task.outputs))
     model.eval()
     with torch.inference_mode():
         for places in length_batches(examples.lengths, batch_size):
-            found[places] = model(task.name, examples.batch(places).to(device)).double().cpu().numpy()
+            outputs = model(task.name, examples.batch(places).to(device)).double().cpu().numpy()
+            if not len(found):
+                found = np.empty((len(examples), *outputs.shape[1:]))
+            found[places] = outputs
     if not np.isfinite(found).all():
         raise not_finite(task)
     return units.targets(found)

@@ -14,6 +14,7 @@ from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
+from common.encoders.several import SeveralEncoder
 from common.encoders.table import ENCODERS
 from common.inputs import INPUT_KINDS, InputKind, input_of
 from common.methods.choice import table
@@ -28,7 +29,7 @@ class ModelSection(Section):
 
     server_model: Location = "prajjwal1/bert-tiny"
     """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | conv2d | conv1d | gru |
-    module"""
+    module | several"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -53,6 +54,8 @@ class ModelSection(Section):
     """of server_model gru: recurrent units over sequences"""
     module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
     """of server_model module: a torch module of your own"""
+    several: Annotated[SeveralEncoder, Chosen(table(SeveralEncoder))] | None = None
+    """of server_model several: rows of several parts, each with an encoder of its own"""
 
     @property
     def inputs(self) -> InputKind:

@@ -38,7 +38,7 @@ from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import NORM_STATISTICS, PLANS, ScopeRule, SharingPlan, groups_plan
-from common.parameters.scope import LAYERED, PRIVATE, SHARED
+from common.parameters.scope import LAYERED, OWN, OWN_BLOCK, PRIVATE, SHARED
 from common.tasks import TaskDefinition
 
 
@@ -332,9 +332,12 @@ class Config(Section):
             rules = groups_plan(self.membership().levels)
         else:
             rules = PLANS.get(sharing.plan) or tuple(ScopeRule(rule.match, rule.scope) for rule in sharing.rules)
-        if sharing.by_layer:
-            rules = tuple(ScopeRule(r.match, LAYERED if r.scope == SHARED else r.scope) for r in rules)
         encoder = self.model.array_encoder
+        has_parts = encoder is not None and bool(encoder.part_encoders)
+        if sharing.by_layer or has_parts:
+            rules = tuple(ScopeRule(r.match, LAYERED if r.scope == SHARED else r.scope) for r in rules)
+        if has_parts:
+            rules = tuple(ScopeRule(r.match, OWN_BLOCK if r.scope == OWN else r.scope) for r in rules)
         if encoder is not None and encoder.has_norm_statistics and sharing.norm_statistics == "private":
             rules = (*(ScopeRule(f"*.{name}", PRIVATE) for name in NORM_STATISTICS), *rules)
         return SharingPlan(rules, sharing.private_layers)

@@ -83,7 +83,7 @@ class ColumnsSection(Section):
 
 
 class TaskSection(Section):
-    """One task. A known task needs nothing here; others state `type` and, unless a regression or masked_lm, `labels`.
+    """One task. A known task needs nothing here; others state `type` and, if it has any, `labels`.
 
     `train_samples` and `val_samples` cap the rows of one client (None: all; without rows to score on there are no
     scores). `labels` are names in the order of their indices; a number N stands for '0' to 'N-1'. The first of
@@ -97,14 +97,15 @@ class TaskSection(Section):
     """most rows of one client to score on; null: all, 0: none"""
     type: Annotated[Text, AfterValidator(_kind)] | None = None
     """classification | multilabel | regression | masked_lm (hidden words of the texts; needs no labels; usually
-    auxiliary); known of the tasks of GLUE"""
+    auxiliary) | dense_classification (a class per pixel) | dense_regression (a number per pixel); known of the tasks of
+    GLUE"""
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
-    """names in the order of their indices, or their number; none for a regression"""
+    """names in the order of their indices, or their number; none for regressions"""
     columns: ColumnsSection | None = None
     """null: found by their usual names, if no two columns have one"""
     metrics: Names | None = None
-    """the first is the primary one; null: all that are defined, but auc, pr_auc, top3_accuracy, ece and mae, which need
-    further sums of clients"""
+    """the first is the primary one; null: all that are defined, but auc, pr_auc, recall_at_fpr_0.01, top3_accuracy, ece
+    and mae, which need further sums of clients"""
     weight: Annotated[float, Field(gt=0, le=1000), AfterValidator(_thousandths)] = 1.0
     """of this task among the others, more than 0, at most 3 decimals"""
     auxiliary: bool = False

@@ -20,6 +20,7 @@ LARGEST_SIZE = 1_000_000
 MOST_LAYERS = 1000
 MOST_DIMENSIONS = 8
 MOST_ARGUMENTS = 100
+MOST_NESTED = 5
 MOST_VALUES = 1 << 26
 """In a row of an array: 256 MiB of float32."""
 
@@ -45,6 +46,11 @@ class ArrayEncoder(Row):
     def has_norm_statistics(self) -> bool:
         """Whether it gathers statistics of its rows in training, as batch normalisation does."""
         return False
+
+    @property
+    def part_encoders(self) -> Mapping[str, ArrayEncoder]:
+        """The encoders of its rows' parts by name, in order, where rows have several."""
+        return {}
 
     @property
     @abstractmethod
@@ -113,15 +119,17 @@ def _is_of(value: object, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list) and all(_is_of(item, inner[0]) for item in value)
     if origin is Mapping:
-        return isinstance(value, dict) and len(value) <= MOST_ARGUMENTS and all(map(_is_plain, value.values()))
+        return isinstance(value, dict) and _is_plain(value)
     if origin is not None:  # a literal
         return value in inner
     return type(value) is kind
 
 
-def _is_plain(value: object, nested: bool = True) -> bool:
+def _is_plain(value: object, depth: int = MOST_NESTED) -> bool:
     if isinstance(value, list):
-        return nested and len(value) <= MOST_LAYERS and all(_is_plain(item, nested=False) for item in value)
+        return depth > 0 and len(value) <= MOST_LAYERS and all(_is_plain(item, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return depth > 0 and len(value) <= MOST_ARGUMENTS and all(_is_plain(item, depth - 1) for item in value.values())
     return value is None or isinstance(value, int | float | bool | str)
 
 

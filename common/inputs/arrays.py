@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.table import ENCODERS
 from common.errors import ModelError
 from common.inputs.header import Header
-from common.inputs.kind import Batch, Encoder, InputKind, moved
+from common.inputs.kind import Batch, Checks, Encoder, InputKind, moved
 from common.models.encoder import EncoderSource, Weights
 from common.tasks import KNOWN_TASKS
 
@@ -48,12 +48,17 @@ class ArrayBatch(Batch):
         vectors: Tensor = encoder(self.values)
         return vectors
 
+    def maps(self, encoder: Encoder) -> Tensor:
+        """See `Batch`."""
+        found: Tensor = encoder.maps(self.values)  # type: ignore[attr-defined]  # heads ask only those that have it
+        return found
+
 
 def _described(config: Config) -> list[str]:
     name = config.model.server_model
     if config.model.array_encoder is not None:
         return []
-    needed = "features: 9" if name == "mlp" else "shape: [...]"
+    needed = {"mlp": "features: 9", "several": "parts: {...}"}.get(name, "shape: [...]")
     return [f"model.{name}: missing; describe the encoder, e.g. model.{name}: {{{needed}}}"]
 
 
@@ -107,16 +112,20 @@ def _tasks(config: Config) -> list[str]:
 
 
 def _source(config: Config) -> list[str]:
+    name, inputs = config.model.server_model, config.model.inputs.name
+    if config.data.source == "builtin":
+        kinds = ((task, section.kind_of(task)) for task, section in config.tasks.items())
+        dense = [f"task '{task}', a {kind}" for task, kind in kinds if kind is not None and kind.per_pixel]
+        return [f"data.source: builtin has no maps for {each}; set data.dir to a folder of your own" for each in dense]
     if config.data.source != "glue":
         return []
-    name, inputs = config.model.server_model, config.model.inputs.name
     return [f"data.source: glue has texts, {name} reads {inputs}; write builtin (synthetic rows), or files with dir"]
 
 
 class Arrays(InputKind):
     """The same shape in every row of every task."""
 
-    checks = (
+    checks: ClassVar[Checks] = (
         (("model",), _described),
         (("model",), _text_settings),
         (("model", "federation"), _codec),
@@ -131,7 +140,7 @@ class Arrays(InputKind):
         if encoder is None:
             return {}
         named = {name: section.columns.features if section.columns else None for name, section in config.tasks.items()}
-        whole = Header.shaped(encoder.row_shape)
+        whole = header_of(encoder)
         return {name: Header.of(features) if features else whole for name, features in named.items()}
 
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
@@ -147,6 +156,14 @@ class Arrays(InputKind):
     def draws(self, encoder: Encoder) -> bool:
         """An encoder of ours without dropout draws nothing."""
         return bool(getattr(encoder.config, "draws", encoder.config.hidden_dropout_prob))
+
+
+def header_of(encoder: ArrayEncoder) -> Header:
+    """What the numbers of a row are, as far as the encoder says: their shape, or that of each part."""
+    parts = encoder.part_encoders.items()
+    if parts:
+        return Header.of([f"{name} {'x'.join(map(str, part.row_shape))}" for name, part in parts])
+    return Header.shaped(encoder.row_shape)
 
 
 def encoder_described(encoder_config: str) -> ArrayEncoder:
@@ -193,3 +210,19 @@ class Sequences(Arrays):
     encoder_types = _types("sequences")
     joins_with = ("length and channels of the sequences",)
     stays = "sequences"
+
+
+def _no_standardising(config: Config) -> list[str]:
+    if not config.data.standardise:
+        return []
+    return ["data.standardise: rows of several parts are read as they are; remove it, and scale numbers in the files"]
+
+
+class Parts(Arrays):
+    """Rows of several parts, each of its own shape, of which a row may lack some."""
+
+    name = "parts"
+    encoder_types = _types("parts")
+    checks = (*Arrays.checks, (("model", "data"), _no_standardising))
+    joins_with = ("names and sizes of the parts of a row, and which of them it has no rows of",)
+    stays = "all parts of rows"

@@ -44,7 +44,8 @@ class Batch(ABC):
     """What one forward pass reads."""
 
     labels: Tensor | None
-    """int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks."""
+    """int64 (rows,) for classes, float64 (rows,) for scores, float32 (rows, labels) for multi-label tasks; of pixels
+    (rows, height, width), uint8 for classes and float32 for numbers."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Batch:
@@ -57,6 +58,10 @@ class Batch(ABC):
     def pair_vectors(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """The vectors of both halves of every example, (rows, hidden) each."""
         raise ValueError("a siamese head reads pairs of texts, but the batch has no second texts")
+
+    def maps(self, encoder: Encoder) -> Tensor:
+        """What an encoder with `config.map_channels` makes of each image, (rows, channels, height, width)."""
+        raise ValueError("a dense head reads images, but the batch has none")
 
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
         """The vectors of what is hidden in the examples, (hidden words, hidden)."""

@@ -6,11 +6,11 @@ import json
 
 from common.encoders.table import ENCODERS
 from common.errors import ModelError
-from common.inputs.arrays import Images, Numbers, Sequences, encoder_described
+from common.inputs.arrays import Images, Numbers, Parts, Sequences, encoder_described
 from common.inputs.kind import InputKind
 from common.inputs.texts import Texts
 
-INPUT_KINDS: dict[str, InputKind] = {kind.name: kind for kind in (Texts(), Numbers(), Images(), Sequences())}
+INPUT_KINDS: dict[str, InputKind] = {kind.name: kind for kind in (Texts(), Numbers(), Images(), Sequences(), Parts())}
 """By their names; the first one is that of encoders which no other kind lists."""
 
 

@@ -48,6 +48,8 @@ class ConvolutionalNetwork(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(hidden_size=description.hidden, hidden_dropout_prob=description.dropout)
         self._channels_last = len(description.shape) == 2
+        if not self._channels_last:
+            self.config.map_channels, self.config.area = description.filters[-1], description.shape[1:]
         channels = description.shape[1] if self._channels_last else description.shape[0]
         widths = (channels, *description.filters)
         self.layers = nn.ModuleList(
@@ -58,11 +60,15 @@ class ConvolutionalNetwork(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden_size) for (rows, channels, height, width), or (rows, length, channels)."""
+        pooled = self.maps(values).flatten(2).mean(dim=2)
+        return torch.relu(self.pooler(self.dropout(pooled)))
+
+    def maps(self, values: Tensor) -> Tensor:
+        """What the last layer gives, (rows, filters, ...): of images, what heads with an output per pixel read."""
         found = values.transpose(1, 2) if self._channels_last else values
         for layer in self.layers:
             found = layer(found)
-        pooled = found.flatten(2).mean(dim=2)
-        return torch.relu(self.pooler(self.dropout(pooled)))
+        return found
 
     def get_input_embeddings(self) -> None:
         """There is no table of embeddings."""

@@ -172,7 +172,7 @@ def _with_plain_angle(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     nested, scaling = values.get("rope_parameters"), values.get("rope_scaling")
     if nested is None and scaling is None:
         return values
-    plain = isinstance(nested, dict) and nested.keys() <= {"rope_theta", "rope_type"}
-    if not plain or nested.get("rope_type", "default") != "default" or scaling is not None:
-        raise ModelError(f"encoder of type '{kind}': rope_parameters must be a rope_theta alone, without scaling")
-    return {**values, "rope_theta": nested.get("rope_theta")}
+    known = isinstance(nested, dict) and nested.keys() <= {"rope_theta", "rope_type"}
+    if known and scaling is None and dict(nested or {}).get("rope_type", "default") == "default":
+        return {**values, "rope_theta": dict(nested or {}).get("rope_theta")}
+    raise ModelError(f"encoder of type '{kind}': rope_parameters must be a rope_theta alone, without scaling")

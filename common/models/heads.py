@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import sqrt
 from typing import Any
 
 import torch
@@ -118,6 +119,39 @@ class MaskedHead(Head):
         for bias in (self.transform.bias, self.norm.bias, self.bias):
             bias.zero_()
         self.norm.weight.fill_(1.0)
+
+
+class DenseHead(Head):
+    """Outputs for every pixel of an image from the encoder's map: two convolutions, enlarged bilinearly to `area`."""
+
+    form = "dense"
+
+    def __init__(self, outputs: int, channels: int, area: tuple[int, int]) -> None:
+        super().__init__()
+        self.area = area
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.linear = nn.Conv2d(channels, outputs, 1)
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`."""
+        return self.forward(batch.maps(encoder))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Outputs (rows, outputs, *area) for maps (rows, channels, height, width)."""
+        found = self.linear(torch.relu(self.convolution(maps)))
+        return functional.interpolate(found, self.area, mode="bilinear", align_corners=False)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw initial values from a generator on the CPU: normal weights, zero biases.
+
+        Source: He et al. (2015) for the convolution before the ReLU; the last one as in `LinearHead`.
+        """
+        first, last = self.convolution.weight, self.linear.weight
+        for weight, std in ((first, sqrt(2 / first[0].numel())), (last, INITIAL_STD)):
+            weight.copy_(torch.empty(weight.shape).normal_(std=std, generator=generator))
+        for layer in (self.convolution, self.linear):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # both have one
 
 
 PAIR_HEADS: dict[str, type[LinearHead]] = {"cross": LinearHead, "siamese": SiameseHead}

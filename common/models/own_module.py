@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,19 +18,28 @@ from common.errors import ModelError, foreign_errors
 class OwnModule(nn.Module):
     """The module as `net`; vectors are what it makes of a batch.
 
-    An attribute `hidden_size` of the module says how wide they are; without it, it is run on two rows of zeros.
+    An attribute `hidden_size` of the module says how wide they are; without it, it is run on two rows of zeros. What
+    its method `maps` makes of images, (rows, channels, height, width), is for heads with an output per pixel.
     """
 
     def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.net = net
         width = getattr(net, "hidden_size", None)
-        hidden = width if isinstance(width, int) else _width(net, shape)
+        hidden = width if isinstance(width, int) else _width(net, net, shape, "vectors", "hidden")
         self.config = SimpleNamespace(hidden_size=hidden, hidden_dropout_prob=0.0, draws=True)
+        if callable(maps := getattr(net, "maps", None)):
+            self.config.map_channels = _width(net, maps, shape, "maps", "channels", "height", "width")
+            self.config.area = shape[1:]
 
     def forward(self, values: Tensor) -> Tensor:
         """Vectors (rows, hidden_size) for a batch (rows, *shape)."""
         found: Tensor = self.net(values)
+        return found
+
+    def maps(self, values: Tensor) -> Tensor:
+        """Maps (rows, channels, height, width) for a batch of images, if the module has them."""
+        found: Tensor = self.net.maps(values)  # type: ignore[operator]
         return found
 
     def get_input_embeddings(self) -> None:
@@ -66,13 +75,18 @@ def _namespace(path: Path, sha256: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _width(net: nn.Module, shape: tuple[int, ...]) -> int:
+def _width(
+    net: nn.Module, function: Callable[[Tensor], object], shape: tuple[int, ...], wanted: str, *sizes: str
+) -> int:
+    """How wide is what a function of the module gives, whose second dimension this is."""
     training = net.training
-    found = net.eval()(torch.zeros(2, *shape))
+    net.eval()
+    found = function(torch.zeros(2, *shape))
     net.train(training)
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+    if not isinstance(found, Tensor) or found.ndim != 1 + len(sizes) or len(found) != 2:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"gives {got} for a batch of (2, {', '.join(map(str, shape))}), not vectors (2, hidden)")
+        batch = f"a batch of (2, {', '.join(map(str, shape))})"
+        raise ValueError(f"gives {got} for {batch}, not {wanted} (2, {', '.join(sizes)})")
     return found.shape[1]
 
 

@@ -1,10 +1,10 @@
 """How much of the model a client holds and trains: all of it, its heads alone, heads and top layers, or no top layers.
 
-A client says so when it joins (`Capabilities.trains`). Both sides then work out alike which scopes
+A client says so when it joins (`Capabilities.capacity`). Both sides then work out alike which scopes
 its updates leave out; a block of the model is averaged over those who trained it. Scopes are trained whole or not at
 all, so the coordinator may have to give each layer a scope of its own (`sharing.by_layer`). A client with
-`Capabilities.layers` 3 has an encoder of the first three layers, and neither receives nor returns the scopes of the
-others.
+`Capacity.layers` 3 has an encoder of the first three layers, and neither receives nor returns the scopes of the
+others; nor does one that lacks a part of rows those of the part's encoder.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from common.capabilities import ALL
-from common.parameters.plan import EMBEDDINGS, HEADS, TOP, block_of, layer_number
+from common.capabilities import ALL, Capacity
+from common.parameters.plan import EMBEDDINGS, HEADS, block_of, is_layer, layer_number, part_block
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 
@@ -34,23 +34,31 @@ def is_capacity(trains: str) -> bool:
     return _FORM.fullmatch(trains) is not None
 
 
-def absent_scopes(layers: int | None, blocks: Blocks) -> frozenset[str]:
-    """The scopes of the layers that such a client does not have."""
-    if layers is None:
-        return frozenset()
-    beyond = frozenset(_layers(frozenset[str]().union(*blocks.values()))[layers:])
-    return frozenset(scope for scope, found in blocks.items() if found <= beyond)
+def absent_scopes(capacity: Capacity, blocks: Blocks) -> frozenset[str]:
+    """The scopes of the layers and parts that such a client does not have."""
+    absent = _absent_blocks(capacity, blocks)
+    return frozenset(scope for scope, found in blocks.items() if found <= absent) if absent else frozenset()
 
 
-def trained_blocks(trains: str, blocks: Blocks) -> frozenset[str]:
-    """The blocks that a client trains; `trains` must have no `capacity_problem`."""
-    every = frozenset[str]().union(*blocks.values())
-    if trains == ALL:
-        return every
-    if trains == HEAD:
+def _absent_blocks(capacity: Capacity, blocks: Blocks) -> frozenset[str]:
+    beyond = [] if capacity.layers is None else _layers(_every(blocks))[capacity.layers :]
+    return frozenset([*beyond, *map(part_block, capacity.lacks)])
+
+
+def _every(blocks: Blocks) -> frozenset[str]:
+    return frozenset[str]().union(*blocks.values())
+
+
+def trained_blocks(capacity: Capacity, blocks: Blocks) -> frozenset[str]:
+    """The blocks that a client trains; its capacity must have no `capacity_problem`."""
+    every = _every(blocks)
+    if capacity.trains == HEAD:
         return every & {HEADS}
+    held = every - set(map(part_block, capacity.lacks))
+    if capacity.trains == ALL:
+        return held
     layers = _layers(every)
-    return every - {EMBEDDINGS, *layers[: len(layers) - _count(trains)]}
+    return held - {EMBEDDINGS, *layers[: len(layers) - _count(capacity.trains)]}
 
 
 def is_frozen(frozen: str) -> bool:
@@ -60,7 +68,7 @@ def is_frozen(frozen: str) -> bool:
 
 def frozen_blocks(frozen: str, blocks: Blocks) -> frozenset[str]:
     """The blocks that nobody trains: all but the heads, or the embeddings and the lowest n layers."""
-    every = frozenset[str]().union(*blocks.values())
+    every = _every(blocks)
     if frozen in ("", ALL):
         return every - {HEADS} if frozen else frozenset()
     return every & {EMBEDDINGS, *_layers(every)[: int(frozen)]}
@@ -68,7 +76,7 @@ def frozen_blocks(frozen: str, blocks: Blocks) -> frozenset[str]:
 
 def frozen_problem(frozen: str, blocks: Blocks) -> str | None:
     """Why a round cannot leave so much of an encoder with these scopes alone, or None."""
-    layers = _layers(frozenset[str]().union(*blocks.values()))
+    layers = _layers(_every(blocks))
     if frozen in ("", ALL):
         return None
     if int(frozen) > len(layers):
@@ -81,46 +89,56 @@ def frozen_problem(frozen: str, blocks: Blocks) -> str | None:
     return None
 
 
-def untrained_scopes(trains: str, blocks: Blocks, frozen: str = "") -> frozenset[str]:
-    """The travelling scopes that a client receives and does not train."""
-    wanted = trained_blocks(trains, blocks) - frozen_blocks(frozen, blocks)
+def untrained_scopes(capacity: Capacity, blocks: Blocks, frozen: str = "") -> frozenset[str]:
+    """The travelling scopes that a client does not train, whether it receives them or not."""
+    wanted = trained_blocks(capacity, blocks) - frozen_blocks(frozen, blocks)
     return frozenset(scope for scope, found in blocks.items() if not is_private(scope) and not found & wanted)
 
 
-def depth_problem(trains: str, layers: int | None, blocks: Blocks) -> str | None:
-    """Why a client cannot have an encoder of the first few layers in a federation with these scopes, or None."""
-    if layers is None:
-        return None
-    known = _layers(frozenset[str]().union(*blocks.values()))
-    if layers > len(known):
-        return f"client.layers: {layers}, but the encoder has {len(known)} layers of its own; lower it or leave it out"
-    if _count(trains):
-        return f"client.layers: {layers} and client.trains: {trains} exclude each other; write trains: all or head"
-    beyond = frozenset(known[layers:])
-    for scope, found in sorted(blocks.items()):
-        if found & beyond and not found <= beyond:
-            return (
-                f"client.layers: {layers} would cut scope '{scope}' in two; the coordinator needs sharing.by_layer: "
-                "true, and a plan that shares the top layers"
-            )
-    return None
-
-
-def capacity_problem(trains: str, blocks: Blocks) -> str | None:
-    """Why a client cannot train so much and no more in a federation with these scopes, or None."""
+def capacity_problem(capacity: Capacity, blocks: Blocks) -> str | None:
+    """Why a client cannot hold and train so much and no more in a federation with these scopes, or None."""
+    trains = capacity.trains
     if not is_capacity(trains):
         return f"client.trains: '{trains}' is not all, head or top_<n>"
-    layers = _layers(frozenset[str]().union(*blocks.values()))
+    layers = _layers(_every(blocks))
     if _count(trains) > len(layers):
         return f"client.trains: {trains}, but the encoder has {len(layers)} layers of its own; write all, or fewer"
-    wanted = trained_blocks(trains, blocks)
+    if problem := _depth_problem(capacity, len(layers)):
+        return problem
+    absent = _absent_blocks(capacity, blocks)
+    wanted = trained_blocks(capacity, blocks)
     for scope, found in sorted(blocks.items()):
-        if not is_private(scope) and found & wanted and not found <= wanted:
+        # Layers that are not there cannot be in a scope; an idle part may lie in a private one.
+        if found & absent and not found <= absent and (capacity.layers is not None or not is_private(scope)):
+            return _cut(scope, capacity)
+        if found & wanted and not found <= wanted and not is_private(scope):
             return (
                 f"client.trains: {trains} is a part of scope '{scope}', and scopes are trained whole; the coordinator "
                 "needs sharing.by_layer: true"
             )
     return None
+
+
+def _depth_problem(capacity: Capacity, known: int) -> str | None:
+    layers = capacity.layers
+    if layers is None:
+        return None
+    if layers > known:
+        return f"client.layers: {layers}, but the encoder has {known} layers of its own; lower it or leave it out"
+    if _count(capacity.trains):
+        trains = f"client.trains: {capacity.trains}"
+        return f"client.layers: {layers} and {trains} exclude each other; write trains: all or head"
+    return None
+
+
+def _cut(scope: str, capacity: Capacity) -> str:
+    if capacity.layers is None:
+        lacking = " or ".join(capacity.lacks)
+        return f"a client without rows of {lacking} would train a part of scope '{scope}'; rules must keep parts apart"
+    return (
+        f"client.layers: {capacity.layers} would cut scope '{scope}' in two; the coordinator needs sharing.by_layer: "
+        "true, and a plan that shares the top layers"
+    )
 
 
 def _count(trains: str) -> int:
@@ -130,4 +148,4 @@ def _count(trains: str) -> int:
 
 def _layers(blocks: frozenset[str]) -> list[str]:
     """Blocks that are layers, from the bottom up."""
-    return sorted(blocks - {EMBEDDINGS, TOP, HEADS}, key=layer_number)
+    return sorted(filter(is_layer, blocks), key=layer_number)

@@ -30,6 +30,7 @@ _ABOVE = ("pooler.*", "final_norm.*", "ln_f.*", "norm.*")
 """What encoders have above their layers: those of GPT-2 and Llama call their last norm ln_f and norm."""
 _BELOW = ("embeddings*", "wte.*", "wpe.*", "embed_tokens.*")
 _EMBEDDINGS = tuple(f"encoder.{part.rstrip('*')}" for part in _BELOW)
+_PART = re.compile(r"encoder\.parts\.(\w+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
 _NTH_LAYER = re.compile(r"\{layer:(-?\d+)\}")
@@ -44,8 +45,11 @@ EMBEDDINGS, TOP, HEADS = "embeddings", "top", "heads"
 def block_of(name: str) -> str:
     """The part of the model that a parameter belongs to: `embeddings`, `layer_<i>`, `top` (pooler, last norm), `heads`.
 
-    Layers that are one and the same, as ALBERT's, are part of `top`.
+    Layers that are one and the same, as ALBERT's, are part of `top`. Where rows have parts, the encoder of each is a
+    block by itself: `part_<name>`.
     """
+    if part := _PART.fullmatch(name):
+        return part_block(part[1])
     layer = _LAYER.fullmatch(name)
     if layer is not None:
         return f"layer_{layer[2]}"
@@ -57,6 +61,16 @@ def block_of(name: str) -> str:
 def is_embedding(name: str) -> bool:
     """Whether a parameter belongs to what a text encoder has below its layers: words, positions."""
     return name.startswith(_EMBEDDINGS)
+
+
+def part_block(part: str) -> str:
+    """The block of the encoder of one part of rows."""
+    return f"part_{part}"
+
+
+def is_layer(block: str) -> bool:
+    """Whether a block is one of the encoder's layers."""
+    return block.startswith("layer_")
 
 
 def layer_number(block: str) -> int:
@@ -208,7 +222,7 @@ def _layers(names: Iterable[str]) -> list[str]:
 
     The encoder is built from its configuration, so it has as many as that says; ALBERT has one set of weights for all.
     """
-    found = [match for name in names if (match := _LAYER.fullmatch(name))]
+    found = [match for name in names if is_layer(block_of(name)) and (match := _LAYER.fullmatch(name))]
     lists = sorted({match[1] for match in found})
     numbers = sorted({int(match[2]) for match in found})
     if len(lists) != 1 or numbers != list(range(len(numbers))):

@@ -10,7 +10,7 @@ from common.statistics import TaskStatistics, mean_of, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
-from common.tasks.metric_sums import Calibration, ScoreHistogram, TopThree
+from common.tasks.metric_sums import RECALL, Calibration, ScoreHistogram, TopThree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ class Classification(TaskKind):
     """The largest of the outputs says the class."""
 
     name = "classification"
-    metrics = ("accuracy", "f1", "matthews", "auc_mean", "auc", "pr_auc", "top3_accuracy", "ece")
+    metrics = ("accuracy", "f1", "matthews", "auc_mean", "auc", "pr_auc", RECALL, "top3_accuracy", "ece")
     lower_is_better = frozenset({"ece"})
     sums = (ScoreHistogram(), TopThree(), Calibration())
     has_labels = True

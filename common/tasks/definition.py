@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from common.inputs.kind import Encoder
     from common.models.heads import Head
 
-Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]"
+Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64] | NDArray[np.uint8]"
 Float64: TypeAlias = "NDArray[np.float64]"
 Label = int | float | tuple[int, ...]
 """A class index, a score, or the indices of the labels that apply."""
@@ -58,6 +58,8 @@ class TaskKind(ABC):
     """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
     has_class_weights: ClassVar[bool] = False
     """Whether the loss of a row can count by its label."""
+    per_pixel: ClassVar[bool] = False
+    """Whether an example has a label for each pixel, and so has what a head says: maps, which tables cannot hold."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0
@@ -108,13 +110,13 @@ class TaskKind(ABC):
         """The function that reads one cell, the same for every format; it raises `CellError`."""
 
     def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
-        """Labels that `label_parser` gave as they are trained on, (examples,) or (examples, outputs): class indices."""
+        """Labels that `label_parser` gave as they are trained on, one or several for each example: class indices."""
         import numpy as np
 
         return np.asarray(labels, dtype=np.int64)
 
-    def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels | None:
-        """Targets from an array with several columns; None where this kind has no such form.
+    def read_array(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels | None:
+        """Targets from an array of more than one dimension; None where this kind has no such form.
 
         Raises:
             CellError: it has, and the array is not of it.
@@ -150,8 +152,8 @@ class TaskKind(ABC):
         """The built-in data set for a task of this name."""
         return task
 
-    def most_scored(self, examples: int, max_length: int) -> int:
-        """The most examples that scores of so many rows can be about."""
+    def most_scored(self, examples: int, parts: int) -> int:
+        """The most examples that scores of so many rows can be about, each of at most so many tokens or numbers."""
         return examples
 
     def head(self, task: TaskDefinition, pair_mode: str, encoder: Encoder) -> Head:

@@ -38,9 +38,9 @@ class MaskedLM(TaskKind):
         """The texts of sst2, without their labels."""
         return "sst2"
 
-    def most_scored(self, examples: int, max_length: int) -> int:
+    def most_scored(self, examples: int, parts: int) -> int:
         """Every token of every text."""
-        return examples * max_length
+        return examples * parts
 
     def head(self, task: TaskDefinition, pair_mode: str, encoder: Encoder) -> Head:
         """A head that shares the encoder's table of words."""

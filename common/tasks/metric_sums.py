@@ -24,6 +24,8 @@ SCORE_BINS = 256
 """Of each class."""
 _FINE, _WIDEST = 8.0, 64.0
 """Bins of scores are as wide as 1 / 8 per unit of asinh near 0, and grow with the score; the last ones begin at 64."""
+RECALL = "recall_at_fpr_0.01"
+NEGATIVES_PER_FALSE_ALARM = 100
 TOP = 3
 CONFIDENCE_BINS = 15
 
@@ -60,11 +62,13 @@ class ScoreHistogram(MetricSums):
     `auc` and `pr_auc` are roc_auc_score and average_precision_score of scikit-learn if the rows of each bin are evenly
     mixed. With shares p and n of the positives and the negatives in each bin, `auc` is at most sum(p n) / 2 beside that
     of the scores themselves. With a positives and b negatives in a bin and A and B in all higher ones, `pr_auc` is at
-    most sum(p ((A + a) / (A + a + B) - (A + 1) / (A + 1 + B + b))) beside.
+    most sum(p ((A + a) / (A + a + B) - (A + 1) / (A + 1 + B + b))) beside. `recall_at_fpr_0.01` is the largest recall
+    of roc_curve at a false positive rate of at most 0.01, to p of the one bin in which the rate passes that: bins of
+    scores far from 0 are wide, so this can be some hundredths.
     """
 
     name = "scores"
-    metrics = ("auc", "pr_auc")
+    metrics = ("auc", "pr_auc", RECALL)
     size = 2 * SCORE_BINS
 
     def is_defined(self, labels: Sequence[str]) -> bool:
@@ -87,7 +91,7 @@ class ScoreHistogram(MetricSums):
         return _are_counts(values) and [sum(half) for half in halves] == list(true)
 
     def summary(self, values: Values, examples: int) -> Mapping[str, float | None]:
-        """Both need rows of both classes."""
+        """All need rows of both classes."""
         import numpy as np
 
         negatives, positives = np.array(values).reshape(2, SCORE_BINS)
@@ -99,7 +103,23 @@ class ScoreHistogram(MetricSums):
         return {
             "auc": float(positives @ lower / (positives.sum() * negatives.sum())),
             "pr_auc": float(positives @ precision / positives.sum()),
+            RECALL: _recall(negatives, positives),
         }
+
+
+def _recall(negatives: Float64, positives: Float64) -> float:
+    """The share of the positives above the first negative that is one too many; counts by bin, from the lowest score.
+
+    Where that negative is number r of the n in its bin, r / (n + 1) of the bin's positives are expected above it.
+    """
+    import numpy as np
+
+    allowed = negatives.sum() // NEGATIVES_PER_FALSE_ALARM
+    down, hits = np.cumsum(negatives[::-1]), np.cumsum(positives[::-1])
+    at = int(np.searchsorted(down, allowed, side="right"))
+    n, p = negatives[::-1][at], positives[::-1][at]
+    number = allowed - (down[at] - n) + 1
+    return float((hits[at] - p + p * number / (n + 1)) / positives.sum())
 
 
 class TopThree(MetricSums):

@@ -49,11 +49,11 @@ class Multilabel(TaskKind):
         chosen = ["|".join(n for n, o in zip(task.labels, row, strict=True) if o > 0) for row in outputs.tolist()]
         return {"labels": chosen, **{f"p_{name}": cells for name, cells in zip(task.labels, shares, strict=True)}}
 
-    def read_matrix(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels:
+    def read_array(self, task: TaskDefinition, cells: NDArray[Any]) -> Labels:
         """Zeros and ones with a column for each label."""
         import numpy as np
 
-        if cells.shape[1] != len(task.labels) or not np.isin(cells, (0, 1)).all():
+        if cells.shape[1:] != (len(task.labels),) or not np.isin(cells, (0, 1)).all():
             raise CellError(f"y must be zeros and ones, one column for each of {len(task.labels)} labels")
         return cells.astype(np.float32)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from common.tasks.classification import Classification
 from common.tasks.definition import TaskDefinition, TaskKind
+from common.tasks.dense import DenseClassification, DenseRegression
 from common.tasks.masked_lm import MaskedLM
 from common.tasks.multilabel import Multilabel
 from common.tasks.regression import Regression
@@ -15,6 +16,8 @@ TASK_KINDS: dict[str, TaskKind] = {
     "multilabel": Multilabel(),
     "regression": Regression(),
     "masked_lm": MaskedLM(),
+    "dense_classification": DenseClassification(),
+    "dense_regression": DenseRegression(),
 }
 """By what `tasks.<name>.type` says."""
 

@@ -30,6 +30,7 @@ MAX_RULES = 4096
 RULES_BYTES = 1 << 17
 """The rules of a sharing plan, written out for the encoder's layers."""
 MAX_CODECS = 64
+MAX_PARTS = 64
 MAX_CLIENTS = 1 << 16
 
 MAX_COUNT = (1 << 53) - 1

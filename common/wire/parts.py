@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from common.bodies import ScopeVersion
-from common.capabilities import ALL, Capabilities
+from common.capabilities import ALL, Capabilities, Capacity
 from common.class_weights import ClassWeights
 from common.errors import WireError
 from common.inputs.header import Header
@@ -175,17 +175,25 @@ def unpack_architecture(message: pb.ModelArchitecture) -> ModelArchitecture:
 
 def pack_capabilities(value: Capabilities) -> pb.Capabilities:
     """Value to message."""
-    return pb.Capabilities(codecs=value.codecs, data=value.data, trains=value.trains, layers=value.layers)
+    held = value.capacity
+    return pb.Capabilities(
+        codecs=value.codecs, data=value.data, trains=held.trains, layers=held.layers, lacks=held.lacks
+    )
 
 
 def unpack_capabilities(message: pb.Capabilities) -> Capabilities:
     """Message to value; a client that says nothing has the defaults."""
     codecs = checks.items(message.codecs, "codecs", limits.MAX_CODECS)
+    lacks = checks.items(message.lacks, "lacks", limits.MAX_PARTS)
+    capacity = Capacity(
+        checks.identifier(message.trains or ALL, "trains"),
+        checks.count(message.layers, "layers", least=1) if message.HasField("layers") else None,
+        checks.distinct((checks.identifier(name, "lacks") for name in lacks), "lacks"),
+    )
     return Capabilities(
         checks.distinct((checks.identifier(name, "codecs") for name in codecs), "codecs"),
         checks.optional_identifier(message.data, "data"),
-        checks.identifier(message.trains or ALL, "trains"),
-        checks.count(message.layers, "layers", least=1) if message.HasField("layers") else None,
+        capacity,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.errors import Reason, Refused
 from common.inputs.header import Header
 from common.orders import JoinRequest, Reply, Session, UpdateHeader
-from common.parameters.capacity import capacity_problem, depth_problem
+from common.parameters.capacity import capacity_problem
 from server.core.bodies import PHASES
 from server.core.phases import ENDED
 from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
@@ -37,8 +37,7 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}': {outside}")
     if problem := targets_problem(request):
         raise Refused(Reason.MALFORMED, f"client '{request.client_id}': {problem}")
-    trains, layers = request.capabilities.trains, request.capabilities.layers
-    problem = capacity_problem(trains, run.blocks) or depth_problem(trains, layers, run.blocks)
+    problem = capacity_problem(request.capabilities.capacity, run.blocks)
     if problem is not None:
         raise Refused(Reason.SCHEMA_MISMATCH, f"client '{request.client_id}': {problem}")
 

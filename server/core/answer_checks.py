@@ -117,7 +117,7 @@ def _check_counts(
         text = f"{result.examples} examples of task '{task.name}' are more than the {most} {joined}"
         raise Refused(Reason.MALFORMED, f"order {order.order_id}: {text}")
     rows = client.validation.get(task.name, 0)
-    most = task.type.most_scored(rows, run.max_length)
+    most = task.type.most_scored(rows, run.parts_of(task.name))
     scored = max((found.examples for found in (result.validation, result.personal) if found is not None), default=0)
     if scored > most:
         text = f"scores of task '{task.name}' are of {scored} examples, more than the {rows} validation rows {joined}"

@@ -87,6 +87,11 @@ class RunSettings:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
 
+    def parts_of(self, task: str) -> int:
+        """The most tokens or numbers that an example of a task has."""
+        header = self.headers.get(task)
+        return self.max_length if header is None else header.count
+
     def training_in(self, number: int) -> TrainingSettings:
         """The settings of a round to train."""
         rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
@@ -103,12 +108,12 @@ class RunSettings:
         scopes = self.scopes_of(client, tasks)
         if not (phase.publishes and self.training.procedure.has_controls):
             return scopes
-        untrained = untrained_scopes(client.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        untrained = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))
         return scopes + tuple(s.control for s in map(Scope.parse, scopes) if s.template not in untrained)
 
     def held_scopes(self, templates: Collection[str], client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        """The scopes for these templates that a client holds for some of its tasks, without absent layers."""
-        absent = absent_scopes(client.capabilities.layers, self.blocks)
+        """The scopes for these templates that a client holds for some of its tasks, without absent layers and parts."""
+        absent = absent_scopes(client.capabilities.capacity, self.blocks)
         held = self.membership.scopes(templates, client.client_id, client.tasks, tasks)
         return tuple(scope for scope in held if Scope.parse(scope).template not in absent)
 
@@ -116,7 +121,7 @@ class RunSettings:
         self, client: ClientRecord, tasks: tuple[str, ...], number: int, fallback_tasks: Collection[str] = ()
     ) -> frozenset[str]:
         """The scopes that it then receives in a round to train, and does not train."""
-        of_capacity = untrained_scopes(client.capabilities.trains, self.blocks, self.schedule.frozen_in(number))
+        of_capacity = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))
         scopes = self.scopes_of(client, tasks)
         frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in of_capacity)
         return frozen | isolated_scopes(scopes, tasks, fallback_tasks)

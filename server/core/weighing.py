@@ -69,7 +69,7 @@ def variates_of(run: RunSettings, clients: Mapping[str, ClientRecord]) -> Mappin
     return Counter(
         scope
         for client in clients.values()
-        for untrained in [untrained_scopes(client.capabilities.trains, run.blocks)]
+        for untrained in [untrained_scopes(client.capabilities.capacity, run.blocks)]
         for scope in run.scopes_of(client, client.tasks)
         if Scope.parse(scope).template not in untrained
     )

@@ -31,6 +31,9 @@ from server.reporting.values import (
     UploadTotals,
 )
 
+ERRORS = frozenset({"rmse", "mse", "mae"})
+"""In the units of a task's targets, or their squares."""
+
 
 def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str, RoundScores]:
     """Per task: metrics of the model that the round *started from*, on the validation rows of those who answered.
@@ -255,8 +258,9 @@ def _client_report(
 ) -> ClientReport:
     return ClientReport(
         tasks=client.tasks,
-        trains=client.capabilities.trains,
-        layers=client.capabilities.layers,
+        trains=client.capabilities.capacity.trains,
+        layers=client.capabilities.capacity.layers,
+        lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
         assigned=client.tally.assigned,
@@ -288,6 +292,6 @@ def _train_loss(results: list[TaskResult]) -> float | None:
 
 
 def _rounded(scores: Scores) -> dict[str, float | None]:
-    """Six decimals; seven digits of an error, which is as small as the scores are."""
-    digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name == "rmse" and value is not None}
+    """Six decimals; seven digits of an error, which is as small as the targets are."""
+    digits = {name: float(f"{value:.7g}") for name, value in scores.items() if name in ERRORS and value is not None}
     return {name: None if value is None else digits.get(name, round(value, 6)) for name, value in scores.items()}

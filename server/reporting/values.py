@@ -138,6 +138,7 @@ class ClientReport:
     tasks: Sequence[str]
     trains: str
     layers: int | None
+    lacks: Sequence[str]
     examples: Mapping[str, int]
     rounds: int
     assigned: int

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import ModelError
+from common.models.encoder import reads_causally
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
 from server.runs.model import SHARED_PREFIX, MTLServerModel
@@ -44,7 +45,7 @@ def encode(*texts):
 def sentence_vector(*texts):
     _, outputs = encode(*texts)
     pooled = getattr(outputs, "pooler_output", None)
-    return outputs.last_hidden_state[:, 0] if pooled is None else pooled
+    return outputs.last_hidden_state[:, HEAD["token"]] if pooled is None else pooled
 
 
 def mean_vector(text):
@@ -132,6 +133,7 @@ def _write_files(model: MTLServerModel, task: TaskDefinition, folder: Path, unit
         "labels": list(task.labels),
         "pair": task.pair,
         "kind": form,
+        "token": -1 if reads_causally(model.model.encoder.config) else 0,
         "max_length": model.architecture.max_length,
     }
     _write_json(description, folder / "head.json")

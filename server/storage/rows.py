@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, assert_never
 
 from common.bodies import ScopeVersion
-from common.capabilities import Capabilities
+from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.orders import ReplyContent, TaskResult
 from common.statistics import TaskStatistics
@@ -118,11 +118,12 @@ def client_from(
 ) -> ClientRecord:
     """A row of `clients`: nobody is present after a restart."""
     said = json.loads(capabilities)
+    capacity = said["capacity"]
     return ClientRecord(
         client_id,
         tuple(json.loads(tasks)),
         json.loads(examples),
-        Capabilities(**{**said, "codecs": tuple(said["codecs"])}),
+        Capabilities(tuple(said["codecs"]), said["data"], Capacity(**capacity | {"lacks": tuple(capacity["lacks"])})),
         token="",
         last_seen=0.0,
         present=False,

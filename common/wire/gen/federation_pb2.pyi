@@ -36,16 +36,18 @@ class JoinRequest(_message.Message):
     def __init__(self, client_id: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[TaskExamples, _Mapping]]] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetSums, _Mapping]]] = ..., headers: _Optional[_Iterable[_Union[TaskHeader, _Mapping]]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("codecs", "data", "trains", "layers")
+    __slots__ = ("codecs", "data", "trains", "layers", "lacks")
     CODECS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
     codecs: _containers.RepeatedScalarFieldContainer[str]
     data: str
     trains: str
     layers: int
-    def __init__(self, codecs: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., trains: _Optional[str] = ..., layers: _Optional[int] = ...) -> None: ...
+    lacks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, codecs: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., trains: _Optional[str] = ..., layers: _Optional[int] = ..., lacks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TargetSums(_message.Message):
     __slots__ = ("task", "mean", "squares", "counts")
