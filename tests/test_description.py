@@ -22,6 +22,7 @@ SIZES = {
     "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "max_position_embeddings": 64, "embedding_size": 32, "dim": 32, "hidden_dim": 32, "n_layers": 2, "n_heads": 2,
     "input_embedding_size": 32, "output_embedding_size": 32, "attention_window": [8, 8],
+    "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4,
 }  # fmt: skip
 

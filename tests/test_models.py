@@ -185,7 +185,7 @@ def test_losses_by_hand() -> None:
         ("{", "not JSON"),
         ("[]", "model_type"),
         ('{"model_type": "no-such-model"}', "no-such-model"),
-        ('{"model_type": "gpt2", "n_layer": 1, "n_embd": 4, "n_head": 1}', "not a text encoder"),
+        ('{"model_type": "t5", "num_layers": 1, "d_model": 4, "num_heads": 1}', "not a text encoder"),
         ('{"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}', "bert"),
     ],
 )

@@ -41,6 +41,18 @@ CONFIGS = {
     },
     "albert": {"model_type": "albert", "pad_token_id": 0, "embedding_size": 8, **LAYER},
     "mpnet": {"model_type": "mpnet", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, **LAYER},
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "n_positions": 40,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 299,
+        "eos_token_id": 299,
+        "pad_token_id": 299,
+    },
+    "llama": {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **LAYER},
 }
 SETTINGS = TrainingSettings(
     local_epochs=2, batch_size=4, learning_rate=1e-2, weight_decay=0.01, max_grad_norm=0.0, eval_batch_size=8

@@ -86,7 +86,8 @@ class TokenisedSet:
     def renumbered(self, numbers: NDArray[np.int32]) -> TokenisedSet:
         """The same texts in other numbers."""
         second = None if self.second is None else replace(self.second, ids=numbers[self.second.ids])
-        return replace(self, first=replace(self.first, ids=numbers[self.first.ids]), second=second)
+        first = replace(self.first, ids=numbers[self.first.ids])
+        return replace(self, first=first, second=second, padding_id=int(numbers[self.padding_id]))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.training.loop import TaskSet, takes_decay
+from common.models.encoder import reads_causally
 from common.models.multitask import MultiTaskModel
 from common.orders import Order
 from common.targets import OWN_UNITS
@@ -141,8 +142,13 @@ def compact_vocabulary(model: MultiTaskModel, sets: Sequence[TaskSet]) -> Compac
     if embedding is None or not tokens or not all(tokens):
         return None
     used = np.unique(np.concatenate([np.unique(found.ids) for texts in tokens for found in texts]))
-    fixed = _ids_with_meaning(model, embedding) | {found.padding_id for texts in tokens for found in texts}
-    if used[-1] >= embedding.num_embeddings or max(fixed) >= embedding.num_embeddings:
+    paddings = {found.padding_id for texts in tokens for found in texts}
+    fixed = _ids_with_meaning(model, embedding)
+    if reads_causally(model.encoder.config):
+        used = np.union1d(used, np.fromiter(paddings, np.int32))
+    else:
+        fixed |= paddings
+    if used[-1] >= embedding.num_embeddings or max(fixed, default=0) >= embedding.num_embeddings:
         return None  # the model itself says what is wrong with such an id
     rows = choose_rows(used, fixed)
     if rows is None or len(rows) > LARGEST_SHARE * embedding.num_embeddings:
@@ -161,11 +167,16 @@ def _word_embedding(model: MultiTaskModel) -> nn.Embedding | None:
 
 
 def _ids_with_meaning(model: MultiTaskModel, embedding: nn.Embedding) -> set[int]:
-    """Ids that a model may compare its input with, above all padding (RoBERTa counts positions by it)."""
+    """Ids that a model may compare its input with, above all padding (RoBERTa counts positions by it).
+
+    A decoder compares none; only a table that never moves the row of its padding knows its place.
+    """
+    padding = set() if embedding.padding_idx is None else {embedding.padding_idx}
+    if reads_causally(model.encoder.config):
+        return padding
     named = {
         value
         for name, value in model.encoder.config.to_dict().items()
         if name.endswith("_token_id") and isinstance(value, int) and value >= 0
     }
-    padding = set() if embedding.padding_idx is None else {embedding.padding_idx}
     return named | padding | {model.encoder.config.pad_token_id or 0}

@@ -21,6 +21,7 @@ from common.errors import FedMTLError
 from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
+from common.parameters.plan import is_embedding
 from common.seeds import derive_seed
 from common.standardising import InputScale
 from common.targets import OWN_UNITS, TargetUnits
@@ -229,4 +230,4 @@ def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.O
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
     """Whether `training.weight_decay` pulls on a parameter of the model."""
-    return parameter.dim() > 1 and "embedding" not in name
+    return parameter.dim() > 1 and "embedding" not in name and not is_embedding(name)

@@ -18,6 +18,7 @@ from common.export.format import Outputs
 from common.export.graph import inputs_of
 from common.export.scripts import FILL, PREDICT
 from common.inputs.texts import PAIRS, WORDS
+from common.models.encoder import reads_causally
 from common.models.trained import TrainedTask
 from common.parameters.flat import tensors_of
 from common.targets import TargetUnits
@@ -114,6 +115,7 @@ def write_folder(trained: TrainedTask, folder: Path) -> None:
         "labels": list(task.labels),
         "pair": task.pair,
         "kind": form,
+        "token": "last" if reads_causally(trained.model.encoder.config) else "first",
         "max_length": trained.model.architecture.max_length,
     }
     _write_json(description, folder / "head.json")

@@ -26,6 +26,9 @@ def encode(*texts):
 def sentence_vectors(inputs):
     found = ENCODER(**inputs)
     pooled = getattr(found, "pooler_output", None)
+    if HEAD["token"] == "last":
+        last = inputs["attention_mask"].sum(1) - 1
+        return found.last_hidden_state[torch.arange(len(last)), last]
     return found.last_hidden_state[:, 0] if pooled is None else pooled
 
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common.inputs.kind import Batch, Encoder, InputKind, TensorInput, moved
-from common.models.encoder import EncoderSource, Weights, build_encoder, load_config, longest_input
+from common.models.encoder import (
+    EncoderSource,
+    Weights,
+    build_encoder,
+    load_config,
+    longest_input,
+    reads_causally,
+)
 from common.tasks import KNOWN_TASKS
 
 if TYPE_CHECKING:  # see `common.inputs.kind`
@@ -60,8 +67,14 @@ class TextBatch(Batch):
         )
 
     def vectors(self, encoder: Encoder) -> Tensor:
-        """The pooled output, or the first token's vector where there is no pooler."""
+        """The pooled output, or without a pooler the first token's vector: of a decoder the last, which read them all.
+
+        As BertForSequenceClassification and GPT2ForSequenceClassification of transformers.
+        """
         hidden, pooled = self._encode(encoder)
+        if reads_causally(encoder.config):
+            last = self.attention_mask.sum(dim=1, keepdim=True) - 1
+            return hidden.take_along_dim(last.unsqueeze(-1), dim=1).squeeze(1)
         return hidden[:, 0] if pooled is None else pooled
 
     def mean_vectors(self, encoder: Encoder) -> Tensor:
@@ -78,7 +91,8 @@ class TextBatch(Batch):
         together = 2 * rows * max(self.input_ids.shape[1], self.pair.input_ids.shape[1])
         if together > min(MOST_PADDING * separate, LARGEST_STACK):
             return self.mean_vectors(encoder), self.pair.mean_vectors(encoder)
-        both = self.stacked(self.pair, encoder.config.pad_token_id or 0).mean_vectors(encoder)
+        padding = 0 if reads_causally(encoder.config) else encoder.config.pad_token_id or 0
+        both = self.stacked(self.pair, padding).mean_vectors(encoder)
         return both[:rows], both[rows:]
 
     def hidden_vectors(self, encoder: Encoder) -> Tensor:

@@ -26,6 +26,10 @@ _DISENTANGLED = """
 relative_attention max_relative_positions position_biased_input pos_att_type pooler_dropout pooler_hidden_act
 pooler_hidden_size legacy embedding_size
 """
+_ROTARY = """
+hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size hidden_act attention_dropout
+rms_norm_eps rope_theta
+"""
 _KINDS: dict[str, str] = {
     "albert": f"{_LAYERS} embedding_size num_hidden_groups inner_group_num classifier_dropout_prob",
     "bert": _LAYERS,
@@ -61,7 +65,13 @@ _KINDS: dict[str, str] = {
         output_groups""",
     "xlm-roberta": _LAYERS,
     "xlm-roberta-xl": _LAYERS,
+    "gpt2": """n_positions n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop
+        layer_norm_epsilon scale_attn_weights scale_attn_by_inverse_layer_idx reorder_and_upcast_attn""",
+    "llama": f"{_ROTARY} attention_bias mlp_bias head_dim",
+    "qwen2": f"{_ROTARY} use_sliding_window sliding_window max_window_layers layer_types",
 }
+DECODERS = frozenset({"gpt2", "llama", "qwen2"})
+"""The kinds that read causally: a token's vector tells of it and of the tokens before it."""
 KINDS: dict[str, frozenset[str]] = {kind: frozenset((keys + _ALL).split()) for kind, keys in _KINDS.items()}
 """The keys that are kept, by `model_type`."""
 
@@ -69,7 +79,9 @@ _NAME = re.compile(r"[A-Za-z0-9_|.-]{0,64}")
 """A text: the name of a function or a kind, such as gelu or p2c|c2p; never a path, an address or a hub's name."""
 _LARGEST = 10_000_000
 _LONGEST = 1000
-_REPEATED = ("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num", "num_feedforward_networks")
+_REPEATED = (
+    "num_hidden_layers", "n_layers", "n_layer", "num_hidden_groups", "inner_group_num", "num_feedforward_networks"
+)  # fmt: skip
 """How often modules come; more than a thousand would take forever to build, and no encoder has as many."""
 
 # Other readings of the same sizes: parameters would mean something else than what their values were trained for.
@@ -101,6 +113,8 @@ def clean_config(text: str) -> str:
             raise ModelError(f"encoder of type '{kind}': with {key}: {values[key]!r:.80} {otherwise}; use an encoder")
     if kind == "modernbert":
         values = _with_plain_angles(values)
+    if "rope_theta" in KINDS[kind]:
+        values = _with_plain_angle(kind, values)
     kept = {key: value for key, value in values.items() if key in KINDS[kind]}
     for key, value in kept.items():
         if not _is_plain(value) or (key in _REPEATED and isinstance(value, int) and value > _LONGEST):
@@ -151,3 +165,14 @@ def _with_plain_angles(values: dict[str, Any]) -> dict[str, Any]:
             "sliding_attention, without scaling"
         ) from None
     return plain
+
+
+def _with_plain_angle(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The rotary angle of all layers as one number: what newer files nest under `rope_parameters`."""
+    nested, scaling = values.get("rope_parameters"), values.get("rope_scaling")
+    if nested is None and scaling is None:
+        return values
+    known = isinstance(nested, dict) and nested.keys() <= {"rope_theta", "rope_type"}
+    if known and scaling is None and dict(nested or {}).get("rope_type", "default") == "default":
+        return {**values, "rope_theta": dict(nested or {}).get("rope_theta")}
+    raise ModelError(f"encoder of type '{kind}': rope_parameters must be a rope_theta alone, without scaling")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import ModelError, foreign_errors
-from common.models.description import clean_config
+from common.models.description import DECODERS, clean_config
 
 if TYPE_CHECKING:  # they take seconds to import, and knowing of encoders needs none of it
     from torch import Tensor
@@ -45,6 +45,8 @@ def load_config(config_json: str) -> PretrainedConfig:
     model_type = values.pop("model_type")
     with foreign_errors(lambda e: ModelError(f"encoder configuration of type '{model_type}': {_first_line(e)}")):
         config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
+    if reads_causally(config):
+        config.use_cache = False  # texts are read once, and keys of earlier tokens would only take memory
     return config
 
 
@@ -80,6 +82,11 @@ def shallower(config_json: str, layers: int) -> str:
     values = json.loads(clean_config(config.to_json_string(use_diff=False)))
     by_layer = {key: value for key, value in values.items() if isinstance(value, list) and len(value) == depth}
     return json.dumps(values | {key: value[:layers] for key, value in by_layer.items()}, sort_keys=True)
+
+
+def reads_causally(config: Any) -> bool:
+    """Whether an encoder with this configuration is a decoder, whose vectors tell nothing of later tokens."""
+    return getattr(config, "model_type", None) in DECODERS
 
 
 def longest_input(config: PretrainedConfig) -> int | None:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from common.errors import ModelError, foreign_errors
 from common.inputs.texts import has_token_types
 from common.models.description import clean_config
-from common.models.encoder import EncoderSource, Weights, load_config
+from common.models.encoder import EncoderSource, Weights, load_config, reads_causally
 from common.models.hub import find_folder
 from common.models.packed_tokenizer import pack_tokenizer, unpack_tokenizer
 from common.models.vocabulary import fallback_tokenizer
@@ -122,6 +122,8 @@ def _find_tokenizer(
             f"model.tokenizer: it has token ids up to {highest}, but the encoder only {config.vocab_size} embeddings; "
             "give the tokenizer that belongs to the model"
         )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None and reads_causally(config):
+        tokenizer.pad_token = tokenizer.eos_token  # nobody reads it: it stands behind the last token
     if tokenizer.pad_token_id is None:
         raise ModelError("model.tokenizer: it has no padding token; choose one that has")
     types = ["token_type_ids"] if has_token_types(config) else []

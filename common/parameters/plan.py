@@ -25,8 +25,12 @@ from common.parameters.scope import (
     written_out,
 )
 
+_LAYER = re.compile(r"(encoder(?:(?:\.\w+)*?\.layers?|\.h))\.(\d+)\..+")
+_ABOVE = ("pooler.*", "final_norm.*", "ln_f.*", "norm.*")
+"""What encoders have above their layers: those of GPT-2 and Llama call their last norm ln_f and norm."""
+_BELOW = ("embeddings*", "wte.*", "wpe.*", "embed_tokens.*")
+_EMBEDDINGS = tuple(f"encoder.{part.rstrip('*')}" for part in _BELOW)
 _PART = re.compile(r"encoder\.parts\.(\w+)\..+")
-_LAYER = re.compile(r"(encoder(?:\.\w+)*?\.layers?)\.(\d+)\..+")
 _COUNTED = ("{top}", "{bottom}")
 _PLACES = (*_COUNTED, "{layer}")
 _NTH_LAYER = re.compile(r"\{layer:(-?\d+)\}")
@@ -51,7 +55,12 @@ def block_of(name: str) -> str:
         return f"layer_{layer[2]}"
     if name.startswith("heads."):
         return HEADS
-    return EMBEDDINGS if name.startswith("encoder.embeddings") else TOP
+    return EMBEDDINGS if is_embedding(name) else TOP
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a parameter belongs to what a text encoder has below its layers: words, positions."""
+    return name.startswith(_EMBEDDINGS)
 
 
 def part_block(part: str) -> str:
@@ -109,6 +118,10 @@ class ScopeRule:
         return None if task is None else written_out(self.scope, task, block_of(name))
 
 
+def _rules(parts: Sequence[str], scope: str) -> tuple[ScopeRule, ...]:
+    return tuple(ScopeRule(f"encoder.{part}", scope) for part in parts)
+
+
 PLANS: dict[str, tuple[ScopeRule, ...]] = {
     "hard": (ScopeRule("heads.{task}.*", TASK_HEAD), ScopeRule("*", SHARED)),
     "full": (ScopeRule("*", SHARED),),
@@ -116,19 +129,17 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
     # Arivazhagan et al. 2019; the pooler (or last norm) and the heads lie above the top layers.
     "fedper": (
         ScopeRule("heads.{task}.*", PRIVATE),
-        ScopeRule("encoder.pooler.*", PRIVATE),
-        ScopeRule("encoder.final_norm.*", PRIVATE),
+        *_rules(_ABOVE, PRIVATE),
         ScopeRule("{top}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
-        ScopeRule("encoder.embeddings*", SHARED),
+        *_rules(_BELOW, SHARED),
     ),
     # Liang et al. 2020 (LG-FedAvg): local representations below, what reads them is shared.
     "lg": (
-        ScopeRule("encoder.embeddings*", PRIVATE),
+        *_rules(_BELOW, PRIVATE),
         ScopeRule("{bottom}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
-        ScopeRule("encoder.pooler.*", SHARED),
-        ScopeRule("encoder.final_norm.*", SHARED),
+        *_rules(_ABOVE, SHARED),
         ScopeRule("heads.{task}.*", TASK_HEAD),
     ),
     "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
@@ -143,7 +154,7 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
 def groups_plan(levels: int) -> tuple[ScopeRule, ...]:
     """A hierarchy: each level of groups has one of the top layers, the lowest the last one with what lies above it."""
     layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", group_template(level)) for level in range(1, levels + 1)]
-    above = [ScopeRule(f"encoder.{part}.*", group_template(levels)) for part in ("pooler", "final_norm")]
+    above = _rules(_ABOVE, group_template(levels))
     return (ScopeRule("heads.{task}.*", TASK_HEAD), *above, *layers, ScopeRule("*", SHARED))
 
 

@@ -64,7 +64,7 @@ class SavedRun:
         return TrainedTask(
             self.model.model.eval(),
             self.model.tasks[task],
-            f"the model of round {self.version}",
+            f"the model of round {self.version}" + (f", the best by {self.best_by}" if self.best_by else ""),
             self.units_of(task),
             self.model.tokenizer_bytes if self.model.architecture.tokenizer_bytes else b"",
             self.headers.get(task),
