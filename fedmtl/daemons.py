@@ -66,7 +66,7 @@ def serve(
         raise ConfigError(f"address: '{address}' is not HOST:PORT; write e.g. {ADDRESS}")
     folder = tempfile.mkdtemp(prefix="fedmtl-") if run_dir is None else str(run_dir)
     place = {"server.host": host.strip("[]"), "server.port": int(port), "run.run_dir": folder}
-    config = configuration(tasks, encoder, shape, {**place, **(settings or {})}, "server")
+    config = configuration(tasks, encoder, shape, {**place, "model.keep.best": "mean", **(settings or {})}, "server")
     asked, ready, ports = asyncio.Event(), threading.Event(), [int(port)]
 
     def listening(number: int) -> None:

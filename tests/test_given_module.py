@@ -135,7 +135,7 @@ def test_a_class_of_a_notebook_or_of_the_program_itself_is_trained(plan: str) ->
 def test_statistics_of_normalisation_are_part_of_it() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
     run = trained(net, sharing__norm_statistics="shared", training__num_rounds=2)
-    assert run.model("age").model.encoder.net[1].running_mean.abs().sum() > 0
+    assert run.model("age", "last").model.encoder.net[1].running_mean.abs().sum() > 0
     assert not net[1].running_mean.any()
 
 

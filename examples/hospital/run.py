@@ -1,0 +1,165 @@
+"""Four hospitals with a hundred images each, and three diagnoses with label spaces of their own.
+
+The images are the handwritten digits that come with scikit-learn (1797 of 8 x 8 pixels; Alpaydin and Kaynak 1998), or
+scans that `scans` generates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fedmtl
+
+HOSPITALS = ("north", "east", "south", "west")
+TRAINED, SCORED = 100, 100
+"""Images of each hospital."""
+EDGE = 12
+LESIONS = ("none", "nodule", "ring", "streak")
+ENCODER = {"conv2d": {"filters": [16, 32], "hidden": 64}}
+WAYS = {"each alone": "local", "shared": "hard"}
+RATES = (3e-3, 6e-3)
+SETTINGS = {
+    **{"training.local_epochs": 5, "training.batch_size": 25, "training.eval_batch_size": 256, "client.threads": 1},
+    "federation.min_clients": len(HOSPITALS),
+}
+Answers = dict[str, np.ndarray]
+
+
+def digits(seed: int, count: int) -> tuple[np.ndarray, Answers]:
+    """Digits in another order for each seed: which one, whether it is odd, and whether it is larger than 4."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise SystemExit(
+            "digits need the package scikit-learn: pip install scikit-learn; or use --data scans"
+        ) from None
+    images, numbers = load_digits(return_X_y=True)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images))[:count]
+    x = (images[order] / 16).reshape(count, 1, 8, 8).astype(np.float32)
+    y = numbers[order]
+    return x, {"digit": y.astype(str), "odd": np.where(y % 2, "yes", "no"), "large": np.where(y > 4, "yes", "no")}
+
+
+def scans(seed: int, count: int) -> tuple[np.ndarray, Answers]:
+    """Generated: tissue is noise, fine or smoothed to be coarse; a lesion of one of three shapes may lie in it.
+
+    Answers are the lesion's shape, the tissue, and whether it is urgent: a ring, or a streak in coarse tissue.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    kind, coarse = rng.integers(len(LESIONS), size=count), rng.random(count) < 0.5
+    noise = rng.standard_normal((count, EDGE, EDGE))
+    smooth = (noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, (1, 1), (1, 2))) / 2
+    x = 0.35 * np.where(coarse[:, None, None], smooth, noise)
+    rows, columns = np.mgrid[:EDGE, :EDGE]
+    for image, shape, (row, column), angle in zip(
+        x, kind, rng.uniform(4, EDGE - 5, (count, 2)), rng.uniform(0, np.pi, count), strict=True
+    ):
+        away = np.hypot(rows - row, columns - column)
+        along = np.abs((rows - row) * np.cos(angle) - (columns - column) * np.sin(angle))
+        lesion = (away > EDGE, away < 2, np.abs(away - 3) < 0.8, (along < 0.7) & (away < 5))[shape]
+        image += lesion
+    urgent = (kind == 2) | ((kind == 3) & coarse)
+    answers = {"lesion": np.array(LESIONS)[kind], "tissue": np.where(coarse, "coarse", "fine")}
+    return x[:, None].astype(np.float32), answers | {"urgent": np.where(urgent, "yes", "no")}
+
+
+DATA = {"digits": digits, "scans": scans}
+LABELS: dict[str, dict[str, Sequence[str]]] = {
+    "digits": {"digit": "0123456789", "odd": ["no", "yes"], "large": ["no", "yes"]},
+    "scans": {"lesion": LESIONS, "tissue": ["fine", "coarse"], "urgent": ["no", "yes"]},
+}
+
+
+def hospitals(data: str, seed: int, trained: int) -> dict[str, dict[str, Sequence[Any]]]:
+    """Each hospital's images to train and to score on; no image comes twice."""
+    each = trained + SCORED
+    x, answers = DATA[data](seed, each * len(HOSPITALS))
+    sites: dict[str, dict[str, Sequence[Any]]] = {}
+    for number, name in enumerate(HOSPITALS):
+        start = each * number
+        train, score = slice(start, start + trained), slice(start + trained, start + each)
+        sites[name] = {task: (x[train], y[train], x[score], y[score]) for task, y in answers.items()}
+    return sites
+
+
+def scores(data: str, sites: Mapping[str, Any], plan: str, rate: float, rounds: int) -> np.ndarray:
+    """The accuracy of each task in the last version, over the images of all hospitals: (3,)."""
+    tasks = {task: fedmtl.classification(labels, metrics=["accuracy"]) for task, labels in LABELS[data].items()}
+    settings = SETTINGS | {
+        **{"sharing.plan": plan, "training.learning_rate": rate, "training.num_rounds": rounds, "run.seed": 1},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found_scores = fedmtl.simulate(tasks, sites, ENCODER, settings, Path(folder) / "run").scores
+    last = {score.task: score.value for score in found_scores if score.metric == "accuracy" and not score.client}
+    return np.array([last[task] for task in tasks])
+
+
+def compared(data: str, images: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
+    """The rate that served each way best on a draw of its own (seed 0), and its scores on the others, (seeds, 3)."""
+    draw, found = hospitals(data, 0, images), {}
+    for way, plan in WAYS.items():
+        tried = {rate: scores(data, draw, plan, rate, rounds).mean() for rate in RATES}
+        best = max(RATES, key=lambda rate, tried=tried: float(tried[rate]))  # type: ignore[misc]
+        others = [scores(data, hospitals(data, seed, images), plan, best, rounds) for seed in range(1, seeds + 1)]
+        found[way] = best, np.array(others)
+    return found
+
+
+def table(data: str, found: Mapping[str, tuple[float, np.ndarray]]) -> str:
+    """Means and deviations over the seeds as Markdown."""
+    lines = ["| accuracy | rate | " + " | ".join(LABELS[data]) + " |", "| --- " * (len(LABELS[data]) + 2) + "|"]
+    for way, (rate, seeds) in found.items():
+        cells = (
+            f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(seeds.mean(axis=0), seeds.std(axis=0), strict=True)
+        )
+        lines.append(f"| {way} | {rate:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(data: str, found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
+    """Three images, and the scores."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SystemExit("--picture needs the package matplotlib: pip install 'fedmtl[pictures]'") from None
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 3])
+    x, answers = DATA[data](0, 3)
+    for number, axis in enumerate(axes[:3]):
+        axis.imshow(x[number, 0], cmap="Greys_r")
+        axis.set_title(", ".join(f"{task} {y[number]}" for task, y in answers.items()), fontsize=7)
+        axis.set_axis_off()
+    for number, (way, (_, seeds)) in enumerate(found.items()):
+        places = np.arange(len(answers)) + 0.4 * number
+        axes[3].bar(places, seeds.mean(axis=0), 0.35, label=way)
+        axes[3].plot(np.tile(places, len(seeds)), seeds.ravel(), "k.", markersize=4)
+    axes[3].set_xticks(np.arange(len(answers)) + 0.2, list(answers))
+    axes[3].set_ylim(0.5, 1)
+    axes[3].set_ylabel("accuracy")
+    axes[3].legend(fontsize="small", loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=DATA, default="digits")
+    parser.add_argument("--images", type=int, default=TRAINED, help="of each hospital to train on")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=2, help="draws of images to take the mean over")
+    parser.add_argument("--picture", help="file to draw images and scores into, e.g. hospital.png")
+    args = parser.parse_args()
+    found = compared(args.data, args.images, args.rounds, args.seeds)
+    print(table(args.data, found))
+    if args.picture:
+        draw(args.data, found, args.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The examples run at a small size and say what they promise; the banks have a file of their own."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_architecture import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+def printed_by(
+    name: str, rates: tuple[float, ...], small: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> Path:
+    """Run an example with one learning rate; the picture that it drew."""
+    picture = folder / "picture.png"
+    made = runpy.run_path(str(EXAMPLES / name / "run.py"))
+    if rates:
+        monkeypatch.setitem(made["main"].__globals__, "RATES", rates)
+    monkeypatch.setattr(sys, "argv", [name, *small, "--seeds", "1", "--rounds", "1", "--picture", str(picture)])
+    made["main"]()
+    return picture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "small", "rates", "words"),
+    [
+        ("farm", ["--plots", "8"], (1e-2,), ["| each farm alone |", "| shared, with parts |"]),
+        ("factory", ["--windows", "120"], (), ["| conv1d |", "| mlp |"]),
+        ("hospital", ["--data", "scans", "--images", "12"], (3e-3,), ["| each alone |", "| shared |"]),
+        ("hospital", ["--data", "digits", "--images", "12"], (3e-3,), ["| accuracy | rate | digit | odd | large |"]),
+    ],
+)
+def test_an_example_prints_its_table_and_draws_its_picture(
+    name: str,
+    small: list[str],
+    rates: tuple[float, ...],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib")
+    if "digits" in small:
+        pytest.importorskip("sklearn")
+    picture = printed_by(name, rates, small, monkeypatch, tmp_path)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words) and picture.stat().st_size > 1000
+
+
+def test_two_in_a_hundred_windows_of_the_factory_have_each_fault() -> None:
+    sites = runpy.run_path(str(EXAMPLES / "factory" / "run.py"))["plants"](1, 4000)
+    shares = [np.mean(labels == "fault") for site in sites.values() for _, labels, *_ in site.values()]
+    assert all(0.012 < share < 0.028 for share in shares)
+    windows = next(iter(sites["north"].values()))[0]
+    np.testing.assert_allclose(windows.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(windows.std(axis=(1, 2)), 1, atol=1e-5)
+
+
+def test_no_digit_is_at_two_hospitals() -> None:
+    pytest.importorskip("sklearn")
+    sites = runpy.run_path(str(EXAMPLES / "hospital" / "run.py"))["hospitals"]("digits", 3, 100)
+    images = np.concatenate([np.concatenate(rows["digit"][::2]) for rows in sites.values()])
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
