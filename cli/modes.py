@@ -14,6 +14,7 @@ from cli import (
     demo,
     evaluate,
     export,
+    init,
     predict,
     report,
     server,
@@ -35,6 +36,7 @@ class Mode:
 
 
 MODES = {
+    "init": Mode("write a folder to start from", init.options, init.run),
     "server": Mode("hold the model and run the federation", server.options, server.run),
     "client": Mode("train on this machine's data", client.options, client.run),
     "demo": Mode("a server and its clients on this machine", demo.options, demo.run),

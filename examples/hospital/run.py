@@ -133,7 +133,7 @@ def draw(data: str, found: Mapping[str, tuple[float, np.ndarray]], path: str) ->
     x, answers = DATA[data](0, 3)
     for number, axis in enumerate(axes[:3]):
         axis.imshow(x[number, 0], cmap="Greys_r")
-        axis.set_title(", ".join(f"{task} {y[number]}" for task, y in answers.items()), fontsize=7)
+        axis.set_title("\n".join(f"{task} {y[number]}" for task, y in answers.items()), fontsize=7)
         axis.set_axis_off()
     for number, (way, (_, seeds)) in enumerate(found.items()):
         places = np.arange(len(answers)) + 0.4 * number
