@@ -123,7 +123,7 @@ def draw(found: Mapping[str, np.ndarray], path: str) -> None:
     right.set_xticks(np.arange(len(FAULTS)) + 0.17, list(FAULTS))
     right.set_ylim(0.4, 1)
     right.set_ylabel("pooled AUC")
-    right.legend(fontsize="small", loc="upper right")
+    figure.legend(*right.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 
