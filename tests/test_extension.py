@@ -257,7 +257,7 @@ def test_a_simulation_is_prolonged_and_gets_a_task(tmp_path: Path) -> None:
         more = array_config(*changes, "training.num_rounds=5", tasks=("c2", "b1", "a0"))
         third = to_json(asyncio.run(simulate(more, True, None)))
         fewer = array_config(*changes, "simulation.clients=5", "training.num_rounds=6", tasks=("a0", "b1", "c2"))
-        with pytest.raises(RunFolderError, match=r"simulation.clients: 5, but the run has 'client-6' too"):
+        with pytest.raises(RunFolderError, match=r"simulation: 5 clients, but the run has 'client-6' too"):
             asyncio.run(simulate(fewer, True, None))
     assert (third["status"], third["rounds_completed"]) == ("finished", 5)
     assert {entry["failed"] for entry in third["clients"].values()} == {0}
