@@ -36,10 +36,10 @@ class Mode:
 
 
 MODES = {
-    "init": Mode("write a folder to start from", init.options, init.run),
     "server": Mode("hold the model and run the federation", server.options, server.run),
     "client": Mode("train on this machine's data", client.options, client.run),
     "demo": Mode("a server and its clients on this machine", demo.options, demo.run),
+    "init": Mode("write a folder to start from", init.options, init.run),
     "simulate": Mode("a federation of many clients in one process", simulate.options, simulate.run),
     "compare": Mode("methods side by side: does sharing help?", compare.options, compare.run),
     "check": Mode("show the configuration and the rows, or all their problems", check.options, check.run),
