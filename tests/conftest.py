@@ -4,6 +4,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import functools
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,15 @@ def one_thread() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """A test that runs a mode in its own process leaves the next one the level that it had."""
+    ours = logging.getLogger("fedmtl")
+    before = ours.level
+    yield
+    ours.setLevel(before)
 
 
 @pytest.fixture
