@@ -28,14 +28,14 @@ def run(options: argparse.Namespace) -> None:
     from client.data.examples import prepare
     from client.data.unlabelled import read_unlabelled
     from client.data.writing import WRITERS, write_columns
-    from client.training.prediction import predict
+    from client.training.prediction import predict, predict_tokens
     from common.models.packed_tokenizer import unpack_tokenizer
 
     target = path_of("output", options.output)
     if target.exists() or target.suffix not in WRITERS:
         write_columns(target, {})  # says what is wrong before anything is computed
-    found = trained_task(options, values_of(options, {"device": SHORTCUTS["device"]}))
-    config, trained = found.config, found.trained
+    opened = trained_task(options, values_of(options, {"device": SHORTCUTS["device"]}))
+    config, trained = opened.config, opened.trained
     task, model = trained.task, trained.model
     if not task.type.answer:
         raise ModelError(
@@ -62,8 +62,12 @@ def run(options: argparse.Namespace) -> None:
     model.to(choose_device(config.client.device))
     examples = rows.examples if trained.scale is None else rows.examples.on_scale(trained.scale)
     prepared = prepare(examples, task, model.architecture, tokenizer).scaled(trained.common_scale)
-    outputs = predict(model, task, prepared, config.training.eval_batch_size, trained.units)
-    answers = {f"predicted_{name}": cells for name, cells in task.type.answers(task, outputs).items()}
+    batch_size = config.training.eval_batch_size
+    if task.type.per_token and tokenizer is not None:
+        found = predict_tokens(model, task, prepared, batch_size)
+        said = task.type.word_answers(task, found, lambda token: str(tokenizer.decode([token])))
+    else:
+        said = task.type.answers(task, predict(model, task, prepared, batch_size, trained.units))
     given = rows.table.columns if rows.table is not None else {}
-    write_columns(target, {**given, **answers})
+    write_columns(target, {**given, **{f"predicted_{name}": cells for name, cells in said.items()}})
     say(f"{len(rows.examples)} rows of {task.name} answered by {trained.origin}: {target}")
