@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from client.app import choose_device, data_request
     from client.data.arrays import ARRAYS
     from client.data.examples import prepare
+    from client.data.tokenised import WordSet
     from client.data.unlabelled import read_unlabelled
     from client.data.writing import WRITERS, write_columns
     from client.training.prediction import predict, predict_tokens
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     examples = rows.examples if trained.scale is None else rows.examples.on_scale(trained.scale)
     prepared = prepare(examples, task, model.architecture, tokenizer).scaled(trained.common_scale)
     batch_size = config.training.eval_batch_size
-    if task.type.per_token and tokenizer is not None:
+    if isinstance(prepared, WordSet) and tokenizer is not None:
         found = predict_tokens(model, task, prepared, batch_size)
         said = task.type.word_answers(task, found, lambda token: str(tokenizer.decode([token])))
     else:

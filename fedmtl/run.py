@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from client.data.array_examples import BRIGHTEST, standardise
 from client.data.forms import ArrayForm, form_of
-from client.data.given import labelled, rows_in
-from client.training.prediction import predict
+from client.data.given import labelled, rows_in, unlabelled
+from client.data.tokenised import WordSet
+from client.training.prediction import predict, predict_tokens
 from common.config import load_config
 from common.errors import ConfigError, ModelError, RunFolderError
 from common.inputs.arrays import ArrayBatch
@@ -123,10 +124,11 @@ class FinishedRun:
         part = saved.model.model.part([task]).eval()
         return TaskModel(part, task, saved.units_of(task), form_of(encoder), scale).eval()
 
-    def predict(self, task: str, x: Any, version: str | int | None = None) -> list[str] | NDArray[Any]:
+    def predict(self, task: str, x: Any, version: str | int | None = None) -> list[Any] | NDArray[Any]:
         """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
 
-        Of tasks with a label per pixel, maps (rows, height, width) of class indices or numbers.
+        Of tasks with a label per pixel, maps (rows, height, width) of class indices or numbers; with a label per word,
+        a list for each text, with None for words that the model does not read; of next words, the likeliest one.
 
         Raises:
             ModelError: see `model`; or the task has several answers per row or none.
@@ -134,22 +136,30 @@ class FinishedRun:
         """
         saved = self._saved(task, version)
         definition, model, units = saved.model.tasks[task], saved.model.model, saved.units_of(task)
-        if not (definition.type.answer and (definition.type.one_label or definition.type.per_pixel)):
-            raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
+        kind = definition.type
+        if not (kind.answer and (kind.one_label or kind.per_pixel or kind.per_token)):
+            raise ModelError(f"task '{task}' is a {kind}; predictions are of tasks with one answer per row")
         architecture = saved.model.architecture
         tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
         encoder = saved.config.model.array_encoder
+        batch = saved.config.training.eval_batch_size
+        if tokenizer is not None and kind.per_token:
+            texts = unlabelled(definition, "rows to predict", x)
+            asked = texts.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
+            assert isinstance(asked, WordSet)
+            said = predict_tokens(model, definition, asked, batch)
+            found = kind.word_answers(definition, said, lambda token: str(tokenizer.decode([token])))
+            return [*next(iter(found.values()))]
         unknown: Sequence[Any] | NDArray[Any] = [definition.labels[0] if definition.labels else 0.0] * rows_in(x)
-        if definition.type.per_pixel and encoder is not None:
+        if kind.per_pixel and encoder is not None:
             unknown = np.zeros((len(x), *encoder.row_shape[1:]))
         rows = labelled(definition, encoder, "rows to predict", x, unknown)
         examples = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
         prepared = examples.scaled(saved.scales.get(task))
-        batch = saved.config.training.eval_batch_size
         outputs = predict(model, definition, prepared, batch, units)
-        if definition.type.has_units:
+        if kind.has_units:
             return outputs[:, 0]
-        if definition.type.per_pixel:
+        if kind.per_pixel:
             classes: NDArray[np.int64] = outputs.argmax(axis=1)
             return classes
         return [definition.labels[place] for place in outputs.argmax(axis=1)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,14 @@ from numpy.typing import NDArray
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
 from client.data.arrays import ReadArrays, checked
-from client.data.columns import ColumnNames
+from client.data.columns import ColumnNames, read_text, require_labels
 from client.data.example import Example
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.parts import joined
 from client.data.request import DataRequest
 from client.data.tables import column_table, read_columns
-from client.data.texts import TextExamples
+from client.data.texts import TextExamples, UnlabelledTexts
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.inputs import Header
@@ -91,17 +92,39 @@ def labelled(
         return checked(replace(table, labels=np.asarray(y)), task, encoder)
     if encoder is not None:
         return checked(_arrays(task, where, x, y), task, encoder)
-    if task.pair or not task.type.reads_labels:
-        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts with labels; use files")
-    parse, texts = task.type.label_parser(task), TextExamples()
-    for row, (text, label) in enumerate(zip(x, y, strict=True), start=1):
-        if not isinstance(text, str):
+    if task.pair:
+        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts; use files")
+    return TextExamples(_texts(task, where, x, y))
+
+
+def unlabelled(task: TaskDefinition, where: str, x: Any) -> UnlabelledTexts:
+    """Checked texts to be answered.
+
+    Raises:
+        DataError: what is wrong with them.
+    """
+    return UnlabelledTexts(_texts(task, where, x, None))
+
+
+def _texts(task: TaskDefinition, where: str, x: Any, y: Any) -> Iterator[Example]:
+    parse = task.type.label_parser(task)
+    labels = itertools.repeat(task.type.no_label) if y is None else y
+    for row, (text, label) in enumerate(zip(x, labels, strict=False), start=1):
+        worded = task.type.asks == "words"
+        if not (worded or isinstance(text, str)):
             raise DataError(f"{where}, task {task.name}, row {row}: {type(text).__name__} is no text; give texts")
         try:
-            texts.append(Example(text, None, parse(label.item() if isinstance(label, np.generic) else label)))
+            found = label if y is None else parse(_plain(label))
+            example = Example(read_text(task, text) if worded else text, None, found)
+            require_labels(task, example)
         except CellError as problem:
             raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
-    return texts
+        yield example
+
+
+def _plain(label: Any) -> object:
+    """A label without the types of numpy."""
+    return label.tolist() if isinstance(label, np.generic | np.ndarray) else label
 
 
 def _arrays(task: TaskDefinition, where: str, x: Any, y: Any) -> ReadArrays:
