@@ -269,6 +269,7 @@ class Images(Arrays):
     reads = "pixels from 0 to 1, which are bytes divided by 255"
     joins_with = ("size of the images",)
     stays = "images"
+    can_be_mirrored = True
 
 
 class Sequences(Arrays):
