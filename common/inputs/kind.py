@@ -112,6 +112,9 @@ class InputKind(ABC):
     channel_axis: ClassVar[int] = 0
     """Of a row of numbers: along it, each place has a mean and a deviation of its own where rows are standardised."""
 
+    can_be_mirrored: ClassVar[bool] = False
+    """Whether a row mirrored or moved by a few places stays what it was, as images do."""
+
     def headers(self, config: Config) -> dict[str, Header]:
         """What the numbers in each task's examples are, by task, as far as a configuration says."""
         return {}
