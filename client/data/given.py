@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
-from client.data.arrays import ReadArrays, checked
+from client.data.arrays import ReadArrays, checked, without_labels
 from client.data.columns import ColumnNames, read_text, require_labels
 from client.data.example import Example
 from client.data.examples import TaskData
@@ -80,57 +79,76 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
-    if encoder is not None and encoder.part_encoders:
-        x = _parts_given(x, task, encoder, where)
+    place = f"{where}, task {task.name}"
+    read = None if encoder is None else _rows(task, encoder, where, x)
     if (count := rows_in(x)) != len(y):
-        raise DataError(f"{where}, task {task.name}: {count} rows and {len(y)} labels; give one label for each row")
-    if encoder is not None and FORMS[encoder.inputs].by_column:
-        if not hasattr(x, "keys"):
-            said = f"rows are of type {type(x).__name__}"
-            raise DataError(f"{where}, task {task.name}: {said}; give a DataFrame, or lists by column")
-        table = read_columns(column_table(where, x), task, encoder, None, labelled=False)
-        return checked(replace(table, labels=np.asarray(y)), task, encoder)
-    if encoder is not None:
-        return checked(_arrays(task, where, x, y), task, encoder)
-    if task.pair:
-        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts; use files")
-    return TextExamples(_texts(task, where, x, y))
+        raise DataError(f"{place}: {count} rows and {len(y)} labels; give one label for each row")
+    if encoder is not None and read is not None:
+        with foreign_errors(lambda error: DataError(f"{place}: labels make no array ({error}); give one for each row")):
+            read = replace(read, labels=np.asarray(y))
+        return checked(read, task, encoder)
+    parse, texts = task.type.label_parser(task), _texts(task, where, x)
+    for row, (text, label) in enumerate(zip(texts, y, strict=True)):
+        try:
+            found = parse(label.tolist() if isinstance(label, np.generic | np.ndarray) else label)
+            texts[row] = replace(text, label=found)
+            require_labels(task, texts[row])
+        except CellError as problem:
+            raise DataError(f"{place}, row {row + 1}: {problem}") from None
+    return texts
 
 
-def unlabelled(task: TaskDefinition, where: str, x: Any) -> UnlabelledTexts:
-    """Checked texts to be answered.
+def unlabelled(
+    task: TaskDefinition, encoder: ArrayEncoder | None, where: str, x: Any, trained: Header | None
+) -> ArrayExamples | TextExamples:
+    """The same of rows that nobody has labelled; columns of a DataFrame are found by the names that `trained` has.
 
     Raises:
         DataError: what is wrong with them.
     """
-    return UnlabelledTexts(_texts(task, where, x, None))
+    if encoder is None:
+        return UnlabelledTexts(_texts(task, where, x))
+    names = _column_names(x)
+    if names and trained is not None and not encoder.row_names and len(trained.names) == trained.count:
+        missing = next((name for name in trained.names if name not in names), None)
+        if missing is not None:
+            raise DataError(f"{where}, task {task.name}: no column is called '{missing}'; name them as for training")
+        x = x[[x.columns[names.index(name)] for name in trained.names]]
+    return without_labels(_rows(task, encoder, where, x), task, encoder)
 
 
-def _texts(task: TaskDefinition, where: str, x: Any, y: Any) -> Iterator[Example]:
-    parse = task.type.label_parser(task)
-    labels = itertools.repeat(task.type.no_label) if y is None else y
-    for row, (text, label) in enumerate(zip(x, labels, strict=False), start=1):
+def _texts(task: TaskDefinition, where: str, x: Any) -> TextExamples:
+    if task.pair:
+        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts; use files")
+    texts = TextExamples()
+    for row, given in enumerate(x, start=1):
         worded = task.type.asks == "words"
-        if not (worded or isinstance(text, str)):
-            raise DataError(f"{where}, task {task.name}, row {row}: {type(text).__name__} is no text; give texts")
+        if not (worded or isinstance(given, str)):
+            raise DataError(f"{where}, task {task.name}, row {row}: {type(given).__name__} is no text; give texts")
         try:
-            found = label if y is None else parse(_plain(label))
-            example = Example(read_text(task, text) if worded else text, None, found)
-            require_labels(task, example)
+            texts.append(Example(read_text(task, given) if worded else given, None, task.type.no_label))
         except CellError as problem:
             raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
-        yield example
+    return texts
 
 
-def _plain(label: Any) -> object:
-    """A label without the types of numpy."""
-    return label.tolist() if isinstance(label, np.generic | np.ndarray) else label
+def _rows(task: TaskDefinition, encoder: ArrayEncoder, where: str, x: Any) -> ReadArrays:
+    """Rows of numbers, without labels."""
+    if encoder.part_encoders:
+        return ReadArrays(where, _parts_given(x, task, encoder, where), [], ColumnNames())
+    if not FORMS[encoder.inputs].by_column:
+        return _arrays(task, where, x)
+    if not hasattr(x, "keys"):
+        raise DataError(
+            f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a DataFrame, or lists by column"
+        )
+    return read_columns(column_table(where, x), task, encoder, None, labelled=False)
 
 
-def _arrays(task: TaskDefinition, where: str, x: Any, y: Any) -> ReadArrays:
+def _arrays(task: TaskDefinition, where: str, x: Any) -> ReadArrays:
     place, names = f"{where}, task {task.name}", _column_names(x)
     with foreign_errors(lambda error: DataError(f"{place}: rows make no array ({error}); give rows of one shape")):
-        read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames(features=names))
+        read = ReadArrays(where, np.asarray(x), [], ColumnNames(features=names))
     if read.features.dtype.kind in "fiub":
         return read
     worded = next((name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind not in "fiub"), None)

@@ -16,6 +16,7 @@ from client.data.splits import divide, is_held_out
 from client.data.table_sources import TABLES
 from client.data.tokenised import tokenise
 from client.data.words import ANSWERED, ASKED, Asking
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.inputs.row_scale import RowScale
@@ -46,6 +47,10 @@ class TextExamples(list[Example]):
 
     def input_sums(self) -> None:
         """They are no numbers."""
+
+    def augmented(self, augmentation: Augmentation) -> Self:
+        """They are no images."""
+        return self
 
     def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
         """Texts have no parts."""
