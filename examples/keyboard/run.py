@@ -46,11 +46,23 @@ TEMPLATES = (
     "tell the {person} that i am late today",
     "can you call the {person} before {hour}",
     "thank you i am on my way to the {spot}",
+    "sorry the {thing} is not in the {spot} any more",
+    "we need one more {thing} for the {person}",
+    "did the {person} say when he comes back",
+    "i will send you the list of today in a minute",
+    "do not forget to close the {spot} at {hour}",
+    "good morning how was your weekend",
+    "ask the {person} where the {thing} should go",
 )
 HABIT = 0.7
 """How often a thing is named with the spot where it belongs."""
 PHONES = 2
-WAYS = {"each phone alone": "local", "one model": "hard", "split where groups differ": "adaptive"}
+OF_GROUPS = {"sharing.plan": "groups", "sharing.groups": {f"{group}s": [group] for group in GROUPS}}
+WAYS: dict[str, dict[str, object]] = {
+    "each phone alone": {"sharing.plan": "local"},
+    "one model": {"sharing.plan": "hard"},
+    "top layer by group": OF_GROUPS,
+}
 """What is compared: sharing plans."""
 RATES = (3e-3, 1e-2)
 DECODER = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 16}
@@ -89,21 +101,26 @@ def write_decoder(folder: Path) -> Path:
 
 
 def phones(seed: int, count: int) -> dict[str, dict[str, Sequence[Any]]]:
-    """Sentences of every phone: to learn from, and 100 others to score on."""
+    """Sentences of every phone: to learn from, and 60 others to score on."""
     sites: dict[str, dict[str, Sequence[Any]]] = {}
     for number, group in enumerate(GROUPS):
         for phone in range(PHONES):
             rng = np.random.Generator(np.random.PCG64([seed, number, phone]))
-            train, scored = messages(rng, count, group), messages(rng, 100, group)
+            train, scored = messages(rng, count, group), messages(rng, 60, group)
             sites[f"{group}-{phone + 1}"] = {group: (train, train, scored, scored)}
     return sites
 
 
-def scores(plan: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.ndarray:
+def scores(way: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.ndarray:
     """Accuracy and top-3 accuracy of the last model's next words, over all phones of each group: (groups, 2)."""
     settings = {
-        **{"sharing.plan": plan, "training.learning_rate": rate, "training.num_rounds": rounds, "client.threads": 1},
-        **{"training.local_epochs": 4, "training.batch_size": 10, "model.max_length": 16, "run.seed": 1},
+        **{
+            "training.learning_rate": rate,
+            "training.num_rounds": rounds,
+            "client.threads": 1,
+            "model.weights": "random",
+        },
+        **{"training.local_epochs": 4, "training.batch_size": 8, "model.max_length": 16, "run.seed": 1, **WAYS[way]},
     }
     with tempfile.TemporaryDirectory() as folder:
         decoder = write_decoder(Path(folder) / "decoder")
@@ -112,12 +129,12 @@ def scores(plan: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.
 
 
 def compared(count: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """The rate that served each way best on sentences of its own (seed 0), and its scores on others: (seeds, groups, 2)."""
+    """The rate that served each way best on other sentences (seed 0), and its scores, (seeds, groups, 2)."""
     found = {}
-    for way, plan in WAYS.items():
-        tried = {rate: scores(plan, phones(0, count), rate, rounds).mean() for rate in RATES}
+    for way in WAYS:
+        tried = {rate: scores(way, phones(0, count), rate, rounds).mean() for rate in RATES}
         best = max(tried, key=lambda rate: float(tried[rate]))
-        found[way] = best, np.array([scores(plan, phones(seed, count), best, rounds) for seed in range(1, seeds + 1)])
+        found[way] = best, np.array([scores(way, phones(seed, count), best, rounds) for seed in range(1, seeds + 1)])
     return found
 
 
@@ -153,9 +170,9 @@ def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=30, help="of each phone to learn from")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3, help="draws of sentences to take the mean over")
+    parser.add_argument("--messages", type=int, default=16, help="of each phone to learn from")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=2, help="draws of sentences to take the mean over")
     parser.add_argument("--picture", help="file to draw the scores into, e.g. keyboard.png")
     args = parser.parse_args()
     found = compared(args.messages, args.rounds, args.seeds)
