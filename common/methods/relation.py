@@ -79,6 +79,22 @@ class Relation(Row):
         """The strongest proximal term among so many members."""
         return 0.0
 
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """What the relation says of members as a covariance of trace 1, for methods that work with it directly.
+
+        Args:
+            ids: the members, m of them, in the order of rows and columns.
+            gram: (m, m) inner products of their models, of which a learned relation is made; None before there are any.
+
+        Returns:
+            Sigma, (m, m), of `common.methods.covariance`; None: it is no quadratic penalty tr(W Sigma^-1 W').
+        """
+        return None
+
+    def learns_after(self, rounds: int) -> bool:
+        """Whether the covariance is to be made anew, of the models as they are, after so many rounds."""
+        return False
+
     def named_members(self) -> list[tuple[str, str]]:
         """(parameter, member) for each member that the parameters name."""
         return []
