@@ -14,6 +14,7 @@ from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
 from client.jobs.local_client import Computing, local_client
+from client.jobs.solve import WorkShare
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
 from common.bodies import Train
@@ -144,7 +145,11 @@ class VirtualClients:
         time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
         self.pool = open_pool(config, schemas, device)
         computing = Computing(
-            section.compact_vocabulary, section.precision, Capacity(section.trains), limits_of(config)
+            section.compact_vocabulary,
+            section.precision,
+            Capacity(section.trains),
+            limits_of(config),
+            WorkShare(*section.work_range()),
         )
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [

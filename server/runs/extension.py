@@ -81,7 +81,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
     def initial(scope: str, entry: ParameterEntry) -> Vector:
-        is_zero = Scope.parse(scope).kind in (ScopeKind.DUAL, ScopeKind.CONTROL)
+        is_zero = Scope.parse(scope).kind in (ScopeKind.DUAL, ScopeKind.CONTROL, ScopeKind.SUPPORT)
         return _constant(0.0, scope, entry) if is_zero else new.values[entry.name].ravel()
 
     version = journal.completed()
