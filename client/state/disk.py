@@ -49,12 +49,12 @@ Flush = Callable[[int], None]
 
 
 def write_tensors(path: Path, values: Mapping[str, Tensor], note: str, flush: Flush) -> None:
-    """Write float32 vectors as a safetensors file whose metadata hold `note` and a checksum of everything.
+    """Write float32 and float64 vectors as a safetensors file whose metadata hold `note` and a checksum of everything.
 
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    vectors = {name: v.detach().to("cpu", torch.float32).contiguous() for name, v in sorted(values.items())}
+    vectors = {name: v.detach().to("cpu").contiguous() for name, v in sorted(values.items())}
     at, entries = 0, {}
     for name, vector in vectors.items():
         entries[name] = {"dtype": "F32", "shape": list(vector.shape), "data_offsets": [at, at + vector.nbytes]}
@@ -85,7 +85,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise Damaged(type(error).__name__) from None
     note = metadata.get("note", "")
-    plain = all(vector.dtype is torch.float32 for vector in vectors.values())
+    plain = all(vector.dtype in (torch.float32, torch.float64) for vector in vectors.values())
     if not plain or metadata.get("digest") != _digest(vectors, note):
         raise Damaged("its checksum does not fit")
     return vectors, note

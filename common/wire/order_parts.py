@@ -97,6 +97,8 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
     message = order.train
     checks.require(message, "settings")
     settings = _unpack_training(message.settings)
+    if settings.procedure.is_dual:
+        raise WireError(f"procedure: {settings.procedure.name} trains nothing, it solves")
     return Train(
         settings,
         _unpack_seed(message.seed),

@@ -44,6 +44,9 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor"):
         if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
+    if before.training.procedure.is_dual or now.training.procedure.is_dual:
+        if problem := _difference("training.procedure", _at(old, "training.procedure"), _at(new, "training.procedure")):
+            raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if "federation" in (before.data.statistics, now.data.statistics) and before.data.statistics != now.data.statistics:
         was = f"data.statistics: {now.data.statistics} differs from the run's {before.data.statistics}"
         raise RunFolderError(f"{was} (see {where}); restore it or choose another run_dir")
