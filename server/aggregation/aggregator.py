@@ -11,6 +11,7 @@ import numpy as np
 from common.methods.conflict import cosines
 from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
+from common.parameters.schema import ParameterSchema
 from common.parameters.scope import moment_name
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import Accumulator, ByTask, Delta, Summand
@@ -46,9 +47,15 @@ class Aggregator:
     changes them in place, also where it fails.
     """
 
-    def __init__(self, strategy: AggregationStrategy, moments: Mapping[str, Vector] | None = None) -> None:
+    def __init__(
+        self,
+        strategy: AggregationStrategy,
+        moments: Mapping[str, Vector] | None = None,
+        schemas: Mapping[str, ParameterSchema] = MappingProxyType({}),
+    ) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
+        self._schemas = schemas
         self.moments: dict[str, Vector] = dict(moments or {})
         self._strategy = strategy
         mean = strategy.mean
@@ -138,7 +145,8 @@ class Aggregator:
         related: dict[str, Vector] = {}
         if relation is not None:
             for template in related_templates(fresh):
-                moved, record = relate(relation, template, vectors, fresh, totals, version, before.get(template, ""))
+                state, schema = before.get(template, ""), self._schemas.get(template)
+                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema)
                 related |= moved
                 self.related.append(record)
         return related

@@ -56,7 +56,7 @@ class EffectHandler:
         self._journal = journal
         self._models = models
         self._strategy = strategy
-        self._aggregator = Aggregator(strategy, self._moments(version))
+        self._aggregator = Aggregator(strategy, self._moments(version), schemas)
         if version == 0 and strategy.anchor_strength:
             shared = {scope: vector for n, vector in self.vectors.items() if (scope := Scope.parse(n)).is_shared}
             self.vectors.update({scope.anchor: vector for scope, vector in shared.items()})
