@@ -1,172 +1,174 @@
-"""MOCHA's dual over a federation: one optimum by every way, and a certificate that is valid whatever goes wrong."""
+"""The learned relationship of neural models: what Sigma says of members, and where federations come to rest."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from client.state.store import RunStore
-from common.config import Config
-from common.errors import ConfigError, RunFolderError, StateError
-from common.methods.covariance import of_graph
-from common.parameters.scope import Scope
-from server.core.dual_facts import Certificate
-from server.runs.extension import same_federation
-from server.storage.journal import Journal
-from simulation.app import simulate
-from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.federations import array_config, digest_of, federate, make_client
+from common.methods.choice import LARGEST
+from common.methods.covariance import correlations, learned, precision
+from common.methods.mocha import MochaRelation
+from common.methods.relation import LARGEST_MU
+from common.parameters.schema import ParameterSchema
+from common.wire.limits import MAX_CLIENTS
+from server.relations.relate import relate
+from tests.exact_cases import Problems, joint, member_config, quadratics, settle, settle_apart
 
-CLIENTS = (("a", ("a0",), "1/3"), ("b", ("a0", "b1"), "2/3"), ("c", ("a0",), "3/3"), ("d", ("b1",), "2/2"))
-LINEAR = ("model.mlp={features: 5, hidden: []}", "federation.min_clients=4", "training.num_rounds=4")
-
-
-def config_of(solver: str = "passes: 2, strength: 0.1", *overrides: str) -> Config:
-    return array_config(*LINEAR, f"training.procedure={{name: sdca, {solver}}}", *overrides)
+Vector = NDArray[np.float64]
+SLOT = "member/{member}"
+FIRST = f"anchor/{SLOT}"
+LAYERS = ParameterSchema.of({"one.weight": (6, 4), "one.bias": (6,), "two.weight": (2, 6)})
 
 
-def require_valid(certificates: Sequence[Certificate]) -> None:
-    assert certificates and all(found.gap >= -1e-9 for found in certificates), certificates
+def after(
+    relation: MochaRelation, moves: Mapping[str, Vector], state: str = "", schema: ParameterSchema | None = LAYERS
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is remembered, and all values, after a round to which members moved from the same first values."""
+    first = np.random.Generator(np.random.PCG64(0)).normal(size=len(next(iter(moves.values()))))
+    fresh = {f"member/{name}": first + move for name, move in moves.items()}
+    vectors = {SLOT: first} | dict.fromkeys(fresh, first)
+    values, record = relate(relation, SLOT, vectors, fresh, dict.fromkeys(fresh, 1), 1, state, schema)
+    assert np.array_equal(values[FIRST], first)
+    return json.loads(record.state), {**values, "mu": record.mu, "fresh": fresh, "note": record.note}
 
 
-def supports_kept(state: Path, heads: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """What clients keep of their supports, summed by task."""
-    sums: dict[str, np.ndarray] = {}
-    for run in sorted(path for client in state.iterdir() for path in client.iterdir() if path.is_dir()):
-        for name, values in (RunStore(run).private() or {}).items():
-            if name.endswith("/support"):
-                task = name.split("/")[1]
-                sums[task] = sums.get(task, 0.0) + values.numpy()
-    return sums
+def drawn(count: int, seed: int = 2, size: int = LAYERS.size) -> Vector:
+    return np.random.Generator(np.random.PCG64(seed)).normal(size=(count, size))
 
 
-@pytest.mark.parametrize("how", ["direct", "codec", "grpc"])
-def test_one_model_by_every_way_and_in_any_order_of_arrival(tmp_path: Path, how: str) -> None:
-    one = asyncio.run(federate(config_of(), tmp_path / "one", CLIENTS, shuffle=1))
-    other = asyncio.run(federate(config_of(), tmp_path / "other", CLIENTS, how=how, shuffle=2))
-    assert digest_of(one) == digest_of(other)
-    assert one.journal.certificates() == other.journal.certificates()
+@pytest.mark.parametrize("relation", [MochaRelation(), MochaRelation(learn="clustered", eta=0.01)], ids=str)
+def test_members_that_move_alike_are_correlated_and_opposite_ones_the_other_way(relation: MochaRelation) -> None:
+    """Although what they have in common, the first values, is most of every model."""
+    one, other = drawn(2)
+    state, _ = after(relation, {"a": one, "b": one, "c": -one, "d": other})
+    alike = correlations(np.array(state["covariance"]))
+    assert alike[0, 1] > 0.97 and alike[0, 2] < -0.97 and abs(alike[0, 3]) < 0.3
+    np.testing.assert_allclose(state["moved"], [np.linalg.norm(m) for m in (one, one, one, other)], rtol=1e-12)
 
 
-def test_weights_are_made_of_the_dual_variables_that_clients_keep(tmp_path: Path) -> None:
-    config = config_of("passes: 1, strength: 0.1", "client.least_work=0", "relation=none")
-    coordinator = asyncio.run(federate(config, tmp_path, CLIENTS))
-    kept = supports_kept(tmp_path, ("a0", "b1"))
-    assert coordinator.state.dual is not None
-    for task, support in kept.items():
-        np.testing.assert_allclose(coordinator.vectors[f"support/task/{task}"], support, rtol=0, atol=1e-12)
-        rows = coordinator.state.dual.relationship.heads[f"task/{task}"].rows
-        np.testing.assert_allclose(coordinator.vectors[f"task/{task}"], support / rows / 2 / 0.1, rtol=0, atol=1e-12)
-    require_valid(coordinator.journal.certificates())
+def test_permuted_members_permute_sigma() -> None:
+    moves = dict(zip("abcde", drawn(5), strict=True))
+    straight, _ = after(MochaRelation(), moves)
+    names = list("dbaec")
+    turned, _ = after(MochaRelation(), {new: moves[old] for new, old in zip("abcde", names, strict=True)})
+    at = [list("abcde").index(name) for name in names]
+    expected = np.array(straight["covariance"])[np.ix_(at, at)]
+    np.testing.assert_allclose(turned["covariance"], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("plan", ["hard", "soft"])
-def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path, plan: str) -> None:
-    """sum_t (1/n_t) sum_i (w_t'x_i - y_i)^2 / 2 + (lambda/2) tr(W Omega W'), Omega = Sigma^-1, of two related heads."""
-    strength, features = 0.05, 5
-    clients = (("a", ("a0",), "1/1"), ("b", ("b1",), "1/1"))
-    config = array_config(
-        *LINEAR[:1],
-        f"training.procedure={{name: sdca, loss: squared, strength: {strength}, passes: 20}}",
-        "training.num_rounds=300",
-        "training.stop_at_gap=1e-13",
-        "federation.min_clients=2",
-        f"sharing.plan={plan}",
-        "relation={name: mean, strength: 3}",
+@pytest.mark.parametrize("learn", ["probabilistic", "clustered"])
+def test_clusters_planted_in_twelve_members_are_found(learn: Any) -> None:
+    truth = np.array([0, 1, 2] * 4)
+    moves = 1.5 * drawn(3, 8)[truth] + drawn(12, 9)
+    names = [f"m{k:02}" for k in range(12)]
+    state, found = after(MochaRelation(learn=learn, num_clusters=3), dict(zip(names, moves, strict=True)))
+    assert state["clusters"] == [[name for name, own in zip(names, truth, strict=True) if own == k] for k in range(3)]
+    assert found["note"].startswith("clusters of models: m00, m03, m06, m09; m01")
+
+
+def test_members_that_have_nothing_in_common_are_no_clusters() -> None:
+    state, _ = after(MochaRelation(), dict(zip("abcde", drawn(5, size=4000), strict=True)), schema=None)
+    assert sorted(state["clusters"]) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+
+
+def test_the_scale_of_a_layer_does_not_matter_and_weight_and_bias_are_one() -> None:
+    moves = drawn(4)
+    (first, second), names = (slice(0, 30), slice(30, 42)), "abcd"
+    larger, bias = moves.copy(), moves.copy()
+    larger[:, second] *= 1e3
+    bias[:, 24:30] *= 1e3
+    plain, scaled, biased = (
+        np.array(after(MochaRelation(), dict(zip(names, m, strict=True)))[0]["covariance"])
+        for m in (moves, larger, bias)
     )
-    coordinator = asyncio.run(federate(config, tmp_path, clients))
-    assert "training.stop_at_gap" in coordinator.state.reason
-    omega = np.linalg.inv(of_graph(np.full((2, 2), 0.5), 3.0))
-    size = features + 1
-    system, right = np.kron(omega * strength, np.eye(size)), np.zeros(2 * size)
-    for place, (name, (task,), part) in enumerate(clients):
-        examples = make_client(config, name, (task,), part).data[task].train
-        x = np.append(examples.values.astype(np.float64), np.ones((len(examples), 1)), axis=1)
-        here = slice(place * size, (place + 1) * size)
-        system[here, here] += x.T @ x / len(x)
-        right[here] = x.T @ np.where(examples.labels == 1, 1.0, -1.0) / len(x)
-    wanted = np.linalg.solve(system, right).reshape(2, size).T
-    heads = [name for name in coordinator.vectors if Scope.parse(name).task and not Scope.parse(name).is_derived]
-    heads = [name for name in heads if not Scope.parse(name).is_template]
-    found = [coordinator.vectors[name] for name in sorted(heads)]
-    weights = np.stack([np.append(2 * head[features : 2 * features], 2 * head[-1]) for head in found], axis=1)
-    np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
-def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_that_is_learned(
-    tmp_path: Path, loss: str
-) -> None:
-    config = config_of(
-        f"loss: {loss}, strength: 0.02",
-        "training.num_rounds=12",
-        "relation=mocha",
-        "client.least_work=0",
-        "simulation={clients: 6, dropout: 0.3}",
-        "federation.client_fraction=0.7",
-        f"run.run_dir='{tmp_path / 'run'}'",
+    np.testing.assert_allclose(scaled, plain, atol=1e-12)
+    assert np.abs(biased - plain).max() > 1e-3
+    gram = sum(
+        moves[:, part] @ moves[:, part].T / (np.linalg.norm(moves[:, part]) ** 2 / 4) for part in (first, second)
     )
-    asyncio.run(simulate(config))
-    journal = Journal.read(tmp_path / "run" / "journal.sqlite")
-    certificates = journal.certificates()
-    require_valid(certificates)
-    assert any(found.silent for found in certificates)
-    assert certificates[-1].gap < 0.5 * certificates[0].gap
+    np.testing.assert_allclose(plain, learned(np.asarray(gram), 1e-4), atol=1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("clients_die", [False, True], ids=["clients live on", "clients die too"])
-def test_dying_after_any_effect_leaves_no_trace(tmp_path: Path, clients_die: bool) -> None:
-    config = config_of("strength: 0.1", "training.num_rounds=2", "relation=mocha")
-    whole = digest_of(asyncio.run(federate(config, tmp_path / "whole", CLIENTS)))
-    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
-    for dies_after in range(1, 20, 3):
-        place = tmp_path / str(dies_after)
-        found, _ = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, clients_die))
-        assert found == whole, dies_after
+def test_who_has_not_moved_yet_is_of_the_others_mean_and_related_to_nobody() -> None:
+    state, _ = after(MochaRelation(floor=1e-6), {"a": drawn(1)[0], "b": drawn(1)[0], "c": np.zeros(LAYERS.size)})
+    sigma = np.array(state["covariance"])
+    assert sigma[2, 0] == sigma[2, 1] == 0.0 and sigma[2, 2] > 0.2
+    nobody, _ = after(MochaRelation(), dict.fromkeys("abc", np.zeros(LAYERS.size)))
+    assert np.array_equal(nobody["covariance"], np.eye(3) / 3)
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ("sharing.plan=full", "sharing.plan: heads must be apart"),
-        ("guard=true", "guard: compares"),
-        ("aggregation.robust=median", "aggregation: supports"),
-        ("relation=attention", "relation: has no covariance"),
-        ("training.procedure={name: sdca, loss: huber}", "training.procedure.loss: 'huber'"),
-        ("federation.update_encoding=rows-bfloat16", "federation.update_encoding: supports"),
-        ("client={least_work: 0.5, work: 0.2}", "client.least_work: is more"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change: str, line: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        config_of("strength: 0.1", change)
-    assert any(problem.startswith(line) for problem in caught.value.problems), caught.value.problems
+def test_sigma_stays_between_updates_and_newcomers_bring_a_new_one() -> None:
+    relation = MochaRelation(every=3)
+    moves = dict(zip("abc", drawn(3), strict=True))
+    first, _ = after(relation, moves)
+    assert first["rounds"] == 1
+    others = dict(zip("abc", drawn(3, 5), strict=True))
+    second, _ = after(relation, others, json.dumps(first))
+    third, _ = after(relation, others, json.dumps(second))
+    assert second["covariance"] == first["covariance"] != third["covariance"]
+    grown, _ = after(relation, dict(zip("abcd", drawn(4), strict=True)), json.dumps(third))
+    assert len(grown["covariance"]) == 4
 
 
-def test_what_a_dual_method_alone_reads_is_refused_elsewhere() -> None:
-    with pytest.raises(ConfigError, match=r"stop_at_gap: only training.procedure: sdca reads it"):
-        array_config("training.stop_at_gap=0.1")
+def test_no_pull_is_stronger_than_is_said_and_anchors_are_those_of_the_majoriser() -> None:
+    """Two equal members need the strongest one."""
+    for relation in (
+        MochaRelation(0.3, floor=1e-3),
+        MochaRelation(0.3, "clustered", num_clusters=2, eta=0.01),
+        MochaRelation(0.3, "none"),
+    ):
+        one, other = drawn(2)
+        state, found = after(relation, {"a": one, "b": one, "c": other})
+        omega = precision(np.array(state["covariance"]))
+        mu = np.array(list(found["mu"].values()))
+        np.testing.assert_allclose(mu, 0.3 * np.abs(omega).sum(axis=1), rtol=1e-12)
+        assert mu.max() <= relation.largest_mu(3) * (1 + 1e-9)
+        pull = omega @ np.stack([one, one, other])
+        for k, name in enumerate("abc"):
+            expected = found["fresh"][f"member/{name}"] - 0.3 / mu[k] * pull[k]
+            np.testing.assert_allclose(found[f"anchor/member/{name}"], expected, atol=1e-9)
 
 
-def test_a_client_that_lost_its_dual_variables_is_told_so(tmp_path: Path) -> None:
-    """Else the coordinator's sum would hold variables that nobody has, and no certificate would be valid."""
-    config, longer = config_of(), config_of("passes: 2, strength: 0.1", "training.num_rounds=6")
-    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
-    asyncio.run(crash_and_recover(config, template, tmp_path / "one", cast, None, False))
-    for name in "abc":
-        shutil.copytree(tmp_path / "one" / name, tmp_path / "other" / name)
-    run = tmp_path / "one" / "run"
-    with pytest.raises(StateError, match=r"task b1: the dual variables here are of round 0, those in the coordinator.s sum"):
-        asyncio.run(crash_and_recover(longer, run, tmp_path / "other", Cast(longer, CLIENTS), None, False))
+def test_a_pull_that_no_order_carries_is_refused() -> None:
+    (line,) = MochaRelation(LARGEST, floor=1e-12).problems()
+    assert line.startswith("strength: with floor as small") and not MochaRelation(LARGEST).problems()
+    assert MochaRelation(LARGEST, "clustered", eta=1e-9).problems()
+    assert MochaRelation(LARGEST).largest_mu(MAX_CLIENTS) <= LARGEST_MU
 
 
-def test_a_run_goes_on_with_the_problem_that_it_has(tmp_path: Path) -> None:
-    before, now = config_of("strength: 0.1"), config_of("strength: 0.2")
-    with pytest.raises(RunFolderError, match=r"training.procedure.strength: 0.2 differs from the run's 0.1"):
-        same_federation(before, now, tmp_path)
+# ---- where federations of exact solvers come to rest ----
+
+
+def related_problems() -> Problems:
+    """b is a and some noise, c has nothing to do with them."""
+    problems = dict(quadratics("abc", 4, 1))
+    hessian, linear = problems["a"]
+    problems["b"] = hessian, linear + 0.05 * drawn(1, 3, 4)[0]
+    return problems
+
+
+def test_a_learned_relation_comes_to_one_linear_solve_of_its_own_sigma(tmp_path: Path) -> None:
+    """Both at once: (H_k + s Omega_kk) w_k = b_k - s sum_j Omega_kj w_j, and Sigma = (W'W + e I)^(1/2) / trace."""
+    config = member_config(4, 120, "relation.name=mocha", "relation.strength=0.05", "relation.floor=0.05")
+    problems = related_problems()
+    coordinator, found = settle(config, problems, tmp_path)
+    sigma = np.array(json.loads(coordinator.journal.relations()[-1].state)["covariance"])
+    expected = joint(problems, 0.05 * precision(sigma))
+    assert max(float(np.abs(found[name] - expected[name]).max()) for name in "abc") < 1e-5
+    models = np.stack([found[name] for name in "abc"])
+    np.testing.assert_allclose(sigma, learned(models @ models.T, 0.05), atol=1e-5)
+    alike = correlations(sigma)
+    assert alike[0, 1] > 0.65 > 0.3 > abs(alike[0, 2])
+
+
+def test_without_learning_members_are_alone_with_a_pull_to_their_first_values() -> None:
+    problems = related_problems()
+    found = settle_apart(MochaRelation(0.5, "none"), problems, 40)
+    expected = joint(problems, 0.5 * np.eye(3))
+    assert max(float(np.abs(found[name] - expected[name]).max()) for name in "abc") < 1e-6

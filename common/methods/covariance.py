@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from common.methods.linkage import dendrogram
+
 Float64 = NDArray[np.float64]
 
 _ROUNDING = 1e-14
@@ -127,20 +129,8 @@ def coupling_bound(sigma: Float64, blocks: Sequence[int]) -> float:
 
 
 def ordered(sigma: Float64) -> tuple[int, ...]:
-    """Members in the order of a dendrogram (average linkage of correlations), so that clusters stand together.
-
-    The two groups of largest mean correlation join, the ends that are most alike in the middle, until one is left.
-    """
-    alike = correlations(sigma)
-    groups = [[k] for k in range(len(sigma))]
-    while len(groups) > 1:
-        pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
-        i, j = max(pairs, key=lambda pair: float(alike[np.ix_(groups[pair[0]], groups[pair[1]])].mean()))
-        one, other = groups[i], groups[j]
-        turned = [(a, b) for a in (one, one[::-1]) for b in (other, other[::-1])]
-        left, right = max(turned, key=lambda pair: float(alike[pair[0][-1], pair[1][0]]))
-        groups = [*groups[:i], [*left, *right], *groups[i + 1 : j], *groups[j + 1 :]]
-    return tuple(groups[0]) if groups else ()
+    """Members in the order of a dendrogram (average linkage of correlations), so that clusters stand together."""
+    return dendrogram(correlations(sigma))[-1].groups[0] if len(sigma) else ()
 
 
 def _spectrum(matrix: Float64) -> tuple[Float64, Float64]:

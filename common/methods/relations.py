@@ -14,6 +14,7 @@ from common.methods.linear import (
     PrecisionRelation,
     SimilarityRelation,
 )
+from common.methods.mocha import MochaRelation
 from common.methods.relation import Relation
 
 RELATIONS: dict[str, type[Relation]] = table(
@@ -26,4 +27,5 @@ RELATIONS: dict[str, type[Relation]] = table(
     SimilarityRelation,
     PartialRelation,
     AgreementRelation,
+    MochaRelation,
 )

@@ -152,7 +152,8 @@ class Aggregator:
         related: dict[str, Vector] = {}
         if relation is not None:
             for template in related_templates(fresh):
-                moved, record = relate(relation, template, vectors, fresh, totals, version, before.get(template, ""))
+                state, schema = before.get(template, ""), self._schemas.get(template)
+                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema)
                 related |= moved
                 self.related.append(record)
         return related
