@@ -17,7 +17,7 @@ from client.jobs.local_client import Computing, local_client
 from client.jobs.solve import WorkShare
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
-from common.bodies import Train
+from common.bodies import Evaluate
 from common.capabilities import Capacity
 from common.clock import ManualClock
 from common.config import Config
@@ -99,8 +99,8 @@ class AccidentProne:
         return replace(reply, kind=PollKind.WAIT, order=None)
 
     async def _hit(self, session: Session, order: Order) -> bool:
-        """Whether an accident keeps the client from an order; only training has any."""
-        if not isinstance(order.body, Train):
+        """Whether an accident keeps the client from an order; scoring has none."""
+        if isinstance(order.body, Evaluate):
             return False
         if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
             await self._port.report_failure(session, order.order_id, DROPPED_OUT)

@@ -107,11 +107,11 @@ def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_tha
         "training.num_rounds=12",
         "relation=mocha",
         "client.least_work=0",
-        "simulation={clients: 6, dropout: 0.3}",
-        "federation.client_fraction=0.7",
+        "simulation={clients: 8, dropouts: 0.3}",
+        "federation.client_fraction=0.6",
         f"run.run_dir='{tmp_path / 'run'}'",
     )
-    asyncio.run(simulate(config))
+    asyncio.run(simulate(config, False, None))
     journal = Journal.read(tmp_path / "run" / "journal.sqlite")
     certificates = journal.certificates()
     require_valid(certificates)

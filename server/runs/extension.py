@@ -41,11 +41,10 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     if gone := [name for name in before.tasks if name not in now.tasks]:
         raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
     new["tasks"] = {name: new["tasks"][name] for name in before.tasks}
-    for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor"):
+    dual = before.training.procedure.is_dual or now.training.procedure.is_dual
+    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor")
+    for section in (*stays, *(("training.procedure",) if dual else ())):
         if problem := _difference(section, _at(old, section), _at(new, section)):
-            raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
-    if before.training.procedure.is_dual or now.training.procedure.is_dual:
-        if problem := _difference("training.procedure", _at(old, "training.procedure"), _at(new, "training.procedure")):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if "federation" in (before.data.statistics, now.data.statistics) and before.data.statistics != now.data.statistics:
         was = f"data.statistics: {now.data.statistics} differs from the run's {before.data.statistics}"
