@@ -68,13 +68,13 @@ def test_clusters_planted_in_twelve_members_are_found(learn: Any) -> None:
     moves = 1.5 * drawn(3, 8)[truth] + drawn(12, 9)
     names = [f"m{k:02}" for k in range(12)]
     state, found = after(MochaRelation(learn=learn, num_clusters=3), dict(zip(names, moves, strict=True)))
-    assert state["clusters"] == [[name for name, own in zip(names, truth, strict=True) if own == k] for k in range(3)]
+    assert state["groups"] == [[name for name, own in zip(names, truth, strict=True) if own == k] for k in range(3)]
     assert found["note"].startswith("clusters of models: m00, m03, m06, m09; m01")
 
 
 def test_members_that_have_nothing_in_common_are_no_clusters() -> None:
     state, _ = after(MochaRelation(), dict(zip("abcde", drawn(5, size=4000), strict=True)), schema=None)
-    assert sorted(state["clusters"]) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert sorted(state["groups"]) == [["a"], ["b"], ["c"], ["d"], ["e"]]
 
 
 def test_the_scale_of_a_layer_does_not_matter_and_weight_and_bias_are_one() -> None:

@@ -22,7 +22,7 @@ ELSEWHERE = {
     "training.procedure": {"scaffold"},
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
-    "relation": {"mocha"},
+    "relation": {"bipartition", "mocha"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 

@@ -70,12 +70,12 @@ class MochaRelation(Relation):
         state = {
             "members": list(members.ids),
             "covariance": sigma.tolist(),
-            "clusters": named,
+            "groups": named,
             "moved": members.lengths.tolist(),
             "rounds": rounds,
         }
         found = "; ".join(", ".join(group) for group in named)
-        changed = self.learn != "none" and named != members.state.get("clusters")
+        changed = self.learn != "none" and named != members.state.get("groups")
         note = f"clusters of models: {found}" if changed else ""
         return Coupling(anchor=anchor, mu=self.strength * strengths, state=state, note=note)
 

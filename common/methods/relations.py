@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.methods.agreement import AgreementRelation
+from common.methods.bipartition import BipartitionRelation
 from common.methods.choice import table
 from common.methods.lasso import LassoRelation
 from common.methods.linear import (
@@ -27,5 +28,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     SimilarityRelation,
     PartialRelation,
     AgreementRelation,
+    BipartitionRelation,
     MochaRelation,
 )

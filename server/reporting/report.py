@@ -13,6 +13,7 @@ from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
+from server.reporting.relations import relation_reports
 from server.reporting.values import (
     ClientReport,
     CosineMatrix,
@@ -20,7 +21,6 @@ from server.reporting.values import (
     LargestShare,
     OwnScores,
     Personalisation,
-    RelationReport,
     Report,
     RoundCosines,
     RoundScores,
@@ -80,11 +80,6 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     }
 
 
-def _relation_report(found: Related) -> RelationReport:
-    state = json.loads(found.state or "{}")
-    return RelationReport(found.round, found.template, found.note, state.get("groups"), state.get("fused"))
-
-
 def build_report(
     facts: RunFacts,
     completed_rounds: int,
@@ -133,7 +128,7 @@ def build_report(
         task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
         relation=json.loads(sections.get("relation", "{}")),
-        relations=[_relation_report(found) for found in relations],
+        relations=relation_reports(list(relations)),
         tasks={
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks

@@ -95,13 +95,20 @@ class RoundShares:
 
 @dataclass(frozen=True)
 class RelationReport:
-    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any."""
+    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any.
+
+    The last entry of a template also has what a learned covariance came to: `correlations`, whose rows and columns are
+    `names`, those that are alike together; and how far each member's model is from its first values.
+    """
 
     round: int
     template: str
     note: str
     groups: Sequence[Sequence[str]] | None = None
     fused: Sequence[Sequence[str]] | None = None
+    names: Sequence[str] | None = None
+    correlations: Sequence[Sequence[float]] | None = None
+    moved: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
