@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_tha
     journal = Journal.read(tmp_path / "run" / "journal.sqlite")
     certificates = journal.certificates()
     require_valid(certificates)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [found["gap"] for found in report["certificates"]] == [found.gap for found in certificates]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["certificate"] for line in lines if "certificate" in line] == report["certificates"]
+    assert all(
+        0.0 <= theta <= 1.0 for line in lines for found in line.get("theta", {}).values() for theta in found.values()
+    )
     assert any(found.silent for found in certificates)
     assert certificates[-1].gap < 0.5 * certificates[0].gap
 
