@@ -163,6 +163,18 @@ def test_the_dual_never_falls_whoever_works_how_much(loss: DualLoss) -> None:
     assert past[-1].gap < 0.05 * past[0].gap
 
 
+def test_the_largest_eigenvalue_of_the_correlations_is_coupling_enough() -> None:
+    """Sigma <= c D for its diagonal D holds from there on; with mixed signs that is far less than the sums of rows."""
+    factors = np.random.default_rng(3).normal(size=(6, 6))
+    sigma = factors @ factors.T / np.trace(factors @ factors.T)
+    deviations = np.sqrt(np.diag(sigma))
+    coupling = float(np.linalg.eigvalsh(sigma / np.outer(deviations, deviations))[-1])
+    twins = [Twin.of(*tasks_of(HingeLoss(), tasks=6), HingeLoss(), 0.01, sigma, forced=c) for c in (coupling, None)]
+    assert coupling < 0.8 * max(problem.coupling for problem in twins[1].problems)
+    past = twins[0].run(100)
+    assert all(after.dual >= before.dual - 1e-12 for before, after in pairwise(past))
+
+
 def test_the_dual_can_fall_where_the_coupling_is_denied() -> None:
     """With sigma' = 1, six nearly equal tasks each go the whole way to where one of them should go a sixth."""
     tasks = tasks_of(SquaredLoss(), tasks=6, shared=1.0)
