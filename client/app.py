@@ -79,6 +79,7 @@ def data_request(config: Config, task: TaskDefinition, scored: ScoredSplit = "va
         inputs=config.model.inputs.name,
         encoder=config.model.array_encoder,
         statistics=config.data.statistics,
+        augmentation=config.data.augment,
         split=_rule(config.data.split),
         scored=scored,
     )

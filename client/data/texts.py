@@ -13,6 +13,7 @@ from client.data.request import DataRequest, shard
 from client.data.splits import divide, is_held_out
 from client.data.table_sources import TABLES
 from client.data.tokenised import mask, tokenise
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.inputs.row_scale import RowScale
@@ -43,6 +44,10 @@ class TextExamples(list[Example]):
 
     def input_sums(self) -> None:
         """They are no numbers."""
+
+    def augmented(self, augmentation: Augmentation) -> TextExamples:
+        """They are no images."""
+        return self
 
     def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
         """Texts have no parts."""

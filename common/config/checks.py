@@ -311,6 +311,7 @@ _CHECKS: Checks = (
     (("data", "simulation"), data_checks.source),
     (("data",), data_checks.split),
     (("data",), data_checks.datasets),
+    (("model", "data"), data_checks.augment),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),

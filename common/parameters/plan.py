@@ -28,6 +28,8 @@ from common.parameters.scope import (
 _LAYER = re.compile(r"(encoder(?:(?:\.\w+)*?\.layers?|\.h))\.(\d+)\..+")
 _ABOVE = ("pooler.*", "final_norm.*", "ln_f.*", "norm.*")
 """What encoders have above their layers: those of GPT-2 and Llama call their last norm ln_f and norm."""
+_BESIDE = ("net.*",)
+"""What a module of a person's own has beside the layers that it names; rules about layers come first."""
 _BELOW = ("embeddings*", "wte.*", "wpe.*", "embed_tokens.*")
 _EMBEDDINGS = tuple(f"encoder.{part.rstrip('*')}" for part in _BELOW)
 _PART = re.compile(r"encoder\.parts\.(\w+)\..+")
@@ -133,13 +135,14 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
         ScopeRule("{top}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
         *_rules(_BELOW, SHARED),
+        *_rules(_BESIDE, PRIVATE),
     ),
     # Liang et al. 2020 (LG-FedAvg): local representations below, what reads them is shared.
     "lg": (
         *_rules(_BELOW, PRIVATE),
         ScopeRule("{bottom}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
-        *_rules(_ABOVE, SHARED),
+        *_rules((*_ABOVE, *_BESIDE), SHARED),
         ScopeRule("heads.{task}.*", TASK_HEAD),
     ),
     "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
@@ -155,7 +158,15 @@ def groups_plan(levels: int) -> tuple[ScopeRule, ...]:
     """A hierarchy: each level of groups has one of the top layers, the lowest the last one with what lies above it."""
     layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", group_template(level)) for level in range(1, levels + 1)]
     above = _rules(_ABOVE, group_template(levels))
-    return (ScopeRule("heads.{task}.*", TASK_HEAD), *above, *layers, ScopeRule("*", SHARED))
+    beside = _rules(_BESIDE, group_template(levels))
+    return (
+        ScopeRule("heads.{task}.*", TASK_HEAD),
+        *above,
+        *layers,
+        ScopeRule("{layer}.*", SHARED),
+        *beside,
+        ScopeRule("*", SHARED),
+    )
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,8 @@ def _layers(names: Iterable[str]) -> list[str]:
     if len(lists) != 1 or numbers != list(range(len(numbers))):
         raise ConfigError(
             "sharing: this plan needs an encoder with layers of its own in one list, such as BERT, RoBERTa or "
-            "DistilBERT; this one has none (ALBERT's layers are one and the same); use another plan or encoder"
+            "DistilBERT, or a module that names them in its attribute `layers`; this one has none (ALBERT's layers are "
+            "one and the same); use another plan or encoder"
         )
     return [f"{lists[0]}.{number}" for number in numbers]
 
