@@ -69,8 +69,12 @@ class Batch(ABC):
         raise ValueError("a dense head reads images, but the batch has none")
 
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
-        """The vectors of what is hidden in the examples, (hidden words, hidden)."""
-        raise ValueError("a masked task reads batches that say which words are hidden")
+        """The vectors of the tokens that are asked for, (tokens, hidden)."""
+        raise ValueError("a task over tokens reads batches that say which tokens are asked for")
+
+    def asked_per_row(self) -> list[int]:
+        """How many tokens of each example are asked for."""
+        raise ValueError("a task over tokens reads batches that say which tokens are asked for")
 
 
 BRIGHTEST = 255.0
