@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -112,6 +113,37 @@ def test_the_compiled_loop_gives_the_numbers_of_the_interpreted_one(loss: DualLo
     assert one.alpha == pytest.approx(other.alpha, abs=1e-12, rel=1e-12)
     assert one.support == pytest.approx(other.support, abs=1e-12, rel=1e-12)
     assert one.visits == other.visits == 200
+
+
+@dataclass(frozen=True)
+class AbsoluteLoss(DualLoss):
+    """|z - y|: l*(-a) = -y a for a in [-1, 1]."""
+
+    name = "absolute"
+    for_classes = False
+
+    @staticmethod
+    def step(score: float, target: float, weight: float, alpha: float, curvature: float, smoothing: float) -> float:
+        if curvature == 0.0:
+            return math.copysign(weight, target - score)
+        return min(max(alpha + (target - score) / curvature, -weight), weight)
+
+    def losses(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.abs(scores - targets)
+
+    def conjugates(self, alpha: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return -targets * alpha
+
+    def inside(self, alpha: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.abs(alpha) <= 1.0
+
+
+def test_another_loss_is_one_class_compiled_or_not() -> None:
+    problem = made(AbsoluteLoss())
+    _, primal, dual = alone(problem, 60 * 400)
+    assert -1e-9 <= primal - dual <= 1e-5 * primal
+    one, other = (solve(problem, np.zeros(3), zeros(problem), 0, 90, compiled=how) for how in (False, None))
+    assert one.alpha == pytest.approx(other.alpha, abs=1e-12, rel=1e-12)
 
 
 def test_rows_with_few_entries_are_compressed() -> None:

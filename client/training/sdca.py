@@ -45,7 +45,9 @@ class Subproblem:
     sigma: float
     """Sigma_tt >= 0."""
     coupling: float = 1.0
-    """sigma' >= 1: sum_t' |Sigma_tt'| / Sigma_tt or more, where a task that k clients hold counts k times."""
+    """sigma' >= 1. Safe, so that no dual falls: a task's sum_t' |Sigma_tt'| / Sigma_tt, or for all tasks the largest
+    eigenvalue of the correlation matrix of Sigma, which is no greater than the greatest of these. A task that k clients
+    hold counts as k equal tasks."""
 
     def __post_init__(self) -> None:
         for name, values in (("targets", self.targets), ("weights", self.weights)):
