@@ -119,8 +119,8 @@ def coupling_bound(sigma: Float64, blocks: Sequence[int]) -> float:
 
         sum_kk' Sigma_t(k)t(k') <u_k, u_k'>  <=  sigma' sum_k Sigma_t(k)t(k) ||u_k||^2:
 
-    the largest eigenvalue of the correlations, with each member once for each of its blocks. MOCHA takes the largest sum
-    of a row of |Sigma_tt'| / Sigma_tt, which is never below it.
+    the largest eigenvalue of the correlations, with each member once for each of its blocks. MOCHA takes the largest
+    sum of a row of |Sigma_tt'| / Sigma_tt, which is never below it.
 
     Args:
         sigma: (m, m) with a positive diagonal.
