@@ -15,6 +15,7 @@ from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
+from common.encoders.patchtst import PatchTSTEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.several import SeveralEncoder
 from common.encoders.table import ENCODERS
@@ -33,7 +34,7 @@ class ModelSection(Section):
 
     server_model: Location = "prajjwal1/bert-tiny"
     """encoder: name on the Hugging Face hub, a folder, or one over rows of numbers: mlp | tabular | conv2d | vision |
-    conv1d | gru | module | given | several"""
+    conv1d | gru | patchtst | module | given | several"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -62,6 +63,8 @@ class ModelSection(Section):
     """of server_model conv1d: convolutions over sequences"""
     gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
     """of server_model gru: recurrent units over sequences"""
+    patchtst: Annotated[PatchTSTEncoder, Chosen(table(PatchTSTEncoder))] | None = None
+    """of server_model patchtst: attention over patches of sequences"""
     module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
     """of server_model module: a torch module of your own"""
     given: Annotated[GivenEncoder, Chosen(table(GivenEncoder))] | None = None
