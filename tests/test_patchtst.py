@@ -47,7 +47,9 @@ def test_it_is_transformers_own_model_with_the_mean_over_patches(encoder: PatchT
     assert expected.shape == (3, made.config.hidden_size) == (3, 16)
 
 
-@pytest.mark.parametrize("plan", ["hard", "private_heads", "adaptive"])
+@pytest.mark.parametrize(
+    "plan", ["private_heads", *(pytest.param(p, marks=pytest.mark.slow) for p in ("hard", "adaptive"))]
+)
 def test_one_model_over_every_transport_and_in_a_simulation(tmp_path: Path, plan: str) -> None:
     config = config_of(SMALL, MIN, f"sharing.plan={plan}")
     found = {how: asyncio.run(federate(config, tmp_path / how, CLIENTS, how)) for how in ("direct", "grpc")}
@@ -97,7 +99,8 @@ def test_plans_by_layer_find_its_layers() -> None:
 COUGH = TaskDefinition("cough", TASK_KINDS["classification"], ("no", "yes"), False, ("accuracy",))
 
 
-@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_what_is_exported_computes_the_same(tmp_path: Path, form: str) -> None:
     model = MultiTaskModel(ModelArchitecture(SMALL.describe(), "cross", 32, "", 0), [COUGH])
     initialise(model, 3)

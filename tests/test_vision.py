@@ -58,7 +58,9 @@ def test_by_configuration_alone_it_is_the_same_module_with_stated_means() -> Non
         assert made == encoder.resolved() and made.has_norm_statistics == (encoder.type_ == "resnet")
 
 
-@pytest.mark.parametrize("plan", ["hard", "private_heads", "adaptive"])
+@pytest.mark.parametrize(
+    "plan", ["private_heads", *(pytest.param(p, marks=pytest.mark.slow) for p in ("hard", "adaptive"))]
+)
 def test_one_model_over_every_transport_and_in_a_simulation(tmp_path: Path, plan: str) -> None:
     config = config_of(KINDS["vit"], MIN, f"sharing.plan={plan}")
     found = {how: asyncio.run(federate(config, tmp_path / how, CLIENTS, how)) for how in ("direct", "grpc")}
