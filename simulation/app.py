@@ -30,6 +30,7 @@ from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
+from simulation.saved import CLIENTS
 from simulation.virtual_clients import FOREVER, VirtualClients, settings_for_simulation
 
 log = logging.getLogger("fedmtl.simulation")
@@ -93,7 +94,7 @@ async def _run(
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = ManualClock()
         coordinator = Coordinator(settings, state, federation, journal, models, clock, QuietProgress(progress))
-        virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
+        virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / CLIENTS, rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
             with virtual.pool.running():

@@ -43,15 +43,20 @@ class ArrayEncoder(Row):
     example: ClassVar[str] = "shape: [...]"
     """What a configuration must say of it."""
 
+    shape: tuple[int, ...]
+    """A parameter of most: the shape of a row. Those without it say `row_shape`."""
+    reads: str
+    """A parameter of a person's own code: which of `INPUT_KINDS` it reads."""
+
     @property
     def inputs(self) -> str:
         """Which of `INPUT_KINDS` it reads."""
-        return self.kind
+        return self.reads if self.own_code else self.kind
 
     @property
     def has_norm_statistics(self) -> bool:
-        """Whether it gathers statistics of its rows in training, as batch normalisation does."""
-        return False
+        """Whether it gathers statistics of its rows in training, as batch normalisation does; own code may."""
+        return self.own_code
 
     @property
     def part_encoders(self) -> Mapping[str, ArrayEncoder]:
@@ -59,9 +64,9 @@ class ArrayEncoder(Row):
         return {}
 
     @property
-    @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row, without the dimension of the batch."""
+        return self.shape
 
     @property
     def row_names(self) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class MultiTaskModel(nn.Module):
     def forward(self, task: str, batch: Batch) -> Tensor:
         """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs.
 
-        A masked task has a row of outputs, one per word of the vocabulary, for each of `batch.positions`.
+        Where tokens are asked for, there is a row of outputs for each of `batch.positions`.
         """
         if self.precision == torch.float32:
             return self._outputs(task, batch)

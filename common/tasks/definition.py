@@ -30,6 +30,9 @@ Label = int | float | tuple[int, ...]
 """A class index, a score, or the indices of the labels that apply."""
 Reduction = Literal["mean", "sum", "none"]
 
+Asked = Literal["rows", "hidden tokens", "next tokens", "words"]
+"""Whole examples, tokens behind a mask, the token after each one, or the words that a text was given as."""
+
 MOST_SHOWN = 20
 """Longer lists of names are told by where they differ."""
 
@@ -60,6 +63,8 @@ class TaskKind(ABC):
     """Whether the loss of a row can count by its label."""
     per_pixel: ClassVar[bool] = False
     """Whether an example has a label for each pixel, and so has what a head says: maps, which tables cannot hold."""
+    asks: ClassVar[Asked] = "rows"
+    """What has an output of its own: all but rows are tokens of texts."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0
@@ -80,6 +85,27 @@ class TaskKind(ABC):
 
     def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
         """What a head's outputs (examples, outputs) say to a person, by column; nothing where `answer` is empty."""
+        return {}
+
+    @property
+    def per_token(self) -> bool:
+        """Whether outputs are those of tokens, of which a row has several."""
+        return self.asks != "rows"
+
+    def kept(self, outputs: Tensor) -> Tensor:
+        """What of a batch's outputs for tokens `word_answers` reads, (tokens, ...)."""
+        return outputs
+
+    def word_answers(
+        self, task: TaskDefinition, said: Sequence[Float64], spelled: Callable[[int], str]
+    ) -> Mapping[str, Sequence[object]]:
+        """What outputs for tokens say to a person, by column, a cell per row.
+
+        Args:
+            task: names the labels.
+            said: `kept` of each row's tokens, (tokens, ...).
+            spelled: a token as text, from its id.
+        """
         return {}
 
     def label_problem(self, labels: Sequence[str]) -> str | None:

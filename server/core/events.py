@@ -19,7 +19,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Joined:
-    """A client introduced itself; the request has passed `admission.check_join`."""
+    """A client introduces itself; see `admission.check_join`."""
 
     now: float
     request: JoinRequest
