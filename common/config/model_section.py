@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.choices import Chosen
 from common.config.keep_section import KeepSection
@@ -72,6 +72,17 @@ class ModelSection(Section):
     several: Annotated[SeveralEncoder, Chosen(table(SeveralEncoder))] | None = None
     """of server_model several: rows of several parts, each with an encoder of its own"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _vision_folder(cls, body: Any) -> Any:
+        """The folder of a vision model as server_model is short for one in its section, which then has all it says."""
+        named = body.get("server_model") if isinstance(body, dict) else None
+        if not isinstance(named, str) or not is_vision_folder(named):
+            return body
+        written = body.get(VisionEncoder.name) or {}
+        section = {"folder": named, **written} if isinstance(written, dict) else written
+        return {**body, "server_model": VisionEncoder.name, VisionEncoder.name: section}
+
     @property
     def inputs(self) -> InputKind:
         """What examples are made of."""
@@ -80,16 +91,9 @@ class ModelSection(Section):
 
     @property
     def array_encoder(self) -> ArrayEncoder | None:
-        """The encoder of rows of numbers that `server_model` names, where it is described or lies in a folder.
-
-        Raises:
-            ModelError: its folder cannot be read.
-        """
-        if self.server_model in ENCODERS:
-            found: ArrayEncoder | None = getattr(self, self.server_model)
-        else:
-            found = VisionEncoder(self.server_model) if is_vision_folder(self.server_model) else None
-        return None if found is None else found.resolved()
+        """The encoder of rows of numbers that `server_model` names, where it is described."""
+        found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
+        return found
 
     def allow_encoder(self) -> None:
         """Let this process build the encoder from a description, if it is one of ours; see `ModuleEncoder`."""
