@@ -17,6 +17,7 @@ from client.data.request import DataRequest
 from client.data.sources import load
 from client.data.splits import ScoredSplit, SplitRule
 from client.jobs.local_client import Computing, local_client
+from client.jobs.solve import WorkShare
 from client.limits import Limits
 from client.state.identity import claim
 from client.training.work import Procedure
@@ -158,7 +159,9 @@ async def take_part(
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         capacity = Capacity(section.trains, section.layers)
-        computing = Computing(section.compact_vocabulary, section.precision, capacity, limits)
+        computing = Computing(
+            section.compact_vocabulary, section.precision, capacity, limits, WorkShare(*section.work_range())
+        )
         client = local_client(
             identity.client_id, definitions, data, device, config.data.source, procedure, computing, render(config)
         )

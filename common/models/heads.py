@@ -51,7 +51,7 @@ class LinearHead(Head):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Outputs (rows, outputs) for vectors (rows, hidden)."""
-        outputs: Tensor = self.linear(self.dropout(vectors))
+        outputs: Tensor = self.linear(self.dropout(vectors).to(self.linear.weight.dtype))
         return outputs
 
     @torch.no_grad()

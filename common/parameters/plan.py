@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from common.errors import ConfigError
 from common.parameters.patterns import NamePattern
-from common.parameters.schema import ParameterSchema
+from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.scope import (
     OWN,
     OWN_BLOCK,
@@ -215,17 +216,35 @@ class SharingPlan:
             "for instance '*': shared"
         )
 
-    def schemas(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ParameterSchema]:
+    def schemas(
+        self, shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, ElementType] = MappingProxyType({})
+    ) -> dict[str, ParameterSchema]:
         """Partition all parameters of a model into scopes; each keeps the mapping's order inside.
 
+        Parameters are float32, except as `types` says; those of one scope have one type.
+
         Raises:
-            ConfigError: see `scope_of` and `resolved`.
+            ConfigError: see `scope_of` and `resolved`, or a scope would have parameters of two types.
         """
         plan = self.resolved(shapes)
         scopes: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():
             scopes.setdefault(plan.scope_of(name), {})[name] = shape
-        return {scope: ParameterSchema.of(members) for scope, members in sorted(scopes.items())}
+        return {
+            scope: ParameterSchema.of(members, _type_of(scope, members, types))
+            for scope, members in sorted(scopes.items())
+        }
+
+
+def _type_of(scope: str, names: Iterable[str], types: Mapping[str, ElementType]) -> ElementType:
+    """The one element type of a scope's parameters."""
+    found = sorted({types.get(name, ElementType.FLOAT32) for name in names})
+    if len(found) > 1:
+        raise ConfigError(
+            f"sharing: scope '{scope}' would hold {' and '.join(found)} parameters; use a plan that keeps heads apart, "
+            "such as hard"
+        )
+    return found[0]
 
 
 def _layers(names: Iterable[str]) -> list[str]:

@@ -29,6 +29,8 @@ Float64: TypeAlias = "NDArray[np.float64]"
 Label = int | float | tuple[int, ...]
 """A class index, a score, or the indices of the labels that apply."""
 Reduction = Literal["mean", "sum", "none"]
+LinearTargets: TypeAlias = "tuple[Float64, Float64] | None"
+"""Targets of linear problems (rows, problems), and how much each row's loss counts (rows,); None: there are none."""
 
 Asked = Literal["rows", "hidden tokens", "next tokens", "words"]
 """Whole examples, tokens behind a mask, the token after each one, or the words that a text was given as."""
@@ -61,6 +63,8 @@ class TaskKind(ABC):
     """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
     has_class_weights: ClassVar[bool] = False
     """Whether the loss of a row can count by its label."""
+    has_linear_problems: ClassVar[bool] = False
+    """Whether a head over one vector is a linear problem, or several: see `linear_targets`."""
     per_pixel: ClassVar[bool] = False
     """Whether an example has a label for each pixel, and so has what a head says: maps, which tables cannot hold."""
     asks: ClassVar[Asked] = "rows"
@@ -160,6 +164,10 @@ class TaskKind(ABC):
     def classes(self, targets: Labels) -> NDArray[np.int64]:
         """The classes by which examples are dealt out unevenly, (examples,)."""
         return targets.astype("int64")
+
+    def linear_targets(self, task: TaskDefinition, targets: Labels, units: TargetUnits) -> LinearTargets:
+        """Targets as linear problems have them, of most kinds none; a head of two outputs is one problem."""
+        return None
 
     def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
         """What the federation has to know of a client's training targets; nothing, of most kinds."""
