@@ -114,7 +114,7 @@ def build_report(
 ) -> Report:
     """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
-    histories: dict[str, list[RoundScores]] = {task.name: [] for task in tasks}
+    histories = _histories(tasks, rounds)
     trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
@@ -122,9 +122,6 @@ def build_report(
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
-    for round_ in rounds:
-        for name, found in round_scores(tasks, round_).items():
-            histories[name] = [entry for entry in histories[name] if entry.round != found.round] + [found]
     return Report(
         run=began.name,
         run_id=began.run_id,
@@ -159,6 +156,15 @@ def build_report(
         best=best or {},
         certificates=[certificate_report(found) for found in certificates],
     )
+
+
+def _histories(tasks: Sequence[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, list[RoundScores]]:
+    """Task -> the scores of each round, of its last attempt."""
+    found: dict[str, list[RoundScores]] = {task.name: [] for task in tasks}
+    for round_ in rounds:
+        for name, scores in round_scores(tasks, round_).items():
+            found[name] = [entry for entry in found[name] if entry.round != scores.round] + [scores]
+    return found
 
 
 def influence_of(
