@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from common.orders import TaskResult
 from common.statistics import merge
@@ -11,7 +12,7 @@ from common.targets import TargetUnits
 from common.tasks import TaskDefinition
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
-from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
+from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.values import (
     ClientReport,
@@ -64,12 +65,24 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
 def uploads(rounds: Iterable[OpenRound]) -> dict[str, UploadTotals]:
     """How many accepted updates came with each codec, and the bytes of their payloads."""
     found: dict[str, UploadTotals] = {}
-    orders = [order for round_ in rounds if round_.phase.publishes for order in round_.orders.values()]
-    for order in orders:
-        if order.state is OrderState.ACCEPTED:
-            before = found.get(order.codec, UploadTotals(0, 0))
-            found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
+    for order in _accepted(rounds):
+        before = found.get(order.codec, UploadTotals(0, 0))
+        found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
     return dict(sorted(found.items()))
+
+
+def _sent(rounds: Iterable[OpenRound]) -> Mapping[str, int]:
+    """The bytes of these, by client."""
+    found = Counter[str]()
+    for order in _accepted(rounds):
+        found[order.client_id] += order.nbytes
+    return found
+
+
+def _accepted(rounds: Iterable[OpenRound]) -> Iterator[OpenOrder]:
+    """The accepted updates of all rounds."""
+    orders = (order for round_ in rounds if round_.phase.publishes for order in round_.orders.values())
+    return (order for order in orders if order.state is OrderState.ACCEPTED)
 
 
 def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
@@ -106,6 +119,7 @@ def build_report(
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
+    sent = _sent(rounds)
     agreement: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
         agreement.setdefault(matrix.round, []).append(matrix)
@@ -139,7 +153,7 @@ def build_report(
             for t in tasks
         },
         clients={
-            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
+            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence), sent)
             for m in clients
         },
         personalisation=personalisation(tasks, rounds),
@@ -256,7 +270,7 @@ def _task_report(
 
 
 def _client_report(
-    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float]
+    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float], sent: Mapping[str, int]
 ) -> ClientReport:
     return ClientReport(
         tasks=client.tasks,
@@ -265,6 +279,7 @@ def _client_report(
         lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
+        bytes=sent.get(client.client_id, 0),
         assigned=client.tally.assigned,
         refused=client.tally.refused,
         failed=client.tally.failed,
