@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from client.app import choose_device
 from client.data.examples import RawExamples, prepare
-from client.training.prediction import predict
+from client.training.prediction import predict, predict_tokens
 from common.config import Config
 from common.errors import DataError, ModelError
 from common.models.packed_tokenizer import unpack_tokenizer
@@ -36,7 +36,11 @@ def answers(trained: TrainedTask, rows: RawExamples, config: Config) -> Mapping[
     tokenizer = unpack_tokenizer(trained.tokenizer) if trained.tokenizer else None
     placed = rows if trained.scale is None else rows.on_scale(trained.scale)
     prepared = prepare(placed, task, model.architecture, tokenizer).scaled(trained.common_scale)
-    return task.type.answers(task, predict(model, task, prepared, config.training.eval_batch_size, trained.units))
+    batch_size = config.training.eval_batch_size
+    if task.type.per_token and tokenizer is not None:
+        found = predict_tokens(model, task, prepared, batch_size)
+        return task.type.word_answers(task, found, lambda token: str(tokenizer.decode([token])))
+    return task.type.answers(task, predict(model, task, prepared, batch_size, trained.units))
 
 
 def require_scale(trained: TrainedTask, config: Config) -> None:

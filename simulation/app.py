@@ -18,6 +18,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.phases import Phase
 from server.core.state import FederationState
@@ -139,9 +140,11 @@ class QuietProgress:
         if not waiting:
             self._progress.changed(waiting, describe)
 
-    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+    def closed(
+        self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
+    ) -> None:
         """See `Observer`."""
-        self._progress.closed(record, cosines)
+        self._progress.closed(record, cosines, certificate)
 
 
 @contextmanager

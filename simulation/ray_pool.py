@@ -98,7 +98,11 @@ class ReplicaActor:
         asyncio.run(_receive(part, order, values))
         examples = Examples.of(part.model, client.sets, computing.compact_vocabulary)
         precision = PrecisionChoice(computing.precision, None)
-        result = run_job(Job(order, examples, client.capacity, precision, _unwatched, client.procedure), part, state)
+        result = run_job(
+            Job(order, examples, client.capacity, precision, _unwatched, client.procedure, client.computing.work),
+            part,
+            state,
+        )
         match result.answer:
             case Update(header, payload):  # a view of memory cannot travel
                 return JobResult(Update(header, bytes(payload)), result.state)

@@ -61,6 +61,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "similarity": (*EACH, "relation.name=similarity", "relation.share=0.5"),
     "partial": (*EACH, "relation.name=partial", "relation.share=0.1"),
     "adaptive": ("sharing.plan=adaptive", "sharing.members=clients", "relation.patience=1"),
+    "mocha": (*EACH, "relation.name=mocha", "relation.floor=0.05"),
     "start": ("training.anchor=start",),
 }
 
@@ -117,6 +118,7 @@ def told(place: Path) -> list[Related]:
 RECOVERED = {
     "graph_l1": ("aggregation.optimizer=adam", "federation.server_learning_rate=1e-2"),
     "adaptive": (),
+    "mocha": ("relation.every=2",),
     "start": (),
 }
 TWO: Clients = (("a", ("a0",), "1/2"), ("b", ("b1",), "2/2"))

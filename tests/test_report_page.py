@@ -17,7 +17,7 @@ from fedmtl import FinishedRun
 from server.core.effects import TaskCosines
 from server.core.state import Related
 from server.reporting.page import page_of
-from server.reporting.relations import Relations, relations_of
+from server.reporting.relations import Relations, relation_reports, relations_of
 from server.reporting.values import Report, from_json
 from server.runs.reading import read_run
 from server.runs.saved import load_run
@@ -151,3 +151,19 @@ def test_the_matrix_is_what_the_relation_remembers_else_mean_cosines() -> None:
     at = remembered.names.index
     assert remembered.matrix[at("x")][at("y")] == -0.5 and remembered.matrix[at("z")][at("x")] == 0.8
     assert relations_of([], []) is None
+
+
+def test_a_learned_covariance_is_shown_as_correlations_with_clusters_together(run: Path) -> None:
+    """Sigma_kj / sqrt(Sigma_kk Sigma_jj) by hand: 1.2 / (1 * 2) = 0.6 and -0.2 / (1 * 0.5) = -0.4."""
+    sigma = [[1.0, -0.2, 1.2], [-0.2, 0.25, 0.0], [1.2, 0.0, 4.0]]
+    state = {"members": ["x", "y", "<z>"], "covariance": sigma, "groups": [["<z>", "x"], ["y"]], "moved": [1, 2, 3]}
+    records = [Related(n, "member/{member}", {}, json.dumps(state), "") for n in (1, 2)]
+    found = relations_of([], records)
+    assert found is not None and found.kind == "learned correlations in member/{member}, after round 2"
+    assert found.names == ("x", "<z>", "y") and found.matrix == ((1.0, 0.6, -0.4), (0.6, 1.0, 0.0), (-0.4, 0.0, 1.0))
+    first, last = relation_reports(records)
+    assert first.correlations is None and first.groups == last.groups == [["<z>", "x"], ["y"]]
+    assert (last.names, last.correlations, last.moved) == (found.names, found.matrix, {"x": 1, "y": 2, "<z>": 3})
+    shown = "".join(Page(page_of(replace(read_run(run)[0], relations=[first, last]), found, [])).texts)
+    for word in ("learned correlations in member/{member}", "+0.600", "-0.40", "<z>", "How far each member has moved"):
+        assert word in shown

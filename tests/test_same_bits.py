@@ -19,9 +19,10 @@ ELSEWHERE = {
     "client.device": {"auto", "cuda"},
     "client.precision": {"auto"},
     "simulation.executor": {"ray"},
-    "training.procedure": {"scaffold"},
+    "training.procedure": {"scaffold", "sdca"},
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
+    "relation": {"bipartition", "mocha"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.data.augmenting import DrawnChanges, drawn_changes
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import WireError
 from common.inputs.arrays import ArrayBatch, Numbers
@@ -36,6 +38,10 @@ class ArrayExamples:
     form: ArrayForm = FORMS[Numbers.name]
     scale: InputScale | None = None
     """By which batches have them, if the federation has fixed one."""
+    augmentation: Augmentation | None = None
+    """How an epoch changes them, if they are images to train on."""
+    changes: DrawnChanges | None = None
+    """What the present epoch has drawn of that."""
 
     @property
     def inputs(self) -> str:
@@ -110,15 +116,24 @@ class ArrayExamples:
         return self
 
     def drawn(self, seed: int) -> ArrayExamples:
-        """Nothing is drawn."""
-        return self
+        """With changes that are drawn anew, if these are images that change; see `PreparedExamples`."""
+        if self.augmentation is None:
+            return self
+        return replace(self, changes=drawn_changes(self.augmentation, len(self), seed))
 
     def batch(self, places: NDArray[np.integer]) -> ArrayBatch:
         """The batch of these rows."""
         values = as_read(torch.from_numpy(self.values[places]))
         if self.scale is not None:
             values = standardise(values, self.scale, self.form)
-        return ArrayBatch(values, torch.from_numpy(self.labels[places]))
+        labels = torch.from_numpy(self.labels[places])
+        if self.changes is not None:
+            values, labels = self.changes.images(places, values), self.changes.labels(places, labels)
+        return ArrayBatch(values, labels)
+
+    def augmented(self, augmentation: Augmentation) -> ArrayExamples:
+        """See `RawExamples`."""
+        return replace(self, augmentation=augmentation)
 
     def scaled(self, scale: InputScale | None) -> ArrayExamples:
         """See `PreparedExamples`; batches have them so."""

@@ -14,7 +14,7 @@ from client.data.files import read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.tables import read_columns
-from client.data.texts import TextExamples
+from client.data.texts import UnlabelledTexts
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
@@ -57,7 +57,7 @@ def read_unlabelled(
     if encoder is None:
         table = read_all([path])
         chosen = text_columns(table, task, names, labelled=False)
-        return Unlabelled(TextExamples(examples_in(table, task, chosen)), table=table)
+        return Unlabelled(UnlabelledTexts(examples_in(table, task, chosen)), table=table)
     return _arrays(path, task, names, encoder, trained)
 
 

@@ -97,7 +97,9 @@ class ThreadWorkspace:
 
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
-        job = Job(order, self._examples(), client.capacity, self._precision, progress, client.procedure)
+        job = Job(
+            order, self._examples(), client.capacity, self._precision, progress, client.procedure, client.computing.work
+        )
         return run_job(job, self._replica, state)
 
 

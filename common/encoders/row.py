@@ -13,6 +13,7 @@ from common.methods.choice import Row, parameters_of
 
 if TYPE_CHECKING:  # a coordinator at work has no torch
     from common.inputs.kind import Encoder
+    from common.models.encoder import EncoderSource, Weights
 
 E = TypeVar("E", bound="ArrayEncoder")
 
@@ -81,6 +82,34 @@ class ArrayEncoder(Row):
     def origin(self) -> str:
         """Where its initial values come from, for logs and reports."""
         return f"random weights: {self.name}"
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it brings the numbers of rows to a scale by itself."""
+        return False
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it can start from other values than random ones."""
+        return False
+
+    def resolved(self) -> ArrayEncoder:
+        """The same, with what it reads of files filled in.
+
+        Raises:
+            ModelError: they cannot be read, or say something impossible.
+        """
+        return self
+
+    def found(self, weights: Weights) -> EncoderSource:
+        """Its description and initial values.
+
+        Raises:
+            ModelError: its weights cannot be read.
+        """
+        from common.models.encoder import EncoderSource
+
+        return EncoderSource(self.describe(), None, None, self.origin)
 
     @abstractmethod
     def build(self) -> Encoder:

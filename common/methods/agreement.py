@@ -40,23 +40,28 @@ class AgreementRelation(Relation):
         state = members.state
         known: list[str] = list(state.get("holders", []))
         agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), self.decay)
-        groups = _groups_now(members.ids, known, state.get("groups", []))
+        groups = groups_now(members.ids, known, state.get("groups", []))
         rounds = int(state.get("rounds", 0)) + 1
         note = ""
         if rounds >= self.patience:
             groups, note = _moved(groups, agreed, self.margin / np.sqrt(members.size), members.ids)
-        start = np.zeros((members.count, len(members.products)))
-        for group in groups:
-            weights = members.examples[group]
-            weights = weights if weights.any() else np.ones(len(group))
-            start[np.ix_(group, group)] = weights / weights.sum()
         remembered = {
             "holders": list(members.ids),
             "groups": [[members.ids[k] for k in group] for group in groups],
             "agreement": [[round(float(v), 6) for v in row] for row in agreed],
             "rounds": rounds,
         }
-        return Coupling(start=start, state=remembered, note=note)
+        return Coupling(start=group_means(members, groups), state=remembered, note=note)
+
+
+def group_means(members: Members, groups: Groups) -> Float64:
+    """Coefficients by which everybody starts from the mean of the group by examples, or the plain one without any."""
+    start = np.zeros((members.count, len(members.products)))
+    for group in groups:
+        weights = members.examples[group]
+        weights = weights if weights.any() else np.ones(len(group))
+        start[np.ix_(group, group)] = weights / weights.sum()
+    return start
 
 
 def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: float) -> Float64:
@@ -75,7 +80,7 @@ def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: f
     return result
 
 
-def _groups_now(ids: Sequence[str], known: Sequence[str], groups: Sequence[Sequence[str]]) -> Groups:
+def groups_now(ids: Sequence[str], known: Sequence[str], groups: Sequence[Sequence[str]]) -> Groups:
     """The groups as places in `holders`; newcomers join the largest."""
     found = [[ids.index(name) for name in group if name in ids] for group in groups]
     found = [group for group in found if group] or [[]]
@@ -89,14 +94,14 @@ def _moved(groups: Groups, agreed: Float64, margin: float, ids: Sequence[str]) -
     if splits:
         worst, i, halves = min(splits, key=lambda found: found[0])
         if worst < -margin:
-            parts = " from ".join(_named(half, ids) for half in halves)
+            parts = " from ".join(named(half, ids) for half in halves)
             return [*groups[:i], *halves, *groups[i + 1 :]], f"split {parts}: mean cosine {worst:.4f}"
     joins = [(_between(agreed, a, b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups) if i < j]
     if joins:
         best, i, j = max(joins, key=lambda found: found[0])
         if best > margin:
             rest = [group for k, group in enumerate(groups) if k not in (i, j)]
-            text = f"joined {_named(groups[i], ids)} with {_named(groups[j], ids)}: mean cosine {best:.4f}"
+            text = f"joined {named(groups[i], ids)} with {named(groups[j], ids)}: mean cosine {best:.4f}"
             return [*rest, sorted(groups[i] + groups[j])], text
     return groups, ""
 
@@ -120,5 +125,6 @@ def _between(agreed: Float64, one: Sequence[int], other: Sequence[int]) -> float
     return float(agreed[np.ix_(one, other)].mean())
 
 
-def _named(group: Sequence[int], ids: Sequence[str]) -> str:
+def named(group: Sequence[int], ids: Sequence[str]) -> str:
+    """A group for people."""
     return "{" + ", ".join(ids[k] for k in group) + "}"

@@ -10,11 +10,15 @@ from typing import Annotated
 import numpy as np
 
 from common.methods.choice import LARGEST, Bounds, Share, Strength
+from common.methods.covariance import of_graph, of_precision
 from common.methods.relation import LARGEST_MU, Coupling, Float64, Members, Relation
 from common.wire.limits import MAX_CLIENTS
 
 Links = tuple[tuple[str, str, float], ...]
 """Pairs of members with the weight of their link."""
+
+_SINGULAR = 1e-12
+"""Relative to the largest entry of a precision matrix: an eigenvalue below this is none above zero."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class MeanRelation(Relation):
         count = members.count
         anchor = over_rows(members, np.full((count, count), 1.0 / count))
         return Coupling(anchor=anchor, mu=np.full(count, self.strength))
+
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """Sigma^-1 proportional to I + strength (I - 11'/m): the graph of all pairs, linked by 1/m each."""
+        return of_graph(np.full((len(ids), len(ids)), 1.0 / max(len(ids), 1)), self.strength)
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""
@@ -66,6 +74,10 @@ class GraphRelation(Relation):
         alone = np.diag((degrees == 0.0).astype(np.float64))
         anchor = adjacency / np.where(degrees == 0.0, 1.0, degrees)[:, np.newaxis] + alone
         return Coupling(anchor=over_rows(members, anchor), mu=self.strength * degrees)
+
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """Sigma^-1 proportional to I + strength L, with L the graph's Laplacian."""
+        return of_graph(adjacency_of(ids, self.links), self.strength)
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""
@@ -105,6 +117,12 @@ class PrecisionRelation(Relation):
         share = omega / np.where(strengths == 0.0, 1.0, strengths)[:, np.newaxis]
         return Coupling(anchor=over_rows(members, np.eye(members.count) - share), mu=self.strength * strengths)
 
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """The inverse of the matrix, whatever the strength; None if that is not positive definite."""
+        omega = adjacency_of(ids, self.links) + self.diagonal * np.eye(len(ids))
+        least = float(np.linalg.eigvalsh(omega).min(initial=LARGEST))
+        return of_precision(omega) if least > _SINGULAR * float(np.abs(omega).max(initial=0.0)) else None
+
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""
         return self.strength * (abs(self.diagonal) + largest_degree(self.links, members))
@@ -141,6 +159,12 @@ class ClusterRelation(Relation):
                 anchor[np.ix_(inside, inside)] = 1.0 / inside.sum()
                 mu[inside] = self.strength
         return Coupling(anchor=over_rows(members, anchor), mu=mu)
+
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """Sigma^-1 proportional to I + strength L, L of all pairs in a cluster of n, linked by 1/n each."""
+        inside = np.array([[member in group for member in ids] for group in self.clusters.values()], dtype=np.float64)
+        sizes = np.maximum(inside.sum(axis=1), 1.0)
+        return of_graph((inside.T / sizes) @ inside, self.strength)
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`."""

@@ -26,7 +26,8 @@ class Members:
     examples: Float64
     """(K,) examples that were trained on; 0 for members whom the round did not reach."""
     products: Float64
-    """Inner products of rows: the members' values, less their mean, then the duals that the relation keeps."""
+    """Inner products of rows: the members' values, less their mean, then the duals that the relation keeps, and, where
+    it sees moves, the template's first values as they are."""
     steps: Float64
     """(K, K) inner products of the round's steps."""
     size: int
@@ -35,6 +36,11 @@ class Members:
     """(member, other member) of each dual, in the order of the rows."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """What the relation wanted to remember the last time."""
+    moves: Float64 | None = None
+    """(K, K) inner products of the members' moves from the first values, of a relation that sees them. Every layer, an
+    entry of the schema, is first divided by its root mean squared length over members, so that none decides alone."""
+    lengths: Float64 = field(default_factory=lambda: np.empty(0))
+    """(K,) Euclidean lengths of the moves as they are."""
 
     @property
     def count(self) -> int:
@@ -68,6 +74,8 @@ class Relation(Row):
 
     has_anchors: ClassVar[bool] = False
     """Whether members are pulled to anchors, so that `training.proximal_step` is read."""
+    sees_moves: ClassVar[bool] = False
+    """Whether it is told how members moved from the first values, which the coordinator then keeps as a row."""
     stands_losing_members: ClassVar[bool] = False
     """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
 
@@ -78,6 +86,22 @@ class Relation(Row):
     def largest_mu(self, members: int) -> float:
         """The strongest proximal term among so many members."""
         return 0.0
+
+    def covariance(self, ids: tuple[str, ...], gram: Float64 | None) -> Float64 | None:
+        """What the relation says of members as a covariance of trace 1, for methods that work with it directly.
+
+        Args:
+            ids: the members, m of them, in the order of rows and columns.
+            gram: (m, m) inner products of their models, of which a learned relation is made; None before there are any.
+
+        Returns:
+            Sigma, (m, m), of `common.methods.covariance`; None: it is no quadratic penalty tr(W Sigma^-1 W').
+        """
+        return None
+
+    def learns_after(self, rounds: int) -> bool:
+        """Whether the covariance is to be made anew, of the models as they are, after so many rounds."""
+        return False
 
     def named_members(self) -> list[tuple[str, str]]:
         """(parameter, member) for each member that the parameters name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.methods.agreement import AgreementRelation
+from common.methods.bipartition import BipartitionRelation
 from common.methods.choice import table
 from common.methods.lasso import LassoRelation
 from common.methods.linear import (
@@ -14,6 +15,7 @@ from common.methods.linear import (
     PrecisionRelation,
     SimilarityRelation,
 )
+from common.methods.mocha import MochaRelation
 from common.methods.relation import Relation
 
 RELATIONS: dict[str, type[Relation]] = table(
@@ -26,4 +28,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     SimilarityRelation,
     PartialRelation,
     AgreementRelation,
+    BipartitionRelation,
+    MochaRelation,
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.methods.relation import Couple, Coupling, Float64, Members
+from common.methods.relation import Couple, Coupling, Float64, Members, Relation
+from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, copies_of
 from common.parameters.vector import Vector
 from server.core.state import Related
@@ -19,19 +21,20 @@ BLOCK_ELEMENTS = 1 << 21
 
 @dataclass(frozen=True)
 class _Rows:
-    """Vectors of one template: the members' new values, what they started the round from, and the duals."""
+    """Vectors of one template: the members' new values, what they started the round from, and what is kept besides."""
 
     values: Sequence[Vector]
     before: Sequence[Vector]
-    duals: Sequence[Vector]
+    kept: Sequence[Vector]
+    """The duals, then the first values where the relation sees moves."""
 
     def blocks(self) -> Iterator[tuple[int, Float64, Float64]]:
-        """Start, values with duals below (rows, n), and steps (members, n), in float64."""
+        """Start, values with what is kept below (rows, n), and steps (members, n), in float64."""
         size = len(self.values[0])
-        width = max(1, BLOCK_ELEMENTS // (2 * len(self.values) + len(self.duals)))
+        width = max(1, BLOCK_ELEMENTS // (2 * len(self.values) + len(self.kept)))
         for start in range(0, size, width):
             stop = start + width
-            rows = np.stack([row[start:stop] for row in (*self.values, *self.duals)]).astype(np.float64)
+            rows = np.stack([row[start:stop] for row in (*self.values, *self.kept)]).astype(np.float64)
             before = np.stack([row[start:stop] for row in self.before]).astype(np.float64)
             yield start, rows, rows[: len(before)] - before
 
@@ -49,6 +52,7 @@ def relate(
     examples: Mapping[str, int],
     version: int,
     state: str,
+    schema: ParameterSchema | None = None,
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -60,39 +64,69 @@ def relate(
         examples: that a scope's step was made of.
         version: of the values to be made.
         state: what the relation said to remember, JSON.
+        schema: the layout of the template; None: all is one layer.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean), of anchors and duals; and the
-        record of it.
+        record of it. The template's own anchor is its first values, kept for a relation that sees moves.
     """
     vectors = ByTemplate(vectors)
     scopes = copies_of(template, {*vectors, *fresh})
     ids = tuple(Scope.parse(scope).owner for scope in scopes)
     derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
     names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
+    first = {}
+    if isinstance(relation, Relation) and relation.sees_moves:
+        name = Scope.parse(template).anchor
+        first[name] = vectors[name if name in vectors else template]
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
         [vectors[scope] for scope in scopes],
-        [vectors[name] for name in names.values()],
+        [*(vectors[name] for name in names.values()), *first.values()],
     )
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    coupling = relation(Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}")))
+    members = Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}"))
+    for origin in first.values():
+        moves, lengths = _moves(rows.values, origin, schema)
+        members = replace(members, moves=moves, lengths=lengths)
+    coupling = relation(members)
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    return _combined(rows, coupling, scopes, template), record
+    return first | _combined(rows, coupling, scopes, template), record
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
-    """Of values less their mean, with duals, and of steps."""
-    members, count = len(rows.values), len(rows.values) + len(rows.duals)
+    """Of values less their mean, with what is kept, and of steps."""
+    members, count = len(rows.values), len(rows.values) + len(rows.kept)
     products, steps = np.zeros((count, count)), np.zeros((members, members))
     for _, block, step in rows.blocks():
         block[:members] -= block[:members].mean(axis=0)
         products += block @ block.T
         steps += step @ step.T
     return products, steps
+
+
+def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | None) -> tuple[Float64, Float64]:
+    """Inner products of the moves from the first values, layer by layer divided by their mean square; and lengths.
+
+    A layer is what one module holds, its weight and its bias for instance.
+    """
+    layers = defaultdict(list)
+    for entry in schema.entries if schema is not None else ():
+        layers[entry.name.rpartition(".")[0]].append((entry.offset, entry.offset + entry.count))
+    products, squares = np.zeros((len(values), len(values))), np.zeros(len(values))
+    width = max(1, BLOCK_ELEMENTS // (2 * len(values)))
+    for parts in layers.values() or [[(0, len(origin))]]:
+        layer = np.zeros_like(products)
+        for start, stop in ((i, min(i + width, end)) for begin, end in parts for i in range(begin, end, width)):
+            block = np.stack([row[start:stop] for row in values]).astype(np.float64) - origin[start:stop]
+            layer += block @ block.T
+        squares += np.diag(layer)
+        mean = np.trace(layer) / len(values)
+        products += layer / mean if mean > 0.0 else layer
+    return products, np.sqrt(squares)
 
 
 def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Vector]:
@@ -104,7 +138,7 @@ def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: 
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
     outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
-    newcomer = np.zeros(count + len(rows.duals))
+    newcomer = np.zeros(count + len(rows.kept))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer
     made = {name: np.empty_like(rows.values[0]) for name in outputs}

@@ -47,6 +47,7 @@ def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) 
         "<h2>Clients</h2>",
         _clients(report),
         *(_relations(relations)),
+        *(_moved(report)),
         "<h2>Settings</h2>",
         _settings(report),
         "<h2>What leaves a client</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in leaves) + "</ul>",
@@ -150,6 +151,14 @@ def _relations(found: Relations | None) -> Iterable[str]:
         [name, *(found.said(value, 3) for value in row)] for name, row in zip(found.names, found.matrix, strict=True)
     ]
     yield f'<h2>Relations</h2><div class="wide">{matrix(found)}</div>{_table(found.kind, ["", *found.names], rows)}'
+
+
+def _moved(report: Report) -> Iterable[str]:
+    """How far members' models are from their first values, where the relation says so."""
+    newest = {found.template: found.moved for found in report.relations if found.moved is not None}
+    for template, moved in newest.items():
+        rows = [[name, f"{length:.4g}"] for name, length in moved.items()]
+        yield _table(f"How far each member has moved from the first values of {template}", ["member", "length"], rows)
 
 
 def _settings(report: Report) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from common.methods.covariance import correlations, ordered
 from common.parameters.vector import Float64
 from server.core.effects import TaskCosines
 from server.core.state import Related
+from server.reporting.values import RelationReport
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ def relations_of(cosines: Sequence[TaskCosines], related: Sequence[Related]) -> 
     """
     for record in reversed(related):
         state = json.loads(record.state or "{}")
+        if len(state.get("members", ())) > 1 and "covariance" in state:
+            return Relations(f"learned correlations in {record.template}, after round {record.round}", *_alike(state))
         if len(state.get("holders", ())) > 1 and "agreement" in state:
             kind = f"running mean of cosines between members' steps in {record.template}, after round {record.round}"
             return _ordered(kind, state["holders"], np.array(state["agreement"], dtype=np.float64))
@@ -43,6 +48,29 @@ def relations_of(cosines: Sequence[TaskCosines], related: Sequence[Related]) -> 
     same = [found for found in cosines if (found.scope, found.tasks) == (newest.scope, newest.tasks)]
     mean: Float64 = np.array([found.values for found in same], dtype=np.float64).mean(axis=0)
     return _ordered(f"mean cosine between tasks' steps in {newest.scope}, over {len(same)} rounds", newest.tasks, mean)
+
+
+def relation_reports(related: Sequence[Related]) -> list[RelationReport]:
+    """What a relation did, record by record; the last one of a template says what was learned so far."""
+    last = {record.template: i for i, record in enumerate(related)}
+    found = []
+    for i, record in enumerate(related):
+        state = json.loads(record.state or "{}")
+        entry = RelationReport(record.round, record.template, record.note, state.get("groups"), state.get("fused"))
+        if last[record.template] == i and "covariance" in state:
+            names, matrix = _alike(state)
+            moved = dict(zip(state["members"], state["moved"], strict=True)) if "moved" in state else None
+            entry = replace(entry, names=names, correlations=matrix, moved=moved)
+        found.append(entry)
+    return found
+
+
+def _alike(state: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
+    """Members and their correlations, in an order in which clusters stand together."""
+    sigma = np.array(state["covariance"], dtype=np.float64)
+    order, alike = ordered(sigma), correlations(sigma)
+    rows = tuple(tuple(round(float(alike[i, j]), 6) for j in order) for i in order)
+    return tuple(state["members"][i] for i in order), rows
 
 
 def _ordered(kind: str, names: Sequence[str], matrix: Float64) -> Relations:

@@ -10,18 +10,20 @@ from common.orders import TaskResult
 from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
+from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
+from server.reporting.relations import relation_reports
 from server.reporting.values import (
+    CertificateReport,
     ClientReport,
     CosineMatrix,
     GuardReport,
     LargestShare,
     OwnScores,
     Personalisation,
-    RelationReport,
     Report,
     RoundCosines,
     RoundScores,
@@ -85,17 +87,27 @@ def _accepted(rounds: Iterable[OpenRound]) -> Iterator[OpenOrder]:
     return (order for order in orders if order.state is OrderState.ACCEPTED)
 
 
+def certificate_report(found: Certificate) -> CertificateReport:
+    """A certificate with its gap, in full."""
+    return CertificateReport(found.version, found.primal, found.dual, found.gap, found.silent)
+
+
+def thetas(round_: OpenRound) -> dict[str, dict[str, float]]:
+    """Client -> task -> how much of its local dual problem a round left unsolved, at most; empty where none was."""
+    found: dict[str, dict[str, float]] = {}
+    for _, order in sorted(round_.orders.items()):
+        for result in order.results if order.state is OrderState.ACCEPTED and round_.phase.publishes else ():
+            if result.dual is not None:
+                found.setdefault(order.client_id, {})[result.task] = round(result.dual.theta, 6)
+    return found
+
+
 def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     """Scope -> the cosines of its tasks' steps, to six digits."""
     return {
         found.scope: CosineMatrix(found.tasks, [[round(v, 6) for v in row] for row in found.values])
         for found in cosines
     }
-
-
-def _relation_report(found: Related) -> RelationReport:
-    state = json.loads(found.state or "{}")
-    return RelationReport(found.round, found.template, found.note, state.get("groups"), state.get("fused"))
 
 
 def build_report(
@@ -111,6 +123,7 @@ def build_report(
     guarded: Iterable[Guarded] = (),
     influence: Sequence[tuple[int, Shares]] = (),
     best: Mapping[str, Best] | None = None,
+    certificates: Iterable[Certificate] = (),
 ) -> Report:
     """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
@@ -147,7 +160,7 @@ def build_report(
         task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
         relation=json.loads(sections.get("relation", "{}")),
-        relations=[_relation_report(found) for found in relations],
+        relations=relation_reports(list(relations)),
         tasks={
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
@@ -158,6 +171,7 @@ def build_report(
         },
         personalisation=personalisation(tasks, rounds),
         best=best or {},
+        certificates=[certificate_report(found) for found in certificates],
     )
 
 

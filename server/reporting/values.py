@@ -95,13 +95,20 @@ class RoundShares:
 
 @dataclass(frozen=True)
 class RelationReport:
-    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any."""
+    """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any.
+
+    The last entry of a template also has what a learned covariance came to: `correlations`, whose rows and columns are
+    `names`, those that are alike together; and how far each member's model is from its first values.
+    """
 
     round: int
     template: str
     note: str
     groups: Sequence[Sequence[str]] | None = None
     fused: Sequence[Sequence[str]] | None = None
+    names: Sequence[str] | None = None
+    correlations: Sequence[Sequence[float]] | None = None
+    moved: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,20 @@ class ClientReport:
     step_shares: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class CertificateReport:
+    """That a version's objective is at most `gap` above the optimum: the primal value, and the dual below it.
+
+    Of `silent` clients the loss was bounded, because they said nothing of this version.
+    """
+
+    version: int
+    primal: float
+    dual: float
+    gap: float
+    silent: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One run. `training`, `aggregation`, `guard` and `relation` repeat its configuration."""
@@ -180,6 +201,8 @@ class Report:
     tasks: Mapping[str, TaskReport]
     clients: Mapping[str, ClientReport]
     personalisation: Mapping[str, Mapping[str, Personalisation]]
+    certificates: Sequence[CertificateReport] = ()
+    """Of each version, in runs that solve a dual."""
     best: Mapping[str, Best] = field(default_factory=dict)
     """The versions that scored best, by `mean` and by `<task>/<metric>`, whether or not they are kept."""
 
