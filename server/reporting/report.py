@@ -110,6 +110,13 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     }
 
 
+def _by_round(cosines: Iterable[TaskCosines]) -> list[RoundCosines]:
+    found: dict[int, list[TaskCosines]] = {}
+    for matrix in cosines:
+        found.setdefault(matrix.round, []).append(matrix)
+    return [RoundCosines(number, cosine_matrices(each)) for number, each in sorted(found.items())]
+
+
 def build_report(
     facts: RunFacts,
     completed_rounds: int,
@@ -133,9 +140,6 @@ def build_report(
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
     sent = _sent(rounds)
-    agreement: dict[int, list[TaskCosines]] = {}
-    for matrix in cosines:
-        agreement.setdefault(matrix.round, []).append(matrix)
     for round_ in rounds:
         for name, found in round_scores(tasks, round_).items():
             histories[name] = [entry for entry in histories[name] if entry.round != found.round] + [found]
@@ -157,7 +161,7 @@ def build_report(
         bytes_down=facts.traffic.bytes_down,
         bytes_up=facts.traffic.bytes_up,
         uploads=uploads(rounds),
-        task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
+        task_cosines=_by_round(cosines),
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
         relation=json.loads(sections.get("relation", "{}")),
         relations=relation_reports(list(relations)),
