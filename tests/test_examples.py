@@ -31,6 +31,7 @@ def printed_by(
 @pytest.mark.parametrize(
     ("name", "small", "rates", "words"),
     [
+        ("cars", ["--streets", "2"], (), ["| each site alone |", "| learned relations |"]),
         ("farm", ["--plots", "8"], (1e-2,), ["| each farm alone |", "| shared, with parts |"]),
         ("keyboard", ["--messages", "8"], (1e-2,), ["| each phone alone |", "| one model |", "| top layer by group |"]),
         ("factory", ["--windows", "120"], (), ["| conv1d |", "| mlp |"]),
@@ -62,6 +63,16 @@ def test_two_in_a_hundred_windows_of_the_factory_have_each_fault() -> None:
     windows = next(iter(sites["north"].values()))[0]
     np.testing.assert_allclose(windows.mean(axis=(1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(windows.std(axis=(1, 2)), 1, atol=1e-5)
+
+
+def test_streets_are_what_their_labels_say() -> None:
+    scene = runpy.run_path(str(EXAMPLES / "cars" / "scene.py"))
+    seen = scene["streets"](60, [1])
+    assert seen.pictures.shape == (60, 3, 24, 32) and seen.pictures.dtype == np.uint8
+    sky, car = seen.classes == scene["SKY"], seen.classes == scene["CAR"]
+    assert np.isnan(seen.depths[sky]).all() and np.nanmax(seen.depths) <= scene["FARTHEST"]
+    assert ((seen.cars > 0) == car.any(axis=(1, 2))).all() and 0.02 < car.mean() < 0.3
+    np.testing.assert_array_equal(scene["streets"](3, [1]).pictures, seen.pictures[:3])
 
 
 def test_no_digit_is_at_two_hospitals() -> None:

@@ -95,7 +95,7 @@ def test_the_file_has_the_keys_that_are_documented_and_is_read_as_it_was_written
         "layers": None,
         "lacks": [],
         "examples": {"sst2": 300, "qqp": 300},
-        **{"rounds": 3, "assigned": 3, "refused": 0, "failed": 0, "expired": 0},
+        **{"rounds": 3, "bytes": 960, "assigned": 3, "refused": 0, "failed": 0, "expired": 0},
         "scores": {"qqp": {"round": 2, **scores}, "sst2": {"round": 2, **scores}},
         "step_shares": {},
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import federated_main
@@ -19,6 +20,7 @@ from server.reporting.page import page_of
 from server.reporting.relations import Relations, relation_reports, relations_of
 from server.reporting.values import Report, from_json
 from server.runs.reading import read_run
+from server.runs.saved import load_run
 from simulation.app import simulate
 from tests.federations import array_config
 
@@ -105,6 +107,26 @@ def test_a_run_that_goes_on_has_a_page_and_a_folder_without_one_a_line(tmp_path:
 def test_python_has_the_matrix_too(run: Path) -> None:
     report, relations, _ = read_run(run)
     assert relations is not None and FinishedRun(run, report).relations == relations
+
+
+@pytest.mark.parametrize("relation", ["mean", "graph_l1", "similarity"])
+def test_of_any_other_relation_the_distances_between_copies_are_shown(relation: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    coupled = ("simulation.clients=3", "sharing={plan: soft, members: clients}", f"relation={relation}")
+    asyncio.run(simulate(array_config(*coupled, f"run.run_dir='{folder}'", "training.num_rounds=1"), False, None))
+    report, found, _ = read_run(folder)
+    vectors = load_run(folder).vectors
+    assert found is not None and {*found.names} == {"client-1", "client-2", "client-3"}
+    template = found.kind.split(" of ")[1].split(",")[0]
+    copies = {name: vectors[template.replace("{member}", name)].astype(float) for name in found.names}
+    for i, one in enumerate(found.names):
+        for j, other in enumerate(found.names):
+            assert found.matrix[i][j] == pytest.approx(np.linalg.norm(copies[one] - copies[other]), abs=1e-6)
+    assert found.matrix[0][1] > 0
+    shown = "".join(Page(page_of(report, found, [])).texts)
+    sent = report.clients["client-1"].bytes
+    assert sent == sum(report.uploads[codec].bytes for codec in report.uploads) / 3 > 0
+    assert "sent" in shown and f"{sent / 1e3:,.1f}\N{NO-BREAK SPACE}kB" in shown and found.kind in shown
 
 
 def test_names_from_outside_are_text(run: Path) -> None:

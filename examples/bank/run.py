@@ -5,10 +5,7 @@ The data is generated: `customers` draws them, with categories, gaps, and a mix 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import numpy as np
 import fedmtl
 from client.disclosure import what_leaves
 from common.config import load_config
+from examples.runs import figure, markdown, options, report_of, spread, tuned
 
 BANKS = {"north": (0.2, 1.0), "south": (0.7, 0.4), "online": (0.5, 2.5)}
 """Of each bank: the share of customers in town, and what incomes are multiplied by."""
@@ -73,37 +71,29 @@ def settings_of(way: str, rate: float, rounds: int) -> dict[str, object]:
     """The settings of one way."""
     plan, statistics = WAYS[way]
     return {
-        **{"sharing.plan": plan, "data.statistics": statistics, "training.learning_rate": rate, "client.threads": 1},
+        **{"sharing.plan": plan, "data.statistics": statistics, "training.learning_rate": rate},
         **{"training.num_rounds": rounds, "training.local_epochs": 3, "training.batch_size": 16},
     }
 
 
-def scores(way: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.ndarray:
+def scores(way: str, count: int, rounds: int, rate: float, seed: int) -> np.ndarray:
     """The area under the curve by task, the mean over banks of their own customers: (2,)."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = settings_of(way, rate, rounds)
-        report = fedmtl.simulate(TASKS, sites, ENCODER, settings, Path(folder) / "run").report
-    found = [client.scores for client in report.clients.values()]
-    return np.array([np.mean([bank[task].scores["auc"] for bank in found]) for task in TASKS])
+    clients = report_of(TASKS, banks(seed, count), ENCODER, settings_of(way, rate, rounds)).clients.values()
+    return np.array([np.mean([client.scores[task].scores["auc"] for client in clients]) for task in TASKS])
 
 
 def compared(count: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """The rate that served each way best on customers of its own (seed 0), and its scores on others, (seeds, 2)."""
-    first, found = banks(0, count), {}
-    for way in WAYS:
-        tried = {rate: float(scores(way, first, rate, rounds).mean()) for rate in RATES}
-        best = max(RATES, key=lambda rate: tried[rate])
-        found[way] = best, np.array([scores(way, banks(seed, count), best, rounds) for seed in range(1, seeds + 1)])
-    return found
+    """Each way's own rate, and its scores on customers after those by whom it was chosen, (seeds, 2)."""
+    return {
+        way: tuned(lambda rate, seed, way=way: scores(way, count, rounds, rate, seed), RATES, seeds)  # type: ignore[misc]
+        for way in WAYS
+    }
 
 
 def table(found: Mapping[str, tuple[float, np.ndarray]]) -> str:
     """The scores as Markdown."""
-    lines = ["| AUC | rate | " + " | ".join(TASKS) + " |", "| --- | --- | --- | --- |"]
-    for way, (rate, seeds) in found.items():
-        cells = (f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(seeds.mean(0), seeds.std(0), strict=True))
-        lines.append(f"| {way} | {rate:g} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [(way, [f"{rate:g}", *spread(seeds)]) for way, (rate, seeds) in found.items()]
+    return markdown(["AUC", "rate", *TASKS], rows)
 
 
 def audit(rounds: int) -> str:
@@ -115,10 +105,8 @@ def audit(rounds: int) -> str:
 
 def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     """The scores as bars, and every seed as a dot."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 3.2)
+    axes = drawn.subplots()
     for number, (way, (_, seeds)) in enumerate(found.items()):
         places = np.arange(len(TASKS)) + 0.27 * (number - 1)
         axes.bar(places, seeds.mean(axis=0), 0.25, label=way)
@@ -127,19 +115,14 @@ def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     axes.set_ylim(0.5, 1)
     axes.set_ylabel("AUC, mean of three banks")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    drawn.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Print what leaves a bank, and the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--customers", type=int, default=80, help="of each bank to train on")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3, help="draws of customers to take the mean over")
-    parser.add_argument("--picture", help="file to draw the scores into, e.g. bank.png (needs the extra pictures)")
-    args = parser.parse_args()
+    args = options(__doc__, "customers", 80, rounds=8, seeds=3).parse_args()
     print(audit(args.rounds), end="\n\n")
-    found = compared(args.customers, args.rounds, args.seeds)
+    found = compared(args.rows, args.rounds, args.seeds)
     print(table(found))
     if args.picture:
         draw(found, args.picture)

@@ -5,15 +5,13 @@ No real machine is behind the data: `windows_of` generates it. Labels are drawn 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fedmtl
+from examples.runs import figure, markdown, options, report_of, spread
 
 FAULTS = ("bearing", "gear", "shaft")
 PLANTS = {"north": ("bearing", "gear"), "east": ("gear", "shaft"), "south": ("shaft", "bearing"), "west": FAULTS}
@@ -82,32 +80,20 @@ def compared(count: int, rounds: int, seeds: int, plan: str) -> dict[str, np.nda
         sites = plants(seed, count)
         for name, encoder in ENCODERS.items():
             settings = SETTINGS | {"run.seed": seed, "training.num_rounds": rounds, "sharing.plan": plan}
-            with tempfile.TemporaryDirectory() as folder:
-                found_scores = fedmtl.simulate(TASKS, sites, encoder, settings, Path(folder) / "run").scores
-            last = {score.task: score.value for score in found_scores if score.metric == "auc" and not score.client}
-            found[name].append([float(last[fault] or 0.0) for fault in FAULTS])
+            last = report_of(TASKS, sites, encoder, settings).tasks
+            found[name].append([float(last[fault].metrics["auc"] or 0.0) for fault in FAULTS])
     return {name: np.array(values) for name, values in found.items()}
 
 
 def table(found: Mapping[str, np.ndarray]) -> str:
     """Means and deviations over the seeds as Markdown."""
-    lines = ["| pooled AUC | " + " | ".join(FAULTS) + " |", "| --- " * (len(FAULTS) + 1) + "|"]
-    for name, seeds in found.items():
-        cells = (
-            f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(seeds.mean(axis=0), seeds.std(axis=0), strict=True)
-        )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown(["pooled AUC", *FAULTS], [(name, spread(seeds)) for name, seeds in found.items()])
 
 
 def draw(found: Mapping[str, np.ndarray], path: str) -> None:
     """A window of every sort, and the scores of every seed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SystemExit("--picture needs the package matplotlib: pip install 'fedmtl[pictures]'") from None
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    drawn = figure(9, 3.2)
+    left, right = drawn.subplots(1, 2)
     sorts = {"ok": np.zeros(4, bool)} | {
         fault: np.eye(4, dtype=bool)[number + 1] for number, fault in enumerate(FAULTS)
     }
@@ -123,20 +109,16 @@ def draw(found: Mapping[str, np.ndarray], path: str) -> None:
     right.set_xticks(np.arange(len(FAULTS)) + 0.17, list(FAULTS))
     right.set_ylim(0.4, 1)
     right.set_ylabel("pooled AUC")
-    figure.legend(*right.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
-    figure.savefig(path, dpi=150)
+    drawn.legend(*right.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
+    drawn.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--windows", type=int, default=800, help="of each plant to train on; as many to score on")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3, help="draws of data to take the mean over")
+    parser = options(__doc__, "windows", 800, rounds=6, seeds=3)
     parser.add_argument("--plan", default="hard", help="sharing.plan, e.g. adaptive or local")
-    parser.add_argument("--picture", help="file to draw windows and scores into, e.g. factory.png")
     args = parser.parse_args()
-    found = compared(args.windows, args.rounds, args.seeds, args.plan)
+    found = compared(args.rows, args.rounds, args.seeds, args.plan)
     print(table(found))
     if args.picture:
         draw(found, args.picture)

@@ -5,15 +5,13 @@ The data is generated: `field_of` draws a plot's disease and soil, a picture of 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fedmtl
+from examples.runs import figure, markdown, options, report_of, tuned
 
 EDGE, SOIL = 8, 6
 CAMERAS = {"north": True, "south": True, "east": False, "west": False}
@@ -64,7 +62,7 @@ def farms(seed: int, plots: int) -> dict[str, dict[str, Sequence[Any]]]:
     return sites
 
 
-def scores(way: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.ndarray:
+def scores(way: str, plots: int, rounds: int, rate: float, seed: int) -> np.ndarray:
     """Accuracy of blight and error of harvest, for farms with a camera and without: (2, 2)."""
     encoder, plan = WAYS[way]
     only = encoder["several"]["parts"]
@@ -73,54 +71,49 @@ def scores(way: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.n
             task: tuple({k: v for k, v in part.items() if k in only} if isinstance(part, dict) else part for part in x)
             for task, x in rows.items()
         }
-        for site, rows in sites.items()
+        for site, rows in farms(seed, plots).items()
     }
     settings = {
-        **{"sharing.plan": plan, "training.learning_rate": rate, "training.num_rounds": rounds, "client.threads": 1},
-        **{"training.local_epochs": 5, "training.batch_size": 16, "run.seed": 1},
+        **{"sharing.plan": plan, "training.learning_rate": rate, "training.num_rounds": rounds, "run.seed": 1},
+        **{"training.local_epochs": 4, "training.batch_size": 16},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        report = fedmtl.simulate(TASKS, mine, encoder, settings, Path(folder) / "run").report
-    found = {site: client.scores for site, client in report.clients.items()}
+    clients = report_of(TASKS, mine, encoder, settings).clients
     return np.array(
         [
             [
-                np.mean([found[site][task].scores[metric] for site in CAMERAS if CAMERAS[site] is camera])
+                np.mean([clients[site].scores[task].scores[metric] for site in CAMERAS if CAMERAS[site] is camera])
                 for camera in (True, False)
             ]
-            for task, metric in (("blight", "accuracy"), ("harvest", "mae"))
+            for task, metric in METRICS
         ]
     )
 
 
 def compared(plots: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """The rate that served each way best on a year of its own (seed 0), and its mean scores in the years after."""
-    year, found = farms(0, plots), {}
+    """Each way's own rate, and its mean scores in the years after that by which it was chosen."""
+    found = {}
     for way in WAYS:
-        tried = {rate: scores(way, year, rate, rounds) for rate in RATES}
-        best = max(RATES, key=lambda rate: float(tried[rate][0].mean() - tried[rate][1].mean()))
-        years = [scores(way, farms(seed, plots), best, rounds) for seed in range(1, seeds + 1)]
-        found[way] = best, np.mean(years, axis=0)
+        rate, years = tuned(
+            lambda rate, seed, way=way: scores(way, plots, rounds, rate, seed),  # type: ignore[misc]
+            RATES,
+            seeds,
+            lambda year: float(year[0].mean() - year[1].mean()),
+        )
+        found[way] = rate, years.mean(axis=0)
     return found
 
 
 def table(found: Mapping[str, tuple[float, np.ndarray]]) -> str:
     """The scores as Markdown."""
-    lines = [
-        "| | rate | blight, accuracy: with camera | without | harvest, mean error in t: with camera | without |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for way, (rate, means) in found.items():
-        lines.append(f"| {way} | {rate:g} | " + " | ".join(f"{value:.3f}" for value in means.flat) + " |")
-    return "\n".join(lines)
+    head = ["", "rate", "blight, accuracy: with camera", "without", "harvest, mean error in t: with camera", "without"]
+    rows = [(way, [f"{rate:g}", *(f"{value:.3f}" for value in means.flat)]) for way, (rate, means) in found.items()]
+    return markdown(head, rows)
 
 
 def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     """Leaves of three plots, and the scores."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 3, 3])
+    drawn = figure(9, 3.2)
+    axes = drawn.subplots(1, 5, width_ratios=[1, 1, 1, 3, 3])
     leaves = field_of(np.random.Generator(np.random.PCG64(3)), 3, camera=True)[0]["image"]
     for axis, leaf in zip(axes, leaves, strict=False):
         axis.imshow(leaf[0], cmap="Greens_r")
@@ -132,18 +125,13 @@ def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
         axis.set_title(title)
     axes[3].set_ylim(0.5, 1)
     axes[4].legend(fontsize="small", loc="lower right")
-    figure.savefig(path, dpi=150)
+    drawn.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plots", type=int, default=80, help="of each farm to train on")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3, help="years to take the mean over")
-    parser.add_argument("--picture", help="file to draw leaves and scores into, e.g. farm.png")
-    args = parser.parse_args()
-    found = compared(args.plots, args.rounds, args.seeds)
+    args = options(__doc__, "plots", 80, rounds=6, seeds=2).parse_args()
+    found = compared(args.rows, args.rounds, args.seeds)
     print(table(found))
     if args.picture:
         draw(found, args.picture)

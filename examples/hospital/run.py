@@ -6,15 +6,13 @@ scans that `scans` generates.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fedmtl
+from examples.runs import figure, markdown, options, report_of, spread, tuned
 
 HOSPITALS = ("north", "east", "south", "west")
 TRAINED, SCORED = 100, 100
@@ -25,7 +23,7 @@ ENCODER = {"conv2d": {"filters": [16, 32], "hidden": 64}}
 WAYS = {"each alone": "local", "shared": "hard"}
 RATES = (3e-3, 6e-3)
 SETTINGS = {
-    **{"training.local_epochs": 5, "training.batch_size": 25, "training.eval_batch_size": 256, "client.threads": 1},
+    **{"training.local_epochs": 5, "training.batch_size": 25, "training.eval_batch_size": 256},
     "federation.min_clients": len(HOSPITALS),
 }
 Answers = dict[str, np.ndarray]
@@ -88,48 +86,34 @@ def hospitals(data: str, seed: int, trained: int) -> dict[str, dict[str, Sequenc
     return sites
 
 
-def scores(data: str, sites: Mapping[str, Any], plan: str, rate: float, rounds: int) -> np.ndarray:
+def scores(data: str, plan: str, images: int, rounds: int, rate: float, seed: int) -> np.ndarray:
     """The accuracy of each task in the last version, over the images of all hospitals: (3,)."""
     tasks = {task: fedmtl.classification(labels, metrics=["accuracy"]) for task, labels in LABELS[data].items()}
     settings = SETTINGS | {
         **{"sharing.plan": plan, "training.learning_rate": rate, "training.num_rounds": rounds, "run.seed": 1},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        found_scores = fedmtl.simulate(tasks, sites, ENCODER, settings, Path(folder) / "run").scores
-    last = {score.task: score.value for score in found_scores if score.metric == "accuracy" and not score.client}
-    return np.array([last[task] for task in tasks])
+    found = report_of(tasks, hospitals(data, seed, images), ENCODER, settings).tasks
+    return np.array([found[task].metrics["accuracy"] for task in tasks])
 
 
 def compared(data: str, images: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """The rate that served each way best on a draw of its own (seed 0), and its scores on the others, (seeds, 3)."""
-    draw, found = hospitals(data, 0, images), {}
-    for way, plan in WAYS.items():
-        tried = {rate: scores(data, draw, plan, rate, rounds).mean() for rate in RATES}
-        best = max(RATES, key=lambda rate, tried=tried: float(tried[rate]))  # type: ignore[misc]
-        others = [scores(data, hospitals(data, seed, images), plan, best, rounds) for seed in range(1, seeds + 1)]
-        found[way] = best, np.array(others)
-    return found
+    """Each way's own rate, and its scores on draws after that by which it was chosen, (seeds, 3)."""
+    return {
+        way: tuned(lambda rate, seed, plan=plan: scores(data, plan, images, rounds, rate, seed), RATES, seeds)  # type: ignore[misc]
+        for way, plan in WAYS.items()
+    }
 
 
 def table(data: str, found: Mapping[str, tuple[float, np.ndarray]]) -> str:
     """Means and deviations over the seeds as Markdown."""
-    lines = ["| accuracy | rate | " + " | ".join(LABELS[data]) + " |", "| --- " * (len(LABELS[data]) + 2) + "|"]
-    for way, (rate, seeds) in found.items():
-        cells = (
-            f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(seeds.mean(axis=0), seeds.std(axis=0), strict=True)
-        )
-        lines.append(f"| {way} | {rate:g} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [(way, [f"{rate:g}", *spread(seeds)]) for way, (rate, seeds) in found.items()]
+    return markdown(["accuracy", "rate", *LABELS[data]], rows)
 
 
 def draw(data: str, found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     """Three images, and the scores."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SystemExit("--picture needs the package matplotlib: pip install 'fedmtl[pictures]'") from None
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 3])
+    drawn = figure(9, 3)
+    axes = drawn.subplots(1, 4, width_ratios=[1, 1, 1, 3])
     x, answers = DATA[data](0, 3)
     for number, axis in enumerate(axes[:3]):
         axis.imshow(x[number, 0], cmap="Greys_r")
@@ -143,19 +127,15 @@ def draw(data: str, found: Mapping[str, tuple[float, np.ndarray]], path: str) ->
     axes[3].set_ylim(0.5, 1)
     axes[3].set_ylabel("accuracy")
     axes[3].legend(fontsize="small", loc="lower right")
-    figure.savefig(path, dpi=150)
+    drawn.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "images", TRAINED, rounds=6, seeds=2)
     parser.add_argument("--data", choices=DATA, default="digits")
-    parser.add_argument("--images", type=int, default=TRAINED, help="of each hospital to train on")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=2, help="draws of images to take the mean over")
-    parser.add_argument("--picture", help="file to draw images and scores into, e.g. hospital.png")
     args = parser.parse_args()
-    found = compared(args.data, args.images, args.rounds, args.seeds)
+    found = compared(args.data, args.rows, args.rounds, args.seeds)
     print(table(args.data, found))
     if args.picture:
         draw(args.data, found, args.picture)

@@ -21,7 +21,8 @@ h2 { margin-top: 2em; }
 table { border-collapse: collapse; margin: 1em 0; }
 caption { color: var(--faint); padding-bottom: .4em; text-align: left; }
 th, td { border-bottom: 1px solid color-mix(in srgb, var(--faint) 35%, transparent); padding: .25em .8em;
-  text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+  text-align: left; vertical-align: top; overflow-wrap: break-word; }
+tbody th { white-space: nowrap; }
 td.n { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .curves { display: flex; flex-wrap: wrap; gap: 1.5em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
@@ -32,6 +33,7 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px s
 .more { fill: var(--line); stroke: var(--faint); } .less { fill: var(--less); stroke: var(--faint); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) -> str:
@@ -51,7 +53,8 @@ def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) 
         "<h2>What leaves a client</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in leaves) + "</ul>",
     ]
     title = escape(f"Run {report.run}")
-    start = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    start = '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+    start += f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
     return f"{start}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
 
 
@@ -114,12 +117,24 @@ def _transfer(report: Report) -> Iterable[str]:
 
 
 def _clients(report: Report) -> str:
-    names = ["client", "tasks", "training rows", "orders", "completed", "failed", "expired", "refused", "last scores"]
+    names = [
+        "client",
+        "tasks",
+        "training rows",
+        "sent",
+        "orders",
+        "completed",
+        "failed",
+        "expired",
+        "refused",
+        "last scores",
+    ]
     rows: list[Sequence[object]] = []
     for name, client in report.clients.items():
         scores = "; ".join(_said(task, report.tasks[task], found.scores) for task, found in client.scores.items())
         counts = [client.assigned, client.rounds, client.failed, client.expired, client.refused]
-        rows.append([name, ", ".join(client.tasks), sum(client.examples.values()), *counts, scores or "-"])
+        brought = sum(client.examples.values()), _bytes(client.bytes).replace(" ", NO_BREAK)
+        rows.append([name, ", ".join(client.tasks), *brought, *counts, scores or "-"])
     return _table("Everybody who took part, with scores on their own rows", names, rows)
 
 
@@ -132,8 +147,10 @@ def _said(name: str, task: TaskReport, scores: object) -> str:
 def _relations(found: Relations | None) -> Iterable[str]:
     if found is None:
         return
-    rows = [[name, *(f"{value:+.3f}" for value in row)] for name, row in zip(found.names, found.matrix, strict=True)]
-    yield f'<h2>Relations</h2><div class="wide">{matrix(found)}{_table(found.kind, ["", *found.names], rows)}</div>'
+    rows = [
+        [name, *(found.said(value, 3) for value in row)] for name, row in zip(found.names, found.matrix, strict=True)
+    ]
+    yield f'<h2>Relations</h2><div class="wide">{matrix(found)}</div>{_table(found.kind, ["", *found.names], rows)}'
 
 
 def _moved(report: Report) -> Iterable[str]:
@@ -156,7 +173,8 @@ def _settings(report: Report) -> str:
 def _table(caption: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _cell(place: int, value: object) -> str:

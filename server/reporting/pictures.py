@@ -8,7 +8,7 @@ from html import escape
 from server.reporting.relations import Relations
 
 WIDTH, HEIGHT = 380, 170
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 16, 30
+LEFT, RIGHT, TOP, BOTTOM = 72, 14, 16, 30
 CELL = 52
 MOST_NAMES = 24
 """Matrices of more names are drawn without numbers."""
@@ -46,7 +46,7 @@ def curve(task: str, metric: str, points: Sequence[tuple[int, float]], best: int
 def matrix(found: Relations) -> str:
     """A cell per pair; its number says what its shade says."""
     side, count = min(CELL, 900 // len(found.names)), len(found.names)
-    left = top = 8 + 7 * min(max(map(len, found.names)), 18)
+    left = top = 20 + 8 * min(max(map(len, found.names)), 18)
     largest = (
         max((abs(v) for i, row in enumerate(found.matrix) for j, v in enumerate(row) if i != j), default=1.0) or 1.0
     )
@@ -63,7 +63,7 @@ def matrix(found: Relations) -> str:
                 f'<rect x="{x}" y="{y}" width="{side}" height="{side}" class="{sign}" fill-opacity="{shade}"/>'
             )
             if count <= MOST_NAMES and side >= 34:
-                parts.append(_text(x + side // 2, y + side // 2 + 4, f"{value:+.2f}", "middle"))
+                parts.append(_text(x + side // 2, y + side // 2 + 4, found.said(value, 2), "middle"))
     said = "The table below has the same numbers."
     return _svg(left + side * count + 8, top + side * count + 8, found.kind, said, "".join(parts))
 

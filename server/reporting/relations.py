@@ -25,6 +25,10 @@ class Relations:
     names: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
 
+    def said(self, value: float, digits: int) -> str:
+        """One of its numbers, with a sign where some are below 0."""
+        return f"{value:{'+' if min(map(min, self.matrix)) < 0 else ''}.{digits}f}"
+
 
 def relations_of(cosines: Sequence[TaskCosines], related: Sequence[Related]) -> Relations | None:
     """What the run's relation remembers of its members, else how far the steps of its tasks agreed; None: neither.

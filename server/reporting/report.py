@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from common.orders import TaskResult
 from common.statistics import merge
@@ -12,7 +13,7 @@ from common.tasks import TaskDefinition
 from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
-from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
+from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.relations import relation_reports
 from server.reporting.values import (
@@ -66,12 +67,24 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
 def uploads(rounds: Iterable[OpenRound]) -> dict[str, UploadTotals]:
     """How many accepted updates came with each codec, and the bytes of their payloads."""
     found: dict[str, UploadTotals] = {}
-    orders = [order for round_ in rounds if round_.phase.publishes for order in round_.orders.values()]
-    for order in orders:
-        if order.state is OrderState.ACCEPTED:
-            before = found.get(order.codec, UploadTotals(0, 0))
-            found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
+    for order in _accepted(rounds):
+        before = found.get(order.codec, UploadTotals(0, 0))
+        found[order.codec] = UploadTotals(before.updates + 1, before.bytes + order.nbytes)
     return dict(sorted(found.items()))
+
+
+def _sent(rounds: Iterable[OpenRound]) -> Mapping[str, int]:
+    """The bytes of these, by client."""
+    found = Counter[str]()
+    for order in _accepted(rounds):
+        found[order.client_id] += order.nbytes
+    return found
+
+
+def _accepted(rounds: Iterable[OpenRound]) -> Iterator[OpenOrder]:
+    """The accepted updates of all rounds."""
+    orders = (order for round_ in rounds if round_.phase.publishes for order in round_.orders.values())
+    return (order for order in orders if order.state is OrderState.ACCEPTED)
 
 
 def certificate_report(found: Certificate) -> CertificateReport:
@@ -97,6 +110,13 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     }
 
 
+def _by_round(cosines: Iterable[TaskCosines]) -> list[RoundCosines]:
+    found: dict[int, list[TaskCosines]] = {}
+    for matrix in cosines:
+        found.setdefault(matrix.round, []).append(matrix)
+    return [RoundCosines(number, cosine_matrices(each)) for number, each in sorted(found.items())]
+
+
 def build_report(
     facts: RunFacts,
     completed_rounds: int,
@@ -119,9 +139,7 @@ def build_report(
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
-    agreement: dict[int, list[TaskCosines]] = {}
-    for matrix in cosines:
-        agreement.setdefault(matrix.round, []).append(matrix)
+    sent = _sent(rounds)
     return Report(
         run=began.name,
         run_id=began.run_id,
@@ -140,7 +158,7 @@ def build_report(
         bytes_down=facts.traffic.bytes_down,
         bytes_up=facts.traffic.bytes_up,
         uploads=uploads(rounds),
-        task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
+        task_cosines=_by_round(cosines),
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
         relation=json.loads(sections.get("relation", "{}")),
         relations=relation_reports(list(relations)),
@@ -149,7 +167,7 @@ def build_report(
             for t in tasks
         },
         clients={
-            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence))
+            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence), sent)
             for m in clients
         },
         personalisation=personalisation(tasks, rounds),
@@ -276,7 +294,7 @@ def _task_report(
 
 
 def _client_report(
-    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float]
+    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float], sent: Mapping[str, int]
 ) -> ClientReport:
     return ClientReport(
         tasks=client.tasks,
@@ -285,6 +303,7 @@ def _client_report(
         lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
+        bytes=sent.get(client.client_id, 0),
         assigned=client.tally.assigned,
         refused=client.tally.refused,
         failed=client.tally.failed,

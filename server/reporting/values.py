@@ -149,6 +149,8 @@ class ClientReport:
     lacks: Sequence[str]
     examples: Mapping[str, int]
     rounds: int
+    bytes: int = 0
+    """Payloads of its accepted updates."""
     assigned: int
     refused: int
     failed: int

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import is_private
+from common.parameters.scope import Scope, is_private
 from server.core.phases import ENDED
+from server.reporting.copies import distances
 from server.reporting.relations import Relations, relations_of
 from server.reporting.report import build_report, influence_of
 from server.reporting.values import Report
@@ -16,6 +17,7 @@ from server.runs.kept import scored_in
 from server.runs.recovery import require_files
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
+from server.storage.models import JournalledModels, ModelFiles
 
 
 def read_run(path: Path) -> tuple[Report, Relations | None, list[str]]:
@@ -40,7 +42,12 @@ def read_run(path: Path) -> tuple[Report, Relations | None, list[str]]:
         measured = cosines, related, journal.guarded(), influence, scored.best, journal.certificates()
         completed, clients = journal.completed(), journal.clients()
         report = build_report(facts, completed, settings.tasks, rounds, clients, status, "", *measured)
-        return report, relations_of(cosines, related), _leaves(folder.read_description()[1])
+        schemas = folder.read_description()[1]
+        relations = relations_of(cosines, related)
+        if relations is None and completed and any(Scope.parse(name).is_member for name in schemas):
+            files = ModelFiles(folder.path, schemas)
+            relations = distances(JournalledModels(files, journal).read(completed), completed)
+        return report, relations, _leaves(schemas)
     finally:
         journal.close()
 
