@@ -229,6 +229,7 @@ def test_training_alone_is_a_plain_loop_of_torch(tmp_path: Path, name: str) -> N
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6, msg=path)
 
 
+@pytest.mark.slow
 def test_convolutions_learn_the_patterns_of_generated_sequences(tmp_path: Path) -> None:
     rows = "train_samples: 400, val_samples: 200}"
     tasks = "tasks={a0: {type: classification, labels: [no, yes], metrics: [auc_mean], " + rows + "}"
