@@ -21,9 +21,16 @@ HAS = "has_"
 
 
 def read_parts(
-    paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
+    paths: Sequence[Path],
+    task: TaskDefinition,
+    encoder: ArrayEncoder,
+    names: ColumnNames | None,
+    *,
+    labelled: bool = True,
 ) -> ReadArrays:
-    """Rows with their labels from an array file that has an array for each part, as far as there is one.
+    """Rows, and their labels unless they are to be answered, from an array file that has an array for each part.
+
+    Who has no rows of a part leaves its array out.
 
     Raises:
         DataError: what is wrong with the file.
@@ -32,6 +39,8 @@ def read_parts(
     if len(paths) > 1 or not path.name.endswith(ARRAYS):
         raise DataError(f"{path}: rows of several parts are read from one {ARRAYS} file; write an array for each part")
     arrays = arrays_in(path)
+    if not labelled:
+        return ReadArrays(str(path), joined(str(path), arrays, task, encoder), [], ColumnNames())
     own = {*encoder.part_encoders, *(HAS + name for name in encoder.part_encoders)}
     others = {name: array for name, array in arrays.items() if name not in own}
     label = label_array(path, others, task, names.label if names is not None else None)
