@@ -70,7 +70,8 @@ def _arrays(
         wanted = trained.names
     if encoder.part_encoders:
         read = read_parts([path], task, encoder, names, labelled=False)
-        return Unlabelled(without_labels(read, task, encoder), header_of(encoder), read.table)
+        table = None if read.table is None else read.table.without(encoder.part_encoders)
+        return Unlabelled(without_labels(read, task, encoder), header_of(encoder), table)
     table, by_column = None, FORMS[encoder.inputs].by_column
     if by_column:
         table = read_all([path])
