@@ -25,6 +25,7 @@ QUICK = (
     "fleet --agents 3,20 --rounds 2",
     "fleet --agents 100 --rounds 2 --size 1kb --processes 2 --parked 200",
     "simulation --crowd 100 --rounds 3",
+    "dual_solver --tasks 4 --rows 500 --features 20 --numpy_visits 1000",
     "memory --model bert-mini --clients 2,4",
 )
 FULL = (
@@ -38,6 +39,7 @@ FULL = (
     "fleet --agents 3,50",
     "fleet --agents 1000 --rounds 10 --size 1kb --processes 4 --parked 2000",
     "simulation",
+    "dual_solver",
     "memory",
 )
 JOB = {

@@ -21,6 +21,7 @@ from benchmarks.spread import Spread
 from client.app import limit_threads
 from common.config import Config, load_config
 from common.orders import FederationStatus
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.runs.model import MTLServerModel
 from simulation.population import population
@@ -92,7 +93,9 @@ class Stopwatch:
     def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
         """See `Observer`."""
 
-    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+    def closed(
+        self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
+    ) -> None:
         """See `Observer`."""
         if record.published is not None:
             self.closed_at.append((perf_counter(), process_time()))

@@ -7,7 +7,7 @@ import argparse
 from cli.options import SHORTCUTS, Parser, path_of, values_of
 from cli.output import say
 from cli.trained import trained_options, trained_task
-from common.errors import DataError, ModelError
+from common.errors import DataError
 
 
 def options(parser: Parser) -> None:
@@ -23,47 +23,28 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
-    from client.app import choose_device, data_request
+    from client.answers import answers
+    from client.app import data_request
     from client.data.arrays import ARRAYS
-    from client.data.examples import prepare
     from client.data.unlabelled import read_unlabelled
     from client.data.writing import WRITERS, write_columns
-    from client.training.prediction import predict
-    from common.models.packed_tokenizer import unpack_tokenizer
 
     target = path_of("output", options.output)
     if target.exists() or target.suffix not in WRITERS:
         write_columns(target, {})  # says what is wrong before anything is computed
     found = trained_task(options, values_of(options, {"device": SHORTCUTS["device"]}))
     config, trained = found.config, found.trained
-    task, model = trained.task, trained.model
-    if not task.type.answer:
-        raise ModelError(
-            f"--task: '{task.name}' is a {task.type}, which has nothing to say of a row; name another task"
-        )
+    task = trained.task
     if task.type.per_pixel and target.suffix != ARRAYS:
         raise DataError(
             f"--output: {target}: a {task.type} answers with maps, which only {ARRAYS} files hold; write one"
-        )
-    if config.data.statistics == "site" and trained.scale is None:
-        raise ModelError(
-            "data.statistics: site: each client knows the scale of its own rows, so only clients can answer; "
-            "name a client's --state_dir"
         )
     request, header = data_request(config, task), trained.header
     rows = read_unlabelled(path_of("input", options.input), task, request.columns, request.encoder, header)
     if rows.header is not None and header is not None and not header.fits(rows.header):
         there, here = header.beside(rows.header)
         raise DataError(f"--input: the model was trained on {there}, here are {here}; give the same in that order")
-    if request.encoder is not None:
-        for part in sorted({*trained.lacks} - rows.examples.lacking(request.encoder)):
-            raise DataError(f"--input: this client never had data of part '{part}' to learn from; leave that part out")
-    tokenizer = unpack_tokenizer(trained.tokenizer) if trained.tokenizer else None
-    model.to(choose_device(config.client.device))
-    examples = rows.examples if trained.scale is None else rows.examples.on_scale(trained.scale)
-    prepared = prepare(examples, task, model.architecture, tokenizer).scaled(trained.common_scale)
-    outputs = predict(model, task, prepared, config.training.eval_batch_size, trained.units)
-    answers = {f"predicted_{name}": cells for name, cells in task.type.answers(task, outputs).items()}
+    said = {f"predicted_{name}": cells for name, cells in answers(trained, rows.examples, config).items()}
     given = rows.table.columns if rows.table is not None else {}
-    write_columns(target, {**given, **answers})
+    write_columns(target, {**given, **said})
     say(f"{len(rows.examples)} rows of {task.name} answered by {trained.origin}: {target}")

@@ -11,7 +11,8 @@ from cli.options import Parser, path_of, version_option
 from common.config import Config, load_config
 from common.errors import ConfigError
 
-if TYPE_CHECKING:  # it brings torch
+if TYPE_CHECKING:  # they bring torch
+    from client.jobs.saved import SavedSlice
     from common.export.card import CardFacts
     from common.models.trained import TrainedTask
 
@@ -22,7 +23,9 @@ def trained_options(parser: Parser) -> None:
     place.add_argument("--run_dir", metavar="DIR", help="run folder with the coordinator's model")
     place.add_argument("--state_dir", metavar="DIR", help="what a client keeps: private heads, personal models")
     version_option(parser)
-    parser.add_argument("--client_id", metavar="ID", help="whose, where several clients share a --state_dir")
+    parser.add_argument(
+        "--client_id", metavar="ID", help="a client of a simulation's --run_dir, or one of several in a --state_dir"
+    )
     parser.add_argument(
         "--model", choices=("received", "personal"), help="which model of a client (default: the better one)"
     )
@@ -50,20 +53,15 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     Raises:
         FedMTLError: there is no such model, or what is wrong with it.
     """
-    if options.state_dir is not None:
-        from client.jobs.saved import load_slice
-
+    if options.state_dir is not None or options.client_id is not None:
         if options.version:
-            raise ConfigError(
-                "--version: a client keeps the model that it received last; leave it out, or name --run_dir"
-            )
-        kept = load_slice(path_of("state_dir", options.state_dir), options.client_id)
-        config = load_config(kept.files.config, options.set, given=given)
+            raise ConfigError("--version: a client keeps the model that it received last; leave --version out")
+        kept = _kept(options)
+        config = load_config(kept.config, options.set, given=given)
         trained = kept.trained(config, options.task, options.model)
         return NamedModel(config, trained, lambda: kept.facts(options.task, options.model))
-    for flag in ("client_id", "model"):
-        if vars(options)[flag] is not None:
-            raise ConfigError(f"--{flag}: a run folder has one model; name a client's --state_dir, or leave it out")
+    if options.model is not None:
+        raise ConfigError("--model: a run folder has one model; name a client: --client_id, or its --state_dir")
     from server.runs.card import card_facts
     from server.runs.run_folder import RunFolder
     from server.runs.saved import load_run
@@ -73,3 +71,14 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     trained = run.trained(options.task)
     config = load_config(folder.config, options.set, given=given)
     return NamedModel(config, trained, lambda: card_facts(run, folder, options.task))
+
+
+def _kept(options: argparse.Namespace) -> SavedSlice:
+    """What the client has that the options name."""
+    if options.state_dir is not None:
+        from client.jobs.saved import load_slice
+
+        return load_slice(path_of("state_dir", options.state_dir), options.client_id)
+    from simulation.saved import load_client
+
+    return load_client(path_of("run_dir", options.run_dir), options.client_id)

@@ -17,6 +17,7 @@ from client.data.request import DataRequest
 from client.data.sources import load
 from client.data.splits import ScoredSplit, SplitRule
 from client.jobs.local_client import Computing, local_client
+from client.jobs.solve import WorkShare
 from client.limits import Limits
 from client.state.identity import claim
 from client.training.work import Procedure
@@ -79,6 +80,7 @@ def data_request(config: Config, task: TaskDefinition, scored: ScoredSplit = "va
         inputs=config.model.inputs.name,
         encoder=config.model.array_encoder,
         statistics=config.data.statistics,
+        augmentation=config.data.augment,
         split=_rule(config.data.split),
         scored=scored,
     )
@@ -157,7 +159,9 @@ async def take_part(
     with claim(Path(section.state_dir), client_id, tasks) as identity:
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         capacity = Capacity(section.trains, section.layers)
-        computing = Computing(section.compact_vocabulary, section.precision, capacity, limits)
+        computing = Computing(
+            section.compact_vocabulary, section.precision, capacity, limits, WorkShare(*section.work_range())
+        )
         client = local_client(
             identity.client_id, definitions, data, device, config.data.source, procedure, computing, render(config)
         )

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 REJOIN = frozenset({Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN})
 UPLOAD_TRIES = 3
+GIVEN_BACK = (FedMTLError, OSError, MemoryError, RuntimeError, TypeError, ValueError)
+"""Of the machine, of torch, and of what a person's own module or procedure may raise; they end this client."""
 RETURN_SECONDS = 1.0
 """How soon a client asks again after a coordinator said that it is stopping."""
 
@@ -216,7 +218,7 @@ class Participation:
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
         except (Refused, UnreachableError):
             raise
-        except Exception as error:
+        except GIVEN_BACK as error:
             await self._give_back(order.order_id, error)
             raise
         return None

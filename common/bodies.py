@@ -12,7 +12,7 @@ from common.methods.choice import parameters_of
 from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
 from common.methods.own_models import NoOwnModel, OwnModelRow
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
-from common.parameters.scope import Scope
+from common.parameters.scope import Scope, is_sum
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,44 @@ class Train(Body):
 
 
 @dataclass(frozen=True)
+class DualProblem:
+    """What a client must know of the dual problem of one of its heads (Smith et al., NeurIPS 2017)."""
+
+    task: str
+    scope: str
+    """Of the head."""
+    rows: int
+    """Of all clients that the head is trained on: losses are means over these."""
+    variance: float
+    """The head's entry on the diagonal of the relationship matrix."""
+    coupling: float
+    """How much stronger the local penalty is, so that heads may move at the same time; 1 or more."""
+    solved: int
+    """The round that this client's dual variables are from; 0: it has none."""
+
+
+@dataclass(frozen=True)
+class Solve(Body):
+    """Solve the dual problems of linear heads by coordinate ascent; an `Update` says how their supports changed."""
+
+    activity = "solving"
+    settings: TrainingSettings
+    seed: int
+    """Derived as in `Train`."""
+    problems: tuple[DualProblem, ...]
+    codec: str = DENSE_FLOAT32
+    """As in `Train`."""
+
+    def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
+        """The heads, without their supports."""
+        return tuple(wanted for wanted in scopes if not is_sum(wanted.scope))
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """See `Body`."""
+        return self.settings.limited()
+
+
+@dataclass(frozen=True)
 class Evaluate(Body):
     """Score the received model, and the client's own where it has or makes one; the answer is a `Reply`."""
 
@@ -139,6 +177,8 @@ class Evaluate(Body):
     settings: TrainingSettings
     seed: int
     """Derived as in `Train`."""
+    problems: tuple[DualProblem, ...] = ()
+    """To be measured, where a dual is solved."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """See `Body`."""

@@ -56,6 +56,8 @@ class ModelArchitecture:
     """In tokens."""
     tokenizer_digest: str
     tokenizer_bytes: int
+    exact_heads: bool = False
+    """Whether heads are float64, of linear models whose dual is solved."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,24 @@ class ScopePayload:
 
 
 @dataclass(frozen=True)
+class DualSums:
+    """Sums over a client's training rows of a task, each times its weight: what a certificate is made of."""
+
+    loss: float
+    """Of the received model."""
+    value: float
+    """Minus the conjugate losses of the dual variables, as they are after the order."""
+    lengths: float
+    """Of the rows."""
+    squares: float
+    """Of these lengths."""
+    visits: int = 0
+    """Of coordinates."""
+    theta: float = 1.0
+    """How much of the local problem is left, at most: 0 where it is solved, 1 where nothing was done."""
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """One task's share of an update.
 
@@ -168,6 +188,8 @@ class TaskResult:
     train_loss: float | None
     validation: TaskStatistics | None
     personal: TaskStatistics | None = None
+    dual: DualSums | None = None
+    """Where the order has a problem of this task."""
 
 
 @dataclass(frozen=True)

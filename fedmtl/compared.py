@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from fedmtl.background import completed
 from fedmtl.configured import EncoderChoice, Settings, Tasks, configuration, with_rows_of_functions
 from fedmtl.rows import Sites, read, row_shape, unpacked
 from fedmtl.run import FinishedRun
-from fedmtl.simulated import own_threads, simulate
+from fedmtl.simulated import folder_for, own_threads, simulate
 from server.runs.run_folder import CONFIG
 from simulation.comparison.app import compare_methods
 from simulation.comparison.result import Comparison
@@ -67,14 +67,14 @@ def compare(
     Raises:
         FedMTLError: what is wrong, in a line for each problem.
     """
-    parts, folder = unpacked(tasks, sites), _new_folder(run_dir)
+    parts = unpacked(tasks, sites)
     own: Mapping[str, Settings] = methods if isinstance(methods, Mapping) else {}
     changes = {name: with_rows_of_functions(changed) for name, changed in own.items() if changed}
     chosen = {"simulation.clients": len(parts), "compare.methods": changes, **(settings or {})}
     config = configuration(tasks, encoder, row_shape(parts), chosen, "simulate")
     clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in parts.items()]
     rows = {site: read(config, site, given) for site, given in parts.items()}
-    with own_threads():
+    with _new_folder(run_dir) as folder, own_threads():
         found = compare_methods(config, [*methods], seeds, folder, None, clients, rows, completed)
     return FinishedComparison(folder, found)
 
@@ -154,16 +154,16 @@ def sweep(
     if not over or not 0 < count <= MOST_RUNS:
         said = f"{count} combinations" if over else "no keys"
         raise ConfigError(f"over: {said}; name keys with their values, 1 to {MOST_RUNS} combinations")
-    folder = _new_folder(run_dir)
     attempts = []
-    for number, values in enumerate(product(*over.values()), start=1):
-        changed, place = dict(zip(over, values, strict=True)), folder / str(number)
-        try:
-            run = simulate(tasks, sites, encoder, {**(settings or {}), **changed}, place)
-        except FedMTLError as error:
-            attempts.append(Attempt(changed, {}, place, error.message.splitlines()[0], False))
-        else:
-            attempts.append(Attempt(changed, _last_scores(run), place, "", False))
+    with _new_folder(run_dir) as folder:
+        for number, values in enumerate(product(*over.values()), start=1):
+            changed, place = dict(zip(over, values, strict=True)), folder / str(number)
+            try:
+                run = simulate(tasks, sites, encoder, {**(settings or {}), **changed}, place)
+            except FedMTLError as error:
+                attempts.append(Attempt(changed, {}, place, error.message.splitlines()[0], False))
+            else:
+                attempts.append(Attempt(changed, _last_scores(run), place, "", False))
     best = _best([attempt.scores for attempt in attempts], by)
     return Sweep(tuple(replace(attempt, is_best=place == best) for place, attempt in enumerate(attempts)))
 
@@ -198,13 +198,14 @@ def _place(metric: str, value: float | None, all_values: Sequence[float | None])
     return sum(other is not None and is_better(name, other, value) for other in all_values)
 
 
-def _new_folder(run_dir: str | Path | None) -> Path:
-    """The folder of several runs.
+@contextmanager
+def _new_folder(run_dir: str | Path | None) -> Iterator[Path]:
+    """The folder of several runs; see `folder_for`.
 
     Raises:
         RunFolderError: it is not empty.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fedmtl-")) if run_dir is None else Path(run_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"run_dir: '{folder}' exists and is not empty; choose another")
-    return folder
+    with folder_for(run_dir) as folder:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"run_dir: '{folder}' exists and is not empty; choose another")
+        yield folder

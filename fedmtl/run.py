@@ -11,51 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from client.data.array_examples import BRIGHTEST, standardise
-from client.data.forms import ArrayForm, form_of
-from client.data.given import labelled, rows_in
-from client.training.prediction import predict
-from common.config import load_config
+from client.answers import answers, require_scale
+from client.data.given import unlabelled
+from common.config import Config, load_config
 from common.errors import ConfigError, ModelError, RunFolderError
-from common.inputs.arrays import ArrayBatch
+from common.export.graph import TaskGraph
 from common.models.given_module import give
-from common.models.multitask import MultiTaskModel
-from common.models.packed_tokenizer import unpack_tokenizer
-from common.standardising import InputScale
-from common.targets import TargetUnits
+from common.models.trained import TrainedTask
 from server.reporting.history import Score, scores_of
 from server.reporting.metrics_file import times_in
 from server.reporting.relations import Relations
 from server.reporting.values import Report, from_json
 from server.runs.reading import read_run
 from server.runs.run_folder import RunFolder
-from server.runs.saved import SavedRun, load_run
+from server.runs.saved import load_run
 from server.storage.journal import Journal
+from simulation.saved import load_client
 
 if TYPE_CHECKING:
     from fedmtl.pictures import Picture
-
-
-class TaskModel(nn.Module):
-    """The encoder and the head of one task: from rows to what the head says, in a regression's own units."""
-
-    def __init__(
-        self, model: MultiTaskModel, task: str, units: TargetUnits, form: ArrayForm, scale: InputScale | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.task, self.units, self.form, self.scale = model, task, units, form, scale
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Logits or numbers, float32 (rows, outputs), for rows of numbers (rows, *shape); bytes count as 0 to 1."""
-        values = rows / BRIGHTEST if rows.dtype == torch.uint8 else rows.float()
-        if self.scale is not None:
-            values = standardise(values, self.scale, self.form)
-        outputs: Tensor = self.model(self.task, ArrayBatch(values))
-        return self.units.mean + self.units.scale * outputs
 
 
 @dataclass(frozen=True)
@@ -106,60 +83,51 @@ class FinishedRun:
         """
         return read_run(self.folder)[1]
 
-    def model(self, task: str, version: str | int | None = None) -> TaskModel:
-        """A model of a task over rows of numbers, ready to use; each call gives one of its own.
+    def model(self, task: str, version: str | int | None = None, client: str | None = None) -> TaskGraph:
+        """A torch module of a task: from rows of numbers to what its head says, in a regression's own units.
 
-        `version` is "best", "best:<task>", "last" or a round's number; None: the best one, or the last where nothing
-        has been scored by which one could be the best.
+        Each call gives one of its own. Logits or numbers, float32 (rows, outputs), for rows (rows, *shape); bytes count
+        as 0 to 1. `version` is "best", "best:<task>", "last" or a round's number; None: the best one, or the last where
+        nothing has been scored by which one could be the best. With the name of a `client` of the simulation it is what
+        that one had at the end: its private head, the scale of its rows, and the better of the model that it received
+        and one of its own.
 
         Raises:
-            ModelError: that version is not there, there is no such task, it reads texts, or its head is private to
-                the clients.
+            ModelError: that version is not there, there is no such task or client, it reads texts, or its head is
+                private to the clients.
         """
-        saved = self._saved(task, version)
-        encoder, scale = saved.config.model.array_encoder, saved.scales.get(task)
-        if encoder is None:
+        config, trained = self._trained(task, version, client)
+        if config.model.array_encoder is None:
             raise ModelError(f"task '{task}' reads texts, and a model alone has no tokenizer; use run.predict")
-        part = saved.model.model.part([task]).eval()
-        return TaskModel(part, task, saved.units_of(task), form_of(encoder), scale).eval()
+        require_scale(trained, config)
+        return TaskGraph(trained).requires_grad_()
 
-    def predict(self, task: str, x: Any, version: str | int | None = None) -> list[str] | NDArray[Any]:
+    def predict(
+        self, task: str, x: Any, version: str | int | None = None, client: str | None = None
+    ) -> Sequence[object] | NDArray[Any]:
         """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
 
-        Of tasks with a label per pixel, maps (rows, height, width) of class indices or numbers.
+        Of a multilabel task the labels that apply, with | between them. Of tasks with a label per pixel, maps (rows,
+        height, width) of class indices or numbers.
 
         Raises:
-            ModelError: see `model`; or the task has several answers per row or none.
+            ModelError: see `model`; or the task has nothing to say of a row.
             DataError: a row is not as the model reads it.
         """
-        saved = self._saved(task, version)
-        definition, model, units = saved.model.tasks[task], saved.model.model, saved.units_of(task)
-        if not (definition.type.answer and (definition.type.one_label or definition.type.per_pixel)):
-            raise ModelError(f"task '{task}' is a {definition.type}; predictions are of tasks with one answer per row")
-        architecture = saved.model.architecture
-        tokenizer = unpack_tokenizer(saved.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
-        encoder = saved.config.model.array_encoder
-        unknown: Sequence[Any] | NDArray[Any] = [definition.labels[0] if definition.labels else 0.0] * rows_in(x)
-        if definition.type.per_pixel and encoder is not None:
-            unknown = np.zeros((len(x), *encoder.row_shape[1:]))
-        rows = labelled(definition, encoder, "rows to predict", x, unknown)
-        examples = rows.prepare(definition, tokenizer, architecture.pair_mode, architecture.max_length)
-        prepared = examples.scaled(saved.scales.get(task))
-        batch = saved.config.training.eval_batch_size
-        outputs = predict(model, definition, prepared, batch, units)
-        if definition.type.has_units:
-            return outputs[:, 0]
-        if definition.type.per_pixel:
-            classes: NDArray[np.int64] = outputs.argmax(axis=1)
-            return classes
-        return [definition.labels[place] for place in outputs.argmax(axis=1)]
+        config, trained = self._trained(task, version, client)
+        rows = unlabelled(trained.task, config.model.array_encoder, "rows to predict", x, trained.header)
+        found = next(iter(answers(trained, rows, config).values()))
+        return np.asarray(found, dtype=np.float64) if trained.task.type.has_units else found
 
-    def _saved(self, task: str, version: str | int | None) -> SavedRun:
+    def _trained(self, task: str, version: str | int | None, client: str | None) -> tuple[Config, TrainedTask]:
+        if client is not None:
+            if version is not None:
+                raise ModelError("version: a client has what it ended with; leave the version out, or the client")
+            kept = load_client(self.folder, client)
+            config = load_config(kept.config)
+            return config, kept.trained(config, task)
         saved = load_run(self.folder, "" if version is None else str(version))
-        saved.load_task(task)
-        if saved.config.data.statistics == "site":
-            raise ModelError("data.statistics: site: each site knows the scale of its own rows, nobody else does")
-        return saved
+        return saved.config, saved.trained(task)
 
 
 def load(run_dir: str | Path, encoder: nn.Module | None = None) -> FinishedRun:

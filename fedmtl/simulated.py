@@ -44,14 +44,28 @@ def simulate(
         FedMTLError: what is wrong, in a line for each problem.
     """
     parts = unpacked(tasks, sites)
-    folder = tempfile.mkdtemp(prefix="fedmtl-") if run_dir is None else str(run_dir)
-    chosen = {"run.run_dir": folder, "simulation.clients": len(parts), "model.keep.best": "mean", **(settings or {})}
-    config = configuration(tasks, encoder, row_shape(parts), chosen, "simulate")
-    clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in parts.items()]
-    rows = {site: read(config, site, given) for site, given in parts.items()}
-    with own_threads():
-        report = completed(run_simulation(config, False, None, clients, rows))
-    return FinishedRun(Path(folder), report)
+    with folder_for(run_dir) as folder:
+        places = {"run.run_dir": str(folder), "simulation.clients": len(parts), "model.keep.best": "mean"}
+        config = configuration(tasks, encoder, row_shape(parts), {**places, **(settings or {})}, "simulate")
+        clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in parts.items()]
+        rows = {site: read(config, site, given) for site, given in parts.items()}
+        with own_threads():
+            report = completed(run_simulation(config, False, None, clients, rows))
+    return FinishedRun(folder, report)
+
+
+@contextmanager
+def folder_for(run_dir: str | Path | None) -> Iterator[Path]:
+    """The folder of runs; a temporary one is gone again if nothing came into it."""
+    if run_dir is not None:
+        yield Path(run_dir)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fedmtl-"))
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from common.clock import ManualClock
 from common.config import Config
 from common.errors import FedMTLError, RunFailedError, RunFolderError
 from common.orders import FederationStatus
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.phases import Phase
 from server.core.state import FederationState
@@ -30,6 +31,7 @@ from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
 from simulation.inprocess import run_together
 from simulation.population import VirtualClient, population, rows_of
+from simulation.saved import CLIENTS
 from simulation.virtual_clients import FOREVER, VirtualClients, settings_for_simulation
 
 log = logging.getLogger("fedmtl.simulation")
@@ -93,7 +95,7 @@ async def _run(
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = ManualClock()
         coordinator = Coordinator(settings, state, federation, journal, models, clock, QuietProgress(progress))
-        virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / "clients", rows=rows)
+        virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / CLIENTS, rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
             with virtual.pool.running():
@@ -138,9 +140,11 @@ class QuietProgress:
         if not waiting:
             self._progress.changed(waiting, describe)
 
-    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+    def closed(
+        self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
+    ) -> None:
         """See `Observer`."""
-        self._progress.closed(record, cosines)
+        self._progress.closed(record, cosines, certificate)
 
 
 @contextmanager

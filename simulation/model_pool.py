@@ -15,6 +15,7 @@ import torch
 from client.data.examples import Tokenizer
 from client.jobs.executor import Executor, ThreadWorkspace, Workspace, prepared
 from client.jobs.job import require_capacity
+from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import LocalClient
 from client.jobs.precision import PrecisionChoice
 from client.jobs.synchronizer import ClientModelSynchronizer
@@ -100,7 +101,7 @@ class ModelPool:
                 self.replicas = [
                     Replica.of_everybody(welcome, self._schemas, self._rules, self._device) for _ in range(self._size)
                 ]
-        return PooledExecutor(self, client, welcome, self._reader)
+        return PooledExecutor(self, client, welcome, self._reader, folder)
 
     def running(self) -> AbstractContextManager[None]:
         """See `Pool`; memory is all that they take."""
@@ -122,9 +123,12 @@ class ModelPool:
 class PooledExecutor:
     """The executor of a virtual client: it has examples but no model, and between jobs it holds nothing large."""
 
-    def __init__(self, pool: ModelPool, client: LocalClient, welcome: Welcome, reader: Tokenizer | None) -> None:
+    def __init__(
+        self, pool: ModelPool, client: LocalClient, welcome: Welcome, reader: Tokenizer | None, folder: Path
+    ) -> None:
         self._pool = pool
         self._client = client
+        self._kept = KeptSlice(client, welcome, b"", folder, beside_run=True)
         self._sets = prepared(client, welcome, reader)
         self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self._precision = PrecisionChoice(client.computing.precision, None)
@@ -140,5 +144,9 @@ class PooledExecutor:
                 self._client.computing.compact_vocabulary,
             )
             yield ThreadWorkspace(
-                self._client, replica, lambda: Examples.of(replica.model, self._sets, compacts), self._precision
+                self._client,
+                replica,
+                lambda: Examples.of(replica.model, self._sets, compacts),
+                self._precision,
+                self._kept,
             )

@@ -21,11 +21,13 @@ from typing import Any, assert_never
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from client.app import limit_threads
 from client.data.examples import Tokenizer
 from client.jobs.executor import Executor, Workspace, prepared
 from client.jobs.job import Job, JobResult, require_capacity, run_job
+from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import Computing, LocalClient
 from client.jobs.precision import PrecisionChoice
 from client.jobs.synchronizer import ClientModelSynchronizer, fill
@@ -34,8 +36,10 @@ from client.training.loop import Progress, TaskSet
 from client.training.work import ClientState, Procedure
 from common.bodies import ScopeVersion
 from common.capabilities import Capacity
+from common.encoders.given import held_modules, hold
 from common.encoders.module import trust, trusted_files
-from common.errors import RunFailedError, foreign_errors
+from common.errors import ConfigError, RunFailedError, foreign_errors
+from common.models.own_module import Widths
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.orders import Order, Reply, Update, Welcome
 from common.parameters.flat import zeros
@@ -79,10 +83,13 @@ class ReplicaActor:
         rules: tuple[tuple[str, str], ...],
         threads: int,
         files: Mapping[str, Path],
+        modules: Mapping[str, tuple[nn.Module, Widths]],
     ) -> None:
         """Build the replica. An error in a constructor would reach nobody as what it is."""
         limit_threads(threads)
         trust(files)
+        for sha256, held in modules.items():
+            hold(sha256, *held)
         self._replica = Replica.of_everybody(welcome, schemas, rules, torch.device("cpu"))
 
     def run(self, client: RemoteClient, order: Order, state: ClientState, *values: NDArray[np.generic]) -> JobResult:
@@ -91,7 +98,11 @@ class ReplicaActor:
         asyncio.run(_receive(part, order, values))
         examples = Examples.of(part.model, client.sets, computing.compact_vocabulary)
         precision = PrecisionChoice(computing.precision, None)
-        result = run_job(Job(order, examples, client.capacity, precision, _unwatched, client.procedure), part, state)
+        result = run_job(
+            Job(order, examples, client.capacity, precision, _unwatched, client.procedure, client.computing.work),
+            part,
+            state,
+        )
         match result.answer:
             case Update(header, payload):  # a view of memory cannot travel
                 return JobResult(Update(header, bytes(payload)), result.state)
@@ -176,9 +187,9 @@ class RayPool:
                 actors: list[Reference] = [actor.remote() for _ in range(self._size)]
                 with _errors_of_actors():
                     whole = (welcome, dict(self.schemas), self._rules, self._threads, trusted_files())
-                    ray.get([actor.build.remote(*whole) for actor in actors])
+                    ray.get([actor.build.remote(*whole, _modules()) for actor in actors])
                 self._actors = actors
-        return RayExecutor(self, client, welcome, self._reader)
+        return RayExecutor(self, client, welcome, self._reader, folder)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Reference]:
@@ -206,8 +217,11 @@ class RayPool:
 class RayExecutor:
     """The executor of a client whose jobs run in actors."""
 
-    def __init__(self, pool: RayPool, client: LocalClient, welcome: Welcome, reader: Tokenizer | None) -> None:
+    def __init__(
+        self, pool: RayPool, client: LocalClient, welcome: Welcome, reader: Tokenizer | None, folder: Path
+    ) -> None:
         self._pool = pool
+        self._kept = KeptSlice(client, welcome, b"", folder, beside_run=True)
         scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self.schemas = {scope: pool.schemas[Scope.parse(scope).template] for scope in scopes}
         require_capacity(client.capacity, self.schemas)
@@ -220,19 +234,25 @@ class RayExecutor:
     async def workspace(self) -> AsyncIterator[Workspace]:
         """See `Executor`."""
         async with self._pool.borrow() as actor:
-            yield RayWorkspace(self._pool, actor, self._client, self.schemas)
+            yield RayWorkspace(self._pool, actor, self._client, self.schemas, self._kept)
 
 
 class RayWorkspace:
     """An actor, and the store that it takes weights from."""
 
     def __init__(
-        self, pool: RayPool, actor: Reference, client: Reference, schemas: Mapping[str, ParameterSchema]
+        self,
+        pool: RayPool,
+        actor: Reference,
+        client: Reference,
+        schemas: Mapping[str, ParameterSchema],
+        kept: KeptSlice,
     ) -> None:
         self._pool = pool
         self._actor = actor
         self._client = client
         self._schemas = schemas
+        self._kept = kept
         self._values: dict[ScopeVersion, Reference] = {}
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
@@ -262,7 +282,23 @@ class RayWorkspace:
         with _errors_of_actors():
             result: JobResult = await self._actor.run.remote(self._client, order, state, *values)
         progress(1.0)
+        await self._kept.keep_if_wanted(order, {}, result.answer.head.results, progress)
         return result
+
+
+def _modules() -> Reference:
+    """The modules that Python code gave this process, for actors.
+
+    Raises:
+        ConfigError: one cannot travel to another process.
+    """
+    with foreign_errors(
+        lambda error: ConfigError(
+            "simulation.executor: ray: the module that was given cannot be copied to another process "
+            f"({type(error).__name__}: {str(error).splitlines()[0]:.200}); write thread, or give fedmtl.module(...)"
+        )
+    ):
+        return ray.put(held_modules())
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from client.agent import Agent
 from client.app import choose_device, limits_of, local_definitions
 from client.data.examples import TaskData
 from client.jobs.local_client import Computing, local_client
+from client.jobs.solve import WorkShare
 from client.state.store import REPEATABLE
 from client.training.work import Procedure
-from common.bodies import Train
+from common.bodies import Evaluate
 from common.capabilities import Capacity
 from common.clock import ManualClock
 from common.config import Config
@@ -98,8 +99,8 @@ class AccidentProne:
         return replace(reply, kind=PollKind.WAIT, order=None)
 
     async def _hit(self, session: Session, order: Order) -> bool:
-        """Whether an accident keeps the client from an order; only training has any."""
-        if not isinstance(order.body, Train):
+        """Whether an accident keeps the client from an order; scoring has none."""
+        if isinstance(order.body, Evaluate):
             return False
         if strikes(self._section.dropouts, self._seed, "dropout", order.order_id):
             await self._port.report_failure(session, order.order_id, DROPPED_OUT)
@@ -144,7 +145,11 @@ class VirtualClients:
         time, device, section = SimulatedTime(coordinator, clock), choose_device(config.client.device), config.client
         self.pool = open_pool(config, schemas, device)
         computing = Computing(
-            section.compact_vocabulary, section.precision, Capacity(section.trains), limits_of(config)
+            section.compact_vocabulary,
+            section.precision,
+            Capacity(section.trains),
+            limits_of(config),
+            WorkShare(*section.work_range()),
         )
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [

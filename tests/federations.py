@@ -108,7 +108,13 @@ def make_model(config: Config) -> MTLServerModel:
     section = config.model
     source = section.inputs.find_encoder(section)
     return MTLServerModel.create(
-        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source,
+        section.pair_mode,
+        section.max_length,
+        config.definitions(),
+        config.sharing_plan(),
+        config.run.seed,
+        config.training.procedure.is_dual,
     )
 
 

@@ -94,6 +94,7 @@ def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_
         ("matplotlib", ("simulation/comparison/pictures.py", "fedmtl/pictures.py")),
         ("argparse", ("cli/",)),
         ("onnxruntime", ("common/export/onnx_file.py",)),
+        ("numba", ("client/training/coordinate_loop.py",)),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_only(module: str, places: tuple[str, ...]) -> None:
@@ -164,6 +165,7 @@ _BELOW: dict[str, tuple[str, ...]] = {
     "client.agent": ("client.participation",),
     "client.status": ("client.transport",),
     "client.app": ("client.agent", "client.transport"),
+    "client.answers": ("client.app",),
     "client.disclosure": ("client.app",),
 }
 
@@ -239,7 +241,6 @@ def test_inheritance_is_at_most_two_deep() -> None:
 
 # Where an exception of any kind is caught, how often, and why that is right there.
 CATCHES_EVERYTHING = {
-    "client/participation.py": (1, "a defect is reported to the coordinator by its kind, and raised again"),
     "server/engine/writer.py": (1, "after a failed effect only a restart is safe; raised again"),
     "server/service/handlers.py": (1, "the log gets the defect, the caller hears that there was one"),
     "common/errors.py": (1, "what libraries raise on foreign files and servers becomes one line of ours"),

@@ -46,6 +46,11 @@ def rows_of(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) 
             4,
             "what round_ms client_ms cpu_ms",
         ),
+        (
+            "dual_solver --tasks 3 --rows 60 --features 4 --numpy_visits 50 --repeats 2 --losses hinge,squared",
+            6,
+            "loss",
+        ),
         ("memory --model bert-tiny --clients 2 --rounds 1", 1, "model_mb start_peak_mb rounds_peak_mb ratio"),
         ("quality --rows 16 --rounds 1 --epochs 1 --seeds 0 --tasks sst2", 3, "task method metrics"),
     ],

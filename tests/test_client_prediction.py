@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import federated_main
+import fedmtl
 from client.app import load_data, local_definitions, take_part
 from client.data.formats import read_table
 from client.data.writing import write_columns
@@ -25,12 +26,16 @@ from common.statistics import TaskStatistics
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server
+from simulation.app import simulate
+from simulation.population import VirtualClient
 from tests.federations import array_config, make_model, small_config
 from tests.test_client_state import Killed, killing
 
 CLASSES = "{type: classification, labels: [no, yes]}"
 SITES = {"north": 1.0, "south": -1.0}
 """How a site's labels depend on the last number: what is right in one is wrong in the other."""
+
+HELD = {"north": ["a0", "price"], "south": ["a0"]}
 
 
 def write_sites(folder: Path) -> None:
@@ -73,7 +78,12 @@ def federation(folder: Path, config: Config, tasks: dict[str, list[str]]) -> Coo
 def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coordinator, Path]:
     folder = tmp_path_factory.mktemp("sites")
     write_sites(folder)
-    config = array_config(
+    return federation(folder, ditto(folder), HELD), folder
+
+
+def ditto(folder: Path) -> Config:
+    """Private heads, rows by their own site's scale, and a model of one's own."""
+    return array_config(
         *("tasks={a0: " + CLASSES + ", price: {type: regression}}", "model.mlp={features: 4, hidden: [8]}"),
         *("sharing.plan=private_heads", "data.statistics=site"),
         *(
@@ -82,11 +92,21 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coordinator, Path]:
         ),
         f"data.dir='{folder / 'north'}'",
     )
-    return federation(folder, config, {"north": ["a0", "price"], "south": ["a0"]}), folder
 
 
-def predict(state: Path, task: str, given: Path, target: Path, *more: str) -> int:
-    words = ["--mode", "predict", "--state_dir", str(state), "--task", task]
+@pytest.fixture(scope="module")
+def simulated(sites: tuple[Coordinator, Path]) -> Path:
+    """The run folder of the same federation in one process."""
+    folder = sites[1]
+    places = {site: str(folder / site) for site in SITES}
+    config = vary(ditto(folder), {"simulation.sites": places, "run.run_dir": str(folder / "run"), "data.dir": None})
+    clients = [VirtualClient(name, dict.fromkeys(tasks, (1, 1))) for name, tasks in HELD.items()]
+    asyncio.run(simulate(config, False, None, clients))
+    return folder / "run"
+
+
+def predict(state: Path, task: str, given: Path, target: Path, *more: str, place: str = "--state_dir") -> int:
+    words = ["--mode", "predict", place, str(state), "--task", task]
     return federated_main.main([*words, "--input", str(given), "--output", str(target), *more])
 
 
@@ -117,6 +137,53 @@ def test_private_heads_and_own_models_answer_as_they_were_scored(
     assert loss_of(tmp_path / "answers.csv", [*truth]) == pytest.approx(scored.loss_sum, rel=1e-5)
     said = read_table(tmp_path / "answers.csv").columns["predicted_label"]
     assert sum(a == b for a, b in zip(said, truth, strict=True)) == scored.right
+
+
+@pytest.mark.parametrize("model", ["received", "personal"])
+@pytest.mark.parametrize(("client", "task"), [("north", "a0"), ("south", "a0"), ("north", "price")])
+def test_a_simulated_client_answers_like_one_over_grpc(
+    sites: tuple[Coordinator, Path], simulated: Path, tmp_path: Path, client: str, task: str, model: str
+) -> None:
+    folder, rows = sites[1], sites[1] / client / task / "validation.csv"
+    assert predict(folder / "state" / client, task, rows, tmp_path / "real.npz", "--model", model) == 0
+    words = ("--client_id", client, "--model", model)
+    assert predict(simulated, task, rows, tmp_path / "simulated.npz", *words, place="--run_dir") == 0
+    with np.load(tmp_path / "real.npz") as real, np.load(tmp_path / "simulated.npz") as found:
+        for name in set(real.files) - {"predicted_label", "label"}:
+            np.testing.assert_allclose(found[name].astype(float), real[name].astype(float), rtol=1e-6, atol=1e-6)
+
+
+def test_python_and_exports_have_a_simulated_client_too(
+    sites: tuple[Coordinator, Path], simulated: Path, tmp_path: Path
+) -> None:
+    rows = read_table(sites[1] / "north" / "price" / "validation.csv").columns
+    x = np.array([[float(str(cell)) for cell in rows[name]] for name in "abcd"]).T
+    run = fedmtl.load(simulated)
+    prices = np.asarray(run.predict("price", x, client="north"))
+    np.testing.assert_allclose(
+        run.model("price", client="north")(torch.from_numpy(x))[:, 0].detach(), prices, rtol=1e-5
+    )
+    words = ["--run_dir", str(simulated), "--client_id", "north", "--task", "price", "--out", str(tmp_path / "out")]
+    assert federated_main.main(["--mode", "export", *words]) == 0
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    np.testing.assert_allclose(program(torch.from_numpy(x).float())[:, 0].detach(), prices, rtol=1e-5)
+    frame = pytest.importorskip("pandas").DataFrame(dict(zip("dbca", x.T[[3, 1, 2, 0]], strict=True)))
+    np.testing.assert_array_equal(run.predict("price", frame, client="north"), prices)
+    for call, said in (
+        (
+            lambda: run.predict("price", x),
+            r"only its clients can use it, from what they keep: .* --client_id \(in Python: client",
+        ),
+        (
+            lambda: run.predict("price", x, client="west"),
+            "has nothing of client 'west' alone, only of north, south; leave",
+        ),
+        (lambda: run.predict("price", x, 1, "north"), "version: a client has what it ended with"),
+        (lambda: run.predict("price", frame.drop(columns="a"), client="north"), "no column is called 'a'"),
+    ):
+        with pytest.raises(fedmtl.FedMTLError, match=said):
+            call()
+    assert predict(simulated / "clients" / "north", "a0", tmp_path, tmp_path / "no.csv") == 5
 
 
 def test_scores_come_in_the_units_of_the_targets(sites: tuple[Coordinator, Path], tmp_path: Path) -> None:

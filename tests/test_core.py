@@ -4,26 +4,15 @@ import pytest
 
 from common.bodies import Evaluate
 from common.errors import Reason, Refused
-from common.orders import JoinRequest, PollKind, Session, UpdateState
+from common.orders import JoinRequest, Session
 from common.tasks import KNOWN_TASKS
 from server.core.admission import check_answer, check_join, require_client
-from server.core.answers import answer_poll, is_wanted, update_state_of
 from server.core.closing import required
 from server.core.effects import (
-    ClearSums,
     Combine,
-    Commit,
-    Fold,
-    InstallVersion,
-    Notice,
-    RoundClosed,
-    RoundOpened,
-    StoreVersion,
-    Wake,
 )
-from server.core.events import Answered, DrainRequested, Left, OrderFailed, Seen, Started, Tick
+from server.core.events import Answered, Left, OrderFailed, Seen, Started, Tick
 from server.core.phases import Phase
-from server.core.rounds import waits_for
 from server.core.selection import select
 from server.core.state import OrderState
 from server.core.weighing import scope_weights
@@ -35,45 +24,6 @@ def two_clients(**changes):
     table.join("a", "sst2")
     table.join("b", "qqp")
     return table
-
-
-def test_a_run_goes_from_waiting_to_finished():
-    table = Table()
-    assert table.state.phase is Phase.WAITING
-    table.join("a", "sst2")
-    assert "qqp (0 of 1)" in waits_for(table.settings, table.state)
-    assert table.order("a") is None
-    table.join("b", "qqp")
-    for number in (1, 2):
-        assert table.state.phase is Phase.TRAINING and table.order("a").round == number
-        table.answer("a")
-        table.answer("b")
-    assert table.state.phase is Phase.EVALUATING
-    assert isinstance(table.order("a").body, Evaluate)
-    table.answer("a")
-    table.answer("b")
-    assert table.state.phase is Phase.FINISHED
-    assert table.state.versions == {"shared": 2, "task/sst2": 2, "task/qqp": 2}
-    assert answer_poll(table.settings, table.state, table.state.clients["a"], "", 0.0).kind is PollKind.FINISHED
-
-
-def test_a_closing_round_persists_before_it_publishes_and_opens_the_next_in_the_same_commit():
-    table = two_clients()
-    table.answer("a")
-    effects = [effect for effect in table.answer("b") if not isinstance(effect, Notice)]
-    kinds = [type(effect) for effect in effects]
-    assert kinds == [Fold, Combine, StoreVersion, Commit, InstallVersion, Wake]
-    records = [type(record) for record in effects[3].records]
-    assert records[0] is RoundClosed and RoundOpened in records
-
-
-def test_weights_are_examples_per_scope_and_a_task_without_updates_keeps_its_head():
-    table = two_clients(quorum=0.5)
-    table.answer("a", examples=30)
-    table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "no reason"))
-    (stored,) = table.of(Combine)
-    assert stored.totals == {"shared": 30, "task/sst2": 30}
-    assert table.state.versions == {"shared": 1, "task/sst2": 1, "task/qqp": 0}
 
 
 def test_a_client_with_two_tasks_weighs_both_in_shared_and_each_in_its_head():
@@ -165,36 +115,6 @@ def test_of_two_processes_with_one_id_the_later_one_wins():
     assert refusal.value.reason is Reason.OTHER_RUN
 
 
-def test_a_round_closes_at_its_deadline_with_quorum_and_the_late_update_is_refused():
-    table = two_clients(quorum=0.5)
-    late = table.header("b")
-    table.answer("a")
-    table.now = RULES.round_timeout_seconds
-    for client in ("a", "b"):
-        table.apply(Seen(table.now, client, ""))
-    assert table.state.completed_rounds == 1
-    with pytest.raises(Refused) as refusal:
-        table.apply(Answered(table.now, "b", late))
-    assert refusal.value.reason is Reason.TOO_LATE and "next order" in refusal.value.message
-    assert update_state_of(table.state, table.state.clients["b"], late.order_id) is UpdateState.DISCARDED
-    assert table.order("b").round == 2
-    assert table.state.clients["b"].tally.expired == 1
-
-
-def test_without_quorum_a_round_starts_again_and_in_the_end_the_run_fails():
-    table = two_clients(quorum=1.0, round_attempts=2)
-    first = table.header("a")
-    table.answer("a")
-    for attempt in (1, 2):
-        assert table.state.open.attempt == attempt
-        table.now += RULES.round_timeout_seconds
-        for client in ("a", "b"):
-            table.apply(Seen(table.now, client, ""))
-    assert table.of(ClearSums) and table.state.versions["shared"] == 0
-    assert update_state_of(table.state, table.state.clients["a"], first.order_id) is UpdateState.DISCARDED
-    assert table.state.phase is Phase.FAILED and "quorum 2" in table.state.reason
-
-
 def test_a_silent_client_loses_its_lease_and_its_order():
     table = two_clients(quorum=0.5)
     table.answer("a")
@@ -204,14 +124,6 @@ def test_a_silent_client_loses_its_lease_and_its_order():
     assert table.state.completed_rounds == 1
     assert [m.client_id for m in table.state.present()] == ["a"]
     assert table.of(Combine)[0].totals == {"shared": 100, "task/sst2": 100}
-
-
-def test_a_client_that_returns_within_its_lease_finds_its_order_open():
-    table = two_clients()
-    before = table.order("b")
-    table.join("b", "qqp")
-    assert table.order("b") == before
-    assert is_wanted(table.state, table.state.clients["b"], before.order_id)
 
 
 def test_leaving_gives_the_order_up_and_coming_back_is_possible():
@@ -234,15 +146,6 @@ def test_the_start_timeout_starts_with_whoever_is_there_or_fails():
     lonely = Table()
     lonely.apply(Tick(RULES.start_timeout_seconds))
     assert lonely.state.phase is Phase.FAILED and "start_timeout_seconds" in lonely.state.reason
-
-
-def test_draining_opens_no_round_but_closes_the_one_under_way():
-    table = two_clients()
-    table.apply(DrainRequested(0.0))
-    table.answer("a")
-    table.answer("b")
-    assert table.state.completed_rounds == 1 and table.state.open is None
-    assert answer_poll(table.settings, table.state, table.state.clients["a"], "", 0.0).kind is PollKind.DRAINING
 
 
 def test_a_restart_keeps_orders_but_asks_for_updates_again():

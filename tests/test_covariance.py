@@ -169,11 +169,11 @@ def test_precision_is_one_of_members_that_are_not_related() -> None:
 
 
 def test_the_coupling_bound_by_hand() -> None:
-    assert coupling_bound(independent(4), range(4)) == 1.0
-    assert coupling_bound(independent(4), [0, 1, 1, 1]) == 3.0
+    assert coupling_bound(independent(4), range(4)) == pytest.approx(1.0)
+    assert coupling_bound(independent(4), [0, 1, 1, 1]) == pytest.approx(3.0)
     sigma = np.array([[2.0, -1.0], [-1.0, 1.0]]) / 3
-    assert coupling_bound(sigma, [0, 1]) == pytest.approx(2.0)  # (1 + 1) / 1 of the second
-    assert coupling_bound(sigma, [0, 0, 1]) == pytest.approx(3.0)  # (2 * 1 + 1) / 1
+    assert coupling_bound(sigma, [0, 1]) == pytest.approx(1 + 0.5**0.5)  # their correlation is -1 / root of 2
+    assert coupling_bound(sigma, [0, 0, 1]) == pytest.approx((3 + 5**0.5) / 2)  # of [[2, -1], [-1, 1]]
     assert coupling_bound(sigma, [0, 0]) == pytest.approx(2.0)  # nobody holds the second
 
 
@@ -186,7 +186,9 @@ def test_the_coupling_bound_holds_for_all_steps(seed: int) -> None:
     apart = float(np.diag(tied) @ (steps**2).sum(axis=1))
     assert together <= coupling_bound(sigma, blocks) * apart * (1 + 1e-12)
     worst = np.linalg.eigvalsh(tied / np.sqrt(np.outer(np.diag(tied), np.diag(tied)))).max()
-    assert worst <= coupling_bound(sigma, blocks) * (1 + 1e-12)
+    assert worst == pytest.approx(coupling_bound(sigma, blocks))
+    rows = np.abs(tied).sum(axis=1) / np.diag(tied)
+    assert coupling_bound(sigma, blocks) <= rows.max() * (1 + 1e-11)  # the bound of the paper
 
 
 def test_clusters_stand_together_in_the_order() -> None:

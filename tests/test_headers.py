@@ -87,6 +87,19 @@ def test_a_client_alone_may_correct_itself_until_somebody_trains() -> None:
     asyncio.run(run())
 
 
+def test_of_two_that_join_in_one_moment_the_second_is_refused() -> None:
+    async def run() -> None:
+        there = coordinator(config())
+        await there.start()
+        joins = (there.join(request("a", AGE_INCOME)), there.join(request("b", INCOME_AGE)))
+        first, second = await asyncio.gather(*joins, return_exceptions=True)
+        assert isinstance(second, Refused) and "[income, age] at client 'b'" in second.message
+        assert not isinstance(first, BaseException) and {*there.state.clients} == {"a"}
+        await there.join(request("b", AGE_INCOME))
+
+    asyncio.run(run())
+
+
 def test_the_header_outlives_the_coordinator(tmp_path: Path) -> None:
     async def first() -> None:
         there = coordinator(config("federation.min_clients=1"), Journal(tmp_path / "journal.sqlite"))

@@ -131,7 +131,7 @@ def test_a_new_kind_of_inputs_is_trained_and_reported(tmp_path: Path, monkeypatc
 
 
 NAMED = dict.fromkeys(TASK_KINDS, "common/tasks/") | dict.fromkeys(
-    ("Classification", "Multilabel", "Regression", "MaskedLM", "DenseClassification", "DenseRegression"),
+    ("Classification", "Multilabel", "Regression", "MaskedLM", "NextWord", "DenseClassification", "DenseRegression"),
     "common/tasks/",
 )
 """What names a kind of task, and where that may stand."""

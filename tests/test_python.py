@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import fedmtl
 from federated_main import main
 from fedmtl import FedMTLError, FinishedRun
 from fedmtl.background import completed
+from server.runs.saved import load_run
 from tests.federations import write_model
 from tests.pages import Block, blocks
 from tests.processes import log_given_back
@@ -132,14 +134,18 @@ def test_an_interruption_in_a_notebook_ends_the_run() -> None:
     assert ended == [True]
 
 
-def test_bytes_are_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("statistics", "client"), [("none", None), ("site", "a")])
+def test_bytes_are_images(statistics: str, client: str | None) -> None:
     images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (40, 1, 6, 6)).astype(np.uint8)
     images[::2] //= 8
     given = {"a": {"dark": (images, [1, 0] * 20)}, "b": {"dark": (images, [1, 0] * 20)}}
-    run = fedmtl.simulate({"dark": fedmtl.classification(2)}, given, {"conv2d": {"filters": [4]}}, FAST)
-    predicted = run.predict("dark", images)
-    outputs = run.model("dark")(torch.from_numpy(images))
+    settings = FAST | {"data.statistics": statistics}
+    run = fedmtl.simulate({"dark": fedmtl.classification(2)}, given, {"conv2d": {"filters": [4]}}, settings)
+    predicted = run.predict("dark", images, client=client)
+    model = run.model("dark", client=client)
+    outputs = model(torch.from_numpy(images))
     assert [str(best) for best in outputs.argmax(1).tolist()] == predicted
+    torch.testing.assert_close(model(torch.from_numpy(images).double() / 255), outputs)
 
 
 def test_texts_are_read_with_the_models_own_tokenizer(tmp_path: Path) -> None:
@@ -176,11 +182,30 @@ REGRESSION = {"c": fedmtl.regression()}
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_before_there_is_a_run(
-    tasks: Any, given: Any, encoder: Any, settings: Any, said: str, tmp_path: Path
+    tasks: Any, given: Any, encoder: Any, settings: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(FedMTLError, match=said):
-        fedmtl.simulate(tasks, given, encoder, settings, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for folder in (tmp_path / "run", None):
+        with pytest.raises(FedMTLError, match=said):
+            fedmtl.simulate(tasks, given, encoder, settings, folder)
+        assert not [*tmp_path.iterdir()]
+
+
+def test_a_client_has_its_own_copy_of_what_is_coupled() -> None:
+    settings = {"sharing.plan": "soft", "relation": {"name": "mean", "strength": 0.1}, "training.num_rounds": 2}
+    run = fedmtl.simulate(TASKS, sites(), {"mlp": {"hidden": [8]}}, settings)
+    own = {ward: run.model("cough", client=ward).model.encoder.layers[0].bias.detach() for ward in sites()}
+    assert not torch.equal(own["ward-1"], own["ward-2"])
+    vectors = load_run(run.folder).vectors
+    copies = [{*vectors[name].tolist()} for name in vectors if name.startswith("member/")]
+    assert all(any({*bias.tolist()} <= copy for copy in copies) for bias in own.values())
+
+
+def test_one_site_may_have_all_tasks() -> None:
+    (x, y, a), encoder = rows(1), {"mlp": {"hidden": [8]}}
+    settings = FAST | {"training.num_rounds": 1}
+    run = fedmtl.simulate(TASKS, {"ward-1": {"cough": (x, y), "age": (x, a)}}, encoder, settings)
+    assert run.report.tasks.keys() == TASKS.keys() and [*run.report.clients] == ["ward-1"]
 
 
 def test_a_class_without_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+import fedmtl
 from client.training.loop import TrainingDiverged
 from client.training.work import ClientState, Procedure, Trained, Work
 from common.clock import ManualClock
@@ -48,6 +50,18 @@ def test_actors_come_to_the_model_of_threads(tmp_path: Path, choice: str) -> Non
     assert digest_of(threads) == digest_of(actors)
     assert threads.state.completed_rounds == actors.state.completed_rounds == 2
     np.testing.assert_equal(kept(tmp_path / "threads"), kept(tmp_path / "actors"))
+
+
+@pytest.mark.slow
+def test_actors_have_a_module_that_python_code_gave() -> None:
+    x = np.random.Generator(np.random.PCG64(1)).normal(size=(40, 4))
+    sites = {"a": {"up": (x, x[:, 0])}, "b": {"up": (x, x[:, 0])}}
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh())
+    digests = {
+        fedmtl.simulate({"up": fedmtl.regression()}, sites, net, settings).report.model_digest
+        for settings in ({"training.num_rounds": 1}, {"training.num_rounds": 1, "simulation.executor": "ray"})
+    }
+    assert len(digests) == 1
 
 
 def run_of(config: Config, state: Path, procedure: Procedure) -> VirtualClients:

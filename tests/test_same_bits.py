@@ -19,7 +19,7 @@ ELSEWHERE = {
     "client.device": {"auto", "cuda"},
     "client.precision": {"auto"},
     "simulation.executor": {"ray"},
-    "training.procedure": {"scaffold"},
+    "training.procedure": {"scaffold", "sdca"},
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
     "relation": {"bipartition", "mocha"},

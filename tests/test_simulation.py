@@ -298,7 +298,11 @@ def test_public_rows_leave_no_files_behind(tmp_path):
     assert not (tmp_path / "hard").exists()
     private = array_config("simulation.clients=4", "sharing.plan=private_heads")
     simulated(private, tmp_path / "private", population(private))
-    assert {path.name for path in (tmp_path / "private").rglob("*") if path.is_file()} == {"private.safetensors"}
+    assert {path.name for path in (tmp_path / "private").rglob("*") if path.is_file()} == {
+        "private.safetensors",
+        "model.safetensors",  # what it takes to ask the client later, without rows or published values
+        "received.safetensors",
+    }
 
 
 # ---- the run folder ----

@@ -8,19 +8,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.bodies import Evaluate, ProximalTerm, ScopeVersion, Train, TrainingSettings
+from common.bodies import DualProblem, Evaluate, ProximalTerm, ScopeVersion, Solve, Train, TrainingSettings
 from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
+from common.methods.dual_losses import DUAL_LOSSES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
 from common.methods.own_models import OWN_MODELS
-from common.methods.procedures import PROCEDURES, Ditto, ProximalStep
+from common.methods.procedures import PROCEDURES, SDCA, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
 from common.orders import (
     ClientStatus,
     Description,
+    DualSums,
     FederationStatus,
     JoinRequest,
     ModelArchitecture,
@@ -40,6 +42,7 @@ from common.orders import (
     UploadStatus,
     Welcome,
 )
+from common.parameters.scope import Scope
 from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
 from common.standardising import InputScale, InputSums
 from common.statistics import MOMENTS, TaskStatistics
@@ -143,6 +146,8 @@ def rows_of(rows: Table[Any]) -> st.SearchStrategy[Row]:
 
 
 def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
+    if kind is str:
+        return st.sampled_from(sorted(DUAL_LOSSES))
     if kind is bool or bounds is None:
         return st.booleans()
     low = bounds.least if bounds.above is None else bounds.above
@@ -155,7 +160,7 @@ def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
 settings = st.builds(
     TrainingSettings,
     *(counts, positive, amounts, amounts, amounts, positive),
-    procedure=rows_of({name: row for name, row in PROCEDURES.items() if row is not Ditto}),
+    procedure=rows_of({name: row for name, row in PROCEDURES.items() if row not in (Ditto, SDCA)}),
     own_model=rows_of(OWN_MODELS),
     balance=rows_of(BALANCES),
     optimizer=rows_of(LOCAL_OPTIMIZERS),
@@ -186,7 +191,23 @@ def order_values(draw: st.DrawFn) -> Order:
     return draw(st.builds(Order, *versioned, bodies, st.just(tasks), named, st.just(inline), scaled))
 
 
-orders = order_values()
+problems = st.builds(DualProblem, task_names, st.none(), positive, st.floats(0, 1), amounts, counts)
+sdca = st.builds(replace, settings, procedure=rows_of({SDCA.name: SDCA}))
+
+
+@st.composite
+def solve_orders(draw: st.DrawFn) -> Order:
+    found = draw(few(problems, lambda problem: problem.task))
+    heads = tuple(replace(problem, scope=f"member/m/task/{problem.task}") for problem in found)
+    versions = tuple(ScopeVersion(name, 1) for p in heads for name in (p.scope, Scope.parse(p.scope).support))
+    tasks = st.just(tuple(problem.task for problem in heads))
+    body = draw(
+        st.builds(Solve, sdca, seeds, st.just(heads), ids) | st.builds(Evaluate, settings, seeds, st.just(heads))
+    )
+    return draw(st.builds(Order, ids, counts, counts, st.just(versions), seconds, st.just(body), tasks))
+
+
+orders = order_values() | solve_orders()
 poll_replies = st.one_of(
     st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(UpdateState), lines, orders),
     st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(UpdateState), lines),
@@ -201,7 +222,10 @@ statistics = st.builds(
     few(st.tuples(ids, numbers, counts), first),
     few(st.tuples(ids, st.lists(numbers, max_size=4).map(tuple)), first),
 )
-results = st.builds(TaskResult, task_names, row_counts, st.none() | numbers, st.none() | statistics)
+dual_sums = st.builds(DualSums, amounts, numbers, amounts, amounts, counts, st.floats(0, 1))
+results = st.builds(
+    TaskResult, task_names, row_counts, st.none() | numbers, st.none() | statistics, dual=st.none() | dual_sums
+)
 
 
 @st.composite

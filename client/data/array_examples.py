@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.data.augmenting import DrawnChanges, drawn_changes
 from client.data.examples import Tokenizer, UsedTokens
 from client.data.forms import FORMS, ArrayForm
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import WireError
 from common.inputs.arrays import ArrayBatch, Numbers
+from common.inputs.kind import BRIGHTEST, as_read
 from common.inputs.row_scale import RowScale
 from common.standardising import LEAST_ROWS, InputScale, InputSums
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
-
-BRIGHTEST = 255.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class ArrayExamples:
     form: ArrayForm = FORMS[Numbers.name]
     scale: InputScale | None = None
     """By which batches have them, if the federation has fixed one."""
+    augmentation: Augmentation | None = None
+    """How an epoch changes them, if they are images to train on."""
+    changes: DrawnChanges | None = None
+    """What the present epoch has drawn of that."""
 
     @property
     def inputs(self) -> str:
@@ -60,11 +66,15 @@ class ArrayExamples:
 
     def on_scale(self, scale: RowScale) -> ArrayExamples:
         """The same rows on this scale."""
-        return replace(self, values=scale.scaled(self.values))
+        return replace(self, values=scale.scaled(self._numbers(self.values)))
+
+    def _numbers(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Values as batches have them, before any scale."""
+        return values.astype(np.float64) / (BRIGHTEST if values.dtype == np.uint8 else 1.0)
 
     def _mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each feature or channel, as arrays that fit to the rows; 0 and 1 where there is nothing to average."""
-        wide, axes = self.values.astype(np.float64), self.form.averaged(self.values)
+        wide, axes = self._numbers(self.values), self.form.averaged(self.values)
         if not self.form.by_column:
             return wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
         missing = np.isnan(wide)
@@ -82,7 +92,7 @@ class ArrayExamples:
     def _sums_of(self, channel: int) -> tuple[int, float, float]:
         """Rows, mean and squared deviations of one column or channel; zeros where there is nothing to say."""
         values = np.take(self.values, channel, axis=self.form.channel_axis + 1).reshape(len(self), -1)
-        wide = values.astype(np.float64) / (BRIGHTEST if values.dtype == np.uint8 else 1.0)
+        wide = self._numbers(values)
         wide = wide[~np.isnan(wide).any(axis=1)]
         if len(wide) < LEAST_ROWS or channel in self.form.categories:
             return 0, 0.0, 0.0
@@ -106,17 +116,24 @@ class ArrayExamples:
         return self
 
     def drawn(self, seed: int) -> ArrayExamples:
-        """Nothing is drawn."""
-        return self
+        """With changes that are drawn anew, if these are images that change; see `PreparedExamples`."""
+        if self.augmentation is None:
+            return self
+        return replace(self, changes=drawn_changes(self.augmentation, len(self), seed))
 
     def batch(self, places: NDArray[np.integer]) -> ArrayBatch:
         """The batch of these rows."""
-        values = torch.from_numpy(self.values[places])
-        if values.dtype == torch.uint8:
-            values = values.float() / BRIGHTEST
+        values = as_read(torch.from_numpy(self.values[places]))
         if self.scale is not None:
             values = standardise(values, self.scale, self.form)
-        return ArrayBatch(values, torch.from_numpy(self.labels[places]))
+        labels = torch.from_numpy(self.labels[places])
+        if self.changes is not None:
+            values, labels = self.changes.images(places, values), self.changes.labels(places, labels)
+        return ArrayBatch(values, labels)
+
+    def augmented(self, augmentation: Augmentation) -> ArrayExamples:
+        """See `RawExamples`."""
+        return replace(self, augmentation=augmentation)
 
     def scaled(self, scale: InputScale | None) -> ArrayExamples:
         """See `PreparedExamples`; batches have them so."""

@@ -272,6 +272,12 @@ def checked(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> Ar
     return ArrayExamples(values, labels, form_of(encoder))
 
 
+def without_labels(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> ArrayExamples:
+    """The same for rows that nobody has labelled; their labels mean nothing."""
+    values = values_of(read, task, encoder)
+    return ArrayExamples(values, task.type.targets(task, [task.type.no_label] * len(values)), form_of(encoder))
+
+
 def values_of(read: ReadArrays, task: TaskDefinition, encoder: ArrayEncoder) -> NDArray[np.float32] | NDArray[np.uint8]:
     """The same without the labels, (rows, *shape)."""
     if not len(read.features):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.columns import ColumnNames
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Batch, Header, input_described
@@ -92,6 +93,9 @@ class RawExamples(Protocol):
 
     def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
         """The parts of what the encoder reads that none of these examples has."""
+
+    def augmented(self, augmentation: Augmentation) -> Self:
+        """The examples, changed anew by every epoch of training if they are images."""
 
     def prepare(
         self, task: TaskDefinition, tokenizer: Tokenizer | None, pair_mode: str, max_length: int

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
-from client.data.arrays import ReadArrays, checked
+from client.data.arrays import ReadArrays, checked, without_labels
 from client.data.columns import ColumnNames
 from client.data.example import Example
 from client.data.examples import TaskData
@@ -79,35 +79,70 @@ def labelled(
     Raises:
         DataError: what is wrong with them.
     """
-    if encoder is not None and encoder.part_encoders:
-        x = _parts_given(x, task, encoder, where)
+    place = f"{where}, task {task.name}"
+    read = None if encoder is None else _rows(task, encoder, where, x)
     if (count := rows_in(x)) != len(y):
-        raise DataError(f"{where}, task {task.name}: {count} rows and {len(y)} labels; give one label for each row")
-    if encoder is not None and FORMS[encoder.inputs].by_column:
-        if not hasattr(x, "keys"):
-            said = f"rows are of type {type(x).__name__}"
-            raise DataError(f"{where}, task {task.name}: {said}; give a DataFrame, or lists by column")
-        table = read_columns(column_table(where, x), task, encoder, None, labelled=False)
-        return checked(replace(table, labels=np.asarray(y)), task, encoder)
-    if encoder is not None:
-        return checked(_arrays(task, where, x, y), task, encoder)
-    if task.pair or not task.type.reads_labels:
-        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts with labels; use files")
-    parse, texts = task.type.label_parser(task), TextExamples()
-    for row, (text, label) in enumerate(zip(x, y, strict=True), start=1):
-        if not isinstance(text, str):
-            raise DataError(f"{where}, task {task.name}, row {row}: {type(text).__name__} is no text; give texts")
+        raise DataError(f"{place}: {count} rows and {len(y)} labels; give one label for each row")
+    if encoder is not None and read is not None:
+        with foreign_errors(lambda error: DataError(f"{place}: labels make no array ({error}); give one for each row")):
+            read = replace(read, labels=np.asarray(y))
+        return checked(read, task, encoder)
+    if not task.type.reads_labels:
+        raise DataError(f"{place}: rows given in Python are single texts with labels; use files")
+    parse, texts = task.type.label_parser(task), _texts(task, where, x)
+    for row, (text, label) in enumerate(zip(texts, y, strict=True)):
         try:
-            texts.append(Example(text, None, parse(label.item() if isinstance(label, np.generic) else label)))
+            texts[row] = replace(text, label=parse(label.item() if isinstance(label, np.generic) else label))
         except CellError as problem:
-            raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
+            raise DataError(f"{place}, row {row + 1}: {problem}") from None
     return texts
 
 
-def _arrays(task: TaskDefinition, where: str, x: Any, y: Any) -> ReadArrays:
+def unlabelled(
+    task: TaskDefinition, encoder: ArrayEncoder | None, where: str, x: Any, trained: Header | None
+) -> ArrayExamples | TextExamples:
+    """The same of rows that nobody has labelled; columns of a DataFrame are found by the names that `trained` has.
+
+    Raises:
+        DataError: what is wrong with them.
+    """
+    if encoder is None:
+        return _texts(task, where, x)
+    names = _column_names(x)
+    if names and trained is not None and not encoder.row_names and len(trained.names) == trained.count:
+        missing = next((name for name in trained.names if name not in names), None)
+        if missing is not None:
+            raise DataError(f"{where}, task {task.name}: no column is called '{missing}'; name them as for training")
+        x = x[[x.columns[names.index(name)] for name in trained.names]]
+    return without_labels(_rows(task, encoder, where, x), task, encoder)
+
+
+def _texts(task: TaskDefinition, where: str, x: Any) -> TextExamples:
+    if task.pair:
+        raise DataError(f"{where}, task {task.name}: rows given in Python are single texts; use files")
+    for row, text in enumerate(x, start=1):
+        if not isinstance(text, str):
+            raise DataError(f"{where}, task {task.name}, row {row}: {type(text).__name__} is no text; give texts")
+    return TextExamples(Example(text, None, task.type.no_label) for text in x)
+
+
+def _rows(task: TaskDefinition, encoder: ArrayEncoder, where: str, x: Any) -> ReadArrays:
+    """Rows of numbers, without labels."""
+    if encoder.part_encoders:
+        return ReadArrays(where, _parts_given(x, task, encoder, where), [], ColumnNames())
+    if not FORMS[encoder.inputs].by_column:
+        return _arrays(task, where, x)
+    if not hasattr(x, "keys"):
+        raise DataError(
+            f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a DataFrame, or lists by column"
+        )
+    return read_columns(column_table(where, x), task, encoder, None, labelled=False)
+
+
+def _arrays(task: TaskDefinition, where: str, x: Any) -> ReadArrays:
     place, names = f"{where}, task {task.name}", _column_names(x)
     with foreign_errors(lambda error: DataError(f"{place}: rows make no array ({error}); give rows of one shape")):
-        read = ReadArrays(where, np.asarray(x), np.asarray(y), ColumnNames(features=names))
+        read = ReadArrays(where, np.asarray(x), [], ColumnNames(features=names))
     if read.features.dtype.kind in "fiub":
         return read
     worded = next((name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind not in "fiub"), None)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.array_examples import BRIGHTEST
 from client.data.arrays import ARRAYS, ReadArrays, arrays_in, groups_in, label_array, values_of
 from client.data.columns import ColumnNames
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
+from common.inputs.kind import BRIGHTEST
 from common.tasks import TaskDefinition
 
 HAS = "has_"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.data.columns import ColumnNames
 from client.data.hub import HubSet
 from client.data.splits import ScoredSplit, Split, SplitRule
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.seeds import derive_seed
@@ -46,6 +47,8 @@ class DataRequest:
     """What reads rows of numbers; it says which shape they have."""
     statistics: Standardising = "none"
     """By what rows of numbers are standardised."""
+    augmentation: Augmentation | None = None
+    """How images to train on are changed in every epoch."""
     split: SplitRule | None = None
     """What is held out of the training rows."""
     dataset: HubSet | None = None

@@ -63,6 +63,8 @@ def is_there(request: DataRequest) -> bool:
 def finished(data: TaskData, request: DataRequest) -> TaskData:
     """The examples as they are trained on, with a note where accuracy would hide a label."""
     data = standardised(data, request)
+    if request.augmentation is not None:
+        data = replace(data, train=data.train.augmented(request.augmentation))
     if request.encoder is not None:
         data = replace(data, lacks=data.train.lacking(request.encoder))
     if note := rare_label(request.task, data):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,9 @@ from client.data.examples import PreparedExamples, TaskData, Tokenizer
 from client.data.request import DataRequest, shard
 from client.data.splits import divide, is_held_out
 from client.data.table_sources import TABLES
-from client.data.tokenised import mask, tokenise
+from client.data.tokenised import tokenise
+from client.data.words import ANSWERED, ASKED, Asking
+from common.augmentation import Augmentation
 from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.inputs.row_scale import RowScale
@@ -30,19 +34,23 @@ class TextExamples(list[Example]):
         """As a cell was read."""
         return [example.label for example in self]
 
-    def take(self, places: NDArray[np.integer]) -> TextExamples:
+    def take(self, places: NDArray[np.integer]) -> Self:
         """The examples at these places, in this order."""
-        return TextExamples(self[place] for place in places)
+        return type(self)(self[place] for place in places)
 
     def row_scale(self) -> None:
         """Texts have no scale."""
 
-    def on_scale(self, scale: RowScale) -> TextExamples:
+    def on_scale(self, scale: RowScale) -> Self:
         """Texts stay as they are."""
         return self
 
     def input_sums(self) -> None:
         """They are no numbers."""
+
+    def augmented(self, augmentation: Augmentation) -> Self:
+        """They are no images."""
+        return self
 
     def lacking(self, encoder: ArrayEncoder) -> frozenset[str]:
         """Texts have no parts."""
@@ -54,20 +62,32 @@ class TextExamples(list[Example]):
         """Tokenise all examples.
 
         Args:
-            task: Says whether examples are pairs and what labels are; without labels, words are hidden.
+            task: Says whether examples are pairs, what labels are and of which tokens.
             tokenizer: A tokenizer with a padding token.
             pair_mode: `cross` reads a pair as one sequence, `siamese` each text by itself.
             max_length: Longest sequence in tokens, special tokens included; longer ones are truncated.
 
         Raises:
-            DataError: A text has no tokens.
+            DataError: A text has no tokens, or none that has a target.
             ModelError: The tokenizer has no padding token, or no mask for a task that needs one.
         """
         if tokenizer is None or tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has no padding token; choose one that has")
-        if not task.type.reads_labels:
-            return mask(self, task, tokenizer, max_length)
+        if task.type.per_token:
+            return self.asked(task)(self, task, tokenizer, max_length)
         return tokenise(self, task, tokenizer, pair_mode, max_length)
+
+    def asked(self, task: TaskDefinition) -> Asking:
+        """What asks for tokens of these texts."""
+        return ASKED[task.type.asks]
+
+
+class UnlabelledTexts(TextExamples):
+    """Texts to be answered."""
+
+    def asked(self, task: TaskDefinition) -> Asking:
+        """What asks for the tokens that tell a person something."""
+        return ANSWERED[task.type.asks]
 
 
 def load(request: DataRequest) -> TaskData:

@@ -68,9 +68,9 @@ class TokenisedSet:
 
     def batch(self, places: NDArray[np.integer]) -> TextBatch:
         """The batch of these examples, padded to the longest; siamese second texts are its `pair`."""
-        pair = None if self.second is None else _pad(self.second, places, self.padding_id)
+        pair = None if self.second is None else padded(self.second, places, self.padding_id)
         labels = torch.from_numpy(self.labels[places])
-        return _pad(self.first, places, self.padding_id, pair, labels)
+        return padded(self.first, places, self.padding_id, pair, labels)
 
     def scaled(self, scale: InputScale | None) -> TokenisedSet:
         """See `PreparedExamples`; there are no numbers."""
@@ -88,6 +88,54 @@ class TokenisedSet:
         second = None if self.second is None else replace(self.second, ids=numbers[self.second.ids])
         first = replace(self.first, ids=numbers[self.first.ids])
         return replace(self, first=first, second=second, padding_id=int(numbers[self.padding_id]))
+
+
+@dataclass(frozen=True)
+class WordSet:
+    """Texts ready for batching of which some tokens are asked for."""
+
+    texts: TokenisedTexts
+    asked: NDArray[np.bool_]
+    """Which tokens have an output, bool (tokens,)."""
+    labels: NDArray[np.int32]
+    """Their targets, int32 (tokens,); of others anything."""
+    padding_id: int
+    whole_table: bool
+    """Whether a head reads every row of the table of words, so that all of them get a gradient."""
+
+    def __len__(self) -> int:
+        return len(self.texts.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, int64 (rows,)."""
+        return self.texts.lengths
+
+    def drawn(self, seed: int) -> WordSet:
+        """Nothing is drawn."""
+        return self
+
+    def batch(self, places: NDArray[np.integer]) -> TextBatch:
+        """The batch of these texts, the targets and where their tokens are."""
+        labels = padded(replace(self.texts, ids=self.labels), places, 0).input_ids.flatten()
+        asked = padded(replace(self.texts, ids=self.asked.astype(np.int32)), places, 0).input_ids
+        positions = asked.flatten().nonzero().squeeze(1)
+        return replace(padded(self.texts, places, self.padding_id), labels=labels[positions], positions=positions)
+
+    def scaled(self, scale: InputScale | None) -> WordSet:
+        """See `PreparedExamples`; there are no numbers."""
+        if scale is not None:
+            raise WireError("texts have no scale")
+        return self
+
+    def used_tokens(self) -> Sequence[UsedTokens]:
+        """Those of all texts, unless the head reads the whole table."""
+        return () if self.whole_table else (UsedTokens(self.texts.ids, self.padding_id),)
+
+    def renumbered(self, numbers: NDArray[np.int32]) -> WordSet:
+        """The same texts in other numbers; labels are no token ids where this is asked for."""
+        texts = replace(self.texts, ids=numbers[self.texts.ids])
+        return replace(self, texts=texts, padding_id=int(numbers[self.padding_id]))
 
 
 @dataclass(frozen=True)
@@ -113,11 +161,8 @@ class MaskedSet:
 
     def batch(self, places: NDArray[np.integer]) -> TextBatch:
         """The batch of these texts as they are shown, the hidden words and where they are."""
-        shown = _pad(replace(self.texts, ids=self.masks.shown), places, self.padding_id)
-        words = _pad(self.texts, places, self.padding_id).input_ids.flatten()
-        chosen = _pad(replace(self.texts, ids=self.masks.chosen.astype(np.int32)), places, 0).input_ids
-        positions = chosen.flatten().nonzero().squeeze(1)
-        return replace(shown, labels=words[positions], positions=positions)
+        shown = replace(self.texts, ids=self.masks.shown)
+        return WordSet(shown, self.masks.chosen, self.texts.ids, self.padding_id, True).batch(places)
 
     def scaled(self, scale: InputScale | None) -> MaskedSet:
         """See `PreparedExamples`; there are no numbers."""
@@ -142,9 +187,9 @@ def tokenise(
     pairs = [example.text_pair or "" for example in examples] if task.pair else None
     second = None
     if pairs is not None and pair_mode == "siamese":
-        second = _tokenise(pairs, None, task.name, tokenizer, max_length)
+        second = tokens_of(pairs, None, task.name, tokenizer, max_length)
         pairs = None
-    first = _tokenise(texts, pairs, task.name, tokenizer, max_length)
+    first = tokens_of(texts, pairs, task.name, tokenizer, max_length)
     labels = task.type.targets(task, [example.label for example in examples])
     return TokenisedSet(first, second, labels, int(tokenizer.pad_token_id))
 
@@ -160,20 +205,25 @@ def mask(examples: Sequence[Example], task: TaskDefinition, tokenizer: Tokenizer
         raise ModelError(
             f"tasks.{task.name}: the tokenizer has no mask token; choose one that has, or leave the task out"
         )
-    texts = _tokenise([example.text for example in examples], None, task.name, tokenizer, max_length)
+    texts = tokens_of([example.text for example in examples], None, task.name, tokenizer, max_length)
     special = tuple(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))
     vocabulary = Vocabulary(len(tokenizer), int(tokenizer.mask_token_id), special)
     masks = draw_masks(texts.ids, texts.offsets, vocabulary, derive_seed(0, task.name, "masks"))
     return MaskedSet(texts, int(tokenizer.pad_token_id), vocabulary, masks)
 
 
-def _tokenise(
+def tokens_of(
     texts: list[str],
     pairs: list[str] | None,
     task: str,
     tokenizer: Tokenizer,
     max_length: int,
 ) -> TokenisedTexts:
+    """The tokens of texts, or of pairs read as one; longer ones are truncated.
+
+    Raises:
+        DataError: a text has no tokens.
+    """
     with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     types: list[NDArray[np.int8]] = [np.empty(0, np.int8)]
@@ -198,13 +248,14 @@ def _tokenise(
     return TokenisedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
 
 
-def _pad(
+def padded(
     texts: TokenisedTexts,
     rows: NDArray[np.integer],
     padding_id: int,
     pair: TextBatch | None = None,
     labels: torch.Tensor | None = None,
 ) -> TextBatch:
+    """The batch of these rows, padded to the longest."""
     starts = texts.offsets[rows]
     lengths = texts.offsets[rows + 1] - starts
     places = np.arange(lengths.max())

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.array_examples import ArrayExamples
-from client.data.arrays import ARRAYS, ReadArrays, arrays_in, by_name, numbers_of, values_of
+from client.data.arrays import ARRAYS, ReadArrays, arrays_in, by_name, numbers_of, without_labels
 from client.data.columns import ColumnNames, Table, examples_in, feature_columns, text_columns
 from client.data.examples import RawExamples
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
-from client.data.forms import FORMS, form_of
+from client.data.forms import FORMS
 from client.data.tables import read_columns
-from client.data.texts import TextExamples
+from client.data.texts import UnlabelledTexts
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs import Header
@@ -58,7 +57,7 @@ def read_unlabelled(
     if encoder is None:
         table = read_all([path])
         chosen = text_columns(table, task, names, labelled=False)
-        return Unlabelled(TextExamples(examples_in(table, task, chosen)), table=table)
+        return Unlabelled(UnlabelledTexts(examples_in(table, task, chosen)), table=table)
     return _arrays(path, task, names, encoder, trained)
 
 
@@ -81,8 +80,6 @@ def _arrays(
         table = read_all([path])
         features = feature_columns(table, task, wanted)
         read = ReadArrays(table.origin, numbers_of(table, features), [], ColumnNames(features=features), table)
-    values = values_of(read, task, encoder)
-    labels = task.type.targets(task, [task.type.no_label] * len(values))
     named = () if by_column else read.columns.features
     header = Header.of(named) if named else header_of(encoder)
-    return Unlabelled(ArrayExamples(values, labels, form_of(encoder)), header, table)
+    return Unlabelled(without_labels(read, task, encoder), header, table)

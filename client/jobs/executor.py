@@ -10,7 +10,6 @@ from typing import Protocol
 
 from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
 from client.jobs.job import Job, JobResult, require_capacity, run_job
-from client.jobs.kept import patiently
 from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import LocalClient
 from client.jobs.precision import PrecisionChoice
@@ -91,15 +90,16 @@ class ThreadWorkspace:
 
     async def run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         """See `Workspace`."""
-        result, kept = await asyncio.to_thread(self._run, order, state, progress), self._kept
-        if kept is not None and kept.wants(order):
-            received, results = self._replica.received, result.answer.head.results
-            await patiently(lambda: kept.keep(order, received, results), lambda: progress(1.0))
+        result = await asyncio.to_thread(self._run, order, state, progress)
+        if self._kept is not None:
+            await self._kept.keep_if_wanted(order, self._replica.received, result.answer.head.results, progress)
         return result
 
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
-        job = Job(order, self._examples(), client.capacity, self._precision, progress, client.procedure)
+        job = Job(
+            order, self._examples(), client.capacity, self._precision, progress, client.procedure, client.computing.work
+        )
         return run_job(job, self._replica, state)
 
 

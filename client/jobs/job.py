@@ -13,14 +13,15 @@ import xxhash
 
 from client.jobs.packing import pack
 from client.jobs.precision import PrecisionChoice
+from client.jobs.solve import ALL_WORK, LinearProblems, SolvedHead, WorkShare, share_of_passes
 from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
 from client.training.evaluation import score
-from client.training.loop import Progress, TrainingDiverged
+from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.own_model import OwnModel
 from client.training.own_models import scoring_of, training_of
 from client.training.work import ClientState, Procedure, Work, frozen
-from common.bodies import Body, Evaluate, Train, TrainingSettings
+from common.bodies import Body, Evaluate, Solve, Train, TrainingSettings
 from common.capabilities import Capacity
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
@@ -28,7 +29,7 @@ from common.parameters.capacity import blocks_of, capacity_problem, frozen_block
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, isolated_scopes
+from common.parameters.scope import Scope, is_sum, isolated_scopes
 from common.statistics import TaskStatistics
 
 
@@ -45,6 +46,8 @@ class Job:
     """Hears of the work done."""
     procedure: Procedure | None = None
     """Takes the place of the one that the order names."""
+    work: WorkShare = ALL_WORK
+    """How much of a solver's passes it does."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,37 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     return _finished(Update(header, payload), results, state, {**trained.state, **replica.private_values()})
 
 
+def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
+    order, settings = job.order, body.settings
+    _load(replica, state)
+    scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
+    problems = {said.task: said for said in body.problems}
+    work = job.work.of(body.seed)
+    solved: dict[str, SolvedHead] = {}
+    for item in job.examples.whole:
+        name, rows = item.task.name, len(item.train)
+        if name in problems:
+            visits = share_of_passes(settings, rows, work)
+            found = LinearProblems.of(problems[name], settings, item, replica, state)
+            solved[name] = found.solved(order.round, body.seed, visits)
+        job.progress((len(solved) + 1) / (len(job.examples.whole) + 1))
+    handed_in = [wanted for wanted in order.scopes if is_sum(wanted.scope)]
+    scopes, payload = pack(replica, handed_in, body.codec, {found.support: found.change for found in solved.values()})
+    results = tuple(_solved_result(item, scores.get(item.task.name), solved) for item in job.examples.whole)
+    digest = xxhash.xxh3_128_hexdigest(payload)
+    header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
+    fresh = {name: value for found in solved.values() for name, value in found.state.items()}
+    return _finished(Update(header, payload), results, state, {**fresh, **replica.private_values()})
+
+
+def _solved_result(item: TaskSet, scores: TaskStatistics | None, solved: Mapping[str, SolvedHead]) -> TaskResult:
+    """The loss of a solved head is that of the received weights, in its mean over rows."""
+    found, rows = solved.get(item.task.name), len(item.train)
+    if found is None:
+        return TaskResult(item.task.name, 0, None, scores)
+    return TaskResult(item.task.name, rows, found.sums.loss / rows, scores, dual=found.sums)
+
+
 def _evaluate(
     job: Job, body: Evaluate, replica: ClientModelSynchronizer, state: ClientState, started: float
 ) -> JobResult:
@@ -137,13 +171,26 @@ def _evaluate(
     scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
     with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
         own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
-    results = tuple(TaskResult(name, 0, None, scores.get(name), own.scores.get(name)) for name in job.examples.tasks)
+    problems = {said.task: said for said in body.problems}
+    results = tuple(
+        TaskResult(
+            name,
+            0,
+            None,
+            scores.get(name),
+            own.scores.get(name),
+            LinearProblems.of(problems[name], settings, item, replica, state).measured() if name in problems else None,
+        )
+        for item in job.examples.whole
+        for name in [item.task.name]
+    )
     return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
 
 
 CARRIED_OUT: Mapping[type[Body], Callable[[Job, Any, ClientModelSynchronizer, ClientState, float], JobResult]] = {
     Train: _train,
     Evaluate: _evaluate,
+    Solve: _solve,
 }
 """What each body asks of a client: a function of the job, its body, the replica, what is kept, and when it began."""
 

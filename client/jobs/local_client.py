@@ -10,6 +10,7 @@ import torch
 from client.data.examples import TaskData
 from client.data.summary import sums_of
 from client.jobs.precision import Precision
+from client.jobs.solve import ALL_WORK, WorkShare
 from client.limits import Limits
 from client.training.work import Procedure
 from common.capabilities import WHOLE, Capabilities, Capacity
@@ -26,6 +27,7 @@ class Computing:
     precision: Precision = "float32"
     capacity: Capacity = WHOLE
     limits: Limits = field(default_factory=Limits)
+    work: WorkShare = ALL_WORK
 
 
 @dataclass(frozen=True)

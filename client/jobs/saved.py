@@ -30,7 +30,9 @@ MOST_SHOWN = 5
 class SavedSlice:
     """What a client kept of a run: its description, what it received last, and its private values."""
 
-    files: SliceFiles
+    folder: Path
+    config: Path
+    """The file with the configuration that it was trained with."""
     description: SliceDescription
     received: ReceivedSlice
     private: Mapping[str, Tensor]
@@ -80,7 +82,7 @@ class SavedSlice:
             values = self.private if scope in replica.private_scopes else self.received.values
             found = values.get(scope)
             if found is None or len(found) < schema.size:
-                raise _foreign(self.files.folder, scope)
+                raise _foreign(self.folder, scope)
             replica.load_private({scope: found[: schema.size]})
         if which == "personal":
             replica.load_private(
@@ -127,7 +129,22 @@ def load_slice(path: Path, client_id: str | None = None) -> SavedSlice:
     Raises:
         StateError: there is no model, or more than one; or what is damaged.
     """
-    folder = _folder_of(path, client_id)
+    kept = read_slice(_folder_of(path, client_id))
+    if not kept.config.is_file():
+        name = kept.description.welcome.session.client_id
+        raise StateError(
+            f"--state_dir: '{kept.folder}' is of a simulation; name its run folder: --run_dir ... --client_id {name}",
+            "a client of a simulation",
+        )
+    return kept
+
+
+def read_slice(folder: Path) -> SavedSlice:
+    """The same from the folder of one run itself, where published values may be absent.
+
+    Raises:
+        StateError: there is no model, or what is damaged.
+    """
     files = SliceFiles(folder)
     description, received = files.description(), files.received()
     if description is None or received is None:
@@ -136,7 +153,7 @@ def load_slice(path: Path, client_id: str | None = None) -> SavedSlice:
     for scope, digest in received.digests.items():
         if digests.get(scope) != digest:
             raise _foreign(folder, scope)
-    return SavedSlice(files, description, received, read_private(folder))
+    return SavedSlice(folder, files.config, description, received, read_private(folder))
 
 
 def _folder_of(path: Path, client_id: str | None) -> Path:

@@ -47,17 +47,27 @@ class Damaged(Exception):
 
 Flush = Callable[[int], None]
 
+_TYPES = {torch.float32: "F32", torch.float64: "F64"}
+"""What safetensors calls the types of vectors."""
+
 
 def write_tensors(path: Path, values: Mapping[str, Tensor], note: str, flush: Flush) -> None:
-    """Write float32 vectors as a safetensors file whose metadata hold `note` and a checksum of everything.
+    """Write float32 and float64 vectors as a safetensors file whose metadata hold `note` and a checksum of everything.
 
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    vectors = {name: v.detach().to("cpu", torch.float32).contiguous() for name, v in sorted(values.items())}
+    wide_first = sorted(
+        values.items(), key=lambda item: (item[1].dtype is torch.float32, item[0])
+    )  # so all are aligned
+    vectors = {name: v.detach().to("cpu").contiguous() for name, v in wide_first}
     at, entries = 0, {}
     for name, vector in vectors.items():
-        entries[name] = {"dtype": "F32", "shape": list(vector.shape), "data_offsets": [at, at + vector.nbytes]}
+        entries[name] = {
+            "dtype": _TYPES[vector.dtype],
+            "shape": list(vector.shape),
+            "data_offsets": [at, at + vector.nbytes],
+        }
         at += vector.nbytes
     metadata = {"note": note, "digest": _digest(vectors, note)}
     header = json.dumps({"__metadata__": metadata, **entries}).encode()
@@ -85,15 +95,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise Damaged(type(error).__name__) from None
     note = metadata.get("note", "")
-    plain = all(vector.dtype is torch.float32 for vector in vectors.values())
+    plain = all(vector.dtype in _TYPES for vector in vectors.values())
     if not plain or metadata.get("digest") != _digest(vectors, note):
         raise Damaged("its checksum does not fit")
     return vectors, note
 
 
 def _digest(vectors: Mapping[str, Tensor], note: str) -> str:
-    shapes = [[name, list(vector.shape)] for name, vector in vectors.items()]
+    shapes = [[name, list(vector.shape)] for name, vector in sorted(vectors.items())]
     checksum = xxhash.xxh3_128(json.dumps([note, shapes]).encode())
-    for vector in vectors.values():
+    for _, vector in sorted(vectors.items()):
         checksum.update(vector.numpy().data.cast("B"))
     return checksum.hexdigest()

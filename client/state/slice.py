@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from client.state.disk import Damaged, disk, read_tensors, write_tensors
+from client.state.store import DURABLE, Durability
 from common.capabilities import WHOLE, Capacity
 from common.errors import StateError, WireError
 from common.inputs.header import Header
@@ -80,8 +81,9 @@ class SliceFiles:
     Raises (every method): `StateError` where the disk fails, or a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durability: Durability = DURABLE) -> None:
         self.folder = folder
+        self._flush = os.fsync if durability.flushed else _leave
 
     @property
     def config(self) -> Path:
@@ -89,7 +91,7 @@ class SliceFiles:
         return self.folder / "config.yaml"
 
     def describe(self, description: SliceDescription, config: str) -> None:
-        """Write what the model is, and the configuration, YAML."""
+        """Write what the model is, and the configuration, YAML, if there is one."""
         welcome = description.welcome
         bare = replace(welcome, session=replace(welcome.session, token=_NO_TOKEN))
         values = {
@@ -105,12 +107,13 @@ class SliceFiles:
         }
         with disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / ".config.yaml.partial"
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(config)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.config)
+            if config:
+                temporary = self.folder / ".config.yaml.partial"
+                with temporary.open("w", encoding="utf-8") as file:
+                    file.write(config)
+                    file.flush()
+                    self._flush(file.fileno())
+                temporary.rename(self.config)
         self._write(DESCRIPTION, {}, values)
 
     def keep(self, received: ReceivedSlice) -> None:
@@ -163,7 +166,7 @@ class SliceFiles:
     def _write(self, name: str, vectors: Mapping[str, Tensor], values: Mapping[str, object]) -> None:
         with disk(self.folder):
             temporary = self.folder / f".{name}.partial"
-            write_tensors(temporary, vectors, json.dumps(values), os.fsync)
+            write_tensors(temporary, vectors, json.dumps(values), self._flush)
             temporary.rename(self.folder / name)
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -181,6 +184,10 @@ class SliceFiles:
             f"client.state_dir: '{self.folder / name}' is damaged ({why}); bring it back from a backup",
             "what was kept of the model is damaged",
         )
+
+
+def _leave(descriptor: int) -> None:
+    """The operating system has the bytes."""
 
 
 def _header(values: Mapping[str, Any]) -> Header:

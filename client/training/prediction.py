@@ -40,3 +40,26 @@ def predict(
     if not np.isfinite(found).all():
         raise not_finite(task)
     return units.targets(found)
+
+
+def predict_tokens(
+    model: MultiTaskModel, task: TaskDefinition, examples: PreparedExamples, batch_size: int
+) -> list[NDArray[np.float64]]:
+    """What a task's kind keeps of the outputs of each example's tokens, (tokens, ...) each, in their order.
+
+    Raises:
+        DataError: an output is not finite.
+    """
+    device = next(model.parameters()).device
+    found: list[NDArray[np.float64]] = [np.empty(0)] * len(examples)
+    model.eval()
+    with torch.inference_mode():
+        for places in length_batches(examples.lengths, batch_size):
+            batch = examples.batch(places).to(device)
+            kept = task.type.kept(model(task.name, batch)).double().cpu().numpy()
+            if not np.isfinite(kept).all():
+                raise not_finite(task)
+            counts = batch.asked_per_row()
+            for place, rows in zip(places, np.split(kept, np.cumsum(counts)[:-1]), strict=True):
+                found[place] = rows
+    return found

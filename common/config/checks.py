@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import data_checks, group_checks, keep_section, size_checks
+from common.config import data_checks, dual_checks, group_checks, keep_section, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
@@ -306,11 +306,13 @@ _TASK_CHECKS: Checks = (
     ((), _task_definitions),
     ((), size_checks.tasks),
 )
+_DUAL_READS = ("training", "client", "sharing", "guard", "model", "federation", "aggregation", "relation", "tasks")
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
     (("data",), data_checks.split),
     (("data",), data_checks.datasets),
+    (("model", "data"), data_checks.augment),
     (("sharing",), _sharing_rules),
     (("sharing",), _private_layers),
     (("sharing", "training"), _procedure_fits),
@@ -327,6 +329,7 @@ _CHECKS: Checks = (
     (("aggregation",), _weights_of_tasks),
     (("aggregation", "tasks"), _auxiliary_tasks),
     (("guard", "training"), _own_models),
+    (_DUAL_READS, dual_checks.problems),
     (("guard", "sharing", "relation", "tasks"), _guard),
     (("server",), _server_files),
     (("client",), _client_files),

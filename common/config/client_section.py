@@ -59,6 +59,10 @@ class ClientSection(Section):
     """of products: float32 (same bits on every run) | bfloat16 | auto (the faster)"""
     compact_vocabulary: bool = True
     """train the embeddings of this client's tokens only; same result, sooner"""
+    work: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """procedure sdca: how much of its passes this client does, 0 to 1"""
+    least_work: Annotated[float, Field(ge=0, le=1)] | None = None
+    """drawn for each order from here to work; null: always work"""
     limits: LimitsSection = LimitsSection.model_construct()
     """what a coordinator may ask of this client at most; more is refused"""
     tls: ClientTLSSection = ClientTLSSection.model_construct()
@@ -67,6 +71,10 @@ class ClientSection(Section):
     """true: connect without encryption in a network that you trust"""
     connect_timeout_seconds: Seconds = 600.0
     """how long to try before giving up on the coordinator"""
+
+    def work_range(self) -> tuple[float, float]:
+        """From where to where the share of work is drawn."""
+        return self.work if self.least_work is None else self.least_work, self.work
 
     @property
     def server_host(self) -> str:

@@ -51,6 +51,14 @@ def split(config: Config) -> list[str]:
     return found
 
 
+def augment(config: Config) -> list[str]:
+    """Only images stay what they are when they are mirrored or moved."""
+    inputs = config.model.inputs
+    if config.data.augment is None or inputs.can_be_mirrored:
+        return []
+    return [f"data.augment: changes images, server_model {config.model.server_model} reads {inputs.name}; remove it"]
+
+
 def split_of_source(config: Config) -> list[str]:
     """Rows are held out where they are read, and a coordinator reads none."""
     rule, name = config.data.split, config.data.source
@@ -80,6 +88,8 @@ def simulation(config: Config) -> list[str]:
 def _too_few(config: Config) -> list[str]:
     """Clients that could not hold all tasks."""
     section, tasks = config.simulation, len(config.tasks)
+    if config.data.source == "given":  # along with who holds them
+        return []
     if section.tasks_per_client > tasks:
         return [f"simulation.tasks_per_client: {section.tasks_per_client}, but there are {tasks} tasks; lower it"]
     if section.clients + section.tasks_per_client - 1 < tasks:

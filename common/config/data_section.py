@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
+from common.augmentation import Augmentation
+from common.config.choices import Chosen
 from common.config.values import Location, Partition, Section, Share, Text
+from common.methods.choice import table
 
 
 def files_named(body: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,8 @@ class DataSection(Section):
     statistics: Literal["none", "site", "federation"] = "none"
     """by what rows of numbers are standardised: none | site (this client's training rows) | federation (those of all
     clients, pooled before round 1 and rounded)"""
+    augment: Annotated[Augmentation, Chosen(table(Augmentation))] | None = None
+    """how images to train on are changed in every epoch; null: not at all"""
 
     @model_validator(mode="before")
     @classmethod

@@ -46,7 +46,7 @@ def relation(config: Config) -> list[str]:
     chosen, sharing = config.relation, config.sharing
     found = []
     members = any(_has(ScopeKind.MEMBER, rule.scope) for rule in config.sharing_plan().rules)
-    if chosen is not None and not members:
+    if chosen is not None and not members and not config.training.procedure.is_dual:
         remedy = "write sharing.plan: soft or adaptive, or rules with member/{member}"
         found.append(
             f"relation.name: {chosen.name} acts on copies of members' own, and plan {sharing.plan} has none; {remedy}"

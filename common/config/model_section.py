@@ -19,6 +19,7 @@ from common.encoders.row import ArrayEncoder
 from common.encoders.several import SeveralEncoder
 from common.encoders.table import ENCODERS
 from common.encoders.tabular import TabularEncoder
+from common.encoders.vision import VisionEncoder, is_vision_folder
 from common.inputs import INPUT_KINDS, InputKind, input_of
 from common.methods.choice import table
 
@@ -31,7 +32,7 @@ class ModelSection(Section):
     """
 
     server_model: Location = "prajjwal1/bert-tiny"
-    """encoder: name on the Hugging Face hub, a folder, or one of ours: mlp | tabular | conv2d |
+    """encoder: name on the Hugging Face hub, a folder, or one over rows of numbers: mlp | tabular | conv2d | vision |
     conv1d | gru | module | given | several"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
@@ -55,6 +56,8 @@ class ModelSection(Section):
     """of server_model tabular: layers over a table's numbers and categories"""
     conv2d: Annotated[Conv2dEncoder, Chosen(table(Conv2dEncoder))] | None = None
     """of server_model conv2d: convolutions over images"""
+    vision: Annotated[VisionEncoder, Chosen(table(VisionEncoder))] | None = None
+    """of server_model vision: a vision model of transformers; its folder can be named as server_model, too"""
     conv1d: Annotated[Conv1dEncoder, Chosen(table(Conv1dEncoder))] | None = None
     """of server_model conv1d: convolutions over sequences"""
     gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
@@ -74,9 +77,16 @@ class ModelSection(Section):
 
     @property
     def array_encoder(self) -> ArrayEncoder | None:
-        """The encoder of ours that `server_model` names, where it is described."""
-        found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
-        return found
+        """The encoder of rows of numbers that `server_model` names, where it is described or lies in a folder.
+
+        Raises:
+            ModelError: its folder cannot be read.
+        """
+        if self.server_model in ENCODERS:
+            found: ArrayEncoder | None = getattr(self, self.server_model)
+        else:
+            found = VisionEncoder(self.server_model) if is_vision_folder(self.server_model) else None
+        return None if found is None else found.resolved()
 
     def allow_encoder(self) -> None:
         """Let this process build the encoder from a description, if it is one of ours; see `ModuleEncoder`."""

@@ -122,8 +122,8 @@ class TaskSection(Section):
     """most rows of one client to score on; null: all, 0: none"""
     type: Annotated[Text, AfterValidator(_kind)] | None = None
     """classification | multilabel | regression | masked_lm (hidden words of the texts; needs no labels; usually
-    auxiliary) | dense_classification (a class per pixel) | dense_regression (a number per pixel); known of the tasks of
-    GLUE"""
+    auxiliary) | next_word (of texts, by a decoder; needs no labels) | dense_classification (a class per pixel) |
+    dense_regression (a number per pixel); known of the tasks of GLUE"""
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
     """names in the order of their indices, or their number; none for regressions"""
     columns: ColumnsSection | None = None

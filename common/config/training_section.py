@@ -25,6 +25,8 @@ class TrainingSection(Section):
     """rounds of the run"""
     patience: CountOrZero = 0
     """the run ends after so many scored versions without a better one, by model.keep.best; 0: off"""
+    stop_at_gap: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """procedure sdca: the run ends once the duality gap of a version is at most this; 0: after num_rounds"""
     local_epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 3
     """passes over a client's rows per round; 0: score only, return zero deltas"""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4

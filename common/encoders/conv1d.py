@@ -41,11 +41,6 @@ class Conv1dEncoder(ArrayEncoder):
         """See `ArrayEncoder`."""
         return self.norm == "batch"
 
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """See `ArrayEncoder`."""
-        return self.shape
-
     def build(self) -> Encoder:
         """See `ArrayEncoder`."""
         from common.models.convolution import ConvolutionalNetwork

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -39,21 +40,6 @@ class GivenEncoder(ArrayEncoder):
     """what rows are: numbers | images | sequences"""
 
     @property
-    def inputs(self) -> str:
-        """See `ArrayEncoder`."""
-        return self.reads
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """See `ArrayEncoder`."""
-        return self.shape
-
-    @property
-    def has_norm_statistics(self) -> bool:
-        """It may have."""
-        return True
-
-    @property
     def origin(self) -> str:
         """See `ArrayEncoder`."""
         return f"values of the given {self.class_}"
@@ -79,6 +65,11 @@ class GivenEncoder(ArrayEncoder):
     def problems(self) -> list[str]:
         """See `Row`."""
         return row_problems(self.reads, self.shape)
+
+
+def held_modules() -> Mapping[str, tuple[nn.Module, Widths]]:
+    """What this process may copy, for processes that work for it."""
+    return dict(_GIVEN)
 
 
 def hold(sha256: str, net: nn.Module, widths: Widths) -> None:

@@ -29,11 +29,6 @@ class GRUEncoder(ArrayEncoder):
     dropout: Dropout = 0.0
     """between layers and before the head"""
 
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """See `ArrayEncoder`."""
-        return self.shape
-
     def build(self) -> Encoder:
         """See `ArrayEncoder`."""
         from common.models.recurrent import RecurrentNetwork

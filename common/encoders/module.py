@@ -42,21 +42,6 @@ class ModuleEncoder(ArrayEncoder):
     sha256: str = ""
     """of the file, for those who want to pin it; else what the file has"""
 
-    @property
-    def inputs(self) -> str:
-        """See `ArrayEncoder`."""
-        return self.reads
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """See `ArrayEncoder`."""
-        return self.shape
-
-    @property
-    def has_norm_statistics(self) -> bool:
-        """It may have."""
-        return True
-
     def trusted(self) -> ModuleEncoder:
         """The same with the SHA-256 of its file, which this process may run from now on.
 

@@ -13,6 +13,7 @@ from common.methods.choice import Row, parameters_of
 
 if TYPE_CHECKING:  # a coordinator at work has no torch
     from common.inputs.kind import Encoder
+    from common.models.encoder import EncoderSource, Weights
 
 E = TypeVar("E", bound="ArrayEncoder")
 
@@ -42,15 +43,20 @@ class ArrayEncoder(Row):
     example: ClassVar[str] = "shape: [...]"
     """What a configuration must say of it."""
 
+    shape: tuple[int, ...]
+    """A parameter of most: the shape of a row. Those without it say `row_shape`."""
+    reads: str
+    """A parameter of a person's own code: which of `INPUT_KINDS` it reads."""
+
     @property
     def inputs(self) -> str:
         """Which of `INPUT_KINDS` it reads."""
-        return self.kind
+        return self.reads if self.own_code else self.kind
 
     @property
     def has_norm_statistics(self) -> bool:
-        """Whether it gathers statistics of its rows in training, as batch normalisation does."""
-        return False
+        """Whether it gathers statistics of its rows in training, as batch normalisation does; own code may."""
+        return self.own_code
 
     @property
     def part_encoders(self) -> Mapping[str, ArrayEncoder]:
@@ -58,9 +64,9 @@ class ArrayEncoder(Row):
         return {}
 
     @property
-    @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row, without the dimension of the batch."""
+        return self.shape
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -76,6 +82,34 @@ class ArrayEncoder(Row):
     def origin(self) -> str:
         """Where its initial values come from, for logs and reports."""
         return f"random weights: {self.name}"
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it brings the numbers of rows to a scale by itself."""
+        return False
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it can start from other values than random ones."""
+        return False
+
+    def resolved(self) -> ArrayEncoder:
+        """The same, with what it reads of files filled in.
+
+        Raises:
+            ModelError: they cannot be read, or say something impossible.
+        """
+        return self
+
+    def found(self, weights: Weights) -> EncoderSource:
+        """Its description and initial values.
+
+        Raises:
+            ModelError: its weights cannot be read.
+        """
+        from common.models.encoder import EncoderSource
+
+        return EncoderSource(self.describe(), None, None, self.origin)
 
     @abstractmethod
     def build(self) -> Encoder:

@@ -106,6 +106,6 @@ def _part_encoder(place: str, described: object) -> ArrayEncoder:
     # Sorted, as descriptions are, so that both sides have one order of modules.
     given = json.loads(json.dumps({**{k: v for k, v in defaults.items() if v is not ...}, **values}, sort_keys=True))
     try:
-        return row.read({"model_type": name, **given})
+        return row.read({"model_type": name, **given}).resolved()
     except ModelError as error:
         raise ModelError(f"{place}: {error.message}") from None

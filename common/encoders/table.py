@@ -11,9 +11,10 @@ from common.encoders.module import ModuleEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.several import SeveralEncoder
 from common.encoders.tabular import TabularEncoder
+from common.encoders.vision import VisionEncoder
 from common.methods.choice import Table, table
 
 ENCODERS: Table[ArrayEncoder] = table(
-    *(MLPEncoder, TabularEncoder, Conv2dEncoder, Conv1dEncoder, GRUEncoder),
+    *(MLPEncoder, TabularEncoder, Conv2dEncoder, VisionEncoder, Conv1dEncoder, GRUEncoder),
     *(ModuleEncoder, GivenEncoder, SeveralEncoder),
 )

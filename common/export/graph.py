@@ -24,7 +24,7 @@ class TaskGraph(nn.Module):
     """The scale of rows, encoder, head and units of one task.
 
     `forward` takes the tensors of `inputs` and gives outputs as predictions have them, in the units of the data:
-    (rows, outputs), or (rows, length, outputs) of a task with outputs for every token.
+    (rows, outputs), or (rows, length, outputs) of a task with outputs for every token. Parameters are copies.
     """
 
     def __init__(self, trained: TrainedTask) -> None:
@@ -44,6 +44,7 @@ class TaskGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """See the class."""
+        tensors = tuple(known.read(tensor) for known, tensor in zip(self.inputs, tensors, strict=True))
         if self.scaled:
             tensors = tuple(((tensor.double() - self.mean) * self.factor).float() for tensor in tensors)
         batch = self.model.inputs.batch_of(self.form, tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +33,53 @@ class NativeModel:
     """What its parameters of the encoder begin with."""
     head: Mapping[str, str]
     """What its parameters of the head begin with, by what ours do."""
+    pipeline: str
+    """What transformers calls its use."""
+    factor: tuple[str, str] | None = None
+    """A parameter of our head, and what those of the encoder begin with that it multiplies, as this class has none."""
+    needs: Mapping[str, object] = field(default_factory=dict)
+    """What the encoder's description must say."""
+    pooled: bool = True
+    """Whether it has the encoder's pooler."""
 
 
 def _classifier(kind: str, name: str) -> NativeModel:
-    return NativeModel(f"{name}ForSequenceClassification", f"{kind}.", {"linear.": "classifier."})
+    return NativeModel(
+        f"{name}ForSequenceClassification", f"{kind}.", {"linear.": "classifier."}, "text-classification"
+    )
 
 
-def _decoder(kind: str, name: str, transform: str, norm: str, bias: str) -> NativeModel:
-    return NativeModel(f"{name}ForMaskedLM", f"{kind}.", {"transform.": transform, "norm.": norm, "bias": bias})
+def _masked(kind: str, name: str, transform: str, norm: str, bias: str) -> NativeModel:
+    # Classes of transformers take epsilon and activation of the encoder.
+    needs = {"layer_norm_eps": EPSILON, "hidden_act": "gelu"}
+    head = {"transform.": transform, "norm.": norm, "bias": bias}
+    return NativeModel(f"{name}ForMaskedLM", f"{kind}.", head, "fill-mask", needs=needs, pooled=False)
 
 
 def _roberta(name: str) -> NativeModel:
-    return _decoder("roberta", name, "lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias")
+    return _masked("roberta", name, "lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias")
 
 
+def _causal(name: str, encoder: str, norm: str) -> NativeModel:
+    return NativeModel(name, encoder, {}, "text-generation", factor=("scale", norm))
+
+
+EPSILON = 1e-5
+"""Of the normalisation in our head over hidden words."""
 _BERT = "cls.predictions."
 NATIVE: Mapping[str, Mapping[str, NativeModel]] = {
     "text": {"bert": _classifier("bert", "Bert"), "albert": _classifier("albert", "Albert")},
     WORDS: {
-        "bert": _decoder("bert", "Bert", f"{_BERT}transform.dense.", f"{_BERT}transform.LayerNorm.", f"{_BERT}bias"),
+        "bert": _masked("bert", "Bert", f"{_BERT}transform.dense.", f"{_BERT}transform.LayerNorm.", f"{_BERT}bias"),
         "roberta": _roberta("Roberta"),
         "xlm-roberta": _roberta("XLMRoberta"),
         "camembert": _roberta("Camembert"),
+        "gpt2": _causal("GPT2LMHeadModel", "transformer.", "ln_f."),
+        "llama": _causal("LlamaForCausalLM", "model.", "norm."),
+        "qwen2": _causal("Qwen2ForCausalLM", "model.", "norm."),
     },
 }
 """By the form of the head and the type of the encoder. All others get our head in a file of its own, and a script."""
-
-EPSILON = 1e-5
-"""Of the normalisation in our head over words; classes of transformers take that of the encoder."""
 
 
 def refusal(trained: TrainedTask) -> str:
@@ -73,9 +92,8 @@ def native_model(trained: TrainedTask) -> NativeModel | None:
     """The class of transformers that is this model, if there is one."""
     config, form = encoder_config(trained), trained.model.head(trained.task.name).form
     found = NATIVE.get(form, {}).get(config["model_type"])
-    if form == WORDS and (config.get("layer_norm_eps"), config.get("hidden_act")) != (EPSILON, "gelu"):
-        return None
-    return found
+    fits = found is not None and all(config.get(key) == value for key, value in found.needs.items())
+    return found if fits else None
 
 
 def encoder_config(trained: TrainedTask) -> dict[str, Any]:
@@ -99,7 +117,10 @@ def write_folder(trained: TrainedTask, folder: Path) -> None:
         if name.startswith(prefix)
     }
     if native is not None:
-        kept = {name: v for name, v in encoder.items() if form != WORDS or not name.startswith("pooler.")}
+        if native.factor is not None:
+            factor, multiplied = native.factor
+            encoder |= {name: v * head[factor] for name, v in encoder.items() if name.startswith(multiplied)}
+        kept = {name: v for name, v in encoder.items() if native.pooled or not name.startswith("pooler.")}
         tensors = {native.encoder + name: value for name, value in kept.items()}
         for ours, theirs in native.head.items():
             tensors |= {theirs + n.removeprefix(ours): v for n, v in head.items() if n.startswith(ours)}

@@ -10,6 +10,12 @@ from common.inputs.texts import PAIRS
 from common.models.trained import TrainedTask
 
 FIRST, SECOND = "A first text.", "A second text."
+CALLS = {
+    "text-classification": ("classify", "{given}, truncation=True"),
+    "fill-mask": ("fill", '"A " + fill.tokenizer.mask_token + "."'),
+    "text-generation": ("write", '"A first", max_new_tokens=5'),
+}
+"""What a pipeline is called and given, by its name in transformers."""
 
 
 def hugging_face(trained: TrainedTask) -> str:
@@ -27,11 +33,9 @@ def hugging_face(trained: TrainedTask) -> str:
         if trained.model.head(task.name).form == PAIRS:
             found.append("`SentenceTransformer` of sentence-transformers reads the encoder, with the mean over tokens.")
         return "\n\n".join(found)
-    if not task.type.answer:
-        call = 'print(fill("A " + fill.tokenizer.mask_token + "."))'
-        return _code(f'from transformers import pipeline\n\nfill = pipeline("fill-mask", model=".")\n{call}')
     given = json.dumps(dict(zip(("text", "text_pair"), texts, strict=True)) if task.pair else FIRST)
-    lines = f'classify = pipeline("text-classification", model=".")\nprint(classify({given}, truncation=True))'
+    name, call = CALLS[native.pipeline]
+    lines = f'{name} = pipeline("{native.pipeline}", model=".")\nprint({name}({call.format(given=given)}))'
     return _code(f"from transformers import pipeline\n\n{lines}") + (
         f"\n\n`{native.name}.from_pretrained` reads the folder, too."
     )

@@ -73,7 +73,7 @@ def _text_settings(config: Config) -> list[str]:
         for key in _TEXT_KEYS
         if getattr(model, key) != type(model).model_fields[key].default
     ]
-    if model.weights == "pretrained":
+    if model.weights == "pretrained" and not (model.array_encoder and model.array_encoder.has_weights):
         text = f"{model.server_model} always starts from random weights; write auto or random"
         found.append(f"model.weights: pretrained, but {text}")
     return found
@@ -131,7 +131,10 @@ def _source(config: Config) -> list[str]:
 
 
 def _statistics(config: Config) -> list[str]:
-    columns = config.model.inputs.scaled(config) * len(config.tasks)
+    encoder, columns = config.model.array_encoder, config.model.inputs.scaled(config) * len(config.tasks)
+    if config.data.statistics != "none" and encoder is not None and encoder.normalises:
+        remedy = f"remove it, or write mean: [0], std: [1] in model.{encoder.name}"
+        return [f"data.statistics: {config.model.server_model} brings rows to a scale of its own; {remedy}"]
     if config.data.statistics != "federation" or columns <= MOST_COLUMNS:
         return []
     told = f"federation tells the mean and the spread of {columns} columns of all tasks, at most {MOST_COLUMNS}"
@@ -171,7 +174,7 @@ class Arrays(InputKind):
         """An encoder of ours, described by its parameters."""
         encoder = section.array_encoder
         assert encoder is not None  # `checks` see to it
-        return EncoderSource(encoder.describe(), None, None, encoder.origin)
+        return encoder.found(weights or section.weights)
 
     def build_encoder(self, encoder_config: str) -> Encoder:
         """An encoder of ours."""
@@ -269,6 +272,7 @@ class Images(Arrays):
     reads = "pixels from 0 to 1, which are bytes divided by 255"
     joins_with = ("size of the images",)
     stays = "images"
+    can_be_mirrored = True
 
 
 class Sequences(Arrays):

@@ -69,8 +69,16 @@ class Batch(ABC):
         raise ValueError("a dense head reads images, but the batch has none")
 
     def hidden_vectors(self, encoder: Encoder) -> Tensor:
-        """The vectors of what is hidden in the examples, (hidden words, hidden)."""
-        raise ValueError("a masked task reads batches that say which words are hidden")
+        """The vectors of the tokens that are asked for, (tokens, hidden)."""
+        raise ValueError("a task over tokens reads batches that say which tokens are asked for")
+
+    def asked_per_row(self) -> list[int]:
+        """How many tokens of each example are asked for."""
+        raise ValueError("a task over tokens reads batches that say which tokens are asked for")
+
+
+BRIGHTEST = 255.0
+"""Of a pixel that is a byte."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,10 @@ class TensorInput:
     """Whether it is of int64, and not of float32."""
     says: str = ""
     """What a user has to know of its numbers, where these are read as they were trained on."""
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """As a batch has it."""
+        return tensor if self.whole else as_read(tensor)
 
 
 class InputKind(ABC):
@@ -103,6 +115,9 @@ class InputKind(ABC):
     """What an update alone gives away of examples."""
     channel_axis: ClassVar[int] = 0
     """Of a row of numbers: along it, each place has a mean and a deviation of its own where rows are standardised."""
+
+    can_be_mirrored: ClassVar[bool] = False
+    """Whether a row mirrored or moved by a few places stays what it was, as images do."""
 
     def headers(self, config: Config) -> dict[str, Header]:
         """What the numbers in each task's examples are, by task, as far as a configuration says."""
@@ -162,6 +177,13 @@ class InputKind(ABC):
     def draws(self, encoder: Encoder) -> bool:
         """Whether a training step takes random numbers from torch's generator; False only where that is certain."""
         return True
+
+
+def as_read(numbers: Tensor) -> Tensor:
+    """Numbers of rows as float32; bytes are the brightness of pixels, from 0 to 1."""
+    import torch
+
+    return numbers.float() / BRIGHTEST if numbers.dtype == torch.uint8 else numbers.float()
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

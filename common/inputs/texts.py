@@ -49,9 +49,9 @@ class TextBatch(Batch):
     pair: TextBatch | None = None
     """The second texts of siamese pairs; it has no labels itself."""
     labels: Tensor | None = None
-    """See `Batch`; of a masked task, the ids of the hidden words, int64 (words,)."""
+    """See `Batch`; where tokens are asked for, of each of them, int64 (tokens,)."""
     positions: Tensor | None = None
-    """The hidden words of a masked task, int64 (words,), counted row by row over all of `input_ids`."""
+    """The tokens that are asked for, int64 (tokens,), counted row by row over all of `input_ids`."""
 
     def to(self, device: torch.device) -> TextBatch:
         """See `Batch`."""
@@ -100,6 +100,14 @@ class TextBatch(Batch):
         if self.positions is None:
             return super().hidden_vectors(encoder)
         return self._encode(encoder)[0].flatten(0, 1).index_select(0, self.positions)
+
+    def asked_per_row(self) -> list[int]:
+        """See `Batch`."""
+        if self.positions is None:
+            return super().asked_per_row()
+        rows, length = self.input_ids.shape
+        counts: list[int] = (self.positions // length).bincount(minlength=rows).tolist()
+        return counts
 
     def shaped(self, outputs: Tensor) -> Tensor:
         """Where every token has outputs, (rows, length, outputs)."""

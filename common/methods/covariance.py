@@ -115,17 +115,20 @@ def correlations(sigma: Float64) -> Float64:
 def coupling_bound(sigma: Float64, blocks: Sequence[int]) -> float:
     """How much steps of blocks that do not see each other must be damped to be added up (CoCoA+, MOCHA).
 
-    With sigma' = max over blocks k of sum over all blocks k' of |Sigma_t(k)t(k')| / Sigma_t(k)t(k), for all u
+    The least sigma' for which, for all u,
 
-        sum_kk' Sigma_t(k)t(k') <u_k, u_k'>  <=  sigma' sum_k Sigma_t(k)t(k) ||u_k||^2.
+        sum_kk' Sigma_t(k)t(k') <u_k, u_k'>  <=  sigma' sum_k Sigma_t(k)t(k) ||u_k||^2:
+
+    the largest eigenvalue of the correlations, with each member once for each of its blocks. MOCHA takes the largest
+    sum of a row of |Sigma_tt'| / Sigma_tt, which is never below it.
 
     Args:
         sigma: (m, m) with a positive diagonal.
         blocks: the member t(k) of each block of coordinates; several may belong to one.
     """
-    counts = np.bincount(np.asarray(blocks, dtype=np.intp), minlength=len(sigma))
-    ratios = np.abs(sigma) @ counts / np.diag(sigma)
-    return float(ratios[counts > 0].max(initial=1.0))
+    times = np.sqrt(np.bincount(np.asarray(blocks, dtype=np.intp), minlength=len(sigma)))
+    largest = float(np.linalg.eigvalsh(correlations(sigma) * np.outer(times, times)).max(initial=1.0))
+    return largest * (1.0 + 1e-12)
 
 
 def ordered(sigma: Float64) -> tuple[int, ...]:

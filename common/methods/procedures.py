@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from common.methods.choice import Epochs, Row, Strength, table
+from common.methods.choice import LARGEST, Bounds, Epochs, Row, Strength, parameters_of, table
+from common.methods.dual_losses import DUAL_LOSSES, DualLoss
 from common.methods.own_models import NoOwnModel, OwnModelRow, PulledModel
 
 
@@ -33,6 +34,9 @@ class LocalProcedure(Row):
     """Whether gradients are taken where the model does not stand."""
     has_controls: ClassVar[bool] = False
     """Whether clients exchange control variates, a vector for each scope."""
+
+    is_dual: ClassVar[bool] = False
+    """Whether it solves the dual of linear models, so that rounds go another way: `common.methods.sdca`."""
 
     def parts(self) -> tuple[LocalProcedure, OwnModelRow]:
         """What it is of the model that is handed in, and of the client's own: what orders carry."""
@@ -125,4 +129,37 @@ class Scaffold(LocalProcedure):
     has_controls = True
 
 
-PROCEDURES: dict[str, type[LocalProcedure]] = table(PlainProcedure, FedProx, FedRep, Ditto, PerFedAvg, Scaffold)
+@dataclass(frozen=True)
+class SDCA(LocalProcedure):
+    """The local solver of MOCHA (Smith et al. 2017): dual coordinate ascent of linear heads, with a certificate.
+
+    A run with it minimises sum_t mean_i loss(w_t' x_ti, y_ti) + (strength / 2) tr(W Omega W') over all heads together;
+    the relation says Omega.
+    """
+
+    name = "sdca"
+    is_dual = True
+    loss: str = "hinge"
+    """hinge, smoothed_hinge, logistic, or squared"""
+    smoothing: Annotated[float, Bounds(above=0, most=1)] = 0.5
+    """of smoothed_hinge: how wide its round part is"""
+    strength: Annotated[float, Bounds(above=0, most=LARGEST)] = 0.01
+    """lambda, of the penalty"""
+    passes: Annotated[float, Bounds(above=0, most=1e4)] = 1.0
+    """over a client's rows, in each round"""
+    bias: Annotated[float, Bounds(least=0, most=1e4)] = 1.0
+    """value of a constant number in each row, whose weight is the bias; larger: less of a penalty on it; 0: no bias"""
+
+    def dual_loss(self) -> DualLoss:
+        """The loss."""
+        row = DUAL_LOSSES[self.loss]
+        return row.of({"smoothing": self.smoothing} if "smoothing" in parameters_of(row) else {})
+
+    def problems(self) -> list[str]:
+        """See `Row`."""
+        if self.loss in DUAL_LOSSES:
+            return []
+        return [f"loss: '{self.loss[:80]}' is not one of {', '.join(DUAL_LOSSES)}; write one of them"]
+
+
+PROCEDURES: dict[str, type[LocalProcedure]] = table(PlainProcedure, FedProx, FedRep, Ditto, PerFedAvg, Scaffold, SDCA)

@@ -1,4 +1,4 @@
-"""What may stand in the description of a text encoder: plain values of keys that its kind is known to read.
+"""What may stand in the description of an encoder of transformers: plain values of keys that its kind is known to read.
 
 A description comes from a model folder or from a coordinator. Libraries read far more from it than sizes: code by
 reference, names on a hub, attention kernels that are fetched and run. So nothing passes that is not listed here.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from common.errors import ModelError
@@ -75,6 +76,21 @@ DECODERS = frozenset({"gpt2", "llama", "qwen2"})
 KINDS: dict[str, frozenset[str]] = {kind: frozenset((keys + _ALL).split()) for kind, keys in _KINDS.items()}
 """The keys that are kept, by `model_type`."""
 
+_VISION = """
+hidden_size num_hidden_layers num_attention_heads hidden_act hidden_dropout_prob attention_probs_dropout_prob
+initializer_range layer_norm_eps patch_size qkv_bias
+"""
+_STAGES = "hidden_sizes depths hidden_act"
+_IMAGES: dict[str, str] = {
+    "vit": f"{_VISION} intermediate_size",
+    "dinov2": f"{_VISION} image_size mlp_ratio layerscale_value drop_path_rate use_swiglu_ffn use_mask_token",
+    "convnext": f"""{_STAGES} patch_size num_stages initializer_range layer_norm_eps layer_scale_init_value
+        drop_path_rate""",
+    "resnet": f"{_STAGES} embedding_size layer_type downsample_in_first_stage downsample_in_bottleneck",
+}
+IMAGE_KINDS: dict[str, frozenset[str]] = {kind: frozenset(keys.split()) for kind, keys in _IMAGES.items()}
+"""The same of models over images. Channels are those of the rows, and so is the size unless it is named here."""
+
 _NAME = re.compile(r"[A-Za-z0-9_|.-]{0,64}")
 """A text: the name of a function or a kind, such as gelu or p2c|c2p; never a path, an address or a hub's name."""
 _LARGEST = 10_000_000
@@ -117,9 +133,29 @@ def clean_config(text: str) -> str:
         values = _with_plain_angle(kind, values)
     kept = {key: value for key, value in values.items() if key in KINDS[kind]}
     for key, value in kept.items():
-        if not _is_plain(value) or (key in _REPEATED and isinstance(value, int) and value > _LONGEST):
+        if not _is_small(key, value):
             raise ModelError(f"encoder of type '{kind}': {key} is {value!r:.80}; it must be a plain number or name")
     return json.dumps({"model_type": kind, **kept}, sort_keys=True)
+
+
+def image_problems(kind: str, values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the configuration of a model over images, of which all keys must be known."""
+    known = IMAGE_KINDS[kind]
+    return [
+        f"{key}: is not read by {kind}; known are {', '.join(sorted(known))}"
+        if key not in known
+        else f"{key}: {value!r:.80} is no plain number or name; correct it"
+        for key, value in values.items()
+        if key not in known or not _is_small(key, value)
+    ]
+
+
+def _is_small(key: str, value: object) -> bool:
+    """Whether a value is plain, and no encoder becomes endless by it."""
+    repeated = value if key in _REPEATED and isinstance(value, int) else 0
+    if key == "depths" and isinstance(value, list | tuple):
+        repeated = sum(depth for depth in value if isinstance(depth, int))
+    return _is_plain(value) and repeated <= _LONGEST
 
 
 def read_object(text: str) -> dict[str, Any]:
@@ -138,7 +174,7 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 def _is_plain(value: object, nested: bool = True) -> bool:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return nested and len(value) <= _LONGEST and all(_is_plain(item, nested=False) for item in value)
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import ModelError, foreign_errors
-from common.models.description import DECODERS, clean_config
+from common.models.description import DECODERS, KINDS, clean_config, read_object
 
 if TYPE_CHECKING:  # they take seconds to import, and knowing of encoders needs none of it
     from torch import Tensor
@@ -74,6 +74,10 @@ def shallower(config_json: str, layers: int) -> str:
     Raises:
         ModelError: it has fewer, or is no encoder whose depth is one number.
     """
+    kind = read_object(config_json).get("model_type")
+    if kind not in KINDS:
+        remedy = "leave it out, or write client.trains: top_<n>"
+        raise ModelError(f"client.layers: an encoder of type '{kind!s:.80}' is built whole; {remedy}")
     config = load_config(config_json)
     depth = getattr(config, "num_hidden_layers", None)
     if not isinstance(depth, int) or layers > depth:

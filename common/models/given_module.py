@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from common.encoders.given import GivenEncoder, hold
 from common.errors import ModelError, foreign_errors
-from common.models.own_module import widths_of
+from common.models.own_module import named_layers, widths_of
 
 
 def give(net: nn.Module, reads: Literal["numbers", "images", "sequences"], shape: tuple[int, ...]) -> GivenEncoder:
@@ -30,6 +30,7 @@ def give(net: nn.Module, reads: Literal["numbers", "images", "sequences"], shape
     with foreign_errors(lambda e: ModelError(f"encoder: class '{name}': {type(e).__name__}: {_first_line(e)}; {mend}")):
         own = deepcopy(net).cpu().train()
         widths = widths_of(own, shape)
+        named_layers(own)
     encoder = GivenEncoder(name, shape, _digest(own), reads)
     hold(encoder.sha256, own, widths)
     return encoder

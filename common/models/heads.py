@@ -51,7 +51,7 @@ class LinearHead(Head):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Outputs (rows, outputs) for vectors (rows, hidden)."""
-        outputs: Tensor = self.linear(self.dropout(vectors))
+        outputs: Tensor = self.linear(self.dropout(vectors).to(self.linear.weight.dtype))
         return outputs
 
     @torch.no_grad()
@@ -92,13 +92,42 @@ class SiameseHead(LinearHead):
             self.linear.bias.fill_(-0.5 * self.cosine_start)
 
 
-class MaskedHead(Head):
-    """The word behind a hidden token: a layer as in BERT, then the word embeddings themselves (Devlin et al. 2019).
-
-    The decoder is tied to the encoder's table, so that it adds no more than a bias per word.
-    """
+class TiedHead(Head):
+    """Words by the encoder's own word embeddings, so that a head adds little (Press and Wolf 2017)."""
 
     form = WORDS
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`: a row of outputs for each token that the batch asks for."""
+        return self.forward(batch.hidden_vectors(encoder), word_table(encoder).weight)
+
+    @abstractmethod
+    def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
+        """Outputs (tokens, words) for vectors (tokens, hidden) and word embeddings (words, width)."""
+
+
+class NextHead(TiedHead):
+    """The next word: a factor per channel, then the word embeddings.
+
+    A factor and no bias per word: language models of transformers have none, and their last norm can take the factors.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
+        """See `TiedHead`."""
+        return functional.linear(vectors * self.scale, table)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Start with the words that the encoder itself would say."""
+        self.scale.fill_(1.0)
+
+
+class MaskedHead(TiedHead):
+    """The word behind a hidden token: a layer as in BERT, then the word embeddings (Devlin et al. 2019), and a bias."""
 
     def __init__(self, hidden: int, width: int, words: int) -> None:
         super().__init__()
@@ -106,12 +135,8 @@ class MaskedHead(Head):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(words))
 
-    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
-        """See `forward`: a row of outputs for each of the batch's hidden words."""
-        return self.forward(batch.hidden_vectors(encoder), word_table(encoder).weight)
-
     def forward(self, vectors: Tensor, table: Tensor) -> Tensor:
-        """Outputs (tokens, words) for vectors (tokens, hidden) and word embeddings (words, width)."""
+        """See `TiedHead`."""
         return functional.linear(self.norm(functional.gelu(self.transform(vectors))), table, self.bias)
 
     @torch.no_grad()
@@ -169,7 +194,7 @@ def word_table(encoder: Encoder) -> nn.Embedding:
     """
     found = encoder.get_input_embeddings()
     if not isinstance(found, nn.Embedding):
-        raise ModelError("a masked_lm task needs an encoder with word embeddings; leave the task out")
+        raise ModelError("this encoder has no word embeddings for a head over words; choose another model.server_model")
     return found
 
 

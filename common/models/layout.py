@@ -8,7 +8,7 @@ import torch
 
 from common.models.multitask import MultiTaskModel
 from common.orders import ModelArchitecture
-from common.parameters.flat import shapes_of
+from common.parameters.flat import shapes_of, types_of
 from common.parameters.plan import SharingPlan
 from common.parameters.schema import ParameterSchema
 from common.tasks import TaskDefinition
@@ -27,4 +27,4 @@ def scope_schemas(
     """
     with torch.device("meta"):
         model = MultiTaskModel(architecture, tasks)
-    return plan.schemas(shapes_of(model))
+    return plan.schemas(shapes_of(model), types_of(model))

@@ -56,10 +56,10 @@ class MultiTaskModel(nn.Module):
     def forward(self, task: str, batch: Batch) -> Tensor:
         """The outputs of a task's head for a batch, float32 (rows, outputs); `batch.pair` is read in siamese pairs.
 
-        A masked task has a row of outputs, one per word of the vocabulary, for each of `batch.positions`.
+        Where tokens are asked for, there is a row of outputs for each of `batch.positions`.
         """
         if self.precision == torch.float32:
-            return self._outputs(task, batch)
+            return self._outputs(task, batch).float()  # of exact heads; others are float32
         # Left after each forward pass, since autocast keeps its copies of the weights until then.
         with torch.autocast(next(self.parameters()).device.type, self.precision):
             return self._outputs(task, batch).float()
@@ -76,7 +76,7 @@ class MultiTaskModel(nn.Module):
     def _add_head(self, task: TaskDefinition) -> None:
         head = task.type.head(task, self.architecture.pair_mode, self.encoder)
         try:
-            self.heads[task.name] = head
+            self.heads[task.name] = head.double() if self.architecture.exact_heads else head
         except KeyError:
             raise ModelError(f"tasks.{task.name}: a head cannot have this name; choose another") from None
 
@@ -99,6 +99,9 @@ def initialise(model: MultiTaskModel, seed: int) -> None:
 
 
 def initialise_heads(model: MultiTaskModel, seed: int) -> None:
-    """The same for the heads alone."""
+    """The same for the heads alone; exact ones begin at 0, where their dual variables do."""
     for task in model.heads:
         model.head(task).reset(torch.Generator().manual_seed(derive_seed(seed, "head", task)))
+        if model.architecture.exact_heads:
+            for parameter in model.head(task).parameters():
+                nn.init.zeros_(parameter)

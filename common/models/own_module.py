@@ -27,10 +27,16 @@ class Widths:
 
 
 class OwnModule(nn.Module):
-    """The module as `net`, over rows of a shape; its maps are for heads with an output per pixel."""
+    """The module as `net`, over rows of a shape; its maps are for heads with an output per pixel.
+
+    Parts that the module names as its layers are `layers.0`, `layers.1`, ..., as in encoders of ours, so that plans by
+    layer find them.
+    """
 
     def __init__(self, net: nn.Module, shape: tuple[int, ...], widths: Widths) -> None:
         super().__init__()
+        if layers := named_layers(net):
+            self.layers = nn.ModuleList(layers)  # first: a parameter's name is the first one that leads to it
         self.net = net
         self.config = SimpleNamespace(hidden_size=widths.hidden, hidden_dropout_prob=0.0, draws=True)
         if widths.map_channels is not None:
@@ -87,6 +93,28 @@ def widths_of(net: nn.Module, shape: tuple[int, ...]) -> Widths:
     said, maps = getattr(net, "hidden_size", None), getattr(net, "maps", None)
     hidden = said if isinstance(said, int) else _width(net, net, shape, "vectors", "hidden")
     return Widths(hidden, _width(net, maps, shape, "maps", "channels", "height", "width") if callable(maps) else None)
+
+
+def named_layers(net: nn.Module) -> list[nn.Module]:
+    """The parts that its attribute `layers`, a list of their names, says are its layers; none without such a list.
+
+    Raises:
+        ValueError: a name is of no part with parameters of its own.
+    """
+    names = getattr(net, "layers", None)
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        return []
+    parts, known = dict(net.named_modules()), set[nn.Parameter]()
+    for name in names:
+        if not name or name not in parts:
+            there = ", ".join(child for child, _ in net.named_children())
+            raise ValueError(f"layers names '{name}', which is no part of it; its parts are {there or 'none'}")
+        own = set(parts[name].parameters())
+        if not own or own & known:
+            lack = "shares parameters with a layer below" if own else "has no parameters"
+            raise ValueError(f"layers names '{name}', which {lack}; name parts with parameters of their own")
+        known |= own
+    return [parts[name] for name in names]
 
 
 @torch.no_grad()

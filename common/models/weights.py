@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from common.errors import ModelError, foreign_errors
@@ -86,7 +86,14 @@ def unread_message(place: str, name: str) -> str:
 
 
 def load_state(folder: Path, config_json: str) -> dict[str, Tensor]:
-    """The encoder's values by parameter name; those that the folder lacks (typically a pooler's) are left out.
+    """The values of a text encoder by parameter name; see `read_state`."""
+    return read_state(folder, load_config(config_json))
+
+
+def read_state(folder: Path, config: PretrainedConfig, **options: bool) -> dict[str, Tensor]:
+    """An encoder's values by parameter name; those that the folder lacks (typically a pooler's) are left out.
+
+    `options` are those of the encoder's class.
 
     Raises:
         ModelError: they cannot be read, are quantised or not finite, or belong to another configuration.
@@ -102,12 +109,10 @@ def load_state(folder: Path, config_json: str) -> dict[str, Tensor]:
         raw = read_object((folder / "config.json").read_text(encoding="utf-8"))
     if raw.get("quantization_config") is not None:
         raise ModelError(f"model.server_model: the weights in {folder} are quantised; give those in full precision")
-    config = load_config(config_json)
     with foreign_errors(unreadable), quiet(), borrowed_generator():
         # By the cleaned configuration: the file's own may name code, kernels or other folders.
-        encoder, report = AutoModel.from_pretrained(
-            str(folder), config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        loading = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+        encoder, report = AutoModel.from_pretrained(str(folder), config=config, **loading, **options)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(

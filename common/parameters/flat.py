@@ -20,6 +20,12 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **statistics}
 
 
+def types_of(model: nn.Module) -> dict[str, ElementType]:
+    """Name and element type of everything that scopes hold."""
+    by_torch = {there: here for here, there in TORCH_TYPES.items()}
+    return {name: by_torch[tensor.dtype] for name, tensor in tensors_of(model).items()}
+
+
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of everything that scopes hold."""
     return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}

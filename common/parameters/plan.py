@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from common.errors import ConfigError
 from common.parameters.patterns import NamePattern
-from common.parameters.schema import ParameterSchema
+from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.scope import (
     OWN,
     OWN_BLOCK,
@@ -28,6 +29,8 @@ from common.parameters.scope import (
 _LAYER = re.compile(r"(encoder(?:(?:\.\w+)*?\.layers?|\.h))\.(\d+)\..+")
 _ABOVE = ("pooler.*", "final_norm.*", "ln_f.*", "norm.*")
 """What encoders have above their layers: those of GPT-2 and Llama call their last norm ln_f and norm."""
+_BESIDE = ("net.*",)
+"""What a module of a person's own has beside the layers that it names; rules about layers come first."""
 _BELOW = ("embeddings*", "wte.*", "wpe.*", "embed_tokens.*")
 _EMBEDDINGS = tuple(f"encoder.{part.rstrip('*')}" for part in _BELOW)
 _PART = re.compile(r"encoder\.parts\.(\w+)\..+")
@@ -133,13 +136,14 @@ PLANS: dict[str, tuple[ScopeRule, ...]] = {
         ScopeRule("{top}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
         *_rules(_BELOW, SHARED),
+        *_rules(_BESIDE, PRIVATE),
     ),
     # Liang et al. 2020 (LG-FedAvg): local representations below, what reads them is shared.
     "lg": (
         *_rules(_BELOW, PRIVATE),
         ScopeRule("{bottom}.*", PRIVATE),
         ScopeRule("{layer}.*", SHARED),
-        *_rules(_ABOVE, SHARED),
+        *_rules((*_ABOVE, *_BESIDE), SHARED),
         ScopeRule("heads.{task}.*", TASK_HEAD),
     ),
     "local": (ScopeRule("heads.{task}.*", PRIVATE), ScopeRule("*", PRIVATE)),
@@ -155,7 +159,15 @@ def groups_plan(levels: int) -> tuple[ScopeRule, ...]:
     """A hierarchy: each level of groups has one of the top layers, the lowest the last one with what lies above it."""
     layers = [ScopeRule(f"{{layer:{level - levels - 1}}}.*", group_template(level)) for level in range(1, levels + 1)]
     above = _rules(_ABOVE, group_template(levels))
-    return (ScopeRule("heads.{task}.*", TASK_HEAD), *above, *layers, ScopeRule("*", SHARED))
+    beside = _rules(_BESIDE, group_template(levels))
+    return (
+        ScopeRule("heads.{task}.*", TASK_HEAD),
+        *above,
+        *layers,
+        ScopeRule("{layer}.*", SHARED),
+        *beside,
+        ScopeRule("*", SHARED),
+    )
 
 
 @dataclass(frozen=True)
@@ -204,17 +216,35 @@ class SharingPlan:
             "for instance '*': shared"
         )
 
-    def schemas(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ParameterSchema]:
+    def schemas(
+        self, shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, ElementType] = MappingProxyType({})
+    ) -> dict[str, ParameterSchema]:
         """Partition all parameters of a model into scopes; each keeps the mapping's order inside.
 
+        Parameters are float32, except as `types` says; those of one scope have one type.
+
         Raises:
-            ConfigError: see `scope_of` and `resolved`.
+            ConfigError: see `scope_of` and `resolved`, or a scope would have parameters of two types.
         """
         plan = self.resolved(shapes)
         scopes: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():
             scopes.setdefault(plan.scope_of(name), {})[name] = shape
-        return {scope: ParameterSchema.of(members) for scope, members in sorted(scopes.items())}
+        return {
+            scope: ParameterSchema.of(members, _type_of(scope, members, types))
+            for scope, members in sorted(scopes.items())
+        }
+
+
+def _type_of(scope: str, names: Iterable[str], types: Mapping[str, ElementType]) -> ElementType:
+    """The one element type of a scope's parameters."""
+    found = sorted({types.get(name, ElementType.FLOAT32) for name in names})
+    if len(found) > 1:
+        raise ConfigError(
+            f"sharing: scope '{scope}' would hold {' and '.join(found)} parameters; use a plan that keeps heads apart, "
+            "such as hard"
+        )
+    return found[0]
 
 
 def _layers(names: Iterable[str]) -> list[str]:
@@ -228,7 +258,8 @@ def _layers(names: Iterable[str]) -> list[str]:
     if len(lists) != 1 or numbers != list(range(len(numbers))):
         raise ConfigError(
             "sharing: this plan needs an encoder with layers of its own in one list, such as BERT, RoBERTa or "
-            "DistilBERT; this one has none (ALBERT's layers are one and the same); use another plan or encoder"
+            "DistilBERT, or a module that names them in its attribute `layers`; this one has none (ALBERT's layers are "
+            "one and the same); use another plan or encoder"
         )
     return [f"{lists[0]}.{number}" for number in numbers]
 

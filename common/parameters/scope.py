@@ -10,6 +10,7 @@
 | `anchor/<scope>` | what another scope is pulled to |
 | `dual/<other>/<scope>` | what a relation remembers of a member's scope and another member |
 | `control/<scope>` | the sum of all clients' control variates of another scope (SCAFFOLD) |
+| `support/<scope>` | the sum of all clients' rows, each times its dual variable, that a head is made of (MOCHA) |
 
 A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{member}`. Every group of tasks,
 and every member, has a scope of its own for it, with the template's layout and first values. A template is a scope of
@@ -54,8 +55,11 @@ class ScopeKind(StrEnum):
     ANCHOR = "anchor"
     DUAL = "dual"
     CONTROL = "control"
+    SUPPORT = "support"
 
 
+_SUMS = frozenset({ScopeKind.CONTROL, ScopeKind.SUPPORT})
+"""Kinds of which clients hand in changes that are added up as they are."""
 _OWNED = frozenset({ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL})
 """Kinds that have no name without an owner."""
 
@@ -70,7 +74,7 @@ class Scope:
     part: str = ""
     """A block of the model, or `task/<name>`, of scopes that do not hold all of their owner's parameters."""
     of: Scope | None = None
-    """What an anchor, a dual or a control belongs to."""
+    """What an anchor, a dual, a control or a support belongs to."""
 
     @staticmethod
     @lru_cache(maxsize=1 << 16)
@@ -89,7 +93,7 @@ class Scope:
                 found = Scope(ScopeKind(word), rest)
             case ScopeKind.MEMBER:
                 found = Scope(ScopeKind.MEMBER, owner, tail)
-            case ScopeKind.ANCHOR | ScopeKind.CONTROL:
+            case ScopeKind.ANCHOR | ScopeKind.CONTROL | ScopeKind.SUPPORT:
                 found = Scope(ScopeKind(word), of=Scope.parse(rest))
             case ScopeKind.DUAL:
                 found = Scope(ScopeKind.DUAL, owner, of=Scope.parse(tail))
@@ -116,7 +120,7 @@ class Scope:
 
     @property
     def is_derived(self) -> bool:
-        """Whether it is no part of the model but belongs to a scope that is: an anchor, a dual or a control."""
+        """Whether it is no part of the model but belongs to a scope that is: an anchor, a dual or a sum."""
         return self.of is not None
 
     @property
@@ -151,8 +155,8 @@ class Scope:
 
     @property
     def base(self) -> str:
-        """The name of the scope that an anchor or a control belongs to, or its own."""
-        return str(self.of if self.kind in (ScopeKind.ANCHOR, ScopeKind.CONTROL) else self)
+        """The name of the scope that an anchor or a sum belongs to, or its own."""
+        return str(self.of if self.kind in (ScopeKind.ANCHOR, *_SUMS) else self)
 
     @property
     def anchor(self) -> str:
@@ -163,6 +167,11 @@ class Scope:
     def control(self) -> str:
         """The name of the sum of its clients' control variates."""
         return str(Scope(ScopeKind.CONTROL, of=self))
+
+    @property
+    def support(self) -> str:
+        """The name of the sum of rows, times their dual variables, that it is made of."""
+        return str(Scope(ScopeKind.SUPPORT, of=self))
 
     def dual(self, other: str) -> str:
         """The name of a member's dual towards another member."""
@@ -196,6 +205,11 @@ class ByTemplate(dict[str, V]):
 def is_control(name: str) -> bool:
     """Whether a scope is a sum of control variates."""
     return Scope.parse(name).kind is ScopeKind.CONTROL
+
+
+def is_sum(name: str) -> bool:
+    """Whether a scope is a sum over clients, which begins at 0: of control variates, or a support."""
+    return Scope.parse(name).kind in _SUMS
 
 
 def is_private(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, mean_of, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import Float64, Label, Labels, LinearTargets, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import LabelNames, balance_of
 from common.tasks.metric_sums import RECALL, Calibration, ScoreHistogram, TopThree
 
@@ -25,6 +25,7 @@ class Classification(TaskKind):
     sums = (ScoreHistogram(), TopThree(), Calibration())
     has_labels = True
     has_class_weights = True
+    has_linear_problems = True
     problem_type = "single_label_classification"
     answer = "dict(zip(labels, outputs.softmax(-1).tolist()))"
 
@@ -53,6 +54,15 @@ class Classification(TaskKind):
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's examples and their share."""
         return balance_of(task.labels, labels)
+
+    def linear_targets(self, task: TaskDefinition, targets: Labels, units: TargetUnits) -> LinearTargets:
+        """1 for a row of the class and -1 for others: of class 1 where there are two, else of each class."""
+        import numpy as np
+
+        classes = range(1, 2) if task.outputs == 2 else range(task.outputs)
+        signs = np.stack([np.where(targets == label, 1.0, -1.0) for label in classes], axis=1)
+        weights = np.ones(len(targets)) if units.weights is None else np.array(units.weights)[targets]
+        return signs, weights
 
     def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
         """How many rows are of each class."""

@@ -29,6 +29,11 @@ Float64: TypeAlias = "NDArray[np.float64]"
 Label = int | float | tuple[int, ...]
 """A class index, a score, or the indices of the labels that apply."""
 Reduction = Literal["mean", "sum", "none"]
+LinearTargets: TypeAlias = "tuple[Float64, Float64] | None"
+"""Targets of linear problems (rows, problems), and how much each row's loss counts (rows,); None: there are none."""
+
+Asked = Literal["rows", "hidden tokens", "next tokens", "words"]
+"""Whole examples, tokens behind a mask, the token after each one, or the words that a text was given as."""
 
 MOST_SHOWN = 20
 """Longer lists of names are told by where they differ."""
@@ -58,8 +63,12 @@ class TaskKind(ABC):
     """Whether targets are numbers, whose units the federation finds out (`common.targets`)."""
     has_class_weights: ClassVar[bool] = False
     """Whether the loss of a row can count by its label."""
+    has_linear_problems: ClassVar[bool] = False
+    """Whether a head over one vector is a linear problem, or several: see `linear_targets`."""
     per_pixel: ClassVar[bool] = False
     """Whether an example has a label for each pixel, and so has what a head says: maps, which tables cannot hold."""
+    asks: ClassVar[Asked] = "rows"
+    """What has an output of its own: all but rows are tokens of texts."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0
@@ -80,6 +89,27 @@ class TaskKind(ABC):
 
     def answers(self, task: TaskDefinition, outputs: Float64) -> Mapping[str, Sequence[object]]:
         """What a head's outputs (examples, outputs) say to a person, by column; nothing where `answer` is empty."""
+        return {}
+
+    @property
+    def per_token(self) -> bool:
+        """Whether outputs are those of tokens, of which a row has several."""
+        return self.asks != "rows"
+
+    def kept(self, outputs: Tensor) -> Tensor:
+        """What of a batch's outputs for tokens `word_answers` reads, (tokens, ...)."""
+        return outputs
+
+    def word_answers(
+        self, task: TaskDefinition, said: Sequence[Float64], spelled: Callable[[int], str]
+    ) -> Mapping[str, Sequence[object]]:
+        """What outputs for tokens say to a person, by column, a cell per row.
+
+        Args:
+            task: names the labels.
+            said: `kept` of each row's tokens, (tokens, ...).
+            spelled: a token as text, from its id.
+        """
         return {}
 
     def label_problem(self, labels: Sequence[str]) -> str | None:
@@ -134,6 +164,10 @@ class TaskKind(ABC):
     def classes(self, targets: Labels) -> NDArray[np.int64]:
         """The classes by which examples are dealt out unevenly, (examples,)."""
         return targets.astype("int64")
+
+    def linear_targets(self, task: TaskDefinition, targets: Labels, units: TargetUnits) -> LinearTargets:
+        """Targets as linear problems have them, of most kinds none; a head of two outputs is one problem."""
+        return None
 
     def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
         """What the federation has to know of a client's training targets; nothing, of most kinds."""

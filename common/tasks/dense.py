@@ -293,7 +293,7 @@ def _counts(task: TaskDefinition, targets: Labels) -> NDArray[np.int64]:
 
 
 def _reduced(cells: Tensor, known: Tensor, reduction: Reduction) -> Tensor:
-    """Losses of pixels (rows, height, width), 0 where nothing is known, over those that are."""
+    """Losses of pixels (rows, height, width), 0 where nothing is known, over those that are; 0 if none is."""
     if reduction == "none":
-        return cells.sum(dim=(1, 2)) / known.sum(dim=(1, 2))
-    return cells.sum() if reduction == "sum" else cells.sum() / known.sum()
+        return cells.sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp(min=1)
+    return cells.sum() if reduction == "sum" else cells.sum() / known.sum().clamp(min=1)

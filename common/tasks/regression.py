@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.statistics import LARGEST, MOMENTS, ROUNDING, TaskStatistics, mean_of
 from common.targets import OWN_UNITS, TargetSums, TargetUnits, sums_of
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import Float64, Label, Labels, LinearTargets, Reduction, TaskDefinition, TaskKind
 from common.tasks.labels import read_score
 from common.tasks.metric_sums import AbsoluteErrors
 
@@ -31,6 +31,7 @@ class Regression(TaskKind):
     lower_is_better = frozenset({"rmse", "mae"})
     sums = (AbsoluteErrors(),)
     has_units = True
+    has_linear_problems = True
     # From small random weights, the many u, v and |u - v| first grow to meet the mean score and bury the similarity
     # that the encoder already knows: on 1,000 rows of STS-B that costs 0.3 of Spearman's rho. STS-B's scores range from
     # 0 to 5; in units of the federation that is two and a half, whose middle is the mean score.
@@ -53,6 +54,13 @@ class Regression(TaskKind):
         import numpy as np
 
         return np.asarray(labels, dtype=np.float64)
+
+    def linear_targets(self, task: TaskDefinition, targets: Labels, units: TargetUnits) -> LinearTargets:
+        """The numbers in the head's units."""
+        import numpy as np
+
+        wanted = (targets.astype(np.float64) - units.mean) / units.scale
+        return wanted[:, np.newaxis], np.ones(len(targets))
 
     def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
         """Mean and squared deviations."""

@@ -9,6 +9,7 @@ from common.tasks.definition import TaskDefinition, TaskKind
 from common.tasks.dense import DenseClassification, DenseRegression
 from common.tasks.masked_lm import MaskedLM
 from common.tasks.multilabel import Multilabel
+from common.tasks.next_word import NextWord
 from common.tasks.regression import Regression
 
 TASK_KINDS: dict[str, TaskKind] = {
@@ -16,6 +17,7 @@ TASK_KINDS: dict[str, TaskKind] = {
     "multilabel": Multilabel(),
     "regression": Regression(),
     "masked_lm": MaskedLM(),
+    "next_word": NextWord(),
     "dense_classification": DenseClassification(),
     "dense_regression": DenseRegression(),
 }

@@ -11,7 +11,7 @@ from common.wire.gen import federation_pb2 as pb
 
 R = TypeVar("R", bound=Row)
 
-_KINDS: dict[type, str] = {float: "number", int: "count", bool: "flag"}
+_KINDS: dict[type, str] = {float: "number", int: "count", bool: "flag", str: "text"}
 """Where in `Parameter` a value of a type lies."""
 
 

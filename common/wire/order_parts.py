@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import Message
 
-from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, Train, TrainingSettings
+from common.bodies import Body, ControlShare, DualProblem, Evaluate, ProximalTerm, Solve, Train, TrainingSettings
 from common.errors import WireError
 from common.methods.balances import BALANCES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
@@ -18,7 +18,7 @@ from common.methods.procedures import PROCEDURES, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.orders import Order, ScopeValues
 from common.parameters.capacity import is_frozen
-from common.parameters.scope import Scope, ScopeKind
+from common.parameters.scope import Scope, ScopeKind, is_sum
 from common.ports import INLINE_BYTES
 from common.standardising import InputScale
 from common.targets import TargetUnits
@@ -97,6 +97,8 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
     message = order.train
     checks.require(message, "settings")
     settings = _unpack_training(message.settings)
+    if settings.procedure.is_dual:
+        raise WireError(f"procedure: {settings.procedure.name} trains nothing, it solves")
     return Train(
         settings,
         _unpack_seed(message.seed),
@@ -107,14 +109,58 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
     )
 
 
+def _pack_solve(value: Solve) -> pb.Solve:
+    problems = map(_pack_problem, value.problems)
+    return pb.Solve(settings=_pack_training(value.settings), seed=value.seed, codec=value.codec, problems=problems)
+
+
+def _unpack_solve(order: pb.Order, scopes: Collection[str]) -> Solve:
+    message = order.solve
+    checks.require(message, "settings")
+    settings = _unpack_training(message.settings)
+    if not settings.procedure.is_dual:
+        raise WireError(f"procedure: {settings.procedure.name} solves no dual")
+    problems = _unpack_problems(message.problems, scopes, order.tasks)
+    supports = {Scope.parse(problem.scope).support for problem in problems}
+    if supports != {scope for scope in scopes if is_sum(scope)}:
+        raise WireError(f"problems: they do not fit scopes {sorted(scopes)}")
+    return Solve(settings, _unpack_seed(message.seed), problems, checks.identifier(message.codec, "codec"))
+
+
+def _pack_problem(value: DualProblem) -> pb.DualProblem:
+    return pb.DualProblem(**vars(value))
+
+
+def _unpack_problems(
+    messages: Sequence[pb.DualProblem], scopes: Collection[str], tasks: Collection[str]
+) -> tuple[DualProblem, ...]:
+    checks.distinct((problem.task for problem in messages), "problems")
+    for problem in messages:
+        if problem.scope not in scopes or problem.task not in tasks:
+            raise WireError(f"problems: task {problem.task[:80]!r} or its scope is not the order's")
+    return tuple(
+        DualProblem(
+            problem.task,
+            problem.scope,
+            checks.count(problem.rows, "rows", least=1),
+            checks.amount(problem.variance, "variance", 1.0),
+            checks.amount(problem.coupling, "coupling"),
+            checks.count(problem.solved, "solved"),
+        )
+        for problem in messages
+    )
+
+
 def _pack_evaluate(value: Evaluate) -> pb.Evaluate:
-    return pb.Evaluate(settings=_pack_training(value.settings), seed=value.seed)
+    problems = map(_pack_problem, value.problems)
+    return pb.Evaluate(settings=_pack_training(value.settings), seed=value.seed, problems=problems)
 
 
-def _unpack_evaluate(order: pb.Order, _: Collection[str]) -> Evaluate:
+def _unpack_evaluate(order: pb.Order, scopes: Collection[str]) -> Evaluate:
     message = order.evaluate
     checks.require(message, "settings")
-    return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed))
+    problems = _unpack_problems(message.problems, scopes, order.tasks)
+    return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed), problems)
 
 
 @dataclass(frozen=True)
@@ -129,6 +175,7 @@ class _BodyRow:
 _BODIES = (
     _BodyRow("train", Train, _pack_train, _unpack_train),
     _BodyRow("evaluate", Evaluate, _pack_evaluate, _unpack_evaluate),
+    _BodyRow("solve", Solve, _pack_solve, _unpack_solve),
 )
 
 

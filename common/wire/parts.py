@@ -189,6 +189,7 @@ def pack_architecture(value: ModelArchitecture) -> pb.ModelArchitecture:
         max_length=value.max_length,
         tokenizer_digest=value.tokenizer_digest,
         tokenizer_bytes=value.tokenizer_bytes,
+        exact_heads=value.exact_heads,
     )
 
 
@@ -200,6 +201,7 @@ def unpack_architecture(message: pb.ModelArchitecture) -> ModelArchitecture:
         checks.count(message.max_length, "max_length", least=1),
         checks.digest(message.tokenizer_digest, "tokenizer_digest"),
         checks.count(message.tokenizer_bytes, "tokenizer_bytes"),
+        message.exact_heads,
     )
 
 

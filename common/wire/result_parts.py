@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import WireError
-from common.orders import TaskResult
+from common.orders import DualSums, TaskResult
 from common.statistics import COUNTS, MOMENTS, TaskStatistics
 from common.wire import checks, limits
 from common.wire.gen import federation_pb2 as pb
@@ -19,6 +19,7 @@ def pack_result(value: TaskResult) -> pb.TaskResult:
         train_loss=value.train_loss,
         validation=None if value.validation is None else _pack_statistics(value.validation),
         personal=None if value.personal is None else _pack_statistics(value.personal),
+        dual=None if value.dual is None else pb.DualSums(**vars(value.dual)),
     )
 
 
@@ -36,6 +37,18 @@ def _unpack_result(message: pb.TaskResult) -> TaskResult:
         checks.number(message.train_loss, "train_loss") if message.HasField("train_loss") else None,
         _unpack_statistics(message.validation) if message.HasField("validation") else None,
         _unpack_statistics(message.personal) if message.HasField("personal") else None,
+        _unpack_dual(message.dual) if message.HasField("dual") else None,
+    )
+
+
+def _unpack_dual(message: pb.DualSums) -> DualSums:
+    return DualSums(
+        checks.amount(message.loss, "loss"),
+        checks.number(message.value, "value"),
+        checks.amount(message.lengths, "lengths"),
+        checks.amount(message.squares, "squares"),
+        checks.count(message.visits, "visits"),
+        checks.amount(message.theta, "theta", 1.0),
     )
 
 

@@ -12,15 +12,17 @@ from common.methods.conflict import cosines
 from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import moment_name
+from common.parameters.scope import ByTemplate, Scope, is_sum, moment_name
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import Accumulator, ByTask, Delta, Summand
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
+from server.aggregation.dual import HEADS, remade
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
+from server.core.dual_facts import HeadRows, Relationship
 from server.core.state import Related
 from server.relations.relate import relate, related_templates
 
@@ -55,6 +57,7 @@ class Aggregator:
     ) -> None:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
+        self.relationship: Relationship | None = None
         self._schemas = schemas
         self.moments: dict[str, Vector] = dict(moments or {})
         self._strategy = strategy
@@ -93,16 +96,17 @@ class Aggregator:
         trends: Trends = (),
         version: int = 0,
         before: Mapping[str, str] = MappingProxyType({}),
+        heads: Mapping[str, HeadRows] = MappingProxyType({}),
     ) -> dict[str, Vector]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
-        `before` is what the relation said to remember of each template, for the version to be made. Afterwards nothing
-        is folded any more.
+        `before` is what the relation said to remember of each template, for the version to be made; `heads` are made of
+        their supports. Afterwards nothing is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
         """
-        self.cosines, self.related = {}, []
+        self.cosines, self.related, self.relationship = {}, [], None
         if self._shortened:
             shares = (self._shortened, len(self._lengths), self._strategy.norm_bound)
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
@@ -111,6 +115,7 @@ class Aggregator:
                 fresh = self._moved(vectors, totals, by_task, trends)
                 self._require_finite(fresh)
                 related = self._relate(vectors, fresh, totals, version, before)
+                related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
                 self._require_finite(related)
                 return fresh | related
         finally:
@@ -129,7 +134,9 @@ class Aggregator:
             if not total:  # a relation alone may move it
                 continue
             summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [Summand("", total)]
-            fresh[scope] = self._move(scope, vectors[scope], self._updates.report(scope, summands))
+            first = is_sum(scope) and scope not in vectors
+            base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[scope]
+            fresh[scope] = self._move(scope, base, self._updates.report(scope, summands))
         return fresh
 
     def _relate(
@@ -150,6 +157,17 @@ class Aggregator:
                 related |= moved
                 self.related.append(record)
         return related
+
+    def _remake(
+        self, vectors: Mapping[str, Vector], heads: Mapping[str, HeadRows], version: int, before: str
+    ) -> dict[str, Vector]:
+        """The heads of a run that solves a dual."""
+        if self._strategy.dual is None or not heads:
+            return {}
+        made = remade(self._strategy.dual, self._schemas, vectors, heads, version, before)
+        self.relationship = made.relationship
+        self.related.append(made.record)
+        return made.values
 
     def _require_finite(self, values: Mapping[str, Vector]) -> None:
         """Check values and the moments that go with them, block by block."""

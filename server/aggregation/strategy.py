@@ -8,11 +8,13 @@ from pathlib import Path
 
 from common.config.schema import Config
 from common.methods.conflict import ConflictResolver
+from common.methods.procedures import SDCA
 from common.methods.relation import Couple
 from common.methods.robust import RobustRule
 from common.methods.server_optimizers import PlainStep, ServerOptimizer
 from common.methods.task_weights import Evidence, ExampleWeights, Float64
 from common.parameters.scope import Scope, ScopeKind
+from server.core.dual_facts import DualSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class AggregationStrategy:
 
     has_controls: bool = False
     """Whether clients exchange control variates."""
+    dual: DualSettings | None = None
+    """Heads are made of their supports."""
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope; what is no part of the model just adds its step."""
@@ -71,10 +75,20 @@ def strategy_of(config: Config) -> AggregationStrategy:
         rate=config.federation.server_learning_rate,
         task_optimizer=section.task_optimizer,
         task_rate=section.task_learning_rate,
-        relation=config.relation,
+        relation=None if config.training.procedure.is_dual else config.relation,
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         has_controls=config.training.procedure.has_controls,
+        dual=dual_of(config),
     )
+
+
+def dual_of(config: Config) -> DualSettings | None:
+    """What a run must know that solves a dual; None for all others."""
+    solver = config.training.procedure
+    if not isinstance(solver, SDCA):
+        return None
+    stretch = 2.0 if max(task.outputs for task in config.definitions()) == 2 else 1.0
+    return DualSettings(solver, config.relation, config.training.stop_at_gap or None, stretch)
 
 
 def _weighted_mean_of(config: Config) -> WeightedMean:

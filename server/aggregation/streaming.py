@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from common.parameters.encodings import BLOCK
+from common.parameters.schema import ElementType
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
 
@@ -27,11 +28,14 @@ class StreamingMean:
     multiples of the smallest one's last bit with at most 53 bits. Elsewhere each addition rounds by at most 2^-53 of
     the sum, and the order of arrival can show in the last bit of the float32 result, for about one in 2^29 / clients
     of such parameters. The same holds for sums by task, whose weights are the task's examples; what tasks weigh
-    against each other multiplies finished sums. In float64 scopes every product and every addition rounds so.
+    against each other multiplies finished sums. In float64 scopes every product rounds so; what additions round off
+    is added up beside the sum (Knuth's TwoSum), so that the order shows there no more than elsewhere.
     """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[Float64]] = {}
+        self._rest: dict[tuple[str, str], list[Float64]] = {}
+        """What additions to sums of float64 scopes rounded off."""
         self._used: set[tuple[str, str]] = set()
         self._product = np.empty(BLOCK, dtype=np.float64)
 
@@ -55,6 +59,9 @@ class StreamingMean:
         size = delta.schema.size
         chunks = self._sums.get(key) or _new_chunks(size)
         self._sums[key] = chunks
+        if delta.schema.dtype is ElementType.FLOAT64:
+            self._add_exactly(key, delta, weight)
+            return
         if key in self._used:
             for start, block in delta.blocks():
                 self._add(chunks, start, block, weight)
@@ -65,6 +72,23 @@ class StreamingMean:
                 self._add(chunks, start, block, weight)
                 clear = start + len(block)
             _clear(chunks, clear, size)
+        self._used.add(key)
+
+    def _add_exactly(self, key: tuple[str, str], delta: Delta, weight: float) -> None:
+        """Add to the sum of a float64 scope, and to its rest what that rounds off."""
+        sums, size = self._sums[key], delta.schema.size
+        rest = self._rest.setdefault(key, _new_chunks(size))
+        if key not in self._used:
+            _clear(sums, 0, size)
+            _clear(rest, 0, size)
+        for start, block in delta.blocks():
+            done = 0
+            while done < len(block):
+                chunk, at = divmod(start + done, CHUNK)
+                value = block[done : done + CHUNK - at] * weight
+                end = at + len(value)
+                _two_sum(sums[chunk][at:end], rest[chunk][at:end], value)
+                done += len(value)
         self._used.add(key)
 
     def _add(self, chunks: list[Float64], start: int, block: Vector, weight: float) -> None:
@@ -85,10 +109,16 @@ class StreamingMean:
         for key in other._used:
             theirs = other._sums.pop(key)
             if key in self._used:
-                for mine, chunk in zip(self._sums[key], theirs, strict=True):
-                    mine += chunk
+                for place, (mine, chunk) in enumerate(zip(self._sums[key], theirs, strict=True)):
+                    if key in self._rest:
+                        _two_sum(mine, self._rest[key][place], chunk)
+                        self._rest[key][place] += other._rest[key][place]
+                    else:
+                        mine += chunk
             else:
                 self._sums[key] = theirs
+                if key in other._rest:
+                    self._rest[key] = other._rest.pop(key)
                 self._used.add(key)
         other._used.clear()
 
@@ -100,6 +130,9 @@ class StreamingMean:
         """
         keys = [(scope, summand.task) for summand in summands]
         sums = [self._sums.pop(key) for key in keys]
+        for key, found in zip(keys, sums, strict=True):
+            for part, lost in zip(found, self._rest.get(key, ()), strict=False):
+                part += lost
         size = sum(map(len, sums[0]))
         keep = 8 * size <= KEPT_BYTES
         other = np.empty(BLOCK, dtype=np.float64) if len(summands) > 1 else self._product
@@ -142,6 +175,14 @@ def _weighted(sums: Float64, summand: Summand, out: Float64) -> Float64:
     if summand.share != 1.0:
         step *= summand.share
     return step
+
+
+def _two_sum(total: Float64, lost: Float64, value: Vector) -> None:
+    """Add to a sum, and what the addition rounds off, exactly, to what was lost (Knuth, TAOCP 2, 4.2.2)."""
+    new = total + value
+    shown = new - total
+    lost += (total - (new - shown)) + (value - shown)
+    total[:] = new
 
 
 def _clear(chunks: list[Float64], start: int, stop: int) -> None:

@@ -19,7 +19,7 @@ def account(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> s
     held = {task.name: sum(task.name in order.tasks for order in accepted) for task in run.tasks}
     parts = []
     changed = [Scope.parse(name) for name in sorted(totals)]
-    for scope in (str(scope) for scope in changed if not (scope.is_member or scope.is_derived)):
+    for scope in (str(scope) for scope in changed if totals[str(scope)] and not (scope.is_member or scope.is_derived)):
         who = sorted(order.client_id for order in accepted if scope in order.weights)
         names = f" ({', '.join(who)})" if len(who) <= MOST_NAMES else ""
         parts.append(f"{scope}: {run.tensors.get(Scope.parse(scope).template, 0)} tensors from {len(who)}{names}")
@@ -32,6 +32,8 @@ def account(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> s
     tail = f"; kept: {', '.join(kept)}" if kept else ""
     clients = ", ".join(f"{task} {count}" for task, count in held.items())
     head = f"round {round_.number} closed with {len(accepted)} of {len(round_.orders)} updates"
+    if run.dual is not None:
+        parts.append(f"{sum(not scope.is_derived for scope in changed)} heads made of their supports")
     what = "; ".join(parts) or ("nothing changed" if run.schemas else "nothing is shared")
     return f"{head}, clients per task: {clients}; {what}{tail}{_largest_share(run, round_, totals)}"
 

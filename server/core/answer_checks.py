@@ -29,6 +29,16 @@ def check_update(run: RunSettings, state: FederationState, order: OpenOrder, ans
     check_results(run, state, order, answer)
 
 
+def check_solution(run: RunSettings, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
+    """Check what answers an order to solve.
+
+    Raises:
+        Refused: as `check_update`, or it does not say what a certificate is made of.
+    """
+    check_update(run, state, order, answer)
+    _check_sums(run, order, answer)
+
+
 def check_scores(run: RunSettings, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
     """Check what answers an order to evaluate.
 
@@ -37,6 +47,16 @@ def check_scores(run: RunSettings, state: FederationState, order: OpenOrder, ans
     """
     answer_as(Reply, order, answer)
     check_results(run, state, order, answer)
+    if run.dual is not None:
+        _check_sums(run, order, answer)
+
+
+def _check_sums(run: RunSettings, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
+    for result in answer.results:
+        found = result.dual
+        numbers = () if found is None else (found.loss, found.value, found.lengths, found.squares)
+        if not numbers or not all(abs(number) <= LARGEST for number in numbers):
+            raise Refused(Reason.MALFORMED, f"order {order.order_id}: sums of task '{result.task}' are {found}")
 
 
 def answer_as(kind: type[A], order: OpenOrder, answer: UpdateHeader | Reply) -> A:

@@ -63,6 +63,8 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
             break
         clients.append(ClientStatus(client.client_id, client.tasks, client.present, client.activity))
     phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
+    if state.dual is not None and state.dual.certificate is not None:
+        phase += f", gap {state.dual.certificate.gap:.3g} of version {state.dual.certificate.version}"
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),

@@ -13,6 +13,7 @@ from common.log_fields import LogFields
 from common.orders import TaskResult
 from common.statistics import merge
 from common.tasks import TaskDefinition, lower_is_better
+from server.core import dual
 from server.core.effects import Notice
 from server.core.facts import NOTHING_SCORED, Best, Scored
 from server.core.state import FederationState, OpenRound, OrderState, RunSettings
@@ -105,11 +106,14 @@ def kept_beside(run: RunSettings, scored: Scored, version: int) -> frozenset[int
 
 def goes_on(run: RunSettings, state: FederationState) -> bool:
     """Whether there is a round to train: there are some left, and the run still gets better."""
-    return state.completed_rounds < run.num_rounds and not _stands_still(run, state)
+    return state.completed_rounds < run.num_rounds and not _stands_still(run, state) and not dual.reached(run, state)
 
 
 def end_of(run: RunSettings, state: FederationState) -> str:
     """Why a run ends before its last round; empty where it does not."""
+    if state.completed_rounds < run.num_rounds and dual.reached(run, state):
+        assert state.dual is not None and state.dual.certificate is not None
+        return f"{dual.said_of(state.dual.certificate)}, small enough (training.stop_at_gap)"
     if state.completed_rounds >= run.num_rounds or not _stands_still(run, state):
         return ""
     best = state.scored.best[goal(run)].version
@@ -119,7 +123,7 @@ def end_of(run: RunSettings, state: FederationState) -> str:
 def notices_of(run: RunSettings, before: FederationState, now: FederationState) -> list[Notice]:
     """A line where the run will end because of the scores that came just now."""
     reason = end_of(run, now)
-    if not reason or _stands_still(run, before):
+    if not reason or _stands_still(run, before) or not _stands_still(run, now):
         return []
     text = f"{reason} (training.patience); the newest one is scored, then the run ends unless that is better"
     return [Notice(text, about=LogFields(event="patience_ended", round=now.completed_rounds, reason=reason))]

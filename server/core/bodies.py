@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Train
+from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Solve, Train
 from common.orders import Reply, UpdateHeader
 from common.parameters.scope import Scope, is_control
 from common.seeds import derive_seed
-from server.core.answer_checks import check_scores, check_update
-from server.core.phases import EVALUATE, TRAIN, RoundPhase
+from server.core.answer_checks import check_scores, check_solution, check_update
+from server.core.dual import problems_of
+from server.core.phases import EVALUATE, SOLVE, TRAIN, RoundPhase
 from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
 
 
@@ -50,7 +51,11 @@ def proximal_terms(
 
 def _evaluate(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Evaluate:
     """Fine-tuning, which comes after the last round, has the whole rate."""
-    return Evaluate(run.training, _seed(run, round_, order))
+    return Evaluate(run.training, _seed(run, round_, order), problems_of(run, state, order))
+
+
+def _solve(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Solve:
+    return Solve(run.training, _seed(run, round_, order), problems_of(run, state, order), order.codec)
 
 
 def _seed(run: RunSettings, round_: OpenRound, order: OpenOrder) -> int:
@@ -71,6 +76,7 @@ class PhaseRow:
 
 PHASES: Mapping[str, PhaseRow] = {
     TRAIN.name: PhaseRow(TRAIN, _train, check_update),
+    SOLVE.name: PhaseRow(SOLVE, _solve, check_solution),
     EVALUATE.name: PhaseRow(EVALUATE, _evaluate, check_scores),
 }
 """By the name under which they stand in the journal."""

@@ -7,7 +7,7 @@ from math import ceil
 from operator import attrgetter
 
 from common.orders import TaskResult
-from common.parameters.scope import Scope, is_control
+from common.parameters.scope import Scope, is_sum
 from server.core.state import OpenRound, OrderState, RunSettings
 from server.core.weighing import task_rows
 
@@ -35,15 +35,15 @@ def has_quorum(run: RunSettings, round_: OpenRound) -> bool:
 def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> Mapping[str, int]:
     """Weight sum of every scope that changes: its own quorum is met and somebody brought examples.
 
-    A scope that is not in the result keeps its values and its version. A sum of control variates is in it with 1, so
-    that it is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers
-    begin with: those that nobody trained are in the result with 0.
+    A scope that is not in the result keeps its values and its version. A sum over clients is in it with 1, so that it
+    is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers begin
+    with: those that nobody trained are in the result with 0.
     """
     totals: dict[str, int] = {}
     for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):
         holders = [o for o in round_.orders.values() if any(scope.scope == name for scope in o.trained)]
         accepted = [order for order in holders if order.state is OrderState.ACCEPTED]
-        if is_control(name):  # every change that its client commits counts in the sum, whatever becomes of the scope
+        if is_sum(name):  # every change that its client commits counts in the sum, whatever becomes of the scope
             totals |= {name: 1} if accepted else {}
             continue
         weight = sum(order.weights.get(name, 0) for order in accepted)

@@ -9,6 +9,7 @@ from common.inputs.header import Header
 from common.log_fields import LogFields
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
 from server.core.state import ClientRecord, OpenRound, Related
@@ -46,6 +47,8 @@ class Combine:
     totals: Mapping[str, int]
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trends: Sequence[Mapping[str, float]] = ()
+    heads: Mapping[str, HeadRows] = field(default_factory=dict)
+    """The heads that are made anew of their supports, in runs that solve a dual."""
     remembered: Mapping[str, str] = field(default_factory=dict)
     """What the relation said to remember, by template: `Related.state`."""
 
@@ -204,4 +207,6 @@ Record = (
     | TaskCosines
     | Related
     | Guarded
+    | Dual
+    | Certificate
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.orders import JoinRequest, Reply, UpdateHeader
+from server.core.dual_facts import Relationship
 from server.core.effects import Combine, TaskCosines
 from server.core.facts import NO_TRAFFIC, Traffic
 from server.core.state import Related
@@ -19,7 +20,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Joined:
-    """A client introduced itself; the request has passed `admission.check_join`."""
+    """A client introduces itself; see `admission.check_join`."""
 
     now: float
     request: JoinRequest
@@ -89,6 +90,8 @@ class Combined:
     asked: Combine
     cosines: tuple[TaskCosines, ...] = ()
     related: tuple[Related, ...] = ()
+    relationship: Relationship | None = None
+    """How heads depend on each other now, in runs that solve a dual."""
 
 
 @dataclass(frozen=True)

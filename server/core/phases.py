@@ -68,6 +68,7 @@ class RoundPhase:
 
 
 TRAIN = RoundPhase("train", Phase.TRAINING, publishes=True)
+SOLVE = RoundPhase("solve", Phase.TRAINING, publishes=True)
 EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False, needs_quorum=False)
 
 
@@ -89,3 +90,6 @@ class RoundProtocol:
 
 PLAIN = RoundProtocol((TRAIN,))
 """Train, and publish what came of it."""
+
+DUAL = RoundProtocol((SOLVE,))
+"""The same by solving dual problems."""

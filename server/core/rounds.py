@@ -10,7 +10,7 @@ from itertools import chain
 from common.bodies import ScopeVersion
 from common.log_fields import LogFields
 from common.parameters.scope import ByTemplate
-from server.core import best
+from server.core import best, dual
 from server.core.account import MOST_NAMES, account
 from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
 from server.core.effects import (
@@ -79,10 +79,11 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
         return _next_phase(run, state, round_, following, now)
     if not round_.phase.publishes:
         return _go_on(run, _finish(run, state, round_), now)
-    totals = scope_totals(run, round_, state.versions)
+    totals, heads = scope_totals(run, round_, state.versions), dual.asked_for(run, state)
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
     remembered = {template: record.state for template, record in state.relations.items()}
-    return state, [Combine(round_.number, totals, row_totals(run, round_, totals), moved, remembered)]
+    totals = {**totals, **dict.fromkeys(heads, 0)}
+    return state, [Combine(round_.number, totals, row_totals(run, round_, totals), moved, heads, remembered)]
 
 
 def publish(run: RunSettings, state: FederationState, event: Combined) -> Step:
@@ -173,24 +174,29 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
     ]
     notices.append(Notice(account(run, round_, totals), about=told_of))
     before = state
+    state, certified = dual.closed(run, state, round_, event.relationship)
     state, verdicts = guarded(run, state, round_)
     state = best.with_scores(run, state, round_)
+    notices += dual.notices_of(before.dual, state.dual)
     after = [*notices, *notices_of(run, before.fallback_tasks, verdicts), *best.notices_of(run, before, state)]
-    return _Closed(state, [*records, *verdicts], after, round_)
+    return _Closed(state, [*records, *certified, *verdicts], after, round_)
 
 
 def _finish(run: RunSettings, state: FederationState, round_: OpenRound) -> _Closed:
+    before = state
     state = best.with_scores(run, _committed(state, round_), round_)
-    records: list[Record] = [RoundClosed(round_, {}, None)]
+    state, certified = dual.closed(run, state, round_)
+    records: list[Record] = [RoundClosed(round_, {}, None), *certified]
+    notices: list[Effect] = [*dual.notices_of(before.dual, state.dual)]
     if best.goes_on(run, state):  # its version is better after all, or it was the last until somebody asked for more
-        return _Closed(state, records, round=round_)
+        return _Closed(state, records, notices, round=round_)
     _, verdicts = guarded(run, state, round_)
     reason = best.end_of(run, state)
     ended: list[Record] = [*records, *verdicts, RunEnded(Phase.FINISHED, reason)]
     state = replace(state, phase=Phase.FINISHED, reason=reason)
     about = LogFields(event="run_finished", round=round_.number)
     over = Notice(f"the run is finished: {reason}" if reason else "the run is finished", about=about)
-    return _Closed(state, ended, [*notices_of(run, state.fallback_tasks, verdicts), over], round_)
+    return _Closed(state, ended, [*notices, *notices_of(run, state.fallback_tasks, verdicts), over], round_)
 
 
 def _attempt(round_: OpenRound) -> str:
@@ -233,6 +239,7 @@ def _open_if_possible(
     training = best.goes_on(run, state)
     state, units, said = with_units(run, state, present)
     state, scales, more = with_scales(run, state, present)
+    state, began = dual.begun(run, state)
     round_ = _new_round(run, state, present, training, now)
     state = _assigned(state, round_)
     notices: list[Effect] = [*said, *more]
@@ -240,7 +247,7 @@ def _open_if_possible(
         absent = LogFields(event="clients_missing", round=round_.number)
         text = f"round {round_.number} goes without clients for {', '.join(missing)}"
         notices.append(Notice(text, warning=True, about=absent))
-    return state, [*units, *scales, RoundOpened(round_)], notices
+    return state, [*units, *scales, *began, RoundOpened(round_)], notices
 
 
 def _short_since(run: RunSettings, state: FederationState, present: list[ClientRecord], now: float) -> float | None:

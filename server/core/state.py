@@ -12,10 +12,11 @@ from common.inputs.header import Header
 from common.orders import ReplyContent, Session, TaskResult
 from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
-from common.parameters.scope import Scope, is_control, isolated_scopes
+from common.parameters.scope import Scope, is_sum, isolated_scopes
 from common.standardising import InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
+from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
 from server.core.schedule import NO_CHANGE, TrainingSchedule
@@ -89,6 +90,8 @@ class RunSettings:
     """The phases of each round that trains."""
     keep: Keep = NEWEST_ONLY
     """The versions that are kept besides the newest ones."""
+    dual: DualSettings | None = None
+    """Of a run that solves the dual of linear heads."""
     patience: int | None = None
     """The run ends after so many versions that were no better than the best one."""
 
@@ -113,8 +116,10 @@ class RunSettings:
     def scopes_in(
         self, phase: RoundPhase, number: int, client: ClientRecord, tasks: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """The scopes of its order in a round: to train, with the controls of those that it may train."""
+        """The scopes of its order in a round: to train, with the sums that belong to those that it may train."""
         scopes = self.scopes_of(client, tasks)
+        if phase.publishes and self.dual is not None:
+            return scopes + tuple(scope.support for scope in map(Scope.parse, scopes) if scope.task)
         if not (phase.publishes and self.training.procedure.has_controls):
             return scopes
         untrained = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))
@@ -130,8 +135,10 @@ class RunSettings:
         self, client: ClientRecord, tasks: tuple[str, ...], number: int, fallback_tasks: Collection[str] = ()
     ) -> frozenset[str]:
         """The scopes that it then receives in a round to train, and does not train."""
-        of_capacity = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))
         scopes = self.scopes_of(client, tasks)
+        if self.dual is not None:
+            return frozenset(scopes)
+        of_capacity = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))
         frozen = frozenset(scope for scope in scopes if Scope.parse(scope).template in of_capacity)
         return frozen | isolated_scopes(scopes, tasks, fallback_tasks)
 
@@ -304,12 +311,14 @@ class FederationState:
     """What the relation did last, by template: how strongly scopes are pulled to their anchors."""
     traffic: Traffic = NO_TRAFFIC
     """What the run has cost, as of the last event that said so."""
+    dual: Dual | None = None
+    """Where a dual method stands, in runs with one."""
     scored: Scored = NOTHING_SCORED
     """What scores say of the versions, where something depends on it."""
 
     def version_of(self, scope: str) -> int:
-        """The version of a scope; a sum of control variates begins at 0 and has nothing of its template."""
-        return self.versions.get(scope, 0) if is_control(scope) else self.versions[scope]
+        """The version of a scope; a sum over clients begins at 0 and has nothing of its template."""
+        return self.versions.get(scope, 0) if is_sum(scope) else self.versions[scope]
 
     def present(self) -> list[ClientRecord]:
         """Clients that are here now, by id."""

@@ -8,7 +8,7 @@ from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
 from common.orders import Reply
 from server.core import best, rounds
-from server.core.admission import check_answer, new_headers
+from server.core.admission import check_answer, check_join, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
     Answered,
@@ -35,7 +35,8 @@ def step(run: RunSettings, state: FederationState, event: Event) -> Step:
     """Apply one event. Effects must be carried out in order before the next event is applied.
 
     Raises:
-        Refused: only for `Answered`, when `check_answer` refuses it; the state is then unchanged.
+        Refused: only for `Joined` and `Answered`, when `check_join` or `check_answer` refuses it; the state is then
+            unchanged.
     """
     after, effects = _applied(run, state, event)
     assert after.phase in TRANSITIONS[state.phase], f"{event} leads from {state.phase} to {after.phase}"
@@ -104,6 +105,7 @@ def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
 
 def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     request = event.request
+    check_join(run, state, request)
     known = state.clients.get(request.client_id)
     if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over
         tasks = tuple(sorted(task.name for task in request.tasks))

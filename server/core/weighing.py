@@ -10,7 +10,7 @@ from statistics import median
 
 from common.orders import TaskResult
 from common.parameters.capacity import untrained_scopes
-from common.parameters.scope import Scope, is_control
+from common.parameters.scope import Scope, is_sum
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, RunSettings
 
 TASK_WEIGHT_UNIT = 1000
@@ -48,7 +48,7 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
 
     Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
     the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
-    brings examples weighs 1. Changes of control variates are added up as they are.
+    brings examples weighs 1. Changes of sums over clients are added up as they are.
     """
     plain = all(task.weight == 1.0 for task in run.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
@@ -59,7 +59,7 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
     weights = {str(scope): examples[scope.task] if scope.task else everything for scope in scopes}
     if run.one_each:
         weights = {scope: min(weight, 1) for scope, weight in weights.items()}
-    return weights | {name: 1 for name in weights if is_control(name)}
+    return weights | {name: 1 for name in weights if is_sum(name)}
 
 
 def variates_of(run: RunSettings, clients: Mapping[str, ClientRecord]) -> Mapping[str, int]:

@@ -35,7 +35,7 @@ from common.parameters.scope import Scope, is_control, is_private
 from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
-from server.core.admission import check_answer, check_join, require_client
+from server.core.admission import check_answer, require_client
 from server.core.answers import answer_poll, describe, is_wanted, update_state_of
 from server.core.bodies import proximal_terms
 from server.core.events import (
@@ -164,7 +164,6 @@ class Coordinator:
 
     async def join(self, request: JoinRequest) -> Welcome:
         """Join the run, or come back; the newest process with a client id wins."""
-        check_join(self.settings, self.state, request)
         if self.state.phase in ENDED and request.client_id not in self.state.clients:
             raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self.state.phase.value})")
         token = secrets.token_hex(8)

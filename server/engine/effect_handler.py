@@ -146,7 +146,7 @@ class EffectHandler:
         moments = list(self._aggregator.moments)
         try:
             self._fresh = self._aggregator.combine(
-                self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered
+                self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered, asked.heads
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)
@@ -155,4 +155,4 @@ class EffectHandler:
             TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
-        return Combined(now, asked, cosines, tuple(self._aggregator.related))
+        return Combined(now, asked, cosines, tuple(self._aggregator.related), self._aggregator.relationship)

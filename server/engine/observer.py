@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from common.orders import FederationStatus
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 
 
@@ -20,6 +21,12 @@ class Observer(Protocol):
         """The picture changed; `waiting` means that no round is open. Describing many clients takes a while."""
         ...
 
-    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
-        """A round closed and is durable; `cosines` tell how its tasks agreed, where they have sums of their own."""
+    def closed(
+        self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
+    ) -> None:
+        """A round closed and is durable.
+
+        `cosines` tell how its tasks agreed, where they have sums of their own; `certificate` is of the version that
+        its clients measured, in runs that solve a dual.
+        """
         ...

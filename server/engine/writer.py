@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from common.errors import Refused, RunFolderError
 from common.log_fields import about
 from server.core.answers import describe
+from server.core.dual_facts import Certificate
 from server.core.effects import Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
 from server.core.events import Answered, Event
 from server.core.phases import ENDED, Phase
@@ -193,6 +194,7 @@ class Writer:
                     self._observer.notice(text, warning)
             case Commit(records) if self._observer is not None:
                 cosines = tuple(record for record in records if isinstance(record, TaskCosines))
+                certificate = next((record for record in records if isinstance(record, Certificate)), None)
                 for record in records:
                     if isinstance(record, RoundClosed):
-                        self._observer.closed(record, cosines)
+                        self._observer.closed(record, cosines, certificate)

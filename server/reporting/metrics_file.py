@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from common.clock import utc_text
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
-from server.reporting.report import cosine_matrices, uploads
+from server.reporting.report import certificate_report, cosine_matrices, thetas, uploads
 from server.reporting.values import RoundScores, to_json
 
 _OF_THE_ROUND = frozenset({"round", "local_training_loss_next_round"})
@@ -31,7 +32,13 @@ class MetricsFile:
         rounds = None if known is None else {(round_.phase.name, round_.number, round_.attempt) for round_ in known}
         self._versions = {line["version"] for line in _tidy(path, rounds) if "version" in line}
 
-    def append(self, record: RoundClosed, scores: Mapping[str, RoundScores], cosines: Sequence[TaskCosines]) -> None:
+    def append(
+        self,
+        record: RoundClosed,
+        scores: Mapping[str, RoundScores],
+        cosines: Sequence[TaskCosines],
+        certificate: Certificate | None = None,
+    ) -> None:
         """Write a closed round.
 
         Raises:
@@ -46,6 +53,8 @@ class MetricsFile:
         if whole and any(found.values()) and version not in self._versions:
             line |= {"version": version, "scores": {task: row for task, row in found.items() if row}}
             self._versions.add(version)
+        if certificate is not None:
+            line["certificate"] = to_json(certificate_report(certificate))
         _append(self._path, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
@@ -70,6 +79,7 @@ def _line(record: RoundClosed, scores: Mapping[str, RoundScores], cosines: Seque
         "training_loss": {
             task: loss for task, row in scores.items() if (loss := row.local_training_loss_next_round) is not None
         },
+        **({"theta": theta} if (theta := thetas(round_)) else {}),
         **({"task_cosines": to_json(cosine_matrices(cosines))} if cosines else {}),
     }
 

@@ -18,6 +18,7 @@ from common.orders import FederationStatus
 from common.plain_text import plain
 from common.stopping import at_the_end
 from common.tasks import TaskDefinition, is_better
+from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
 from server.reporting.metrics_file import MetricsFile
@@ -86,13 +87,15 @@ class RunProgress:
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
             self._live.update(_overview(status), refresh=True)
 
-    def closed(self, record: RoundClosed, cosines: Sequence[TaskCosines] = ()) -> None:
+    def closed(
+        self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
+    ) -> None:
         """Append the round's scores to `metrics.jsonl` and show them; the log tells how its tasks agreed."""
         for matrix in cosines:
             log.info("%s", _agreement(matrix), extra=about(event="tasks_compared", round=matrix.round))
         scores = round_scores(self._tasks, record.round)
         if self._metrics is not None:
-            self._metrics.append(record, scores, cosines)
+            self._metrics.append(record, scores, cosines, certificate)
         last = not record.round.phase.publishes or record.round.number == self._num_rounds
         if self._console is not None and scores and (last or time.monotonic() >= self._table_at):
             self._console.print(self._table(record, scores))

@@ -9,12 +9,14 @@ from common.orders import TaskResult
 from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
+from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.relations import relation_reports
 from server.reporting.values import (
+    CertificateReport,
     ClientReport,
     CosineMatrix,
     GuardReport,
@@ -72,6 +74,21 @@ def uploads(rounds: Iterable[OpenRound]) -> dict[str, UploadTotals]:
     return dict(sorted(found.items()))
 
 
+def certificate_report(found: Certificate) -> CertificateReport:
+    """A certificate with its gap, in full."""
+    return CertificateReport(found.version, found.primal, found.dual, found.gap, found.silent)
+
+
+def thetas(round_: OpenRound) -> dict[str, dict[str, float]]:
+    """Client -> task -> how much of its local dual problem a round left unsolved, at most; empty where none was."""
+    found: dict[str, dict[str, float]] = {}
+    for _, order in sorted(round_.orders.items()):
+        for result in order.results if order.state is OrderState.ACCEPTED and round_.phase.publishes else ():
+            if result.dual is not None:
+                found.setdefault(order.client_id, {})[result.task] = round(result.dual.theta, 6)
+    return found
+
+
 def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     """Scope -> the cosines of its tasks' steps, to six digits."""
     return {
@@ -93,6 +110,7 @@ def build_report(
     guarded: Iterable[Guarded] = (),
     influence: Sequence[tuple[int, Shares]] = (),
     best: Mapping[str, Best] | None = None,
+    certificates: Iterable[Certificate] = (),
 ) -> Report:
     """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
@@ -139,6 +157,7 @@ def build_report(
         },
         personalisation=personalisation(tasks, rounds),
         best=best or {},
+        certificates=[certificate_report(found) for found in certificates],
     )
 
 

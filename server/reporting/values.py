@@ -157,6 +157,20 @@ class ClientReport:
     step_shares: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class CertificateReport:
+    """That a version's objective is at most `gap` above the optimum: the primal value, and the dual below it.
+
+    Of `silent` clients the loss was bounded, because they said nothing of this version.
+    """
+
+    version: int
+    primal: float
+    dual: float
+    gap: float
+    silent: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One run. `training`, `aggregation`, `guard` and `relation` repeat its configuration."""
@@ -185,6 +199,8 @@ class Report:
     tasks: Mapping[str, TaskReport]
     clients: Mapping[str, ClientReport]
     personalisation: Mapping[str, Mapping[str, Personalisation]]
+    certificates: Sequence[CertificateReport] = ()
+    """Of each version, in runs that solve a dual."""
     best: Mapping[str, Best] = field(default_factory=dict)
     """The versions that scored best, by `mean` and by `<task>/<metric>`, whether or not they are kept."""
 

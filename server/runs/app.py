@@ -313,7 +313,7 @@ def write_report(
     rounds, clients = journal.rounds(), journal.clients()
     influence = influence_of(settings, rounds, journal.totals())
     best = recalled(settings, state.fallback_tasks, journal.scored_rounds(), asked=True).best
-    measured = journal.cosines(), journal.relations(), journal.guarded(), influence, best
+    measured = journal.cosines(), journal.relations(), journal.guarded(), influence, best, journal.certificates()
     report = build_report(facts, state.completed_rounds, settings.tasks, rounds, clients, status, digest, *measured)
     path = folder.write_json("report.json", to_json(report))
     done = about(event="report_written", run=settings.run_id, round=state.completed_rounds, reason=status)

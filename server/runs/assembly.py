@@ -14,8 +14,9 @@ from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
-from server.aggregation.strategy import strategy_of
+from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
+from server.core.phases import DUAL, PLAIN
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
@@ -66,7 +67,7 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
         membership=config.membership(),
-        related=config.relation is not None,
+        related=config.relation is not None and not config.training.procedure.is_dual,
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
         scaled=config.model.inputs.scaled(config) if config.data.statistics == "federation" else 0,
@@ -74,6 +75,8 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
         patience=config.training.patience or None,
+        dual=dual_of(config),
+        protocol=DUAL if config.training.procedure.is_dual else PLAIN,
     )
 
 

@@ -41,7 +41,9 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     if gone := [name for name in before.tasks if name not in now.tasks]:
         raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
     new["tasks"] = {name: new["tasks"][name] for name in before.tasks}
-    for section in ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor"):
+    dual = before.training.procedure.is_dual or now.training.procedure.is_dual
+    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor")
+    for section in (*stays, *(("training.procedure",) if dual else ())):
         if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if "federation" in (before.data.statistics, now.data.statistics) and before.data.statistics != now.data.statistics:
@@ -81,7 +83,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     public, private = ([scope for scope in new.schemas if is_private(scope) is kept] for kept in (False, True))
 
     def initial(scope: str, entry: ParameterEntry) -> Vector:
-        is_zero = Scope.parse(scope).kind in (ScopeKind.DUAL, ScopeKind.CONTROL)
+        is_zero = Scope.parse(scope).kind in (ScopeKind.DUAL, ScopeKind.CONTROL, ScopeKind.SUPPORT)
         return _constant(0.0, scope, entry) if is_zero else new.values[entry.name].ravel()
 
     version = journal.completed()

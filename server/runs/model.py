@@ -16,7 +16,7 @@ from common.models.encoder import EncoderSource
 from common.models.multitask import MultiTaskModel, initialise
 from common.models.packed_tokenizer import pack_tokenizer, tokenizer_digest
 from common.orders import ModelArchitecture
-from common.parameters.flat import bind, shapes_of, tensors_of
+from common.parameters.flat import bind, shapes_of, tensors_of, types_of
 from common.parameters.plan import SharingPlan
 from common.parameters.vector import Vector
 from common.tasks import TaskDefinition
@@ -58,7 +58,7 @@ class MTLServerModel:
         self.base_model = base_model
         self.tasks = {task.name: task for task in tasks}
         self.model = MultiTaskModel(architecture, tasks)
-        self.schemas = plan.schemas(shapes_of(self.model))
+        self.schemas = plan.schemas(shapes_of(self.model), types_of(self.model))
         self.vectors = bind(self.model, self.schemas)
         self.model.eval()
 
@@ -71,8 +71,11 @@ class MTLServerModel:
         tasks: Sequence[TaskDefinition],
         plan: SharingPlan,
         seed: int,
+        exact_heads: bool = False,
     ) -> MTLServerModel:
         """A new model: the source's weights where it has them, else random values that depend on `seed` alone.
+
+        With `exact_heads` heads are float64 and begin at 0.
 
         Raises:
             ModelError: the encoder cannot be built, cannot read `max_length` tokens or does not fit its weights.
@@ -83,7 +86,7 @@ class MTLServerModel:
             raise ModelError(f"model.max_length: {max_length} tokens, but the encoder reads at most {limit}")
         packed = pack_tokenizer(source.tokenizer) if source.tokenizer is not None else b""
         architecture = ModelArchitecture(
-            source.config_json, pair_mode, max_length, tokenizer_digest(packed), len(packed)
+            source.config_json, pair_mode, max_length, tokenizer_digest(packed), len(packed), exact_heads
         )
         made = cls(architecture, packed, source.origin, tasks, plan)
         initialise(made.model, seed)

@@ -48,7 +48,13 @@ def prepare_run(config: Config, path: Path) -> InitialModel:
     start = find_start(config) if section.warm_start else None
     source = section.inputs.find_encoder(section) if start is None else start.source
     model = MTLServerModel.create(
-        source, section.pair_mode, section.max_length, config.definitions(), config.sharing_plan(), config.run.seed
+        source,
+        section.pair_mode,
+        section.max_length,
+        config.definitions(),
+        config.sharing_plan(),
+        config.run.seed,
+        config.training.procedure.is_dual,
     )
     model.base_model = section.server_model
     origin = source.origin if start is None else f"{source.origin}; {start.give_heads(model)}"

@@ -37,7 +37,7 @@ def read_run(path: Path) -> tuple[Report, Relations | None, list[str]]:
         rounds, related, cosines = journal.rounds(), journal.relations(), journal.cosines()
         influence = influence_of(settings, rounds, journal.totals())
         status = facts.ended.value if facts.ended in ENDED else "running or interrupted"
-        measured = cosines, related, journal.guarded(), influence, scored.best
+        measured = cosines, related, journal.guarded(), influence, scored.best, journal.certificates()
         completed, clients = journal.completed(), journal.clients()
         report = build_report(facts, completed, settings.tasks, rounds, clients, status, "", *measured)
         return report, relations_of(cosines, related), _leaves(folder.read_description()[1])

@@ -87,7 +87,8 @@ class SavedRun:
                 key = "norm_statistics: private" if statistics else f"plan: {self.config.sharing.plan}"
                 raise ModelError(
                     f"task '{task}': '{schema.entries[0].name}' is private in this run (sharing.{key}), so the "
-                    "coordinator never saw it; only its clients can use it, from what they keep (--state_dir)"
+                    "coordinator never saw it; only its clients can use it, from what they keep: name a --state_dir, "
+                    "or beside the run folder of a simulation a --client_id (in Python: client=...)"
                 )
         if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)

@@ -16,6 +16,7 @@ from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from server.core.bodies import PHASES
 from server.core.closing import mean_losses, trends
+from server.core.dual_facts import Certificate, Dual
 from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
@@ -25,7 +26,7 @@ from server.storage.files import unwritable
 from server.storage.flushing import Flusher
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import client_from, facts_of, json_of, order_of, rows_of
+from server.storage.rows import client_from, dual_from, facts_of, json_of, order_of, rows_of
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 from server.storage.versions import KEPT_VERSIONS
 
@@ -267,6 +268,7 @@ class Journal:
             headers=facts.headers,
             traffic=facts.traffic,
             relations={record.template: record for record in self.relations()},
+            dual=self._dual(),
         )
 
     def _losses(self) -> list[Mapping[str, float]]:
@@ -313,6 +315,21 @@ class Journal:
         """What relations did, round by round."""
         rows = self._db.execute("SELECT number, template, mu, state, note FROM relations ORDER BY number, template")
         return [Related(number, name, json.loads(mu), state, note) for number, name, mu, state, note in rows]
+
+    def certificates(self) -> list[Certificate]:
+        """What was certain of the versions, one after the other."""
+        rows = self._db.execute("SELECT number, primal, dual, silent FROM certificates ORDER BY number")
+        return [Certificate(*row) for row in rows]
+
+    def _dual(self) -> Dual | None:
+        found = self._db.execute(
+            "SELECT number, relationship, blocks FROM duals ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        if found is None:
+            return None
+        number, relationship, blocks = found
+        certificates = self.certificates()
+        return dual_from(number, relationship, blocks, certificates[-1] if certificates else None)
 
     def guarded(self) -> list[Guarded]:
         """How tasks fared beside their isolated models, round by round."""

@@ -9,11 +9,12 @@ from typing import Any, assert_never
 from common.bodies import ScopeVersion
 from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
-from common.orders import ReplyContent, TaskResult
+from common.orders import DualSums, ReplyContent, TaskResult
 from common.standardising import InputScale
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
 from common.wire.extensions import decode_content, encode_content
+from server.core.dual_facts import Block, Certificate, Dual, HeadRows, Relationship
 from server.core.effects import (
     ClientChanged,
     Guarded,
@@ -67,11 +68,26 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
             yield "relations", (number, template, json_of(mu), state, note)
+        case Dual(number, relationship, blocks, _):
+            yield "duals", (number, json_of(relationship), json_of(blocks))
+        case Certificate(number, primal, value, silent):
+            yield "certificates", (number, float(primal), float(value), silent)
         case Guarded(number, task, received, isolated, behind, fell_back, final, gap):
             scores = _real(received), _real(isolated)
             yield "guarded", (number, task, int(final), *scores, behind, int(fell_back), float(gap))
         case _:
             assert_never(record)
+
+
+def dual_from(number: int, relationship: str, blocks: str, certificate: Certificate | None) -> Dual:
+    """A row of `duals`, with the newest of `certificates`."""
+    said = json.loads(relationship)
+    heads = {scope: HeadRows(**found) for scope, found in said.pop("heads").items()}
+    held = {
+        scope: {client: Block(**block) for client, block in found.items()}
+        for scope, found in json.loads(blocks).items()
+    }
+    return Dual(number, Relationship(heads, **said), held, certificate)
 
 
 def facts_of(rows: Mapping[str, str]) -> RunFacts:
@@ -194,8 +210,10 @@ def _result(
     train_loss: float | None,
     validation: dict[str, Any] | None,
     personal: dict[str, Any] | None,
+    dual: dict[str, Any] | None,
 ) -> TaskResult:
-    return TaskResult(task, examples, train_loss, _statistics(validation), _statistics(personal))
+    sums = None if dual is None else DualSums(**dual)
+    return TaskResult(task, examples, train_loss, _statistics(validation), _statistics(personal), sums)
 
 
 def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from server.storage.files import digest_of
 
-FORMAT = 1
+FORMAT = 2
 """`PRAGMA user_version` of the file; a change of the tables changes it."""
 
 Cells = tuple[object, ...]
@@ -45,6 +45,8 @@ TABLES: Mapping[str, TableLayout] = {
     ),
     "task_cosines": TableLayout("number INTEGER, scope TEXT, tasks TEXT, cosines TEXT", 2),
     "relations": TableLayout("number INTEGER, template TEXT, mu TEXT, state TEXT, note TEXT", 2),
+    "duals": TableLayout("number INTEGER, relationship TEXT, blocks TEXT"),
+    "certificates": TableLayout("number INTEGER, primal REAL, dual REAL, silent INTEGER"),
     "guarded": TableLayout(
         "number INTEGER, task TEXT, final INTEGER, received REAL, isolated REAL, behind INTEGER, fell_back INTEGER, "
         "gap REAL",

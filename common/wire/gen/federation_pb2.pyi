@@ -154,18 +154,20 @@ class Welcome(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., run_name: _Optional[str] = ..., architecture: _Optional[_Union[ModelArchitecture, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskDefinition, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[SharingRule, _Mapping]]] = ..., schema_digests: _Optional[_Iterable[_Union[SchemaDigest, _Mapping]]] = ..., poll_seconds: _Optional[float] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
 
 class ModelArchitecture(_message.Message):
-    __slots__ = ("encoder_config", "pair_mode", "max_length", "tokenizer_digest", "tokenizer_bytes")
+    __slots__ = ("encoder_config", "pair_mode", "max_length", "tokenizer_digest", "tokenizer_bytes", "exact_heads")
     ENCODER_CONFIG_FIELD_NUMBER: _ClassVar[int]
     PAIR_MODE_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXACT_HEADS_FIELD_NUMBER: _ClassVar[int]
     encoder_config: str
     pair_mode: str
     max_length: int
     tokenizer_digest: str
     tokenizer_bytes: int
-    def __init__(self, encoder_config: _Optional[str] = ..., pair_mode: _Optional[str] = ..., max_length: _Optional[int] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_bytes: _Optional[int] = ...) -> None: ...
+    exact_heads: bool
+    def __init__(self, encoder_config: _Optional[str] = ..., pair_mode: _Optional[str] = ..., max_length: _Optional[int] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_bytes: _Optional[int] = ..., exact_heads: bool = ...) -> None: ...
 
 class SharingRule(_message.Message):
     __slots__ = ("match", "scope")
@@ -236,7 +238,7 @@ class PollReply(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., update_state: _Optional[str] = ..., waiting_for: _Optional[str] = ..., order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate", "extension", "scales")
+    __slots__ = ("order_id", "round", "version", "scopes", "seconds_left", "tasks", "units", "inline", "train", "evaluate", "extension", "solve", "scales")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +250,7 @@ class Order(_message.Message):
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     EXTENSION_FIELD_NUMBER: _ClassVar[int]
+    SOLVE_FIELD_NUMBER: _ClassVar[int]
     SCALES_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     round: int
@@ -260,8 +263,9 @@ class Order(_message.Message):
     train: Train
     evaluate: Evaluate
     extension: Extension
+    solve: Solve
     scales: _containers.RepeatedCompositeFieldContainer[InputScale]
-    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., extension: _Optional[_Union[Extension, _Mapping]] = ..., scales: _Optional[_Iterable[_Union[InputScale, _Mapping]]] = ...) -> None: ...
+    def __init__(self, order_id: _Optional[str] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., seconds_left: _Optional[float] = ..., tasks: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[_Union[TargetUnits, _Mapping]]] = ..., inline: _Optional[_Iterable[_Union[ScopeValues, _Mapping]]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., extension: _Optional[_Union[Extension, _Mapping]] = ..., solve: _Optional[_Union[Solve, _Mapping]] = ..., scales: _Optional[_Iterable[_Union[InputScale, _Mapping]]] = ...) -> None: ...
 
 class InputScale(_message.Message):
     __slots__ = ("task", "means", "scales")
@@ -297,13 +301,43 @@ class Train(_message.Message):
     controls: _containers.RepeatedCompositeFieldContainer[ControlShare]
     def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ...) -> None: ...
 
-class Evaluate(_message.Message):
-    __slots__ = ("settings", "seed")
+class Solve(_message.Message):
+    __slots__ = ("settings", "seed", "codec", "problems")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    codec: str
+    problems: _containers.RepeatedCompositeFieldContainer[DualProblem]
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[DualProblem, _Mapping]]] = ...) -> None: ...
+
+class DualProblem(_message.Message):
+    __slots__ = ("task", "scope", "rows", "variance", "coupling", "solved")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    COUPLING_FIELD_NUMBER: _ClassVar[int]
+    SOLVED_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    scope: str
+    rows: int
+    variance: float
+    coupling: float
+    solved: int
+    def __init__(self, task: _Optional[str] = ..., scope: _Optional[str] = ..., rows: _Optional[int] = ..., variance: _Optional[float] = ..., coupling: _Optional[float] = ..., solved: _Optional[int] = ...) -> None: ...
+
+class Evaluate(_message.Message):
+    __slots__ = ("settings", "seed", "problems")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    settings: TrainingSettings
+    seed: int
+    problems: _containers.RepeatedCompositeFieldContainer[DualProblem]
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[DualProblem, _Mapping]]] = ...) -> None: ...
 
 class TargetUnits(_message.Message):
     __slots__ = ("task", "mean", "scale", "weights")
@@ -388,16 +422,18 @@ class Choice(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ...) -> None: ...
 
 class Parameter(_message.Message):
-    __slots__ = ("name", "number", "count", "flag")
+    __slots__ = ("name", "number", "count", "flag", "text")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     FLAG_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     name: str
     number: float
     count: int
     flag: bool
-    def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ...) -> None: ...
+    text: str
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ..., text: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("session", "scope", "offset", "chunk_bytes")
@@ -476,18 +512,36 @@ class ScopePayload(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., base_version: _Optional[int] = ..., schema_digest: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("task", "examples", "train_loss", "validation", "personal")
+    __slots__ = ("task", "examples", "train_loss", "validation", "personal", "dual")
     TASK_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     TRAIN_LOSS_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_FIELD_NUMBER: _ClassVar[int]
     PERSONAL_FIELD_NUMBER: _ClassVar[int]
+    DUAL_FIELD_NUMBER: _ClassVar[int]
     task: str
     examples: int
     train_loss: float
     validation: TaskStatistics
     personal: TaskStatistics
-    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ..., personal: _Optional[_Union[TaskStatistics, _Mapping]] = ...) -> None: ...
+    dual: DualSums
+    def __init__(self, task: _Optional[str] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., validation: _Optional[_Union[TaskStatistics, _Mapping]] = ..., personal: _Optional[_Union[TaskStatistics, _Mapping]] = ..., dual: _Optional[_Union[DualSums, _Mapping]] = ...) -> None: ...
+
+class DualSums(_message.Message):
+    __slots__ = ("loss", "value", "lengths", "squares", "visits", "theta")
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    VISITS_FIELD_NUMBER: _ClassVar[int]
+    THETA_FIELD_NUMBER: _ClassVar[int]
+    loss: float
+    value: float
+    lengths: float
+    squares: float
+    visits: int
+    theta: float
+    def __init__(self, loss: _Optional[float] = ..., value: _Optional[float] = ..., lengths: _Optional[float] = ..., squares: _Optional[float] = ..., visits: _Optional[int] = ..., theta: _Optional[float] = ...) -> None: ...
 
 class TaskStatistics(_message.Message):
     __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means", "sums")

@@ -1,0 +1,182 @@
+"""MOCHA's dual over a federation: one optimum by every way, and a certificate that is valid whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.state.store import RunStore
+from common.config import Config
+from common.errors import ConfigError, RunFolderError, StateError
+from common.methods.covariance import of_graph
+from common.parameters.scope import Scope
+from server.core.dual_facts import Certificate
+from server.runs.extension import same_federation
+from server.storage.journal import Journal
+from simulation.app import simulate
+from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.federations import array_config, digest_of, federate, make_client
+
+CLIENTS = (("a", ("a0",), "1/3"), ("b", ("a0", "b1"), "2/3"), ("c", ("a0",), "3/3"), ("d", ("b1",), "2/2"))
+LINEAR = ("model.mlp={features: 5, hidden: []}", "federation.min_clients=4", "training.num_rounds=4")
+
+
+def config_of(solver: str = "passes: 2, strength: 0.1", *overrides: str) -> Config:
+    return array_config(*LINEAR, f"training.procedure={{name: sdca, {solver}}}", *overrides)
+
+
+def require_valid(certificates: Sequence[Certificate]) -> None:
+    assert certificates and all(found.gap >= -1e-9 for found in certificates), certificates
+
+
+def supports_kept(state: Path, heads: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """What clients keep of their supports, summed by task."""
+    sums: dict[str, np.ndarray] = {}
+    for run in sorted(path for client in state.iterdir() for path in client.iterdir() if path.is_dir()):
+        for name, values in (RunStore(run).private() or {}).items():
+            if name.endswith("/support"):
+                task = name.split("/")[1]
+                sums[task] = sums.get(task, 0.0) + values.numpy()
+    return sums
+
+
+@pytest.mark.parametrize("how", ["direct", "codec", "grpc"])
+def test_one_model_by_every_way_and_in_any_order_of_arrival(tmp_path: Path, how: str) -> None:
+    one = asyncio.run(federate(config_of(), tmp_path / "one", CLIENTS, shuffle=1))
+    other = asyncio.run(federate(config_of(), tmp_path / "other", CLIENTS, how=how, shuffle=2))
+    assert digest_of(one) == digest_of(other)
+    assert one.journal.certificates() == other.journal.certificates()
+
+
+def test_weights_are_made_of_the_dual_variables_that_clients_keep(tmp_path: Path) -> None:
+    config = config_of("passes: 1, strength: 0.1", "client.least_work=0", "relation=none")
+    coordinator = asyncio.run(federate(config, tmp_path, CLIENTS))
+    kept = supports_kept(tmp_path, ("a0", "b1"))
+    assert coordinator.state.dual is not None
+    for task, support in kept.items():
+        np.testing.assert_allclose(coordinator.vectors[f"support/task/{task}"], support, rtol=0, atol=1e-12)
+        rows = coordinator.state.dual.relationship.heads[f"task/{task}"].rows
+        np.testing.assert_allclose(coordinator.vectors[f"task/{task}"], support / rows / 2 / 0.1, rtol=0, atol=1e-12)
+    require_valid(coordinator.journal.certificates())
+
+
+@pytest.mark.parametrize("plan", ["hard", "soft"])
+def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path, plan: str) -> None:
+    """sum_t (1/n_t) sum_i (w_t'x_i - y_i)^2 / 2 + (lambda/2) tr(W Omega W'), Omega = Sigma^-1, of two related heads."""
+    strength, features = 0.05, 5
+    clients = (("a", ("a0",), "1/1"), ("b", ("b1",), "1/1"))
+    config = array_config(
+        *LINEAR[:1],
+        f"training.procedure={{name: sdca, loss: squared, strength: {strength}, passes: 20}}",
+        "training.num_rounds=300",
+        "training.stop_at_gap=1e-13",
+        "federation.min_clients=2",
+        f"sharing.plan={plan}",
+        "relation={name: mean, strength: 3}",
+    )
+    coordinator = asyncio.run(federate(config, tmp_path, clients))
+    assert "training.stop_at_gap" in coordinator.state.reason
+    omega = np.linalg.inv(of_graph(np.full((2, 2), 0.5), 3.0))
+    size = features + 1
+    system, right = np.kron(omega * strength, np.eye(size)), np.zeros(2 * size)
+    for place, (name, (task,), part) in enumerate(clients):
+        examples = make_client(config, name, (task,), part).data[task].train
+        x = np.append(examples.values.astype(np.float64), np.ones((len(examples), 1)), axis=1)
+        here = slice(place * size, (place + 1) * size)
+        system[here, here] += x.T @ x / len(x)
+        right[here] = x.T @ np.where(examples.labels == 1, 1.0, -1.0) / len(x)
+    wanted = np.linalg.solve(system, right).reshape(2, size).T
+    heads = [name for name in coordinator.vectors if Scope.parse(name).task and not Scope.parse(name).is_derived]
+    heads = [name for name in heads if not Scope.parse(name).is_template]
+    found = [coordinator.vectors[name] for name in sorted(heads)]
+    weights = np.stack([np.append(2 * head[features : 2 * features], 2 * head[-1]) for head in found], axis=1)
+    np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
+def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_that_is_learned(
+    tmp_path: Path, loss: str
+) -> None:
+    config = config_of(
+        f"loss: {loss}, strength: 0.02",
+        "training.num_rounds=12",
+        "relation=mocha",
+        "client.least_work=0",
+        "simulation={clients: 8, dropouts: 0.3}",
+        "federation.client_fraction=0.6",
+        f"run.run_dir='{tmp_path / 'run'}'",
+    )
+    asyncio.run(simulate(config, False, None))
+    journal = Journal.read(tmp_path / "run" / "journal.sqlite")
+    certificates = journal.certificates()
+    require_valid(certificates)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [found["gap"] for found in report["certificates"]] == [found.gap for found in certificates]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["certificate"] for line in lines if "certificate" in line] == report["certificates"]
+    assert all(
+        0.0 <= theta <= 1.0 for line in lines for found in line.get("theta", {}).values() for theta in found.values()
+    )
+    assert any(found.silent for found in certificates)
+    assert certificates[-1].gap < 0.5 * certificates[0].gap
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clients_die", [False, True], ids=["clients live on", "clients die too"])
+def test_dying_after_any_effect_leaves_no_trace(tmp_path: Path, clients_die: bool) -> None:
+    config = config_of("strength: 0.1", "training.num_rounds=2", "relation=mocha")
+    whole = digest_of(asyncio.run(federate(config, tmp_path / "whole", CLIENTS)))
+    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
+    for dies_after in range(1, 20, 3):
+        place = tmp_path / str(dies_after)
+        found, _ = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, clients_die))
+        assert found == whole, dies_after
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("sharing.plan=full", "sharing.plan: heads must be apart"),
+        ("guard=true", "guard: compares"),
+        ("aggregation.robust=median", "aggregation: supports"),
+        ("relation=attention", "relation: has no covariance"),
+        ("training.procedure={name: sdca, loss: huber}", "training.procedure.loss: 'huber'"),
+        ("federation.update_encoding=rows-bfloat16", "federation.update_encoding: supports"),
+        ("client={least_work: 0.5, work: 0.2}", "client.least_work: is more"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_of("strength: 0.1", change)
+    assert any(problem.startswith(line) for problem in caught.value.problems), caught.value.problems
+
+
+def test_what_a_dual_method_alone_reads_is_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError, match=r"stop_at_gap: only training.procedure: sdca reads it"):
+        array_config("training.stop_at_gap=0.1")
+
+
+def test_a_client_that_lost_its_dual_variables_is_told_so(tmp_path: Path) -> None:
+    """Else the coordinator's sum would hold variables that nobody has, and no certificate would be valid."""
+    config, longer = config_of(), config_of("passes: 2, strength: 0.1", "training.num_rounds=6")
+    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
+    asyncio.run(crash_and_recover(config, template, tmp_path / "one", cast, None, False))
+    for name in "abc":
+        shutil.copytree(tmp_path / "one" / name, tmp_path / "other" / name)
+    run = tmp_path / "one" / "run"
+    with pytest.raises(
+        StateError, match=r"task b1: the dual variables here are of round 0, those in the coordinator.s sum"
+    ):
+        asyncio.run(crash_and_recover(longer, run, tmp_path / "other", Cast(longer, CLIENTS), None, False))
+
+
+def test_a_run_goes_on_with_the_problem_that_it_has(tmp_path: Path) -> None:
+    before, now = config_of("strength: 0.1"), config_of("strength: 0.2")
+    with pytest.raises(RunFolderError, match=r"training.procedure.strength: 0.2 differs from the run's 0.1"):
+        same_federation(before, now, tmp_path)
