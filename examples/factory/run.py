@@ -140,6 +140,7 @@ def main() -> None:
     args = parser.parse_args()
     more = {"sharing.plan": args.plan, "training.learning_rate": args.rate}
     more |= {"relation.name": args.relation} if args.relation else {}
+    more |= {"relation.floor": 0.05} if args.relation == "mocha" else {}
     found = compared(args.windows, args.rounds, args.seeds, more)
     print(table(found))
     if args.picture:

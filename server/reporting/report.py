@@ -97,6 +97,13 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     }
 
 
+def _round_cosines(cosines: Iterable[TaskCosines]) -> list[RoundCosines]:
+    by_round: dict[int, list[TaskCosines]] = {}
+    for matrix in cosines:
+        by_round.setdefault(matrix.round, []).append(matrix)
+    return [RoundCosines(number, cosine_matrices(each)) for number, each in sorted(by_round.items())]
+
+
 def build_report(
     facts: RunFacts,
     completed_rounds: int,
@@ -119,9 +126,6 @@ def build_report(
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
-    agreement: dict[int, list[TaskCosines]] = {}
-    for matrix in cosines:
-        agreement.setdefault(matrix.round, []).append(matrix)
     for round_ in rounds:
         for name, found in round_scores(tasks, round_).items():
             histories[name] = [entry for entry in histories[name] if entry.round != found.round] + [found]
@@ -143,7 +147,7 @@ def build_report(
         bytes_down=facts.traffic.bytes_down,
         bytes_up=facts.traffic.bytes_up,
         uploads=uploads(rounds),
-        task_cosines=[RoundCosines(n, cosine_matrices(each)) for n, each in sorted(agreement.items())],
+        task_cosines=_round_cosines(cosines),
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
         relation=json.loads(sections.get("relation", "{}")),
         relations=relation_reports(list(relations)),
