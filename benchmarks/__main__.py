@@ -26,6 +26,7 @@ COMMANDS = {
     "wire": "bytes per round by encoding, and what they do to the model",
     "fleet": "many light agents in few processes",
     "simulation": "virtual clients in one process: ms per client, of a small and of a large model",
+    "mocha": "land mines and schools: heads alone, one for all, and related by MOCHA, with certificates",
     "dual_solver": "MOCHA's local solver: us per visit, compiled and in numpy, and seconds to a duality gap",
     "memory": "the coordinator's memory with a large model",
     "quality": "what federation costs or gains, on real rows",

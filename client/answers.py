@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from client.app import choose_device
 from client.data.examples import RawExamples, prepare
+from client.data.tokenised import WordSet
 from client.training.prediction import predict, predict_tokens
 from common.config import Config
 from common.errors import DataError, ModelError
@@ -37,7 +38,7 @@ def answers(trained: TrainedTask, rows: RawExamples, config: Config) -> Mapping[
     placed = rows if trained.scale is None else rows.on_scale(trained.scale)
     prepared = prepare(placed, task, model.architecture, tokenizer).scaled(trained.common_scale)
     batch_size = config.training.eval_batch_size
-    if task.type.per_token and tokenizer is not None:
+    if isinstance(prepared, WordSet) and tokenizer is not None:
         found = predict_tokens(model, task, prepared, batch_size)
         return task.type.word_answers(task, found, lambda token: str(tokenizer.decode([token])))
     return task.type.answers(task, predict(model, task, prepared, batch_size, trained.units))

@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from common.errors import FedMTLError
     from fedmtl.compared import compare, sweep
     from fedmtl.daemons import join, serve
-    from fedmtl.description import classification, dense_classification, dense_regression, module, regression
+    from fedmtl.description import (
+        classification,
+        dense_classification,
+        dense_regression,
+        module,
+        next_word,
+        regression,
+        tokens,
+    )
     from fedmtl.run import FinishedRun, load
     from fedmtl.simulated import simulate
 
@@ -24,10 +32,12 @@ __all__ = [
     "join",
     "load",
     "module",
+    "next_word",
     "regression",
     "serve",
     "simulate",
     "sweep",
+    "tokens",
 ]
 
 _PLACES = {
@@ -40,10 +50,12 @@ _PLACES = {
     "dense_classification": "fedmtl.description",
     "dense_regression": "fedmtl.description",
     "module": "fedmtl.description",
+    "next_word": "fedmtl.description",
     "regression": "fedmtl.description",
     "serve": "fedmtl.daemons",
     "simulate": "fedmtl.simulated",
     "sweep": "fedmtl.compared",
+    "tokens": "fedmtl.description",
 }
 
 

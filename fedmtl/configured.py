@@ -17,7 +17,7 @@ from common.models.given_module import give
 
 Tasks: TypeAlias = Mapping[str, Mapping[str, object]]
 EncoderChoice: TypeAlias = "str | Mapping[str, Mapping[str, object]] | nn.Module"
-"""Name or folder of a model over texts; one of ours with its parameters; `fedmtl.module(...)`; or a torch module."""
+"""Name or folder of a model of transformers; one of ours with its parameters; `fedmtl.module(...)`; a torch module."""
 Settings: TypeAlias = Mapping[str, object]
 
 ROBUST = "aggregation.robust"

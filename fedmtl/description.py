@@ -38,6 +38,16 @@ def dense_regression(**keys: object) -> Keys:
     return {"type": "dense_regression", **keys}
 
 
+def tokens(labels: Sequence[str], **keys: object) -> Keys:
+    """A task whose answer is one of `labels` for every word; rows are lists of words, and y lists of labels."""
+    return {**classification(labels, **keys), "type": "tokens"}
+
+
+def next_word(**keys: object) -> Keys:
+    """A task that finds the next words of texts, for decoders; it has no labels: give (texts, texts)."""
+    return {"type": "next_word", **keys}
+
+
 def module(kind: type[Any], *, reads: str | None = None, **args: object) -> Mapping[str, Keys]:
     """A torch module of your own as the encoder: `kind(**args)`, from a batch of rows to vectors (rows, hidden).
 

@@ -108,7 +108,8 @@ class FinishedRun:
         """The answers for rows or texts as `simulate` takes them: names of labels, or float64 (rows,) of a regression.
 
         Of a multilabel task the labels that apply, with | between them. Of tasks with a label per pixel, maps (rows,
-        height, width) of class indices or numbers.
+        height, width) of class indices or numbers; with a label per word, a list for each text, with None for words
+        that the model does not read; of next words, the likeliest one.
 
         Raises:
             ModelError: see `model`; or the task has nothing to say of a row.

@@ -30,7 +30,7 @@ def simulate(
         tasks: name -> `classification(...)`, `regression(...)` or another task's section.
         sites: name -> task -> (x, y), or (x, y, x_validation, y_validation), or one or two torch Datasets of pairs. x
             are arrays, tensors or DataFrames (rows, ...) of the encoder's shape, for `tabular` also {column: list}, or
-            texts; of (x, y), every fourth row is for validation.
+            texts, or lists of words; of (x, y), every fourth row is for validation. Where a task has no labels, y is x.
         encoder: an instance of any torch module from a batch of rows to vectors (rows, hidden), whose values are the
             initial ones, and which is not changed; `module(Net, width=64)`, which starts from the run's seed and works
             between processes; one of ours, such as {"mlp": {"hidden": [64]}}; or for texts the name or the folder of

@@ -123,7 +123,7 @@ def test_a_simulation_has_the_same_bits_with_any_number_of_workers(tmp_path: Pat
     assert digest(1) == digest(2)
 
 
-@pytest.mark.parametrize("dies_after", [3, 6])
+@pytest.mark.parametrize("dies_after", [pytest.param(3, marks=pytest.mark.slow), 6])
 def test_coordinator_and_clients_that_die_and_come_back_end_with_the_same_bits(tmp_path: Path, dies_after: int) -> None:
     config = config_of(ENCODER, "federation.min_clients=2", SOME)
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, (CLIENTS[0], CLIENTS[3]))

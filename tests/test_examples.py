@@ -32,6 +32,7 @@ def printed_by(
     ("name", "small", "rates", "words"),
     [
         ("farm", ["--plots", "8"], (1e-2,), ["| each farm alone |", "| shared, with parts |"]),
+        ("keyboard", ["--messages", "8"], (1e-2,), ["| each phone alone |", "| one model |", "| top layer by group |"]),
         ("factory", ["--windows", "120"], (), ["| conv1d |", "| mlp |"]),
         (
             "relations",

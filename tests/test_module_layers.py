@@ -93,7 +93,7 @@ def test_a_list_of_modules_called_layers_is_found_as_it_is() -> None:
     assert blocks_of(by_group)["shared"] == {"layer_0"}
 
 
-@pytest.mark.parametrize("plan", ["fedper", "adaptive"])
+@pytest.mark.parametrize("plan", ["fedper", pytest.param("adaptive", marks=pytest.mark.slow)])
 def test_one_model_over_every_transport_and_in_a_simulation(tmp_path: Path, plan: str) -> None:
     config = config_of(tmp_path, MIN, f"sharing.plan={plan}")
     found = {how: asyncio.run(federate(config, tmp_path / how, CLIENTS, how)) for how in ("direct", "grpc")}

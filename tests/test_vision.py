@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from client.app import load_data
 from client.data.array_examples import ArrayExamples
-from common.config import Config, load_config
+from common.config import Config, load_config, render
 from common.encoders.vision import VisionEncoder
 from common.errors import ConfigError, DataError, ModelError
 from common.inputs import input_described
@@ -58,7 +59,9 @@ def test_by_configuration_alone_it_is_the_same_module_with_stated_means() -> Non
         assert made == encoder.resolved() and made.has_norm_statistics == (encoder.type_ == "resnet")
 
 
-@pytest.mark.parametrize("plan", ["hard", "private_heads", "adaptive"])
+@pytest.mark.parametrize(
+    "plan", ["private_heads", *(pytest.param(p, marks=pytest.mark.slow) for p in ("hard", "adaptive"))]
+)
 def test_one_model_over_every_transport_and_in_a_simulation(tmp_path: Path, plan: str) -> None:
     config = config_of(KINDS["vit"], MIN, f"sharing.plan={plan}")
     found = {how: asyncio.run(federate(config, tmp_path / how, CLIENTS, how)) for how in ("direct", "grpc")}
@@ -164,6 +167,21 @@ def test_the_size_of_images_is_where_a_folder_says_it(tmp_path: Path) -> None:
         load_config(None, [named, TASKS])
 
 
+def test_a_configuration_that_was_read_needs_no_folder_any_more(tmp_path: Path) -> None:
+    saved("resnet", tmp_path / "model", **SIZED["resnet"])
+    config, written = of_folder(tmp_path / "model"), tmp_path / "config.yaml"
+    written.write_text(render(config))
+    shutil.rmtree(tmp_path / "model")
+    again = load_config(written)
+    assert again == config and again.model.server_model == "vision"
+    assert again.model.array_encoder == config.model.array_encoder
+    assert make_model(load_config(written, ["model.weights=random"])).architecture.encoder_config
+    with pytest.raises(
+        ModelError, match=r"model\.vision\.folder: .* is not there; correct it, or write model\.weights"
+    ):
+        make_model(again)
+
+
 def test_nothing_but_known_keys_reaches_transformers(tmp_path: Path) -> None:
     saved("vit", tmp_path)
     path = tmp_path / "config.json"
@@ -176,7 +194,7 @@ def test_nothing_but_known_keys_reaches_transformers(tmp_path: Path) -> None:
 def test_weights_that_are_wanted_must_be_there(tmp_path: Path) -> None:
     saved("vit", tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"model\.weights: pretrained, but .* has no weights; give a folder"):
+    with pytest.raises(ModelError, match=r"model\.weights: pretrained, but .* has no weights; give others"):
         make_model(of_folder(tmp_path, "model.weights=pretrained"))
     assert make_model(of_folder(tmp_path)).model.encoder.config.hidden_size == 16
     with pytest.raises(ConfigError, match=r"model\.weights: pretrained, but vision always starts from random weights"):

@@ -85,7 +85,7 @@ def test_a_regression_is_exported_in_the_units_of_the_data_and_is_an_encoder_aga
         torch.testing.assert_close(state[f"net.{name}"], value.float())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["vit", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "vit")])
 def test_a_program_computes_the_same_for_any_number_of_rows(tmp_path: Path, kind: str) -> None:
     task = trained(kind, COUGH)
     export_task(task, tmp_path / "out", "torch")

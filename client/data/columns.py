@@ -112,11 +112,12 @@ def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list
             continue
         try:
             column = text
-            checked = _checked(first)
+            checked = read_text(task, first)
             column = text_pair or text
             checked_pair = _checked(second) if text_pair else None
             column = label
             examples.append(Example(checked, checked_pair, parse(value)))
+            require_labels(task, examples[-1])
         except CellError as problem:
             raise DataError(f"{table.place(row)}, column {column!r}: {problem}") from None
     if not examples:
@@ -126,6 +127,35 @@ def examples_in(table: Table, task: TaskDefinition, chosen: ColumnNames) -> list
 
 def _blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def read_text(task: TaskDefinition, cell: object) -> str:
+    """The text in a cell; where each word has a label, the words with a space between each two.
+
+    Raises:
+        CellError: it cannot be used.
+    """
+    if task.type.asks != "words":
+        return _checked(cell)
+    words = _checked(cell).split() if isinstance(cell, str) else cell
+    if not isinstance(words, list | tuple):
+        raise CellError(f"words are of type {type(cell).__name__}; give a list of words")
+    for number, word in enumerate(words, start=1):
+        if not isinstance(word, str) or not word.strip() or " " in word:
+            raise CellError(f"word {number} is no text, empty or holds a space; mend it, or split it into words")
+    return _checked(" ".join(words))
+
+
+def require_labels(task: TaskDefinition, example: Example) -> None:
+    """Check that each word has a label, where words have some and they are known.
+
+    Raises:
+        CellError: there are more words or more labels.
+    """
+    if task.type.asks == "words" and isinstance(example.label, tuple):
+        words, labels = len(example.text.split(" ")), len(example.label)
+        if words != labels:
+            raise CellError(f"{words} words and {labels} labels; give one label for each word")
 
 
 def _checked(value: object) -> str:
@@ -152,7 +182,8 @@ def text_columns(
     if names.text_pair is not None and not task.pair:
         raise DataError(f"{table.origin}: task {task.name} reads single texts; remove text_pair {names.text_pair!r}")
     given = (names.text, names.text_pair) if names.text_pair else (names.text,)
-    usual: Sequence[tuple[str, ...]] = TEXT_PAIRS if task.pair else [(text,) for text in TEXTS]
+    single = task.type.text_names or TEXTS
+    usual: Sequence[tuple[str, ...]] = TEXT_PAIRS if task.pair else [(text,) for text in single]
     key = "text and text_pair" if task.pair else "text"
     text, *second = _find(table, task, key, [name for name in given if name], usual, (names.label,))
     chosen = ColumnNames(text, second[0] if second else None)
@@ -204,7 +235,7 @@ def feature_columns(table: Table, task: TaskDefinition, wanted: Sequence[str]) -
 
 def label_column(table: Table, task: TaskDefinition, named: str | None, taken: Sequence[str]) -> str:
     """The column of the label: the one that is named, else the only one with a usual name that is nothing else."""
-    usual = [(name,) for name in LABELS]
+    usual = [(name,) for name in task.type.label_names or LABELS]
     (label,) = _find(table, task, "label", [named] if named else [], usual, taken)
     if label in taken:
         raise DataError(

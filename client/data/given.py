@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from client.data.array_examples import ArrayExamples
 from client.data.array_loader import held_out
 from client.data.arrays import ReadArrays, checked, without_labels
-from client.data.columns import ColumnNames
+from client.data.columns import ColumnNames, read_text, require_labels
 from client.data.example import Example
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.parts import joined
 from client.data.request import DataRequest
 from client.data.tables import column_table, read_columns
-from client.data.texts import TextExamples
+from client.data.texts import TextExamples, UnlabelledTexts
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.inputs import Header
@@ -87,12 +87,12 @@ def labelled(
         with foreign_errors(lambda error: DataError(f"{place}: labels make no array ({error}); give one for each row")):
             read = replace(read, labels=np.asarray(y))
         return checked(read, task, encoder)
-    if not task.type.reads_labels:
-        raise DataError(f"{place}: rows given in Python are single texts with labels; use files")
     parse, texts = task.type.label_parser(task), _texts(task, where, x)
     for row, (text, label) in enumerate(zip(texts, y, strict=True)):
         try:
-            texts[row] = replace(text, label=parse(label.item() if isinstance(label, np.generic) else label))
+            found = parse(label.tolist() if isinstance(label, np.generic | np.ndarray) else label)
+            texts[row] = replace(text, label=found)
+            require_labels(task, texts[row])
         except CellError as problem:
             raise DataError(f"{place}, row {row + 1}: {problem}") from None
     return texts
@@ -107,7 +107,7 @@ def unlabelled(
         DataError: what is wrong with them.
     """
     if encoder is None:
-        return _texts(task, where, x)
+        return UnlabelledTexts(_texts(task, where, x))
     names = _column_names(x)
     if names and trained is not None and not encoder.row_names and len(trained.names) == trained.count:
         missing = next((name for name in trained.names if name not in names), None)
@@ -120,10 +120,16 @@ def unlabelled(
 def _texts(task: TaskDefinition, where: str, x: Any) -> TextExamples:
     if task.pair:
         raise DataError(f"{where}, task {task.name}: rows given in Python are single texts; use files")
-    for row, text in enumerate(x, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"{where}, task {task.name}, row {row}: {type(text).__name__} is no text; give texts")
-    return TextExamples(Example(text, None, task.type.no_label) for text in x)
+    texts = TextExamples()
+    for row, given in enumerate(x, start=1):
+        worded = task.type.asks == "words"
+        if not (worded or isinstance(given, str)):
+            raise DataError(f"{where}, task {task.name}, row {row}: {type(given).__name__} is no text; give texts")
+        try:
+            texts.append(Example(read_text(task, given) if worded else given, None, task.type.no_label))
+        except CellError as problem:
+            raise DataError(f"{where}, task {task.name}, row {row}: {problem}") from None
+    return texts
 
 
 def _rows(task: TaskDefinition, encoder: ArrayEncoder, where: str, x: Any) -> ReadArrays:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from common.seeds import derive_seed
 from common.standardising import InputScale
 from common.tasks import TaskDefinition
 from common.tasks.definition import Labels
+
+if TYPE_CHECKING:  # see `client.data.examples`
+    from transformers import BatchEncoding
 
 TEXTS_PER_CALL = 8192
 
@@ -100,8 +104,10 @@ class WordSet:
     labels: NDArray[np.int32]
     """Their targets, int32 (tokens,); of others anything."""
     padding_id: int
-    whole_table: bool
+    whole_table: bool = False
     """Whether a head reads every row of the table of words, so that all of them get a gradient."""
+    heard: tuple[NDArray[np.bool_], ...] = ()
+    """Where rows were given as words: which words of each row are asked for. Targets then name their row, too."""
 
     def __len__(self) -> int:
         return len(self.texts.offsets) - 1
@@ -120,7 +126,21 @@ class WordSet:
         labels = padded(replace(self.texts, ids=self.labels), places, 0).input_ids.flatten()
         asked = padded(replace(self.texts, ids=self.asked.astype(np.int32)), places, 0).input_ids
         positions = asked.flatten().nonzero().squeeze(1)
-        return replace(padded(self.texts, places, self.padding_id), labels=labels[positions], positions=positions)
+        labels = labels[positions]
+        if self.heard:
+            labels = torch.stack([labels, positions // asked.shape[1]], dim=1)
+        return replace(padded(self.texts, places, self.padding_id), labels=labels, positions=positions)
+
+    def by_row(self, said: NDArray[np.float64], places: NDArray[np.integer]) -> list[NDArray[np.float64]]:
+        """What was said of the tokens of these texts, (tokens, ...), text by text; NaN for words without a token."""
+        counts = np.add.reduceat(self.asked.astype(np.int64), self.texts.offsets[:-1])[places]
+        rows = np.split(said, np.cumsum(counts)[:-1])
+        if not self.heard:
+            return rows
+        found = [np.full((len(self.heard[place]), *said.shape[1:]), np.nan) for place in places]
+        for cells, place, row in zip(found, places, rows, strict=True):
+            cells[self.heard[place]] = row
+        return found
 
     def scaled(self, scale: InputScale | None) -> WordSet:
         """See `PreparedExamples`; there are no numbers."""
@@ -228,16 +248,7 @@ def tokens_of(
     ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     types: list[NDArray[np.int8]] = [np.empty(0, np.int8)]
     lengths: list[int] = []
-    for start in range(0, len(texts), TEXTS_PER_CALL):
-        part = slice(start, start + TEXTS_PER_CALL)
-        output = tokenizer(
-            texts[part],
-            pairs[part] if pairs is not None else None,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=with_types,
-        )
+    for output in encoded(texts, pairs, tokenizer, max_length, with_types):
         lengths.extend(map(len, output["input_ids"]))
         ids.append(np.fromiter(chain.from_iterable(output["input_ids"]), np.int32))
         if with_types:
@@ -246,6 +257,22 @@ def tokens_of(
         raise DataError(f"task {task}: text {lengths.index(0) + 1} has no token; remove it or change the tokenizer")
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return TokenisedTexts(np.concatenate(ids), offsets, np.concatenate(types) if with_types else None)
+
+
+def encoded(
+    texts: list[str], pairs: list[str] | None, tokenizer: Tokenizer, max_length: int, with_types: bool
+) -> Iterator[BatchEncoding]:
+    """What the tokenizer says of texts, or of pairs read as one, for many at once."""
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        part = slice(start, start + TEXTS_PER_CALL)
+        yield tokenizer(
+            texts[part],
+            pairs[part] if pairs is not None else None,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=with_types,
+        )
 
 
 def padded(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from client.data.batching import length_batches
 from client.data.examples import PreparedExamples
+from client.data.tokenised import WordSet
 from common.models.multitask import MultiTaskModel
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
@@ -43,9 +44,9 @@ def predict(
 
 
 def predict_tokens(
-    model: MultiTaskModel, task: TaskDefinition, examples: PreparedExamples, batch_size: int
+    model: MultiTaskModel, task: TaskDefinition, examples: WordSet, batch_size: int
 ) -> list[NDArray[np.float64]]:
-    """What a task's kind keeps of the outputs of each example's tokens, (tokens, ...) each, in their order.
+    """What a task's kind keeps of the outputs of each text's tokens, (tokens, ...) each; see `WordSet.by_row`.
 
     Raises:
         DataError: an output is not finite.
@@ -55,11 +56,9 @@ def predict_tokens(
     model.eval()
     with torch.inference_mode():
         for places in length_batches(examples.lengths, batch_size):
-            batch = examples.batch(places).to(device)
-            kept = task.type.kept(model(task.name, batch)).double().cpu().numpy()
+            kept = task.type.kept(model(task.name, examples.batch(places).to(device))).double().cpu().numpy()
             if not np.isfinite(kept).all():
                 raise not_finite(task)
-            counts = batch.asked_per_row()
-            for place, rows in zip(places, np.split(kept, np.cumsum(counts)[:-1]), strict=True):
+            for place, rows in zip(places, examples.by_row(kept, places), strict=True):
                 found[place] = rows
     return found

@@ -67,7 +67,7 @@ class Chosen(Generic[R]):
         found += [_problem(*_placed(line), body) for line in (made.problems() if made is not None else [])]
         if found:
             raise _errors(found)
-        return made
+        return None if made is None else made.resolved()
 
     def _unread(self, key: str, name: str) -> str:
         others = " or ".join(readers(self.rows, key))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.choices import Chosen
 from common.config.keep_section import KeepSection
@@ -15,6 +15,7 @@ from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
+from common.encoders.patchtst import PatchTSTEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.several import SeveralEncoder
 from common.encoders.table import ENCODERS
@@ -33,7 +34,7 @@ class ModelSection(Section):
 
     server_model: Location = "prajjwal1/bert-tiny"
     """encoder: name on the Hugging Face hub, a folder, or one over rows of numbers: mlp | tabular | conv2d | vision |
-    conv1d | gru | module | given | several"""
+    conv1d | gru | patchtst | module | given | several"""
     client_model: Location | None = None
     """the same as server_model, or left out; for fewer layers see client.layers"""
     weights: Literal["auto", "pretrained", "random"] = "auto"
@@ -62,12 +63,25 @@ class ModelSection(Section):
     """of server_model conv1d: convolutions over sequences"""
     gru: Annotated[GRUEncoder, Chosen(table(GRUEncoder))] | None = None
     """of server_model gru: recurrent units over sequences"""
+    patchtst: Annotated[PatchTSTEncoder, Chosen(table(PatchTSTEncoder))] | None = None
+    """of server_model patchtst: attention over patches of sequences"""
     module: Annotated[ModuleEncoder, Chosen(table(ModuleEncoder))] | None = None
     """of server_model module: a torch module of your own"""
     given: Annotated[GivenEncoder, Chosen(table(GivenEncoder))] | None = None
     """of server_model given: an instance of a torch module, which Python code gives; written by it"""
     several: Annotated[SeveralEncoder, Chosen(table(SeveralEncoder))] | None = None
     """of server_model several: rows of several parts, each with an encoder of its own"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vision_folder(cls, body: Any) -> Any:
+        """The folder of a vision model as server_model is short for one in its section, which then has all it says."""
+        named = body.get("server_model") if isinstance(body, dict) else None
+        if not isinstance(named, str) or not is_vision_folder(named):
+            return body
+        written = body.get(VisionEncoder.name) or {}
+        section = {"folder": named, **written} if isinstance(written, dict) else written
+        return {**body, "server_model": VisionEncoder.name, VisionEncoder.name: section}
 
     @property
     def inputs(self) -> InputKind:
@@ -77,16 +91,9 @@ class ModelSection(Section):
 
     @property
     def array_encoder(self) -> ArrayEncoder | None:
-        """The encoder of rows of numbers that `server_model` names, where it is described or lies in a folder.
-
-        Raises:
-            ModelError: its folder cannot be read.
-        """
-        if self.server_model in ENCODERS:
-            found: ArrayEncoder | None = getattr(self, self.server_model)
-        else:
-            found = VisionEncoder(self.server_model) if is_vision_folder(self.server_model) else None
-        return None if found is None else found.resolved()
+        """The encoder of rows of numbers that `server_model` names, where it is described."""
+        found: ArrayEncoder | None = getattr(self, self.server_model) if self.server_model in ENCODERS else None
+        return found
 
     def allow_encoder(self) -> None:
         """Let this process build the encoder from a description, if it is one of ours; see `ModuleEncoder`."""

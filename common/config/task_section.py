@@ -122,8 +122,8 @@ class TaskSection(Section):
     """most rows of one client to score on; null: all, 0: none"""
     type: Annotated[Text, AfterValidator(_kind)] | None = None
     """classification | multilabel | regression | masked_lm (hidden words of the texts; needs no labels; usually
-    auxiliary) | next_word (of texts, by a decoder; needs no labels) | dense_classification (a class per pixel) |
-    dense_regression (a number per pixel); known of the tasks of GLUE"""
+    auxiliary) | next_word (of texts, by a decoder; needs no labels) | tokens (a label per word) |
+    dense_classification (a class per pixel) | dense_regression (a number per pixel); known of the tasks of GLUE"""
     labels: Annotated[Names, BeforeValidator(_label_names)] | None = None
     """names in the order of their indices, or their number; none for regressions"""
     columns: ColumnsSection | None = None
@@ -203,6 +203,8 @@ def _role_problems(kind: TaskKind, columns: ColumnsSection) -> list[str]:
     if not kind.reads_labels:
         others = columns.label or columns.text_pair
         return [f"columns: a {kind} reads one text and no label; name text alone"] if others else []
+    if kind.per_token and columns.text_pair:
+        return [f"columns.text_pair: a {kind} reads one text; remove it"]
     if columns.text_pair and not columns.text:
         return ["columns.text: missing, where text_pair is named; name both"]
     given = [name for name in (columns.text, columns.text_pair, columns.label, *(columns.features or ())) if name]

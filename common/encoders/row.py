@@ -93,14 +93,6 @@ class ArrayEncoder(Row):
         """Whether it can start from other values than random ones."""
         return False
 
-    def resolved(self) -> ArrayEncoder:
-        """The same, with what it reads of files filled in.
-
-        Raises:
-            ModelError: they cannot be read, or say something impossible.
-        """
-        return self
-
     def found(self, weights: Weights) -> EncoderSource:
         """Its description and initial values.
 

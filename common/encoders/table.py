@@ -8,6 +8,7 @@ from common.encoders.given import GivenEncoder
 from common.encoders.gru import GRUEncoder
 from common.encoders.mlp import MLPEncoder
 from common.encoders.module import ModuleEncoder
+from common.encoders.patchtst import PatchTSTEncoder
 from common.encoders.row import ArrayEncoder
 from common.encoders.several import SeveralEncoder
 from common.encoders.tabular import TabularEncoder
@@ -16,5 +17,5 @@ from common.methods.choice import Table, table
 
 ENCODERS: Table[ArrayEncoder] = table(
     *(MLPEncoder, TabularEncoder, Conv2dEncoder, VisionEncoder, Conv1dEncoder, GRUEncoder),
-    *(ModuleEncoder, GivenEncoder, SeveralEncoder),
+    *(PatchTSTEncoder, ModuleEncoder, GivenEncoder, SeveralEncoder),
 )

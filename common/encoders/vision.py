@@ -82,8 +82,9 @@ class VisionEncoder(ArrayEncoder):
         return {"num_channels": channels, **sizes, **lists}
 
     def resolved(self) -> VisionEncoder:
-        """See `ArrayEncoder`; mean and deviation are written out, too."""
-        found = self._of_folder(Path(self.folder)) if self.folder else self
+        """See `Row`; mean and deviation are written out, too. Where all is written, no folder is read."""
+        complete = self.type_ and self.shape and self.config and self.mean and self.std
+        found = self._of_folder(Path(self.folder).expanduser()) if self.folder and not complete else self
         if (problems := found._own_problems()) and self.folder:
             raise ModelError(f"model.server_model: folder {self.folder}: {problems[0]}")
         if problems:
@@ -156,8 +157,8 @@ class VisionEncoder(ArrayEncoder):
 def is_vision_folder(name: str) -> bool:
     """Whether this is the folder of a vision model known here."""
     try:
-        told = read_object((Path(name) / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, ModelError):  # whoever reads it as something else says what is wrong
+        told = read_object((Path(name).expanduser() / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, ValueError, ModelError):  # whoever reads it as something else says what is wrong
         return False
     return told.get("model_type") in IMAGE_KINDS
 

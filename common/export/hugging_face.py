@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import ModelError
 from common.export.format import Outputs
 from common.export.graph import inputs_of
-from common.export.scripts import FILL, PREDICT
-from common.inputs.texts import PAIRS, WORDS
+from common.export.scripts import FILL, LABEL, PREDICT
+from common.inputs.texts import PAIRS, TAGS, WORDS
 from common.models.encoder import reads_causally
 from common.models.trained import TrainedTask
 from common.parameters.flat import tensors_of
@@ -60,6 +60,12 @@ def _roberta(name: str) -> NativeModel:
     return _masked("roberta", name, "lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias")
 
 
+def _tagger(kind: str, name: str, head: str = "classifier.") -> NativeModel:
+    return NativeModel(
+        f"{name}ForTokenClassification", f"{kind}.", {"linear.": head}, "token-classification", pooled=False
+    )
+
+
 def _causal(name: str, encoder: str, norm: str) -> NativeModel:
     return NativeModel(name, encoder, {}, "text-generation", factor=("scale", norm))
 
@@ -69,6 +75,20 @@ EPSILON = 1e-5
 _BERT = "cls.predictions."
 NATIVE: Mapping[str, Mapping[str, NativeModel]] = {
     "text": {"bert": _classifier("bert", "Bert"), "albert": _classifier("albert", "Albert")},
+    TAGS: {
+        "albert": _tagger("albert", "Albert"),
+        "bert": _tagger("bert", "Bert"),
+        "camembert": _tagger("roberta", "Camembert"),
+        "deberta-v2": _tagger("deberta", "DebertaV2"),
+        "distilbert": _tagger("distilbert", "DistilBert"),
+        "electra": _tagger("electra", "Electra"),
+        "gpt2": _tagger("transformer", "GPT2"),
+        "llama": _tagger("model", "Llama", "score."),
+        "mpnet": _tagger("mpnet", "MPNet"),
+        "qwen2": _tagger("model", "Qwen2", "score."),
+        "roberta": _tagger("roberta", "Roberta"),
+        "xlm-roberta": _tagger("roberta", "XLMRoberta"),
+    },
     WORDS: {
         "bert": _masked("bert", "Bert", f"{_BERT}transform.dense.", f"{_BERT}transform.LayerNorm.", f"{_BERT}bias"),
         "roberta": _roberta("Roberta"),
@@ -140,7 +160,7 @@ def write_folder(trained: TrainedTask, folder: Path) -> None:
         "max_length": trained.model.architecture.max_length,
     }
     _write_json(description, folder / "head.json")
-    script = FILL if form == WORDS else PREDICT.replace("ANSWER", task.type.answer)
+    script = {WORDS: FILL, TAGS: LABEL}.get(form, PREDICT).replace("ANSWER", task.type.answer)
     (folder / "predict.py").write_text(script, encoding="utf-8")
     if form == PAIRS:
         _write_sentence_transformer(trained, folder)
@@ -213,12 +233,13 @@ def _in_users_units(name: str, value: Tensor, units: TargetUnits) -> Tensor:
 
 def _native_config(native: NativeModel, trained: TrainedTask) -> dict[str, Any]:
     task = trained.task
-    if not task.type.problem_type:
+    if trained.model.head(task.name).form == WORDS:
         return {"architectures": [native.name], "tie_word_embeddings": True}
     names = task.labels or ("score",)
+    problem = {"problem_type": task.type.problem_type} if task.type.problem_type else {}
     return {
         "architectures": [native.name],
-        "problem_type": task.type.problem_type,
+        **problem,
         "num_labels": len(names),
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},

@@ -15,6 +15,7 @@ from common.errors import ModelError
 from common.export.format import Outputs
 from common.inputs.arrays import encoder_described
 from common.models.trained import TrainedTask
+from common.models.weights import quiet
 
 NATIVE: Mapping[str, tuple[str, str]] = {
     "vit": ("ViTForImageClassification", "classifier."),
@@ -51,7 +52,8 @@ def write_folder(trained: TrainedTask, folder: Path) -> None:
         weight = values[f"{classifier}weight"]
         values[f"{classifier}weight"] = torch.cat([weight, torch.zeros_like(weight)], dim=1)
     native.load_state_dict(values)
-    native.save_pretrained(str(folder))
+    with quiet():
+        native.save_pretrained(str(folder))
     height, width = described.shape[1:]
     pixels = {
         "image_processor_type": "ViTImageProcessor",
@@ -75,7 +77,8 @@ def load_folder(trained: TrainedTask, folder: Path) -> Outputs:
     import transformers
 
     name, _ = NATIVE[_described(trained).type_]
-    loaded, report = getattr(transformers, name).from_pretrained(str(folder), output_loading_info=True)
+    with quiet():
+        loaded, report = getattr(transformers, name).from_pretrained(str(folder), output_loading_info=True)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[key]:
             raise ModelError(f"--format hugging_face: {name} has {key.replace('_', ' ')}: {sorted(report[key])}")

@@ -101,3 +101,46 @@ if __name__ == "__main__":
     print(json.dumps(predict(sys.argv[1])))
 '''
 """Where every token is read, by a head over the vocabulary."""
+
+LABEL = '''"""The label of each word of a text, with the model in this folder: python predict.py TEXT."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+FOLDER = Path(__file__).resolve().parent
+HEAD = json.loads((FOLDER / "head.json").read_text(encoding="utf-8"))
+LINEAR = load_file(str(FOLDER / "head.safetensors"))
+TOKENIZER = AutoTokenizer.from_pretrained(str(FOLDER))
+ENCODER = AutoModel.from_pretrained(str(FOLDER)).eval()
+
+
+@torch.inference_mode()
+def outputs(inputs):
+    return torch.nn.functional.linear(ENCODER(**inputs).last_hidden_state, LINEAR["weight"], LINEAR["bias"])
+
+
+def answer(outputs, labels):
+    return ANSWER
+
+
+def predict(text):
+    """A pair of word and label for each word; of words that the model does not read, the label is None."""
+    words = text.split()
+    inputs = TOKENIZER(" ".join(words), truncation=True, max_length=HEAD["max_length"], return_tensors="pt")
+    labels = answer(outputs(inputs)[0], HEAD["labels"])
+    starts = [sum(len(word) + 1 for word in words[:place]) for place in range(len(words))]
+    tokens = map(inputs.char_to_token, starts)
+    return [[word, None if token is None else labels[token]] for word, token in zip(words, tokens)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(json.dumps(predict(sys.argv[1])))
+'''
+"""Where every token is read, by a head over labels. ANSWER as above."""

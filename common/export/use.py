@@ -13,6 +13,7 @@ FIRST, SECOND = "A first text.", "A second text."
 CALLS = {
     "text-classification": ("classify", "{given}, truncation=True"),
     "fill-mask": ("fill", '"A " + fill.tokenizer.mask_token + "."'),
+    "token-classification": ("label", '{given}, aggregation_strategy="first"'),
     "text-generation": ("write", '"A first", max_new_tokens=5'),
 }
 """What a pipeline is called and given, by its name in transformers."""

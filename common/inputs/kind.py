@@ -72,10 +72,6 @@ class Batch(ABC):
         """The vectors of the tokens that are asked for, (tokens, hidden)."""
         raise ValueError("a task over tokens reads batches that say which tokens are asked for")
 
-    def asked_per_row(self) -> list[int]:
-        """How many tokens of each example are asked for."""
-        raise ValueError("a task over tokens reads batches that say which tokens are asked for")
-
 
 BRIGHTEST = 255.0
 """Of a pixel that is a byte."""

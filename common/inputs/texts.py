@@ -32,8 +32,8 @@ MOST_PADDING = 1.1
 
 _SMALL_MODEL_RATE = 1e-4
 
-PAIRS, WORDS = "siamese", "words"
-"""Forms of heads: one reads two texts by themselves, one reads every token."""
+PAIRS, WORDS, TAGS = "siamese", "words", "tags"
+"""Forms of heads: one reads two texts by themselves; two read every token, for a word and for a label."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TextBatch(Batch):
     pair: TextBatch | None = None
     """The second texts of siamese pairs; it has no labels itself."""
     labels: Tensor | None = None
-    """See `Batch`; where tokens are asked for, of each of them, int64 (tokens,)."""
+    """See `Batch`; where tokens are asked for, of each of them, int64 (tokens,) or (tokens, 2): beside it, the row."""
     positions: Tensor | None = None
     """The tokens that are asked for, int64 (tokens,), counted row by row over all of `input_ids`."""
 
@@ -100,14 +100,6 @@ class TextBatch(Batch):
         if self.positions is None:
             return super().hidden_vectors(encoder)
         return self._encode(encoder)[0].flatten(0, 1).index_select(0, self.positions)
-
-    def asked_per_row(self) -> list[int]:
-        """See `Batch`."""
-        if self.positions is None:
-            return super().asked_per_row()
-        rows, length = self.input_ids.shape
-        counts: list[int] = (self.positions // length).bincount(minlength=rows).tolist()
-        return counts
 
     def shaped(self, outputs: Tensor) -> Tensor:
         """Where every token has outputs, (rows, length, outputs)."""
@@ -256,5 +248,5 @@ class Texts(InputKind):
         ids, mask, *more = tensors
         if form == PAIRS:
             return SeparatePairs(ids, mask, pair=TextBatch(more[0], more[1]))
-        positions = torch.arange(ids.shape[0] * ids.shape[1], device=ids.device) if form == WORDS else None
+        positions = torch.arange(ids.shape[0] * ids.shape[1], device=ids.device) if form in (WORDS, TAGS) else None
         return TextBatch(ids, mask, more[0] if more else None, positions=positions)

@@ -72,6 +72,14 @@ class Row:
         known = parameters_of(cls)
         return cls(**{known[key].attribute: value for key, value in values.items()})
 
+    def resolved(self) -> Self:
+        """The same, with what it reads of files filled in.
+
+        Raises:
+            ModelError: they cannot be read, or say something impossible.
+        """
+        return self
+
     def problems(self) -> list[str]:
         """What contradicts what among the parameters, one `parameter: problem; remedy` line each."""
         return []

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from common.errors import ModelError
 from common.inputs import Batch, Encoder
-from common.inputs.texts import PAIRS, WORDS
+from common.inputs.texts import PAIRS, TAGS, WORDS
 
 INITIAL_STD = 0.02
 DEFAULT_DROPOUT = 0.1
@@ -90,6 +90,16 @@ class SiameseHead(LinearHead):
             self.linear.weight.zero_()
             self.linear.weight[:, -1] = self.cosine_start
             self.linear.bias.fill_(-0.5 * self.cosine_start)
+
+
+class TokenHead(LinearHead):
+    """Dropout and a linear layer over the vector of each token asked for, as in `BertForTokenClassification`."""
+
+    form = TAGS
+
+    def read(self, encoder: Encoder, batch: Batch) -> Tensor:
+        """See `forward`."""
+        return self.forward(batch.hidden_vectors(encoder))
 
 
 class TiedHead(Head):

@@ -95,18 +95,21 @@ def find_weights(description: VisionEncoder, weights: Weights) -> EncoderSource:
     Raises:
         ModelError: they are wanted and not there, or cannot be read; or the model cannot read such rows.
     """
-    folder, described = Path(description.folder), description.describe()
+    folder, described = Path(description.folder).expanduser(), description.describe()
     with foreign_errors(lambda error: _impossible(description, error)), torch.device("meta"):
         VisionNetwork(description)(torch.zeros(1, *description.shape))  # shapes alone: nothing is computed
-    there = bool(description.folder) and weights != "random" and weights_file(folder) is not None
-    if there:
+    if description.folder and weights != "random" and not folder.is_dir():
+        raise ModelError(f"model.vision.folder: {folder} is not there; correct it, or write model.weights: random")
+    if description.folder and weights != "random" and weights_file(folder) is not None:
         state = read_state(folder, config_of(description), **_options(description))
         named = {f"net.{name}": value for name, value in state.items()}
         return EncoderSource(described, named, None, f"pretrained from folder {folder}")
     if weights == "pretrained":
-        lack = f"{folder} has no weights" if description.folder else "no model.vision.folder is named"
-        raise ModelError(f"model.weights: pretrained, but {lack}; give a folder with weights, or write auto or random")
-    return EncoderSource(described, None, None, description.origin)
+        raise ModelError(
+            f"model.weights: pretrained, but {folder} has no weights; give others, or write auto or random"
+        )
+    lack = f", {folder} has no weights" if description.folder and weights == "auto" else ""
+    return EncoderSource(described, None, None, description.origin + lack)
 
 
 def _options(description: VisionEncoder) -> dict[str, bool]:

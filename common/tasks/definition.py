@@ -69,6 +69,10 @@ class TaskKind(ABC):
     """Whether an example has a label for each pixel, and so has what a head says: maps, which tables cannot hold."""
     asks: ClassVar[Asked] = "rows"
     """What has an output of its own: all but rows are tokens of texts."""
+    text_names: ClassVar[tuple[str, ...]] = ()
+    """Usual names of the column of texts, where they are others than those of most kinds."""
+    label_names: ClassVar[tuple[str, ...]] = ()
+    """The same of labels."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0

@@ -11,6 +11,7 @@ from common.tasks.masked_lm import MaskedLM
 from common.tasks.multilabel import Multilabel
 from common.tasks.next_word import NextWord
 from common.tasks.regression import Regression
+from common.tasks.tokens import Tokens
 
 TASK_KINDS: dict[str, TaskKind] = {
     "classification": Classification(),
@@ -18,6 +19,7 @@ TASK_KINDS: dict[str, TaskKind] = {
     "regression": Regression(),
     "masked_lm": MaskedLM(),
     "next_word": NextWord(),
+    "tokens": Tokens(),
     "dense_classification": DenseClassification(),
     "dense_regression": DenseRegression(),
 }

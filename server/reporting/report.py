@@ -121,14 +121,11 @@ def build_report(
 ) -> Report:
     """The report. `influence` has the clients' shares of the steps of every published round."""
     tasks = list(tasks)
-    histories: dict[str, list[RoundScores]] = {task.name: [] for task in tasks}
+    histories = _histories(tasks, rounds)
     trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
-    for round_ in rounds:
-        for name, found in round_scores(tasks, round_).items():
-            histories[name] = [entry for entry in histories[name] if entry.round != found.round] + [found]
     return Report(
         run=began.name,
         run_id=began.run_id,
@@ -163,6 +160,15 @@ def build_report(
         best=best or {},
         certificates=[certificate_report(found) for found in certificates],
     )
+
+
+def _histories(tasks: Sequence[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, list[RoundScores]]:
+    """Task -> the scores of each round, of its last attempt."""
+    found: dict[str, list[RoundScores]] = {task.name: [] for task in tasks}
+    for round_ in rounds:
+        for name, scores in round_scores(tasks, round_).items():
+            found[name] = [entry for entry in found[name] if entry.round != scores.round] + [scores]
+    return found
 
 
 def influence_of(

@@ -1,0 +1,286 @@
+"""MOCHA on its own problems: land mines (AUC) and schools (RMSE), against heads alone and one head for all.
+
+`--data` holds `landmine/all.npz` and `school/all.npz` (x, y, task). Each method solves the same objective, a mean loss
+per task and (lambda / 2) tr(W Omega W'), in a simulated federation of one site per task: `local` with Sigma = I/m,
+`mean` with every head pulled to the mean of all, `mocha` with a Sigma that is learned, and `pooled` with one head for
+the rows of all sites. Columns are standardised and class weights balanced by training rows. Lambda and the relation's
+parameter are the best in cross-validation on the training rows of the first shuffle, by the same solver in one process;
+test rows are looked at once. The gap is the certificate of the version that is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import fedmtl
+from benchmarks.sheet import Sheet
+from benchmarks.spread import Spread
+from client.training.design import DesignMatrix
+from client.training.sdca import Subproblem, solve
+from common.class_weights import balanced_classes
+from common.methods.covariance import coupling_bound, independent
+from common.methods.dual_losses import DUAL_LOSSES
+from common.methods.relation import Relation
+from common.methods.relations import RELATIONS
+from common.seeds import derive_seed
+from common.tasks.formulas import area
+
+Matrix = NDArray[np.float64]
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+FOLDS = 5
+TABLE = {
+    "problem": "problem",
+    "method": "method",
+    "strength": "lambda",
+    "score": "score on test rows",
+    "gap": "gap",
+    "rounds": "rounds",
+    "seconds": "s",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One task's rows."""
+
+    x: Matrix
+    y: Matrix
+
+    def at(self, places: NDArray[np.intp]) -> Rows:
+        """These of them."""
+        return Rows(self.x[places], self.y[places])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is measured, and how rows are split."""
+
+    name: str
+    metric: str
+    loss: str
+    share: float
+    """Of a task's rows, to train on; 0: all but every fourth."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes."""
+        return self.metric == "auc"
+
+    def split(self, tasks: Sequence[Rows], shuffle: int) -> tuple[list[Rows], list[Rows]]:
+        """Training and test rows, each task's columns standardised by its training rows."""
+        train, test = [], []
+        for place, rows in enumerate(tasks):
+            rng = np.random.Generator(np.random.PCG64(derive_seed(shuffle, self.name, place)))
+            order = rng.permutation(len(rows.y)) if self.share else np.arange(len(rows.y))
+            count = round(self.share * len(order))
+            sides = (order[:count], order[count:]) if self.share else (order[order % 4 != 3], order[order % 4 == 3])
+            mean, width = rows.x[sides[0]].mean(axis=0), rows.x[sides[0]].std(axis=0)
+            scaled = Rows((rows.x - mean) / np.where(width > 0.0, width, 1.0), rows.y)
+            train.append(scaled.at(sides[0]))
+            test.append(scaled.at(sides[1]))
+        return train, test
+
+    def score(self, scores: Sequence[Matrix], rows: Sequence[Rows]) -> float:
+        """Mean area under the ROC curve over tasks that have both classes, or the root of the mean squared error."""
+        if self.has_classes:
+            areas = [area(z, r.y.astype(np.int64)) for z, r in zip(scores, rows, strict=True)]
+            return float(np.mean([found for found in areas if found is not None]))
+        errors = np.concatenate([z - r.y for z, r in zip(scores, rows, strict=True)])
+        return float(np.sqrt(np.mean(errors**2)))
+
+    def better(self, score: float) -> float:
+        """The larger, the better."""
+        return score if self.has_classes else -score
+
+
+PROBLEMS = (Problem("landmine", "auc", "hinge", 0.2), Problem("school", "rmse", "squared", 0.0))
+METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
+    "local": (None,),
+    "pooled": (None,),
+    "mean": tuple({"name": "mean", "strength": strength} for strength in (1.0, 3.0, 10.0, 30.0)),
+    "mocha": tuple({"name": "mocha", "floor": floor} for floor in (0.001, 0.01, 0.1)),
+}
+"""The relations that cross-validation chooses from."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with landmine and school")
+    parser.add_argument("--problems", default="landmine,school", help="default: %(default)s")
+    parser.add_argument("--shuffles", type=int, default=3, help="of landmine (default: %(default)s)")
+    parser.add_argument("--tasks", type=int, help="only so many of the tasks")
+    parser.add_argument("--rounds", type=int, default=100, help="at most (default: %(default)s)")
+    parser.add_argument("--gap", type=float, default=0.02, help="where runs end, per task (default: %(default)s)")
+
+
+def run(options: argparse.Namespace, sheet: Sheet) -> None:
+    """A row for each problem and method."""
+    sheet.columns(TABLE)
+    for problem in PROBLEMS:
+        if problem.name not in options.problems.split(","):
+            continue
+        tasks = read(options.data / problem.name / "all.npz")[: options.tasks]
+        shuffles = range(1, (options.shuffles if problem.share else 1) + 1)
+        splits = [problem.split(tasks, shuffle) for shuffle in shuffles]
+        for method, relations in METHODS.items():
+            began = perf_counter()
+            strength, relation = chosen(problem, method, relations, splits[0][0])
+            found = [federated(problem, method, strength, relation, *split, options) for split in splits]
+            scores, gaps, rounds = zip(*found, strict=True)
+            sheet.row(
+                problem=f"{problem.name} ({problem.metric})",
+                method=f"{method} {dict(relation)}" if relation else method,
+                strength=strength,
+                score=Spread.of(list(scores)),
+                gap=max(gaps),
+                rounds=max(rounds),
+                seconds=perf_counter() - began,
+            )
+
+
+def read(path: Path) -> list[Rows]:
+    """The rows of each task of a file."""
+    with np.load(path) as file:
+        x, y, task = file["x"].astype(np.float64), file["y"].astype(np.float64), file["task"]
+    return [Rows(x[task == number], y[task == number]) for number in np.unique(task)]
+
+
+def chosen(
+    problem: Problem, method: str, relations: Sequence[Mapping[str, Any] | None], train: Sequence[Rows]
+) -> tuple[float, Mapping[str, Any] | None]:
+    """Lambda and relation that are best on rows that were held out of the training rows, all folds together."""
+    folds = [derive_folds(rows, place) for place, rows in enumerate(train)]
+    found = []
+    for relation in relations:
+        for strength in STRENGTHS:
+            said = [np.zeros(len(rows.y)) for rows in train]
+            for fold in range(FOLDS):
+                kept = [rows.at(np.flatnonzero(side != fold)) for rows, side in zip(train, folds, strict=True)]
+                fitted = central(problem, method, strength, relation, kept)
+                for task, (rows, side) in enumerate(zip(train, folds, strict=True)):
+                    said[task][side == fold] = fitted[task].scores(rows.x[side == fold])
+            found.append((problem.better(problem.score(said, train)), strength, relation))
+    return max(found, key=lambda item: item[0])[1:]
+
+
+def derive_folds(rows: Rows, task: int) -> NDArray[np.intp]:
+    """The fold of each row; classes are spread evenly over them."""
+    rng = np.random.Generator(np.random.PCG64(derive_seed(0, "folds", task)))
+    shuffled = rng.permutation(len(rows.y))
+    order = shuffled[np.argsort(rows.y[shuffled], kind="stable")]
+    folds = np.empty(len(order), dtype=np.intp)
+    folds[order] = np.arange(len(order)) % FOLDS
+    return folds
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head in the units of its task."""
+
+    weights: Matrix
+    mean: float
+    scale: float
+
+    def scores(self, x: Matrix) -> Matrix:
+        """What it says of rows."""
+        return self.mean + self.scale * (with_bias(x) @ self.weights)
+
+
+def central(
+    problem: Problem, method: str, strength: float, relation: Mapping[str, Any] | None, train: Sequence[Rows]
+) -> list[Fitted]:
+    """The heads of all tasks, solved in one process; rows of `pooled` are one task's."""
+    parts = (
+        [Rows(*map(np.concatenate, zip(*((r.x, r.y) for r in train), strict=True)))] if method == "pooled" else train
+    )
+    units = [(0.0, 1.0) if problem.has_classes else (float(r.y.mean()), float(r.y.std()) or 1.0) for r in parts]
+    row = RELATIONS[relation["name"]].of({k: v for k, v in relation.items() if k != "name"}) if relation else None
+    ids = tuple(map(str, range(len(parts))))
+    sigma = covariance(row, ids, None)
+    problems = [subproblem(problem, r, strength, unit) for r, unit in zip(parts, units, strict=True)]
+    supports, alphas = np.zeros((len(parts), problems[0].rows.features)), [np.zeros(len(r.y)) for r in parts]
+    weights = supports.copy()
+    for number in range(30):
+        coupling = coupling_bound(sigma, range(len(parts)))
+        for t, part in enumerate(problems):
+            local = Subproblem(
+                part.rows, part.targets, part.weights, part.loss, part.count, strength, float(sigma[t, t]), coupling
+            )
+            solved = solve(local, weights[t], alphas[t], derive_seed(number, t), 2 * len(alphas[t]))
+            alphas[t], supports[t] = solved.alpha, solved.support / part.count
+        weights = sigma @ supports / strength
+        if row is not None and row.learns_after(number + 1):
+            sigma = covariance(row, ids, weights @ weights.T)
+            weights = sigma @ supports / strength
+    heads = [Fitted(w, *unit) for w, unit in zip(weights, units, strict=True)]
+    return heads * len(train) if method == "pooled" else heads
+
+
+def covariance(row: Relation | None, ids: tuple[str, ...], gram: Matrix | None) -> Matrix:
+    """Sigma as the relation says."""
+    found = row.covariance(ids, gram) if row is not None else None
+    return independent(len(ids)) if found is None else found
+
+
+def subproblem(problem: Problem, rows: Rows, strength: float, unit: tuple[float, float]) -> Subproblem:
+    """A task's problem, not yet related to others."""
+    y = np.where(rows.y > 0.0, 1.0, -1.0) if problem.has_classes else (rows.y - unit[0]) / unit[1]
+    counts = [float((rows.y <= 0.0).sum()), float((rows.y > 0.0).sum())]
+    weights = balanced_classes(counts, len(y)) if problem.has_classes else (1.0, 1.0)
+    each = np.where(y > 0.0, weights[1], weights[0]) if problem.has_classes else np.ones(len(y))
+    return Subproblem(DesignMatrix.of(with_bias(rows.x)), y, each, DUAL_LOSSES[problem.loss](), len(y), strength, 1.0)
+
+
+def with_bias(x: Matrix) -> Matrix:
+    """Rows with a constant number at the end."""
+    return np.append(x, np.ones((len(x), 1)), axis=1)
+
+
+def federated(
+    problem: Problem,
+    method: str,
+    strength: float,
+    relation: Mapping[str, Any] | None,
+    train: Sequence[Rows],
+    test: Sequence[Rows],
+    options: argparse.Namespace,
+) -> tuple[float, float, int]:
+    """Score on the test rows, gap and rounds of a simulated federation with a site for each task."""
+    balanced = {"class_weights": "balanced", "metrics": ["auc_mean"]}
+    kind = fedmtl.classification(["no", "yes"], **balanced) if problem.has_classes else fedmtl.regression()
+    names = ["all"] * len(train) if method == "pooled" else [f"task{number}" for number in range(len(train))]
+    sites = {
+        f"site{number}": {name: (r.x, r.y, r.x[:1], r.y[:1])}
+        for number, (name, r) in enumerate(zip(names, train, strict=True))
+    }
+    solver = {"name": "sdca", "loss": problem.loss, "strength": strength, "passes": 2.0}
+    settings = {
+        "training.procedure": solver,
+        "training.num_rounds": options.rounds,
+        "training.stop_at_gap": options.gap * len({*names}),
+        "relation": dict(relation) if relation else "none",
+        "federation.min_clients": len(sites),
+        "model.keep.best": "none",
+    }
+    run = fedmtl.simulate(dict.fromkeys(names, kind), sites, {"mlp": {"hidden": []}}, settings)
+    said = [scores_of(run, problem, name, r.x) for name, r in zip(names, test, strict=True)]
+    certificate = run.report.certificates[-1]
+    return problem.score(said, test), certificate.gap, certificate.version
+
+
+def scores_of(run: fedmtl.FinishedRun, problem: Problem, task: str, x: Matrix) -> Matrix:
+    """How much class `yes` is more likely than the other, or the number of a regression."""
+    if not problem.has_classes:
+        return np.asarray(run.predict(task, x), dtype=np.float64)
+    with torch.inference_mode():
+        outputs = run.model(task)(torch.from_numpy(x).float()).double().numpy()
+    return np.asarray(outputs[:, 1] - outputs[:, 0])
