@@ -99,6 +99,22 @@ def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path
     np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
 
 
+def test_more_than_two_labels_are_a_problem_each(tmp_path: Path) -> None:
+    """Ridge regression of +1 and -1 for each label, (X'X/n + lambda m I) w = X'y/n with one head."""
+    kind = "{type: classification, labels: [x, y, z], metrics: [accuracy], train_samples: 40, val_samples: 20}"
+    solver = "{name: sdca, loss: squared, strength: 0.1, passes: 20, bias: 0}"
+    settings = (f"training.procedure={solver}", "training.num_rounds=60", "training.stop_at_gap=1e-14")
+    config = array_config(LINEAR[0], *settings, "relation=none", f"tasks={{t: {kind}}}")
+    coordinator = asyncio.run(federate(config, tmp_path, (("a", ("t",), "1/1"),)))
+    examples = make_client(config, "a", ("t",), "1/1").data["t"].train
+    x, y = examples.values.astype(np.float64), np.eye(3)[examples.labels] * 2 - 1
+    wanted = np.linalg.solve(x.T @ x / len(x) + 0.1 * np.eye(5), x.T @ y / len(x))
+    head = coordinator.vectors["task/t"]
+    np.testing.assert_allclose(head[:15].reshape(3, 5).T, wanted, rtol=0, atol=1e-6)
+    assert not head[15:].any()
+    require_valid(coordinator.journal.certificates())
+
+
 @pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
 def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_that_is_learned(
     tmp_path: Path, loss: str
