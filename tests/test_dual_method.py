@@ -17,6 +17,8 @@ from common.errors import ConfigError, RunFolderError, StateError
 from common.methods.covariance import of_graph
 from common.parameters.scope import Scope
 from server.core.dual_facts import Certificate
+from server.reporting.page import page_of
+from server.reporting.values import Report, from_json
 from server.runs.extension import same_federation
 from server.storage.journal import Journal
 from simulation.app import simulate
@@ -139,6 +141,8 @@ def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_tha
     assert all(
         0.0 <= theta <= 1.0 for line in lines for found in line.get("theta", {}).values() for theta in found.values()
     )
+    page = page_of(from_json(Report, report), None, ())
+    assert f"{certificates[-1].gap:.6g}" in page and "log10 of the gap" in page
     assert any(found.silent for found in certificates)
     assert certificates[-1].gap < 0.5 * certificates[0].gap
 
