@@ -14,7 +14,7 @@ import pytest
 from client.state.store import RunStore
 from common.config import Config
 from common.errors import ConfigError, RunFolderError, StateError
-from common.methods.covariance import of_graph
+from common.methods.covariance import correlations, of_graph
 from common.parameters.scope import Scope
 from server.core.dual_facts import Certificate
 from server.reporting.page import page_of
@@ -115,6 +115,29 @@ def test_more_than_two_labels_are_a_problem_each(tmp_path: Path) -> None:
     np.testing.assert_allclose(head[:15].reshape(3, 5).T, wanted, rtol=0, atol=1e-6)
     assert not head[15:].any()
     require_valid(coordinator.journal.certificates())
+
+
+def test_equal_tasks_are_found_alike_and_opposite_ones_opposite_in_any_order(tmp_path: Path) -> None:
+    """Four tasks over the same rows: b has a's labels, c the opposite ones, d others."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    x = rng.normal(size=(80, 5)).astype(np.float32)
+    labels = {"a": x[:, 0] > 0, "b": x[:, 0] > 0, "c": x[:, 0] <= 0, "d": x[:, 1] > 0}
+    for task, y in labels.items():
+        np.savez(tmp_path / f"{task}.npz", x=x, y=y.astype(np.int64))
+    kind = "{type: classification, labels: [no, yes], metrics: [accuracy]}"
+    found = []
+    for names in ("abcd", "dcba"):
+        tasks = "tasks={" + ", ".join(f"{task}: {kind}" for task in names) + "}"
+        settings = (f"data.dir='{tmp_path}'", tasks, "relation={name: mocha, floor: 1e-3}", "training.num_rounds=15")
+        config = config_of("strength: 0.05, passes: 3", *settings)
+        clients = tuple((f"of-{task}", (task,), "1/1") for task in names)
+        coordinator = asyncio.run(federate(config, tmp_path / names, clients))
+        state = json.loads(coordinator.state.relations["heads"].state)
+        places = [state["members"].index(task) for task in "abcd"]
+        found.append(correlations(np.array(state["covariance"]))[np.ix_(places, places)])
+    one, other = found
+    assert one[0, 1] > 0.9 and one[0, 2] < -0.9 and abs(one[0, 3]) < 0.5
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
