@@ -12,7 +12,9 @@ import torch
 
 import federated_main
 from client.data.array_examples import ArrayExamples
+from client.data.augmenting import drawn_changes
 from client.data.forms import form_of
+from common.augmentation import Augmentation
 from common.encoders.several import SeveralEncoder
 from common.errors import ConfigError
 from common.export.folder import export_task
@@ -146,3 +148,21 @@ def test_a_part_with_a_scale_of_its_own_is_refused() -> None:
     vit = {"vision": {"type": "vit", "shape": [3, 8, 8]}}
     with pytest.raises(ConfigError, match=r"data\.statistics: part 'image' brings .* model\.several\.parts\.image"):
         config_of(SeveralEncoder(PARTS | {"image": vit}), "data.statistics=site")
+
+
+def test_images_alone_are_augmented_and_missing_ones_stay_missing() -> None:
+    parts = drawn(6, 14)
+    rows = examples(parts).augmented(Augmentation(flip=True, crop=1, jitter=0.2)).drawn(9)
+    places = np.arange(3, 14)
+    found = rows.batch(places).values.numpy()
+    images = drawn_changes(Augmentation(flip=True, crop=1, jitter=0.2), 14, 9).images(
+        places, torch.from_numpy(parts["image"][places])
+    )
+    missing = np.isnan(parts["image"][places]).all(axis=(1, 2, 3))
+    assert missing.sum() == 1 and not np.array_equal(images[~missing], parts["image"][places][~missing])
+    np.testing.assert_array_equal(found[~missing, :12], images[~missing].reshape(-1, 12))
+    assert np.isnan(found[missing, :12]).all()
+    np.testing.assert_array_equal(found[:, 12:], examples(parts).values[places, 12:])
+    config_of(FARM, "data.augment={flip: true}")
+    with pytest.raises(ConfigError, match=r"data\.augment: changes images, server_model several reads parts"):
+        config_of(SeveralEncoder({"table": PARTS["table"]}), "data.augment={flip: true}")

@@ -168,6 +168,7 @@ def test_an_array_per_part(tmp_path: Path) -> None:
     [
         ({"x": np.zeros((2, 3))}, "no array is called image, table; present are x"),
         ({"table": np.zeros((2, 4))}, "part table: rows have 4 features, model.mlp.features is 3; change one"),
+        ({"train_images": np.zeros((2, 6, 4)), "train_labels": np.zeros(2)}, "no array is called image, table"),
         ({"table": np.zeros((3, 3))}, "3 rows, but 'y' has 2"),
         ({"table": np.full((2, 3), np.nan)}, "row 1: it has no part at all; remove it"),
         ({"table": np.array([[1, np.inf, 1], [1, 1, 1]])}, "part table, row 1, feature 2: inf is not a finite"),

@@ -154,8 +154,20 @@ class ArrayExamples:
             values = standardise(values, self.scale, self.form)
         labels = torch.from_numpy(self.labels[places])
         if self.changes is not None:
-            values, labels = self.changes.images(places, values), self.changes.labels(places, labels)
+            values, labels = self._changed(places, values, self.changes), self.changes.labels(places, labels)
         return ArrayBatch(values, labels)
+
+    def _changed(self, places: NDArray[np.integer], values: Tensor, changes: DrawnChanges) -> Tensor:
+        """Images as the epoch has them; of rows with several parts, each part that is one, where it is not missing."""
+        if not self.form.parts:
+            return changes.images(places, values)
+        found, sizes = [], [prod(shape) for _, shape in self.form.parts]
+        for (form, shape), rows in zip(self.form.parts, values.split_with_sizes(sizes, dim=1), strict=True):
+            if form.can_be_mirrored:
+                changed = changes.images(places, rows.reshape(-1, *shape)).reshape(len(rows), -1)
+                rows = torch.where(rows.isnan().all(dim=1, keepdim=True), rows, changed)
+            found.append(rows)
+        return torch.cat(found, dim=1)
 
     def augmented(self, augmentation: Augmentation) -> ArrayExamples:
         """See `RawExamples`."""

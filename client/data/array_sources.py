@@ -77,7 +77,7 @@ def in_folder(folder: Path, task: TaskDefinition, encoder: ArrayEncoder, needed:
     if trains and (needed is None or divided.has(needed)):
         return divided
     paths = find(folder, (task.name,), endings)
-    if paths and paths[0].suffix == ARRAYS and "train" in (splits := splits_in(paths[0])):
+    if paths and paths[0].suffix == ARRAYS and not encoder.part_encoders and "train" in (splits := splits_in(paths[0])):
         return ArraySource(str(paths[0]), splits.__contains__, partial(_read_own, paths[0], splits, task))
     if paths:
         return _whole(str(paths[0]), lambda names: _read(paths, task, encoder, names))

@@ -38,6 +38,8 @@ class ArrayForm:
     """Which numbers of a row are places of categories, which have neither mean nor deviation."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
+    can_be_mirrored: bool = False
+    """See `InputKind`."""
     parts: tuple[tuple[ArrayForm, Shape], ...] = ()
     """The form and the shape of each part of a row, where rows have several, flattened one after the other."""
 
@@ -78,7 +80,9 @@ def _sequence(x: Array, shape: Shape) -> Array:
 FORMS = {
     Numbers.name: ArrayForm(Numbers.name, _flat, Numbers.channel_axis),
     Tables.name: ArrayForm(Tables.name, _flat, Tables.channel_axis, has_gaps=True, by_column=True),
-    Images.name: ArrayForm(Images.name, _image, Images.channel_axis, from_image_files=True, keeps_bytes=True),
+    Images.name: ArrayForm(
+        Images.name, _image, Images.channel_axis, from_image_files=True, keeps_bytes=True, can_be_mirrored=True
+    ),
     Sequences.name: ArrayForm(Sequences.name, _sequence, Sequences.channel_axis),
     Parts.name: ArrayForm(Parts.name, _flat, Parts.channel_axis, has_gaps=True),
 }

@@ -54,7 +54,7 @@ def split(config: Config) -> list[str]:
 def augment(config: Config) -> list[str]:
     """Only images stay what they are when they are mirrored or moved."""
     inputs = config.model.inputs
-    if config.data.augment is None or inputs.can_be_mirrored:
+    if config.data.augment is None or inputs.has_images(config):
         return []
     return [f"data.augment: changes images, server_model {config.model.server_model} reads {inputs.name}; remove it"]
 

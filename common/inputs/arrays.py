@@ -325,6 +325,12 @@ class Parts(Arrays):
     stays = "all parts of rows"
     reads = "all parts one after the other, flattened; nan in place of a part that a row lacks"
 
+    def has_images(self, config: Config) -> bool:
+        """Whether a part is an image."""
+        encoder = config.model.array_encoder
+        parts = () if encoder is None else encoder.part_encoders.values()
+        return any(_OF_ONE_PART[part.inputs].can_be_mirrored for part in parts)
+
     def scaled(self, config: Config) -> int:
         """The columns or channels of all parts."""
         encoder = config.model.array_encoder

@@ -117,6 +117,10 @@ class InputKind(ABC):
     can_be_mirrored: ClassVar[bool] = False
     """Whether a row mirrored or moved by a few places stays what it was, as images do."""
 
+    def has_images(self, config: Config) -> bool:
+        """Whether there is something in a row that can be mirrored."""
+        return self.can_be_mirrored
+
     def headers(self, config: Config) -> dict[str, Header]:
         """What the numbers in each task's examples are, by task, as far as a configuration says."""
         return {}
