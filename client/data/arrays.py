@@ -22,7 +22,7 @@ from client.data.image_folders import read_image_folder
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.tasks import TaskDefinition
-from common.tasks.definition import Label, Labels
+from common.tasks.kind import Label, Labels
 from common.tasks.labels import CellError, quoted
 
 ARRAYS = ".npz"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from common.statistics import TaskStatistics, merge, ratio
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks.classification import Classification
-from common.tasks.definition import Float64, Label, Reduction, TaskDefinition, TaskKind, not_finite
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Reduction, TaskKind, not_finite
 from common.tasks.labels import CellError, LabelNames, balance_of
 from common.tasks.metric_sums import MetricSums, Values
 
