@@ -57,8 +57,14 @@ class TaskDefinition:
         return units.weights is None or len(units.weights) == labels
 
     def rare_label(self, counts: Sequence[float], rows: float) -> str | None:
-        """What to say where `counts` of `rows` have each label and accuracy, the primary metric, hides one; or None."""
-        found = rare_label(self.labels, counts, rows) if self.metrics[0] == "accuracy" else None
+        """What to say where `counts` of `rows` have each label and accuracy, the primary metric, hides one; or None.
+
+        Of a task that asks for words, `counts` are of these.
+        """
+        if self.metrics[0] != "accuracy":
+            return None
+        of_words = self.type.asks == "words"
+        found = rare_label(self.labels, counts, sum(counts) if of_words else rows, "words" if of_words else "rows")
         balance = ", or set class_weights: balanced" if self.class_weights == "none" else ""
         return found and f"{found}; put another metric first, such as f1{balance}"
 
