@@ -14,9 +14,11 @@ import pytest
 from client.state.store import RunStore
 from common.config import Config
 from common.errors import ConfigError, RunFolderError, StateError
-from common.methods.covariance import of_graph
+from common.methods.covariance import correlations, of_graph
 from common.parameters.scope import Scope
 from server.core.dual_facts import Certificate
+from server.reporting.page import page_of
+from server.reporting.values import Report, from_json
 from server.runs.extension import same_federation
 from server.storage.journal import Journal
 from simulation.app import simulate
@@ -99,6 +101,45 @@ def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path
     np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
 
 
+def test_more_than_two_labels_are_a_problem_each(tmp_path: Path) -> None:
+    """Ridge regression of +1 and -1 for each label, (X'X/n + lambda m I) w = X'y/n with one head."""
+    kind = "{type: classification, labels: [x, y, z], metrics: [accuracy], train_samples: 40, val_samples: 20}"
+    solver = "{name: sdca, loss: squared, strength: 0.1, passes: 20, bias: 0}"
+    settings = (f"training.procedure={solver}", "training.num_rounds=60", "training.stop_at_gap=1e-14")
+    config = array_config(LINEAR[0], *settings, "relation=none", f"tasks={{t: {kind}}}")
+    coordinator = asyncio.run(federate(config, tmp_path, (("a", ("t",), "1/1"),)))
+    examples = make_client(config, "a", ("t",), "1/1").data["t"].train
+    x, y = examples.values.astype(np.float64), np.eye(3)[examples.labels] * 2 - 1
+    wanted = np.linalg.solve(x.T @ x / len(x) + 0.1 * np.eye(5), x.T @ y / len(x))
+    head = coordinator.vectors["task/t"]
+    np.testing.assert_allclose(head[:15].reshape(3, 5).T, wanted, rtol=0, atol=1e-6)
+    assert not head[15:].any()
+    require_valid(coordinator.journal.certificates())
+
+
+def test_equal_tasks_are_found_alike_and_opposite_ones_opposite_in_any_order(tmp_path: Path) -> None:
+    """Four tasks over the same rows: b has a's labels, c the opposite ones, d others."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    x = rng.normal(size=(80, 5)).astype(np.float32)
+    labels = {"a": x[:, 0] > 0, "b": x[:, 0] > 0, "c": x[:, 0] <= 0, "d": x[:, 1] > 0}
+    for task, y in labels.items():
+        np.savez(tmp_path / f"{task}.npz", x=x, y=y.astype(np.int64))
+    kind = "{type: classification, labels: [no, yes], metrics: [accuracy]}"
+    found = []
+    for names in ("abcd", "dcba"):
+        tasks = "tasks={" + ", ".join(f"{task}: {kind}" for task in names) + "}"
+        settings = (f"data.dir='{tmp_path}'", tasks, "relation={name: mocha, floor: 1e-3}", "training.num_rounds=15")
+        config = config_of("strength: 0.05, passes: 3", *settings)
+        clients = tuple((f"of-{task}", (task,), "1/1") for task in names)
+        coordinator = asyncio.run(federate(config, tmp_path / names, clients))
+        state = json.loads(coordinator.state.relations["heads"].state)
+        places = [state["members"].index(task) for task in "abcd"]
+        found.append(correlations(np.array(state["covariance"]))[np.ix_(places, places)])
+    one, other = found
+    assert one[0, 1] > 0.9 and one[0, 2] < -0.9 and abs(one[0, 3]) < 0.5
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
 def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_that_is_learned(
     tmp_path: Path, loss: str
@@ -123,6 +164,8 @@ def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_tha
     assert all(
         0.0 <= theta <= 1.0 for line in lines for found in line.get("theta", {}).values() for theta in found.values()
     )
+    page = page_of(from_json(Report, report), None, ())
+    assert f"{certificates[-1].gap:.6g}" in page and "log10 of the gap" in page
     assert any(found.silent for found in certificates)
     assert certificates[-1].gap < 0.5 * certificates[0].gap
 

@@ -35,6 +35,12 @@ def printed_by(
         ("farm", ["--plots", "8"], (1e-2,), ["| each farm alone |", "| shared, with parts |"]),
         ("keyboard", ["--messages", "8"], (1e-2,), ["| each phone alone |", "| one model |", "| top layer by group |"]),
         ("factory", ["--windows", "120"], (), ["| conv1d |", "| mlp |"]),
+        (
+            "relations",
+            ["--processes", "1"],
+            (),
+            ["| fully connected | fast, 0.4 | never |", "| learned |", "below 0.96"],
+        ),
         ("hospital", ["--data", "scans", "--images", "12"], (3e-3,), ["| each alone |", "| shared |"]),
         ("hospital", ["--data", "digits", "--images", "12"], (3e-3,), ["| accuracy | rate | digit | odd | large |"]),
     ],
@@ -73,6 +79,31 @@ def test_streets_are_what_their_labels_say() -> None:
     assert np.isnan(seen.depths[sky]).all() and np.nanmax(seen.depths) <= scene["FARTHEST"]
     assert ((seen.cars > 0) == car.any(axis=(1, 2))).all() and 0.02 < car.mean() < 0.3
     np.testing.assert_array_equal(scene["streets"](3, [1]).pictures, seen.pictures[:3])
+
+
+def test_relations_are_drawn_as_is_said() -> None:
+    """All tasks of the tutorial are one; known models have equal variance and the signs that their kind says."""
+    made = runpy.run_path(str(EXAMPLES / "relations" / "run.py"))
+    sites = made["tutorial"](1)
+    assert len(sites) == 30 and all(50 <= len(rows[task][1]) < 150 for task in "abcde" for rows in [sites[f"{task}3"]])
+    for task in "abcde":
+        x, y = (np.concatenate([sites[f"{task}{client}"][task][part] for client in range(6)]) for part in (2, 3))
+        classes = y.astype(int)
+        assert np.bincount(classes, minlength=10).min() > 85
+        np.testing.assert_allclose(x[np.arange(1200), classes].mean(), 2.0, atol=0.15)
+    assert abs(made["least_loss"](20_000) - 0.961) < 0.02
+    signs = {}
+    for kind in made["KINDS"]:
+        directions = []
+        for rows in made["known"](kind, 1, 4000).values():
+            x, y = rows["label"][:2]
+            means = np.stack([x[y == label].mean(axis=0) for label in made["LABELS"]])
+            directions.append((means / np.linalg.norm(means)).ravel())
+        signs[kind] = np.corrcoef(np.stack(directions))
+    near = np.kron(np.eye(2, dtype=bool), np.ones((5, 5), dtype=bool))
+    assert signs["related"].min() > 0.8 and signs["opposites"][near].min() > 0.8
+    assert signs["opposites"][~near].max() < -0.5
+    assert np.abs(signs["unrelated"] - np.eye(10)).max() < 0.3
 
 
 def test_no_digit_is_at_two_hospitals() -> None:

@@ -137,14 +137,14 @@ def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: Clien
     _load(replica, state)
     scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
     problems = {said.task: said for said in body.problems}
-    work = job.work.of(body.seed)
+    work, stop = job.work.of(body.seed), job.work.clock()
     solved: dict[str, SolvedHead] = {}
     for item in job.examples.whole:
         name, rows = item.task.name, len(item.train)
         if name in problems:
             visits = share_of_passes(settings, rows, work)
             found = LinearProblems.of(problems[name], settings, item, replica, state)
-            solved[name] = found.solved(order.round, body.seed, visits)
+            solved[name] = found.solved(order.round, body.seed, visits, stop)
         job.progress((len(solved) + 1) / (len(job.examples.whole) + 1))
     handed_in = [wanted for wanted in order.scopes if is_sum(wanted.scope)]
     scopes, payload = pack(replica, handed_in, body.codec, {found.support: found.change for found in solved.values()})

@@ -7,7 +7,8 @@ together at any time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, fsum
 from typing import Any
@@ -40,11 +41,20 @@ class WorkShare:
 
     least: float = 1.0
     most: float = 1.0
+    seconds: float | None = None
+    """At most so many for an order, whatever is left then; None: as many as it takes."""
 
     def of(self, seed: int) -> float:
         """For the order with this seed."""
         drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, "work"))).random()
         return self.least + (self.most - self.least) * float(drawn)
+
+    def clock(self) -> Callable[[], bool] | None:
+        """Says whether the time for an order that begins now is over; None where it is not limited."""
+        if self.seconds is None:
+            return None
+        end = time.monotonic() + self.seconds
+        return lambda: time.monotonic() >= end
 
 
 ALL_WORK = WorkShare()
@@ -98,6 +108,11 @@ class LinearProblems:
         if found is None or type(head) is not LinearHead:
             raise DataError(f"task {said.task}: it has no linear problem, which training.procedure: sdca needs")
         targets, weights = found
+        if said.rows < len(rows):
+            raise DataError(
+                f"task {said.task}: {len(rows)} training rows here, the coordinator knows of {said.rows}; rows must "
+                "stay the same during a run with training.procedure: sdca"
+            )
         if solver.bias:
             rows = np.concatenate([rows, np.full((len(rows), 1), solver.bias)], axis=1)
         design, loss = DesignMatrix.of(rows), solver.dual_loss()
@@ -108,11 +123,11 @@ class LinearProblems:
         model = _weights_of(views(received, replica.schemas[said.scope]), len(parts), solver.bias)
         return cls(said, parts, model, *_kept(said, kept, targets.shape, received))
 
-    def solved(self, number: int, seed: int, visits: int) -> SolvedHead:
-        """The problems after so many visits of rows, in a round of this number."""
+    def solved(self, number: int, seed: int, visits: int, stop: Callable[[], bool] | None = None) -> SolvedHead:
+        """The problems after so many visits of rows, or when `stop` says so, in a round of this number."""
         pairs = list(zip(self.parts, self.weights, self.alpha.T, strict=True))
         found = [
-            solve(part, weights, alpha, derive_seed(seed, self.said.task, str(place)), visits)
+            solve(part, weights, alpha, derive_seed(seed, self.said.task, str(place)), visits, stop)
             for place, (part, weights, alpha) in enumerate(pairs)
         ]
         alpha = np.stack([one.alpha for one in found], axis=1)

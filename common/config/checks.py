@@ -306,7 +306,7 @@ _TASK_CHECKS: Checks = (
     ((), _task_definitions),
     ((), size_checks.tasks),
 )
-_DUAL_READS = ("training", "client", "sharing", "guard", "model", "federation", "aggregation", "relation", "tasks")
+_DUAL_READS = ("training", "sharing", "guard", "model", "federation", "aggregation", "relation", "tasks")
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
@@ -333,6 +333,7 @@ _CHECKS: Checks = (
     (("guard", "sharing", "relation", "tasks"), _guard),
     (("server",), _server_files),
     (("client",), _client_files),
+    (("client",), dual_checks.work),
 )
 _ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),

@@ -63,6 +63,8 @@ class ClientSection(Section):
     """procedure sdca: how much of its passes this client does, 0 to 1"""
     least_work: Annotated[float, Field(ge=0, le=1)] | None = None
     """drawn for each order from here to work; null: always work"""
+    work_seconds: Seconds | None = None
+    """of an order of that procedure at most; what is done then counts. null: no limit"""
     limits: LimitsSection = LimitsSection.model_construct()
     """what a coordinator may ask of this client at most; more is refused"""
     tls: ClientTLSSection = ClientTLSSection.model_construct()
@@ -72,9 +74,9 @@ class ClientSection(Section):
     connect_timeout_seconds: Seconds = 600.0
     """how long to try before giving up on the coordinator"""
 
-    def work_range(self) -> tuple[float, float]:
-        """From where to where the share of work is drawn."""
-        return self.work if self.least_work is None else self.least_work, self.work
+    def work_range(self) -> tuple[float, float, float | None]:
+        """From where to where the share of work is drawn, and the seconds that it may take."""
+        return self.work if self.least_work is None else self.least_work, self.work, self.work_seconds
 
     @property
     def server_host(self) -> str:

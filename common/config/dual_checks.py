@@ -10,11 +10,10 @@ from common.methods.procedures import SDCA
 
 def problems(config: Config) -> list[str]:
     """What contradicts `training.procedure: sdca`, or is read by it alone."""
-    solver, client = config.training.procedure, config.client
+    solver = config.training.procedure
     if not isinstance(solver, SDCA):
-        unread = {"training.stop_at_gap": config.training.stop_at_gap, "client.least_work": client.least_work}
-        read = "only training.procedure: sdca reads it; write that, or remove it"
-        return [f"{key}: {read}" for key, value in unread.items() if value]
+        unread = "training.stop_at_gap: only training.procedure: sdca reads it; write that, or remove it"
+        return [unread] if config.training.stop_at_gap else []
     name = f"(training.procedure: {solver.name})"
     contradictions = {
         "sharing.plan: heads must be apart from the encoder, and travel; write hard or soft": (
@@ -38,12 +37,15 @@ def problems(config: Config) -> list[str]:
         "relation: has no covariance to relate heads by; choose mocha, mean, graph, clusters or none": (
             config.relation is not None and config.relation.covariance(("a", "b"), None) is None
         ),
-        "client.least_work: is more than client.work; lower it": (
-            client.least_work is not None and client.least_work > client.work
-        ),
     }
     found = [f"{line} {name}" for line, wrong in contradictions.items() if wrong]
     return found + _heads(config, solver)
+
+
+def work(config: Config) -> list[str]:
+    """The share of work that a client does, whatever its file says of the procedure, which orders name."""
+    least, most = config.client.least_work, config.client.work
+    return [] if least is None or least <= most else ["client.least_work: is more than client.work; lower it"]
 
 
 def _heads(config: Config, solver: SDCA) -> list[str]:

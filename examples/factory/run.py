@@ -23,8 +23,8 @@ ENCODERS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {"mlp": {"hidden": [64, 32]}},
 }
 SETTINGS = {
-    **{"training.local_epochs": 1, "training.batch_size": 32, "training.learning_rate": 1e-2, "client.threads": 1},
-    **{"federation.min_clients": len(PLANTS), "training.eval_batch_size": 256},
+    **{"training.local_epochs": 1, "training.batch_size": 32, "training.eval_batch_size": 256},
+    **{"federation.min_clients": len(PLANTS), "client.threads": 1},
 }
 
 
@@ -73,13 +73,13 @@ def plants(seed: int, count: int) -> dict[str, dict[str, Sequence[Any]]]:
     return sites
 
 
-def compared(count: int, rounds: int, seeds: int, plan: str) -> dict[str, np.ndarray]:
-    """Pooled AUC of each encoder's last version, (seeds, faults)."""
+def compared(count: int, rounds: int, seeds: int, more: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Pooled AUC of each encoder's last version, (seeds, faults); `more` are other settings."""
     found: dict[str, list[list[float]]] = {encoder: [] for encoder in ENCODERS}
     for seed in range(seeds):
         sites = plants(seed, count)
         for name, encoder in ENCODERS.items():
-            settings = SETTINGS | {"run.seed": seed, "training.num_rounds": rounds, "sharing.plan": plan}
+            settings = SETTINGS | {"run.seed": seed, "training.num_rounds": rounds, **more}
             last = report_of(TASKS, sites, encoder, settings).tasks
             found[name].append([float(last[fault].metrics["auc"] or 0.0) for fault in FAULTS])
     return {name: np.array(values) for name, values in found.items()}
@@ -117,8 +117,13 @@ def main() -> None:
     """Print the table."""
     parser = options(__doc__, "windows", 800, rounds=6, seeds=3)
     parser.add_argument("--plan", default="hard", help="sharing.plan, e.g. adaptive or local")
+    parser.add_argument("--relation", help="relation.name between members' copies, with --plan soft, e.g. mocha")
+    parser.add_argument("--rate", type=float, default=1e-2, help="training.learning_rate")
     args = parser.parse_args()
-    found = compared(args.rows, args.rounds, args.seeds, args.plan)
+    more = {"sharing.plan": args.plan, "training.learning_rate": args.rate}
+    more |= {"relation.name": args.relation} if args.relation else {}
+    more |= {"relation.floor": 0.05} if args.relation == "mocha" else {}
+    found = compared(args.rows, args.rounds, args.seeds, more)
     print(table(found))
     if args.picture:
         draw(found, args.picture)

@@ -70,7 +70,8 @@ def remade(
         settings.stretch / settings.solver.strength * float((weights * supports).sum()),
         dict(zip(names, np.sqrt(settings.stretch * (moved**2).sum(axis=1)).tolist(), strict=True)),
     )
-    state = {"members": ids, "covariance": sigma.tolist()}
+    lengths = np.sqrt(settings.stretch * (weights**2).sum(axis=1))  # heads begin at 0
+    state = {"members": ids, "covariance": sigma.tolist(), "moved": lengths.tolist()}
     learned = settings.relation is not None and settings.relation.learns_after(version)
     note = _note(ids, sigma) if learned else ""
     record = Related(version, HEADS, {}, json.dumps(state, separators=(",", ":")), note)

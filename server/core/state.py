@@ -119,7 +119,7 @@ class RunSettings:
         """The scopes of its order in a round: to train, with the sums that belong to those that it may train."""
         scopes = self.scopes_of(client, tasks)
         if phase.publishes and self.dual is not None:
-            return scopes + tuple(scope.support for scope in map(Scope.parse, scopes) if scope.task)
+            return scopes + tuple(s.support for s in map(Scope.parse, scopes) if client.examples.get(s.task, 0))
         if not (phase.publishes and self.training.procedure.has_controls):
             return scopes
         untrained = untrained_scopes(client.capabilities.capacity, self.blocks, self.schedule.frozen_in(number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from math import log10
 
 from server.reporting.pictures import curve, matrix
 from server.reporting.relations import Relations
@@ -34,6 +35,8 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px s
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 NO_BREAK = "\N{NO-BREAK SPACE}"
+MOST_CERTIFICATES = 20
+"""So many of the newest are listed."""
 
 
 def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) -> str:
@@ -43,6 +46,7 @@ def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) 
         "<h2>Tasks</h2>",
         _scores(report),
         '<div class="curves">' + "".join(_curves(report)) + "</div>",
+        *(_certified(report)),
         *(_transfer(report)),
         "<h2>Clients</h2>",
         _clients(report),
@@ -96,6 +100,18 @@ def _curves(report: Report) -> Iterable[str]:
             drawn = curve(name, metric, sorted(points), None if best is None else best.version)
             ring = "" if best is None else f"; ring: best, version {best.version}"
             yield f"<figure>{drawn}<figcaption>{escape(f'{name}, {metric}{ring}')}</figcaption></figure>"
+
+
+def _certified(report: Report) -> Iterable[str]:
+    """Primal, dual and gap of the newest versions of a run that solves a dual, and how the gap fell."""
+    if not report.certificates:
+        return
+    names = ["version", "primal", "dual", "gap", "silent clients"]
+    shown = report.certificates[-MOST_CERTIFICATES:]
+    rows = [[f.version, *(f"{value:.6g}" for value in (f.primal, f.dual, f.gap)), f.silent] for f in shown]
+    points = [(found.version, log10(found.gap)) for found in report.certificates if found.gap > 0]
+    drawn = curve("certificates", "log10 of the gap", points, None) if points else ""
+    yield "<h2>Certificates</h2>" + drawn + _table("The optimum lies between dual and primal", names, rows)
 
 
 def _transfer(report: Report) -> Iterable[str]:
