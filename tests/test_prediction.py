@@ -188,6 +188,7 @@ def test_a_run_is_exported_with_a_card_of_what_its_report_says(
     counts = [(name, client["examples"]) for name, client in report["clients"].items() if "a0" in client["examples"]]
     assert counts and all(f"{name}: {examples['a0']}" in text for name, examples in counts)
     assert "| seed | 42 |" in text and "| sharing plan | hard |" in text and "without noise" in text
+    assert "epochs per round" in text and "| certificate |" not in text
 
 
 @pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".npz"}))
