@@ -21,8 +21,10 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    from client.answers import require_scale
     from common.export.folder import export_task
 
     found = trained_task(options, {})
+    require_scale(found.trained, found.config)
     say(f"{found.trained.task.name}: {found.trained.origin}")
     say(*export_task(found.trained, path_of("out", options.out), options.format, found.facts()))

@@ -79,7 +79,7 @@ def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
     balanced = [task.name for task in definitions if task.class_weights == "balanced"]
     if balanced:
         lines += [
-            f"  once, of {', '.join(balanced)}: how many training rows have each label, or pixels of a dense task",
+            f"  once, of {', '.join(balanced)}: how many training rows have each label, or pixels or words of them",
             "    (other clients of the task hear weights of labels from those of all together, rounded to 1/16;",
             "    a label of fewer than 5 rows counts as if it had 5)",
         ]

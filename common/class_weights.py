@@ -48,10 +48,10 @@ def _coarse(weight: float) -> float:
     return ldexp(round(mantissa * _STEPS) / _STEPS, exponent)
 
 
-def rare_label(labels: Sequence[str], counts: Sequence[float], rows: float) -> str | None:
+def rare_label(labels: Sequence[str], counts: Sequence[float], rows: float, named: str = "rows") -> str | None:
     """What to say of a task whose primary metric is accuracy where a label is rare, or None.
 
-    With many labels each is in few rows: rare is what is also below half of an equal share.
+    With many labels each is in few rows: rare is what is also below half of an equal share. `named` is what rows are.
     """
     if not rows:
         return None
@@ -59,6 +59,6 @@ def rare_label(labels: Sequence[str], counts: Sequence[float], rows: float) -> s
     share = count / rows
     if share >= min(RARE, 0.5 / len(labels)):
         return None
-    text = f"'{labels[at]}' is the label of {share:.1%} of the training rows"
+    text = f"'{labels[at]}' is the label of {share:.1%} of the training {named}"
     reached = f"a model that never says it can have an accuracy of {1 - share:.1%}"
     return f"{text}, and {reached}"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from common.parameters.scope import Scope
 from server.core.dual_facts import Certificate
 from server.reporting.page import page_of
 from server.reporting.values import Report, from_json
+from server.runs.card import card_facts
 from server.runs.extension import same_federation
+from server.runs.run_folder import RunFolder
+from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.app import simulate
 from tests.crashes import Cast, crash_and_recover, prepare_run
@@ -140,6 +144,24 @@ def test_equal_tasks_are_found_alike_and_opposite_ones_opposite_in_any_order(tmp
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
+def require_card(path: Path, loss: str, certificates: Sequence[Certificate]) -> None:
+    """The model card says how the dual was solved, and how far its version is from the optimum at most."""
+    run, folder = load_run(path), RunFolder.open(path)
+    rows, of_version = dict(card_facts(run, folder, "a0").rows), {found.version: found for found in certificates}
+    named = f"{loss} (smoothing 0.5)" if loss == "smoothed_hinge" else loss
+    told = f"sdca, loss {named}, strength 0.02, 1 passes per round, relation mocha"
+    assert rows["local training"].startswith(told) and "epochs" not in rows["local training"]
+    last = of_version[run.version]
+    assert rows["certificate"].startswith(f"objective {last.primal:.6g}, duality gap: at most {last.gap:.2g} above")
+    assert ("silent" in rows["certificate"]) is (last.silent > 0)
+    first = certificates[0]
+    there, before = (
+        dict(card_facts(replace(run, version=version), folder, "a0").rows)
+        for version in (first.version, first.version - 1)
+    )
+    assert f"{first.gap:.2g} above" in there["certificate"] and "certificate" not in before
+
+
 @pytest.mark.parametrize("loss", ["hinge", "smoothed_hinge", "logistic", "squared"])
 def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_that_is_learned(
     tmp_path: Path, loss: str
@@ -165,6 +187,7 @@ def test_certificates_stay_valid_with_stragglers_dropouts_and_a_relationship_tha
         0.0 <= theta <= 1.0 for line in lines for found in line.get("theta", {}).values() for theta in found.values()
     )
     page = page_of(from_json(Report, report), None, ())
+    require_card(tmp_path / "run", loss, certificates)
     assert f"{certificates[-1].gap:.6g}" in page and "log10 of the gap" in page
     assert any(found.silent for found in certificates)
     assert certificates[-1].gap < 0.5 * certificates[0].gap

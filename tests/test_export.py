@@ -88,11 +88,13 @@ def probabilities(task: str, logits: torch.Tensor) -> list[float]:
 
 @pytest.mark.parametrize("config", [BERT, ALBERT], ids=["bert", "albert"])
 @pytest.mark.parametrize("task", ["sst2", "qqp", "stsb", "topics"])
-def test_hugging_face_loads_and_agrees(config: dict[str, Any], task: str, tmp_path: Path) -> None:
+def test_hugging_face_loads_and_agrees(
+    config: dict[str, Any], task: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     model = make(config, "cross")
     out = tmp_path / "new" / "folder"
     assert export_task(trained(model, task), out) == HUGGING_FACE_FILES == sorted(path.name for path in out.iterdir())
-    assert [path.name for path in out.parent.iterdir()] == ["folder"]
+    assert [path.name for path in out.parent.iterdir()] == ["folder"] and capfd.readouterr() == ("", "")
     loaded, report = AutoModelForSequenceClassification.from_pretrained(str(out), output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]

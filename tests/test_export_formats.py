@@ -308,5 +308,5 @@ def test_a_card_tells_what_was_trained_and_shows_text_from_outside_as_it_is(tmp_
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| rmse | 1.5000 | 3 | 20 rows |" in text and "| seed | 42 |" in text
     assert "\\[link\\]\\(http://x\\) \\| \\<b\\>" in text and "\u202e" not in text
-    assert "Rows are given as they were measured" in text
+    assert "Rows are given without any scaling" in text
     snippet_runs(tmp_path / "out")

@@ -107,10 +107,10 @@ def test_a_token_classifier_of_transformers_says_the_labels(kind: str, tmp_path:
     snippet_runs(tmp_path / "out")
 
 
-def test_an_encoder_without_such_a_class_gets_a_script(tmp_path: Path) -> None:
+def test_an_encoder_without_such_a_class_gets_a_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = {"model_type": "ernie", **{key: value for key, value in SMALL.items() if key != "model_type"}}
     task = trained(TAGS, config)
-    assert "predict.py" in export_task(task, tmp_path / "out")
+    assert "predict.py" in export_task(task, tmp_path / "out") and capfd.readouterr() == ("", "")
     text = "Unquestionably Ada went  there " + "again " * 14
     found = runpy.run_path(str(tmp_path / "out" / "predict.py"))["predict"](text)
     tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "out"))

@@ -188,6 +188,7 @@ def test_a_run_is_exported_with_a_card_of_what_its_report_says(
     counts = [(name, client["examples"]) for name, client in report["clients"].items() if "a0" in client["examples"]]
     assert counts and all(f"{name}: {examples['a0']}" in text for name, examples in counts)
     assert "| seed | 42 |" in text and "| sharing plan | hard |" in text and "without noise" in text
+    assert "epochs per round" in text and "| certificate |" not in text
 
 
 @pytest.mark.parametrize("suffix", sorted(set(WRITERS) - {".npz"}))
@@ -218,3 +219,12 @@ def test_a_model_of_standardised_rows_does_not_answer_raw_ones(trained, tmp_path
     given = folder / "data" / "a0.csv"
     assert predict(folder, "a0", given, tmp_path / "answers.csv", "--set", "data.statistics=site") == 4
     assert not (tmp_path / "answers.csv").exists()
+
+
+def test_a_model_of_rows_that_each_site_scaled_is_not_exported_without_a_scale(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--mode", "export", "--run_dir", str(trained[1] / "run"), "--task", "a0", "--out", str(tmp_path / "out")]
+    assert federated_main.main([*words, "--set", "data.statistics=site"]) == 4
+    line = "data.statistics: site: each site knows the scale of its own rows, so only clients can answer; name one"
+    assert line in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()

@@ -24,17 +24,22 @@ from client.data.tokenised import WordSet
 from client.training.compact import compact_vocabulary
 from client.training.evaluation import evaluate
 from client.training.loop import TaskSet
+from common.class_weights import balanced_classes
 from common.config import Config, load_config
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, Refused
 from common.models.packed_tokenizer import unpack_tokenizer
 from common.models.vocabulary import fallback_tokenizer
 from common.parameters.flat import tensors_of
 from common.statistics import merge
+from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.tasks.tokens import spans
+from server.core.admission import check_join
+from server.core.events import Joined
 from server.runs.saved import load_run
 from simulation.app import simulate
-from tests.federations import digest_of, federate, make_model, write_model
+from tests.core_cases import Table, rules
+from tests.federations import digest_of, federate, make_client, make_model, write_model
 
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ALL = ("entity_f1", "f1", "accuracy")
@@ -119,9 +124,11 @@ def test_only_embeddings_of_own_words_are_trained(tmp_path: Path) -> None:
 # ---- training and scores ----
 
 
-def test_training_alone_is_a_plain_loop_of_torch(tmp_path: Path) -> None:
-    """Full batches: each round is a step of SGD on all rows; the loss is the mean over words."""
+@pytest.mark.parametrize("weights", [pytest.param("none", marks=pytest.mark.slow), "balanced"])
+def test_training_alone_is_a_plain_loop_of_torch(tmp_path: Path, weights: str) -> None:
+    """Full batches: each round is a step of SGD on all rows; the loss is the mean over words, times label weights."""
     steps = ("training.num_rounds=3", "training.batch_size=64", "training.optimizer=sgd", "training.learning_rate=0.1")
+    steps += (f"tasks.ner.class_weights={weights}",)
     config = config_in(tmp_path, *steps, "training.max_grad_norm=0", "training.local_epochs=1")
     run = asyncio.run(federate(config, tmp_path / "run", (("a", ("ner",), "1/1"),)))
     start = make_model(config)
@@ -140,7 +147,10 @@ def test_training_alone_is_a_plain_loop_of_torch(tmp_path: Path) -> None:
             said.append(hidden[firsts] @ weight.T + bias)
             true += map(BIO.index, labels)
         optimizer.zero_grad()
-        functional.cross_entropy(torch.cat(said), torch.tensor(true)).backward()
+        counts = np.bincount(true, minlength=5)
+        by_label = balanced_classes(counts.tolist(), len(true)) if weights == "balanced" else (1.0,) * 5
+        losses = functional.cross_entropy(torch.cat(said), torch.tensor(true), reduction="none")
+        (losses * torch.tensor(by_label)[true]).mean().backward()
         optimizer.step()
     found = make_model(config)
     found.load_vectors(run.vectors)
@@ -148,6 +158,37 @@ def test_training_alone_is_a_plain_loop_of_torch(tmp_path: Path) -> None:
     expected |= {"heads.ner.linear.weight": weight, "heads.ner.linear.bias": bias}
     for name, value in tensors_of(found.model).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_word_of_weight_three_counts_as_three_words() -> None:
+    outputs = torch.tensor([[0.3, -0.2, 0, 0, 1], [1.0, 0.5, 0, 2, 0]])
+    targets, units = torch.tensor([[0, 0], [3, 0]]), TargetUnits(weights=(1.0, 1.0, 1.0, 3.0, 1.0))
+    thrice = NER.type.loss(outputs[[0, 1, 1, 1]], targets[[0, 1, 1, 1]], "sum").item()
+    assert NER.type.loss(outputs, targets, "sum", units).item() == pytest.approx(thrice, rel=1e-6)
+    scored = NER.type.score(NER, [(outputs, targets)], np.arange(1), units)
+    assert scored.loss_sum == pytest.approx(thrice, rel=1e-6)
+
+
+def test_labels_are_balanced_by_the_words_of_all_clients(tmp_path: Path) -> None:
+    """Two clients with 24 texts; of theirs, every word counts: n / (5 n_c), to 1/16."""
+    config = config_in(tmp_path, "tasks.ner.class_weights=balanced")
+    requests = [make_client(config, name, ("ner",), part).request for name, part in (("a", "1/2"), ("b", "2/2"))]
+    table = Table(rules(tasks=requests[0].tasks, schemas={}, min_clients=2))
+    for request in requests:
+        check_join(table.settings, table.state, request)
+        table.apply(Joined(table.now, request, f"token-{request.client_id}"))
+    counts = np.bincount([BIO.index(label) for row in sentences(24, 24)[1] for label in row], minlength=5)
+    assert sum(np.array(request.targets[0][1].counts) for request in requests).tolist() == counts.tolist()
+    found = np.array(table.state.units["ner"].weights)
+    assert np.abs(found / (counts.sum() / (5 * np.maximum(counts, 5))) - 1).max() <= 1 / 16
+    few = replace(requests[0], client_id="c", targets=(("ner", TargetSums(counts=(1, 0, 0, 0, 0))),))
+    with pytest.raises(Refused, match="counts of labels are not those of 12 training rows"):
+        check_join(table.settings, table.state, few)
+
+
+def test_a_rare_label_of_words_is_told() -> None:
+    said = replace(NER, metrics=("accuracy",)).rare_label((96, 40, 30, 30, 4), 20)
+    assert said is not None and said.startswith("'I-LOC' is the label of 2.0% of the training words, and a model")
 
 
 @pytest.mark.parametrize(

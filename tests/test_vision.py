@@ -207,6 +207,10 @@ def test_rows_of_another_size_are_refused_with_the_remedy(tmp_path: Path) -> Non
     line = r"rows are 16x16x3, model\.vision\.shape is 3x8x12; change one"
     with pytest.raises(DataError, match=line):
         load_data(config, config.definitions()[:1])
+    saved("vit", tmp_path / "vit")
+    config = of_folder(tmp_path / "vit", f"data.dir='{tmp_path}'")
+    with pytest.raises(DataError, match=r"the model of model\.vision reads 3x8x12; change the rows$"):
+        load_data(config, config.definitions()[:1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from common.encoders.vision import VisionEncoder
 from common.errors import ModelError
+from common.export.card import CardFacts, card
 from common.export.folder import export_task
+from common.export.use import program
 from common.inputs.arrays import ArrayBatch
 from common.inputs.row_scale import RowScale
 from common.models.multitask import MultiTaskModel, initialise
@@ -102,6 +104,12 @@ def test_onnxruntime_computes_the_same(tmp_path: Path, kind: str) -> None:
     export_task(task, tmp_path / "out", "onnx")
     values = torch.rand(5, *KINDS[kind].shape)
     torch.testing.assert_close(run_onnx(tmp_path / "out", values=values.numpy()), said(task, values), atol=1e-5, rtol=0)
+
+
+def test_a_card_says_that_bytes_are_divided_also_where_the_model_scales_rows() -> None:
+    scale = RowScale.by(np.zeros((1, 3, 1, 1)), np.full((1, 3, 1, 1), 2.0))
+    for task in (trained("vit", COUGH), replace(trained("vit", COUGH), scale=scale)):
+        assert "pixels from 0 to 1, which are bytes divided by 255" in card(task, CardFacts(), program(task))
 
 
 def test_what_transformers_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> None:

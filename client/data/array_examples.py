@@ -23,7 +23,7 @@ from common.inputs.kind import BRIGHTEST, as_read
 from common.inputs.row_scale import RowScale
 from common.standardising import LEAST_ROWS, InputScale, InputSums
 from common.tasks import TaskDefinition
-from common.tasks.definition import Labels
+from common.tasks.kind import Labels
 
 
 @dataclass(frozen=True)

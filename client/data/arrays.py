@@ -22,7 +22,7 @@ from client.data.image_folders import read_image_folder
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
 from common.tasks import TaskDefinition
-from common.tasks.definition import Label, Labels
+from common.tasks.kind import Label, Labels
 from common.tasks.labels import CellError, quoted
 
 ARRAYS = ".npz"
@@ -308,6 +308,8 @@ def _another_shape(read: ReadArrays, shape: tuple[int, ...], task: TaskDefinitio
         have, key, wants = f"rows have {shape[0]} features{listed}", "features", str(encoder.row_shape[0])
     else:
         have, key, wants = f"rows are {_times(shape)}", "shape", _times(encoder.row_shape)
+        if encoder.has_weights:
+            return DataError(f"{read.origin}: {have}, the model of model.{encoder.name} reads {wants}; change the rows")
     return DataError(f"{read.origin}: {have}, model.{encoder.name}.{key} is {wants}; {remedy}")
 
 

@@ -18,7 +18,7 @@ from common.inputs.row_scale import RowScale
 from common.orders import ModelArchitecture
 from common.standardising import InputScale, InputSums
 from common.tasks import TaskDefinition
-from common.tasks.definition import Label
+from common.tasks.kind import Label
 
 if TYPE_CHECKING:  # it takes seconds to import, and numbers need none of it
     from transformers import PreTrainedTokenizerBase

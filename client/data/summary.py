@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.examples import RawExamples, TaskData
 from common.targets import TargetSums
 from common.tasks import TaskDefinition
-from common.tasks.definition import Label
+from common.tasks.kind import Label
 
 
 def summary(task: TaskDefinition, data: TaskData) -> list[str]:

@@ -21,7 +21,7 @@ from common.encoders.row import ArrayEncoder
 from common.errors import ModelError
 from common.inputs.row_scale import RowScale
 from common.tasks import TaskDefinition
-from common.tasks.definition import Label
+from common.tasks.kind import Label
 
 
 class TextExamples(list[Example]):

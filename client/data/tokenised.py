@@ -19,7 +19,7 @@ from common.inputs.texts import TextBatch
 from common.seeds import derive_seed
 from common.standardising import InputScale
 from common.tasks import TaskDefinition
-from common.tasks.definition import Labels
+from common.tasks.kind import Labels
 
 if TYPE_CHECKING:  # see `client.data.examples`
     from transformers import BatchEncoding

@@ -15,7 +15,7 @@ from client.data.examples import PreparedExamples, Tokenizer
 from client.data.tokenised import TokenisedTexts, WordSet, encoded, mask, tokens_of
 from common.errors import DataError
 from common.tasks import TaskDefinition
-from common.tasks.definition import Asked
+from common.tasks.kind import Asked
 
 if TYPE_CHECKING:  # see `client.data.examples`
     from tokenizers import Encoding

@@ -12,7 +12,7 @@ from client.data.tokenised import WordSet
 from common.models.multitask import MultiTaskModel
 from common.targets import OWN_UNITS, TargetUnits
 from common.tasks import TaskDefinition
-from common.tasks.definition import not_finite
+from common.tasks.kind import not_finite
 
 
 def predict(

@@ -52,7 +52,7 @@ def card(trained: TrainedTask, facts: CardFacts, use: str) -> str:
         _table(("what", "value"), [("model", trained.origin), *facts.rows]),
     ]
     if trained.row_scale is not None:
-        lines.append("Rows are given as they were measured: the model scales them by what its client's rows showed.")
+        lines.append("Rows are given without any scaling: the model scales them by what its training rows showed.")
     if facts.scores:
         scores = [(s.metric, "-" if s.value is None else f"{s.value:.4f}", str(s.version), s.on) for s in facts.scores]
         lines += ["## Scores", _table(("metric", "value", "after round", "on"), scores)]

@@ -20,6 +20,7 @@ from common.export.scripts import FILL, LABEL, PREDICT
 from common.inputs.texts import PAIRS, TAGS, WORDS
 from common.models.encoder import reads_causally
 from common.models.trained import TrainedTask
+from common.models.weights import quiet
 from common.parameters.flat import tensors_of
 from common.targets import TargetUnits
 
@@ -196,7 +197,8 @@ def load_folder(trained: TrainedTask, folder: Path) -> Outputs:
 
     names, native = [item.name for item in inputs_of(trained)], native_model(trained)
     if native is None:
-        script = runpy.run_path(str(folder / "predict.py"))
+        with quiet():
+            script = runpy.run_path(str(folder / "predict.py"))
 
         def by_script(tensors: Sequence[Tensor]) -> Tensor:
             given = dict(zip(names, tensors, strict=True))
@@ -205,7 +207,8 @@ def load_folder(trained: TrainedTask, folder: Path) -> Outputs:
             return found
 
         return by_script
-    loaded, report = getattr(transformers, native.name).from_pretrained(str(folder), output_loading_info=True)
+    with quiet():
+        loaded, report = getattr(transformers, native.name).from_pretrained(str(folder), output_loading_info=True)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[key]:
             raise ModelError(f"--format hugging_face: {native.name} has {key.replace('_', ' ')}: {sorted(report[key])}")

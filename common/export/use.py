@@ -72,7 +72,7 @@ def _inputs(trained: TrainedTask) -> str:
     described = []
     for item in inputs_of(trained):
         kind, shape = "int64" if item.whole else "float32", ", ".join(map(str, item.axes))
-        said = f", {item.says}" if item.says and trained.row_scale is None else ""
+        said = f", {item.says}" if item.says else ""
         described.append(f"`{item.name}` {kind} ({shape}){said}")
     return f"Inputs: {', '.join(described)}. Dimensions with a name may have any size."
 

@@ -323,7 +323,7 @@ class Parts(Arrays):
     checks = (*Arrays.checks, (("model", "data"), _scaled_twice))
     joins_with = ("names and sizes of the parts of a row, and which of them it has no rows of",)
     stays = "all parts of rows"
-    reads = "all parts one after the other, flattened; nan in place of a part that a row lacks"
+    reads = "all parts one after the other, flattened, pixels from 0 to 1; nan in place of a part that a row lacks"
 
     def has_images(self, config: Config) -> bool:
         """Whether a part is an image."""

@@ -89,7 +89,7 @@ class TensorInput:
     whole: bool = False
     """Whether it is of int64, and not of float32."""
     says: str = ""
-    """What a user has to know of its numbers, where these are read as they were trained on."""
+    """What a user has to know of its numbers."""
 
     def read(self, tensor: Tensor) -> Tensor:
         """As a batch has it."""

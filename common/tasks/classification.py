@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from common.statistics import TaskStatistics, mean_of, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
-from common.tasks.definition import Float64, Label, Labels, LinearTargets, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Labels, LinearTargets, Reduction, TaskKind
 from common.tasks.labels import LabelNames, balance_of
 from common.tasks.metric_sums import RECALL, Calibration, ScoreHistogram, TopThree
 

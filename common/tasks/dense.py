@@ -12,7 +12,8 @@ from common.errors import ModelError
 from common.statistics import TaskStatistics, merge, ratio
 from common.targets import LARGEST_TARGET, OWN_UNITS, TargetSums, TargetUnits, sums_of
 from common.tasks.classification import Classification
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind, not_finite
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, not_finite
 from common.tasks.labels import CellError
 from common.tasks.metric_sums import AbsoluteErrors
 from common.tasks.regression import Regression

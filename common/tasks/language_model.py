@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from common.errors import ModelError
 from common.statistics import TaskStatistics, ratio
 from common.targets import OWN_UNITS, TargetUnits
-from common.tasks.definition import Label, TaskDefinition, TaskKind, not_finite
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Label, TaskKind, not_finite
 
 if TYPE_CHECKING:
     import numpy as np

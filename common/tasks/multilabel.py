@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from common.class_weights import balanced_labels
 from common.statistics import TaskStatistics, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
-from common.tasks.definition import Float64, Label, Labels, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind
 from common.tasks.labels import CellError, LabelNames, balance_of
 
 if TYPE_CHECKING:

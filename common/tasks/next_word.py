@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from common.tasks.definition import Float64, TaskDefinition
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64
 from common.tasks.language_model import LanguageModel
 from common.tasks.metric_sums import TOP, TopThree
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.statistics import LARGEST, MOMENTS, ROUNDING, TaskStatistics, mean_of
 from common.targets import OWN_UNITS, TargetSums, TargetUnits, sums_of
-from common.tasks.definition import Float64, Label, Labels, LinearTargets, Reduction, TaskDefinition, TaskKind
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Labels, LinearTargets, Reduction, TaskKind
 from common.tasks.labels import read_score
 from common.tasks.metric_sums import AbsoluteErrors
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.tasks.classification import Classification
-from common.tasks.definition import TaskDefinition, TaskKind
+from common.tasks.definition import TaskDefinition
 from common.tasks.dense import DenseClassification, DenseRegression
+from common.tasks.kind import TaskKind
 from common.tasks.masked_lm import MaskedLM
 from common.tasks.multilabel import Multilabel
 from common.tasks.next_word import NextWord

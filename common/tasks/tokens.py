@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.class_weights import balanced_classes
 from common.statistics import TaskStatistics, merge, ratio
-from common.targets import OWN_UNITS, TargetUnits
+from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.classification import Classification
-from common.tasks.definition import Float64, Label, Reduction, TaskDefinition, TaskKind, not_finite
+from common.tasks.definition import TaskDefinition
+from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, not_finite
 from common.tasks.labels import CellError, LabelNames, balance_of
 from common.tasks.metric_sums import MetricSums, Values
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from common.models.heads import Head
 
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
+MOST_WORDS = 1 << 20
+"""Of a text, whose labels a client may count."""
 
 
 class Entities(MetricSums):
@@ -65,6 +69,7 @@ class Tokens(TaskKind):
     metrics = ("entity_f1", "f1", "accuracy")
     sums = (ENTITIES,)
     has_labels = True
+    has_class_weights = True
     one_label = False
     asks = "words"
     only_input = "texts"
@@ -93,6 +98,25 @@ class Tokens(TaskKind):
 
         return read
 
+    def targets(self, task: TaskDefinition, labels: Sequence[Any] | NDArray[Any]) -> Labels:
+        """The class of each word, one text after the other, int64 (words,)."""
+        import numpy as np
+
+        return np.array([each for row in labels for each in row], dtype=np.int64)
+
+    def target_sums(self, task: TaskDefinition, targets: Labels) -> TargetSums:
+        """How many words have each label, also those that the model will not read."""
+        return Classification().target_sums(task, targets)
+
+    def sums_fit(self, task: TaskDefinition, sums: TargetSums, rows: int) -> bool:
+        """At least one word in every row."""
+        counts = sums.counts
+        return len(counts) == task.outputs and min(counts) >= 0 and rows <= sum(counts) <= rows * MOST_WORDS
+
+    def balanced_weights(self, counts: Sequence[float], rows: float) -> tuple[float, ...]:
+        """Of the words."""
+        return balanced_classes(counts, sum(counts))
+
     def balance(self, task: TaskDefinition, labels: Sequence[Label]) -> str:
         """Each label's words and their share."""
         return balance_of(task.labels, [each for row in labels if isinstance(row, tuple) for each in row])
@@ -110,8 +134,8 @@ class Tokens(TaskKind):
     def loss(
         self, outputs: Tensor, targets: Tensor, reduction: Reduction = "mean", units: TargetUnits = OWN_UNITS
     ) -> Tensor:
-        """Cross entropy over words."""
-        return super().loss(outputs, targets[:, 0], reduction)
+        """Cross entropy over words, times the weight of the word's label."""
+        return Classification().loss(outputs, targets[:, 0], reduction, units)
 
     def score(
         self,
@@ -128,7 +152,7 @@ class Tokens(TaskKind):
             said = outputs.double().cpu().numpy()
             if not np.isfinite(said).all():
                 raise not_finite(task)
-            loss_sum = self.loss(outputs, targets, "sum").item()
+            loss_sum = self.loss(outputs, targets, "sum", units).item()
             found.append(self.measure(task, said, targets.cpu().numpy(), loss_sum))
         empty = np.empty((0, task.outputs)), np.empty((0, 2), dtype=np.int64)
         return merge(found or [self.measure(task, *empty, 0.0)])

@@ -5,7 +5,6 @@ The data is generated: `messages` draws sentences from templates that all groups
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import fedmtl
+from examples.runs import figure, markdown, options, report_of, tuned
 
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "ward": {
@@ -111,51 +111,38 @@ def phones(seed: int, count: int) -> dict[str, dict[str, Sequence[Any]]]:
     return sites
 
 
-def scores(way: str, sites: Mapping[str, Any], rate: float, rounds: int) -> np.ndarray:
+def scores(way: str, count: int, rounds: int, rate: float, seed: int) -> np.ndarray:
     """Accuracy and top-3 accuracy of the last model's next words, over all phones of each group: (groups, 2)."""
     settings = {
-        **{
-            "training.learning_rate": rate,
-            "training.num_rounds": rounds,
-            "client.threads": 1,
-            "model.weights": "random",
-        },
+        **{"training.learning_rate": rate, "training.num_rounds": rounds, "model.weights": "random"},
         **{"training.local_epochs": 4, "training.batch_size": 8, "model.max_length": 16, "run.seed": 1, **WAYS[way]},
     }
     with tempfile.TemporaryDirectory() as folder:
-        decoder = write_decoder(Path(folder) / "decoder")
-        report = fedmtl.simulate(TASKS, sites, str(decoder), settings, Path(folder) / "run").report
-    return np.array([[report.tasks[group].metrics[metric] for metric in METRICS] for group in GROUPS], dtype=np.float64)
+        tasks = report_of(TASKS, phones(seed, count), str(write_decoder(Path(folder))), settings).tasks
+    return np.array([[tasks[group].metrics[metric] for metric in METRICS] for group in GROUPS], dtype=np.float64)
 
 
 def compared(count: int, rounds: int, seeds: int) -> dict[str, tuple[float, np.ndarray]]:
-    """The rate that served each way best on other sentences (seed 0), and its scores, (seeds, groups, 2)."""
-    found = {}
-    for way in WAYS:
-        tried = {rate: scores(way, phones(0, count), rate, rounds).mean() for rate in RATES}
-        best = max(tried, key=lambda rate: float(tried[rate]))
-        found[way] = best, np.array([scores(way, phones(seed, count), best, rounds) for seed in range(1, seeds + 1)])
-    return found
+    """The rate that served each way best on other sentences, and its scores, (seeds, groups, 2)."""
+    return {
+        way: tuned(lambda rate, seed, way=way: scores(way, count, rounds, rate, seed), RATES, seeds)  # type: ignore[misc]
+        for way in WAYS
+    }
 
 
 def table(found: Mapping[str, tuple[float, np.ndarray]]) -> str:
     """Means over the seeds as Markdown."""
-    lines = ["| | rate | next word right | among the first three | " + " | ".join(GROUPS) + " |"]
-    lines.append("| --- " * (len(GROUPS) + 4) + "|")
+    rows = []
     for way, (rate, values) in found.items():
         means = [*values.mean(axis=(0, 1)), *values[..., 1].mean(axis=0)]
-        lines.append(f"| {way} | {rate:g} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
-    return "\n".join(lines)
+        rows.append((way, [f"{rate:g}", *(f"{mean:.3f}" for mean in means)]))
+    return markdown(["", "rate", "next word right", "among the first three", *GROUPS], rows)
 
 
 def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     """How often the next word is among the first three, by group and way; a dot for every seed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SystemExit("--picture needs the package matplotlib: pip install 'fedmtl[pictures]'") from None
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 3.2)
+    axes = drawn.subplots()
     for number, (way, (_, values)) in enumerate(found.items()):
         places = np.arange(len(GROUPS)) + 0.27 * (number - 1)
         axes.bar(places, values[..., 1].mean(axis=0), 0.25, label=way)
@@ -164,18 +151,13 @@ def draw(found: Mapping[str, tuple[float, np.ndarray]], path: str) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("next word among the first three")
     axes.legend(fontsize="small", loc="lower right")
-    figure.savefig(path, dpi=150)
+    drawn.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=16, help="of each phone to learn from")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=2, help="draws of sentences to take the mean over")
-    parser.add_argument("--picture", help="file to draw the scores into, e.g. keyboard.png")
-    args = parser.parse_args()
-    found = compared(args.messages, args.rounds, args.seeds)
+    args = options(__doc__, "messages", 16, rounds=6, seeds=2).parse_args()
+    found = compared(args.rows, args.rounds, args.seeds)
     print(table(found))
     if args.picture:
         draw(found, args.picture)

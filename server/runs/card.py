@@ -7,6 +7,8 @@ import json
 from common.config import Config
 from common.errors import RunFolderError
 from common.export.card import CardFacts, CardScore
+from common.methods.choice import Row
+from common.methods.procedures import SDCA
 from common.parameters.scope import is_private
 from server.reporting.values import Report, from_json
 from server.runs.run_folder import RunFolder
@@ -47,6 +49,7 @@ def card_facts(run: SavedRun, folder: RunFolder, task: str) -> CardFacts:
         ("first weights", report.encoder_init),
         ("training rows", f"{told.examples} ({', '.join([*shown, *more])})"),
     ]
+    rows += _certificate(report, run.version)
     scored = [found for found in told.history if found.round == run.version]
     scores = [
         CardScore(metric, value, found.round, f"{found.validation_examples} validation rows of {found.clients} clients")
@@ -75,7 +78,30 @@ def _aggregation(config: Config) -> str:
     )
 
 
+def _certificate(report: Report, version: int) -> list[tuple[str, str]]:
+    """The row about a version's objective, of a run whose versions have certificates."""
+    found = next((found for found in report.certificates if found.version == version), None)
+    if found is None:
+        return []
+    silent = f"; the loss of {found.silent} silent clients was bounded" if found.silent else ""
+    above = f"at most {max(found.gap, 0.0):.2g} above the optimum"
+    return [("certificate", f"objective {found.primal:.6g}, duality gap: {above}{silent}")]
+
+
+def _with_numbers(row: Row | None) -> str:
+    """A choice with those of its parameters that are numbers."""
+    if row is None:
+        return "none"
+    told = ", ".join(f"{key} {value:g}" for key, value in row.values().items() if isinstance(value, int | float))
+    return f"{row.name} ({told})" if told else row.name
+
+
 def _training(config: Config) -> str:
     training = config.training
+    if isinstance(training.procedure, SDCA):
+        solver = training.procedure
+        loss, relation = _with_numbers(solver.dual_loss()), _with_numbers(config.relation)
+        each = f"strength {solver.strength:g}, {solver.passes:g} passes per round"
+        return f"{solver.name}, loss {loss}, {each}, relation {relation}"
     rate = f"learning rate {training.learning_rate:g}, batches of {training.batch_size}"
     return f"{training.procedure.name}, {training.local_epochs} epochs per round, {training.optimizer.name}, {rate}"
