@@ -35,8 +35,6 @@ from common.seeds import derive_seed
 from common.tasks.formulas import area
 
 Matrix = NDArray[np.float64]
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-FOLDS = 5
 TABLE = {
     "problem": "problem",
     "method": "method",
@@ -69,6 +67,8 @@ class Problem:
     loss: str
     share: float
     """Of a task's rows, to train on; 0: all but every fourth."""
+    strengths: tuple[float, ...]
+    """What lambda is chosen from."""
 
     @property
     def has_classes(self) -> bool:
@@ -102,7 +102,10 @@ class Problem:
         return score if self.has_classes else -score
 
 
-PROBLEMS = (Problem("landmine", "auc", "hinge", 0.2), Problem("school", "rmse", "squared", 0.0))
+PROBLEMS = (
+    Problem("landmine", "auc", "hinge", 0.2, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    Problem("school", "rmse", "squared", 0.0, (1e-4, 3e-4, 1e-3, 0.003, 0.01, 0.03)),
+)
 METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
     "local": (None,),
     "pooled": (None,),
@@ -117,6 +120,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with landmine and school")
     parser.add_argument("--problems", default="landmine,school", help="default: %(default)s")
     parser.add_argument("--shuffles", type=int, default=3, help="of landmine (default: %(default)s)")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--tasks", type=int, help="only so many of the tasks")
     parser.add_argument("--rounds", type=int, default=100, help="at most (default: %(default)s)")
     parser.add_argument("--gap", type=float, default=0.02, help="where runs end, per task (default: %(default)s)")
@@ -133,7 +137,7 @@ def run(options: argparse.Namespace, sheet: Sheet) -> None:
         splits = [problem.split(tasks, shuffle) for shuffle in shuffles]
         for method, relations in METHODS.items():
             began = perf_counter()
-            strength, relation = chosen(problem, method, relations, splits[0][0])
+            strength, relation = chosen(problem, method, relations, splits[0][0], options.folds)
             found = [federated(problem, method, strength, relation, *split, options) for split in splits]
             scores, gaps, rounds = zip(*found, strict=True)
             sheet.row(
@@ -155,15 +159,15 @@ def read(path: Path) -> list[Rows]:
 
 
 def chosen(
-    problem: Problem, method: str, relations: Sequence[Mapping[str, Any] | None], train: Sequence[Rows]
+    problem: Problem, method: str, relations: Sequence[Mapping[str, Any] | None], train: Sequence[Rows], count: int
 ) -> tuple[float, Mapping[str, Any] | None]:
-    """Lambda and relation that are best on rows that were held out of the training rows, all folds together."""
-    folds = [derive_folds(rows, place) for place, rows in enumerate(train)]
+    """Lambda and relation that are best on rows that were held out of the training rows, all `count` folds together."""
+    folds = [derive_folds(rows, place, count) for place, rows in enumerate(train)]
     found = []
     for relation in relations:
-        for strength in STRENGTHS:
+        for strength in problem.strengths:
             said = [np.zeros(len(rows.y)) for rows in train]
-            for fold in range(FOLDS):
+            for fold in range(count):
                 kept = [rows.at(np.flatnonzero(side != fold)) for rows, side in zip(train, folds, strict=True)]
                 fitted = central(problem, method, strength, relation, kept)
                 for task, (rows, side) in enumerate(zip(train, folds, strict=True)):
@@ -172,13 +176,13 @@ def chosen(
     return max(found, key=lambda item: item[0])[1:]
 
 
-def derive_folds(rows: Rows, task: int) -> NDArray[np.intp]:
+def derive_folds(rows: Rows, task: int, count: int) -> NDArray[np.intp]:
     """The fold of each row; classes are spread evenly over them."""
     rng = np.random.Generator(np.random.PCG64(derive_seed(0, "folds", task)))
     shuffled = rng.permutation(len(rows.y))
     order = shuffled[np.argsort(rows.y[shuffled], kind="stable")]
     folds = np.empty(len(order), dtype=np.intp)
-    folds[order] = np.arange(len(order)) % FOLDS
+    folds[order] = np.arange(len(order)) % count
     return folds
 
 

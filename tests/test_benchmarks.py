@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def rows_of(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) 
     assert f"## {words[0]}" in printed
     assert "Load after" in printed
     return [line for line in lines if "note" not in line and "complete" not in line]
+
+
+def test_mocha_is_measured_on_published_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = os.environ.get("FEDMTL_TEST_DATA", "")
+    if not (Path(data) / "school" / "all.npz").is_file():
+        pytest.skip("needs FEDMTL_TEST_DATA with landmine and school")
+    words = f"mocha --data {data} --tasks 3 --shuffles 1 --rounds 3 --folds 2".split()
+    rows = rows_of(tmp_path, words, capsys)
+    assert [row["method"].split()[0] for row in rows] == 2 * ["local", "pooled", "mean", "mocha"]
+    assert all(row["gap"] >= -1e-9 and 0 < row["rounds"] <= 3 for row in rows)
 
 
 @pytest.mark.parametrize(

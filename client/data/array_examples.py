@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -74,6 +74,14 @@ class ArrayExamples:
 
     def _mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of each feature or channel, as arrays that fit to the rows; 0 and 1 where there is nothing to average."""
+        if self.form.parts:
+            found = [(*part._mean_and_deviation(), shape) for part, shape in self._parts()]
+            columns = ([np.broadcast_to(each[of], (1, *each[2])).reshape(1, -1) for each in found] for of in (0, 1))
+            mean, deviation = (np.concatenate(each, axis=1) for each in columns)
+            return mean, deviation
+        if not len(self):
+            shape = [1] * self.values.ndim
+            return np.zeros(shape), np.ones(shape)
         wide, axes = self._numbers(self.values), self.form.averaged(self.values)
         if not self.form.by_column:
             return wide.mean(axis=axes, keepdims=True), wide.std(axis=axes, keepdims=True)
@@ -86,11 +94,29 @@ class ArrayExamples:
 
     def input_sums(self) -> InputSums:
         """See `RawExamples`; of bytes, those of the numbers that batches have of them."""
-        channels = range(self.values.shape[self.form.channel_axis + 1])
-        return InputSums(*zip(*(self._sums_of(channel) for channel in channels), strict=True))
+        return InputSums(*zip(*self._sums(), strict=True))
+
+    def _sums(self) -> Iterator[tuple[int, float, float]]:
+        """By column or channel, of one part after the other."""
+        if self.form.parts:
+            for part, _ in self._parts():
+                yield from part._sums()
+        else:
+            yield from map(self._sums_of, range(self.form.channels(self.values.shape[1:])))
+
+    def _parts(self) -> Iterator[tuple[ArrayExamples, tuple[int, ...]]]:
+        """Of each part the rows that have it, and their shape."""
+        start = 0
+        for form, shape in self.form.parts:
+            values = self.values[:, start : start + prod(shape)]
+            has = ~np.isnan(values).all(axis=1)
+            yield ArrayExamples(values[has].reshape(-1, *shape), self.labels[has], form), shape
+            start += prod(shape)
 
     def _sums_of(self, channel: int) -> tuple[int, float, float]:
         """Rows, mean and squared deviations of one column or channel; zeros where there is nothing to say."""
+        if not len(self):
+            return 0, 0.0, 0.0
         values = np.take(self.values, channel, axis=self.form.channel_axis + 1).reshape(len(self), -1)
         wide = self._numbers(values)
         wide = wide[~np.isnan(wide).any(axis=1)]
@@ -137,7 +163,7 @@ class ArrayExamples:
 
     def scaled(self, scale: InputScale | None) -> ArrayExamples:
         """See `PreparedExamples`; batches have them so."""
-        channels = self.values.shape[self.form.channel_axis + 1]
+        channels = self.form.channels(self.values.shape[1:])
         if scale is not None and len(scale.means) != channels:
             raise WireError(f"a scale of {len(scale.means)} columns is not for rows of {channels}")
         return replace(self, scale=scale)

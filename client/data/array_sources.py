@@ -23,7 +23,7 @@ from client.data.files import SPLIT_NAMES, find, read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
 from client.data.image_folders import is_image_folder
-from client.data.parts import read_parts
+from client.data.parts import parts_in_table, read_parts
 from client.data.splits import ScoredSplit, Split
 from client.data.table_sources import TableSource
 from client.data.tables import read_columns
@@ -119,6 +119,8 @@ def _read(paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, na
 
 
 def _from_table(table: Table, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames) -> ReadArrays:
+    if encoder.part_encoders:
+        return parts_in_table(table, task, encoder, names)
     return (read_columns if FORMS[encoder.inputs].by_column else from_table)(table, task, encoder, names)
 
 

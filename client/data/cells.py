@@ -46,14 +46,42 @@ def stacked(table: Table, column: str, encoder: ArrayEncoder) -> Array:
     Raises:
         DataError: a cell is no image of the encoder's size and no array of numbers, or of another shape than the first.
     """
-    rows: list[Array] = []
+    return np.stack([row for row in _rows(table, column, encoder) if row is not None])
+
+
+def stacked_with_gaps(table: Table, column: str, encoder: ArrayEncoder) -> tuple[Array, NDArray[np.bool_]]:
+    """The same where cells may be missing: zeros stand in their places, and which cells are there.
+
+    Raises:
+        DataError: see `stacked`.
+    """
+    rows = _rows(table, column, encoder, gaps=True)
+    has = np.array([row is not None for row in rows], dtype=np.bool_)
+    there = [row for row in rows if row is not None]
+    if not there:
+        return np.zeros((len(rows), *encoder.row_shape)), has
+    known = np.stack(there)
+    found = np.zeros((len(rows), *known.shape[1:]), dtype=known.dtype)
+    found[has] = known
+    return found, has
+
+
+def _rows(table: Table, column: str, encoder: ArrayEncoder, gaps: bool = False) -> list[Array | None]:
+    """A row for each cell; None for a missing one, where there may be `gaps`."""
+    rows: list[Array | None] = []
+    first: Array | None = None
     for number, cell in enumerate(table.columns[column], start=1):
+        content = image_bytes(cell)
+        if gaps and (content is None or (isinstance(content, str) and not content.strip())):
+            rows.append(None)
+            continue
         where = f"{table.place(number)}, column {column!r}"
-        row = _row(image_bytes(cell), encoder, where)
-        if rows and row.shape != rows[0].shape:
-            raise DataError(f"{where}: shape {row.shape}, but {rows[0].shape} in the first row; give all rows the same")
+        row = _row(content, encoder, where)
+        first = row if first is None else first
+        if row.shape != first.shape:
+            raise DataError(f"{where}: shape {row.shape}, but {first.shape} in the first row; give all rows the same")
         rows.append(row)
-    return np.stack(rows)
+    return rows
 
 
 def _row(cell: object, encoder: ArrayEncoder, where: str) -> Array:

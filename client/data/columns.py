@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -71,6 +71,10 @@ class Table:
         parts = (*(self.parts or ((self.origin, len(self)),)), (other.origin, len(other)))
         columns = {name: cells + other.columns[name] for name, cells in self.columns.items()}
         return Table(self.origin, columns, self.published, self.notes + other.notes, parts)
+
+    def without(self, names: Container[str]) -> Table:
+        """This table without the columns of these names."""
+        return replace(self, columns={name: cells for name, cells in self.columns.items() if name not in names})
 
     def groups(self, column: str | None) -> list[str] | None:
         """The groups of the rows that a column names; None where there is no such column.

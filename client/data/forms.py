@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.encoders.row import ArrayEncoder
 from common.inputs.arrays import Images, Numbers, Parts, Sequences, Tables
+from common.inputs.row_scale import spread
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -37,6 +38,12 @@ class ArrayForm:
     """Which numbers of a row are places of categories, which have neither mean nor deviation."""
     keeps_bytes: bool = False
     """Whether bytes are the brightness of pixels: they stay bytes, and batches have them as 0 to 1."""
+    parts: tuple[tuple[ArrayForm, Shape], ...] = ()
+    """The form and the shape of each part of a row, where rows have several, flattened one after the other."""
+
+    def channels(self, row: Shape) -> int:
+        """How many columns or channels a row of this shape has."""
+        return sum(form.channels(shape) for form, shape in self.parts) if self.parts else row[self.channel_axis]
 
     def averaged(self, rows: Array) -> Shape:
         """The axes of rows over which mean and deviation are taken."""
@@ -44,6 +51,8 @@ class ArrayForm:
 
     def along(self, numbers: Sequence[float], row: int) -> NDArray[np.float64]:
         """One number for each column or channel, float64, such that it fits to rows of so many dimensions."""
+        if self.parts:
+            return spread(numbers, [(shape, form.channel_axis) for form, shape in self.parts])
         shape = [1] * row
         shape[self.channel_axis] = len(numbers)
         return np.array(numbers, dtype=np.float64).reshape(shape)
@@ -77,4 +86,5 @@ FORMS = {
 
 def form_of(encoder: ArrayEncoder) -> ArrayForm:
     """The form of the rows that an encoder reads."""
-    return replace(FORMS[encoder.inputs], categories=encoder.categories)
+    parts = tuple((form_of(part), part.row_shape) for part in encoder.part_encoders.values())
+    return replace(FORMS[encoder.inputs], categories=encoder.categories, parts=parts)

@@ -16,9 +16,9 @@ from client.data.columns import ColumnNames, read_text, require_labels
 from client.data.example import Example
 from client.data.examples import TaskData
 from client.data.forms import FORMS
-from client.data.parts import joined
+from client.data.parts import HAS, joined
 from client.data.request import DataRequest
-from client.data.tables import column_table, read_columns
+from client.data.tables import column_table, columns_of, read_columns, some_cell
 from client.data.texts import TextExamples, UnlabelledTexts
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError, foreign_errors
@@ -57,8 +57,8 @@ def read_given(request: DataRequest, site: str, values: Sequence[Any]) -> TaskDa
 
 
 def rows_in(x: Any) -> int:
-    """How many rows Python code gave: as an array or list, or by column."""
-    return len(next(iter(x.values()), ())) if isinstance(x, Mapping) else len(x)
+    """How many rows Python code gave: as an array or list, by column, or by part."""
+    return rows_in(next(iter(x.values()), ())) if isinstance(x, Mapping) else len(x)
 
 
 def _header(x: Any, encoder: ArrayEncoder) -> Header:
@@ -160,5 +160,13 @@ def _parts_given(x: Any, task: TaskDefinition, encoder: ArrayEncoder, where: str
     if not isinstance(x, Mapping):
         parts = ", ".join(encoder.part_encoders)
         raise DataError(f"{where}, task {task.name}: rows are of type {type(x).__name__}; give a mapping of {parts}")
-    arrays = {name: np.asarray(array) for name, array in x.items()}
-    return joined(f"{where}, task {task.name}", arrays, task, encoder)
+    place, arrays = f"{where}, task {task.name}", {}
+    for name, rows in x.items():
+        part = encoder.part_encoders.get(name)
+        if part is None or not columns_of(part) or not hasattr(rows, "keys"):
+            arrays[name] = np.asarray(rows)
+            continue
+        table = column_table(f"{place}, part {name}", rows)
+        arrays[name] = np.asarray(read_columns(table, task, part, None, labelled=False).features)
+        arrays[HAS + name] = some_cell(table, columns_of(part))
+    return joined(place, arrays, task, encoder)

@@ -1,8 +1,9 @@
-"""Rows of several parts, of which some may be missing: one array per part, with the parts' names."""
+"""Rows of several parts, of which some may be missing: an array or column per part, with the parts' names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.arrays import ARRAYS, ReadArrays, arrays_in, groups_in, label_array, values_of
-from client.data.columns import ColumnNames
+from client.data.cells import stacked_with_gaps
+from client.data.columns import ColumnNames, Table, label_column, require_columns
+from client.data.files import read_all
+from client.data.tables import columns_of, read_columns, some_cell
 from common.encoders.row import ArrayEncoder
 from common.errors import DataError
 from common.inputs.kind import BRIGHTEST
@@ -21,17 +25,28 @@ HAS = "has_"
 
 
 def read_parts(
-    paths: Sequence[Path], task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames | None
+    paths: Sequence[Path],
+    task: TaskDefinition,
+    encoder: ArrayEncoder,
+    names: ColumnNames | None,
+    *,
+    labelled: bool = True,
 ) -> ReadArrays:
-    """Rows with their labels from an array file that has an array for each part, as far as there is one.
+    """Rows, and their labels unless they are to be answered, from one array file or from a table.
+
+    Who has no rows of a part leaves its array or column out.
 
     Raises:
         DataError: what is wrong with the file.
     """
     path = paths[0]
+    if not path.name.endswith((ARRAYS, ARRAYS + ".gz")):
+        return parts_in_table(read_all(paths), task, encoder, names or ColumnNames(), labelled=labelled)
     if len(paths) > 1 or not path.name.endswith(ARRAYS):
-        raise DataError(f"{path}: rows of several parts are read from one {ARRAYS} file; write an array for each part")
+        raise DataError(f"{path}: arrays of several parts are read from one {ARRAYS} file; put them together in one")
     arrays = arrays_in(path)
+    if not labelled:
+        return ReadArrays(str(path), joined(str(path), arrays, task, encoder), [], ColumnNames())
     own = {*encoder.part_encoders, *(HAS + name for name in encoder.part_encoders)}
     others = {name: array for name, array in arrays.items() if name not in own}
     label = label_array(path, others, task, names.label if names is not None else None)
@@ -42,6 +57,40 @@ def read_parts(
         raise DataError(f"{path}: {len(found)} rows, but '{label}' has {len(arrays[label])}; give one for each")
     groups = groups_in(path, arrays, names.group if names is not None else None, len(found))
     return ReadArrays(str(path), found, arrays[label], ColumnNames(label=label), groups=groups)
+
+
+def parts_in_table(
+    table: Table, task: TaskDefinition, encoder: ArrayEncoder, names: ColumnNames, *, labelled: bool = True
+) -> ReadArrays:
+    """The rows of a table: of each part a column of whole rows, called as the part is, or the columns of its own table.
+
+    A row lacks a part whose cell is missing, or all of whose cells are.
+
+    Raises:
+        DataError: what is wrong with the table.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    taken, notes = [name for name in [names.group] if name], list(table.notes)
+    for name, part in encoder.part_encoders.items():
+        if name in table.columns:
+            arrays[name], arrays[HAS + name] = stacked_with_gaps(table, name, part)
+            taken.append(name)
+        elif own := [column for column in columns_of(part) if column in table.columns]:
+            require_columns(table, columns_of(part), f"model.{encoder.name}.parts.{name}.{part.name}.columns")
+            read = read_columns(replace(table, notes=()), task, part, None, labelled=False)
+            notes += read.table.notes if read.table is not None else ()
+            arrays[name], arrays[HAS + name] = np.asarray(read.features), some_cell(table, own)
+            taken += own
+    if not arrays:
+        wanted, present = ", ".join(encoder.part_encoders), ", ".join(table.columns) or "none"
+        raise DataError(f"{table.origin}: no column is called {wanted}; present are {present}")
+    found = joined(table.origin, arrays, task, encoder)
+    told = replace(table, notes=tuple(notes))
+    if not labelled:
+        return ReadArrays(table.origin, found, [], ColumnNames(), told)
+    label = label_column(table, task, names.label, taken)
+    chosen = replace(names, label=label, features=())
+    return ReadArrays(table.origin, found, table.columns[label], chosen, told, table.groups(names.group))
 
 
 def joined(

@@ -53,6 +53,17 @@ def read_columns(
     return ReadArrays(table.origin, rows, labels, replace(names, label=label, features=wanted), told, groups)
 
 
+def columns_of(encoder: ArrayEncoder) -> tuple[str, ...]:
+    """The columns of tables that an encoder names; none where it names none."""
+    return tuple(column.name for column in encoder.layout) if isinstance(encoder, TabularEncoder) else ()
+
+
+def some_cell(table: Table, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows have a value in any of these columns, (rows,)."""
+    known = [[not _is_missing(cell) for cell in table.columns[name]] for name in names]
+    return np.array([any(cells) for cells in zip(*known, strict=True)], dtype=np.bool_)
+
+
 def column_table(origin: str, columns: Mapping[str, Sequence[object]]) -> Table:
     """A table from what Python code has: a DataFrame, or a mapping from names to lists."""
     return Table(origin, {str(name): list(columns[name]) for name in columns})

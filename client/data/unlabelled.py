@@ -13,6 +13,7 @@ from client.data.examples import RawExamples
 from client.data.files import read_all
 from client.data.formats import SUFFIXES
 from client.data.forms import FORMS
+from client.data.parts import read_parts
 from client.data.tables import read_columns
 from client.data.texts import UnlabelledTexts
 from common.encoders.row import ArrayEncoder
@@ -67,6 +68,10 @@ def _arrays(
     wanted = names.features if names is not None else ()
     if not wanted and trained is not None and len(trained.names) == trained.count:
         wanted = trained.names
+    if encoder.part_encoders:
+        read = read_parts([path], task, encoder, names, labelled=False)
+        table = None if read.table is None else read.table.without(encoder.part_encoders)
+        return Unlabelled(without_labels(read, task, encoder), header_of(encoder), table)
     table, by_column = None, FORMS[encoder.inputs].by_column
     if by_column:
         table = read_all([path])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import nan, prod
+from math import nan
 from typing import TYPE_CHECKING, ClassVar
 
 from common.encoders.given import GivenEncoder
@@ -14,8 +14,9 @@ from common.encoders.tabular import NAMED, TabularEncoder
 from common.errors import ModelError
 from common.inputs.header import Header
 from common.inputs.kind import Batch, Checks, Encoder, InputKind, TensorInput, moved
+from common.inputs.row_scale import RowScale, spread
 from common.models.encoder import EncoderSource, Weights
-from common.standardising import MOST_COLUMNS
+from common.standardising import MOST_COLUMNS, InputScale
 from common.tasks import KNOWN_TASKS
 
 if TYPE_CHECKING:  # see `common.inputs.kind`
@@ -170,6 +171,15 @@ class Arrays(InputKind):
         encoder = config.model.array_encoder
         return 0 if encoder is None else encoder.row_shape[self.channel_axis]
 
+    def categories(self, config: Config) -> tuple[int, ...]:
+        """Those of the encoder."""
+        encoder = config.model.array_encoder
+        return () if encoder is None else encoder.categories
+
+    def row_scale(self, encoder_config: str, scale: InputScale) -> RowScale:
+        """By column or channel."""
+        return RowScale.along(scale, self.channel_axis, len(encoder_described(encoder_config).row_shape))
+
     def find_encoder(self, section: ModelSection, weights: Weights | None = None) -> EncoderSource:
         """An encoder of ours, described by its parameters."""
         encoder = section.array_encoder
@@ -285,10 +295,24 @@ class Sequences(Arrays):
     channel_axis = 1
 
 
-def _not_standardised(config: Config) -> list[str]:
-    if config.data.statistics == "none":
+_OF_ONE_PART = {kind.name: kind for kind in (Numbers, Tables, Images, Sequences)}
+
+
+def parts_of(encoder: ArrayEncoder) -> list[tuple[tuple[int, ...], int]]:
+    """The shape of each part of a row, and the axis of its columns or channels."""
+    return [(part.row_shape, _OF_ONE_PART[part.inputs].channel_axis) for part in encoder.part_encoders.values()]
+
+
+def _scaled_twice(config: Config) -> list[str]:
+    encoder = config.model.array_encoder
+    if config.data.statistics == "none" or encoder is None:
         return []
-    return ["data.statistics: rows of several parts are read as they are; remove it, and scale numbers in the files"]
+    return [
+        f"data.statistics: part '{name}' brings its numbers to a scale of its own; remove it, or write "
+        f"mean: [0], std: [1] in model.{encoder.name}.parts.{name}.{part.name}"
+        for name, part in encoder.part_encoders.items()
+        if part.normalises
+    ]
 
 
 class Parts(Arrays):
@@ -296,16 +320,42 @@ class Parts(Arrays):
 
     name = "parts"
     encoder_types = _types("parts")
-    checks = (*Arrays.checks, (("model", "data"), _not_standardised))
+    checks = (*Arrays.checks, (("model", "data"), _scaled_twice))
     joins_with = ("names and sizes of the parts of a row, and which of them it has no rows of",)
     stays = "all parts of rows"
     reads = "all parts one after the other, flattened, pixels from 0 to 1; nan in place of a part that a row lacks"
 
+    def scaled(self, config: Config) -> int:
+        """The columns or channels of all parts."""
+        encoder = config.model.array_encoder
+        return 0 if encoder is None else sum(shape[axis] for shape, axis in parts_of(encoder))
+
+    def categories(self, config: Config) -> tuple[int, ...]:
+        """Those of parts that are tables, counted over all parts."""
+        encoder, start, found = config.model.array_encoder, 0, []
+        if encoder is None:
+            return ()
+        for part, (shape, axis) in zip(encoder.part_encoders.values(), parts_of(encoder), strict=True):
+            found += [start + place for place in part.categories]
+            start += shape[axis]
+        return tuple(found)
+
+    def row_scale(self, encoder_config: str, scale: InputScale) -> RowScale:
+        """By column or channel of each part."""
+        parts = parts_of(encoder_described(encoder_config))
+        return RowScale.by(spread(scale.means, parts)[None], spread(scale.scales, parts)[None])
+
     def drawn_tensors(
         self, encoder_config: str, form: str, rows: int, length: int, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Normal numbers; the first row lacks the first part."""
-        (values,) = super().drawn_tensors(encoder_config, form, rows, length, generator)
-        first = next(iter(encoder_described(encoder_config).part_encoders.values()))
-        values[0, : prod(first.row_shape)] = nan
-        return (values,)
+        """Those of each part; the first row lacks the first part."""
+        import torch
+
+        parts = encoder_described(encoder_config).part_encoders.values()
+        found = []
+        for part in parts:
+            kind = _OF_ONE_PART[part.inputs]()
+            (values,) = kind.drawn_tensors(part.describe(), form, rows, length, generator)
+            found.append(values.reshape(rows, -1))
+        found[0][0] = nan
+        return (torch.cat(found, dim=1),)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from common.config.model_section import ModelSection
     from common.config.schema import Config
+    from common.inputs.row_scale import RowScale
+    from common.standardising import InputScale
 
 Checks: TypeAlias = "tuple[tuple[tuple[str, ...], Callable[[Config], list[str]]], ...]"
 """Checks of a configuration, each with the sections that it reads; they give `path: problem; remedy` lines."""
@@ -122,6 +124,14 @@ class InputKind(ABC):
     def scaled(self, config: Config) -> int:
         """How many columns or channels of a row have a mean and a deviation; 0 where rows are no numbers."""
         return 0
+
+    def categories(self, config: Config) -> tuple[int, ...]:
+        """Which of these columns are places in a list, which have neither mean nor deviation."""
+        return ()
+
+    def row_scale(self, encoder_config: str, scale: InputScale) -> RowScale:
+        """The scale of the federation as it fits to batches of rows that the described encoder reads."""
+        raise NotImplementedError(f"{self.name} have no scale")
 
     def notes(self, config: Config) -> list[str]:
         """Advice on settings that are valid but may not be meant."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from common.standardising import InputScale
@@ -42,3 +44,21 @@ class RowScale:
         import numpy as np
 
         return ((rows - self.mean) * self.factor).astype(np.float32)
+
+
+def spread(numbers: Sequence[float], parts: Sequence[tuple[tuple[int, ...], int]]) -> NDArray[np.float64]:
+    """A number for each column or channel of several parts, as one for each number of the flattened parts.
+
+    Args:
+        numbers: those of the first part, then those of the next, and so on.
+        parts: the shape of each and the axis of its columns or channels.
+    """
+    import numpy as np
+
+    counts = [shape[axis] for shape, axis in parts]
+    found = []
+    for (shape, axis), count, end in zip(parts, counts, accumulate(counts), strict=True):
+        fitting = [count if place == axis else 1 for place in range(len(shape))]
+        mine = np.reshape(np.array(numbers[end - count : end], dtype=np.float64), fitting)
+        found.append(np.broadcast_to(mine, shape).ravel())
+    return np.concatenate(found)

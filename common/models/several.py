@@ -73,7 +73,7 @@ def _filled(part: nn.Module, rows: Tensor, missing: Tensor) -> Tensor:
     """What a part makes of the rows that have it, and `missing` for the others."""
     has = ~rows.isnan().all(dim=1)
     if torch.compiler.is_compiling():  # an exported program has no branches: it reads zeros where there is nothing
-        return torch.where(has[:, None], part(rows.nan_to_num()), missing)
+        return torch.where(has[:, None], part(torch.where(has[:, None], rows, 0.0)), missing)
     places = has.nonzero()[:, 0]
     if len(places) == len(rows):
         found: Tensor = part(rows)

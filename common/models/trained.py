@@ -39,5 +39,4 @@ class TrainedTask:
         """What rows are scaled by before the model reads them."""
         if self.common_scale is None:
             return self.scale
-        dimensions = max(len(self.header.shape), 1) if self.header is not None else 1
-        return RowScale.along(self.common_scale, self.model.inputs.channel_axis, dimensions)
+        return self.model.inputs.row_scale(self.model.architecture.encoder_config, self.common_scale)

@@ -71,7 +71,7 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         guard=Guard(config.guard.margin, config.guard.rounds) if config.guard.enabled else None,
         headers=config.headers(),
         scaled=config.model.inputs.scaled(config) if config.data.statistics == "federation" else 0,
-        categories=config.model.array_encoder.categories if config.model.array_encoder else (),
+        categories=config.model.inputs.categories(config),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
         patience=config.training.patience or None,
