@@ -103,7 +103,10 @@ def test_every_format_is_offered() -> None:
     assert tuple(FORMATS) == OFFERED
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name",  # the next test exports several parts
+    [pytest.param(name, marks=pytest.mark.slow) if name == "several" else name for name in ENCODERS],
+)
 def test_a_program_computes_what_was_trained_for_any_number_of_rows(tmp_path: Path, name: str) -> None:
     task = over_rows(tmp_path, name, scaled=name in ("mlp", "module"))
     assert export_task(task, tmp_path / "out") == ["README.md", "model.pt2"]

@@ -47,9 +47,8 @@ def test_it_is_transformers_own_model_with_the_mean_over_patches(encoder: PatchT
     assert expected.shape == (3, made.config.hidden_size) == (3, 16)
 
 
-@pytest.mark.parametrize(
-    "plan", ["private_heads", *(pytest.param(p, marks=pytest.mark.slow) for p in ("hard", "adaptive"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["private_heads", "hard", "adaptive"])
 def test_one_model_over_every_transport_and_in_a_simulation(tmp_path: Path, plan: str) -> None:
     config = config_of(SMALL, MIN, f"sharing.plan={plan}")
     found = {how: asyncio.run(federate(config, tmp_path / how, CLIENTS, how)) for how in ("direct", "grpc")}

@@ -129,6 +129,7 @@ def test_large_updates_are_lent_and_give_the_same(tmp_path):
     assert digest_of(virtual) == digest_of(asyncio.run(over_grpc(config, tmp_path / "real", MIXED)))
 
 
+@pytest.mark.usefixtures("one_tokenizer")
 def test_a_simulation_of_texts_has_the_digest_of_real_clients(tmp_path):
     config = small_config(tmp_path, "federation.min_clients=1")
     clients = named(MIXED, a0="sst2", b1="qqp")
