@@ -242,6 +242,21 @@ def test_a_client_that_lost_its_dual_variables_is_told_so(tmp_path: Path) -> Non
         asyncio.run(crash_and_recover(longer, run, tmp_path / "other", Cast(longer, CLIENTS), None, False))
 
 
+def test_a_client_that_comes_back_without_a_task_stays_in_its_problem(tmp_path: Path) -> None:
+    config, longer = config_of(), config_of("passes: 2, strength: 0.1", "training.num_rounds=8")
+    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
+    asyncio.run(crash_and_recover(config, template, tmp_path / "one", cast, None, False))
+    for name in "abcd":
+        shutil.copytree(tmp_path / "one" / name, tmp_path / "other" / name)
+    fewer = tuple((name, ("a0",) if name == "b" else tasks, part) for name, tasks, part in CLIENTS)
+    run = tmp_path / "one" / "run"
+    asyncio.run(crash_and_recover(longer, run, tmp_path / "other", Cast(longer, fewer), None, False))
+    journal = Journal.read(tmp_path / "other" / "run" / "journal.sqlite")
+    certificates = journal.certificates()
+    require_valid(certificates)
+    assert [found.silent for found in certificates[4:]] == [0, 1, 1, 1, 1]
+
+
 def test_a_run_goes_on_with_the_problem_that_it_has(tmp_path: Path) -> None:
     before, now = config_of("strength: 0.1"), config_of("strength: 0.2")
     with pytest.raises(RunFolderError, match=r"training.procedure.strength: 0.2 differs from the run's 0.1"):

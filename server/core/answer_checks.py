@@ -36,7 +36,7 @@ def check_solution(run: RunSettings, state: FederationState, order: OpenOrder, a
         Refused: as `check_update`, or it does not say what a certificate is made of.
     """
     check_update(run, state, order, answer)
-    _check_sums(run, order, answer)
+    _check_sums(state.clients[order.client_id], order, answer)
 
 
 def check_scores(run: RunSettings, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
@@ -48,11 +48,14 @@ def check_scores(run: RunSettings, state: FederationState, order: OpenOrder, ans
     answer_as(Reply, order, answer)
     check_results(run, state, order, answer)
     if run.dual is not None:
-        _check_sums(run, order, answer)
+        _check_sums(state.clients[order.client_id], order, answer)
 
 
-def _check_sums(run: RunSettings, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
+def _check_sums(client: ClientRecord, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
+    """Check that what certificates are made of is there for each task that the client has rows to train on."""
     for result in answer.results:
+        if not client.examples.get(result.task, 0):
+            continue
         found = result.dual
         numbers = () if found is None else (found.loss, found.value, found.lengths, found.squares)
         if not numbers or not all(abs(number) <= LARGEST for number in numbers):

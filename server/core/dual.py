@@ -23,9 +23,17 @@ from server.core.effects import Notice, Record
 from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, RunSettings
 
 
-def heads_of(run: RunSettings, clients: Mapping[str, ClientRecord]) -> dict[str, dict[str, int]]:
-    """Head scope -> client -> training rows, of all clients that ever joined and have some."""
+def heads_of(
+    run: RunSettings, clients: Mapping[str, ClientRecord], dual: Dual | None = None
+) -> dict[str, dict[str, int]]:
+    """Head scope -> client -> training rows, of all clients that ever joined and have some.
+
+    A client that came back without a task stays in its problem, since its dual variables are in the sum.
+    """
     found: dict[str, dict[str, int]] = {}
+    for scope, blocks in (dual.blocks if dual is not None else {}).items():
+        if held := {name: block.rows for name, block in blocks.items() if block.solved}:
+            found[scope] = held
     for name, client in sorted(clients.items()):
         for scope in run.scopes_of(client, client.tasks):
             if rows := client.examples.get(Scope.parse(scope).task, 0):
@@ -63,7 +71,7 @@ def begun(run: RunSettings, state: FederationState) -> tuple[FederationState, li
 
 def asked_for(run: RunSettings, state: FederationState) -> dict[str, HeadRows]:
     """The heads that the open round makes anew when it closes: all of them, since they depend on each other."""
-    return counted(heads_of(run, state.clients)) if run.dual is not None else {}
+    return counted(heads_of(run, state.clients, state.dual)) if run.dual is not None else {}
 
 
 def closed(
@@ -156,7 +164,7 @@ def solved(
     """
     blocks = {
         scope: {name: dual.blocks.get(scope, {}).get(name, Block(rows)) for name, rows in found.items()}
-        for scope, found in heads_of(run, clients).items()
+        for scope, found in heads_of(run, clients, dual).items()
         if scope in relationship.heads
     }
     for scope, client, sums in _answers(blocks, round_):
