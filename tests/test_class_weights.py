@@ -233,6 +233,7 @@ def mean_recall(coordinator: Any) -> float:
 TWO = (("x", ("cough",), "1/2"), ("y", ("cough",), "2/2"))
 
 
+@pytest.mark.slow
 def test_balanced_classes_find_what_is_rare_with_the_same_bits_by_every_transport(tmp_path: Path) -> None:
     data, made = rare_rows(tmp_path / "data", 2000, 0.7), {}
     for weights, how in (("none", "direct"), ("balanced", "direct"), ("balanced", "codec"), ("balanced", "grpc")):

@@ -53,6 +53,7 @@ def written(config: Config, folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_sigterm_drains_the_server_and_resume_finishes(config: Config, tmp_path: Path) -> None:
     path, number = written(config, tmp_path), free_port()
     asyncio.run(asyncio.wait_for(_drain_and_resume(path, number, Cast(config), tmp_path), 100))

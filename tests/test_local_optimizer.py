@@ -134,6 +134,7 @@ def test_the_compact_vocabulary_is_exact_for_sgd(momentum: float) -> None:
     assert 100 < int(still.sum()) < len(still)
 
 
+@pytest.mark.slow
 def test_sgd_gives_one_model_over_every_transport(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, "training.optimizer=sgd", "training.optimizer.momentum=0.9", "training.learning_rate=0.1"

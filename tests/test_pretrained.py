@@ -208,6 +208,7 @@ def test_an_unreachable_hub_ends_quickly_and_quietly(tmp_path: Path) -> None:
     assert seconds < 15
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_given_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -63,6 +63,7 @@ def test_the_order_carries_the_rate_of_its_round() -> None:
 FALLING = ("training.num_rounds=3", "training.schedule={name: cosine, final_share: 0.05}")
 
 
+@pytest.mark.slow
 def test_a_schedule_gives_one_model_over_every_transport_and_another_than_none(tmp_path: Path) -> None:
     config = small_config(tmp_path, *FALLING)
     digests = {
