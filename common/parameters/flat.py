@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from common.errors import ModelError
 from common.parameters.plan import NORM_STATISTICS
 from common.parameters.schema import ElementType, ParameterSchema
 
@@ -21,9 +22,17 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def types_of(model: nn.Module) -> dict[str, ElementType]:
-    """Name and element type of everything that scopes hold."""
+    """Name and element type of everything that scopes hold.
+
+    Raises:
+        ModelError: a parameter has a type that no scope has.
+    """
     by_torch = {there: here for here, there in TORCH_TYPES.items()}
-    return {name: by_torch[tensor.dtype] for name, tensor in tensors_of(model).items()}
+    found = tensors_of(model)
+    for name, tensor in found.items():
+        if tensor.dtype not in by_torch:
+            raise ModelError(f"parameter '{name}' is {str(tensor.dtype).removeprefix('torch.')}; make it float32")
+    return {name: by_torch[tensor.dtype] for name, tensor in found.items()}
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
