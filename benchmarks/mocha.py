@@ -104,12 +104,12 @@ class Problem:
 
 PROBLEMS = (
     Problem("landmine", "auc", "hinge", 0.2, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
-    Problem("school", "rmse", "squared", 0.0, (1e-4, 3e-4, 1e-3, 0.003, 0.01, 0.03)),
+    Problem("school", "rmse", "squared", 0.0, (0.001, 0.003, 0.01, 0.03, 0.1)),
 )
 METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
     "local": (None,),
     "pooled": (None,),
-    "mean": tuple({"name": "mean", "strength": strength} for strength in (1.0, 3.0, 10.0, 30.0)),
+    "mean": tuple({"name": "mean", "strength": strength} for strength in (3.0, 10.0, 30.0, 100.0)),
     "mocha": tuple({"name": "mocha", "floor": floor} for floor in (0.001, 0.01, 0.1)),
 }
 """The relations that cross-validation chooses from."""
