@@ -24,7 +24,7 @@ from client.training.work import ClientState, Procedure, Work, frozen
 from common.bodies import Body, Evaluate, Solve, Train, TrainingSettings
 from common.capabilities import Capacity
 from common.errors import Reason, Refused, WireError
-from common.orders import Answer, Order, Reply, TaskResult, Update, UpdateHeader
+from common.orders import Answer, Order, Reply, ScopePayload, TaskResult, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
 from common.parameters.encodings import ENCODINGS
 from common.parameters.plan import block_of
@@ -127,9 +127,8 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         for item in examples.whole
         for n in [item.task.name]
     )
-    digest = xxhash.xxh3_128_hexdigest(payload)
-    header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
-    return _finished(Update(header, payload), results, state, {**trained.state, **replica.private_values()})
+    update = _update(order, body.codec, scopes, payload, results, started)
+    return _finished(update, results, state, {**trained.state, **replica.private_values()})
 
 
 def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
@@ -149,10 +148,9 @@ def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: Clien
     handed_in = [wanted for wanted in order.scopes if is_sum(wanted.scope)]
     scopes, payload = pack(replica, handed_in, body.codec, {found.support: found.change for found in solved.values()})
     results = tuple(_solved_result(item, scores.get(item.task.name), solved) for item in job.examples.whole)
-    digest = xxhash.xxh3_128_hexdigest(payload)
-    header = UpdateHeader(order.order_id, body.codec, scopes, digest, results, time.monotonic() - started)
+    update = _update(order, body.codec, scopes, payload, results, started)
     fresh = {name: value for found in solved.values() for name, value in found.state.items()}
-    return _finished(Update(header, payload), results, state, {**fresh, **replica.private_values()})
+    return _finished(update, results, state, {**fresh, **replica.private_values()})
 
 
 def _solved_result(item: TaskSet, scores: TaskStatistics | None, solved: Mapping[str, SolvedHead]) -> TaskResult:
@@ -161,6 +159,19 @@ def _solved_result(item: TaskSet, scores: TaskStatistics | None, solved: Mapping
     if found is None:
         return TaskResult(item.task.name, 0, None, scores)
     return TaskResult(item.task.name, rows, found.sums.loss / rows, scores, dual=found.sums)
+
+
+def _update(
+    order: Order,
+    codec: str,
+    scopes: tuple[ScopePayload, ...],
+    payload: memoryview,
+    results: tuple[TaskResult, ...],
+    started: float,
+) -> Update:
+    """The answer to an order, with the digest of its payload."""
+    digest = xxhash.xxh3_128_hexdigest(payload)
+    return Update(UpdateHeader(order.order_id, codec, scopes, digest, results, time.monotonic() - started), payload)
 
 
 def _evaluate(
