@@ -53,7 +53,8 @@ def _logistic_step(
     """Of the logistic loss: l*(-a) = u log u + (1 - u) log(1 - u) for u = y a in [0, 1].
 
     Solves t + y score + b (sigmoid(t) - u) = 0 for t, the logit of the new u, with b = curvature weight. The left side
-    has a slope of at least 1; Newton's steps are kept between a lower and an upper bound of the root.
+    has a slope of at least 1. A step of Newton's that leaves the bounds of the root, or is longer than half of the step
+    before, gives way to bisection: without the second rule Newton's steps may go back and forth forever.
     """
     if weight == 0.0:
         return 0.0
@@ -65,7 +66,8 @@ def _logistic_step(
     if 0.0 < share < 1.0:
         logit = math.log(share) - math.log(1.0 - share)
     logit = min(max(logit, low), high)
-    for _ in range(100):
+    change = 2.0 * (high - low)
+    for _ in range(200):
         new = 1.0 / (1.0 + math.exp(-logit))
         value = logit + target * score + bend * (new - share)
         if value > 0.0:
@@ -73,7 +75,7 @@ def _logistic_step(
         else:
             low = logit
         moved = logit - value / (1.0 + bend * new * (1.0 - new))
-        if not low <= moved <= high:
+        if not low <= moved <= high or 2.0 * abs(moved - logit) > change:
             moved = 0.5 * (low + high)
         change = abs(moved - logit)
         logit = moved
