@@ -23,6 +23,7 @@ ELSEWHERE = {
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
     "relation": {"bipartition", "mocha"},
+    "blend.mix": {"weights"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 
