@@ -41,6 +41,10 @@ class Members:
     entry of the schema, is first divided by its root mean squared length over members, so that none decides alone."""
     lengths: Float64 = field(default_factory=lambda: np.empty(0))
     """(K,) Euclidean lengths of the moves as they are."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over, this one included."""
+    height: float = 0.0
+    """Where in the model the template lies: 0 is the lowest block that members have copies of, 1 the top."""
 
     @property
     def count(self) -> int:

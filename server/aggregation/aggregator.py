@@ -11,6 +11,7 @@ import numpy as np
 from common.methods.conflict import cosines
 from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
+from common.parameters.plan import heights_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, is_sum, moment_name
 from common.parameters.vector import Float64, Vector
@@ -59,6 +60,7 @@ class Aggregator:
         self.related: list[Related] = []
         self.relationship: Relationship | None = None
         self._schemas = schemas
+        self._heights = heights_of({name: schema for name, schema in schemas.items() if Scope.parse(name).is_member})
         self.moments: dict[str, Vector] = dict(moments or {})
         self._strategy = strategy
         mean = strategy.mean
@@ -151,9 +153,13 @@ class Aggregator:
         relation = self._strategy.relation
         related: dict[str, Vector] = {}
         if relation is not None:
+            passed = version / self._strategy.num_rounds
             for template in related_templates(fresh):
                 state, schema = before.get(template, ""), self._schemas.get(template)
-                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema)
+                height = self._heights.get(template, 0.0)
+                moved, record = relate(
+                    relation, template, vectors, fresh, totals, version, state, schema, passed, height
+                )
                 related |= moved
                 self.related.append(record)
         return related

@@ -48,6 +48,8 @@ class AggregationStrategy:
     task_rate: float | None = None
     relation: Couple | None = None
     """Acts on members' copies afterwards."""
+    num_rounds: int = 1
+    """Of the run, for relations that change with the rounds."""
     anchor_strength: float = 0.0
     """How strongly what everybody shares is pulled to the run's first values in training."""
 
@@ -76,6 +78,7 @@ def strategy_of(config: Config) -> AggregationStrategy:
         task_optimizer=section.task_optimizer,
         task_rate=section.task_learning_rate,
         relation=None if config.training.procedure.is_dual else config.relation,
+        num_rounds=config.training.num_rounds,
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         has_controls=config.training.procedure.has_controls,
         dual=dual_of(config),

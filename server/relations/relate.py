@@ -53,6 +53,8 @@ def relate(
     version: int,
     state: str,
     schema: ParameterSchema | None = None,
+    passed: float = 1.0,
+    height: float = 0.0,
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -65,6 +67,8 @@ def relate(
         version: of the values to be made.
         state: what the relation said to remember, JSON.
         schema: the layout of the template; None: all is one layer.
+        passed: the share of the run's rounds that are over.
+        height: of the template's block, see `Members`.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean), of anchors and duals; and the
@@ -87,7 +91,8 @@ def relate(
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    members = Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}"))
+    remembered = json.loads(state or "{}")
+    members = Members(ids, counts, products, steps, size, tuple(names), remembered, passed=passed, height=height)
     for origin in first.values():
         moves, lengths = _moves(rows.values, origin, schema)
         members = replace(members, moves=moves, lengths=lengths)
