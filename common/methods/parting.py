@@ -28,6 +28,7 @@ class PartingRelation(Relation):
     """
 
     name = "parting"
+    averages = True
     stands_losing_members = True
     together: Share = 0.5
     """share of the rounds after which all are one: 1 is federated averaging, 0 is each alone"""
