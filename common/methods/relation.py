@@ -41,6 +41,10 @@ class Members:
     entry of the schema, is first divided by its root mean squared length over members, so that none decides alone."""
     lengths: Float64 = field(default_factory=lambda: np.empty(0))
     """(K,) Euclidean lengths of the moves as they are."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over, this one included."""
+    height: float = 0.0
+    """Where in the model the template lies: 0 is the lowest block that members have copies of, 1 the top."""
 
     @property
     def count(self) -> int:
@@ -76,6 +80,8 @@ class Relation(Row):
     """Whether members are pulled to anchors, so that `training.proximal_step` is read."""
     sees_moves: ClassVar[bool] = False
     """Whether it is told how members moved from the first values, which the coordinator then keeps as a row."""
+    averages: ClassVar[bool] = False
+    """Whether members start from means of those who are one, so that `aggregation.scale` is read."""
     stands_losing_members: ClassVar[bool] = False
     """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
 

@@ -16,6 +16,7 @@ from common.methods.linear import (
     SimilarityRelation,
 )
 from common.methods.mocha import MochaRelation
+from common.methods.parting import PartingRelation
 from common.methods.relation import Relation
 
 RELATIONS: dict[str, type[Relation]] = table(
@@ -29,5 +30,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     PartialRelation,
     AgreementRelation,
     BipartitionRelation,
+    PartingRelation,
     MochaRelation,
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.methods.relation import Couple, Coupling, Float64, Members, Relation
+from common.methods.step_scale import MEAN, StepScale, lengthening
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, copies_of
 from common.parameters.vector import Vector
@@ -53,6 +54,9 @@ def relate(
     version: int,
     state: str,
     schema: ParameterSchema | None = None,
+    passed: float = 1.0,
+    height: float = 0.0,
+    scale: StepScale = MEAN,
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -65,6 +69,9 @@ def relate(
         version: of the values to be made.
         state: what the relation said to remember, JSON.
         schema: the layout of the template; None: all is one layer.
+        passed: the share of the run's rounds that are over.
+        height: of the template's block, see `Members`.
+        scale: how long the mean step is of members that the relation makes one.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean), of anchors and duals; and the
@@ -87,14 +94,25 @@ def relate(
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    members = Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}"))
+    remembered = json.loads(state or "{}")
+    members = Members(ids, counts, products, steps, size, tuple(names), remembered, passed=passed, height=height)
     for origin in first.values():
         moves, lengths = _moves(rows.values, origin, schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    return first | _combined(rows, coupling, scopes, template), record
+    longer = _lengthened(coupling, steps, scale) if scale != MEAN else None
+    return first | _combined(rows, coupling, scopes, template, longer), record
+
+
+def _lengthened(coupling: Coupling, steps: Float64, scale: StepScale) -> Float64 | None:
+    """What of the members' steps is added to where each starts, (members, members); a lone step is no mean."""
+    if coupling.start is None:
+        return None
+    shares = coupling.start[:, : len(steps)]
+    factors = [lengthening(scale, row, steps) if np.count_nonzero(row) > 1 else 1.0 for row in shares]
+    return (np.array(factors)[:, np.newaxis] - 1.0) * shares
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -129,7 +147,9 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
     return products, np.sqrt(squares)
 
 
-def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Vector]:
+def _combined(
+    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Float64 | None
+) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
@@ -143,7 +163,10 @@ def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: 
     outputs[template] = newcomer
     made = {name: np.empty_like(rows.values[0]) for name in outputs}
     coefficients = np.stack(list(outputs.values()))
-    for start, block, _ in rows.blocks():
-        for name, values in zip(made, coefficients @ block, strict=True):
+    for start, block, steps in rows.blocks():
+        combined = coefficients @ block
+        if longer is not None:  # starts come first
+            combined[:count] += longer @ steps
+        for name, values in zip(made, combined, strict=True):
             made[name][start : start + block.shape[1]] = values
     return made

@@ -110,6 +110,7 @@ METHODS: dict[str, ComparedMethod] = {
         ),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
+        ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
         ComparedMethod("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
         ComparedMethod("blend", {"blend.enabled": True}),
         ComparedMethod("adaptive_blend", {"sharing.plan": "adaptive", "blend.enabled": True}),
