@@ -226,6 +226,27 @@ def test_a_client_answers_as_it_was_scored(mixed, client, task, tmp_path, capsys
             assert scored.loss_sum == pytest.approx(-likelihood(task, shares, labels, units), rel=1e-5)
 
 
+@pytest.mark.parametrize("task", ["a", "n"])
+def test_a_client_scores_its_blend_on_rows_of_its_own(mixed, task, tmp_path, capsys):
+    """As it said itself of its validation rows; on rows that nothing was chosen on by the same model."""
+    coordinator, folder, config = mixed
+    words = ["--mode", "evaluate", "--state_dir", str(folder / "state" / "x"), "--tasks", task]
+    assert federated_main.main(words) == 0
+    origin, line = capsys.readouterr().out.splitlines()
+    scored = measured(coordinator, "x", task, "personal")
+    metric, value = next(iter(config.tasks[task].definition(task).summarise(scored).items()))
+    assert f"{task}: the personal model (the blend, {metric}: " in origin and f"{task}: {metric} {value:.4f}" in line
+    rows = load_data(config, [config.tasks[task].definition(task)])[task].train
+    (tmp_path / task).mkdir()
+    np.savez(tmp_path / task / "train.npz", x=np.asarray(rows.values), y=np.asarray(rows.labels))
+    np.savez(tmp_path / task / "test.npz", x=np.asarray(rows.values), y=np.asarray(rows.labels))
+    assert federated_main.main([*words, "--data_dir", str(tmp_path), "--split", "test"]) == 0
+    trained = load_slice(folder / "state" / "x").trained(config, task)
+    prepared = prepare(rows, trained.task, trained.model.architecture, None)
+    found = trained.task.summarise(evaluate(trained.model, trained.task, prepared, 64, trained.units))
+    assert f"{task}: {metric} {found[metric]:.4f}" in capsys.readouterr().out
+
+
 def predictions(task: str, outputs: np.ndarray) -> np.ndarray:
     return SAYS[{"a": "softmax", "n": "number", "s": "sigmoid"}[task]](outputs)
 
@@ -328,8 +349,9 @@ def test_an_order_with_an_unknown_way_is_refused():
     assert BlendedModel("both").problems() == ["mix: 'both' is not one of probabilities, weights; write one of them"]
 
 
-def test_a_comparison_scores_what_clients_answer_with(tmp_path):
-    config = vary(blending(), {"simulation.clients": 3, "run.run_dir": str(tmp_path)})
+def test_a_comparison_scores_what_clients_answer_with(tmp_path, capsys):
+    """And a simulated client does so afterwards, on its part of the rows."""
+    config = vary(blending(), {"simulation.clients": 5, "run.run_dir": str(tmp_path)})
     method = METHODS["blend"].configure(config, {})
     assert extra_epochs(method) == 6
     report = asyncio.run(simulate(method, False, None))
@@ -338,3 +360,7 @@ def test_a_comparison_scores_what_clients_answer_with(tmp_path):
     for client, tasks in report.personalisation.items():
         for task, scores in tasks.items():
             assert outcome.clients[client][task]["loss"] == scores.personal["loss"] != scores.received["loss"]
+            words = ["--mode", "evaluate", "--run_dir", str(tmp_path), "--client_id", client, "--tasks", task]
+            assert federated_main.main(words) == 0
+            metric = config.tasks[task].definition(task).metrics[0]
+            assert f"{task}: {metric} {scores.personal[metric]:.4f}" in capsys.readouterr().out
