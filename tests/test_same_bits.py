@@ -13,6 +13,7 @@ from common.config.choices import Chosen
 from common.config.values import Section
 
 ELSEWHERE = {
+    "aggregation.mean_over": {"readers"},
     "aggregation.robust": {"function"},
     "model.weights": {"auto", "pretrained"},
     "data.source": {"glue", "hub", "files", "given"},

@@ -104,6 +104,7 @@ METHODS: dict[str, ComparedMethod] = {
             ComparedMethod(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        ComparedMethod("norm", _aggregation(scale="norm", mean_over="readers")),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
         ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
