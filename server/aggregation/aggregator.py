@@ -23,6 +23,7 @@ from server.aggregation.lengths import Measured, length_of
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.dual_facts import HeadRows, Relationship
+from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.state import Related
 from server.relations.relate import relate, related_templates
 
@@ -97,11 +98,12 @@ class Aggregator:
         version: int = 0,
         before: Mapping[str, str] = MappingProxyType({}),
         heads: Mapping[str, HeadRows] = MappingProxyType({}),
+        probed: Probed = NOT_PROBED,
     ) -> dict[str, Vector]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
         `before` is what the relation said to remember of each template, for the version to be made; `heads` are made of
-        their supports. Afterwards nothing is folded any more.
+        their supports, and members may have trained from candidates. Afterwards nothing is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
@@ -112,9 +114,9 @@ class Aggregator:
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
-                fresh = self._moved(vectors, totals, by_task, trends)
+                fresh = self._moved(vectors, totals, by_task, trends, probed.starts)
                 self._require_finite(fresh)
-                related = self._relate(vectors, fresh, totals, version, before)
+                related = self._relate(vectors, fresh, totals, version, before, probed)
                 related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
                 self._require_finite(related)
                 return fresh | related
@@ -127,6 +129,7 @@ class Aggregator:
         totals: Mapping[str, int],
         by_task: ByTask,
         trends: Trends,
+        starts: Mapping[str, str],
     ) -> dict[str, Vector]:
         """The values of scopes after the round's steps."""
         fresh = {}
@@ -135,7 +138,7 @@ class Aggregator:
                 continue
             summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [Summand("", total)]
             first = is_sum(scope) and scope not in vectors
-            base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[scope]
+            base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[starts.get(scope, scope)]
             fresh[scope] = self._move(scope, base, self._updates.report(scope, summands))
         return fresh
 
@@ -146,14 +149,15 @@ class Aggregator:
         totals: Mapping[str, int],
         version: int,
         before: Mapping[str, str],
+        probed: Probed,
     ) -> dict[str, Vector]:
         """What the relation makes of members that moved."""
         relation = self._strategy.relation
         related: dict[str, Vector] = {}
         if relation is not None:
-            for template in related_templates(fresh):
+            for template in related_templates(totals):
                 state, schema = before.get(template, ""), self._schemas.get(template)
-                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema)
+                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema, probed)
                 related |= moved
                 self.related.append(record)
         return related

@@ -16,7 +16,7 @@ from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
-from server.core.phases import DUAL, PLAIN
+from server.core.phases import DUAL, PLAIN, PROBING
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
@@ -33,6 +33,7 @@ Vectors = Mapping[str, Vector]
 def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> RunSettings:
     """What the core must know of the configuration."""
     section = config.federation
+    probes = config.relation is not None and config.relation.probes is not None
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
     return RunSettings(
         run_id=run_id,
@@ -76,7 +77,8 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
         patience=config.training.patience or None,
         dual=dual_of(config),
-        protocol=DUAL if config.training.procedure.is_dual else PLAIN,
+        protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
+        probes=config.relation if probes else None,
     )
 
 
