@@ -26,6 +26,7 @@ from server.aggregation.lengths import Measured, length_of
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.dual_facts import HeadRows, Relationship
+from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
 from server.relations.relate import relate, related_templates
@@ -103,12 +104,13 @@ class Aggregator:
         before: Mapping[str, str] = MappingProxyType({}),
         heads: Mapping[str, HeadRows] = MappingProxyType({}),
         stretches: Mapping[str, Sequence[StretchTotal]] = MappingProxyType({}),
+        probed: Probed = NOT_PROBED,
     ) -> dict[str, Vector]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
         `before` is what the relation said to remember of each template, for the version to be made; `heads` are made of
-        their supports. In a scope of `stretches` the mean of each is over the updates of those who read it. Afterwards
-        nothing is folded any more.
+        their supports, and members may have trained from candidates. In a scope of `stretches` the mean of each is over
+        the updates of those who read it. Afterwards nothing is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
@@ -119,9 +121,9 @@ class Aggregator:
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
-                fresh = self._moved(vectors, totals, by_task, trends, stretches)
+                fresh = self._moved(vectors, totals, by_task, trends, stretches, probed.starts)
                 self._require_finite(fresh)
-                related = self._relate(vectors, fresh, totals, version, before)
+                related = self._relate(vectors, fresh, totals, version, before, probed)
                 related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
                 self._require_finite(related)
                 return fresh | related
@@ -135,6 +137,7 @@ class Aggregator:
         by_task: ByTask,
         trends: Trends,
         stretches: Mapping[str, Sequence[StretchTotal]],
+        starts: Mapping[str, str],
     ) -> dict[str, Vector]:
         """The values of scopes after the round's steps."""
         fresh = {}
@@ -142,7 +145,7 @@ class Aggregator:
             if not total:  # a relation alone may move it
                 continue
             first = is_sum(scope) and scope not in vectors
-            base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[scope]
+            base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[starts.get(scope, scope)]
             parts = stretches.get(scope) or [
                 StretchTotal(Stretch(0, len(base), frozenset(by_task.get(scope, ()))), total)
             ]
@@ -160,18 +163,20 @@ class Aggregator:
         totals: Mapping[str, int],
         version: int,
         before: Mapping[str, str],
+        probed: Probed,
     ) -> dict[str, Vector]:
         """What the relation makes of members that moved."""
         relation = self._strategy.relation
         related: dict[str, Vector] = {}
         if relation is not None:
             passed = version / self._strategy.num_rounds
-            for template in related_templates(fresh):
+            for template in related_templates(totals):
                 state, schema = before.get(template, ""), self._schemas.get(template)
                 height = self._heights.get(template, 0.0)
                 moved, record = relate(
                     *(relation, template, vectors, fresh, totals, version, state, schema, passed, height),
                     scale=self._strategy.scale,
+                    probed=probed,
                 )
                 related |= moved
                 self.related.append(record)

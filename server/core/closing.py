@@ -38,7 +38,7 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
 
     A scope that is not in the result keeps its values and its version. A sum over clients is in it with 1, so that it
     is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers begin
-    with: those that nobody trained are in the result with 0.
+    with: those that nobody trained are in the result with 0. Where members choose a model, all of it may change.
     """
     totals: dict[str, int] = {}
     for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):
@@ -51,10 +51,15 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
         if holders and len(accepted) >= required(run.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     if run.related:
-        moved = {scope.template for scope in map(Scope.parse, totals) if scope.is_member}
-        also = (name for name in sorted(moved.union(known)) if Scope.parse(name).template in moved)
+        held = {wanted.scope for order in round_.orders.values() for wanted in order.scopes} if _whole(run) else set()
+        moved = {scope.template for scope in map(Scope.parse, {*totals, *held}) if scope.is_member}
+        also = (name for name in sorted(moved.union(known, held)) if Scope.parse(name).template in moved)
         totals |= {name: 0 for name in also if name not in totals}
     return totals
+
+
+def _whole(run: RunSettings) -> bool:
+    return run.probes is not None and run.probes.whole_models
 
 
 def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:

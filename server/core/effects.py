@@ -12,6 +12,7 @@ from common.targets import TargetUnits
 from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
+from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.readers import StretchTotal
 from server.core.state import ClientRecord, OpenRound, Related
 
@@ -54,6 +55,8 @@ class Combine:
     """What the relation said to remember, by template: `Related.state`."""
     stretches: Mapping[str, Sequence[StretchTotal]] = field(default_factory=dict)
     """The weight sums of the stretches of a scope, where not all of it is read by the same tasks."""
+    probed: Probed = NOT_PROBED
+    """What clients said of candidates before they trained."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from common.bodies import DENSE_FLOAT32, ScopeVersion, TrainingSettings
 from common.capabilities import Capabilities
 from common.inputs.header import Header
+from common.methods.relation import Relation
 from common.orders import ReplyContent, Session, TaskResult
 from common.parameters.capacity import Blocks, absent_scopes, untrained_scopes
 from common.parameters.membership import Membership
@@ -79,6 +80,8 @@ class RunSettings:
     schedule: TrainingSchedule = NO_CHANGE
     membership: Membership = field(default_factory=Membership)
     related: bool = False
+    probes: Relation | None = None
+    """The relation whose candidates clients compare, in runs with one."""
     guard: Guard | None = None
     headers: Mapping[str, Header] = field(default_factory=dict)
     scaled: int = 0

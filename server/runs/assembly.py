@@ -17,7 +17,7 @@ from common.parameters.scope import ByTemplate, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
-from server.core.phases import DUAL, PLAIN
+from server.core.phases import DUAL, PLAIN, PROBING
 from server.core.readers import Unread, stretches_of
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
@@ -37,6 +37,7 @@ def make_settings(
 ) -> RunSettings:
     """What the core must know of the configuration, and of the parameters that tasks do not read."""
     section = config.federation
+    probes = config.relation is not None and config.relation.probes is not None
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
     return RunSettings(
         run_id=run_id,
@@ -81,7 +82,8 @@ def make_settings(
         stretches={s: stretches_of(schema, list(config.tasks), unread) for s, schema in travelling.items() if unread},
         patience=config.training.patience or None,
         dual=dual_of(config),
-        protocol=DUAL if config.training.procedure.is_dual else PLAIN,
+        protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
+        probes=config.relation if probes else None,
     )
 
 

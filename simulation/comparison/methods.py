@@ -115,6 +115,7 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod("fedamp", _related("attention")),
         ComparedMethod("mat_fl", _related("similarity")),
         ComparedMethod("mocha", _related("mocha")),
+        ComparedMethod("ifca", _related("ifca")),
         *(ComparedMethod(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
         ComparedMethod("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
         ComparedMethod("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
