@@ -248,6 +248,15 @@ def _guard(config: Config) -> list[str]:
     return found
 
 
+def _blend(config: Config) -> list[str]:
+    if not config.blend.enabled:
+        unread = "blend.mix: is not read without the blend; write blend.enabled: true, or remove it"
+        return [unread] if config.blend != type(config.blend)() else []
+    if config.sharing.plan == "local":
+        return ["blend: plan local shares nothing to blend with; choose another plan, or remove the blend"]
+    return []
+
+
 def _server_files(config: Config) -> list[str]:
     tls = config.server.tls
     found = _pair("server.tls", tls.certificate, tls.key)
@@ -285,7 +294,7 @@ _TASK_CHECKS: Checks = (
     ((), _task_definitions),
     ((), size_checks.tasks),
 )
-_DUAL_READS = ("training", "sharing", "guard", "model", "federation", "aggregation", "relation", "tasks")
+_DUAL_READS = ("training", "sharing", "guard", "blend", "model", "federation", "aggregation", "relation", "tasks")
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
@@ -309,9 +318,10 @@ _CHECKS: Checks = (
     (("aggregation", "sharing", "training"), averaging_checks.mean_over),
     (("aggregation", "sharing", "relation"), averaging_checks.step_scale),
     (("aggregation", "tasks"), averaging_checks.auxiliary_tasks),
-    (("guard", "training"), _own_models),
+    (("guard", "blend", "training"), _own_models),
     (_DUAL_READS, dual_checks.problems),
     (("guard", "sharing", "relation", "tasks"), _guard),
+    (("blend", "sharing"), _blend),
     (("server",), _server_files),
     (("client",), _client_files),
     (("client",), dual_checks.work),

@@ -146,7 +146,12 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, own_process: 
 
 def _settings(config: Config) -> RunConfiguration:
     """What the report says of the configuration; a resumed run may train in another way than before."""
-    sections = {"training": config.training, "aggregation": config.aggregation, "guard": config.guard}
+    sections = {
+        "training": config.training,
+        "aggregation": config.aggregation,
+        "guard": config.guard,
+        "blend": config.blend,
+    }
     said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
     return RunConfiguration(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
