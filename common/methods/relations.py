@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.methods.agreement import AgreementRelation
 from common.methods.bipartition import BipartitionRelation
 from common.methods.choice import table
+from common.methods.ifca import IFCARelation
 from common.methods.lasso import LassoRelation
 from common.methods.linear import (
     AttentionRelation,
@@ -31,5 +32,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     AgreementRelation,
     BipartitionRelation,
     PartingRelation,
+    IFCARelation,
     MochaRelation,
 )

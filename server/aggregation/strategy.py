@@ -60,6 +60,8 @@ class AggregationStrategy:
     """Whether clients exchange control variates."""
     dual: DualSettings | None = None
     """Heads are made of their supports."""
+    seed: int = 0
+    """Of the run; candidates that there are from the start are drawn from it."""
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope; what is no part of the model just adds its step."""
@@ -86,6 +88,7 @@ def strategy_of(config: Config) -> AggregationStrategy:
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         has_controls=config.training.procedure.has_controls,
         dual=dual_of(config),
+        seed=config.run.seed,
     )
 
 

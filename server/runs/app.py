@@ -242,7 +242,7 @@ def restore_run(
 ) -> tuple[Federation, RunSettings, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
     architecture, schemas = folder.read_description()
-    settings = make_settings(config, _began(journal).run_id, schemas)
+    settings = make_settings(config, _began(journal).run_id, schemas, folder.read_unread())
     state = journal.restore(settings.schemas, settings.round_timeout_seconds)
     state = replace(state, scored=recalled(settings, state.fallback_tasks, journal.scored_rounds()))
     tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()

@@ -102,7 +102,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         **({moments_name(version): grown.moments.whole(moments)} if moments else {}),
         version_name(version): grown.versions.whole(values),
         PRIVATE_NAME: grown.private(starts),
-        DESCRIPTION: [folder.description(architecture, new.schemas)],
+        DESCRIPTION: [folder.description(architecture, new.schemas, new.unread)],
     }
     config_text = render(before.model_copy(update={"tasks": config.tasks})).encode()
     # Until all are written, each file may be as it was or as it will be.

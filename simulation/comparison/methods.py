@@ -108,6 +108,7 @@ METHODS: dict[str, ComparedMethod] = {
             ComparedMethod(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        ComparedMethod("norm", _aggregation(scale="norm", mean_over="readers")),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
         ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
@@ -120,6 +121,7 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod("fedamp", _related("attention")),
         ComparedMethod("mat_fl", _related("similarity")),
         ComparedMethod("mocha", _related("mocha")),
+        ComparedMethod("ifca", _related("ifca")),
         *(ComparedMethod(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
         ComparedMethod("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
         ComparedMethod("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
