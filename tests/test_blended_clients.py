@@ -30,6 +30,7 @@ from common.parameters.flat import tensors_of
 from common.parameters.plan import block_of
 from common.targets import TargetUnits
 from server.engine.coordinator import Coordinator
+from server.reporting.page import page_of
 from server.reporting.report import guard_reports
 from simulation.app import simulate
 from simulation.comparison.methods import METHODS, extra_epochs
@@ -267,6 +268,10 @@ def test_a_comparison_scores_what_clients_answer_with(tmp_path, capsys):
     report = asyncio.run(simulate(method, False, None))
     outcome = outcome_of(config.definitions(), [report])
     assert outcome.personal
+    shown, newest = page_of(report, None, []), report.tasks["n"].history[-1]
+    scores = newest.scores["rmse"], newest.personal.scores["rmse"]
+    cells = "".join(f"<td>{score:.4f}</td>" for score in scores)
+    assert "Blends of both models, on validation rows</caption>" in shown and cells in shown
     for client, tasks in report.personalisation.items():
         for task, scores in tasks.items():
             assert outcome.clients[client][task]["loss"] == scores.personal["loss"] != scores.received["loss"]
