@@ -47,7 +47,9 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         *_further_sums(definitions),
-        "    the same sums of the client's own model, where training.procedure or training.finetune_epochs makes one",
+        *_compared(config),
+        "    the same sums of the client's own model, where training.procedure, training.finetune_epochs, guard or",
+        "    blend makes one (of a blend those of both models together, never its weight)",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         *(f"    {line}" for line in inputs.joins_with),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
@@ -98,6 +100,17 @@ def _further_sums(definitions: Sequence[TaskDefinition]) -> list[str]:
         named = [metric for row in task.metric_sums for metric in row.metrics if metric in task.metrics]
         lines += [f"    of {task.name}, for {', '.join(named)}: {SUMS}"] if named else []
     return lines
+
+
+def _compared(config: Config) -> list[str]:
+    """What a client says of candidates, where a relation has such."""
+    rows = config.relation.probes if config.relation is not None else None
+    if rows is None:
+        return []
+    return [
+        f"  each round with candidates to compare, per task and candidate, over the {rows} rows: their number, the sum",
+        "    of their losses, and sums of how much these are below the first candidate's and of the squares of that",
+    ]
 
 
 def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str]:

@@ -43,6 +43,14 @@ class Limits:
         """
         self._check("parameters", "the model", "parameters", count)
 
+    def check_candidates(self, count: int) -> None:
+        """Check the size of the model and of all candidates of an order, which are held together.
+
+        Raises:
+            ConfigError: it is more than this client allows.
+        """
+        self._check("parameters", "the model, with what an order asks to compare,", "parameters", count)
+
     def check_order(self, order: Order) -> None:
         """Check what an order asks for.
 

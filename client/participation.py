@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.log_fields import about
 from common.orders import Answer, Order, PollKind, PollReply, Reply, Update, UpdateState, Welcome
-from common.parameters.scope import Scope, is_private
+from common.parameters.scope import Scope, is_candidate, is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
 
 log = logging.getLogger("fedmtl.client")
@@ -198,6 +198,7 @@ class Participation:
         try:
             self._limits.check_order(order)
             self._require_held(order)
+            self._check_candidates(order)
             inline = {item.scope: item.data for item in order.inline}
             for wanted in workspace.missing(order.needed):
                 data = inline.get(wanted.scope)
@@ -233,6 +234,13 @@ class Participation:
         foreign = [wanted.scope for wanted in order.scopes if Scope.parse(wanted.scope).base not in shared]
         if foreign:
             raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
+
+    def _check_candidates(self, order: Order) -> None:
+        """Check that what an order asks to compare fits beside the model; raises `ConfigError`."""
+        schemas = self._executor.schemas
+        beside = [schemas[Scope.parse(w.scope).base].size for w in order.needed if is_candidate(w.scope)]
+        if beside:
+            self._limits.check_candidates(sum(beside) + sum(schema.size for schema in schemas.values()))
 
     async def _give_back(self, order_id: str, error: Exception) -> None:
         """Tell the coordinator that an order failed, before this client ends; no path and no defect's words leave."""

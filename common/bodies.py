@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from common.methods.balance import PlainBalance
 from common.methods.balances import LocalBalance
@@ -106,6 +106,11 @@ class Body:
         return iter(())
 
 
+def _bases(candidate: tuple[ScopeVersion, ...]) -> frozenset[str]:
+    """The scopes whose place a candidate's values take."""
+    return frozenset(Scope.parse(wanted.scope).base for wanted in candidate)
+
+
 @dataclass(frozen=True)
 class Train(Body):
     """Train the received scopes and hand in how they changed, as an `Update`."""
@@ -121,10 +126,13 @@ class Train(Body):
     """Tasks whose training stays in the client's isolated model: nothing of them enters the update."""
     controls: tuple[ControlShare, ...] = ()
     """What the sums of control variates among the order's scopes are sums of."""
+    starts: tuple[ScopeVersion, ...] = ()
+    """Candidates that take the place of the values of their scopes: the update is the change from these."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
-        """The scopes, and the anchors of proximal terms."""
-        return scopes + tuple(term.anchor for term in self.proximal_terms)
+        """The scopes, or the candidates in their place, and the anchors of proximal terms."""
+        own = (wanted for wanted in scopes if wanted.scope not in _bases(self.starts))
+        return (*own, *self.starts, *(term.anchor for term in self.proximal_terms))
 
     def limited(self) -> Iterator[tuple[str, str, float]]:
         """See `Body`."""
@@ -167,6 +175,37 @@ class Solve(Body):
     def limited(self) -> Iterator[tuple[str, str, float]]:
         """See `Body`."""
         return self.settings.limited()
+
+
+Candidate = tuple[ScopeVersion, ...]
+"""Values that some of an order's scopes might have, `candidate/<name>/<scope>` each; the others are as published."""
+
+ProbedRows = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Probe(Body):
+    """Compare candidates by their losses on the client's own rows; nothing is trained. The answer is a `Reply`."""
+
+    activity = "comparing"
+    candidates: tuple[Candidate, ...]
+    """Gains are those over the first. One without scopes is the published model. None: there is nothing to compare."""
+    rows: ProbedRows
+    batch_size: int
+    seed: int
+    """Derived as in `Train`; decides what is drawn of rows that are drawn anew, such as hidden words."""
+
+    def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
+        """All candidates, and those of the scopes that one of them leaves as published."""
+        if not self.candidates:
+            return ()
+        always = frozenset.intersection(*map(_bases, self.candidates))
+        left = tuple(wanted for wanted in scopes if wanted.scope not in always)
+        return left + tuple(dict.fromkeys(found for candidate in self.candidates for found in candidate))
+
+    def limited(self) -> Iterator[tuple[str, str, float]]:
+        """See `Body`."""
+        yield "batch_size", "batch_size", self.batch_size
 
 
 @dataclass(frozen=True)

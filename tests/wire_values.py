@@ -8,14 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.bodies import DualProblem, Evaluate, ProximalTerm, ScopeVersion, Solve, Train, TrainingSettings
+from common.bodies import DualProblem, Evaluate, Probe, ProximalTerm, ScopeVersion, Solve, Train, TrainingSettings
 from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
 from common.methods.dual_losses import DUAL_LOSSES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
-from common.methods.own_models import OWN_MODELS
+from common.methods.own_models import MIXES, OWN_MODELS
 from common.methods.procedures import PROCEDURES, SDCA, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
@@ -44,6 +44,7 @@ from common.orders import (
 )
 from common.parameters.scope import Scope
 from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
+from common.probing import ProbeLosses, TaskLosses
 from common.standardising import InputScale, InputSums
 from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
@@ -140,14 +141,17 @@ scope_versions = st.builds(ScopeVersion, scopes, counts)
 def rows_of(rows: Table[Any]) -> st.SearchStrategy[Row]:
     """Any row of a table, with any parameters that their bounds allow."""
     return st.one_of(
-        st.builds(row, **{key: _within(p.kind, p.bounds) for key, p in parameters_of(row).items()})
+        st.builds(row, **{key: _within(key, p.kind, p.bounds) for key, p in parameters_of(row).items()})
         for row in rows.values()
     )
 
 
-def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
+WORDS = {"loss": sorted(DUAL_LOSSES), "mix": MIXES}
+
+
+def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
     if kind is str:
-        return st.sampled_from(sorted(DUAL_LOSSES))
+        return st.sampled_from(WORDS[key])
     if kind is bool or bounds is None:
         return st.booleans()
     low = bounds.least if bounds.above is None else bounds.above
@@ -207,7 +211,19 @@ def solve_orders(draw: st.DrawFn) -> Order:
     return draw(st.builds(Order, ids, counts, counts, st.just(versions), seconds, st.just(body), tasks))
 
 
-orders = order_values() | solve_orders()
+@st.composite
+def probe_orders(draw: st.DrawFn) -> Order:
+    """Orders to compare, and to train from what was compared."""
+    blocks = st.builds(ScopeVersion, st.integers(1, 9).map("member/m/layer_{}".format), counts)
+    versions = draw(few(blocks, lambda block: block.scope, 1))
+    offered = [ScopeVersion(Scope.parse(v.scope).candidate(name), 3) for v in versions for name in ("0", "a+b")]
+    one = few(st.sampled_from(offered), lambda found: Scope.parse(found.scope).base)
+    probe = st.builds(Probe, few(one), st.sampled_from(("train", "validation")), positive, seeds)
+    body = draw(probe | st.builds(Train, settings, seeds, ids, starts=one))
+    return draw(st.builds(Order, ids, counts, counts, st.just(versions), seconds, st.just(body)))
+
+
+orders = order_values() | solve_orders() | probe_orders()
 poll_replies = st.one_of(
     st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(UpdateState), lines, orders),
     st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(UpdateState), lines),
@@ -236,7 +252,9 @@ def update_headers(draw: st.DrawFn) -> UpdateHeader:
     return replace(header, offset=draw(st.integers(0, header.nbytes)))
 
 
-replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts)
+task_losses = st.builds(TaskLosses, task_names, counts, *[few(numbers)] * 3)
+losses = st.builds(ProbeLosses, few(task_losses, lambda found: found.task))
+replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts, st.none() | losses)
 
 
 @st.composite

@@ -13,6 +13,7 @@ import xxhash
 
 from client.jobs.packing import pack
 from client.jobs.precision import PrecisionChoice
+from client.jobs.probe import losses_of
 from client.jobs.solve import ALL_WORK, LinearProblems, SolvedHead, WorkShare, share_of_passes
 from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
@@ -21,7 +22,7 @@ from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.own_model import OwnModel
 from client.training.own_models import scoring_of, training_of
 from client.training.work import ClientState, Procedure, Work, frozen
-from common.bodies import Body, Evaluate, Solve, Train, TrainingSettings
+from common.bodies import Body, Evaluate, Probe, Solve, Train, TrainingSettings
 from common.capabilities import Capacity
 from common.errors import Reason, Refused, WireError
 from common.orders import Answer, Order, Reply, ScopePayload, TaskResult, Update, UpdateHeader
@@ -59,7 +60,7 @@ class JobResult:
 
 
 def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> JobResult:
-    """Score the received model and the client's own, train both if the order says so, and pack the update.
+    """Do what an order asks for, such as to score the received model and the client's own and to train both.
 
     Args:
         job: what to do.
@@ -100,6 +101,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     order, settings, examples = job.order, body.settings, job.examples
     if body.codec not in ENCODINGS:
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
+    replica.start_from(body.starts)
     _load(replica, state)
     # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
     scores = score(replica.model, examples.whole, settings.eval_batch_size)
@@ -198,10 +200,17 @@ def _evaluate(
     return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
 
 
+def _probe(job: Job, body: Probe, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
+    _load(replica, state)
+    losses = losses_of(job.examples.whole, body, replica, job.progress)
+    return JobResult(Reply(job.order.order_id, (), time.monotonic() - started, losses), {})
+
+
 CARRIED_OUT: Mapping[type[Body], Callable[[Job, Any, ClientModelSynchronizer, ClientState, float], JobResult]] = {
     Train: _train,
     Evaluate: _evaluate,
     Solve: _solve,
+    Probe: _probe,
 }
 """What each body asks of a client: a function of the job, its body, the replica, what is kept, and when it began."""
 

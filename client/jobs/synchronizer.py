@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import replace
 
@@ -42,9 +42,9 @@ class PayloadMemory:
 class ClientModelSynchronizer:
     """Holds the model of this client's tasks as one flat vector per scope, and what the coordinator last published.
 
-    `received` are CPU vectors with the published values, `derived` anchors that scopes may be pulled to and sums of
-    control variates. The model's own vectors move away from the received values during training; the difference is the
-    update.
+    `received` are CPU vectors with the published values, `derived` anchors that scopes may be pulled to, sums of
+    control variates, and candidates for scopes. The model's own vectors move away from the received values during
+    training; the difference is the update.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ClientModelSynchronizer:
         return [wanted for wanted in scopes if self._held.get(_place(wanted.scope)) != wanted]
 
     async def receive(self, wanted: ScopeVersion, chunks: AsyncIterator[Chunk]) -> None:
-        """Take a scope's published values, or those of an anchor or a control, from the coordinator."""
+        """Take a scope's published values, or those of an anchor, a control or a candidate, from the coordinator."""
         place = _place(wanted.scope)
         self._held.pop(place, None)
         vector = self.received.get(wanted.scope)
@@ -144,6 +144,19 @@ class ClientModelSynchronizer:
         with torch.no_grad():
             for scope, vector in self.received.items():
                 self.vectors[scope].copy_(vector)
+
+    def load_candidates(self, scopes: Iterable[str]) -> None:
+        """Put candidates into the model, in place of the scopes that they are for."""
+        with torch.no_grad():
+            for name in scopes:
+                self.vectors[Scope.parse(name).base].copy_(self.derived[_place(name)])
+
+    def start_from(self, candidates: Iterable[ScopeVersion]) -> None:
+        """Let candidates take the place of the published values of their scopes: training goes on from there."""
+        for candidate in candidates:
+            base = Scope.parse(candidate.scope).base
+            self.received[base].copy_(self.derived[_place(candidate.scope)])
+            self._held[_place(base)] = candidate  # so that the published values are fetched when they are wanted again
 
     def private_values(self) -> dict[str, Tensor]:
         """CPU copies of the private scopes."""
@@ -169,11 +182,8 @@ class ClientModelSynchronizer:
 
 
 def _place(name: str) -> str:
-    """Where a scope's values lie: those of one template take turns at it."""
-    scope = Scope.parse(name)
-    if scope.of is None:
-        return scope.template
-    return str(replace(scope, of=Scope.parse(scope.template)))
+    """Where a scope's values lie."""
+    return Scope.parse(name).place
 
 
 async def fill(vector: Tensor, chunks: AsyncIterator[Chunk], scope: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bodies import ProbedRows
 from common.methods.choice import LARGEST, Row
 from common.wire.limits import MAX_CLIENTS
 
@@ -19,6 +20,23 @@ LARGEST_MU = LARGEST * MAX_CLIENTS
 
 
 @dataclass(frozen=True)
+class CandidateScore:
+    """What a member's clients said of a candidate, on their own rows."""
+
+    rows: int
+    loss: float
+    """Mean over rows."""
+    gain: float
+    """Mean of the first candidate's loss less this one's."""
+    error: float
+    """Standard error of the gain; infinite where there are fewer than two rows."""
+
+
+Scores = Mapping[str, Mapping[str, CandidateScore]]
+"""By member and name of the candidate."""
+
+
+@dataclass(frozen=True)
 class Members:
     """The members of a scope template after a round, K of them by name."""
 
@@ -26,14 +44,18 @@ class Members:
     examples: Float64
     """(K,) examples that were trained on; 0 for members whom the round did not reach."""
     products: Float64
-    """Inner products of rows: the members' values, less their mean, then the duals that the relation keeps, and, where
-    it sees moves, the template's first values as they are."""
+    """Inner products of rows: the members' values, less their mean, then the duals and the candidates that the relation
+    keeps, and, where it sees moves, the template's first values as they are."""
     steps: Float64
     """(K, K) inner products of the round's steps."""
     size: int
     """Parameters of one member."""
     duals: tuple[tuple[str, str], ...] = ()
     """(member, other member) of each dual, in the order of the rows."""
+    candidates: tuple[str, ...] = ()
+    """The name of each candidate, in the order of the rows, after the duals."""
+    scores: Scores = field(default_factory=dict)
+    """What was said of candidates in this round, by members whom it reached."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """What the relation wanted to remember the last time."""
     moves: Float64 | None = None
@@ -41,6 +63,10 @@ class Members:
     entry of the schema, is first divided by its root mean squared length over members, so that none decides alone."""
     lengths: Float64 = field(default_factory=lambda: np.empty(0))
     """(K,) Euclidean lengths of the moves as they are."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over, this one included."""
+    height: float = 0.0
+    """Where in the model the template lies: 0 is the lowest block that members have copies of, 1 the top."""
 
     @property
     def count(self) -> int:
@@ -60,6 +86,10 @@ class Coupling:
     """(K,) strengths of the proximal terms (mu/2) ||theta - anchor||^2."""
     duals: Mapping[tuple[str, str], Float64] = field(default_factory=dict)
     """New duals as coefficients, of which those of the members sum to 0."""
+    candidates: Mapping[str, Float64] = field(default_factory=dict)
+    """What may be offered before the next round, by name, as coefficients; those of before are gone."""
+    newcomer: Float64 | None = None
+    """What newcomers begin with, as coefficients; None: the mean of all."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """Kept as JSON until the next round."""
     note: str = ""
@@ -76,6 +106,12 @@ class Relation(Row):
     """Whether members are pulled to anchors, so that `training.proximal_step` is read."""
     sees_moves: ClassVar[bool] = False
     """Whether it is told how members moved from the first values, which the coordinator then keeps as a row."""
+    averages: ClassVar[bool] = False
+    """Whether members start from means of those who are one, so that `aggregation.scale` is read."""
+    probes: ClassVar[ProbedRows | None] = None
+    """The rows on which clients compare candidates; None: there are none."""
+    whole_models: ClassVar[bool] = False
+    """Whether candidates of one name, of all templates, are one model; else each block is compared by itself."""
     stands_losing_members: ClassVar[bool] = False
     """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
 
@@ -102,6 +138,18 @@ class Relation(Row):
     def learns_after(self, rounds: int) -> bool:
         """Whether the covariance is to be made anew, of the models as they are, after so many rounds."""
         return False
+
+    def first_candidates(self) -> Mapping[str, float]:
+        """Candidates that there are from the start: how far each is drawn away from the first values, from 0 to 1."""
+        return {}
+
+    def offered(self, state: Mapping[str, Any], member: str) -> Sequence[str]:
+        """The candidates that a member compares before the next round, by what was remembered of a template."""
+        return ()
+
+    def chosen(self, scores: Mapping[str, CandidateScore]) -> str | None:
+        """The candidate from which a member starts that gave these scores; None: from its own copy."""
+        return None
 
     def named_members(self) -> list[tuple[str, str]]:
         """(parameter, member) for each member that the parameters name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.methods.agreement import AgreementRelation
 from common.methods.bipartition import BipartitionRelation
 from common.methods.choice import table
+from common.methods.ifca import IFCARelation
 from common.methods.lasso import LassoRelation
 from common.methods.linear import (
     AttentionRelation,
@@ -16,6 +17,7 @@ from common.methods.linear import (
     SimilarityRelation,
 )
 from common.methods.mocha import MochaRelation
+from common.methods.parting import PartingRelation
 from common.methods.relation import Relation
 
 RELATIONS: dict[str, type[Relation]] = table(
@@ -29,5 +31,7 @@ RELATIONS: dict[str, type[Relation]] = table(
     PartialRelation,
     AgreementRelation,
     BipartitionRelation,
+    PartingRelation,
+    IFCARelation,
     MochaRelation,
 )

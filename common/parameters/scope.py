@@ -11,6 +11,7 @@
 | `dual/<other>/<scope>` | what a relation remembers of a member's scope and another member |
 | `control/<scope>` | the sum of all clients' control variates of another scope (SCAFFOLD) |
 | `support/<scope>` | the sum of all clients' rows, each times its dual variable, that a head is made of (MOCHA) |
+| `candidate/<name>/<scope>` | values that a member's scope might have, which clients are asked to score |
 
 A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{member}`. Every group of tasks,
 and every member, has a scope of its own for it, with the template's layout and first values. A template is a scope of
@@ -56,11 +57,14 @@ class ScopeKind(StrEnum):
     DUAL = "dual"
     CONTROL = "control"
     SUPPORT = "support"
+    CANDIDATE = "candidate"
 
 
 _SUMS = frozenset({ScopeKind.CONTROL, ScopeKind.SUPPORT})
 """Kinds of which clients hand in changes that are added up as they are."""
-_OWNED = frozenset({ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL})
+_BESIDE = frozenset({ScopeKind.ANCHOR, ScopeKind.CANDIDATE})
+"""Kinds of which clients receive values beside those of a scope, or in their place."""
+_OWNED = frozenset({ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL, ScopeKind.CANDIDATE})
 """Kinds that have no name without an owner."""
 
 
@@ -70,11 +74,12 @@ class Scope:
 
     kind: ScopeKind
     owner: str = ""
-    """The task, the group's path or the member; of a dual the other member; empty where everybody has the scope."""
+    """The task, the group's path or the member; of a dual the other member; the name of a candidate; empty where
+    everybody has the scope."""
     part: str = ""
     """A block of the model, or `task/<name>`, of scopes that do not hold all of their owner's parameters."""
     of: Scope | None = None
-    """What an anchor, a dual, a control or a support belongs to."""
+    """What an anchor, a dual, a control, a support or a candidate belongs to."""
 
     @staticmethod
     @lru_cache(maxsize=1 << 16)
@@ -95,8 +100,8 @@ class Scope:
                 found = Scope(ScopeKind.MEMBER, owner, tail)
             case ScopeKind.ANCHOR | ScopeKind.CONTROL | ScopeKind.SUPPORT:
                 found = Scope(ScopeKind(word), of=Scope.parse(rest))
-            case ScopeKind.DUAL:
-                found = Scope(ScopeKind.DUAL, owner, of=Scope.parse(tail))
+            case ScopeKind.DUAL | ScopeKind.CANDIDATE:
+                found = Scope(ScopeKind(word), owner, of=Scope.parse(tail))
             case _:
                 raise ValueError(f"'{name}' is the name of no scope")
         if str(found) != name or (found.kind in _OWNED and not found.owner):
@@ -117,6 +122,11 @@ class Scope:
     def is_member(self) -> bool:
         """Whether it is a member's copy."""
         return self.kind is ScopeKind.MEMBER
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether tasks may share it, so that its steps are averaged over them."""
+        return self.kind in (ScopeKind.SHARED, ScopeKind.GROUP)
 
     @property
     def is_derived(self) -> bool:
@@ -155,8 +165,13 @@ class Scope:
 
     @property
     def base(self) -> str:
-        """The name of the scope that an anchor or a sum belongs to, or its own."""
-        return str(self.of if self.kind in (ScopeKind.ANCHOR, *_SUMS) else self)
+        """The name of the scope that an anchor, a candidate or a sum belongs to, or its own."""
+        return str(self.of if self.kind in _BESIDE | _SUMS else self)
+
+    @cached_property
+    def place(self) -> str:
+        """The name with the template of what it belongs to: a client's values of one place take turns there."""
+        return self.template if self.of is None else str(replace(self, of=Scope.parse(self.template)))
 
     @property
     def anchor(self) -> str:
@@ -177,6 +192,10 @@ class Scope:
         """The name of a member's dual towards another member."""
         return str(Scope(ScopeKind.DUAL, other, of=self))
 
+    def candidate(self, name: str) -> str:
+        """The name of a candidate for it."""
+        return str(Scope(ScopeKind.CANDIDATE, name, of=self))
+
     @property
     def ends(self) -> tuple[str, str] | None:
         """The member and the other member of a dual, or None for other scopes."""
@@ -193,18 +212,27 @@ class Scope:
 
 
 class ByTemplate(dict[str, V]):
-    """Values by the name of a template, and of single scopes: a scope without an entry has its template's."""
+    """Values by the name of a template, and of single scopes: a scope without an entry has its template's.
+
+    Candidates for a template stand for those of its scopes, where there are such entries.
+    """
 
     def __missing__(self, name: str) -> V:
-        template = Scope.parse(name).template
-        if template == name or template not in self:
-            raise KeyError(name)
-        return self[template]
+        scope = Scope.parse(name)
+        for other in (scope.place, scope.template):
+            if other != name and other in self:
+                return self[other]
+        raise KeyError(name)
 
 
 def is_control(name: str) -> bool:
     """Whether a scope is a sum of control variates."""
     return Scope.parse(name).kind is ScopeKind.CONTROL
+
+
+def is_candidate(name: str) -> bool:
+    """Whether a scope has values that clients are asked to score."""
+    return Scope.parse(name).kind is ScopeKind.CANDIDATE
 
 
 def is_sum(name: str) -> bool:

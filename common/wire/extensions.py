@@ -1,4 +1,4 @@
-"""Bodies of orders, and what answers them, that have no message in protos/: named bytes."""
+"""Bodies of orders, and what answers them, that no `oneof` of protos/ names: named bytes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.bodies import Body
+from common.bodies import Body, Probe
 from common.errors import WireError
 from common.orders import ReplyContent
+from common.probing import ProbeLosses
 from common.wire.codec import Codec
+from common.wire.probe_parts import PROBE, PROBE_LOSSES
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Extension:
     content_codec: Codec[Any]
 
 
-EXTENSIONS: Mapping[str, Extension] = {}
+EXTENSIONS: Mapping[str, Extension] = {"probe": Extension(Probe, ProbeLosses, PROBE, PROBE_LOSSES)}
 """By the name under which they travel and stand in the journal."""
 
 

@@ -26,6 +26,8 @@ MAX_METRICS = 64
 MAX_SUMS = 1 << 15
 """Numbers that metrics of all tasks together need beside counts and moments: scores of two models travel at once."""
 MAX_SCOPES = 4096
+MAX_CANDIDATES = 256
+"""That one order may ask to compare."""
 MAX_RULES = 4096
 RULES_BYTES = 1 << 17
 """The rules of a sharing plan, written out for the encoder's layers."""

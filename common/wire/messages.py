@@ -28,6 +28,7 @@ from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, 
 from common.wire.codec import Codec, codec
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
+from common.wire.scope_parts import pack_scope, unpack_scope
 
 
 def _pack_join(value: JoinRequest) -> pb.JoinRequest:
@@ -200,7 +201,7 @@ def _unpack_reply(message: pb.PollReply) -> PollReply:
 def _pack_fetch(value: FetchCall) -> pb.FetchRequest:
     return pb.FetchRequest(
         session=parts.pack_session(value.session),
-        scope=parts.pack_scope(value.scope),
+        scope=pack_scope(value.scope),
         offset=value.offset,
         chunk_bytes=value.chunk_bytes,
     )
@@ -210,7 +211,7 @@ def _unpack_fetch(message: pb.FetchRequest) -> FetchCall:
     checks.require(message, "session", "scope")
     return FetchCall(
         parts.unpack_session(message.session),
-        parts.unpack_scope(message.scope),
+        unpack_scope(message.scope),
         checks.count(message.offset, "offset"),
         checks.chunk_bytes(message.chunk_bytes),
     )

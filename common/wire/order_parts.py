@@ -26,7 +26,8 @@ from common.wire import checks, limits
 from common.wire.choices import pack_choice, unpack_choice
 from common.wire.extensions import EXTENSIONS, extension, name_of
 from common.wire.gen import federation_pb2 as pb
-from common.wire.parts import pack_scale, pack_scope, pack_units, unpack_scale, unpack_scope, unpack_units
+from common.wire.parts import pack_scale, pack_units, unpack_scale, unpack_units
+from common.wire.scope_parts import pack_scope, unpack_candidate, unpack_scope
 
 
 def pack_order(value: Order) -> pb.Order:
@@ -66,7 +67,10 @@ def unpack_order(message: pb.Order) -> Order:
         _unpack_units(message),
         scales=_unpack_scales(message),
     )
-    return replace(order, inline=_unpack_inline(message, {scope.scope for scope in order.needed}))
+    needed = {scope.scope for scope in order.needed}
+    for foreign in sorted(found for found in needed if Scope.parse(found).base not in names and found not in names):
+        raise WireError(f"body: scope {foreign[:80]!r} is for none of the order's")
+    return replace(order, inline=_unpack_inline(message, needed))
 
 
 def _unpack_body(message: pb.Order, scopes: Collection[str]) -> Body:
@@ -90,6 +94,7 @@ def _pack_train(value: Train) -> pb.Train:
         ],
         isolated_tasks=value.isolated_tasks,
         controls=[pb.ControlShare(scope=share.scope, clients=share.clients) for share in value.controls],
+        starts=map(pack_scope, value.starts),
     )
 
 
@@ -106,6 +111,7 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
         _unpack_proximal_terms(message, scopes),
         _unpack_isolated_tasks(order),
         _unpack_controls(message, scopes, settings),
+        unpack_candidate(message.starts, "starts"),
     )
 
 

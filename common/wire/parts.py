@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from common.bodies import ScopeVersion
 from common.capabilities import ALL, Capabilities, Capacity
 from common.class_weights import ClassWeights
 from common.errors import WireError
@@ -227,16 +226,6 @@ def unpack_capabilities(message: pb.Capabilities) -> Capabilities:
         checks.optional_identifier(message.data, "data"),
         capacity,
     )
-
-
-def pack_scope(value: ScopeVersion) -> pb.ScopeVersion:
-    """Value to message."""
-    return pb.ScopeVersion(scope=value.scope, version=value.version)
-
-
-def unpack_scope(message: pb.ScopeVersion) -> ScopeVersion:
-    """Message to value."""
-    return ScopeVersion(checks.scope_name(message.scope), checks.count(message.version, "version"))
 
 
 def pack_update(value: UpdateHeader) -> pb.UpdateHeader:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from common.bodies import Body, ControlShare, Evaluate, ProximalTerm, ScopeVersion, Solve, Train
+from common.bodies import Body, ControlShare, Evaluate, Probe, ProximalTerm, ScopeVersion, Solve, Train
 from common.orders import Reply, UpdateHeader
 from common.parameters.scope import Scope, is_control
 from common.seeds import derive_seed
 from server.core.answer_checks import check_scores, check_solution, check_update
 from server.core.dual import problems_of
-from server.core.phases import EVALUATE, SOLVE, TRAIN, RoundPhase
+from server.core.phases import EVALUATE, PROBE, SOLVE, TRAIN, RoundPhase
+from server.core.probing import check_losses, offers, starts_of
 from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
 
 
@@ -29,7 +30,14 @@ def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: O
         proximal_terms(run, state, order.scopes),
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallback_tasks),
         controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
+        starts=starts_of(run, state, round_, order.scopes),
     )
+
+
+def _probe(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Probe:
+    assert run.probes is not None and run.probes.probes is not None
+    candidates, rows = offers(run, state, order.scopes), run.probes.probes
+    return Probe(candidates, rows, run.training.eval_batch_size, _seed(run, round_, order))
 
 
 def proximal_terms(
@@ -75,6 +83,7 @@ class PhaseRow:
 
 
 PHASES: Mapping[str, PhaseRow] = {
+    PROBE.name: PhaseRow(PROBE, _probe, check_losses),
     TRAIN.name: PhaseRow(TRAIN, _train, check_update),
     SOLVE.name: PhaseRow(SOLVE, _solve, check_solution),
     EVALUATE.name: PhaseRow(EVALUATE, _evaluate, check_scores),

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from common.orders import TaskResult
 from common.parameters.scope import Scope, is_sum
+from server.core.readers import StretchTotal
 from server.core.state import OpenRound, OrderState, RunSettings
 from server.core.weighing import task_rows
 
@@ -37,7 +38,7 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
 
     A scope that is not in the result keeps its values and its version. A sum over clients is in it with 1, so that it
     is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers begin
-    with: those that nobody trained are in the result with 0.
+    with: those that nobody trained are in the result with 0. Where members choose a model, all of it may change.
     """
     totals: dict[str, int] = {}
     for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):
@@ -50,10 +51,15 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
         if holders and len(accepted) >= required(run.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     if run.related:
-        moved = {scope.template for scope in map(Scope.parse, totals) if scope.is_member}
-        also = (name for name in sorted(moved.union(known)) if Scope.parse(name).template in moved)
+        held = {wanted.scope for order in round_.orders.values() for wanted in order.scopes} if _whole(run) else set()
+        moved = {scope.template for scope in map(Scope.parse, {*totals, *held}) if scope.is_member}
+        also = (name for name in sorted(moved.union(known, held)) if Scope.parse(name).template in moved)
         totals |= {name: 0 for name in also if name not in totals}
     return totals
+
+
+def _whole(run: RunSettings) -> bool:
+    return run.probes is not None and run.probes.whole_models
 
 
 def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:
@@ -69,6 +75,23 @@ def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Ma
         if rows:
             sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in run.tasks}
             found[scope] = {task: total for task, total in sums.items() if total}
+    return found
+
+
+def stretch_totals(
+    run: RunSettings, round_: OpenRound, totals: Mapping[str, int]
+) -> Mapping[str, tuple[StretchTotal, ...]]:
+    """Weight sum of every stretch of the scopes that change and are not read as a whole, over those who read it."""
+    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    trained = [({r.task for r in order.results if r.examples}, order.weights) for order in accepted]
+    found = {}
+    for scope, total in totals.items():
+        stretches = run.stretches.get(Scope.parse(scope).template, ())
+        if total and len(stretches) > 1 and not is_sum(scope):
+            found[scope] = tuple(
+                StretchTotal(part, sum(weights.get(scope, 0) for tasks, weights in trained if tasks & part.tasks))
+                for part in stretches
+            )
     return found
 
 

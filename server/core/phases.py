@@ -67,6 +67,7 @@ class RoundPhase:
     """Whether the round is abandoned where too few answers come."""
 
 
+PROBE = RoundPhase("probe", Phase.TRAINING, publishes=False)
 TRAIN = RoundPhase("train", Phase.TRAINING, publishes=True)
 SOLVE = RoundPhase("solve", Phase.TRAINING, publishes=True)
 EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False, needs_quorum=False)
@@ -90,6 +91,9 @@ class RoundProtocol:
 
 PLAIN = RoundProtocol((TRAIN,))
 """Train, and publish what came of it."""
+
+PROBING = RoundProtocol((PROBE, TRAIN))
+"""Compare candidates, then train; the first is left out of rounds in which nothing is offered."""
 
 DUAL = RoundProtocol((SOLVE,))
 """The same by solving dual problems."""

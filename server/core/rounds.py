@@ -12,7 +12,16 @@ from common.log_fields import LogFields
 from common.parameters.scope import ByTemplate
 from server.core import best, dual
 from server.core.account import MOST_NAMES, account
-from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
+from server.core.closing import (
+    has_quorum,
+    is_complete,
+    needed,
+    row_totals,
+    scope_totals,
+    stretch_totals,
+    task_losses,
+    trends,
+)
 from server.core.effects import (
     ClearSums,
     ClientChanged,
@@ -32,6 +41,7 @@ from server.core.effects import (
 from server.core.events import Combined, VersionSpoiled
 from server.core.guard import guarded, notices_of
 from server.core.phases import ENDED, EVALUATE, Phase, RoundPhase
+from server.core.probing import opening_phase, probed
 from server.core.scales import with_scales
 from server.core.selection import select, tasks_of_order
 from server.core.state import (
@@ -83,7 +93,9 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
     remembered = {template: record.state for template, record in state.relations.items()}
     totals = {**totals, **dict.fromkeys(heads, 0)}
-    return state, [Combine(round_.number, totals, row_totals(run, round_, totals), moved, heads, remembered)]
+    rows, stretches = row_totals(run, round_, totals), stretch_totals(run, round_, totals)
+    said = probed(run, state, round_)
+    return state, [Combine(round_.number, totals, rows, moved, heads, remembered, stretches, said)]
 
 
 def publish(run: RunSettings, state: FederationState, event: Combined) -> Step:
@@ -291,12 +303,11 @@ def _new_round(
     phase = run.protocol.phases[0] if training else EVALUATE
     number = state.completed_rounds + 1 if training else state.completed_rounds
     chosen = select(run, present, number) if training else present
-    orders = {}
-    for client in chosen:
-        tasks = tasks_of_order(run, client, number) if training else client.tasks
-        order = _new_order(run, state, phase, number, client, tasks)
-        orders[order.order_id] = order
-    return _opened(run, state, phase, number, orders, now)
+    about = [(client, tasks_of_order(run, client, number) if training else client.tasks) for client in chosen]
+    orders = [_new_order(run, state, phase, number, client, tasks) for client, tasks in about]
+    if training and (opens := opening_phase(run, state, (order.scopes for order in orders))) is not phase:
+        phase, orders = opens, [_new_order(run, state, opens, number, client, tasks) for client, tasks in about]
+    return _opened(run, state, phase, number, {order.order_id: order for order in orders}, now)
 
 
 def _new_order(

@@ -31,7 +31,7 @@ from common.orders import (
     Welcome,
 )
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, is_control, is_private
+from common.parameters.scope import Scope, is_candidate, is_control, is_private
 from common.parameters.vector import Vector
 from common.ports import CHUNK_BYTES, Chunk, Chunks, single
 from server.aggregation.strategy import AggregationStrategy
@@ -51,6 +51,7 @@ from server.core.events import (
 )
 from server.core.facts import Traffic
 from server.core.phases import ENDED
+from server.core.probing import candidate_version
 from server.core.rounds import waits_for
 from server.core.state import ClientRecord, FederationState, RunSettings
 from server.engine.effect_handler import EffectHandler
@@ -224,6 +225,8 @@ class Coordinator:
         version = 0 if private else self.state.versions[name]
         if is_control(scope.scope):
             version = self.state.version_of(scope.scope)
+        elif is_candidate(scope.scope):
+            version = candidate_version(self.settings, self.state, Scope.parse(scope.scope))
         elif scope.scope != name:
             version = next(
                 (t.version for t in proximal_terms(self.settings, self.state, [ScopeVersion(name, version)])), -1

@@ -9,7 +9,7 @@ from typing import assert_never
 import numpy as np
 
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import ByTemplate, Scope, moment_name
+from common.parameters.scope import ByTemplate, Scope, is_candidate, moment_name
 from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.aggregation.aggregator import Aggregator, NotFinite
@@ -32,6 +32,7 @@ from server.core.events import Combined, CombineOutcome, VersionSpoiled
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
+from server.relations.first import first_candidates
 from server.storage.journal import Journal
 from server.storage.models import ModelStore
 
@@ -64,6 +65,8 @@ class EffectHandler:
             travelling = [(Scope.parse(scope), vector) for scope, vector in self.vectors.items()]
             zeros = {scope.control: np.zeros_like(vector) for scope, vector in travelling if not scope.is_derived}
             self.vectors = ByTemplate({**zeros, **self.vectors})
+        first = first_candidates(strategy.relation, self.vectors, schemas, strategy.seed)
+        self.vectors.update(first)
         self._fresh: Mapping[str, Vector] = {}
 
     def is_quick(self, effect: Effect) -> bool:
@@ -83,8 +86,13 @@ class EffectHandler:
                 assert_never(effect)
 
     def _combined(self) -> ByTemplate[Vector]:
-        """The values of all scopes once the version that was combined is installed."""
-        return ByTemplate({**self.vectors, **self._fresh})
+        """The values of all scopes once the version that was combined is installed.
+
+        Of templates that a relation acted on, candidates of before are gone.
+        """
+        moved = frozenset(Scope.parse(name).template for name in self._fresh)
+        kept = {n: v for n, v in self.vectors.items() if not (is_candidate(n) and Scope.parse(n).template in moved)}
+        return ByTemplate({**kept, **self._fresh})
 
     def _nbytes(self) -> int:
         return sum(vector.nbytes for vector in self.vectors.values())
@@ -146,7 +154,9 @@ class EffectHandler:
         moments = list(self._aggregator.moments)
         try:
             self._fresh = self._aggregator.combine(
-                self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered, asked.heads
+                *(self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered, asked.heads),
+                stretches=asked.stretches,
+                probed=asked.probed,
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)

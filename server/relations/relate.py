@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.methods.relation import Couple, Coupling, Float64, Members, Relation
+from common.methods.step_scale import MEAN, StepScale, lengthening
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import ByTemplate, Scope, copies_of
+from common.parameters.scope import ByTemplate, Scope, copies_of, is_candidate
 from common.parameters.vector import Vector
+from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.state import Related
 
 BLOCK_ELEMENTS = 1 << 21
@@ -26,7 +28,7 @@ class _Rows:
     values: Sequence[Vector]
     before: Sequence[Vector]
     kept: Sequence[Vector]
-    """The duals, then the first values where the relation sees moves."""
+    """The duals, the candidates, then the first values where the relation sees moves."""
 
     def blocks(self) -> Iterator[tuple[int, Float64, Float64]]:
         """Start, values with what is kept below (rows, n), and steps (members, n), in float64."""
@@ -53,6 +55,10 @@ def relate(
     version: int,
     state: str,
     schema: ParameterSchema | None = None,
+    passed: float = 1.0,
+    height: float = 0.0,
+    scale: StepScale = MEAN,
+    probed: Probed = NOT_PROBED,
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -65,36 +71,59 @@ def relate(
         version: of the values to be made.
         state: what the relation said to remember, JSON.
         schema: the layout of the template; None: all is one layer.
+        passed: the share of the run's rounds that are over.
+        height: of the template's block, see `Members`.
+        scale: how long the mean step is of members that the relation makes one.
+        probed: what was said of candidates, and who trained from one.
 
     Returns:
-        New values of the members, of the template (what newcomers begin with: the mean), of anchors and duals; and the
-        record of it. The template's own anchor is its first values, kept for a relation that sees moves.
+        New values of the members, of the template (what newcomers begin with: the mean, unless the relation says
+        other), of anchors, duals and candidates; and the record of it. The template's own anchor is its first values,
+        kept for a relation that sees moves.
     """
     vectors = ByTemplate(vectors)
-    scopes = copies_of(template, {*vectors, *fresh})
+    scopes = copies_of(template, {*vectors, *fresh, *examples})
     ids = tuple(Scope.parse(scope).owner for scope in scopes)
     derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
     names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
+    offered = [scope for scope in map(Scope.parse, vectors) if is_candidate(str(scope)) and scope.template == template]
     first = {}
     if isinstance(relation, Relation) and relation.sees_moves:
         name = Scope.parse(template).anchor
         first[name] = vectors[name if name in vectors else template]
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
-        [vectors[scope] for scope in scopes],
-        [*(vectors[name] for name in names.values()), *first.values()],
+        [vectors[probed.starts.get(scope, scope)] for scope in scopes],
+        [vectors[name] for name in (*names.values(), *map(str, offered))] + [*first.values()],
     )
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
     size = len(rows.values[0])
-    members = Members(ids, counts, products, steps, size, tuple(names), json.loads(state or "{}"))
+    members = Members(
+        *(ids, counts, products, steps, size, tuple(names)),
+        candidates=tuple(scope.owner for scope in offered),
+        scores=probed.scores.get(template, {}),
+        state=json.loads(state or "{}"),
+        passed=passed,
+        height=height,
+    )
     for origin in first.values():
         moves, lengths = _moves(rows.values, origin, schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    return first | _combined(rows, coupling, scopes, template), record
+    longer = _lengthened(coupling, steps, scale) if scale != MEAN else None
+    return first | _combined(rows, coupling, scopes, template, longer), record
+
+
+def _lengthened(coupling: Coupling, steps: Float64, scale: StepScale) -> Float64 | None:
+    """What of the members' steps is added to where each starts, (members, members); a lone step is no mean."""
+    if coupling.start is None:
+        return None
+    shares = coupling.start[:, : len(steps)]
+    factors = [lengthening(scale, row, steps) if np.count_nonzero(row) > 1 else 1.0 for row in shares]
+    return (np.array(factors)[:, np.newaxis] - 1.0) * shares
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -129,7 +158,9 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
     return products, np.sqrt(squares)
 
 
-def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Vector]:
+def _combined(
+    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Float64 | None
+) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
@@ -138,12 +169,16 @@ def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: 
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
     outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
+    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
     newcomer = np.zeros(count + len(rows.kept))
     newcomer[:count] = 1.0 / count
-    outputs[template] = newcomer
+    outputs[template] = newcomer if coupling.newcomer is None else coupling.newcomer
     made = {name: np.empty_like(rows.values[0]) for name in outputs}
     coefficients = np.stack(list(outputs.values()))
-    for start, block, _ in rows.blocks():
-        for name, values in zip(made, coefficients @ block, strict=True):
+    for start, block, steps in rows.blocks():
+        combined = coefficients @ block
+        if longer is not None:  # starts come first
+            combined[:count] += longer @ steps
+        for name, values in zip(made, combined, strict=True):
             made[name][start : start + block.shape[1]] = values
     return made

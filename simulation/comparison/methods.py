@@ -19,7 +19,7 @@ BASELINES = (LOCAL, SINGLE_TASK)
 FORGET: tuple[str, ...] = (
     *("sharing.plan", "sharing.private_layers", "sharing.groups", "sharing.members", "sharing.rules", "relation"),
     *("training.procedure", "training.finetune_epochs", "training.balance"),
-    *("aggregation", "guard"),
+    *("aggregation", "guard", "blend"),
 )
 """Keys that say which method it is; a built-in one starts with their defaults, which are plain federated averaging."""
 
@@ -30,7 +30,11 @@ SAME_FOR_ALL: tuple[str, ...] = (
 )
 """What a method of one's own may not change: rows and budget. Weights and roles of tasks it may."""
 
-PARAMETERS = {"sharing.plan": ("private_layers", "members"), "guard.enabled": ("margin", "rounds")}
+PARAMETERS = {
+    "sharing.plan": ("private_layers", "members"),
+    "guard.enabled": ("margin", "rounds"),
+    "blend.enabled": ("mix",),
+}
 """What else of its section a choice reads that is no row of a table."""
 
 
@@ -116,15 +120,20 @@ METHODS: dict[str, ComparedMethod] = {
             ComparedMethod(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        ComparedMethod("norm", _aggregation(scale="norm", mean_over="readers")),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
+        ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
         ComparedMethod("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
+        ComparedMethod("blend", {"blend.enabled": True}),
+        ComparedMethod("adaptive_blend", {"sharing.plan": "adaptive", "blend.enabled": True}),
         ComparedMethod("soft", {"sharing.plan": "soft"}),
         ComparedMethod("graph_l1", _related("graph_l1")),
         ComparedMethod("partial", {"sharing.plan": "soft", "relation": {"name": "partial", "share": 0.5}}),
         ComparedMethod("fedamp", _related("attention")),
         ComparedMethod("mat_fl", _related("similarity")),
         ComparedMethod("mocha", _related("mocha")),
+        ComparedMethod("ifca", _related("ifca")),
         *(ComparedMethod(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
         ComparedMethod("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
         ComparedMethod("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),

@@ -286,20 +286,22 @@ class Extension(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls")
+    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls", "starts")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_TERMS_FIELD_NUMBER: _ClassVar[int]
     ISOLATED_TASKS_FIELD_NUMBER: _ClassVar[int]
     CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
     codec: str
     proximal_terms: _containers.RepeatedCompositeFieldContainer[ProximalTerm]
     isolated_tasks: _containers.RepeatedScalarFieldContainer[str]
     controls: _containers.RepeatedCompositeFieldContainer[ControlShare]
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ...) -> None: ...
+    starts: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ..., starts: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ...) -> None: ...
 
 class Solve(_message.Message):
     __slots__ = ("settings", "seed", "codec", "problems")
@@ -328,6 +330,44 @@ class DualProblem(_message.Message):
     coupling: float
     solved: int
     def __init__(self, task: _Optional[str] = ..., scope: _Optional[str] = ..., rows: _Optional[int] = ..., variance: _Optional[float] = ..., coupling: _Optional[float] = ..., solved: _Optional[int] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("candidates", "rows", "batch_size", "seed")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    rows: str
+    batch_size: int
+    seed: int
+    def __init__(self, candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., rows: _Optional[str] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("scopes",)
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
+    def __init__(self, scopes: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ...) -> None: ...
+
+class ProbeLosses(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskLosses]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskLosses, _Mapping]]] = ...) -> None: ...
+
+class TaskLosses(_message.Message):
+    __slots__ = ("task", "rows", "losses", "gains", "squares")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    GAINS_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    rows: int
+    losses: _containers.RepeatedScalarFieldContainer[float]
+    gains: _containers.RepeatedScalarFieldContainer[float]
+    squares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, task: _Optional[str] = ..., rows: _Optional[int] = ..., losses: _Optional[_Iterable[float]] = ..., gains: _Optional[_Iterable[float]] = ..., squares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Evaluate(_message.Message):
     __slots__ = ("settings", "seed", "problems")
