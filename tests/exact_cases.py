@@ -119,7 +119,8 @@ def settle_apart(relation: Couple, problems: Problems, rounds: int) -> dict[str,
             delta = solution.astype(np.float32) - base  # what a client sends
             fresh[scope] = (base.astype(np.float64) + delta).astype(np.float32)
         known = vectors | {scope: vectors[SLOT] for scope in fresh if scope not in vectors}
-        moved, record = relate(relation, SLOT, known, fresh, dict.fromkeys(fresh, 1), version, state)
+        counts, passed = dict.fromkeys(fresh, 1), version / rounds
+        moved, record = relate(relation, SLOT, known, fresh, counts, version, state, passed=passed)
         vectors, mus, state = known | fresh | moved, record.mu, record.state
     return {name: vectors[f"member/{name}"].astype(np.float64) for name in problems}
 

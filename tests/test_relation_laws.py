@@ -40,6 +40,7 @@ ROWS = {
     "partial": ("relation.share=0.25",),
     "agreement": ("relation.patience=1", "relation.margin=0.1"),
     "bipartition": ("relation.patience=0", "relation.eps1=0.1", "relation.eps2=0.2"),
+    "parting": ("relation.together=0.67", "relation.grouped=0.1", "relation.clusters={one: [a, b]}"),
     "mocha": ("relation.strength=0.5", "relation.floor=0.01", "relation.every=2"),
 }
 

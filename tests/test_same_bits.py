@@ -22,7 +22,7 @@ ELSEWHERE = {
     "training.procedure": {"scaffold", "sdca"},
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
-    "relation": {"bipartition", "ifca", "mocha"},
+    "relation": {"bipartition", "ifca", "mocha", "parting"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 

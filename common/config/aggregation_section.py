@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from common.config.choices import Chosen
-from common.config.values import MaxExamples, Section
+from common.config.values import MaxExamples, Scale, Section
 from common.methods.conflict import CONFLICT_RULES, ConflictRule
 from common.methods.robust import RobustRule
 from common.methods.robust_rules import ROBUST_RULES
 from common.methods.server_optimizers import SERVER_OPTIMIZERS, PlainStep, ServerOptimizer
+from common.methods.step_scale import MEAN, NORM
 from common.methods.task_weights import TASK_WEIGHTS, ExampleWeights, TaskWeights
 
 
@@ -29,6 +30,9 @@ class AggregationSection(Section):
     """without a conflict between any two tasks: the mean, whatever the rule says"""
     robust: Annotated[RobustRule | None, Chosen(ROBUST_RULES, none=True)] = None
     """against faulty clients; counts every update once, so weights: uniform"""
+    scale: Scale = MEAN
+    """length of the step of what tasks share: mean (of their steps) | norm (as long as these are on the mean, at most
+    sqrt(tasks) times the mean step) | a number (times the mean step)"""
     norm_bound: Annotated[float, Field(gt=0)] | None = None
     """longest update; longer ones are shortened. null: any length"""
     optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] = PlainStep()
@@ -51,7 +55,7 @@ class AggregationSection(Section):
     @property
     def by_task(self) -> bool:
         """Whether the updates of a scope that tasks share are summed task by task."""
-        return self.weights.by_task or self.conflict is not None
+        return self.weights.by_task or self.conflict is not None or self.scale == NORM
 
     def problems(self) -> list[str]:
         """What contradicts what, one line each."""
@@ -70,4 +74,24 @@ class AggregationSection(Section):
         elif self.robust is not None and (weights.counts_examples or self.conflict is not None):
             remedy = "write weights: uniform, and no conflict rule"
             found.append(f"aggregation.robust: {self.robust.name} counts every update once; {remedy}")
+        return found + self._scale_problems()
+
+    def _scale_problems(self) -> list[str]:
+        """What leaves the length of a step no meaning, or gives it another one."""
+        if self.scale == MEAN:
+            return []
+        found, place = [], f"aggregation.scale: {self.scale}"
+        if self.robust is not None:
+            found.append(f"{place}, but {self.robust.name} makes no mean; write scale: mean")
+        if self.optimizer.is_adaptive:
+            text = f"the moves of {self.optimizer.name} are as long whatever the step; write scale: mean"
+            found.append(f"{place}, but {text}, or optimizer: sgd or momentum")
+        if self.scale == NORM and self.conflict is not None:
+            text = f"{self.conflict.name} gives the step a length of its own; write scale: mean or a number"
+            found.append(f"{place}, but {text}")
+        if self.scale == NORM and not self.weights.counts_examples:
+            found.append(
+                f"aggregation.weights: {self.weights.name} counts clients, and scale: norm weighs tasks; "
+                "write weights: examples or task_balanced"
+            )
         return found

@@ -327,6 +327,7 @@ _CHECKS: Checks = (
     (("sharing", "relation", "aggregation", "tasks"), group_checks.relation),
     (("aggregation",), _aggregation),
     (("aggregation",), _weights_of_tasks),
+    (("aggregation", "sharing", "relation"), group_checks.step_scale),
     (("aggregation", "tasks"), _auxiliary_tasks),
     (("guard", "training"), _own_models),
     (_DUAL_READS, dual_checks.problems),

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from common.methods.choice import LARGEST
+from common.methods.step_scale import MEAN, NORM
 from common.names import RULE, is_id
 from common.parameters.capacity import is_capacity, is_frozen
 from common.plain_text import is_plain_name
@@ -112,6 +114,17 @@ def _max_examples(value: Any) -> Any:
     return value
 
 
+def _step_scale(value: Any) -> Any:
+    if value in (MEAN, NORM):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= LARGEST:
+        raise ValueError(
+            f"'{value}' is not mean, norm or a number above 0, at most {LARGEST:g}; write e.g. norm or 2.0"
+        )
+    return float(value)
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -147,6 +160,7 @@ SiteName = Annotated[str, AfterValidator(_site_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
+Scale = Annotated[str | float, BeforeValidator(_step_scale)]
 MaxExamples = Annotated[int | str, BeforeValidator(_max_examples)]
 Partition = Annotated[str, AfterValidator(_partition)]
 

@@ -27,6 +27,7 @@ class AgreementRelation(Relation):
     """
 
     name = "agreement"
+    averages = True
     stands_losing_members = True
     margin: Annotated[float, Bounds(least=0)] = 2.5
     """a mean cosine so many standard errors below 0 splits a group, above 0 joins two"""

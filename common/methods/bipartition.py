@@ -25,6 +25,7 @@ class BipartitionRelation(Relation):
     """
 
     name = "bipartition"
+    averages = True
     stands_losing_members = True
     eps1: Annotated[float, Bounds(above=0)] = 0.4
     """a mean step below this length is at rest"""

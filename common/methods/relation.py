@@ -63,6 +63,10 @@ class Members:
     entry of the schema, is first divided by its root mean squared length over members, so that none decides alone."""
     lengths: Float64 = field(default_factory=lambda: np.empty(0))
     """(K,) Euclidean lengths of the moves as they are."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over, this one included."""
+    height: float = 0.0
+    """Where in the model the template lies: 0 is the lowest block that members have copies of, 1 the top."""
 
     @property
     def count(self) -> int:
@@ -106,6 +110,8 @@ class Relation(Row):
     """The rows on which clients compare candidates; None: there are none."""
     whole_models: ClassVar[bool] = False
     """Whether candidates of one name, of all templates, are one model; else each block is compared by itself."""
+    averages: ClassVar[bool] = False
+    """Whether members start from means of those who are one, so that `aggregation.scale` is read."""
     stands_losing_members: ClassVar[bool] = False
     """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
 

@@ -17,6 +17,7 @@ from common.methods.linear import (
     SimilarityRelation,
 )
 from common.methods.mocha import MochaRelation
+from common.methods.parting import PartingRelation
 from common.methods.relation import Relation
 
 RELATIONS: dict[str, type[Relation]] = table(
@@ -31,5 +32,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     AgreementRelation,
     BipartitionRelation,
     IFCARelation,
+    PartingRelation,
     MochaRelation,
 )

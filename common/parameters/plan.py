@@ -81,6 +81,20 @@ def layer_number(block: str) -> int:
     return int(block.removeprefix("layer_"))
 
 
+def heights_of(schemas: Mapping[str, ParameterSchema]) -> dict[str, float]:
+    """How high in the model the highest block of each scope lies, among these: 0 is the lowest, 1 the top."""
+    highest = {scope: max(_level(block_of(e.name)) for e in schema.entries) for scope, schema in schemas.items()}
+    levels = sorted(set(highest.values()))
+    return {scope: levels.index(level) / max(len(levels) - 1, 1) for scope, level in highest.items()}
+
+
+def _level(block: str) -> tuple[int, int]:
+    """Embeddings, and encoders of parts of rows, are below the layers; the top and the heads above."""
+    if is_layer(block):
+        return 1, layer_number(block)
+    return {TOP: (2, 0), HEADS: (3, 0)}.get(block, (0, 0))
+
+
 @dataclass(frozen=True)
 class ScopeRule:
     """Parameters whose name matches `match` live in `scope`.

@@ -124,6 +124,11 @@ class Scope:
         return self.kind is ScopeKind.MEMBER
 
     @property
+    def is_averaged(self) -> bool:
+        """Whether tasks may share it, so that its steps are averaged over them."""
+        return self.kind in (ScopeKind.SHARED, ScopeKind.GROUP)
+
+    @property
     def is_derived(self) -> bool:
         """Whether it is no part of the model but belongs to a scope that is: an anchor, a dual or a sum."""
         return self.of is not None

@@ -9,8 +9,10 @@ from types import MappingProxyType
 import numpy as np
 
 from common.methods.conflict import cosines
+from common.methods.step_scale import lengthening
 from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
+from common.parameters.plan import heights_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, is_sum, moment_name
 from common.parameters.vector import Float64, Vector
@@ -60,6 +62,7 @@ class Aggregator:
         self.related: list[Related] = []
         self.relationship: Relationship | None = None
         self._schemas = schemas
+        self._heights = heights_of({name: schema for name, schema in schemas.items() if Scope.parse(name).is_member})
         self.moments: dict[str, Vector] = dict(moments or {})
         self._strategy = strategy
         mean = strategy.mean
@@ -136,7 +139,7 @@ class Aggregator:
         for scope, total in totals.items():
             if not total:  # a relation alone may move it
                 continue
-            summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [Summand("", total)]
+            summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [self._whole(scope, total)]
             first = is_sum(scope) and scope not in vectors
             base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[starts.get(scope, scope)]
             fresh[scope] = self._move(scope, base, self._updates.report(scope, summands))
@@ -155,9 +158,14 @@ class Aggregator:
         relation = self._strategy.relation
         related: dict[str, Vector] = {}
         if relation is not None:
+            passed = version / self._strategy.num_rounds
             for template in related_templates(totals):
                 state, schema = before.get(template, ""), self._schemas.get(template)
-                moved, record = relate(relation, template, vectors, fresh, totals, version, state, schema, probed)
+                height = self._heights.get(template, 0.0)
+                moved, record = relate(
+                    *(relation, template, vectors, fresh, totals, version, state, schema, passed, height, probed),
+                    scale=self._strategy.scale,
+                )
                 related |= moved
                 self.related.append(record)
         return related
@@ -190,6 +198,11 @@ class Aggregator:
         self._lengths.clear()
         self._updates.clear()
 
+    def _whole(self, scope: str, total: int) -> Summand:
+        """The only sum of a scope; where tasks may share it, times the number that steps are scaled by."""
+        scale, shared = self._strategy.scale, Scope.parse(scope).is_averaged
+        return Summand("", total, scale if shared and not isinstance(scale, str) else 1.0)
+
     def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Summand]:
         """The sums of a scope's tasks with their shares in the step."""
         mean, sums, tasks = self._strategy.mean, self._updates, tuple(examples)
@@ -205,6 +218,7 @@ class Aggregator:
             if mean.resolver is not None:
                 counted = np.flatnonzero(shares)
                 shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
+        shares = shares * lengthening(self._strategy.scale, shares, gram)
         return [Summand(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
 
     def _move(self, scope: str, base: Vector, steps: Iterator[tuple[int, Float64]]) -> Vector:

@@ -12,6 +12,7 @@ from common.methods.procedures import SDCA
 from common.methods.relation import Couple
 from common.methods.robust import RobustRule
 from common.methods.server_optimizers import PlainStep, ServerOptimizer
+from common.methods.step_scale import MEAN, StepScale
 from common.methods.task_weights import Evidence, ExampleWeights, Float64
 from common.parameters.scope import Scope, ScopeKind
 from server.core.dual_facts import DualSettings
@@ -36,6 +37,8 @@ class AggregationStrategy:
 
     mean: WeightedMean | RobustRule = field(default_factory=WeightedMean)
     """Its type says what is needed: sums, or every update of the round."""
+    scale: StepScale = MEAN
+    """How long the step is of what tasks share."""
     norm_bound: float | None = None
     """Longer updates are shortened to it first."""
     optimizer: ServerOptimizer = field(default_factory=PlainStep)
@@ -48,6 +51,8 @@ class AggregationStrategy:
     task_rate: float | None = None
     relation: Couple | None = None
     """Acts on members' copies afterwards."""
+    num_rounds: int = 1
+    """Of the run, for relations that change with the rounds."""
     anchor_strength: float = 0.0
     """How strongly what everybody shares is pulled to the run's first values in training."""
 
@@ -72,12 +77,14 @@ def strategy_of(config: Config) -> AggregationStrategy:
     section = config.aggregation
     return AggregationStrategy(
         mean=section.robust or _weighted_mean_of(config),
+        scale=section.scale,
         norm_bound=section.norm_bound,
         optimizer=section.optimizer,
         rate=config.federation.server_learning_rate,
         task_optimizer=section.task_optimizer,
         task_rate=section.task_learning_rate,
         relation=None if config.training.procedure.is_dual else config.relation,
+        num_rounds=config.training.num_rounds,
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         has_controls=config.training.procedure.has_controls,
         dual=dual_of(config),

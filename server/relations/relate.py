@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.methods.relation import Couple, Coupling, Float64, Members, Relation
+from common.methods.step_scale import MEAN, StepScale, lengthening
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, copies_of, is_candidate
 from common.parameters.vector import Vector
@@ -54,7 +55,10 @@ def relate(
     version: int,
     state: str,
     schema: ParameterSchema | None = None,
+    passed: float = 1.0,
+    height: float = 0.0,
     probed: Probed = NOT_PROBED,
+    scale: StepScale = MEAN,
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -67,7 +71,10 @@ def relate(
         version: of the values to be made.
         state: what the relation said to remember, JSON.
         schema: the layout of the template; None: all is one layer.
+        passed: the share of the run's rounds that are over.
+        height: of the template's block, see `Members`.
         probed: what was said of candidates, and who trained from one.
+        scale: how long the mean step is of members that the relation makes one.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean, unless the relation says
@@ -77,26 +84,22 @@ def relate(
     vectors = ByTemplate(vectors)
     scopes = copies_of(template, {*vectors, *fresh, *examples})
     ids = tuple(Scope.parse(scope).owner for scope in scopes)
-    derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
-    names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
-    offered = [scope for scope in map(Scope.parse, vectors) if is_candidate(str(scope)) and scope.template == template]
-    first = {}
-    if isinstance(relation, Relation) and relation.sees_moves:
-        name = Scope.parse(template).anchor
-        first[name] = vectors[name if name in vectors else template]
+    duals, offered = _kept(template, vectors)
+    first = _first(relation, template, vectors)
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
         [vectors[probed.starts.get(scope, scope)] for scope in scopes],
-        [vectors[name] for name in (*names.values(), *map(str, offered))] + [*first.values()],
+        [*map(vectors.__getitem__, (*duals.values(), *offered.values())), *first.values()],
     )
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
-    size = len(rows.values[0])
     members = Members(
-        *(ids, counts, products, steps, size, tuple(names)),
-        candidates=tuple(scope.owner for scope in offered),
+        *(ids, counts, products, steps, len(rows.values[0]), tuple(duals)),
+        candidates=tuple(offered),
         scores=probed.scores.get(template, {}),
         state=json.loads(state or "{}"),
+        passed=passed,
+        height=height,
     )
     for origin in first.values():
         moves, lengths = _moves(rows.values, origin, schema)
@@ -104,7 +107,29 @@ def relate(
     coupling = relation(members)
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    return first | _combined(rows, coupling, scopes, template), record
+    longer = (lambda row: _lengthened(row, steps, scale)) if scale != MEAN else None
+    return first | _combined(rows, coupling, scopes, template, longer), record
+
+
+def _kept(template: str, vectors: Mapping[str, Vector]) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    """The scopes of duals, by member and other member, and of candidates, by name."""
+    derived = [scope for scope in map(Scope.parse, vectors) if scope.is_derived and scope.template == template]
+    duals = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
+    return duals, {scope.owner: str(scope) for scope in derived if is_candidate(str(scope))}
+
+
+def _first(relation: Couple, template: str, vectors: Mapping[str, Vector]) -> dict[str, Vector]:
+    """The template's first values, for a relation that sees moves."""
+    if not (isinstance(relation, Relation) and relation.sees_moves):
+        return {}
+    name = Scope.parse(template).anchor
+    return {name: vectors[name if name in vectors else template]}
+
+
+def _lengthened(row: Float64, steps: Float64, scale: StepScale) -> Float64:
+    """What of the members' steps is added to a combination of their values, (members,); a lone step is no mean."""
+    shares = row[: len(steps)]
+    return (lengthening(scale, shares, steps) - 1.0 if np.count_nonzero(shares) > 1 else 0.0) * shares
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -139,22 +164,32 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
     return products, np.sqrt(squares)
 
 
-def _combined(rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str) -> dict[str, Vector]:
+def _combined(
+    rows: _Rows,
+    coupling: Coupling,
+    scopes: Sequence[str],
+    template: str,
+    longer: Callable[[Float64], Float64] | None,
+) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
         outputs |= dict(zip(scopes, coupling.start, strict=True))
+    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
+    further = np.stack(list(map(longer, outputs.values()))) if longer is not None and outputs else None
     if coupling.anchor is not None:
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
     outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
-    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
     newcomer = np.zeros(count + len(rows.kept))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer if coupling.newcomer is None else coupling.newcomer
     made = {name: np.empty_like(rows.values[0]) for name in outputs}
     coefficients = np.stack(list(outputs.values()))
-    for start, block, _ in rows.blocks():
-        for name, values in zip(made, coefficients @ block, strict=True):
+    for start, block, steps in rows.blocks():
+        combined = coefficients @ block
+        if further is not None:  # starts and candidates come first
+            combined[: len(further)] += further @ steps
+        for name, values in zip(made, combined, strict=True):
             made[name][start : start + block.shape[1]] = values
     return made

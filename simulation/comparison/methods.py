@@ -106,6 +106,7 @@ METHODS: dict[str, ComparedMethod] = {
         ),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
+        ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
         ComparedMethod("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
         ComparedMethod("soft", {"sharing.plan": "soft"}),
         ComparedMethod("graph_l1", _related("graph_l1")),
