@@ -93,11 +93,10 @@ def relate(
     )
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
+    said = probed.scores.get(template, {})
     members = Members(
         *(ids, counts, products, steps, len(rows.values[0]), tuple(duals)),
-        candidates=tuple(offered),
-        scores=probed.scores.get(template, {}),
-        state=json.loads(state or "{}"),
+        *(tuple(offered), said, json.loads(state or "{}")),
         passed=passed,
         height=height,
     )
@@ -105,10 +104,13 @@ def relate(
         moves, lengths = _moves(rows.values, origin, schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
-    mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
-    record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
     longer = (lambda row: _lengthened(row, steps, scale)) if scale != MEAN else None
-    return first | _combined(rows, coupling, scopes, template, longer), record
+    return first | _combined(rows, coupling, scopes, template, longer), _record(coupling, scopes, template, version)
+
+
+def _record(coupling: Coupling, scopes: Sequence[str], template: str, version: int) -> Related:
+    mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
+    return Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
 
 
 def _kept(template: str, vectors: Mapping[str, Vector]) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
