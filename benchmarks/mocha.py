@@ -2,17 +2,18 @@
 
 `--data` holds `landmine/all.npz` and `school/all.npz` (x, y, task). Each method solves the same objective, a mean loss
 per task and (lambda / 2) tr(W Omega W'), in a simulated federation of one site per task: `local` with Sigma = I/m,
-`mean` with every head pulled to the mean of all, `mocha` with a Sigma that is learned, and `pooled` with one head for
-the rows of all sites. Columns are standardised and class weights balanced by training rows. Lambda and the relation's
-parameter are the best in cross-validation on the training rows of the first shuffle, by the same solver in one process;
-test rows are looked at once. The gap is the certificate of the version that is scored.
+`mean` with every head pulled to the mean of all, and `mocha` with a Sigma that is learned. `pooled` is one head at one
+site with the rows of all: what giving up the data would bring. Columns are standardised and class weights balanced by
+training rows. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
+shuffle, by the same solver in one process; test rows are looked at once. The gap is the certificate of the version that
+is scored.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,12 +28,14 @@ from benchmarks.spread import Spread
 from client.training.design import DesignMatrix
 from client.training.sdca import Subproblem, solve
 from common.class_weights import balanced_classes
-from common.methods.covariance import coupling_bound, independent
+from common.export.graph import TaskGraph
+from common.methods.covariance import independent
 from common.methods.dual_losses import DUAL_LOSSES
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.seeds import derive_seed
 from common.tasks.formulas import area
+from server.runs.saved import SavedRun, load_run
 
 Matrix = NDArray[np.float64]
 TABLE = {
@@ -104,13 +107,15 @@ class Problem:
 
 PROBLEMS = (
     Problem("landmine", "auc", "hinge", 0.2, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
-    Problem("school", "rmse", "squared", 0.0, (0.001, 0.003, 0.01, 0.03, 0.1)),
+    Problem("school", "rmse", "squared", 0.0, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
 )
+ROUNDS = 30
+"""Of the solver in one process."""
 METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
     "local": (None,),
     "pooled": (None,),
     "mean": tuple({"name": "mean", "strength": strength} for strength in (3.0, 10.0, 30.0, 100.0)),
-    "mocha": tuple({"name": "mocha", "floor": floor} for floor in (0.001, 0.01, 0.1)),
+    "mocha": tuple({"name": "mocha", "floor": floor, "every": 5} for floor in (0.001, 0.01, 0.1)),
 }
 """The relations that cross-validation chooses from."""
 
@@ -202,31 +207,30 @@ class Fitted:
 def central(
     problem: Problem, method: str, strength: float, relation: Mapping[str, Any] | None, train: Sequence[Rows]
 ) -> list[Fitted]:
-    """The heads of all tasks, solved in one process; rows of `pooled` are one task's."""
-    parts = (
-        [Rows(*map(np.concatenate, zip(*((r.x, r.y) for r in train), strict=True)))] if method == "pooled" else train
-    )
+    """The heads of all tasks, solved in one process, one task after the other; rows of `pooled` are one task's."""
+    parts = [together(train)] if method == "pooled" else train
     units = [(0.0, 1.0) if problem.has_classes else (float(r.y.mean()), float(r.y.std()) or 1.0) for r in parts]
     row = RELATIONS[relation["name"]].of({k: v for k, v in relation.items() if k != "name"}) if relation else None
     ids = tuple(map(str, range(len(parts))))
     sigma = covariance(row, ids, None)
     problems = [subproblem(problem, r, strength, unit) for r, unit in zip(parts, units, strict=True)]
     supports, alphas = np.zeros((len(parts), problems[0].rows.features)), [np.zeros(len(r.y)) for r in parts]
-    weights = supports.copy()
-    for number in range(30):
-        coupling = coupling_bound(sigma, range(len(parts)))
-        for t, part in enumerate(problems):
-            local = Subproblem(
-                part.rows, part.targets, part.weights, part.loss, part.count, strength, float(sigma[t, t]), coupling
-            )
-            solved = solve(local, weights[t], alphas[t], derive_seed(number, t), 2 * len(alphas[t]))
-            alphas[t], supports[t] = solved.alpha, solved.support / part.count
-        weights = sigma @ supports / strength
-        if row is not None and row.learns_after(number + 1):
-            sigma = covariance(row, ids, weights @ weights.T)
+    for number in range(ROUNDS):
+        if row is not None and row.learns_after(number):
             weights = sigma @ supports / strength
+            sigma = covariance(row, ids, weights @ weights.T)
+        for t, part in enumerate(problems):
+            local = replace(part, sigma=float(sigma[t, t]))
+            solved = solve(local, sigma[t] @ supports / strength, alphas[t], derive_seed(number, t), 2 * part.count)
+            alphas[t], supports[t] = solved.alpha, solved.support / part.count
+    weights = sigma @ supports / strength
     heads = [Fitted(w, *unit) for w, unit in zip(weights, units, strict=True)]
     return heads * len(train) if method == "pooled" else heads
+
+
+def together(rows: Sequence[Rows]) -> Rows:
+    """The rows of all tasks as one task's."""
+    return Rows(np.concatenate([r.x for r in rows]), np.concatenate([r.y for r in rows]))
 
 
 def covariance(row: Relation | None, ids: tuple[str, ...], gram: Matrix | None) -> Matrix:
@@ -261,30 +265,28 @@ def federated(
     """Score on the test rows, gap and rounds of a simulated federation with a site for each task."""
     balanced = {"class_weights": "balanced", "metrics": ["auc_mean"]}
     kind = fedmtl.classification(["no", "yes"], **balanced) if problem.has_classes else fedmtl.regression()
-    names = ["all"] * len(train) if method == "pooled" else [f"task{number}" for number in range(len(train))]
-    sites = {
-        f"site{number}": {name: (r.x, r.y, r.x[:1], r.y[:1])}
-        for number, (name, r) in enumerate(zip(names, train, strict=True))
-    }
-    solver = {"name": "sdca", "loss": problem.loss, "strength": strength, "passes": 2.0}
+    parts = [together(train)] if method == "pooled" else train
+    names = [f"task{number}" for number in range(len(parts))]
+    sites = {f"site-{name}": {name: (r.x, r.y, r.x[:1], r.y[:1])} for name, r in zip(names, parts, strict=True)}
+    solver = {"name": "sdca", "loss": problem.loss, "strength": strength, "passes": 10.0}
     settings = {
         "training.procedure": solver,
         "training.num_rounds": options.rounds,
-        "training.stop_at_gap": options.gap * len({*names}),
+        "training.stop_at_gap": options.gap * len(names),
         "relation": dict(relation) if relation else "none",
         "federation.min_clients": len(sites),
         "model.keep.best": "none",
     }
     run = fedmtl.simulate(dict.fromkeys(names, kind), sites, {"mlp": {"hidden": []}}, settings)
-    said = [scores_of(run, problem, name, r.x) for name, r in zip(names, test, strict=True)]
+    asked = names * len(test) if method == "pooled" else names
+    saved = load_run(run.folder)
+    said = [scores_of(saved, problem, name, r.x) for name, r in zip(asked, test, strict=True)]
     certificate = run.report.certificates[-1]
     return problem.score(said, test), certificate.gap, certificate.version
 
 
-def scores_of(run: fedmtl.FinishedRun, problem: Problem, task: str, x: Matrix) -> Matrix:
+def scores_of(run: SavedRun, problem: Problem, task: str, x: Matrix) -> Matrix:
     """How much class `yes` is more likely than the other, or the number of a regression."""
-    if not problem.has_classes:
-        return np.asarray(run.predict(task, x), dtype=np.float64)
     with torch.inference_mode():
-        outputs = run.model(task)(torch.from_numpy(x).float()).double().numpy()
-    return np.asarray(outputs[:, 1] - outputs[:, 0])
+        outputs = TaskGraph(run.trained(task))(torch.from_numpy(x).float()).double().numpy()
+    return np.asarray(outputs[:, 1] - outputs[:, 0] if problem.has_classes else outputs[:, 0])

@@ -1,14 +1,16 @@
-"""Mode evaluate: score a finished run's model."""
+"""Mode evaluate: score a finished run's model, or a client's."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of, version_option
+from cli.options import SHORTCUTS, Parser, data_options, names_in, path_of, values_of
 from cli.output import say
-from common.config import Config, load_config
+from cli.trained import kept_slice, names_client, require_run, trained_options
+from common.config import Config, load_config, vary
 from common.errors import DataError
 from common.inputs.header import Header
 from common.statistics import merge
@@ -21,10 +23,8 @@ if TYPE_CHECKING:  # it brings torch
 
 def options(parser: Parser) -> None:
     """The options of this mode."""
-    parser.add_argument("--run_dir", metavar="DIR", required=True, help="run folder with the model")
-    version_option(parser)
-    parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all of the run)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key; repeat")
+    trained_options(parser)
+    parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all of the run, or of the client)")
     splits = ("validation", "test")
     parser.add_argument("--split", choices=splits, default=splits[0], help="rows to score on (default: %(default)s)")
     data_options(parser)
@@ -32,6 +32,14 @@ def options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it."""
+    if names_client(options):
+        _score_client(options)
+    else:
+        require_run(options)
+        _score_run(options)
+
+
+def _score_run(options: argparse.Namespace) -> None:
     from client.app import choose_device, local_definitions
     from client.data.examples import prepare
     from client.training.evaluation import evaluate
@@ -40,8 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
     folder = path_of("run_dir", options.run_dir)
     run = load_run(folder, options.version)
-    chosen = values_of(options, {flag: SHORTCUTS[flag] for flag in ("data_dir", "partition", "device")})
-    config = load_config(folder / "config.yaml", options.set, given=chosen)
+    config = _config(options, folder / "config.yaml")
     tasks = names_in(options.tasks) if options.tasks else list(config.tasks)
     architecture = run.model.architecture
     tokenizer = unpack_tokenizer(run.model.tokenizer_bytes) if architecture.tokenizer_bytes else None
@@ -64,6 +71,40 @@ def run(options: argparse.Namespace) -> None:
             say(f"{task.name}: {_scores(task.summarise(total))}; {total.examples} in all, of {len(found)} sites")
 
 
+def _score_client(options: argparse.Namespace) -> None:
+    from client.app import choose_device, load_data, local_definitions
+    from client.data.examples import prepare
+    from client.training.evaluation import evaluate
+    from common.models.packed_tokenizer import unpack_tokenizer
+    from simulation.population import rows_of_client
+
+    kept = kept_slice(options)
+    config = _config(options, kept.config)
+    for task in local_definitions(config, names_in(options.tasks) if options.tasks else kept.description.tasks):
+        trained = kept.trained(config, task.name, options.model)
+        # On the scale of the client's training rows, whichever rows are read here.
+        read = config if trained.scale is None else vary(config, {"data.statistics": "none"})
+        if options.state_dir is not None or options.data_dir is not None:
+            rows = load_data(read, [task], options.split)[task.name]
+        else:
+            rows = rows_of_client(read, options.client_id, task, options.split)
+        _require_rows(task, options.split, rows)
+        _require_header(task.name, trained.header, rows)
+        given = rows.validation if trained.scale is None else rows.validation.on_scale(trained.scale)
+        tokenizer = unpack_tokenizer(trained.tokenizer) if trained.tokenizer else None
+        model = trained.model.to(choose_device(config.client.device))
+        prepared = prepare(given, task, model.architecture, tokenizer).scaled(trained.common_scale)
+        found = evaluate(model, task, prepared, config.training.eval_batch_size, trained.units)
+        say(f"{task.name}: {trained.origin}")
+        say(f"{task.name}: {_scores(task.summarise(found))}; {len(given)} {options.split} rows, {rows.origin}")
+
+
+def _config(options: argparse.Namespace, path: Path) -> Config:
+    """The one that a model was trained with, as the command line changes it."""
+    chosen = values_of(options, {flag: SHORTCUTS[flag] for flag in ("data_dir", "partition", "device")})
+    return load_config(path, options.set, given=chosen)
+
+
 def _rows(config: Config, task: TaskDefinition, split: ScoredSplit) -> dict[str, TaskData]:
     """The rows of a task by site, or under no name where a run has no sites or a data folder is given.
 
@@ -74,9 +115,18 @@ def _rows(config: Config, task: TaskDefinition, split: ScoredSplit) -> dict[str,
 
     found = rows_by_site(config, task, split)
     for rows in found.values():
-        if split == "test" and not len(rows.validation):
-            raise DataError(f"{rows.origin}: no test rows of {task.name}; give it a test file")
+        _require_rows(task, split, rows)
     return found
+
+
+def _require_rows(task: TaskDefinition, split: ScoredSplit, rows: TaskData) -> None:
+    """Check that test rows are there where they were asked for.
+
+    Raises:
+        DataError: they are not.
+    """
+    if split == "test" and not len(rows.validation):
+        raise DataError(f"{rows.origin}: no test rows of {task.name}; give it a test file")
 
 
 def _scores(scores: Mapping[str, float | None]) -> str:

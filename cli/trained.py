@@ -53,15 +53,12 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     Raises:
         FedMTLError: there is no such model, or what is wrong with it.
     """
-    if options.state_dir is not None or options.client_id is not None:
-        if options.version:
-            raise ConfigError("--version: a client keeps the model that it received last; leave --version out")
-        kept = _kept(options)
+    if names_client(options):
+        kept = kept_slice(options)
         config = load_config(kept.config, options.set, given=given)
         trained = kept.trained(config, options.task, options.model)
         return NamedModel(config, trained, lambda: kept.facts(options.task, options.model))
-    if options.model is not None:
-        raise ConfigError("--model: a run folder has one model; name a client: --client_id, or its --state_dir")
+    require_run(options)
     from server.runs.card import card_facts
     from server.runs.run_folder import RunFolder
     from server.runs.saved import load_run
@@ -73,8 +70,29 @@ def trained_task(options: argparse.Namespace, given: dict[str, object]) -> Named
     return NamedModel(config, trained, lambda: card_facts(run, folder, options.task))
 
 
-def _kept(options: argparse.Namespace) -> SavedSlice:
-    """What the client has that the options name."""
+def names_client(options: argparse.Namespace) -> bool:
+    """Whether the options name a client's model, not the run's."""
+    return options.state_dir is not None or options.client_id is not None
+
+
+def require_run(options: argparse.Namespace) -> None:
+    """Check that the options of a run's model name none of a client.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if options.model is not None:
+        raise ConfigError("--model: a run folder has one model; name a client: --client_id, or its --state_dir")
+
+
+def kept_slice(options: argparse.Namespace) -> SavedSlice:
+    """What the client has that the options name.
+
+    Raises:
+        FedMTLError: it has nothing, or what is wrong with it.
+    """
+    if options.version:
+        raise ConfigError("--version: a client keeps the model that it received last; leave --version out")
     if options.state_dir is not None:
         from client.jobs.saved import load_slice
 

@@ -80,6 +80,29 @@ def rows_by_site(config: Config, task: TaskDefinition, scored: ScoredSplit = "va
     return site_rows(config, task, holders, scored)
 
 
+def rows_of_client(
+    config: Config, client_id: str, task: TaskDefinition, scored: ScoredSplit = "validation"
+) -> TaskData:
+    """The rows of a task that a client of a simulation has; those to score on are of the split `scored`.
+
+    Raises:
+        DataError: what is missing or wrong, in one line.
+    """
+    found = {client.client_id: client.shares for client in population(config)}.get(client_id, {})
+    if task.name not in found:
+        raise DataError(f"--client_id: {client_id} has no rows of {task.name} in this configuration; name a --data_dir")
+    if config.simulation.sites:
+        return site_rows(config, task, [client_id], scored)[client_id]
+    number, parts = found[task.name]
+    return deal(data_request(config, task, scored), parts, _alpha(config))[number - 1]
+
+
+def _alpha(config: Config) -> float | None:
+    """How unevenly rows are dealt out; None: evenly."""
+    partition = config.simulation.partition
+    return partition.alpha if isinstance(partition, DirichletPartition) else None
+
+
 def _at_site(config: Config, site: str, task: TaskDefinition, scored: ScoredSplit = "validation") -> DataRequest:
     return replace(data_request(config, task, scored), folder=Path(config.simulation.sites[site]))
 
@@ -111,8 +134,7 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     Raises:
         DataError: what is missing or wrong, in one line.
     """
-    partition = config.simulation.partition
-    alpha = partition.alpha if isinstance(partition, DirichletPartition) else None
+    alpha = _alpha(config)
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
     for task in config.definitions():
         if config.simulation.sites:

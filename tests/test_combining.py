@@ -59,7 +59,7 @@ def hold(core_rules, clients, deltas, method):
         aggregator.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
     (stored,) = table.of(Combine)
     base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
-    return aggregator.combine(base, stored.totals, stored.rows), aggregator, stored
+    return aggregator.combine(base, stored.totals, stored.rows, stretches=stored.stretches), aggregator, stored
 
 
 CLIENTS = {"a": {"sst2": 10}, "b": {"sst2": 30}, "c": {"qqp": 5}, "d": {"sst2": 20, "qqp": 15}}

@@ -26,6 +26,7 @@ from server.runs.run_folder import RunFolder
 from server.runs.saved import load_run
 from server.storage.journal import Journal
 from simulation.app import simulate
+from simulation.population import VirtualClient
 from tests.crashes import Cast, crash_and_recover, prepare_run
 from tests.federations import array_config, digest_of, federate, make_client
 
@@ -58,6 +59,29 @@ def test_one_model_by_every_way_and_in_any_order_of_arrival(tmp_path: Path, how:
     other = asyncio.run(federate(config_of(), tmp_path / "other", CLIENTS, how=how, shuffle=2))
     assert digest_of(one) == digest_of(other)
     assert one.journal.certificates() == other.journal.certificates()
+
+
+@pytest.mark.slow
+def test_29_tasks_at_five_daemons_come_to_what_a_simulation_comes_to(tmp_path: Path) -> None:
+    """The daemons have about six tasks each and talk gRPC on loopback; Sigma is learned."""
+    tasks = [f"t{number:02}" for number in range(29)]
+    settings = ("federation.min_clients=5", "relation={name: mocha, every: 2}", f"run.run_dir='{tmp_path / 'run'}'")
+    config = array_config(*LINEAR, "training.procedure={name: sdca, strength: 0.01, passes: 5}", *settings, tasks=tasks)
+    daemons = tuple((f"d{part}", tuple(tasks[part::5]), "1/1") for part in range(5))
+    coordinator = asyncio.run(federate(config, tmp_path / "grpc", daemons, how="grpc", shuffle=1))
+    virtual = [VirtualClient(name, dict.fromkeys(held, (1, 1))) for name, held, _ in daemons]
+    asyncio.run(simulate(config, False, None, virtual))
+    saved, number = load_run(tmp_path / "run"), coordinator.state.completed_rounds
+    assert saved.version == number == 4
+    for task in tasks:
+        found = saved.vectors[f"task/{task}"]
+        assert np.abs(found).max() > 0.01
+        np.testing.assert_allclose(found, coordinator.vectors[f"task/{task}"], rtol=0, atol=1e-12)
+    journal = Journal.read(tmp_path / "run" / "journal.sqlite")
+    certificates = coordinator.journal.certificates()
+    require_valid(certificates)
+    for one, other in zip(certificates, journal.certificates(), strict=True):
+        assert (one.primal, one.dual) == pytest.approx((other.primal, other.dual), abs=1e-9)
 
 
 def test_weights_are_made_of_the_dual_variables_that_clients_keep(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 import simulation.codec
 from client.jobs.job import Job, JobResult, run_job
 from client.jobs.synchronizer import ClientModelSynchronizer
+from client.training.blend import BLEND
 from client.training.work import ClientState
 from common.bodies import Train
 from common.methods.local_optimizers import SGDOptimizer
@@ -27,7 +28,7 @@ from tests.test_plans import deep_config
 
 WAYS = [
     *(f"sharing.plan={plan}" for plan in ("private_heads", "fedper", "lg", "local")),
-    *("training.procedure=ditto", "training.finetune_epochs=1"),
+    *("training.procedure=ditto", "training.finetune_epochs=1", "blend=true"),
 ]
 DENSE, ROWS = ("dense-float32", "dense-bfloat16"), ("rows-float32", "rows-bfloat16")
 TEXTS = [
@@ -111,8 +112,12 @@ class Leak:
             assert names.isdisjoint(entry.name for entry in schemas[part.scope].entries)
         leaving = b"".join(self.sent)
         assert self.planted or self.fresh
-        places = [(scope, vector, [(0, len(vector))]) for scope, vector in self.planted]
-        for scope, vector in self.fresh:
+        alone = [vector for scope, vector in self.planted + self.fresh if scope.startswith(BLEND)]
+        for number in (vector for vector in alone if vector.view(np.uint32)[0] % 2**16):
+            assert number.astype(np.float64).tobytes() not in leaving
+            assert number.tobytes() not in leaving or len(leaving) > 10**5, "by chance in long ones"
+        places = [(s, vector, [(0, len(vector))]) for s, vector in self.planted if not s.startswith(BLEND)]
+        for scope, vector in ((s, vector) for s, vector in self.fresh if not s.startswith(BLEND)):
             weights = [entry for entry in schemas[scope.removeprefix("own/")].entries if len(entry.shape) > 1]
             places.append((scope, vector, [(entry.offset, entry.offset + entry.count) for entry in weights]))
         for scope, vector, spans in places:

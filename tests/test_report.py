@@ -83,7 +83,7 @@ def test_the_file_has_the_keys_that_are_documented_and_is_read_as_it_was_written
     assert " ".join(report) == (
         "run run_id status reason rounds_completed seconds seed data encoder_init sharing_plan training aggregation "
         "guard model_digest bytes_down bytes_up uploads task_cosines step_shares relation relations tasks clients "
-        "personalisation certificates best"
+        "personalisation certificates best blend"
     )
     assert report["uploads"] == {"dense-float32": {"updates": 4, "bytes": 1840}}
     assert " ".join(qqp) == "type auxiliary metrics scored_round history clients examples rounds_trained"

@@ -13,6 +13,7 @@ from common.config.choices import Chosen
 from common.config.values import Section
 
 ELSEWHERE = {
+    "aggregation.mean_over": {"readers"},
     "aggregation.robust": {"function"},
     "model.weights": {"auto", "pretrained"},
     "data.source": {"glue", "hub", "files", "given"},
@@ -22,6 +23,7 @@ ELSEWHERE = {
     "training.procedure": {"scaffold", "sdca"},
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
+    "blend.mix": {"weights"},
     "relation": {"bipartition", "ifca", "mocha", "parting"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""

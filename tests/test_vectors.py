@@ -16,7 +16,7 @@ from common.methods.server_optimizers import FedAvgM
 from common.parameters.encodings import BLOCK, ENCODINGS, EncodedDelta
 from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.vector import Float64
-from server.aggregation.accumulator import Summand
+from server.aggregation.accumulator import Piece, Summand
 from server.aggregation.aggregator import Aggregator
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.strategy import AggregationStrategy
@@ -87,7 +87,8 @@ def test_two_halves_merge_into_the_whole(make: type[StreamingMean]) -> None:
     first.merge(second)
 
     def step(sums: StreamingMean) -> bytes:
-        return b"".join(block.tobytes() for _, block in sums.report("task/a", [Summand("", 4)]))
+        pieces = [Piece(0, SIZE, [Summand("", 4)])]
+        return b"".join(block.tobytes() for _, block in sums.report("task/a", pieces))
 
     assert step(first) == step(whole)
     second.add("later", update(delta(9)), {"task/a": 1})  # what was merged away is not in it any more

@@ -15,7 +15,7 @@ from common.methods.balances import BALANCES
 from common.methods.choice import Bounds, Row, Table, parameters_of
 from common.methods.dual_losses import DUAL_LOSSES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
-from common.methods.own_models import OWN_MODELS
+from common.methods.own_models import MIXES, OWN_MODELS
 from common.methods.procedures import PROCEDURES, SDCA, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.names import is_id
@@ -141,14 +141,17 @@ scope_versions = st.builds(ScopeVersion, scopes, counts)
 def rows_of(rows: Table[Any]) -> st.SearchStrategy[Row]:
     """Any row of a table, with any parameters that their bounds allow."""
     return st.one_of(
-        st.builds(row, **{key: _within(p.kind, p.bounds) for key, p in parameters_of(row).items()})
+        st.builds(row, **{key: _within(key, p.kind, p.bounds) for key, p in parameters_of(row).items()})
         for row in rows.values()
     )
 
 
-def _within(kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
+WORDS = {"loss": sorted(DUAL_LOSSES), "mix": MIXES}
+
+
+def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:
     if kind is str:
-        return st.sampled_from(sorted(DUAL_LOSSES))
+        return st.sampled_from(WORDS[key])
     if kind is bool or bounds is None:
         return st.booleans()
     low = bounds.least if bounds.above is None else bounds.above

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from client.jobs.synchronizer import ClientModelSynchronizer
 from client.state.slice import DESCRIPTION, LastScores, ReceivedSlice, SliceDescription, SliceFiles
 from client.state.store import read_private
+from client.training.blend import Blend, kept_blend
 from client.training.own_model import OWN
 from common.config import Config
 from common.errors import ModelError, StateError
@@ -40,7 +42,8 @@ class SavedSlice:
     def choose(self, task: str, wanted: Which | None = None) -> tuple[Which, str]:
         """Which of a client's models answers for a task, and how that was decided, in a few words for a person.
 
-        Without a wish it is the one with the better score, and the received one where scores do not tell.
+        Without a wish it is the blend where there is one. Else it is the one with the better score, and the received
+        one where scores do not tell.
 
         Raises:
             ModelError: the task is unknown, or there is no such model.
@@ -57,6 +60,8 @@ class SavedSlice:
             return wanted, f"as asked for{_told(scores)}"
         if not personal:
             return "received", f"the only one{_told(scores)}"
+        if self._blend(task) is not None:
+            return "personal", f"the blend{_told(scores)}"
         if scores.personal is None or scores.received is None:
             return "received", "no score tells which is better"
         better = is_better(scores.metric, scores.personal, scores.received)
@@ -84,13 +89,16 @@ class SavedSlice:
             if found is None or len(found) < schema.size:
                 raise _foreign(self.folder, scope)
             replica.load_private({scope: found[: schema.size]})
+        definition, model = next(found for found in described.welcome.tasks if found.name == task), replica.model
         if which == "personal":
+            blend, received = self._blend(task), deepcopy(model)
             replica.load_private(
                 {scope: self.private[OWN + scope] for scope in replica.schemas if OWN + scope in self.private}
             )
+            model = model if blend is None else blend.model(received, model, definition)
         return TrainedTask(
-            replica.model.eval(),
-            next(found for found in described.welcome.tasks if found.name == task),
+            model.eval(),
+            definition,
             f"the {which} model ({why}) of client {described.welcome.session.client_id}, round {self.received.version}",
             self.received.units.get(task, OWN_UNITS),
             described.tokenizer,
@@ -99,6 +107,9 @@ class SavedSlice:
             self.received.scales.get(task),
             described.capacity.lacks,
         )
+
+    def _blend(self, task: str) -> Blend | None:
+        return kept_blend(self.private, task)
 
     def facts(self, task: str, wanted: Which | None = None) -> CardFacts:
         """What the client knows of how the model was made."""

@@ -6,15 +6,25 @@ It is state of the client's procedure and leaves no trace in what is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from client.training.evaluation import Scores, score
+from client.training.blend import chosen_blend
+from client.training.evaluation import evaluate, score
+from client.training.loop import TaskSet
 from client.training.procedures import procedure_of
 from client.training.step import StepOptions, proximal_to
 from client.training.work import ClientState, Losses, Procedure, Trained, Work
 from common.bodies import TrainingSettings
-from common.methods.own_models import FineTunedModel, IsolatedModel, NoOwnModel, OwnModelRow, PulledModel
+from common.methods.own_models import (
+    BlendedModel,
+    FineTunedModel,
+    IsolatedModel,
+    NoOwnModel,
+    OwnModelRow,
+    PulledModel,
+)
 from common.models.multitask import MultiTaskModel
 
 
@@ -36,7 +46,14 @@ def handed_in_alone(procedure: Procedure, work: Work, state: ClientState, chosen
 def isolated(procedure: Procedure, work: Work, state: ClientState, chosen: IsolatedModel) -> Trained:
     """An own model that is trained as if there were no others. Tasks that are isolated train it alone."""
     trained = procedure(replace(work.part(0, 2), examples=work.examples.without(work.isolated)), state)
-    return _beside(replace(work.part(1, 2), proximal_terms=()), state, trained, Work.train)
+    return _beside(replace(work.part(1, 2), proximal_terms=()), state, trained, Work.train, _score_begun)
+
+
+def blended(procedure: Procedure, work: Work, state: ClientState, chosen: BlendedModel) -> Trained:
+    """An own model that is trained as if there were no others, scored in a blend with the received one."""
+    trained = procedure(work.part(0, 2), state)
+    alone = replace(work.part(1, 2), proximal_terms=())
+    return _beside(alone, state, trained, Work.train, lambda own, kept: _blend_begun(own, kept, chosen))
 
 
 def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledModel) -> Trained:
@@ -51,15 +68,21 @@ def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledM
         return StepOptions(proximal_to(model, anchors, chosen.mu, step, rate))
 
     trained = procedure(work.part(0, 2), state)
-    return _beside(work.part(1, 2), state, trained, lambda own: own.train(options, whole=True))
+    return _beside(work.part(1, 2), state, trained, lambda own: own.train(options, whole=True), _score_begun)
 
 
-def _beside(work: Work, state: ClientState, trained: Trained, train_own: Callable[[Work], Losses]) -> Trained:
+def _beside(
+    work: Work,
+    state: ClientState,
+    trained: Trained,
+    train_own: Callable[[Work], Losses],
+    score_own: Callable[[Work, ClientState], Trained],
+) -> Trained:
     """Score the own model as it arrives, as the received one is, so that both scores belong to one round; train it."""
     with work.own.in_place(state):
-        scores = _score_begun(work, state)
+        begun = score_own(work, state)
         train_own(work)
-        return replace(trained, state={**trained.state, **work.own.state()}, scores=scores)
+        return replace(trained, state={**trained.state, **begun.state, **work.own.state()}, scores=begun.scores)
 
 
 def nothing(work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
@@ -70,7 +93,13 @@ def nothing(work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
 def score_own(work: Work, state: ClientState, chosen: OwnModelRow) -> Trained:
     """Scores of the own model that is kept; before its first training there is nothing to score."""
     with work.own.in_place(state):
-        return Trained({}, scores=_score_begun(work, state))
+        return _score_begun(work, state)
+
+
+def score_blended(work: Work, state: ClientState, chosen: BlendedModel) -> Trained:
+    """Scores of the blends with the last model, whose weights are kept for answers."""
+    with work.own.in_place(state):
+        return _blend_begun(work, state, chosen)
 
 
 def fine_tuned(work: Work, state: ClientState, chosen: FineTunedModel) -> Trained:
@@ -82,15 +111,39 @@ def fine_tuned(work: Work, state: ClientState, chosen: FineTunedModel) -> Traine
         return Trained(losses, work.own.state(), scores)
 
 
-def _score_begun(work: Work, state: ClientState) -> Scores:
+def _score_begun(work: Work, state: ClientState) -> Trained:
     """Scores by task of an own model that is in place."""
-    begun = [item for item in work.examples.whole if work.own.begun(state, item.task.name)]
-    return score(work.model, begun, work.settings.eval_batch_size)
+    return Trained({}, scores=score(work.model, _begun(work, state), work.settings.eval_batch_size))
+
+
+def _blend_begun(work: Work, state: ClientState, chosen: BlendedModel) -> Trained:
+    """Choose the weights of blends with an own model that is in place; their scores."""
+    items, size = _begun(work, state), work.settings.eval_batch_size
+    found = Trained({})
+    if not items:
+        return found
+    with work.own.in_place({}):
+        received = deepcopy(work.model)
+    for item in items:
+        name = item.task.name
+        blend = chosen_blend(chosen.mix, received, work.model, item, size)
+        found = replace(found, state={**found.state, **blend.state(name)})
+        if len(item.validation):
+            model = blend.model(received, work.model, item.task)
+            scores = evaluate(model, item.task, item.validation, size, item.units)
+            found = replace(found, scores={**found.scores, name: scores})
+    return found
+
+
+def _begun(work: Work, state: ClientState) -> list[TaskSet]:
+    """The rows of tasks that an own model has begun to learn."""
+    return [item for item in work.examples.whole if work.own.begun(state, item.task.name)]
 
 
 OWN_MODEL_FUNCTIONS: Mapping[type[OwnModelRow], OwnModelFunctions] = {
     NoOwnModel: OwnModelFunctions(handed_in_alone, nothing),
     IsolatedModel: OwnModelFunctions(isolated, score_own),
+    BlendedModel: OwnModelFunctions(blended, score_blended),
     PulledModel: OwnModelFunctions(pulled, score_own),
     FineTunedModel: OwnModelFunctions(handed_in_alone, fine_tuned),
 }

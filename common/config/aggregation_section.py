@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ class AggregationSection(Section):
     """without a conflict between any two tasks: the mean, whatever the rule says"""
     robust: Annotated[RobustRule | None, Chosen(ROBUST_RULES, none=True)] = None
     """against faulty clients; counts every update once, so weights: uniform"""
+    mean_over: Literal["all", "readers"] = "all"
+    """whose updates a parameter's mean is over: all | readers (clients with a task whose outputs depend on it)"""
     scale: Scale = MEAN
     """length of the step of what tasks share: mean (of their steps) | norm (as long as these are on the mean, at most
     sqrt(tasks) times the mean step) | a number (times the mean step)"""
@@ -53,6 +55,11 @@ class AggregationSection(Section):
         return float(self.max_examples.removesuffix("x")) if isinstance(self.max_examples, str) else None
 
     @property
+    def among_readers(self) -> bool:
+        """Whether a mean is over the updates of those alone whose tasks read a parameter."""
+        return self.mean_over == "readers"
+
+    @property
     def by_task(self) -> bool:
         """Whether the updates of a scope that tasks share are summed task by task."""
         return self.weights.by_task or self.conflict is not None or self.scale == NORM
@@ -74,6 +81,9 @@ class AggregationSection(Section):
         elif self.robust is not None and (weights.counts_examples or self.conflict is not None):
             remedy = "write weights: uniform, and no conflict rule"
             found.append(f"aggregation.robust: {self.robust.name} counts every update once; {remedy}")
+        if self.robust is not None and self.among_readers:
+            text = f"{self.robust.name} sees every update of a scope; write mean_over: all"
+            found.append(f"aggregation.mean_over: {text}")
         return found + self._scale_problems()
 
     def _scale_problems(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal, TypeVar
 
-from common.config import data_checks, dual_checks, group_checks, keep_section, size_checks
+from common.config import averaging_checks, data_checks, dual_checks, group_checks, keep_section, size_checks
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
@@ -145,6 +145,7 @@ def _controls(config: Config) -> list[str]:
         "aggregation.weights: clients count alike in the mean of variates, so must their updates; write uniform": (
             aggregation.weights.counts_examples
         ),
+        "aggregation.mean_over: variates are means over all clients; write all": aggregation.among_readers,
         "aggregation.norm_bound: shortens variates with the updates; remove it": aggregation.norm_bound is not None,
         "aggregation.robust: leaves updates out, but variates of all clients must count; remove it": (
             aggregation.robust is not None
@@ -217,28 +218,6 @@ def _aggregation(config: Config) -> list[str]:
     return config.aggregation.problems()
 
 
-def _weights_of_tasks(config: Config) -> list[str]:
-    if config.aggregation.weights.counts_examples:
-        return []
-    return [
-        f"tasks.{name}.weight: is not read where aggregation.weights is uniform; leave it out, or choose other weights"
-        for name, section in config.tasks.items()
-        if section.weight != 1.0
-    ]
-
-
-def _auxiliary_tasks(config: Config) -> list[str]:
-    names = [name for name, section in config.tasks.items() if section.auxiliary]
-    if not names:
-        return []
-    if len(names) == len(config.tasks):
-        return [f"tasks.{names[0]}.auxiliary: there is no other task to help; leave one that is not auxiliary"]
-    if not config.aggregation.weights.counts_examples:
-        remedy = "tasks must have sums of their own; write aggregation.weights: examples, and no robust rule"
-        return [f"tasks.{names[0]}.auxiliary: {remedy}"]
-    return []
-
-
 def _own_models(config: Config) -> list[str]:
     keys = list(config.own_models())
     if len(keys) < 2:
@@ -267,6 +246,15 @@ def _guard(config: Config) -> list[str]:
         if section.val_samples == 0
     ]
     return found
+
+
+def _blend(config: Config) -> list[str]:
+    if not config.blend.enabled:
+        unread = "blend.mix: is not read without the blend; write blend.enabled: true, or remove it"
+        return [unread] if config.blend != type(config.blend)() else []
+    if config.sharing.plan == "local":
+        return ["blend: plan local shares nothing to blend with; choose another plan, or remove the blend"]
+    return []
 
 
 def _server_files(config: Config) -> list[str]:
@@ -306,7 +294,7 @@ _TASK_CHECKS: Checks = (
     ((), _task_definitions),
     ((), size_checks.tasks),
 )
-_DUAL_READS = ("training", "sharing", "guard", "model", "federation", "aggregation", "relation", "tasks")
+_DUAL_READS = ("training", "sharing", "guard", "blend", "model", "federation", "aggregation", "relation", "tasks")
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
@@ -326,12 +314,14 @@ _CHECKS: Checks = (
     (("sharing", "tasks"), group_checks.groups),
     (("sharing", "relation", "aggregation", "tasks"), group_checks.relation),
     (("aggregation",), _aggregation),
-    (("aggregation",), _weights_of_tasks),
-    (("aggregation", "sharing", "relation"), group_checks.step_scale),
-    (("aggregation", "tasks"), _auxiliary_tasks),
-    (("guard", "training"), _own_models),
+    (("aggregation",), averaging_checks.weights_of_tasks),
+    (("aggregation", "sharing", "training"), averaging_checks.mean_over),
+    (("aggregation", "sharing", "relation"), averaging_checks.step_scale),
+    (("aggregation", "tasks"), averaging_checks.auxiliary_tasks),
+    (("guard", "blend", "training"), _own_models),
     (_DUAL_READS, dual_checks.problems),
     (("guard", "sharing", "relation", "tasks"), _guard),
+    (("blend", "sharing"), _blend),
     (("server",), _server_files),
     (("client",), _client_files),
     (("client",), dual_checks.work),

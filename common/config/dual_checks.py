@@ -20,6 +20,7 @@ def problems(config: Config) -> list[str]:
             config.sharing.plan not in ("hard", "soft")
         ),
         "guard: compares with models that are trained in another way; remove it": config.guard.enabled,
+        "blend: is of models that are trained in another way; remove it": config.blend.enabled,
         "training.finetune_epochs: there are no epochs; write 0": config.training.finetune_epochs > 0,
         "training.anchor: the penalty is given by strength and relation; write none": config.training.anchor
         is not None,

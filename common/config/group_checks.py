@@ -6,7 +6,6 @@ from collections import Counter
 
 from common.config.schema import Config
 from common.methods.relation import Relation
-from common.methods.step_scale import MEAN
 from common.parameters.membership import leaves_of
 from common.parameters.scope import ScopeKind, target_of
 
@@ -61,19 +60,6 @@ def relation(config: Config) -> list[str]:
         remedy = "write sharing.plan: soft or adaptive, or remove it"
         found.append(f"sharing.members: not read by plan {sharing.plan}; {remedy}")
     return found
-
-
-def step_scale(config: Config) -> list[str]:
-    """Whether any step is averaged whose length could be chosen."""
-    scale, relation = config.aggregation.scale, config.relation
-    if scale == MEAN:
-        return []
-    if relation is not None and not relation.averages:
-        return [f"aggregation.scale: {scale}, but relation {relation.name} averages no steps; write scale: mean"]
-    targets = (target_of(rule.scope) for rule in config.sharing_plan().rules)
-    if relation is None and not any(target is not None and target.is_averaged for target in targets):
-        return [f"aggregation.scale: {scale}, but plan {config.sharing.plan} averages over no tasks; write scale: mean"]
-    return []
 
 
 def _unknown_members(config: Config, chosen: Relation) -> list[str]:

@@ -33,7 +33,7 @@ from common.config.values import (
     group_tree,
 )
 from common.inputs import Header
-from common.methods.own_models import IsolatedModel, NoOwnModel, OwnModelRow
+from common.methods.own_models import BlendedModel, IsolatedModel, NoOwnModel, OwnModelRow
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
@@ -161,6 +161,23 @@ class GuardSection(Section):
         return {"enabled": body} if isinstance(body, bool) else body
 
 
+class BlendSection(Section):
+    """Whether clients answer with a blend of the shared model and one of their own; `blend: true` is the short form.
+
+    Each client weighs the two for each of its tasks by its validation rows; few rows leave them alike.
+    """
+
+    enabled: bool = False
+    """true: clients train one beside it, twice the work; short form blend: true"""
+    mix: Literal["probabilities", "weights"] = "probabilities"
+    """what is averaged: probabilities (predictions of both models) | weights (parameters, into one model)"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, body: Any) -> Any:
+        return {"enabled": body} if isinstance(body, bool) else body
+
+
 class CompareSection(Section):
     """Methods of your own for `--mode compare`: name -> values to set, by their paths, such as `sharing.plan: lg`."""
 
@@ -213,6 +230,8 @@ class Config(Section):
     """how a round is held"""
     guard: GuardSection = GuardSection.model_construct()
     """tasks that sharing hurts fall back to their clients' isolated models"""
+    blend: BlendSection = BlendSection.model_construct()
+    """clients answer with a blend of the shared and their isolated models"""
     aggregation: AggregationSection = AggregationSection.model_construct()
     """how updates become one step: docs/methods.md"""
     server: ServerSection = ServerSection.model_construct()
@@ -256,7 +275,12 @@ class Config(Section):
 
     def own_models(self) -> dict[str, OwnModelRow]:
         """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
-        return self.training.own_models() | ({"guard": IsolatedModel()} if self.guard.enabled else {})
+        found = self.training.own_models()
+        if self.guard.enabled:
+            found["guard"] = IsolatedModel()
+        if self.blend.enabled:
+            found["blend"] = BlendedModel(self.blend.mix)
+        return found
 
     def order_settings(self) -> TrainingSettings:
         """What travels with every order to train."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.export import graph, hugging_face, image_folder, onnx_file, use
 from common.export.format import ExportFormat
+from common.models.blended import TwoModels
 from common.models.trained import TrainedTask
 
 
@@ -26,10 +27,17 @@ def _folder(trained: TrainedTask) -> ExportFormat:
     return _IMAGES if image_folder.is_over_vision(trained) else _TEXTS
 
 
+def _no_folder(trained: TrainedTask) -> str:
+    """Why there is nothing for transformers, or nothing."""
+    if isinstance(trained.model, TwoModels):
+        return "transformers has no class for a blend of two models (--model received is one; blend.mix: weights, too)"
+    return _folder(trained).refusal(trained)
+
+
 FORMATS: dict[str, ExportFormat] = {
     "hugging_face": ExportFormat(
         "folder for transformers, and sentence-transformers where two texts are compared",
-        lambda trained: _folder(trained).refusal(trained),
+        _no_folder,
         lambda trained, place: _folder(trained).write(trained, place),
         lambda trained, place: _folder(trained).load(trained, place),
         lambda trained: _folder(trained).use(trained),

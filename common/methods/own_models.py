@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from common.methods.choice import Epochs, Row, Strength, table
 
+MIXES = ("probabilities", "weights")
+"""What a blend averages."""
+
 
 class OwnModelRow(Row):
     """Base of the rows."""
@@ -37,6 +40,23 @@ class IsolatedModel(OwnModelRow):
 
 
 @dataclass(frozen=True)
+class BlendedModel(OwnModelRow):
+    """Trained as an isolated model, and scored together with the received one: what a client answers with is a blend.
+
+    After Mansour et al. 2020 (model interpolation) and Deng et al. 2020 (APFL), whose weights are trained.
+    """
+
+    name = "blended"
+    mix: str = "probabilities"
+    """what is averaged: predictions (probabilities), or parameters (weights)"""
+
+    def problems(self) -> list[str]:
+        """See `Row`."""
+        known = self.mix in MIXES
+        return [] if known else [f"mix: '{self.mix[:80]}' is not one of {', '.join(MIXES)}; write one of them"]
+
+
+@dataclass(frozen=True)
 class PulledModel(OwnModelRow):
     """Trained in each round and pulled to the received model (Li et al. 2021, Ditto)."""
 
@@ -58,4 +78,4 @@ class FineTunedModel(OwnModelRow):
         return self.epochs
 
 
-OWN_MODELS: dict[str, type[OwnModelRow]] = table(NoOwnModel, IsolatedModel, PulledModel, FineTunedModel)
+OWN_MODELS: dict[str, type[OwnModelRow]] = table(NoOwnModel, IsolatedModel, BlendedModel, PulledModel, FineTunedModel)

@@ -106,12 +106,12 @@ class Relation(Row):
     """Whether members are pulled to anchors, so that `training.proximal_step` is read."""
     sees_moves: ClassVar[bool] = False
     """Whether it is told how members moved from the first values, which the coordinator then keeps as a row."""
+    averages: ClassVar[bool] = False
+    """Whether members start from means of those who are one, so that `aggregation.scale` is read."""
     probes: ClassVar[ProbedRows | None] = None
     """The rows on which clients compare candidates; None: there are none."""
     whole_models: ClassVar[bool] = False
     """Whether candidates of one name, of all templates, are one model; else each block is compared by itself."""
-    averages: ClassVar[bool] = False
-    """Whether members start from means of those who are one, so that `aggregation.scale` is read."""
     stands_losing_members: ClassVar[bool] = False
     """Whether it may go on when tasks fall back to isolated models: nobody is pulled to a copy that stays behind."""
 

@@ -31,7 +31,7 @@ RELATIONS: dict[str, type[Relation]] = table(
     PartialRelation,
     AgreementRelation,
     BipartitionRelation,
-    IFCARelation,
     PartingRelation,
+    IFCARelation,
     MochaRelation,
 )

@@ -267,6 +267,14 @@ class DenseRegression(Dense):
         wanted = ((targets.nan_to_num().double() - units.mean) / units.scale).float()
         return _reduced((outputs.squeeze(1) - wanted).square() * known, known, reduction)
 
+    def averaged(self, outputs: Tensor, others: Tensor, weight: float) -> Tensor:
+        """Of the numbers."""
+        return Regression().averaged(outputs, others, weight)
+
+    def log_likelihood(self, loss: float, rows: int) -> float:
+        """See `Regression`; an image counts once, since its pixels err together."""
+        return Regression().log_likelihood(loss, rows)
+
     def measure(self, task: TaskDefinition, outputs: Float64, targets: NDArray[Any], loss_sum: float) -> TaskStatistics:
         """Moments of predictions and targets of labelled pixels."""
         from common.tasks.formulas import moments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import log, log1p
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from common.class_weights import balanced_classes
@@ -219,6 +220,20 @@ class TaskKind(ABC):
 
         return functional.cross_entropy(outputs, targets, reduction=reduction)
 
+    def averaged(self, outputs: Tensor, others: Tensor, weight: float) -> Tensor:
+        """Outputs that say the mean of what two models' outputs say: of probabilities, which are softmax of outputs.
+
+        Args:
+            outputs: (rows, outputs, ...), of the model that has the weight.
+            others: of the other one, which has 1 - weight.
+            weight: more than 0 and less than 1.
+        """
+        return log_mean(outputs.log_softmax(dim=1), others.log_softmax(dim=1), weight)
+
+    def log_likelihood(self, loss: float, rows: int) -> float:
+        """How likely the labels of so many rows are to a model with this mean loss, up to a constant: cross entropy."""
+        return -rows * loss
+
     def score(
         self,
         task: TaskDefinition,
@@ -274,6 +289,13 @@ class TaskKind(ABC):
     @abstractmethod
     def summary(self, task: TaskDefinition, total: TaskStatistics) -> Mapping[str, float | None]:
         """The metrics that can be read off sums; None where one is not defined. Definitions are scikit-learn's."""
+
+
+def log_mean(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Logarithm of weight x exp(first) + (1 - weight) x exp(second), finite wherever both are."""
+    import torch
+
+    return torch.logaddexp(first + log(weight), second + log1p(-weight))
 
 
 def not_finite(task: TaskDefinition) -> DataError:

@@ -9,7 +9,7 @@ from common.class_weights import balanced_labels
 from common.statistics import TaskStatistics, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import TaskDefinition
-from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind
+from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, log_mean
 from common.tasks.labels import CellError, LabelNames, balance_of
 
 if TYPE_CHECKING:
@@ -95,6 +95,13 @@ class Multilabel(TaskKind):
         if reduction == "none":
             return rows
         return rows.mean() if reduction == "mean" else rows.sum()
+
+    def averaged(self, outputs: Tensor, others: Tensor, weight: float) -> Tensor:
+        """Of each label's probability, which is the sigmoid of its output."""
+        from torch.nn.functional import logsigmoid
+
+        applies = log_mean(logsigmoid(outputs), logsigmoid(others), weight)
+        return applies - log_mean(logsigmoid(-outputs), logsigmoid(-others), weight)
 
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
         """Counts per label, and the examples of which all labels are right."""

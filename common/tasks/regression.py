@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite, sqrt
+from math import isfinite, log1p, sqrt
 from typing import TYPE_CHECKING, Any
 
 from common.statistics import LARGEST, MOMENTS, ROUNDING, TaskStatistics, mean_of
@@ -101,6 +101,17 @@ class Regression(TaskKind):
 
         wanted = ((targets.double() - units.mean) / units.scale).float()
         return functional.mse_loss(outputs.squeeze(-1), wanted, reduction=reduction)
+
+    def averaged(self, outputs: Tensor, others: Tensor, weight: float) -> Tensor:
+        """Of the numbers."""
+        return others.lerp(outputs, weight)
+
+    def log_likelihood(self, loss: float, rows: int) -> float:
+        """Of normal errors whose variance is not known, in the head's units.
+
+        It has the conjugate prior that is worth one row of variance 1 (Gelman et al., Bayesian Data Analysis, 3.2).
+        """
+        return -(rows + 1) / 2 * log1p(rows * loss)
 
     def measure(self, task: TaskDefinition, outputs: Float64, targets: Float64, loss_sum: float) -> TaskStatistics:
         """Moments of predictions and targets, and the correlation of their ranks."""

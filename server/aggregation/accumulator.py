@@ -41,6 +41,15 @@ class Summand:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Parameters in a row, by their places in the scope's vector, and the sums that their step is made of."""
+
+    start: int
+    stop: int
+    summands: Sequence[Summand]
+
+
 class Accumulator(Protocol):
     """Takes the updates of a round in, whatever becomes of them: a sum, or all of them side by side."""
 
@@ -62,8 +71,8 @@ class Accumulator(Protocol):
         """Take in all that another one has taken in, as if it had been added here; the other is used up."""
         ...
 
-    def report(self, scope: str, summands: Sequence[Summand]) -> Iterator[tuple[int, Float64]]:
-        """The scope's step; uses up what was taken in for it.
+    def report(self, scope: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, Float64]]:
+        """The scope's step, of pieces from its first parameter to its last; uses up what was taken in for it.
 
         Yields:
             Start and float64 elements of each block, in order; the caller may change a block, which is valid until

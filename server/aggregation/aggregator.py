@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -16,7 +17,7 @@ from common.parameters.plan import heights_of
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, is_sum, moment_name
 from common.parameters.vector import Float64, Vector
-from server.aggregation.accumulator import Accumulator, ByTask, Delta, Summand
+from server.aggregation.accumulator import Accumulator, ByTask, Delta, Piece, Summand
 from server.aggregation.auxiliary import gated
 from server.aggregation.bound import bounded
 from server.aggregation.dual import HEADS, remade
@@ -26,8 +27,9 @@ from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.dual_facts import HeadRows, Relationship
 from server.core.probe_facts import NOT_PROBED, Probed
+from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
-from server.relations.relate import relate, related_templates
+from server.relations.relate import Context, relate, related_templates
 
 log = logging.getLogger("fedmtl.server")
 
@@ -101,12 +103,14 @@ class Aggregator:
         version: int = 0,
         before: Mapping[str, str] = MappingProxyType({}),
         heads: Mapping[str, HeadRows] = MappingProxyType({}),
+        stretches: Mapping[str, Sequence[StretchTotal]] = MappingProxyType({}),
         probed: Probed = NOT_PROBED,
     ) -> dict[str, Vector]:
         """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
 
         `before` is what the relation said to remember of each template, for the version to be made; `heads` are made of
-        their supports, and members may have trained from candidates. Afterwards nothing is folded any more.
+        their supports, and members may have trained from candidates. In a scope of `stretches` the mean of each is over
+        the updates of those who read it. Afterwards nothing is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
@@ -117,7 +121,7 @@ class Aggregator:
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
-                fresh = self._moved(vectors, totals, by_task, trends, probed.starts)
+                fresh = self._moved(vectors, totals, by_task, trends, stretches, probed.starts)
                 self._require_finite(fresh)
                 related = self._relate(vectors, fresh, totals, version, before, probed)
                 related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
@@ -132,6 +136,7 @@ class Aggregator:
         totals: Mapping[str, int],
         by_task: ByTask,
         trends: Trends,
+        stretches: Mapping[str, Sequence[StretchTotal]],
         starts: Mapping[str, str],
     ) -> dict[str, Vector]:
         """The values of scopes after the round's steps."""
@@ -139,10 +144,16 @@ class Aggregator:
         for scope, total in totals.items():
             if not total:  # a relation alone may move it
                 continue
-            summands = self._weigh(scope, by_task[scope], trends) if scope in by_task else [self._whole(scope, total)]
             first = is_sum(scope) and scope not in vectors
             base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[starts.get(scope, scope)]
-            fresh[scope] = self._move(scope, base, self._updates.report(scope, summands))
+            parts = stretches.get(scope) or [
+                StretchTotal(Stretch(0, len(base), frozenset(by_task.get(scope, ()))), total)
+            ]
+            if scope in by_task:
+                pieces = self._weighed(scope, by_task[scope], parts, trends)
+            else:
+                pieces = [self._whole(scope, part.stretch, part.total or total) for part in parts]
+            fresh[scope] = self._move(scope, base, self._updates.report(scope, pieces))
         return fresh
 
     def _relate(
@@ -160,12 +171,10 @@ class Aggregator:
         if relation is not None:
             passed = version / self._strategy.num_rounds
             for template in related_templates(totals):
-                state, schema = before.get(template, ""), self._schemas.get(template)
-                height = self._heights.get(template, 0.0)
-                moved, record = relate(
-                    *(relation, template, vectors, fresh, totals, version, state, schema, passed, height, probed),
-                    scale=self._strategy.scale,
-                )
+                schema, height = self._schemas.get(template), self._heights.get(template, 0.0)
+                context = Context(schema, height, passed, self._strategy.scale, probed)
+                state = before.get(template, "")
+                moved, record = relate(relation, template, vectors, fresh, totals, version, state, context)
                 related |= moved
                 self.related.append(record)
         return related
@@ -198,28 +207,44 @@ class Aggregator:
         self._lengths.clear()
         self._updates.clear()
 
-    def _whole(self, scope: str, total: int) -> Summand:
+    def _whole(self, scope: str, stretch: Stretch, total: int) -> Piece:
         """The only sum of a scope; where tasks may share it, times the number that steps are scaled by."""
         scale, shared = self._strategy.scale, Scope.parse(scope).is_averaged
-        return Summand("", total, scale if shared and not isinstance(scale, str) else 1.0)
+        share = scale if shared and not isinstance(scale, str) else 1.0
+        return Piece(stretch.start, stretch.stop, [Summand("", total, share)])
 
-    def _weigh(self, scope: str, examples: Mapping[str, int], trends: Trends) -> list[Summand]:
-        """The sums of a scope's tasks with their shares in the step."""
-        mean, sums, tasks = self._strategy.mean, self._updates, tuple(examples)
-        assert isinstance(mean, WeightedMean) and isinstance(sums, StreamingMean)
+    def _weighed(
+        self, scope: str, examples: Mapping[str, int], parts: Sequence[StretchTotal], trends: Trends
+    ) -> list[Piece]:
+        """The sums of a scope's tasks with their shares in the step of each stretch: of those that read it."""
+        sums, tasks = self._updates, tuple(examples)
+        assert isinstance(sums, StreamingMean)
         counts = np.array(list(examples.values()), dtype=np.float64)
-        several = len(tasks) > 1
-        gram = sums.gram(scope, [Summand(t, examples[t]) for t in tasks]) if several else np.ones((1, 1))
-        shares = mean.weights(Evidence(tasks, counts, gram, trends))
+        even = [Piece(p.stretch.start, p.stretch.stop, [Summand(t, examples[t]) for t in tasks]) for p in parts]
+        grams = [sums.gram(scope, piece) if len(tasks) > 1 else np.ones((1, 1)) for piece in even]
+        if len(tasks) > 1:
+            self.cosines[scope] = tasks, cosines(sum(grams[1:], grams[0]))
+        pieces = []
+        for piece, part, gram in zip(even, parts, grams, strict=True):
+            found = [i for i, task in enumerate(tasks) if task in part.stretch.tasks] or list(range(len(tasks)))
+            readers = tuple(tasks[i] for i in found)
+            shares = self._shares(Evidence(readers, counts[found], gram[np.ix_(found, found)], trends))
+            summands = [Summand(t, examples[t], float(share)) for t, share in zip(readers, shares, strict=True)]
+            pieces.append(replace(piece, summands=summands))
+        return pieces
+
+    def _shares(self, evidence: Evidence) -> Float64:
+        """What tasks' mean steps are multiplied by, (T,)."""
+        mean, tasks, gram = self._strategy.mean, evidence.tasks, evidence.gram
+        assert isinstance(mean, WeightedMean)
+        shares = mean.weights(evidence)
         shares = shares * np.array([mean.factors.get(task, 1.0) for task in tasks])
         shares = gated(shares / shares.sum(), gram, np.array([task in mean.auxiliary for task in tasks]))
-        if several:
-            self.cosines[scope] = tasks, cosines(gram)
-            if mean.resolver is not None:
-                counted = np.flatnonzero(shares)
-                shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
-        shares = shares * lengthening(self._strategy.scale, shares, gram)
-        return [Summand(task, examples[task], float(share)) for task, share in zip(tasks, shares, strict=True)]
+        if len(tasks) > 1 and mean.resolver is not None:
+            counted = np.flatnonzero(shares)
+            shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
+        scaled: Float64 = shares * lengthening(self._strategy.scale, shares, gram)
+        return scaled
 
     def _move(self, scope: str, base: Vector, steps: Iterator[tuple[int, Float64]]) -> Vector:
         """`base` plus the optimizer's move, computed in float64 and rounded once to the type of `base`."""

@@ -20,7 +20,7 @@ from common.parameters.encodings import BLOCK
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
 from common.parameters.vector import Float64, Vector
-from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
+from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Piece
 from server.core.state import client_in
 
 _SUFFIX = ".updates"
@@ -85,8 +85,8 @@ class KeptUpdates:
             self._weights.setdefault(scope, []).extend(other._weights[scope])
         other.clear()
 
-    def report(self, scope: str, summands: Sequence[Summand]) -> Iterator[tuple[int, Float64]]:
-        """See `Accumulator.report`: what the rule makes of the updates; summands say nothing to it."""
+    def report(self, scope: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, Float64]]:
+        """See `Accumulator.report`: what the rule makes of the updates; pieces say nothing to it."""
         orders, schema = self._orders[scope], self._schemas[scope]
         kept: Vector = np.memmap(
             self._path(scope), dtype=schema.dtype.value, mode="r", shape=(len(orders), schema.size)

@@ -10,7 +10,7 @@ import numpy as np
 from common.parameters.encodings import BLOCK
 from common.parameters.schema import ElementType
 from common.parameters.vector import Float64, Vector
-from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Summand
+from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Piece, Summand
 
 CHUNK = 5 << 20
 """Elements of a sum that are allocated, and given back, together (40 MiB: glibc may keep what is below 32)."""
@@ -122,51 +122,62 @@ class StreamingMean:
                 self._used.add(key)
         other._used.clear()
 
-    def report(self, scope: str, summands: Sequence[Summand]) -> Iterator[tuple[int, Float64]]:
-        """See `Accumulator.report`: the sum over `summands` of share times sum divided by total.
+    def report(self, scope: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, Float64]]:
+        """See `Accumulator.report`: in each piece the sum over its summands of share times sum divided by total.
 
         Large sums give their memory back chunk by chunk, so that sums and what is made of them never stand there whole
         together.
         """
-        keys = [(scope, summand.task) for summand in summands]
-        sums = [self._sums.pop(key) for key in keys]
-        for key, found in zip(keys, sums, strict=True):
-            for part, lost in zip(found, self._rest.get(key, ()), strict=False):
+        tasks = dict.fromkeys(summand.task for piece in pieces for summand in piece.summands)
+        sums = {task: self._sums.pop((scope, task)) for task in tasks}
+        for task, found in sums.items():
+            for part, lost in zip(found, self._rest.get((scope, task), ()), strict=False):
                 part += lost
-        size = sum(map(len, sums[0]))
-        keep = 8 * size <= KEPT_BYTES
-        other = np.empty(BLOCK, dtype=np.float64) if len(summands) > 1 else self._product
-        for chunk in range(len(sums[0])):
-            length = len(sums[0][chunk])
-            for i in range(0, length, BLOCK):
-                step = _weighted(sums[0][chunk][i : i + BLOCK], summands[0], self._product)
-                for chunks, summand in zip(sums[1:], summands[1:], strict=True):
-                    step += _weighted(chunks[chunk][i : i + BLOCK], summand, other)
-                yield chunk * CHUNK + i, step
+        whole = next(iter(sums.values()))
+        keep = 8 * sum(map(len, whole)) <= KEPT_BYTES
+        other = np.empty(BLOCK, dtype=np.float64) if len(tasks) > 1 else self._product
+        for chunk, length in enumerate(map(len, list(whole))):
+            first = chunk * CHUNK
+            for piece in pieces:
+                for start, stop in _blocks(piece.start - first, piece.stop - first, length):
+                    parts = [sums[summand.task][chunk][start:stop] for summand in piece.summands]
+                    step = _weighted(parts[0], piece.summands[0], self._product)
+                    for part, summand in zip(parts[1:], piece.summands[1:], strict=True):
+                        step += _weighted(part, summand, other)
+                    yield first + start, step
             if not keep:
-                for chunks in sums:
+                for chunks in sums.values():
                     chunks[chunk] = np.empty(0)
+        keys = [(scope, task) for task in tasks]
         if keep:
-            self._sums |= dict(zip(keys, sums, strict=True))
+            self._sums |= dict(zip(keys, sums.values(), strict=True))
         self._used.difference_update(keys)
 
-    def gram(self, scope: str, summands: Sequence[Summand]) -> Float64:
+    def gram(self, scope: str, piece: Piece) -> Float64:
         """Inner products of the summands' means (shares apart), (summands, summands), added up block by block."""
+        summands = piece.summands
         sums = [self._sums[scope, summand.task] for summand in summands]
         means = np.empty((len(summands), BLOCK), dtype=np.float64)
         total = np.zeros((len(summands), len(summands)), dtype=np.float64)
-        for chunk in range(len(sums[0])):
-            length = len(sums[0][chunk])
-            for i in range(0, length, BLOCK):
-                block = means[:, : min(BLOCK, length - i)]
+        for chunk, length in enumerate(map(len, sums[0])):
+            first = chunk * CHUNK
+            for start, stop in _blocks(piece.start - first, piece.stop - first, length):
+                block = means[:, : stop - start]
                 for mean, chunks, summand in zip(block, sums, summands, strict=True):
-                    np.divide(chunks[chunk][i : i + BLOCK], summand.total, out=mean)
+                    np.divide(chunks[chunk][start:stop], summand.total, out=mean)
                 total += block @ block.T
         return total
 
     def clear(self) -> None:
         """Forget all sums; the memory of small ones is kept for the next round."""
         self._used.clear()
+
+
+def _blocks(start: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
+    """From `start` to `stop`, as far as both lie in a chunk of so many elements, in blocks of at most BLOCK."""
+    stop = min(stop, length)
+    for i in range(max(start, 0), stop, BLOCK):
+        yield i, min(i + BLOCK, stop)
 
 
 def _weighted(sums: Float64, summand: Summand, out: Float64) -> Float64:

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from common.orders import TaskResult
 from common.parameters.scope import Scope, is_sum
+from server.core.readers import StretchTotal
 from server.core.state import OpenRound, OrderState, RunSettings
 from server.core.weighing import task_rows
 
@@ -74,6 +75,23 @@ def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Ma
         if rows:
             sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in run.tasks}
             found[scope] = {task: total for task, total in sums.items() if total}
+    return found
+
+
+def stretch_totals(
+    run: RunSettings, round_: OpenRound, totals: Mapping[str, int]
+) -> Mapping[str, tuple[StretchTotal, ...]]:
+    """Weight sum of every stretch of the scopes that change and are not read as a whole, over those who read it."""
+    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
+    trained = [({r.task for r in order.results if r.examples}, order.weights) for order in accepted]
+    found = {}
+    for scope, total in totals.items():
+        stretches = run.stretches.get(Scope.parse(scope).template, ())
+        if total and len(stretches) > 1 and not is_sum(scope):
+            found[scope] = tuple(
+                StretchTotal(part, sum(weights.get(scope, 0) for tasks, weights in trained if tasks & part.tasks))
+                for part in stretches
+            )
     return found
 
 

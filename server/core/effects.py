@@ -13,6 +13,7 @@ from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
 from server.core.probe_facts import NOT_PROBED, Probed
+from server.core.readers import StretchTotal
 from server.core.state import ClientRecord, OpenRound, Related
 
 
@@ -52,6 +53,8 @@ class Combine:
     """The heads that are made anew of their supports, in runs that solve a dual."""
     remembered: Mapping[str, str] = field(default_factory=dict)
     """What the relation said to remember, by template: `Related.state`."""
+    stretches: Mapping[str, Sequence[StretchTotal]] = field(default_factory=dict)
+    """The weight sums of the stretches of a scope, where not all of it is read by the same tasks."""
     probed: Probed = NOT_PROBED
     """What clients said of candidates before they trained."""
 

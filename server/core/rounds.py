@@ -12,7 +12,16 @@ from common.log_fields import LogFields
 from common.parameters.scope import ByTemplate
 from server.core import best, dual
 from server.core.account import MOST_NAMES, account
-from server.core.closing import has_quorum, is_complete, needed, row_totals, scope_totals, task_losses, trends
+from server.core.closing import (
+    has_quorum,
+    is_complete,
+    needed,
+    row_totals,
+    scope_totals,
+    stretch_totals,
+    task_losses,
+    trends,
+)
 from server.core.effects import (
     ClearSums,
     ClientChanged,
@@ -84,8 +93,9 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
     remembered = {template: record.state for template, record in state.relations.items()}
     totals = {**totals, **dict.fromkeys(heads, 0)}
-    rows, said = row_totals(run, round_, totals), probed(run, state, round_)
-    return state, [Combine(round_.number, totals, rows, moved, heads, remembered, said)]
+    rows, stretches = row_totals(run, round_, totals), stretch_totals(run, round_, totals)
+    said = probed(run, state, round_)
+    return state, [Combine(round_.number, totals, rows, moved, heads, remembered, stretches, said)]
 
 
 def publish(run: RunSettings, state: FederationState, event: Combined) -> Step:

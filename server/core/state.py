@@ -20,6 +20,7 @@ from common.tasks import TaskDefinition
 from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
+from server.core.readers import Stretch
 from server.core.schedule import NO_CHANGE, TrainingSchedule
 
 
@@ -95,12 +96,19 @@ class RunSettings:
     """The versions that are kept besides the newest ones."""
     dual: DualSettings | None = None
     """Of a run that solves the dual of linear heads."""
+    stretches: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
+    """Of templates in which a mean is over the updates of those alone whose tasks read a parameter."""
     patience: int | None = None
     """The run ends after so many versions that were no better than the best one."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
         return next((known for known in self.tasks if known.name == task), None)
+
+    def reads(self, scope: str, tasks: Collection[str]) -> bool:
+        """Whether the update of a client that trained these tasks says anything about a scope."""
+        stretches = self.stretches.get(Scope.parse(scope).template)
+        return stretches is None or any(not stretch.tasks.isdisjoint(tasks) for stretch in stretches)
 
     def parts_of(self, task: str) -> int:
         """The most tokens or numbers that an example of a task has."""

@@ -48,7 +48,8 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
 
     Heads weigh the client's examples of their task. Everything else weighs its examples of all its tasks, each times
     the task's weight; where all task weights are 1 these are plain example counts. With `one_each` every update that
-    brings examples weighs 1. Changes of sums over clients are added up as they are.
+    brings examples weighs 1. Changes of sums over clients are added up as they are. Where a mean is over those who
+    read a scope, an update weighs 0 if none of the tasks that were trained does.
     """
     plain = all(task.weight == 1.0 for task in run.tasks)
     unit = 1 if plain else TASK_WEIGHT_UNIT
@@ -57,6 +58,8 @@ def scope_weights(run: RunSettings, order: OpenOrder, results: Iterable[TaskResu
     everything = sum(round(definitions[task].weight * unit) * count for task, count in examples.items())
     scopes = [Scope.parse(scope.scope) for scope in order.trained]
     weights = {str(scope): examples[scope.task] if scope.task else everything for scope in scopes}
+    tasks = [task for task, count in examples.items() if count]
+    weights = {scope: weight if run.reads(scope, tasks) else 0 for scope, weight in weights.items()}
     if run.one_each:
         weights = {scope: min(weight, 1) for scope, weight in weights.items()}
     return weights | {name: 1 for name in weights if is_sum(name)}
@@ -84,8 +87,8 @@ def task_rows(run: RunSettings, order: OpenOrder, results: Iterable[TaskResult])
     if not run.by_task:
         return {}
     examples = {result.task: result.examples for result in results if result.examples}
-    scopes = (Scope.parse(scope.scope) for scope in order.trained)
-    return {str(scope): examples for scope in scopes if not (scope.task or scope.is_member)}
+    shared = [str(s) for s in (Scope.parse(scope.scope) for scope in order.trained) if not (s.task or s.is_member)]
+    return {scope: {task: n for task, n in examples.items() if run.reads(scope, (task,))} for scope in shared}
 
 
 Shares = Mapping[str, Mapping[str, float]]

@@ -154,14 +154,9 @@ class EffectHandler:
         moments = list(self._aggregator.moments)
         try:
             self._fresh = self._aggregator.combine(
-                self.vectors,
-                asked.totals,
-                asked.rows,
-                asked.trends,
-                asked.version,
-                asked.remembered,
-                asked.heads,
-                asked.probed,
+                *(self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered, asked.heads),
+                stretches=asked.stretches,
+                probed=asked.probed,
             )
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -41,6 +42,22 @@ class _Rows:
             yield start, rows, rows[: len(before)] - before
 
 
+@dataclass(frozen=True)
+class Context:
+    """What holds for a template in a round, besides its vectors."""
+
+    schema: ParameterSchema | None = None
+    """The layout of the template; None: all is one layer."""
+    height: float = 0.0
+    """Of the template's block, see `Members`."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over."""
+    scale: StepScale = MEAN
+    """How long the mean step is of members that the relation makes one."""
+    probed: Probed = NOT_PROBED
+    """What was said of candidates, and who trained from one."""
+
+
 def related_templates(names: Iterable[str]) -> list[str]:
     """The templates of members among scopes that changed."""
     return sorted({scope.template for scope in map(Scope.parse, names) if scope.is_member})
@@ -54,11 +71,7 @@ def relate(
     examples: Mapping[str, int],
     version: int,
     state: str,
-    schema: ParameterSchema | None = None,
-    passed: float = 1.0,
-    height: float = 0.0,
-    probed: Probed = NOT_PROBED,
-    scale: StepScale = MEAN,
+    context: Context = Context(),
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -70,11 +83,7 @@ def relate(
         examples: that a scope's step was made of.
         version: of the values to be made.
         state: what the relation said to remember, JSON.
-        schema: the layout of the template; None: all is one layer.
-        passed: the share of the run's rounds that are over.
-        height: of the template's block, see `Members`.
-        probed: what was said of candidates, and who trained from one.
-        scale: how long the mean step is of members that the relation makes one.
+        context: what else holds in this round.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean, unless the relation says
@@ -84,51 +93,43 @@ def relate(
     vectors = ByTemplate(vectors)
     scopes = copies_of(template, {*vectors, *fresh, *examples})
     ids = tuple(Scope.parse(scope).owner for scope in scopes)
-    duals, offered = _kept(template, vectors)
-    first = _first(relation, template, vectors)
+    derived = (scope for scope in map(Scope.parse, vectors) if scope.template == template)
+    names = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
+    offered = [scope for scope in map(Scope.parse, vectors) if is_candidate(str(scope)) and scope.template == template]
+    first = {}
+    if isinstance(relation, Relation) and relation.sees_moves:
+        name = Scope.parse(template).anchor
+        first[name] = vectors[name if name in vectors else template]
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
-        [vectors[probed.starts.get(scope, scope)] for scope in scopes],
-        [*map(vectors.__getitem__, (*duals.values(), *offered.values())), *first.values()],
+        [vectors[context.probed.starts.get(scope, scope)] for scope in scopes],
+        [vectors[name] for name in (*names.values(), *map(str, offered))] + [*first.values()],
     )
     products, steps = _inner_products(rows)
     counts = np.array([examples.get(scope, 0) for scope in scopes], dtype=np.float64)
-    said = probed.scores.get(template, {})
+    size = len(rows.values[0])
     members = Members(
-        *(ids, counts, products, steps, len(rows.values[0]), tuple(duals)),
-        *(tuple(offered), said, json.loads(state or "{}")),
-        passed=passed,
-        height=height,
+        *(ids, counts, products, steps, size, tuple(names)),
+        candidates=tuple(scope.owner for scope in offered),
+        scores=context.probed.scores.get(template, {}),
+        state=json.loads(state or "{}"),
+        passed=context.passed,
+        height=context.height,
     )
     for origin in first.values():
-        moves, lengths = _moves(rows.values, origin, schema)
+        moves, lengths = _moves(rows.values, origin, context.schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
-    longer = (lambda row: _lengthened(row, steps, scale)) if scale != MEAN else None
-    return first | _combined(rows, coupling, scopes, template, longer), _record(coupling, scopes, template, version)
+    longer = None if context.scale == MEAN else partial(_lengthened, steps, context.scale)
+    return first | _combined(rows, coupling, scopes, template, longer), _record(coupling, version, template, scopes)
 
 
-def _record(coupling: Coupling, scopes: Sequence[str], template: str, version: int) -> Related:
+def _record(coupling: Coupling, version: int, template: str, scopes: Sequence[str]) -> Related:
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
     return Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
 
 
-def _kept(template: str, vectors: Mapping[str, Vector]) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
-    """The scopes of duals, by member and other member, and of candidates, by name."""
-    derived = [scope for scope in map(Scope.parse, vectors) if scope.is_derived and scope.template == template]
-    duals = {ends: str(scope) for scope in derived if (ends := scope.ends) is not None}
-    return duals, {scope.owner: str(scope) for scope in derived if is_candidate(str(scope))}
-
-
-def _first(relation: Couple, template: str, vectors: Mapping[str, Vector]) -> dict[str, Vector]:
-    """The template's first values, for a relation that sees moves."""
-    if not (isinstance(relation, Relation) and relation.sees_moves):
-        return {}
-    name = Scope.parse(template).anchor
-    return {name: vectors[name if name in vectors else template]}
-
-
-def _lengthened(row: Float64, steps: Float64, scale: StepScale) -> Float64:
+def _lengthened(steps: Float64, scale: StepScale, row: Float64) -> Float64:
     """What of the members' steps is added to a combination of their values, (members,); a lone step is no mean."""
     shares = row[: len(steps)]
     return (lengthening(scale, shares, steps) - 1.0 if np.count_nonzero(shares) > 1 else 0.0) * shares
@@ -167,18 +168,14 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
 
 
 def _combined(
-    rows: _Rows,
-    coupling: Coupling,
-    scopes: Sequence[str],
-    template: str,
-    longer: Callable[[Float64], Float64] | None,
+    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Callable[[Float64], Float64] | None
 ) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
         outputs |= dict(zip(scopes, coupling.start, strict=True))
     outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
-    further = np.stack(list(map(longer, outputs.values()))) if longer is not None and outputs else None
+    further = np.stack([longer(row) for row in outputs.values()]) if longer is not None and outputs else None
     if coupling.anchor is not None:
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}

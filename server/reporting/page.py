@@ -181,7 +181,7 @@ def _settings(report: Report) -> str:
     rows: list[Sequence[object]] = [["seed", report.seed], ["sharing plan", report.sharing_plan]]
     rows += [["first weights", report.encoder_init], ["run id", report.run_id]]
     rows += [["model digest", report.model_digest]] if report.model_digest else []
-    for name in ("training", "aggregation", "guard", "relation"):
+    for name in ("training", "aggregation", "guard", "blend", "relation"):
         rows.append([name, json.dumps(getattr(report, name))])
     return _table("The configuration that the run was started with last", ["key", "value"], rows)
 

@@ -154,6 +154,7 @@ def build_report(
         training=json.loads(sections.get("training", "{}")),
         aggregation=json.loads(sections.get("aggregation", "{}")),
         guard=json.loads(sections.get("guard", "{}")),
+        blend=json.loads(sections.get("blend", "{}")),
         model_digest=model_digest,
         bytes_down=facts.traffic.bytes_down,
         bytes_up=facts.traffic.bytes_up,

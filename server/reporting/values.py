@@ -175,7 +175,7 @@ class CertificateReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One run. `training`, `aggregation`, `guard` and `relation` repeat its configuration."""
+    """One run. `training`, `aggregation`, `guard`, `blend` and `relation` repeat its configuration."""
 
     run: str
     run_id: str
@@ -205,6 +205,7 @@ class Report:
     """Of each version, in runs that solve a dual."""
     best: Mapping[str, Best] = field(default_factory=dict)
     """The versions that scored best, by `mean` and by `<task>/<metric>`, whether or not they are kept."""
+    blend: Mapping[str, object] = field(default_factory=dict)
 
 
 def to_json(value: object) -> Any:

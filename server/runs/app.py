@@ -146,7 +146,12 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, own_process: 
 
 def _settings(config: Config) -> RunConfiguration:
     """What the report says of the configuration; a resumed run may train in another way than before."""
-    sections = {"training": config.training, "aggregation": config.aggregation, "guard": config.guard}
+    sections = {
+        "training": config.training,
+        "aggregation": config.aggregation,
+        "guard": config.guard,
+        "blend": config.blend,
+    }
     said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
     return RunConfiguration(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})
 
@@ -237,7 +242,7 @@ def restore_run(
 ) -> tuple[Federation, RunSettings, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
     architecture, schemas = folder.read_description()
-    settings = make_settings(config, _began(journal).run_id, schemas)
+    settings = make_settings(config, _began(journal).run_id, schemas, folder.read_unread())
     state = journal.restore(settings.schemas, settings.round_timeout_seconds)
     state = replace(state, scored=recalled(settings, state.fallback_tasks, journal.scored_rounds()))
     tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()

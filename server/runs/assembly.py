@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from common.clock import Clock
@@ -17,6 +18,7 @@ from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
 from server.core.phases import DUAL, PLAIN, PROBING
+from server.core.readers import Unread, stretches_of
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
@@ -30,8 +32,10 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
 Vectors = Mapping[str, Vector]
 
 
-def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSchema]) -> RunSettings:
-    """What the core must know of the configuration."""
+def make_settings(
+    config: Config, run_id: str, schemas: Mapping[str, ParameterSchema], unread: Unread = MappingProxyType({})
+) -> RunSettings:
+    """What the core must know of the configuration, and of the parameters that tasks do not read."""
     section = config.federation
     probes = config.relation is not None and config.relation.probes is not None
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
@@ -75,6 +79,7 @@ def make_settings(config: Config, run_id: str, schemas: Mapping[str, ParameterSc
         categories=config.model.inputs.categories(config),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
+        stretches={s: stretches_of(schema, list(config.tasks), unread) for s, schema in travelling.items() if unread},
         patience=config.training.patience or None,
         dual=dual_of(config),
         protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
@@ -112,6 +117,12 @@ def plan_rules(config: Config, schemas: Mapping[str, ParameterSchema]) -> tuple[
     return tuple((rule.match, rule.scope) for rule in plan.rules)
 
 
+def _unread(model: MTLServerModel) -> Unread:
+    from server.runs.unread import unread_by
+
+    return unread_by(model.model)
+
+
 def in_memory(
     config: Config,
     model: MTLServerModel,
@@ -120,7 +131,8 @@ def in_memory(
     journal: Journal | None = None,
 ) -> Coordinator:
     """A coordinator that keeps everything in memory; for simulation, benchmarks and tests."""
-    settings = make_settings(config, "memory", model.schemas)
+    unread = _unread(model) if config.aggregation.among_readers else {}
+    settings = make_settings(config, "memory", model.schemas, unread)
     vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     models = MemoryModels()
     public = {scope: vector for scope, vector in vectors.items() if not is_private(scope)}

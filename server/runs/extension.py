@@ -42,7 +42,7 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
         raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
     new["tasks"] = {name: new["tasks"][name] for name in before.tasks}
     dual = before.training.procedure.is_dual or now.training.procedure.is_dual
-    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "training.anchor")
+    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "blend", "training.anchor")
     for section in (*stays, *(("training.procedure",) if dual else ())):
         if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
@@ -102,7 +102,7 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
         **({moments_name(version): grown.moments.whole(moments)} if moments else {}),
         version_name(version): grown.versions.whole(values),
         PRIVATE_NAME: grown.private(starts),
-        DESCRIPTION: [folder.description(architecture, new.schemas)],
+        DESCRIPTION: [folder.description(architecture, new.schemas, new.unread)],
     }
     config_text = render(before.model_copy(update={"tasks": config.tasks})).encode()
     # Until all are written, each file may be as it was or as it will be.

@@ -17,8 +17,10 @@ from common.parameters.scope import is_private
 from common.parameters.vector import Vector
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.core.readers import Unread
 from server.runs.model import MTLServerModel
 from server.runs.run_folder import DESCRIPTION, RunFolder
+from server.runs.unread import unread_by
 from server.runs.warm_start import find_start
 from server.storage.models import ModelFiles
 
@@ -64,7 +66,8 @@ def prepare_run(config: Config, path: Path) -> InitialModel:
         raise ConfigError(problem)
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)
-    folder.write(folder.path / DESCRIPTION, folder.description(model.architecture, model.schemas))
+    unread = unread_by(model.model) if config.aggregation.among_readers else {}
+    folder.write(folder.path / DESCRIPTION, folder.description(model.architecture, model.schemas, unread))
     files = ModelFiles(path, model.schemas)
     values = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     _require_finite(values, model.schemas, section.warm_start or section.server_model)
@@ -88,11 +91,15 @@ def _require_finite(values: Mapping[str, Vector], schemas: Mapping[str, Paramete
 
 @dataclass(frozen=True)
 class NewHeads:
-    """What tasks bring that join a run: schemas of all scopes, the heads' initial values by name, the new summary."""
+    """What tasks bring that join a run: schemas of all scopes, the heads' initial values by name, the new summary.
+
+    `unread` are the parameters that tasks do not read, where a run asks for them.
+    """
 
     schemas: Mapping[str, ParameterSchema]
     values: Mapping[str, Vector]
     summary: str
+    unread: Unread
 
 
 def prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
@@ -108,4 +115,5 @@ def prepare_heads(config: Config, path: Path, added: Sequence[str]) -> NewHeads:
     model = MTLServerModel(architecture, folder.tokenizer.read_bytes(), name, tasks, plan)
     initialise_heads(model.model, config.run.seed)
     values = {n: v.numpy() for task in added for n, v in model.get_task_head_parameters(task).items()}
-    return NewHeads(model.schemas, values, model.summary())
+    unread = unread_by(model.model) if config.aggregation.among_readers else {}
+    return NewHeads(model.schemas, values, model.summary(), unread)

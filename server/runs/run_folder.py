@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from common.errors import RunFolderError
 from common.orders import ModelArchitecture
 from common.parameters.schema import ElementType, ParameterSchema
 from common.parameters.scope import ByTemplate
+from server.core.readers import Unread
 from server.storage.files import write_whole
 from server.storage.mending import log_of
 from server.storage.models import MODELS
@@ -122,13 +124,21 @@ class RunFolder:
         return self.path / TOKENIZER
 
     @staticmethod
-    def description(architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema]) -> bytes:
+    def description(
+        architecture: ModelArchitecture, schemas: Mapping[str, ParameterSchema], unread: Unread = MappingProxyType({})
+    ) -> bytes:
         """The model's make-up, so that the run can go on, be scored and be exported without any hub."""
         scopes = {
             scope: {"dtype": schema.dtype.value, "shapes": {entry.name: entry.shape for entry in schema.entries}}
             for scope, schema in schemas.items()
         }
-        return _json({"architecture": asdict(architecture), "scopes": scopes})
+        known = {"unread": {task: list(names) for task, names in unread.items()}} if unread else {}
+        return _json({"architecture": asdict(architecture), "scopes": scopes, **known})
+
+    def read_unread(self) -> Unread:
+        """The parameters that tasks do not read, in runs whose means are over those who do."""
+        described = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+        return {task: frozenset(names) for task, names in described.get("unread", {}).items()}
 
     def read_description(self) -> tuple[ModelArchitecture, ByTemplate[ParameterSchema]]:
         """The model's architecture, and the schema of every scope, private ones included."""

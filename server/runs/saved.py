@@ -93,11 +93,12 @@ class SavedRun:
         if task in self.fallback_tasks:
             log.warning("task %s fell back to isolated models of its clients; this is the shared one", task)
         travelling = [name for name in self.model.schemas if not is_private(name)]
-        self.model.load_vectors({template: self._values(template, task) for template in travelling})
+        membership = self.config.membership()
+        scopes = {template: membership.scope(template, "", [task]) for template in travelling}
+        self.model.load_vectors({template: self._values(template, scopes[template], task) for template in travelling})
 
-    def _values(self, template: str, task: str) -> Vector:
-        """What serves a task in place of a template."""
-        scope = self.config.membership().scope(template, "", [task])
+    def _values(self, template: str, scope: str, task: str) -> Vector:
+        """What serves a task in place of a template, which is `scope` for it."""
         if not Scope.parse(template).is_member or scope in self.vectors:
             return self.vectors[scope]
         copies = copies_of(template, self.vectors)

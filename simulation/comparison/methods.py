@@ -19,7 +19,7 @@ BASELINES = (LOCAL, SINGLE_TASK)
 FORGET: tuple[str, ...] = (
     *("sharing.plan", "sharing.private_layers", "sharing.groups", "sharing.members", "sharing.rules", "relation"),
     *("training.procedure", "training.finetune_epochs", "training.balance"),
-    *("aggregation", "guard"),
+    *("aggregation", "guard", "blend"),
 )
 """Keys that say which method it is; a built-in one starts with their defaults, which are plain federated averaging."""
 
@@ -30,7 +30,11 @@ SAME_FOR_ALL: tuple[str, ...] = (
 )
 """What a method of one's own may not change: rows and budget. Weights and roles of tasks it may."""
 
-PARAMETERS = {"sharing.plan": ("private_layers", "members"), "guard.enabled": ("margin", "rounds")}
+PARAMETERS = {
+    "sharing.plan": ("private_layers", "members"),
+    "guard.enabled": ("margin", "rounds"),
+    "blend.enabled": ("mix",),
+}
 """What else of its section a choice reads that is no row of a table."""
 
 
@@ -104,10 +108,13 @@ METHODS: dict[str, ComparedMethod] = {
             ComparedMethod(name, _aggregation(weights="task_balanced", conflict=name))
             for name in ("pcgrad", "cagrad", "mgda", "nash", "imtl_g", "upgrad")
         ),
+        ComparedMethod("norm", _aggregation(scale="norm", mean_over="readers")),
         ComparedMethod("guard", {"guard.enabled": True}),
         ComparedMethod("adaptive", {"sharing.plan": "adaptive"}),
         ComparedMethod("parting", {"sharing.plan": "adaptive", "relation": "parting"}),
         ComparedMethod("adaptive_guard", {"sharing.plan": "adaptive", "guard.enabled": True}),
+        ComparedMethod("blend", {"blend.enabled": True}),
+        ComparedMethod("adaptive_blend", {"sharing.plan": "adaptive", "blend.enabled": True}),
         ComparedMethod("soft", {"sharing.plan": "soft"}),
         ComparedMethod("graph_l1", _related("graph_l1")),
         ComparedMethod("partial", {"sharing.plan": "soft", "relation": {"name": "partial", "share": 0.5}}),
