@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def relate(
         moves, lengths = _moves(rows.values, origin, context.schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
-    longer = _lengthened(coupling, steps, context.scale)
+    longer = None if context.scale == MEAN else partial(_lengthened, steps, context.scale)
     return first | _combined(rows, coupling, scopes, template, longer), _record(coupling, version, template, scopes)
 
 
@@ -128,13 +129,10 @@ def _record(coupling: Coupling, version: int, template: str, scopes: Sequence[st
     return Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
 
 
-def _lengthened(coupling: Coupling, steps: Float64, scale: StepScale) -> Float64 | None:
-    """What of the members' steps is added to where each starts, (members, members); a lone step is no mean."""
-    if scale == MEAN or coupling.start is None:
-        return None
-    shares = coupling.start[:, : len(steps)]
-    factors = [lengthening(scale, row, steps) if np.count_nonzero(row) > 1 else 1.0 for row in shares]
-    return (np.array(factors)[:, np.newaxis] - 1.0) * shares
+def _lengthened(steps: Float64, scale: StepScale, row: Float64) -> Float64:
+    """What of the members' steps is added to a combination of their values, (members,); a lone step is no mean."""
+    shares = row[: len(steps)]
+    return (lengthening(scale, shares, steps) - 1.0 if np.count_nonzero(shares) > 1 else 0.0) * shares
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -170,17 +168,18 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
 
 
 def _combined(
-    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Float64 | None
+    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Callable[[Float64], Float64] | None
 ) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
         outputs |= dict(zip(scopes, coupling.start, strict=True))
+    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
+    further = np.stack([longer(row) for row in outputs.values()]) if longer is not None and outputs else None
     if coupling.anchor is not None:
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
     outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
-    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
     newcomer = np.zeros(count + len(rows.kept))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer if coupling.newcomer is None else coupling.newcomer
@@ -188,8 +187,8 @@ def _combined(
     coefficients = np.stack(list(outputs.values()))
     for start, block, steps in rows.blocks():
         combined = coefficients @ block
-        if longer is not None:  # starts come first
-            combined[:count] += longer @ steps
+        if further is not None:  # starts and candidates come first
+            combined[: len(further)] += further @ steps
         for name, values in zip(made, combined, strict=True):
             made[name][start : start + block.shape[1]] = values
     return made
