@@ -60,6 +60,9 @@ def test_validation_rows_pick_and_test_rows_score(turned: Config, tmp_path: Path
             assert method.curves[task][-1].score.mean == pytest.approx(values[1])
     facts = tuned.tasks["a0"]
     assert (facts.split, facts.rows) == ("test", 50)
+    unseen = compared(tmp_path / "tuned", turned, ["local"], tune={RATE: [1e-6, 3e-2]}, split="validation")
+    assert (unseen.tasks["a0"].split, unseen.tasks["a0"].rows) == ("validation", 30)
+    assert (unseen.methods["hard"].scores["a0"]["auc_mean"].mean or 0.0) > 0.8
     text = markdown(tuned, [])
     assert (
         "The figures are of the test rows of every task." in text and f"| method | {RATE}=1e-06 | {RATE}=0.03 |" in text
@@ -148,6 +151,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
     [
         ({"training.num_rounds": [1, 2]}, "--tune: training.num_rounds is part of the rows or the budget"),
         ({RATE: []}, f"--tune: {RATE} has no values; write {RATE}=V1,V2"),
+        ({"sharing.plan": ["hard"]}, "--tune: tasks.b1.val_samples: 0 leaves no rows to pick settings by; raise it"),
         ({RATE: [1e-3, 1e-3]}, f"--tune: {RATE} has the value 0.001 twice"),
         (
             {RATE: [*range(11)], "model.x": [*range(10)]},
@@ -157,7 +161,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_tuned_is_one_line(tune: dict[str, list[object]], line: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        grid(tune)
+        grid(tune, crowd("tasks.b1.val_samples=0") if "sharing.plan" in tune else crowd())
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(line)
 
 

@@ -189,7 +189,7 @@ def perform(part: Part, carry_out: CarryOut, rows: Rows | None, progress: RunsPr
     report = _finished(part)
     if report is not None:
         return report
-    with _errors_only(), progress.of(title, part.config.training.num_rounds, part.work) as on_round:
+    with errors_only(), progress.of(title, part.config.training.num_rounds, part.work) as on_round:
         resume = (part.config.run.folder / JOURNAL).is_file()
         return carry_out(simulate(part.config, resume, None, part.clients, part.rows(rows), on_round))
 
@@ -240,7 +240,7 @@ def _leaves(body: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _errors_only() -> Iterator[None]:
+def errors_only() -> Iterator[None]:
     """Leave out what the rounds of one run say; it is in its folder."""
     loggers = [logging.getLogger(f"fedmtl.{name}") for name in ("server", "simulation", "client")]
     levels = [logger.level for logger in loggers]

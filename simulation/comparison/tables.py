@@ -198,6 +198,9 @@ def _preface(found: Comparison) -> Iterator[str]:
     if any(method.tuning is not None for method in found.methods.values()):
         yield "Each method has the setting that was its best on validation rows, by the mean over tasks of primary"
         yield "metrics (of an error: minus its ratio to that of the first setting): see Tuning."
+        edges = [name for name, method in found.methods.items() if method.tuning and method.tuning.at_the_edge]
+        if edges:
+            yield f"Picked at the edge of what was tried, so that more values may give more: {', '.join(edges)}."
     yield "Scores are those of the model that a client would use after the last round: its own one where the method has"
     yield "one (`personal`), else the received one. Extra epochs are what a method computes beyond the common budget."
     yield "Scores have their standard deviation over the seeds. Gains are paired by row and seed; positive is better."
