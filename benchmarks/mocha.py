@@ -3,8 +3,9 @@
 `--data` holds `landmine/all.npz` and `school/all.npz` (x, y, task). Each method solves the same objective, a mean loss
 per task and (lambda / 2) tr(W Omega W'), in a simulated federation of one site per task: `local` with Sigma = I/m,
 `mean` with every head pulled to the mean of all, and `mocha` with a Sigma that is learned. `pooled` is one head at one
-site with the rows of all: what giving up the data would bring. Columns are standardised and class weights balanced by
-training rows. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
+site with the rows of all: what giving up the data would bring. Columns are standardised by training rows, each field's
+by its own and the schools' by those of all; class weights are balanced by them, and scores have mean 0 and deviation 1
+in every school. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
 shuffle, by the same solver in one process; test rows are looked at once. The gap is the certificate of the version that
 is scored.
 """
@@ -60,6 +61,16 @@ class Rows:
         """These of them."""
         return Rows(self.x[places], self.y[places])
 
+    def scaled(self, others: Rows) -> Rows:
+        """With columns in which those of the others have mean 0 and deviation 1."""
+        mean, width = others.x.mean(axis=0), others.x.std(axis=0)
+        return Rows((self.x - mean) / np.where(width > 0.0, width, 1.0), self.y)
+
+
+def together(rows: Sequence[Rows]) -> Rows:
+    """The rows of all tasks as one task's."""
+    return Rows(np.concatenate([r.x for r in rows]), np.concatenate([r.y for r in rows]))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -70,6 +81,8 @@ class Problem:
     loss: str
     share: float
     """Of a task's rows, to train on; 0: all but every fourth."""
+    together: bool
+    """Whether columns are standardised by the rows of all tasks, which then mean the same in each."""
     strengths: tuple[float, ...]
     """What lambda is chosen from."""
 
@@ -79,18 +92,23 @@ class Problem:
         return self.metric == "auc"
 
     def split(self, tasks: Sequence[Rows], shuffle: int) -> tuple[list[Rows], list[Rows]]:
-        """Training and test rows, each task's columns standardised by its training rows."""
-        train, test = [], []
+        """Training and test rows, columns standardised by training rows."""
+        sides = []
         for place, rows in enumerate(tasks):
             rng = np.random.Generator(np.random.PCG64(derive_seed(shuffle, self.name, place)))
             order = rng.permutation(len(rows.y)) if self.share else np.arange(len(rows.y))
             count = round(self.share * len(order))
-            sides = (order[:count], order[count:]) if self.share else (order[order % 4 != 3], order[order % 4 == 3])
-            mean, width = rows.x[sides[0]].mean(axis=0), rows.x[sides[0]].std(axis=0)
-            scaled = Rows((rows.x - mean) / np.where(width > 0.0, width, 1.0), rows.y)
-            train.append(scaled.at(sides[0]))
-            test.append(scaled.at(sides[1]))
-        return train, test
+            places = (order[:count], order[count:]) if self.share else (order[order % 4 != 3], order[order % 4 == 3])
+            sides.append((rows.at(places[0]), rows.at(places[1])))
+        everybody = together([train for train, _ in sides])
+        scaled = [
+            [rows.scaled(everybody if self.together else train) for rows in (train, test)] for train, test in sides
+        ]
+        return [train for train, _ in scaled], [test for _, test in scaled]
+
+    def unit(self, rows: Rows) -> tuple[float, float]:
+        """Mean and deviation of training scores; classes stay as they are."""
+        return (0.0, 1.0) if self.has_classes else (float(rows.y.mean()), float(rows.y.std()) or 1.0)
 
     def score(self, scores: Sequence[Matrix], rows: Sequence[Rows]) -> float:
         """Mean area under the ROC curve over tasks that have both classes, or the root of the mean squared error."""
@@ -106,8 +124,8 @@ class Problem:
 
 
 PROBLEMS = (
-    Problem("landmine", "auc", "hinge", 0.2, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
-    Problem("school", "rmse", "squared", 0.0, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
+    Problem("landmine", "auc", "hinge", 0.2, False, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    Problem("school", "rmse", "squared", 0.0, True, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
 )
 ROUNDS = 30
 """Of the solver in one process."""
@@ -209,7 +227,7 @@ def central(
 ) -> list[Fitted]:
     """The heads of all tasks, solved in one process, one task after the other; rows of `pooled` are one task's."""
     parts = [together(train)] if method == "pooled" else train
-    units = [(0.0, 1.0) if problem.has_classes else (float(r.y.mean()), float(r.y.std()) or 1.0) for r in parts]
+    units = [problem.unit(r) for r in parts]
     row = RELATIONS[relation["name"]].of({k: v for k, v in relation.items() if k != "name"}) if relation else None
     ids = tuple(map(str, range(len(parts))))
     sigma = covariance(row, ids, None)
@@ -226,11 +244,6 @@ def central(
     weights = sigma @ supports / strength
     heads = [Fitted(w, *unit) for w, unit in zip(weights, units, strict=True)]
     return heads * len(train) if method == "pooled" else heads
-
-
-def together(rows: Sequence[Rows]) -> Rows:
-    """The rows of all tasks as one task's."""
-    return Rows(np.concatenate([r.x for r in rows]), np.concatenate([r.y for r in rows]))
 
 
 def covariance(row: Relation | None, ids: tuple[str, ...], gram: Matrix | None) -> Matrix:
@@ -266,8 +279,9 @@ def federated(
     balanced = {"class_weights": "balanced", "metrics": ["auc_mean"]}
     kind = fedmtl.classification(["no", "yes"], **balanced) if problem.has_classes else fedmtl.regression()
     parts = [together(train)] if method == "pooled" else train
-    names = [f"task{number}" for number in range(len(parts))]
-    sites = {f"site-{name}": {name: (r.x, r.y, r.x[:1], r.y[:1])} for name, r in zip(names, parts, strict=True)}
+    names, units = [f"task{number}" for number in range(len(parts))], [problem.unit(r) for r in parts]
+    targets = [(r.y - mean) / scale for r, (mean, scale) in zip(parts, units, strict=True)]
+    sites = {f"site-{name}": {name: (r.x, y, r.x[:1], y[:1])} for name, r, y in zip(names, parts, targets, strict=True)}
     solver = {"name": "sdca", "loss": problem.loss, "strength": strength, "passes": 10.0}
     settings = {
         "training.procedure": solver,
@@ -278,15 +292,18 @@ def federated(
         "model.keep.best": "none",
     }
     run = fedmtl.simulate(dict.fromkeys(names, kind), sites, {"mlp": {"hidden": []}}, settings)
-    asked = names * len(test) if method == "pooled" else names
     saved = load_run(run.folder)
-    said = [scores_of(saved, problem, name, r.x) for name, r in zip(asked, test, strict=True)]
+    heads = list(zip(names, units, strict=True)) * (len(test) if method == "pooled" else 1)
+    said = [
+        mean + scale * scores_of(saved, problem, name, rows.x)
+        for (name, (mean, scale)), rows in zip(heads, test, strict=True)
+    ]
     certificate = run.report.certificates[-1]
     return problem.score(said, test), certificate.gap, certificate.version
 
 
 def scores_of(run: SavedRun, problem: Problem, task: str, x: Matrix) -> Matrix:
-    """How much class `yes` is more likely than the other, or the number of a regression."""
+    """How much class `yes` is more likely than the other, or a regression's number."""
     with torch.inference_mode():
         outputs = TaskGraph(run.trained(task))(torch.from_numpy(x).float()).double().numpy()
     return np.asarray(outputs[:, 1] - outputs[:, 0] if problem.has_classes else outputs[:, 0])

@@ -129,6 +129,14 @@ def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path
     np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
 
 
+def test_a_gap_ends_a_run_only_after_the_relationship_was_learned(tmp_path: Path) -> None:
+    """Before that the gap is about a Sigma that is still to change."""
+    settings = ("training.num_rounds=9", "training.stop_at_gap=1e3", "relation={name: mocha, every: 3}")
+    coordinator = asyncio.run(federate(config_of("strength: 0.1", *settings), tmp_path, CLIENTS))
+    assert [found.version for found in coordinator.journal.certificates()] == [0, 1, 2, 3, 4]
+    assert "version 4: primal" in coordinator.state.reason
+
+
 def test_more_than_two_labels_are_a_problem_each(tmp_path: Path) -> None:
     """Ridge regression of +1 and -1 for each label, (X'X/n + lambda m I) w = X'y/n with one head."""
     kind = "{type: classification, labels: [x, y, z], metrics: [accuracy], train_samples: 40, val_samples: 20}"

@@ -33,7 +33,7 @@ SAME_FOR_ALL: tuple[str, ...] = (
 PARAMETERS = {
     "sharing.plan": ("private_layers", "members"),
     "guard.enabled": ("margin", "rounds"),
-    "blend.enabled": ("mix",),
+    "blend.enabled": ("mix", "trains"),
 }
 """What else of its section a choice reads that is no row of a table."""
 
