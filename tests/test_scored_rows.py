@@ -127,7 +127,7 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("method", ["hard", "ditto", "local", "soft", "guard"])
+@pytest.mark.parametrize("method", ["hard", "ditto", "local", "soft", "guard", "blend"])
 def test_rows_of_a_run_come_to_what_its_report_says(method: str, tmp_path: Path) -> None:
     sizes = [f"tasks.{task}.{key}={n}" for task in "cmr" for key, n in (("train_samples", 30), ("val_samples", 12))]
     config = array_config(KINDS, *sizes, "simulation={clients: 2, tasks_per_client: 3}", "data.statistics=federation")
