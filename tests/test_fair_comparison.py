@@ -12,7 +12,7 @@ import pytest
 
 from cli.modes import parse
 from common.clock import ManualClock
-from common.config import Config
+from common.config import Config, vary
 from common.errors import ConfigError
 from simulation.comparison.app import compare_methods
 from simulation.comparison.progress import RunsProgress
@@ -73,6 +73,17 @@ def test_validation_rows_pick_and_test_rows_score(turned: Config, tmp_path: Path
     assert folders == {f"local/{RATE}={rate}/seed-0" for rate in ("1e-06", "0.03")}
 
 
+def test_test_rows_may_be_held_out_or_missing_in_one_task(turned: Config, tmp_path: Path) -> None:
+    (tmp_path / "data" / "b1" / "test.npz").unlink()
+    found = compared(tmp_path / "mixed", turned, ["local"])
+    assert [(facts.split, facts.rows) for facts in found.tasks.values()] == [("test", 50), ("validation", 30)]
+    assert "of validation rows in tasks without test rows: b1." in markdown(found, [])
+    (tmp_path / "data" / "a0" / "test.npz").unlink()
+    held_out = vary(turned, {"data.split": {"test": 0.25}})
+    found = compared(tmp_path / "held_out", held_out, ["local"])
+    assert [(facts.split, facts.rows) for facts in found.tasks.values()] == [("test", 20), ("test", 20)]
+
+
 def test_with_one_value_the_table_is_that_without_tuning(tmp_path: Path) -> None:
     names = ["local", "hard", "ditto"]
     plain = compared(tmp_path / "plain", crowd(), names)
@@ -123,7 +134,7 @@ def test_gains_are_against_any_method_and_means_of_any_tasks(tmp_path: Path) -> 
         assert mean.interval is not None and mean.interval[0] <= mean.interval[1]
     assert hard.against["hard"].means["all"].interval == (0.0, 0.0)
     text = markdown(found, [])
-    assert "| method | mean | weighted mean | mean of one | gain over hard |" in text
+    assert "| method | mean | weighted mean | mean of one | delta | ▼ | worst task |" in text
     assert "a0 auc_mean (n=20)" in text
 
 
