@@ -24,6 +24,8 @@ def options(parser: Parser) -> None:
     parser.add_argument("--baseline", metavar="A,B", help=against)
     some = "a mean over some tasks, beside that over all; repeat"
     parser.add_argument("--mean_of", action="append", default=[], metavar="NAME=A,B", help=some)
+    scored = "rows that scores are of (default: %(default)s, of tasks that have some)"
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help=scored)
     simulation_options(parser, "folder of all runs (default: runs/compare-<run.name>)")
 
 
@@ -44,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
             name: names_in(text, f"--mean_of: {name}")
             for name, text in _named(options.mean_of, "--mean_of", "NAME=A,B").items()
         },
+        options.split,
     )
     seeds = _seeds(options.seeds or "0,1,2", "--seeds")
     config = configuration(options, "simulate")

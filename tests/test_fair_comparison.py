@@ -12,7 +12,7 @@ import pytest
 
 from cli.modes import parse
 from common.clock import ManualClock
-from common.config import Config
+from common.config import Config, vary
 from common.errors import ConfigError
 from simulation.comparison.app import compare_methods
 from simulation.comparison.progress import RunsProgress
@@ -60,6 +60,9 @@ def test_validation_rows_pick_and_test_rows_score(turned: Config, tmp_path: Path
             assert method.curves[task][-1].score.mean == pytest.approx(values[1])
     facts = tuned.tasks["a0"]
     assert (facts.split, facts.rows) == ("test", 50)
+    unseen = compared(tmp_path / "tuned", turned, ["local"], tune={RATE: [1e-6, 3e-2]}, split="validation")
+    assert (unseen.tasks["a0"].split, unseen.tasks["a0"].rows) == ("validation", 30)
+    assert (unseen.methods["hard"].scores["a0"]["auc_mean"].mean or 0.0) > 0.8
     text = markdown(tuned, [])
     assert (
         "The figures are of the test rows of every task." in text and f"| method | {RATE}=1e-06 | {RATE}=0.03 |" in text
@@ -68,6 +71,17 @@ def test_validation_rows_pick_and_test_rows_score(turned: Config, tmp_path: Path
         path.parent.relative_to(tmp_path / "tuned").as_posix() for path in tmp_path.glob("tuned/local/**/report.json")
     }
     assert folders == {f"local/{RATE}={rate}/seed-0" for rate in ("1e-06", "0.03")}
+
+
+def test_test_rows_may_be_held_out_or_missing_in_one_task(turned: Config, tmp_path: Path) -> None:
+    (tmp_path / "data" / "b1" / "test.npz").unlink()
+    found = compared(tmp_path / "mixed", turned, ["local"])
+    assert [(facts.split, facts.rows) for facts in found.tasks.values()] == [("test", 50), ("validation", 30)]
+    assert "of validation rows in tasks without test rows: b1." in markdown(found, [])
+    (tmp_path / "data" / "a0" / "test.npz").unlink()
+    held_out = vary(turned, {"data.split": {"test": 0.25}})
+    found = compared(tmp_path / "held_out", held_out, ["local"])
+    assert [(facts.split, facts.rows) for facts in found.tasks.values()] == [("test", 20), ("test", 20)]
 
 
 def test_with_one_value_the_table_is_that_without_tuning(tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def test_gains_are_against_any_method_and_means_of_any_tasks(tmp_path: Path) -> 
         assert mean.interval is not None and mean.interval[0] <= mean.interval[1]
     assert hard.against["hard"].means["all"].interval == (0.0, 0.0)
     text = markdown(found, [])
-    assert "| method | mean | weighted mean | mean of one | gain over hard |" in text
+    assert "| method | mean | weighted mean | mean of one | delta | ▼ | worst task |" in text
     assert "a0 auc_mean (n=20)" in text
 
 
@@ -148,6 +162,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
     [
         ({"training.num_rounds": [1, 2]}, "--tune: training.num_rounds is part of the rows or the budget"),
         ({RATE: []}, f"--tune: {RATE} has no values; write {RATE}=V1,V2"),
+        ({"sharing.plan": ["hard"]}, "--tune: tasks.b1.val_samples: 0 leaves no rows to pick settings by; raise it"),
         ({RATE: [1e-3, 1e-3]}, f"--tune: {RATE} has the value 0.001 twice"),
         (
             {RATE: [*range(11)], "model.x": [*range(10)]},
@@ -157,7 +172,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_tuned_is_one_line(tune: dict[str, list[object]], line: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        grid(tune)
+        grid(tune, crowd("tasks.b1.val_samples=0") if "sharing.plan" in tune else crowd())
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(line)
 
 

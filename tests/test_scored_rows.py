@@ -106,6 +106,16 @@ def test_methods_on_different_rows_are_refused() -> None:
         drawn_scores([LABELLED], {"mine": mine, "base": base})
 
 
+def test_a_damaged_file_of_rows_is_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "rows" / "a.npz"
+    outcomes(np.ones(5, dtype=bool))[0].rows["a"].save(place)
+    whole = place.read_bytes()
+    for kept in (0, len(whole) // 2):
+        place.write_bytes(whole[:kept])
+        with pytest.raises(RunFolderError, match=r"rows/a\.npz' cannot be read \(.*\); remove it, it is made anew"):
+            ScoredRows.load(place)
+
+
 def test_equal_rows_have_ids_of_their_own() -> None:
     found = numbered(np.array([9, 5, 9, 9, 7], dtype=np.uint64))
     assert found.tolist() == [9, 5, 10, 11, 7]
@@ -117,7 +127,7 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("method", ["hard", "ditto", "local", "soft", "guard"])
+@pytest.mark.parametrize("method", ["hard", "ditto", "local", "soft", "guard", "blend"])
 def test_rows_of_a_run_come_to_what_its_report_says(method: str, tmp_path: Path) -> None:
     sizes = [f"tasks.{task}.{key}={n}" for task in "cmr" for key, n in (("train_samples", 30), ("val_samples", 12))]
     config = array_config(KINDS, *sizes, "simulation={clients: 2, tasks_per_client: 3}", "data.statistics=federation")

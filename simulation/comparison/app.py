@@ -62,7 +62,7 @@ def compare_methods(
     """
     if (folder / JOURNAL).exists():
         raise RunFolderError(f"run_dir: '{folder}' holds a run of its own; choose another --run_dir")
-    methods, settings = choose(config, names), grid(wishes.tune)
+    methods, settings = choose(config, names), grid(wishes.tune, config)
     who = population(config) if clients is None else clients
     tuned_on = [*(wishes.tune_seeds or seeds[:1])] if len(settings) > 1 else []
 
@@ -74,7 +74,7 @@ def compare_methods(
     plans = planned(methods)
     runs = [run for plan in plans for run in plan.runs]
     require_same(runs)
-    tested = tested_tasks(config) if rows is None else frozenset[str]()
+    tested = tested_tasks(config) if rows is None and wishes.split == "test" else frozenset[str]()
     if rows is None and not all(map(is_done, runs)):
         rows_of(config, who, tested)  # before there is a folder: they may be refused
     progress = RunsProgress(console, sum(plan.work_left for plan in plans))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from math import isnan
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class ScoredRows:
         try:
             with np.load(path, allow_pickle=False) as found:
                 return cls(*(found[f"arr_{number}"] for number in range(5)))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
             raise RunFolderError(f"run_dir: '{path}' cannot be read ({error}); remove it, it is made anew") from None
 
 

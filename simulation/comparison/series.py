@@ -13,7 +13,7 @@ from common.tasks import TaskDefinition
 from simulation.comparison.methods import ComparedMethod
 from simulation.comparison.outcome import Outcome, outcome_of, with_rows
 from simulation.comparison.progress import RunsProgress
-from simulation.comparison.runs import CarryOut, Rows, Run, Setting, failure, is_done, perform, work_left
+from simulation.comparison.runs import CarryOut, Rows, Run, Setting, errors_only, failure, is_done, perform, work_left
 from simulation.comparison.scored_rows import ScoredRows
 from simulation.comparison.scoring import score_rows
 from simulation.comparison.tuning import Tuning, pick
@@ -131,7 +131,8 @@ class Series:
             report = perform(part, self._carry_out, self._rows, self._progress, run.title)
             central = part.sources[0].client_id if part.central else ""
             read = partial(part.held, self._rows, self._tested)
-            rows |= score_rows(part.config, report, read, self._tested, central)
+            with errors_only():
+                rows |= score_rows(part.config, report, read, self._tested, central)
         # Of one client that has the rows of all, scores by holder are those that can be compared.
         return with_rows(found, self._tasks, rows, [*rows] if run.method.central else self._tested)
 

@@ -8,6 +8,7 @@ from itertools import product
 from math import prod
 from statistics import fmean
 
+from common.config import Config
 from common.errors import ConfigError
 from common.tasks import TaskDefinition, lower_is_better
 from simulation.comparison.methods import is_same_for_all
@@ -44,12 +45,24 @@ class Tuning:
         """The one that was picked."""
         return self.trials[self.picked].setting
 
+    @property
+    def at_the_edge(self) -> tuple[str, ...]:
+        """The keys whose picked value is the least or largest number of several: one beyond it may be better still."""
+        found = []
+        for path, value in self.setting.items():
+            tried = [trial.setting[path] for trial in self.trials]
+            numbers = {v for v in tried if isinstance(v, int | float)}
+            if len(numbers) > 1 and len(tried) > 1 and value in (min(numbers), max(numbers)):
+                found.append(path)
+        return tuple(found)
 
-def grid(tune: Mapping[str, Sequence[object]]) -> list[Setting]:
+
+def grid(tune: Mapping[str, Sequence[object]], config: Config) -> list[Setting]:
     """Every combination of values; one empty setting where there is nothing to tune.
 
     Raises:
-        ConfigError: a key that is the same for all methods, no value, one value twice, or too many combinations.
+        ConfigError: a key that is the same for all methods, no value, one value twice, too many combinations, or a task
+            without the rows that pick.
     """
     problems = [
         f"--tune: {path} is part of the rows or the budget, which are the same for all; name another key"
@@ -62,6 +75,11 @@ def grid(tune: Mapping[str, Sequence[object]]) -> list[Setting]:
         for path, values in tune.items()
         for value in [next((v for at, v in enumerate(values) if v in values[:at]), None)]
         if value is not None
+    ]
+    problems += [
+        f"--tune: tasks.{name}.val_samples: 0 leaves no rows to pick settings by; raise it, or make the task auxiliary"
+        for name, task in config.tasks.items()
+        if tune and task.val_samples == 0 and not task.auxiliary
     ]
     if (count := prod(map(len, tune.values()))) > MOST_SETTINGS:
         problems.append(f"--tune: {count} settings for each method; {MOST_SETTINGS} are the most")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from client.data.splits import ScoredSplit
 from common.errors import ConfigError
 
 ALL, WEIGHTED = "all", "weighted"
@@ -23,6 +24,8 @@ class Wishes:
     """The methods against which gains are; none: those ways to go alone that are compared."""
     means: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Means over some tasks, by name, beside that over all."""
+    split: ScoredSplit = "test"
+    """The rows that scores are of; those for validation where a task has no others."""
 
     def require(self, methods: Collection[str], tasks: Collection[str]) -> None:
         """Check that there is what they name.
