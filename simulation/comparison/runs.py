@@ -33,7 +33,6 @@ CarryOut = Callable[[Coroutine[Any, Any, Report]], Report]
 _LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers", "simulation.executor")
 """What may differ between two runs with the same result."""
 
-
 Setting = Mapping[str, object]
 """Values of the keys that are tuned, by their paths; nothing where none is."""
 _PLAIN = re.compile(r"[\w.,=+-]{1,100}")
@@ -54,8 +53,9 @@ class Part:
         """Who takes part."""
         if not self.central:
             return self.sources
-        held = dict.fromkeys((task for client in self.sources for task in client.tasks), (1, 1))
-        return (VirtualClient(self.sources[0].client_id, {task: held[task] for task in self.config.tasks}),)
+        held = {task for client in self.sources for task in client.tasks}
+        shares = {task: (1, 1) for task in self.config.tasks if task in held}
+        return (VirtualClient(self.sources[0].client_id, shares),)
 
     @property
     def work(self) -> int:
@@ -79,8 +79,9 @@ class Part:
         if not self.central:
             return None if given is None else self.held(given)
         found = self.held(given)
-        by_task = {task: [mine[task] for mine in found.values() if task in mine] for task in self.config.tasks}
-        return {self.sources[0].client_id: {task: joined(rows) for task, rows in by_task.items()}}
+        (one,) = self.clients
+        by_task = {task: [mine[task] for mine in found.values() if task in mine] for task in one.tasks}
+        return {one.client_id: {task: joined(rows) for task, rows in by_task.items()}}
 
 
 @dataclass(frozen=True)

@@ -30,35 +30,44 @@ class Sheet:
 
 
 def summary(found: Comparison) -> Sheet:
-    """One row per method: did sharing help on the whole, and how many tasks pay for it."""
-    means = [name for name, weights in found.means.items() if not any(found.tasks[t].lower_is_better for t in weights)]
-    heads = [_mean_of(name) for name in means]
-    for base in found.baselines:
-        heads += [f"{'' if name == ALL else f'{_mean_of(name)}: '}gain over {base}" for name in means]
-        heads += [f"delta, {base}", f"{WORSE} {base}", f"worst task, {base}"]
+    """One row per method: its means over tasks, and what it took."""
+    means = _means(found)
+    rows = (
+        (
+            name,
+            *(_score(method.means[mean]) for mean in means),
+            method.model,
+            str(method.extra_epochs),
+            f"{method.bytes_up / 1e6:.2f}",
+            f"{method.seconds:.1f}",
+        )
+        for name, method in found.methods.items()
+    )
+    heads = (_mean_of(name) for name in means)
+    return Sheet("Methods", ("method", *heads, "model", "extra epochs", "MB up", "seconds"), tuple(rows))
+
+
+def against(found: Comparison, base: str) -> Sheet:
+    """One row per method: did it help on the whole, and how many tasks pay for it."""
+    means = _means(found)
     rows = []
     for name, method in found.methods.items():
-        cells = [_score(method.means[mean]) for mean in means]
-        for base in found.baselines:
-            each = method.against[base]
-            known = [_gain(each.means[mean].gain, each.means[mean].interval) for mean in means]
-            known += [_percent(each.delta), _worse(each), _worst(found, each)]
-            cells += ["-"] * len(known) if base == name else known
-        rows.append((name, *cells))
-    return Sheet("Methods", ("method", *heads), tuple(rows))
+        each = method.against[base]
+        gains = (_gain(each.means[mean].gain, each.means[mean].interval) for mean in means)
+        if name != base:
+            rows.append((name, *gains, _percent(each.delta), _worse(each), _worst(found, each)))
+    return Sheet(
+        f"Against {base}", ("method", *map(_mean_of, means), "delta", f"{WORSE} tasks", "worst task"), tuple(rows)
+    )
+
+
+def _means(found: Comparison) -> list[str]:
+    """Those without errors, which have units."""
+    return [name for name, weights in found.means.items() if not any(found.tasks[t].lower_is_better for t in weights)]
 
 
 def _mean_of(name: str) -> str:
     return {ALL: "mean", WEIGHTED: "weighted mean"}.get(name, f"mean of {name}")
-
-
-def costs(found: Comparison) -> Sheet:
-    """What each method took."""
-    rows = (
-        (name, m.model, str(m.extra_epochs), f"{m.bytes_up / 1e6:.2f}", f"{m.seconds:.1f}")
-        for name, m in found.methods.items()
-    )
-    return Sheet("Costs", ("method", "model", "extra epochs", "MB up", "seconds"), tuple(rows))
 
 
 def tuning(found: Comparison) -> Sheet | None:
@@ -181,7 +190,7 @@ def _worse(against: Against) -> str:
 
 def markdown(found: Comparison, pictures: Sequence[str]) -> str:
     """The content of `comparison.md`; pictures are the names of files beside it."""
-    sheets = [summary(found), scores(found), *(differences(found, base) for base in found.baselines), costs(found)]
+    sheets = [summary(found), scores(found), *_gains(found)]
     sheets += [sheet for sheet in (tuning(found), other_metrics(found), by_client(found)) if sheet is not None]
     parts = ["# Does sharing help?", "\n".join(_preface(found))]
     for sheet in sheets:
@@ -244,8 +253,13 @@ def _as_markdown(sheet: Sheet) -> str:
 
 def for_console(found: Comparison) -> list[Table]:
     """Summary, scores and gains as tables for a terminal."""
-    gains = [differences(found, base) for base in found.baselines]
-    return [_as_table(sheet) for sheet in (summary(found), scores(found), *gains, costs(found))]
+    return [_as_table(sheet) for sheet in (summary(found), scores(found), *_gains(found))]
+
+
+def _gains(found: Comparison) -> list[Sheet]:
+    """Against each baseline, on the whole and task by task; of a method alone there is nothing to say."""
+    both = [(against(found, base), differences(found, base)) for base in found.baselines]
+    return [sheet for sheets in both for sheet in sheets if len(found.methods) > 1]
 
 
 def _as_table(sheet: Sheet) -> Table:
