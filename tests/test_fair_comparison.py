@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
     ("tune", "line"),
     [
         ({"training.num_rounds": [1, 2]}, "--tune: training.num_rounds is part of the rows or the budget"),
+        ({RATE: 1e-3}, f"--tune: {RATE} wants a list of values, not 0.001"),
         ({RATE: []}, f"--tune: {RATE} has no values; write {RATE}=V1,V2"),
         ({"sharing.plan": ["hard"]}, "--tune: tasks.b1.val_samples: 0 leaves no rows to pick settings by; raise it"),
         ({RATE: [1e-3, 1e-3]}, f"--tune: {RATE} has the value 0.001 twice"),
@@ -170,7 +172,7 @@ def test_central_has_the_rows_of_all_clients(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_tuned_is_one_line(tune: dict[str, list[object]], line: str) -> None:
+def test_what_cannot_be_tuned_is_one_line(tune: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as refused:
         grid(tune, crowd("tasks.b1.val_samples=0") if "sharing.plan" in tune else crowd())
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(line)
