@@ -35,6 +35,8 @@ from server.reporting.report import guard_reports
 from simulation.app import simulate
 from simulation.comparison.methods import METHODS, extra_epochs
 from simulation.comparison.outcome import outcome_of
+from simulation.comparison.scoring import score_rows
+from simulation.population import population, rows_of
 from tests.crashes import prepare_run
 from tests.federations import array_config, contradicting_config, digest_of, federate
 from tests.federations import make_model as first_model
@@ -268,6 +270,9 @@ def test_a_comparison_scores_what_clients_answer_with(tmp_path, capsys):
     report = asyncio.run(simulate(method, False, None))
     outcome = outcome_of(config.definitions(), [report])
     assert outcome.personal
+    by_row = score_rows(method, report, lambda: rows_of(method, population(method)), ())
+    for task in config.definitions():
+        assert by_row[task.name].scores(task) == pytest.approx(outcome.scores[task.name], rel=1e-5)
     shown, newest = page_of(report, None, []), report.tasks["n"].history[-1]
     scores = newest.scores["rmse"], newest.personal.scores["rmse"]
     cells = "".join(f"<td>{score:.4f}</td>" for score in scores)

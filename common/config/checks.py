@@ -320,6 +320,7 @@ _CHECKS: Checks = (
     (("aggregation",), averaging_checks.weights_of_tasks),
     (("aggregation", "sharing", "training"), averaging_checks.mean_over),
     (("aggregation", "sharing", "relation"), averaging_checks.step_scale),
+    (("aggregation", "sharing", "training"), averaging_checks.average),
     (("aggregation", "tasks"), averaging_checks.auxiliary_tasks),
     (("guard", "blend", "training"), _own_models),
     (_DUAL_READS, dual_checks.problems),
