@@ -14,6 +14,7 @@ from common.config.values import Section
 
 ELSEWHERE = {
     "aggregation.mean_over": {"readers"},
+    "aggregation.average": {"last_k", "ema"},
     "aggregation.robust": {"function"},
     "model.weights": {"auto", "pretrained"},
     "data.source": {"glue", "hub", "files", "given"},

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from common.config.choices import Chosen
 from common.config.values import MaxExamples, Scale, Section
+from common.methods.averages import AVERAGES, VersionAverage
 from common.methods.conflict import CONFLICT_RULES, ConflictRule
 from common.methods.robust import RobustRule
 from common.methods.robust_rules import ROBUST_RULES
@@ -39,6 +40,8 @@ class AggregationSection(Section):
     """longest update; longer ones are shortened. null: any length"""
     optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] = PlainStep()
     """of the coordinator; its rate is federation.server_learning_rate"""
+    average: Annotated[VersionAverage | None, Chosen(AVERAGES, none=True)] = None
+    """of versions: it is published after the last round, in place of the plain one that training went on from"""
     task_optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] | None = None
     """of scopes of single tasks, such as heads; null: as optimizer"""
     task_learning_rate: Annotated[float, Field(gt=0)] | None = None

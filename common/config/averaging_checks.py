@@ -53,3 +53,15 @@ def step_scale(config: Config) -> list[str]:
     if relation is None and not any(target is not None and target.is_averaged for target in targets):
         return [f"aggregation.scale: {scale}, but plan {config.sharing.plan} averages over no tasks; write scale: mean"]
     return []
+
+
+def average(config: Config) -> list[str]:
+    """An average of versions where there are some, and a last round that is known before it is held."""
+    if config.aggregation.average is None:
+        return []
+    place = f"aggregation.average: {config.aggregation.average.name}"
+    if config.sharing.plan == "local":
+        return [f"{place}, but plan local publishes no model; write none"]
+    if config.training.patience:
+        return [f"{place} is published after the last round, which training.patience would skip; write one of the two"]
+    return []

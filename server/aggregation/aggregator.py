@@ -19,6 +19,7 @@ from common.parameters.scope import ByTemplate, Scope, is_sum, moment_name
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import Accumulator, ByTask, Delta, Piece, Summand
 from server.aggregation.auxiliary import gated
+from server.aggregation.averaging import averaged
 from server.aggregation.bound import bounded
 from server.aggregation.dual import HEADS, remade
 from server.aggregation.kept_updates import KeptUpdates
@@ -126,7 +127,7 @@ class Aggregator:
                 related = self._relate(vectors, fresh, totals, version, before, probed)
                 related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
                 self._require_finite(related)
-                return fresh | related
+                return fresh | related | self._averaged(vectors, fresh | related, totals, version)
         finally:
             self.clear()
 
@@ -189,6 +190,19 @@ class Aggregator:
         self.relationship = made.relationship
         self.related.append(made.record)
         return made.values
+
+    def _averaged(
+        self, vectors: Mapping[str, Vector], fresh: Mapping[str, Vector], totals: Mapping[str, int], version: int
+    ) -> dict[str, Vector]:
+        """The averages of versions, which take the place of the last one."""
+        average, rounds = self._strategy.average, self._strategy.num_rounds
+        if average is None:
+            return {}
+        found = averaged({**vectors, **fresh}, self.moments, average.share(version, rounds))
+        if version < rounds:
+            return {}
+        log.info("version %d is the average of versions (aggregation.average: %s)", version, average.name)
+        return {scope: values.copy() for scope, values in found.items() if scope in totals}
 
     def _require_finite(self, values: Mapping[str, Vector]) -> None:
         """Check values and the moments that go with them, block by block."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config.schema import Config
+from common.methods.averages import VersionAverage
 from common.methods.conflict import ConflictResolver
 from common.methods.procedures import SDCA
 from common.methods.relation import Couple
@@ -44,6 +45,8 @@ class AggregationStrategy:
     optimizer: ServerOptimizer = field(default_factory=PlainStep)
     rate: float = 1.0
     """What the optimizer's move is multiplied by."""
+    average: VersionAverage | None = None
+    """Of versions, in place of the last one; training goes on from each version as it is."""
     folder: Path | None = None
     """Where a robust rule keeps updates; None: in a temporary folder."""
     task_optimizer: ServerOptimizer | None = None
@@ -52,7 +55,7 @@ class AggregationStrategy:
     relation: Couple | None = None
     """Acts on members' copies afterwards."""
     num_rounds: int = 1
-    """Of the run, for relations that change with the rounds."""
+    """Of the run, for what changes with the rounds."""
     anchor_strength: float = 0.0
     """How strongly what everybody shares is pulled to the run's first values in training."""
 
@@ -80,6 +83,7 @@ def strategy_of(config: Config) -> AggregationStrategy:
         scale=section.scale,
         norm_bound=section.norm_bound,
         optimizer=section.optimizer,
+        average=section.average,
         rate=config.federation.server_learning_rate,
         task_optimizer=section.task_optimizer,
         task_rate=section.task_learning_rate,

@@ -38,7 +38,8 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
 
     A scope that is not in the result keeps its values and its version. A sum over clients is in it with 1, so that it
     is not divided. Where members are related, a change of one changes all that are `known`, and what newcomers begin
-    with: those that nobody trained are in the result with 0. Where members choose a model, all of it may change.
+    with: those that nobody trained are in the result with 0. Where members choose a model, all of it may change, and so
+    it does in the last round of a run that averages its versions.
     """
     totals: dict[str, int] = {}
     for name in sorted({scope.scope for order in round_.orders.values() for scope in order.trained}):
@@ -55,6 +56,8 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
         moved = {scope.template for scope in map(Scope.parse, {*totals, *held}) if scope.is_member}
         also = (name for name in sorted(moved.union(known, held)) if Scope.parse(name).template in moved)
         totals |= {name: 0 for name in also if name not in totals}
+    if run.averages and round_.number >= run.num_rounds:
+        totals |= {n: 0 for n in sorted(known) if n not in totals and not Scope.parse(n).is_derived}
     return totals
 
 

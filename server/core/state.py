@@ -98,6 +98,8 @@ class RunSettings:
     """Of a run that solves the dual of linear heads."""
     stretches: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
     """Of templates in which a mean is over the updates of those alone whose tasks read a parameter."""
+    averages: bool = False
+    """The version of the last round is an average of versions."""
     patience: int | None = None
     """The run ends after so many versions that were no better than the best one."""
 

@@ -13,6 +13,7 @@ from common.parameters.scope import ByTemplate, Scope, is_candidate, moment_name
 from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.aggregation.aggregator import Aggregator, NotFinite
+from server.aggregation.averaging import average_names
 from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
     ClearSums,
@@ -98,14 +99,18 @@ class EffectHandler:
         return sum(vector.nbytes for vector in self.vectors.values())
 
     def _moments(self, version: int, names: Sequence[str] | None = None) -> dict[str, Vector]:
-        """The optimizer's moments as of a version: as they were stored, or their first values at the start of a run."""
+        """The optimizer's moments as of a version, as they were stored, or their first values at the start of a run.
+
+        Averages of versions are among them, and begin with the first version.
+        """
         first = {
             moment_name(moment, scope): np.full_like(vector, value)
             for scope, vector in self.vectors.items()
             for moment, value in self._strategy.mover_of(scope)[0].moments
             if not Scope.parse(scope).is_derived
         }
-        return self._models.read_moments(version, names or list(first)) if version else first
+        averages = average_names(self.vectors).values() if self._strategy.average is not None else ()
+        return self._models.read_moments(version, names or [*first, *averages]) if version else first
 
     async def carry_out(self, effect: Effect, state: FederationState, now: float) -> CombineOutcome | None:
         """Carry out one effect of the step that led to `state`, and say what came of it where the core has to know.

@@ -80,6 +80,7 @@ def make_settings(
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
         stretches={s: stretches_of(schema, list(config.tasks), unread) for s, schema in travelling.items() if unread},
+        averages=config.aggregation.average is not None,
         patience=config.training.patience or None,
         dual=dual_of(config),
         protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,

@@ -18,6 +18,7 @@ from common.errors import RunFolderError
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
 from common.parameters.vector import Vector
+from server.aggregation.averaging import average_names
 from server.aggregation.strategy import strategy_of
 from server.runs.recovery import note_file
 from server.runs.run_folder import CONFIG, DESCRIPTION, RunFolder
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
     from server.runs.preparation import NewHeads
 
 Schemas = Mapping[str, ParameterSchema]
+Fresh = Callable[[str, ParameterEntry], Vector]
+"""The values of a parameter of a scope that was not there before."""
 
 
 def same_federation(before: Config, now: Config, where: Path) -> Config:
@@ -89,13 +92,10 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     version = journal.completed()
     stored = JournalledModels(files, journal).read(version)
     values = {s: _grown(s, stored.get(s), old, new.schemas, initial) for s in dict.fromkeys([*public, *stored])}
-    first = _first_moments(config, list(values)) if version else {}
+    first = _first_moments(config, values, initial) if version else {}
     known = [name for name, (scope, _) in first.items() if Scope.parse(scope).template in old]
     kept = files.read_moments(version, known)
-    moments = {
-        name: _grown(scope, kept.get(name), old, new.schemas, partial(_constant, value))
-        for name, (scope, value) in first.items()
-    }
+    moments = {name: _grown(scope, kept.get(name), old, new.schemas, fresh) for name, (scope, fresh) in first.items()}
     starts = files.read_private()
     starts = {s: _grown(s, starts.get(s), old, new.schemas, initial) for s in private}
     made: dict[str, list[bytes | memoryview]] = {
@@ -125,15 +125,17 @@ def grow(config: Config, before: Config, new: NewHeads, folder: RunFolder, journ
     folder.write(folder.config, config_text)
 
 
-def _first_moments(config: Config, scopes: list[str]) -> dict[str, tuple[str, float]]:
-    """The scope and the first value of every moment that the coordinator's optimizers have, by its name."""
+def _first_moments(config: Config, values: Mapping[str, Vector], initial: Fresh) -> dict[str, tuple[str, Fresh]]:
+    """The scope and the first values of every moment that the coordinator has, by its name."""
     strategy = strategy_of(config)
-    return {
-        moment_name(moment, scope): (scope, value)
-        for scope in scopes
+    found: dict[str, tuple[str, Fresh]] = {
+        moment_name(moment, scope): (scope, partial(_constant, value))
+        for scope in values
         for moment, value in strategy.mover_of(scope)[0].moments
         if not Scope.parse(scope).is_derived
     }
+    averages = average_names(values) if strategy.average is not None else {}
+    return found | {name: (scope, initial) for scope, name in averages.items()}
 
 
 def _constant(value: float, _: str, entry: ParameterEntry) -> Vector:
@@ -145,7 +147,7 @@ def _grown(
     vector: Vector | None,
     old: Schemas,
     new: Schemas,
-    fresh: Callable[[str, ParameterEntry], Vector],
+    fresh: Fresh,
 ) -> Vector:
     """A scope's vector by the new layout: what the old one has, and `fresh` for the rest."""
     template = Scope.parse(scope).template

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import RunFolderError
+from common.methods.averages import AVERAGE
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, is_private, split_moment
 from common.parameters.vector import Vector
@@ -89,8 +90,9 @@ class ModelFiles:
         return written | self.versions.write(version, vectors, changed, kept)
 
     def write_moments(self, version: int, moments: Vectors, changed: Collection[str]) -> dict[str, str]:
-        """Write the optimizer's moments of a version in which these scopes changed."""
-        moved = {name for name in moments if split_moment(name)[1] in changed}
+        """Write the optimizer's moments of a version in which these scopes changed; averages change in each version."""
+        parts = {name: split_moment(name) for name in moments}
+        moved = {name for name, (moment, scope) in parts.items() if scope in changed or moment == AVERAGE}
         return self.moments.write(version, moments, moved) if moments else {}
 
     def read(self, version: int, digests: DigestsOf = unknown) -> dict[str, Vector]:
