@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,10 @@ def groups_after(coordinator: Coordinator) -> list[list[list[str]]]:
     """The groups of the encoder after each round."""
     records = [record for record in coordinator.journal.relations() if record.template == BLOCK]
     return [sorted(sorted(group) for group in json.loads(record.state)["groups"]) for record in records]
+
+
+def mean_accuracy(coordinator: Coordinator, tasks: Sequence[str]) -> float:
+    """Of these tasks' last scores on validation rows."""
+    results = [result for order in coordinator.journal.rounds()[-1].orders.values() for result in order.results]
+    scores = [result.validation for result in results if result.task in tasks and result.validation is not None]
+    return sum(found.right / found.examples for found in scores) / len(tasks)

@@ -14,7 +14,7 @@ from common.methods.effect import EffectRelation
 from common.methods.relation import CandidateScore, Coupling, Members
 from server.reporting.relations import probe_costs
 from tests.crashes import Cast, crash_and_recover, prepare_run
-from tests.effect_cases import effect_config, groups_after, planted, run
+from tests.effect_cases import effect_config, groups_after, mean_accuracy, planted, run
 from tests.federations import array_config, digest_of
 from tests.test_simulation import MIXED, over_grpc, simulated
 
@@ -160,3 +160,14 @@ def test_a_coordinator_that_dies_in_a_round_with_a_comparison_comes_to_the_same_
     for number in second:
         assert died(number)[0] == digest, effects[number - 1]
     assert died(second[1], clients_die=True)[0] == digest
+
+
+@pytest.mark.slow
+def test_tasks_with_random_labels_end_apart_and_cost_the_others_nothing(tmp_path: Path) -> None:
+    planted_alone, with_noise = planted(3, 4), planted(3, 4, noise=2)
+    alone = run(effect_config(planted_alone, "training.num_rounds=50"), planted_alone, tmp_path / "alone")
+    beside = run(effect_config(with_noise, "training.num_rounds=50"), with_noise, tmp_path / "beside")
+    wanted = [[f"g{group}t{task}" for task in range(4)] for group in range(3)]
+    for groups_then in groups_after(beside)[24:]:
+        assert [group for group in groups_then if not {"n0", "n1"} & {*group}] == wanted
+    assert mean_accuracy(beside, [*planted_alone]) >= mean_accuracy(alone, [*planted_alone]) - 0.01
