@@ -3,10 +3,11 @@
 `--data` holds `landmine/all.npz` and `school/all.npz` (x, y, task). Each method solves the same objective, a mean loss
 per task and (lambda / 2) tr(W Omega W'), in a simulated federation of one site per task: `local` with Sigma = I/m,
 `mean` with every head pulled to the mean of all, and `mocha` with a Sigma that is learned. `pooled` is one head at one
-site with the rows of all: what giving up the data would bring. Columns are standardised and class weights balanced by
-training rows. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
+site with the rows of all: what giving up the data would bring. Columns are standardised by training rows, each field's
+by its own and the schools' by those of all; class weights are balanced by them, and scores have mean 0 and deviation 1
+in every school. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
 shuffle, by the same solver in one process; test rows are looked at once. The gap is the certificate of the version that
-is scored.
+is scored. `landmine_mlp` is the first of them with a network, see `benchmarks/mocha_deep.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import fedmtl
+from benchmarks import mocha_deep
+from benchmarks.mocha_rows import Matrix, Problem, Rows, derive_folds, read, together
 from benchmarks.sheet import Sheet
 from benchmarks.spread import Spread
 from client.training.design import DesignMatrix
@@ -34,14 +36,13 @@ from common.methods.dual_losses import DUAL_LOSSES
 from common.methods.relation import Relation
 from common.methods.relations import RELATIONS
 from common.seeds import derive_seed
-from common.tasks.formulas import area
 from server.runs.saved import SavedRun, load_run
 
-Matrix = NDArray[np.float64]
 TABLE = {
     "problem": "problem",
     "method": "method",
     "strength": "lambda",
+    "rate": "learning rate",
     "score": "score on test rows",
     "gap": "gap",
     "rounds": "rounds",
@@ -49,66 +50,11 @@ TABLE = {
 }
 
 
-@dataclass(frozen=True)
-class Rows:
-    """One task's rows."""
-
-    x: Matrix
-    y: Matrix
-
-    def at(self, places: NDArray[np.intp]) -> Rows:
-        """These of them."""
-        return Rows(self.x[places], self.y[places])
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is measured, and how rows are split."""
-
-    name: str
-    metric: str
-    loss: str
-    share: float
-    """Of a task's rows, to train on; 0: all but every fourth."""
-    strengths: tuple[float, ...]
-    """What lambda is chosen from."""
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether labels are classes."""
-        return self.metric == "auc"
-
-    def split(self, tasks: Sequence[Rows], shuffle: int) -> tuple[list[Rows], list[Rows]]:
-        """Training and test rows, each task's columns standardised by its training rows."""
-        train, test = [], []
-        for place, rows in enumerate(tasks):
-            rng = np.random.Generator(np.random.PCG64(derive_seed(shuffle, self.name, place)))
-            order = rng.permutation(len(rows.y)) if self.share else np.arange(len(rows.y))
-            count = round(self.share * len(order))
-            sides = (order[:count], order[count:]) if self.share else (order[order % 4 != 3], order[order % 4 == 3])
-            mean, width = rows.x[sides[0]].mean(axis=0), rows.x[sides[0]].std(axis=0)
-            scaled = Rows((rows.x - mean) / np.where(width > 0.0, width, 1.0), rows.y)
-            train.append(scaled.at(sides[0]))
-            test.append(scaled.at(sides[1]))
-        return train, test
-
-    def score(self, scores: Sequence[Matrix], rows: Sequence[Rows]) -> float:
-        """Mean area under the ROC curve over tasks that have both classes, or the root of the mean squared error."""
-        if self.has_classes:
-            areas = [area(z, r.y.astype(np.int64)) for z, r in zip(scores, rows, strict=True)]
-            return float(np.mean([found for found in areas if found is not None]))
-        errors = np.concatenate([z - r.y for z, r in zip(scores, rows, strict=True)])
-        return float(np.sqrt(np.mean(errors**2)))
-
-    def better(self, score: float) -> float:
-        """The larger, the better."""
-        return score if self.has_classes else -score
-
-
 PROBLEMS = (
-    Problem("landmine", "auc", "hinge", 0.2, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
-    Problem("school", "rmse", "squared", 0.0, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
+    Problem("landmine", "auc", "hinge", 0.2, False, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    Problem("school", "rmse", "squared", 0.0, True, (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
 )
+NAMES = (*(problem.name for problem in PROBLEMS), mocha_deep.NAME)
 ROUNDS = 30
 """Of the solver in one process."""
 METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
@@ -123,7 +69,7 @@ METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
     parser.add_argument("--data", type=Path, required=True, help="folder with landmine and school")
-    parser.add_argument("--problems", default="landmine,school", help="default: %(default)s")
+    parser.add_argument("--problems", default=",".join(NAMES), help=f"of {', '.join(NAMES)}; default: %(default)s")
     parser.add_argument("--shuffles", type=int, default=3, help="of landmine (default: %(default)s)")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--tasks", type=int, help="only so many of the tasks")
@@ -154,13 +100,8 @@ def run(options: argparse.Namespace, sheet: Sheet) -> None:
                 rounds=max(rounds),
                 seconds=perf_counter() - began,
             )
-
-
-def read(path: Path) -> list[Rows]:
-    """The rows of each task of a file."""
-    with np.load(path) as file:
-        x, y, task = file["x"].astype(np.float64), file["y"].astype(np.float64), file["task"]
-    return [Rows(x[task == number], y[task == number]) for number in np.unique(task)]
+    if mocha_deep.NAME in options.problems.split(","):
+        mocha_deep.run(PROBLEMS[0], options, sheet)
 
 
 def chosen(
@@ -181,16 +122,6 @@ def chosen(
     return max(found, key=lambda item: item[0])[1:]
 
 
-def derive_folds(rows: Rows, task: int, count: int) -> NDArray[np.intp]:
-    """The fold of each row; classes are spread evenly over them."""
-    rng = np.random.Generator(np.random.PCG64(derive_seed(0, "folds", task)))
-    shuffled = rng.permutation(len(rows.y))
-    order = shuffled[np.argsort(rows.y[shuffled], kind="stable")]
-    folds = np.empty(len(order), dtype=np.intp)
-    folds[order] = np.arange(len(order)) % count
-    return folds
-
-
 @dataclass(frozen=True)
 class Fitted:
     """A head in the units of its task."""
@@ -209,7 +140,7 @@ def central(
 ) -> list[Fitted]:
     """The heads of all tasks, solved in one process, one task after the other; rows of `pooled` are one task's."""
     parts = [together(train)] if method == "pooled" else train
-    units = [(0.0, 1.0) if problem.has_classes else (float(r.y.mean()), float(r.y.std()) or 1.0) for r in parts]
+    units = [problem.unit(r) for r in parts]
     row = RELATIONS[relation["name"]].of({k: v for k, v in relation.items() if k != "name"}) if relation else None
     ids = tuple(map(str, range(len(parts))))
     sigma = covariance(row, ids, None)
@@ -226,11 +157,6 @@ def central(
     weights = sigma @ supports / strength
     heads = [Fitted(w, *unit) for w, unit in zip(weights, units, strict=True)]
     return heads * len(train) if method == "pooled" else heads
-
-
-def together(rows: Sequence[Rows]) -> Rows:
-    """The rows of all tasks as one task's."""
-    return Rows(np.concatenate([r.x for r in rows]), np.concatenate([r.y for r in rows]))
 
 
 def covariance(row: Relation | None, ids: tuple[str, ...], gram: Matrix | None) -> Matrix:
@@ -266,8 +192,9 @@ def federated(
     balanced = {"class_weights": "balanced", "metrics": ["auc_mean"]}
     kind = fedmtl.classification(["no", "yes"], **balanced) if problem.has_classes else fedmtl.regression()
     parts = [together(train)] if method == "pooled" else train
-    names = [f"task{number}" for number in range(len(parts))]
-    sites = {f"site-{name}": {name: (r.x, r.y, r.x[:1], r.y[:1])} for name, r in zip(names, parts, strict=True)}
+    names, units = [f"task{number}" for number in range(len(parts))], [problem.unit(r) for r in parts]
+    targets = [(r.y - mean) / scale for r, (mean, scale) in zip(parts, units, strict=True)]
+    sites = {f"site-{name}": {name: (r.x, y, r.x[:1], y[:1])} for name, r, y in zip(names, parts, targets, strict=True)}
     solver = {"name": "sdca", "loss": problem.loss, "strength": strength, "passes": 10.0}
     settings = {
         "training.procedure": solver,
@@ -278,15 +205,18 @@ def federated(
         "model.keep.best": "none",
     }
     run = fedmtl.simulate(dict.fromkeys(names, kind), sites, {"mlp": {"hidden": []}}, settings)
-    asked = names * len(test) if method == "pooled" else names
     saved = load_run(run.folder)
-    said = [scores_of(saved, problem, name, r.x) for name, r in zip(asked, test, strict=True)]
+    heads = list(zip(names, units, strict=True)) * (len(test) if method == "pooled" else 1)
+    said = [
+        mean + scale * scores_of(saved, problem, name, rows.x)
+        for (name, (mean, scale)), rows in zip(heads, test, strict=True)
+    ]
     certificate = run.report.certificates[-1]
     return problem.score(said, test), certificate.gap, certificate.version
 
 
 def scores_of(run: SavedRun, problem: Problem, task: str, x: Matrix) -> Matrix:
-    """How much class `yes` is more likely than the other, or the number of a regression."""
+    """How much class `yes` is more likely than the other, or a regression's number."""
     with torch.inference_mode():
         outputs = TaskGraph(run.trained(task))(torch.from_numpy(x).float()).double().numpy()
     return np.asarray(outputs[:, 1] - outputs[:, 0] if problem.has_classes else outputs[:, 0])

@@ -24,6 +24,7 @@ from fedmtl.simulated import folder_for, own_threads, simulate
 from server.runs.run_folder import CONFIG
 from simulation.comparison.app import compare_methods
 from simulation.comparison.result import Comparison
+from simulation.comparison.wishes import Wishes
 from simulation.population import VirtualClient
 
 MOST_RUNS = 1000
@@ -51,6 +52,11 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     settings: Settings | None = None,
     run_dir: str | Path | None = None,
+    *,
+    tune: Mapping[str, Sequence[object]] | None = None,
+    tune_seeds: Sequence[int] = (),
+    baseline: Sequence[str] = (),
+    mean_of: Mapping[str, Sequence[str]] | None = None,
 ) -> FinishedComparison:
     """Run methods side by side, with the same rows, seeds and budget, as `fedmtl compare` does.
 
@@ -63,11 +69,16 @@ def compare(
         seeds: one run of each method per seed.
         settings: any other keys of the configuration, the same for all.
         run_dir: folder of all runs, new or empty; None: a temporary one.
+        tune: keys of the configuration -> values, of which each method gets those that are its best on validation rows.
+        tune_seeds: of the runs that decide this; none: the first of `seeds`.
+        baseline: methods that gains are against; none: those of local and single_task that are compared.
+        mean_of: name -> tasks, of means beside that over all.
 
     Raises:
         FedMTLError: what is wrong, in a line for each problem.
     """
     parts = unpacked(tasks, sites)
+    wishes = Wishes(tune or {}, tune_seeds, baseline, mean_of or {})
     own: Mapping[str, Settings] = methods if isinstance(methods, Mapping) else {}
     changes = {name: with_rows_of_functions(changed) for name, changed in own.items() if changed}
     chosen = {"simulation.clients": len(parts), "compare.methods": changes, **(settings or {})}
@@ -75,7 +86,7 @@ def compare(
     clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in parts.items()]
     rows = {site: read(config, site, given) for site, given in parts.items()}
     with _new_folder(run_dir) as folder, own_threads():
-        found = compare_methods(config, [*methods], seeds, folder, None, clients, rows, completed)
+        found = compare_methods(config, [*methods], seeds, folder, None, clients, rows, completed, wishes)
     return FinishedComparison(folder, found)
 
 

@@ -46,6 +46,7 @@ async def simulate(
     console: Console | None,
     clients: Sequence[VirtualClient] | None = None,
     rows: Mapping[str, Mapping[str, TaskData]] | None = None,
+    on_round: Callable[[int], None] = lambda number: None,
 ) -> Report:
     """Simulate a federation to its end.
 
@@ -55,6 +56,7 @@ async def simulate(
         console: where progress is shown; None for the log alone.
         clients: who takes part; None for those that `config.simulation` describes.
         rows: of every one of `clients` by task, by client id; None for those that the configuration names.
+        on_round: called with the number of each round that has closed.
 
     Returns:
         The report, as written to `report.json`.
@@ -74,7 +76,7 @@ async def simulate(
         in_order = population(config) if clients is None else clients
         if in_order != who:  # tasks that joined the run come last
             rows = rows_of(config, in_order)
-        return await _run(config, folder, journal, console, in_order, rows)
+        return await _run(config, folder, journal, console, in_order, rows, on_round)
 
 
 async def _run(
@@ -84,6 +86,7 @@ async def _run(
     console: Console | None,
     clients: Sequence[VirtualClient],
     rows: Mapping[str, Mapping[str, TaskData]],
+    on_round: Callable[[int], None],
 ) -> Report:
     started, before = time.monotonic(), journal.facts().traffic.seconds
     federation, settings, schemas, state = restore_run(config, folder, journal)
@@ -94,7 +97,9 @@ async def _run(
     with shown as progress, _few_words():
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = ManualClock()
-        coordinator = Coordinator(settings, state, federation, journal, models, clock, QuietProgress(progress))
+        coordinator = Coordinator(
+            settings, state, federation, journal, models, clock, QuietProgress(progress, on_round)
+        )
         virtual = VirtualClients(config, coordinator, clock, schemas, clients, folder.path / CLIENTS, rows=rows)
         log.info("%d virtual clients share %d model(s)", len(clients), config.simulation.workers)
         try:
@@ -128,8 +133,9 @@ def _as_dealt(state: FederationState, clients: Sequence[VirtualClient]) -> Feder
 class QuietProgress:
     """Shows rounds, and leaves out whom a run waits for while many clients join: it would say so a thousand times."""
 
-    def __init__(self, progress: RunProgress) -> None:
+    def __init__(self, progress: RunProgress, on_round: Callable[[int], None] = lambda number: None) -> None:
         self._progress = progress
+        self._on_round = on_round
 
     def notice(self, text: str, warning: bool) -> None:
         """See `Observer`."""
@@ -145,6 +151,7 @@ class QuietProgress:
     ) -> None:
         """See `Observer`."""
         self._progress.closed(record, cosines, certificate)
+        self._on_round(record.round.number)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from client.app import data_request, load_data
 from client.data.examples import TaskData
 from client.data.partitions import deal
 from client.data.request import DataRequest
-from client.data.sources import is_there, load
+from client.data.sources import has_test_rows, is_there, load
 from client.data.splits import ScoredSplit
 from common.config import Config
 from common.errors import DataError
@@ -128,8 +128,29 @@ def _sharing(config: Config) -> list[VirtualClient]:
     return clients
 
 
-def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[str, TaskData]]:
+def tested_tasks(config: Config) -> frozenset[str]:
+    """The tasks with rows of a test split, at every site that has the task.
+
+    Raises:
+        DataError: their data cannot be found.
+    """
+    found = []
+    for task in config.definitions():
+        requests = [data_request(config, task)]
+        if config.simulation.sites:
+            holders = (client.client_id for client in population(config) if task.name in client.shares)
+            requests = [_at_site(config, site, task) for site in holders]
+        if all(map(has_test_rows, requests)):
+            found.append(task.name)
+    return frozenset(found)
+
+
+def rows_of(
+    config: Config, clients: Sequence[VirtualClient], tested: Collection[str] = ()
+) -> dict[str, dict[str, TaskData]]:
     """Every client's rows by task, by client id. A task's rows are read once, whoever shares them.
+
+    Rows to score on are of the test split in the tasks that are `tested`, else of the validation split.
 
     Raises:
         DataError: what is missing or wrong, in one line.
@@ -137,13 +158,14 @@ def rows_of(config: Config, clients: Sequence[VirtualClient]) -> dict[str, dict[
     alpha = _alpha(config)
     found: dict[str, dict[str, TaskData]] = {client.client_id: {} for client in clients}
     for task in config.definitions():
+        scored: ScoredSplit = "test" if task.name in tested else "validation"
         if config.simulation.sites:
             holders = [client.client_id for client in clients if task.name in client.shares]
-            for site, rows in site_rows(config, task, holders).items():
+            for site, rows in site_rows(config, task, holders, scored).items():
                 found[site][task.name] = rows
             continue
         for parts in sorted({client.shares[task.name][1] for client in clients if task.name in client.shares}):
-            dealt = deal(data_request(config, task), parts, alpha)
+            dealt = deal(data_request(config, task, scored), parts, alpha)
             for client in clients:
                 number, of = client.shares.get(task.name, (0, 0))
                 if of == parts:

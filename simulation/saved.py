@@ -12,22 +12,29 @@ from client.state.slice import DESCRIPTION
 from common.errors import ModelError
 from common.parameters.scope import is_private
 from server.runs.run_folder import CONFIG
-from server.runs.saved import load_run
+from server.runs.saved import SavedRun, load_run
 
 CLIENTS = "clients"
 """The folder in a run folder with one for each client of a simulation."""
 
 
-def load_client(run_dir: Path, client_id: str) -> SavedSlice:
+def kept_clients(run_dir: Path) -> dict[str, Path]:
+    """The clients of a simulation that have something of their own, and the folder of each."""
+    return {path.parent.parent.name: path.parent for path in sorted(run_dir.glob(f"{CLIENTS}/*/*/{DESCRIPTION}"))}
+
+
+def load_client(run_dir: Path, client_id: str, run: SavedRun | None = None) -> SavedSlice:
     """What a client of a simulation has: its own values, and beside them the published ones of the last round.
+
+    `run` is that of the folder, if it has been read before.
 
     Raises:
         RunFolderError: there is no whole run.
         ModelError: no such client is there.
         StateError: what it kept is damaged.
     """
-    run = load_run(run_dir)
-    found = {path.parent.parent.name: path.parent for path in sorted(run_dir.glob(f"{CLIENTS}/*/*/{DESCRIPTION}"))}
+    run = load_run(run_dir) if run is None else run
+    found = kept_clients(run_dir)
     if client_id not in found:
         shown = ", ".join([*found][:MOST_SHOWN]) + (", ..." if len(found) > MOST_SHOWN else "")
         raise ModelError(

@@ -21,7 +21,7 @@ from common.clock import ManualClock
 from common.config import Config, load_config
 from common.methods.relation import Couple
 from server.engine.coordinator import Coordinator
-from server.relations.relate import relate
+from server.relations.relate import Context, relate
 from server.runs.assembly import in_memory
 from simulation.inprocess import run_together
 from tests.federations import make_model
@@ -120,7 +120,7 @@ def settle_apart(relation: Couple, problems: Problems, rounds: int) -> dict[str,
             fresh[scope] = (base.astype(np.float64) + delta).astype(np.float32)
         known = vectors | {scope: vectors[SLOT] for scope in fresh if scope not in vectors}
         counts, passed = dict.fromkeys(fresh, 1), version / rounds
-        moved, record = relate(relation, SLOT, known, fresh, counts, version, state, passed=passed)
+        moved, record = relate(relation, SLOT, known, fresh, counts, version, state, Context(passed=passed))
         vectors, mus, state = known | fresh | moved, record.mu, record.state
     return {name: vectors[f"member/{name}"].astype(np.float64) for name in problems}
 

@@ -36,8 +36,11 @@ def test_mocha_is_measured_on_published_rows(tmp_path: Path, capsys: pytest.Capt
         pytest.skip("needs FEDMTL_TEST_DATA with landmine and school")
     words = f"mocha --data {data} --tasks 3 --shuffles 1 --rounds 3 --folds 2".split()
     rows = rows_of(tmp_path, words, capsys)
-    assert [row["method"].split()[0] for row in rows] == 2 * ["local", "pooled", "mean", "mocha"]
-    assert all(row["gap"] >= -1e-9 and 0 < row["rounds"] <= 3 for row in rows)
+    assert [row["method"].split()[0] for row in rows] == [
+        *(2 * ["local", "pooled", "mean", "mocha"]),
+        *("local", "hard", "adaptive", "mocha"),
+    ]
+    assert all(row.get("gap", 0.0) >= -1e-9 and 0 < row["rounds"] <= 3 for row in rows)
 
 
 @pytest.mark.parametrize(

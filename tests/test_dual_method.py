@@ -47,7 +47,7 @@ def supports_kept(state: Path, heads: Sequence[str]) -> Mapping[str, np.ndarray]
     sums: dict[str, np.ndarray] = {}
     for run in sorted(path for client in state.iterdir() for path in client.iterdir() if path.is_dir()):
         for name, values in (RunStore(run).private() or {}).items():
-            if name.endswith("/support"):
+            if name.startswith("sdca/") and name.endswith("/support"):
                 task = name.split("/")[1]
                 sums[task] = sums.get(task, 0.0) + values.numpy()
     return sums
@@ -127,6 +127,14 @@ def test_squared_losses_come_to_the_solution_of_one_linear_system(tmp_path: Path
     found = [coordinator.vectors[name] for name in sorted(heads)]
     weights = np.stack([np.append(2 * head[features : 2 * features], 2 * head[-1]) for head in found], axis=1)
     np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-6)
+
+
+def test_a_gap_ends_a_run_only_after_the_relationship_was_learned(tmp_path: Path) -> None:
+    """Before that the gap is about a Sigma that is still to change."""
+    settings = ("training.num_rounds=9", "training.stop_at_gap=1e3", "relation={name: mocha, every: 3}")
+    coordinator = asyncio.run(federate(config_of("strength: 0.1", *settings), tmp_path, CLIENTS))
+    assert [found.version for found in coordinator.journal.certificates()] == [0, 1, 2, 3, 4]
+    assert "version 4: primal" in coordinator.state.reason
 
 
 def test_more_than_two_labels_are_a_problem_each(tmp_path: Path) -> None:
@@ -264,6 +272,23 @@ def test_a_client_that_lost_its_dual_variables_is_told_so(tmp_path: Path) -> Non
         StateError, match=r"task b1: the dual variables here are of round 0, those in the coordinator.s sum"
     ):
         asyncio.run(crash_and_recover(longer, run, tmp_path / "other", Cast(longer, CLIENTS), None, False))
+
+
+def test_clients_go_back_a_round_with_a_coordinator_from_a_backup(tmp_path: Path) -> None:
+    """The run folder is of round 2, what clients keep is of round 3: the end is as if nothing was lost."""
+    short, later, longer = (config_of("strength: 0.1", f"training.num_rounds={rounds}") for rounds in (2, 3, 5))
+    template, cast = prepare_run(short, tmp_path / "template"), Cast(short, CLIENTS)
+
+    def go_on(config: Config, run: str, clients: str, place: str) -> str:
+        if clients:
+            shutil.copytree(tmp_path / clients, tmp_path / place, ignore=shutil.ignore_patterns("run"))
+        return asyncio.run(crash_and_recover(config, tmp_path / run, tmp_path / place, cast, None, False))[0]
+
+    go_on(short, template.name, "", "backup")
+    whole = go_on(longer, "backup/run", "backup", "whole")
+    go_on(later, "backup/run", "backup", "later")
+    assert go_on(longer, "backup/run", "later", "back") == whole
+    require_valid(Journal.read(tmp_path / "back" / "run" / "journal.sqlite").certificates())
 
 
 def test_a_client_that_comes_back_without_a_task_stays_in_its_problem(tmp_path: Path) -> None:

@@ -40,4 +40,4 @@ def test_every_key_and_every_parameter_has_a_text() -> None:
     list(generate.page_rows(Config, "", choices))
     for chosen in choices.values():
         missing += [(chosen.names[0], key) for key, _, text, _ in generate.parameters_in(chosen) if not text]
-    assert missing == [] and len(choices) == 12
+    assert missing == [] and len(choices) == 13

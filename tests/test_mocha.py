@@ -17,7 +17,7 @@ from common.methods.mocha import MochaRelation
 from common.methods.relation import LARGEST_MU
 from common.parameters.schema import ParameterSchema
 from common.wire.limits import MAX_CLIENTS
-from server.relations.relate import relate
+from server.relations.relate import Context, relate
 from tests.exact_cases import Problems, joint, member_config, quadratics, settle, settle_apart
 
 Vector = NDArray[np.float64]
@@ -33,7 +33,7 @@ def after(
     first = np.random.Generator(np.random.PCG64(0)).normal(size=len(next(iter(moves.values()))))
     fresh = {f"member/{name}": first + move for name, move in moves.items()}
     vectors = {SLOT: first} | dict.fromkeys(fresh, first)
-    values, record = relate(relation, SLOT, vectors, fresh, dict.fromkeys(fresh, 1), 1, state, schema)
+    values, record = relate(relation, SLOT, vectors, fresh, dict.fromkeys(fresh, 1), 1, state, Context(schema))
     assert np.array_equal(values[FIRST], first)
     return json.loads(record.state), {**values, "mu": record.mu, "fresh": fresh, "note": record.note}
 

@@ -51,6 +51,28 @@ def test_methods_run_on_the_rows_of_python_code(tmp_path: Path) -> None:
         fedmtl.compare(TASKS, SITES, MLP, ["harder"])
 
 
+def test_every_method_gets_its_best_setting_and_any_can_be_the_baseline() -> None:
+    rates = [1e-6, 1e-2]
+    found = fedmtl.compare(
+        TASKS,
+        SITES,
+        MLP,
+        ["local", "central"],
+        [42],
+        SETTINGS,
+        tune={"training.learning_rate": rates},
+        baseline=["central"],
+        mean_of={"one": ["cough"]},
+    ).result
+    assert found.baselines == ("central",) and [*found.means] == ["all", "one"]
+    for method in found.methods.values():
+        assert method.tuning is not None and method.tuning.setting == {"training.learning_rate": 1e-2}
+    assert {task: (facts.split, facts.rows) for task, facts in found.tasks.items()} == {
+        "cough": ("validation", 30),
+        "age": ("validation", 15),
+    }
+
+
 def test_a_sweep_is_a_table_with_the_best_and_the_failed(tmp_path: Path) -> None:
     over = {"training.learning_rate": [1e-9, 3e-2, -1.0], "training.local_epochs": [1, 4]}
     found = fedmtl.sweep(TASKS, SITES, MLP, over, {"training.num_rounds": 3}, run_dir=tmp_path / "sweep")

@@ -146,7 +146,7 @@ def rows_of(rows: Table[Any]) -> st.SearchStrategy[Row]:
     )
 
 
-WORDS = {"loss": sorted(DUAL_LOSSES), "mix": MIXES}
+WORDS = {"loss": sorted(DUAL_LOSSES), "mix": MIXES, "trains": ("all", "head", "top_2")}
 
 
 def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -59,6 +60,18 @@ class ArrayExamples:
     def take(self, places: NDArray[np.integer]) -> ArrayExamples:
         """A copy of these rows, in this order."""
         return replace(self, values=self.values[places], labels=self.labels[places])
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """These rows, and after them those of others."""
+        every = (self, *others)
+        values, labels = (np.concatenate(parts) for parts in zip(*((e.values, e.labels) for e in every), strict=True))
+        return replace(self, values=values, labels=labels)
+
+    def digests(self) -> NDArray[np.uint64]:
+        """See `RawExamples`."""
+        rows = zip(self.values, self.labels, strict=True)
+        found = (xxhash.xxh3_64_intdigest(row.tobytes() + np.asarray(label).tobytes()) for row, label in rows)
+        return np.fromiter(found, dtype=np.uint64, count=len(self))
 
     def row_scale(self) -> RowScale:
         """Mean and deviation of each feature or channel, which never leave the client."""

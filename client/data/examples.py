@@ -82,6 +82,12 @@ class RawExamples(Protocol):
     def take(self, places: NDArray[np.integer]) -> Self:
         """The examples at these places, in this order."""
 
+    def joined(self, others: Sequence[Self]) -> Self:
+        """These examples, and after them those of others of the same task."""
+
+    def digests(self) -> NDArray[np.uint64]:
+        """A number for each example, (examples,), which is the same where row and label are."""
+
     def row_scale(self) -> RowScale | None:
         """The scale of these examples, if they are made of numbers, for a user who sets `data.statistics: site`."""
 
@@ -147,6 +153,18 @@ class TaskData:
             shown = [*columns.features[:SHOWN_FEATURES], "..."][: len(columns.features)]
             said.append(f"{header.count} features " + (", ".join(shown) or "without names, taken by position"))
         return ", ".join(said)
+
+
+def joined(parts: Sequence[TaskData]) -> TaskData:
+    """The examples of several clients as those of one."""
+    first, *others = parts
+    return replace(
+        first,
+        train=first.train.joined([other.train for other in others]),
+        validation=first.validation.joined([other.validation for other in others]),
+        inputs=None if first.inputs is None else first.train.joined([o.train for o in others]).input_sums(),
+        lacks=frozenset.intersection(*(part.lacks for part in parts)),
+    )
 
 
 def prepare(

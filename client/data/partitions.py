@@ -31,7 +31,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     Raises:
         DataError: see `load`; or there are fewer rows than parts.
     """
-    train_samples, val_samples = request.train_samples, request.val_samples
+    train_samples, val_samples = request.train_samples, request.scored_samples
     if request.source == "builtin":
         train_samples, val_samples = request.builtin_samples
         wanted = replace(request, train_samples=train_samples * parts, val_samples=val_samples * parts)
@@ -40,7 +40,7 @@ def deal(request: DataRequest, parts: int, alpha: float | None = None) -> list[T
     whole = load(replace(wanted, partition=(1, 1), statistics="none"))
     train, validation = (
         _deal_split(rows, request, split, parts, alpha)
-        for rows, split in ((whole.train, "train"), (whole.validation, "validation"))
+        for rows, split in ((whole.train, "train"), (whole.validation, request.scored))
     )
     uneven = alpha is not None and request.source == "builtin"
     dealt = []

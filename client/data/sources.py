@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from client.data import array_loader, files, texts
-from client.data.array_sources import is_in_all
+from client.data.array_sources import in_folder, is_in_all
 from client.data.examples import TaskData
 from client.data.forms import FORMS
 from client.data.request import DataRequest
 from client.data.summary import rare_label
+from client.data.table_sources import TABLES
 from common.errors import DataError
 
 LOADERS: dict[str, Callable[[DataRequest], TaskData]] = {
@@ -37,6 +38,21 @@ def load(request: DataRequest) -> TaskData:
     if request.scored == "test" and request.source not in HAVE_TEST_ROWS:
         raise DataError(f"data.source: {request.source} has no test rows of {request.task.name}; name files: data.dir")
     return finished(LOADERS[request.inputs](request), request)
+
+
+def has_test_rows(request: DataRequest) -> bool:
+    """Whether a task has rows of a test split, in files of their own or held out of its training rows.
+
+    Raises:
+        DataError: its data cannot be found.
+    """
+    if request.source not in HAVE_TEST_ROWS:
+        return False
+    if request.split is not None and request.split.test > 0:
+        return True
+    if request.source == "files" and request.inputs in FORMS:
+        return in_folder(request.files, request.task, request.array_encoder, "test").has("test")
+    return TABLES[request.source](request).has("test")
 
 
 def standardised(data: TaskData, request: DataRequest) -> TaskData:

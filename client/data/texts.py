@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from client.data.builtin import GeneratedSplit, generate
@@ -37,6 +40,14 @@ class TextExamples(list[Example]):
     def take(self, places: NDArray[np.integer]) -> Self:
         """The examples at these places, in this order."""
         return type(self)(self[place] for place in places)
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """These texts, and after them those of others."""
+        return type(self)(chain(self, *others))
+
+    def digests(self) -> NDArray[np.uint64]:
+        """See `RawExamples`."""
+        return np.array([xxhash.xxh3_64_intdigest(repr(example).encode()) for example in self], dtype=np.uint64)
 
     def row_scale(self) -> None:
         """Texts have no scale."""

@@ -2,7 +2,7 @@
 
 A client keeps the dual variables of its rows. It hands in how its support changed, the sum of its rows times their dual
 variables. Both count once the order is committed, so that the coordinator's sum and all clients' variables belong
-together at any time.
+together at any time. Those of the order before are kept too, for a coordinator that went back a version.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class WorkShare:
 
 
 ALL_WORK = WorkShare()
+_NOW, _BEFORE = "sdca", "sdca-before"
+"""What a client keeps, and what it kept before its newest committed order."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,8 @@ class LinearProblems:
         alpha = np.stack([one.alpha for one in found], axis=1)
         theta = max(accuracy(*pair, one.alpha) for pair, one in zip(pairs, found, strict=True))
         support = self._in_layout(np.stack([one.support for one in found]))
-        state = {
-            _name(self.said, "alpha"): torch.from_numpy(alpha),
-            _name(self.said, "support"): support,
-            _name(self.said, "round"): torch.tensor([number], dtype=torch.float64),
-        }
+        before = _state(self.said, _BEFORE, self.alpha, self.support, self.said.solved)
+        state = {**before, **_state(self.said, _NOW, alpha, support, number)}
         sums = self._sums(alpha, sum(one.visits for one in found), theta)
         return SolvedHead(Scope.parse(self.said.scope).support, support - self.support, state, sums)
 
@@ -199,24 +198,32 @@ def _weights_of(head: Mapping[str, Tensor], problems: int, bias: float) -> Float
 
 def _kept(said: DualProblem, kept: ClientState, shape: tuple[int, ...], like: Tensor) -> tuple[Float64, Tensor]:
     """The dual variables and their support as of the last committed order; zeros before the first."""
-    solved = int(kept[_name(said, "round")]) if _name(said, "round") in kept else 0
-    if solved != said.solved:
+    names = {age: _name(said, age, "round") for age in (_BEFORE, _NOW)}
+    rounds = {int(kept[name]): age for age, name in names.items() if name in kept} or {0: _NOW}
+    if said.solved not in rounds:
         raise StateError(
-            f"task {said.task}: the dual variables here are of round {solved}, those in the coordinator's sum of round "
-            f"{said.solved}; start this client with the state_dir that it had",
+            f"task {said.task}: the dual variables here are of round {max(rounds)}, those in the coordinator's sum of "
+            f"round {said.solved}; start this client with the state_dir that it had",
             "its dual variables are of another round",
         )
-    if not solved:
+    if not said.solved:
         return np.zeros(shape), torch.zeros_like(like)
-    alpha = kept[_name(said, "alpha")].numpy()
+    age = rounds[said.solved]
+    alpha = kept[_name(said, age, "alpha")].numpy()
     if alpha.shape != shape:
         raise DataError(
             f"task {said.task}: {shape[0]} training rows, but its dual variables are of {alpha.shape[0]}; rows must "
             "stay the same during a run with training.procedure: sdca"
         )
-    return alpha, kept[_name(said, "support")]
+    return alpha, kept[_name(said, age, "support")]
 
 
-def _name(said: DualProblem, what: str) -> str:
+def _state(said: DualProblem, age: str, alpha: Float64, support: Tensor, number: int) -> ClientState:
+    """What a client keeps of the dual variables of a round."""
+    found = {"alpha": torch.from_numpy(alpha), "support": support, "round": torch.tensor([number], dtype=torch.float64)}
+    return {_name(said, age, what): value for what, value in found.items()}
+
+
+def _name(said: DualProblem, age: str, what: str) -> str:
     """Of a part of what a client keeps."""
-    return f"sdca/{said.task}/{what}"
+    return f"{age}/{said.task}/{what}"

@@ -15,8 +15,9 @@ from client.training.evaluation import evaluate, score
 from client.training.loop import TaskSet
 from client.training.procedures import procedure_of
 from client.training.step import StepOptions, proximal_to
-from client.training.work import ClientState, Losses, Procedure, Trained, Work
+from client.training.work import ClientState, Losses, Procedure, Trained, Work, frozen
 from common.bodies import TrainingSettings
+from common.capabilities import Capacity
 from common.methods.own_models import (
     BlendedModel,
     FineTunedModel,
@@ -26,6 +27,8 @@ from common.methods.own_models import (
     PulledModel,
 )
 from common.models.multitask import MultiTaskModel
+from common.parameters.capacity import blocks_of, trained_blocks
+from common.parameters.plan import block_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,20 @@ def isolated(procedure: Procedure, work: Work, state: ClientState, chosen: Isola
 
 def blended(procedure: Procedure, work: Work, state: ClientState, chosen: BlendedModel) -> Trained:
     """An own model that is trained as if there were no others, scored in a blend with the received one."""
+
+    def train(own: Work) -> Losses:
+        with frozen(own.model, _untrained(own, chosen.trains)):
+            return own.train()
+
     trained = procedure(work.part(0, 2), state)
     alone = replace(work.part(1, 2), proximal_terms=work.start_terms)
-    return _beside(alone, state, trained, Work.train, lambda own, kept: _blend_begun(own, kept, chosen))
+    return _beside(alone, state, trained, train, lambda own, kept: _blend_begun(own, kept, chosen))
+
+
+def _untrained(work: Work, trains: str) -> frozenset[str]:
+    """The parameters that stay as they were received first."""
+    blocks = trained_blocks(Capacity(trains), blocks_of(work.own.schemas))
+    return frozenset(name for name, _ in work.model.named_parameters() if block_of(name) not in blocks)
 
 
 def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledModel) -> Trained:

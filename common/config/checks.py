@@ -250,8 +250,11 @@ def _guard(config: Config) -> list[str]:
 
 def _blend(config: Config) -> list[str]:
     if not config.blend.enabled:
-        unread = "blend.mix: is not read without the blend; write blend.enabled: true, or remove it"
-        return [unread] if config.blend != type(config.blend)() else []
+        return [
+            f"blend.{key}: is not read without the blend; write blend.enabled: true, or remove it"
+            for key in ("mix", "trains")
+            if getattr(config.blend, key) != getattr(type(config.blend)(), key)
+        ]
     if config.sharing.plan == "local":
         return ["blend: plan local shares nothing to blend with; choose another plan, or remove the blend"]
     return []

@@ -67,6 +67,21 @@ def vary(config: Config, changes: Mapping[str, object], forget: Sequence[str] = 
     return _checked(raw, problems, role)
 
 
+def values_in_list(text: str, where: str) -> list[object]:
+    """Values with commas between them, as an override reads each; `where` begins a message.
+
+    Raises:
+        ConfigError: they are no YAML.
+    """
+    try:
+        found, problems = parse(f"[{text}]")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}; write values with commas between them, such as 1e-4,2e-4") from None
+    if problems:
+        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+    return list(found)
+
+
 def _checked(raw: dict[str, Any], problems: list[str], role: Role) -> Config:
     config, refused, broken = _validate(raw)
     problems = problems + refused + checks.problems(config, role, broken)

@@ -30,6 +30,7 @@ from common.config.values import (
     Seconds,
     Section,
     TaskName,
+    Trains,
     group_tree,
 )
 from common.inputs import Header
@@ -171,6 +172,8 @@ class BlendSection(Section):
     """true: clients train one beside it, twice the work; short form blend: true"""
     mix: Literal["probabilities", "weights"] = "probabilities"
     """what is averaged: probabilities (predictions of both models) | weights (parameters, into one model)"""
+    trains: Trains = "all"
+    """how much of its own model a client trains: all | head | top_<n> (head and n top layers, for less work)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -279,7 +282,7 @@ class Config(Section):
         if self.guard.enabled:
             found["guard"] = IsolatedModel()
         if self.blend.enabled:
-            found["blend"] = BlendedModel(self.blend.mix)
+            found["blend"] = BlendedModel(self.blend.mix, self.blend.trains)
         return found
 
     def order_settings(self) -> TrainingSettings:

@@ -27,6 +27,7 @@ class IFCARelation(Relation):
     name = "ifca"
     probes = "train"
     whole_models = True
+    averages = True
     stands_losing_members = True
     num_models: Annotated[int, Bounds(least=2, most=64)] = 2
     """how many there are"""

@@ -75,7 +75,7 @@ class MochaRelation(Relation):
             "rounds": rounds,
         }
         found = "; ".join(", ".join(group) for group in named)
-        changed = self.learn != "none" and named != members.state.get("groups")
+        changed = self.learns and named != members.state.get("groups")
         note = f"clusters of models: {found}" if changed else ""
         return Coupling(anchor=anchor, mu=self.strength * strengths, state=state, note=note)
 
@@ -100,9 +100,14 @@ class MochaRelation(Relation):
         """I/m before there are models. One that is zero counts as of the others' mean square, related to nobody."""
         return covariance.independent(len(ids)) if gram is None else self._of(gram)
 
+    @property
+    def learns(self) -> bool:
+        """See `Relation`."""
+        return self.learn != "none"
+
     def learns_after(self, rounds: int) -> bool:
         """See `Relation`."""
-        return self.learn != "none" and rounds % self.every == 0
+        return self.learns and rounds % self.every == 0
 
     def largest_mu(self, members: int) -> float:
         """See `Relation`; rows of Omega sum to sqrt(members) times its largest eigenvalue at most."""

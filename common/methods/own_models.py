@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.capabilities import ALL
 from common.methods.choice import Epochs, Row, Strength, table
+from common.parameters.capacity import is_capacity
 
 MIXES = ("probabilities", "weights")
 """What a blend averages."""
@@ -49,11 +51,17 @@ class BlendedModel(OwnModelRow):
     name = "blended"
     mix: str = "probabilities"
     """what is averaged: predictions (probabilities), or parameters (weights)"""
+    trains: str = ALL
+    """how much of it is trained, as clients say of theirs"""
 
     def problems(self) -> list[str]:
         """See `Row`."""
-        known = self.mix in MIXES
-        return [] if known else [f"mix: '{self.mix[:80]}' is not one of {', '.join(MIXES)}; write one of them"]
+        found = []
+        if self.mix not in MIXES:
+            found.append(f"mix: '{self.mix[:80]}' is not one of {', '.join(MIXES)}; write one of them")
+        if not is_capacity(self.trains):
+            found.append(f"trains: '{self.trains[:80]}' is not all, head or top_<n>; write e.g. top_2")
+        return found
 
 
 @dataclass(frozen=True)

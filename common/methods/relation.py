@@ -135,6 +135,11 @@ class Relation(Row):
         """
         return None
 
+    @property
+    def learns(self) -> bool:
+        """Whether the covariance follows from the models, see `learns_after`."""
+        return False
+
     def learns_after(self, rounds: int) -> bool:
         """Whether the covariance is to be made anew, of the models as they are, after so many rounds."""
         return False

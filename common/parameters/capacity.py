@@ -58,7 +58,7 @@ def trained_blocks(capacity: Capacity, blocks: Blocks) -> frozenset[str]:
     if capacity.trains == ALL:
         return held
     layers = _layers(every)
-    return held - {EMBEDDINGS, *layers[: len(layers) - _count(capacity.trains)]}
+    return held - {EMBEDDINGS, *layers[: max(len(layers) - _count(capacity.trains), 0)]}
 
 
 def is_frozen(frozen: str) -> bool:
@@ -100,10 +100,9 @@ def capacity_problem(capacity: Capacity, blocks: Blocks) -> str | None:
     trains = capacity.trains
     if not is_capacity(trains):
         return f"client.trains: '{trains}' is not all, head or top_<n>"
-    layers = _layers(_every(blocks))
-    if _count(trains) > len(layers):
-        return f"client.trains: {trains}, but the encoder has {len(layers)} layers of its own; write all, or fewer"
-    if problem := _depth_problem(capacity, len(layers)):
+    if problem := trains_problem("client.trains", trains, blocks):
+        return problem
+    if problem := _depth_problem(capacity, len(_layers(_every(blocks)))):
         return problem
     absent = _absent_blocks(capacity, blocks)
     wanted = trained_blocks(capacity, blocks)
@@ -117,6 +116,14 @@ def capacity_problem(capacity: Capacity, blocks: Blocks) -> str | None:
                 "needs sharing.by_layer: true"
             )
     return None
+
+
+def trains_problem(key: str, trains: str, blocks: Blocks) -> str | None:
+    """Why so much of a model with these scopes, as a key of the configuration says, cannot be trained, or None."""
+    layers = len(_layers(_every(blocks)))
+    if _count(trains) <= layers:
+        return None
+    return f"{key}: {trains}, but the encoder has {layers} layers of its own; write all, or fewer"
 
 
 def _depth_problem(capacity: Capacity, known: int) -> str | None:

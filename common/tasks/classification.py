@@ -14,6 +14,8 @@ from common.tasks.labels import LabelNames, balance_of
 from common.tasks.metric_sums import RECALL, Calibration, ScoreHistogram, TopThree
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -24,6 +26,7 @@ class Classification(TaskKind):
     metrics = ("accuracy", "f1", "matthews", "auc_mean", "auc", "pr_auc", RECALL, "top3_accuracy", "ece")
     lower_is_better = frozenset({"ece"})
     sums = (ScoreHistogram(), TopThree(), Calibration())
+    rank_metric = "auc_mean"
     has_labels = True
     has_class_weights = True
     has_linear_problems = True
@@ -108,6 +111,14 @@ class Classification(TaskKind):
             means=mean_of("auc_mean", auc, count),
             sums=self.measure_sums(task, outputs, targets),
         )
+
+    def rank_scores(self, outputs: Float64, targets: Float64, counts: NDArray[np.int64]) -> Float64:
+        """The area under the ROC curve of two classes."""
+        import numpy as np
+
+        from common.tasks.formulas import drawn_area
+
+        return drawn_area(outputs[:, 1] - outputs[:, 0], targets.astype(np.int64), counts)
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Counts of a confusion matrix: what is missed of a class goes to others, which must have the room."""

@@ -26,6 +26,8 @@ def moments(p: Array, y: Array) -> tuple[float, ...]:
 
 def spearman(p: Array, y: Array) -> float | None:
     """Pearson correlation of the ranks, ties sharing their mean rank."""
+    if len(p) < 2:
+        return None
     a, b = _ranks(p), _ranks(y)
     a, b = a - a.mean(), b - b.mean()
     scale = sqrt(float((a * a).sum() * (b * b).sum()))
@@ -40,6 +42,43 @@ def area(scores: Array, labels: NDArray[np.int64]) -> float | None:
         return None
     rank_sum = float(_ranks(scores)[labels == 1].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def drawn_spearman(p: Array, y: Array, counts: NDArray[np.int64]) -> Array:
+    """`spearman` of many draws of the examples, (draws,): `counts`, (draws, examples), says how often each is in one.
+
+    NaN where it is not defined.
+    """
+    n = np.maximum(counts.sum(axis=1), 1)
+    a, b = (
+        ranks - ((ranks * counts).sum(axis=1) / n)[:, None]
+        for ranks in (_drawn_ranks(p, counts), _drawn_ranks(y, counts))
+    )
+    scale = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
+    return _divided((counts * a * b).sum(axis=1), scale)
+
+
+def drawn_area(scores: Array, labels: NDArray[np.int64], counts: NDArray[np.int64]) -> Array:
+    """`area` of many draws, as of `drawn_spearman`."""
+    positives = counts * (labels == 1)
+    number = positives.sum(axis=1)
+    rank_sum = (positives * _drawn_ranks(scores, counts)).sum(axis=1)
+    return _divided(rank_sum - number * (number + 1) / 2, number * (counts.sum(axis=1) - number))
+
+
+def _drawn_ranks(values: Array, counts: NDArray[np.int64]) -> Array:
+    """Of each example in each draw, (draws, examples)."""
+    _, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    totals = np.add.reduceat(counts[:, order], starts, axis=1)
+    ranks: Array = (np.cumsum(totals, axis=1) - (totals - 1) / 2)[:, place]
+    return ranks
+
+
+def _divided(part: Array, whole: Array) -> Array:
+    found: Array = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return found
 
 
 def _mean_of(values: Array) -> float:

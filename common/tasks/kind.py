@@ -50,6 +50,8 @@ class TaskKind(ABC):
     """What some of its metrics need, which tasks have that name them."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Those of its metrics that improve by becoming smaller."""
+    rank_metric: ClassVar[str] = ""
+    """The one of its metrics, if any, that goes by ranks: it needs all examples at once, and no sums give it."""
     has_labels: ClassVar[bool] = False
     """Whether such a task names labels."""
     reads_labels: ClassVar[bool] = True
@@ -281,6 +283,16 @@ class TaskKind(ABC):
             loss_sum: the loss summed over the examples.
         """
         return TaskStatistics(len(targets), loss_sum, int((outputs.argmax(axis=1) == targets).sum()))
+
+    def rank_scores(self, outputs: Float64, targets: Float64, counts: NDArray[np.int64]) -> Float64:
+        """The `rank_metric` of many draws, (draws,), NaN where it is not defined.
+
+        Args:
+            outputs: see `measure`.
+            targets: see `measure`.
+            counts: how often each example is in each draw, (draws, examples).
+        """
+        raise NotImplementedError(f"a {self} has no metric that goes by ranks")
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Whether `measure` can have given these statistics, whose counts and loss are possible."""

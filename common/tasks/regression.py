@@ -31,6 +31,7 @@ class Regression(TaskKind):
     metrics = ("spearman_mean", "pearson", "rmse", "mae")
     lower_is_better = frozenset({"rmse", "mae"})
     sums = (AbsoluteErrors(),)
+    rank_metric = "spearman_mean"
     has_units = True
     has_linear_problems = True
     # From small random weights, the many u, v and |u - v| first grow to meet the mean score and bury the similarity
@@ -121,6 +122,12 @@ class Regression(TaskKind):
         means = mean_of("spearman_mean", spearman(p, y), count)
         sums = self.measure_sums(task, outputs, targets)
         return TaskStatistics(count, loss_sum, moments=moments(p, y), means=means, sums=sums)
+
+    def rank_scores(self, outputs: Float64, targets: Float64, counts: NDArray[np.int64]) -> Float64:
+        """The correlation of ranks."""
+        from common.tasks.formulas import drawn_spearman
+
+        return drawn_spearman(outputs[:, 0], targets, counts)
 
     def fits(self, task: TaskDefinition, statistics: TaskStatistics) -> bool:
         """Moments of some predictions and targets, to rounding; ranks need two examples."""

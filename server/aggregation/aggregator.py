@@ -30,7 +30,7 @@ from server.core.dual_facts import HeadRows, Relationship
 from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
-from server.relations.relate import relate, related_templates
+from server.relations.relate import Context, relate, related_templates
 
 log = logging.getLogger("fedmtl.server")
 
@@ -172,13 +172,10 @@ class Aggregator:
         if relation is not None:
             passed = version / self._strategy.num_rounds
             for template in related_templates(totals):
-                state, schema = before.get(template, ""), self._schemas.get(template)
-                height = self._heights.get(template, 0.0)
-                moved, record = relate(
-                    *(relation, template, vectors, fresh, totals, version, state, schema, passed, height),
-                    scale=self._strategy.scale,
-                    probed=probed,
-                )
+                schema, height = self._schemas.get(template), self._heights.get(template, 0.0)
+                context = Context(schema, height, passed, self._strategy.scale, probed)
+                state = before.get(template, "")
+                moved, record = relate(relation, template, vectors, fresh, totals, version, state, context)
                 related |= moved
                 self.related.append(record)
         return related

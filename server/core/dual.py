@@ -186,10 +186,17 @@ def solved(
 
 
 def reached(run: RunSettings, state: FederationState) -> bool:
-    """Whether the gap that ends the run is reached."""
-    limit = run.dual.stop_at_gap if run.dual is not None else None
+    """Whether the gap that ends the run is reached.
+
+    Where Sigma is learned, only a version counts for which it was made anew: its heads hardly change it any more.
+    When the next version is scored too, which ends the run, its gap must still be small.
+    """
     certificate = state.dual.certificate if state.dual is not None else None
-    return limit is not None and certificate is not None and certificate.gap <= limit
+    if certificate is None or run.dual is None or run.dual.stop_at_gap is None:
+        return False
+    relation, version = run.dual.relation, min(certificate.version, state.completed_rounds - 1)
+    fits = relation is None or not relation.learns or (version > 0 and relation.learns_after(version))
+    return fits and certificate.gap <= run.dual.stop_at_gap
 
 
 def said_of(certificate: Certificate) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -41,6 +42,22 @@ class _Rows:
             yield start, rows, rows[: len(before)] - before
 
 
+@dataclass(frozen=True)
+class Context:
+    """What holds for a template in a round, besides its vectors."""
+
+    schema: ParameterSchema | None = None
+    """The layout of the template; None: all is one layer."""
+    height: float = 0.0
+    """Of the template's block, see `Members`."""
+    passed: float = 1.0
+    """The share of the run's rounds that are over."""
+    scale: StepScale = MEAN
+    """How long the mean step is of members that the relation makes one."""
+    probed: Probed = NOT_PROBED
+    """What was said of candidates, and who trained from one."""
+
+
 def related_templates(names: Iterable[str]) -> list[str]:
     """The templates of members among scopes that changed."""
     return sorted({scope.template for scope in map(Scope.parse, names) if scope.is_member})
@@ -54,11 +71,7 @@ def relate(
     examples: Mapping[str, int],
     version: int,
     state: str,
-    schema: ParameterSchema | None = None,
-    passed: float = 1.0,
-    height: float = 0.0,
-    scale: StepScale = MEAN,
-    probed: Probed = NOT_PROBED,
+    context: Context = Context(),
 ) -> tuple[dict[str, Vector], Related]:
     """Let a relation act on the members of a template.
 
@@ -70,11 +83,7 @@ def relate(
         examples: that a scope's step was made of.
         version: of the values to be made.
         state: what the relation said to remember, JSON.
-        schema: the layout of the template; None: all is one layer.
-        passed: the share of the run's rounds that are over.
-        height: of the template's block, see `Members`.
-        scale: how long the mean step is of members that the relation makes one.
-        probed: what was said of candidates, and who trained from one.
+        context: what else holds in this round.
 
     Returns:
         New values of the members, of the template (what newcomers begin with: the mean, unless the relation says
@@ -93,7 +102,7 @@ def relate(
         first[name] = vectors[name if name in vectors else template]
     rows = _Rows(
         [fresh.get(scope, vectors[scope]) for scope in scopes],
-        [vectors[probed.starts.get(scope, scope)] for scope in scopes],
+        [vectors[context.probed.starts.get(scope, scope)] for scope in scopes],
         [vectors[name] for name in (*names.values(), *map(str, offered))] + [*first.values()],
     )
     products, steps = _inner_products(rows)
@@ -102,28 +111,28 @@ def relate(
     members = Members(
         *(ids, counts, products, steps, size, tuple(names)),
         candidates=tuple(scope.owner for scope in offered),
-        scores=probed.scores.get(template, {}),
+        scores=context.probed.scores.get(template, {}),
         state=json.loads(state or "{}"),
-        passed=passed,
-        height=height,
+        passed=context.passed,
+        height=context.height,
     )
     for origin in first.values():
-        moves, lengths = _moves(rows.values, origin, schema)
+        moves, lengths = _moves(rows.values, origin, context.schema)
         members = replace(members, moves=moves, lengths=lengths)
     coupling = relation(members)
+    longer = None if context.scale == MEAN else partial(_lengthened, steps, context.scale)
+    return first | _combined(rows, coupling, scopes, template, longer), _record(coupling, version, template, scopes)
+
+
+def _record(coupling: Coupling, version: int, template: str, scopes: Sequence[str]) -> Related:
     mus = {} if coupling.anchor is None else dict(zip(scopes, coupling.mu.tolist(), strict=True))
-    record = Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
-    longer = _lengthened(coupling, steps, scale) if scale != MEAN else None
-    return first | _combined(rows, coupling, scopes, template, longer), record
+    return Related(version, template, mus, json.dumps(coupling.state, separators=(",", ":")), coupling.note)
 
 
-def _lengthened(coupling: Coupling, steps: Float64, scale: StepScale) -> Float64 | None:
-    """What of the members' steps is added to where each starts, (members, members); a lone step is no mean."""
-    if coupling.start is None:
-        return None
-    shares = coupling.start[:, : len(steps)]
-    factors = [lengthening(scale, row, steps) if np.count_nonzero(row) > 1 else 1.0 for row in shares]
-    return (np.array(factors)[:, np.newaxis] - 1.0) * shares
+def _lengthened(steps: Float64, scale: StepScale, row: Float64) -> Float64:
+    """What of the members' steps is added to a combination of their values, (members,); a lone step is no mean."""
+    shares = row[: len(steps)]
+    return (lengthening(scale, shares, steps) - 1.0 if np.count_nonzero(shares) > 1 else 0.0) * shares
 
 
 def _inner_products(rows: _Rows) -> tuple[Float64, Float64]:
@@ -159,17 +168,18 @@ def _moves(values: Sequence[Vector], origin: Vector, schema: ParameterSchema | N
 
 
 def _combined(
-    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Float64 | None
+    rows: _Rows, coupling: Coupling, scopes: Sequence[str], template: str, longer: Callable[[Float64], Float64] | None
 ) -> dict[str, Vector]:
     count = len(scopes)
     outputs: dict[str, Float64] = {}
     if coupling.start is not None:
         outputs |= dict(zip(scopes, coupling.start, strict=True))
+    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
+    further = np.stack([longer(row) for row in outputs.values()]) if longer is not None and outputs else None
     if coupling.anchor is not None:
         outputs |= {Scope.parse(scope).anchor: row for scope, row in zip(scopes, coupling.anchor, strict=True)}
     places = {scope.owner: scope for scope in map(Scope.parse, scopes)}
     outputs |= {places[member].dual(other): row for (member, other), row in coupling.duals.items()}
-    outputs |= {Scope.parse(template).candidate(name): row for name, row in coupling.candidates.items()}
     newcomer = np.zeros(count + len(rows.kept))
     newcomer[:count] = 1.0 / count
     outputs[template] = newcomer if coupling.newcomer is None else coupling.newcomer
@@ -177,8 +187,8 @@ def _combined(
     coefficients = np.stack(list(outputs.values()))
     for start, block, steps in rows.blocks():
         combined = coefficients @ block
-        if longer is not None:  # starts come first
-            combined[:count] += longer @ steps
+        if further is not None:  # starts and candidates come first
+            combined[: len(further)] += further @ steps
         for name, values in zip(made, combined, strict=True):
             made[name][start : start + block.shape[1]] = values
     return made

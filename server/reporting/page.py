@@ -48,6 +48,7 @@ def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) 
         '<div class="curves">' + "".join(_curves(report)) + "</div>",
         *(_certified(report)),
         *(_transfer(report)),
+        *(_personalised(report)),
         "<h2>Clients</h2>",
         _clients(report),
         *(_relations(relations)),
@@ -130,6 +131,21 @@ def _transfer(report: Report) -> Iterable[str]:
     if rows:
         names = ["task", "metric", "shared", "alone", "its clients use", "fell back after round"]
         yield "<h2>Shared against alone</h2>" + _table("The guard's last comparison, on the same rows", names, rows)
+
+
+def _personalised(report: Report) -> Iterable[str]:
+    """Where clients have models of their own and no guard compares: the newest scores of both, on the same clients."""
+    rows: list[list[object]] = []
+    for name, task in report.tasks.items():
+        metric = next(iter(task.metrics))
+        newest = next((entry for entry in reversed(task.history) if entry.personal is not None), None)
+        if task.guard is None and newest is not None and newest.personal is not None:
+            found = newest.scores.get(metric), newest.personal.scores.get(metric)
+            rows.append([name, metric, *map(_number, found), newest.personal.clients, newest.round])
+    if rows:
+        names = ["task", "metric", "shared", "own", "clients with their own", "version"]
+        caption = "Blends of both models" if report.blend.get("enabled") else "Models that clients trained beside it"
+        yield "<h2>Shared against clients' own</h2>" + _table(f"{caption}, on validation rows", names, rows)
 
 
 def _clients(report: Report) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from common.config import Config
 from common.errors import ConfigError, ModelError
 from common.models.multitask import initialise_heads
-from common.parameters.capacity import blocks_of, frozen_problem
+from common.parameters.capacity import blocks_of, frozen_problem, trains_problem
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import is_private
 from common.parameters.vector import Vector
@@ -63,6 +63,8 @@ def prepare_run(config: Config, path: Path) -> InitialModel:
     if config.training.frozen_rounds and (
         problem := frozen_problem(config.training.frozen_layers, blocks_of(model.schemas))
     ):
+        raise ConfigError(problem)
+    if problem := trains_problem("blend.trains", config.blend.trains, blocks_of(model.schemas)):
         raise ConfigError(problem)
     folder = RunFolder(path)
     folder.write(folder.tokenizer, model.tokenizer_bytes)

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, stdev
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.tasks import lower_is_better
 from server.reporting.values import CosineMatrix
+from simulation.comparison.bootstrap import Interval, interval
+
+Float64 = NDArray[np.float64]
 
 MARGIN = 0.01
-"""With one seed there is no spread: a loss up to one point (one percent where lower is better) may be chance."""
+"""A loss of at most one point (one percent where lower is better) is not worth a flag."""
 
 LEAST_BASE = 0.05
 """A score below this is too small to divide by; Matthews and Spearman are often near zero, or negative."""
@@ -53,42 +59,50 @@ def relative_gain(metric: str, value: float | None, alone: float | None) -> floa
     return difference / alone
 
 
-def is_negative_transfer(metric: str, gains: Sequence[float | None], alone: Sequence[float | None]) -> bool:
-    """Whether a task is worse off than alone, by more than the spread over the seeds allows.
-
-    With several seeds: every one is worse, and the mean loss is larger than the standard deviation of the
-    differences. With one: the loss is larger than `MARGIN`, or than that share of the score where lower is better.
-    """
-    found, base = [g for g in gains if g is not None], [a for a in alone if a is not None]
-    if not found or len(found) < len(gains):
+def is_negative_transfer(metric: str, gain: float | None, alone: float | None, within: Interval | None) -> bool:
+    """Whether a task is worse off: the whole interval of its gain is below zero, and the loss exceeds `MARGIN`."""
+    if gain is None or alone is None or within is None:
         return False
-    if len(found) == 1:
-        return -found[0] > MARGIN * (base[0] if lower_is_better(metric) else 1.0)
-    return max(found) < 0 and -fmean(found) > stdev(found)
+    return within[1] < 0 and -gain > MARGIN * (alone if lower_is_better(metric) else 1.0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A task's primary metric against the same task alone; positive is better."""
+    """A task's primary metric against that of the baseline; positive is better. The interval covers 95 percent."""
 
     gain: Spread
     relative: Spread
+    interval: Interval | None
     negative_transfer: bool
+
+
+@dataclass(frozen=True)
+class MeanGain:
+    """The mean of gains over tasks, and its interval."""
+
+    gain: Spread
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
 class Against:
     """A method against a baseline: task by task, and the mean of the relative gains as FMTL-Bench has it.
 
-    `mean_gain` is the mean over tasks of plain gains; it is empty where a primary metric is an error, which has units.
+    `means` are means over tasks of plain gains, by name; one is empty where a primary metric is an error, which has
+    units. `worst` is the task that gained least by `relative`, or by points where each is one without units.
     `left_out` are tasks whose score alone is too small to divide by with some seed; they are not in `delta`, with any
     seed and any method alike.
     """
 
     tasks: Mapping[str, Difference]
     delta: Spread
-    mean_gain: Spread
+    means: Mapping[str, MeanGain]
+    worst: str
     left_out: tuple[str, ...]
+
+
+Means = Mapping[str, Mapping[str, float]]
+"""Of each mean over tasks their weights."""
 
 
 def compare(
@@ -96,6 +110,8 @@ def compare(
     scores: Mapping[str, Sequence[float | None]],
     alone: Mapping[str, Sequence[float | None]],
     auxiliary: Collection[str] = (),
+    means: Means | None = None,
+    drawn: Mapping[str, tuple[Float64, Float64]] | None = None,
 ) -> Against:
     """A method against a baseline.
 
@@ -104,28 +120,69 @@ def compare(
         scores: task -> the method's score per seed.
         alone: task -> the baseline's score per seed, in the same order.
         auxiliary: tasks that are there for the others, and not in `delta`.
+        means: the means over tasks; None for that of all but auxiliary ones.
+        drawn: task -> the scores of both with draws of rows and seeds, for intervals.
     """
+    main = [task for task in metrics if task not in auxiliary]
+    means = {"all": dict.fromkeys(main, 1.0)} if means is None else means
+    draws = {
+        task: (alone_ - mine if lower_is_better(metrics[task]) else mine - alone_)
+        for task, (mine, alone_) in (drawn or {}).items()
+    }
     tasks, left_out = {}, []
     for task, metric in metrics.items():
         pairs = list(zip(scores[task], alone[task], strict=True))
-        gains = [gain(metric, value, base) for value, base in pairs]
+        gains = spread(gain(metric, value, base) for value, base in pairs)
         relative = [relative_gain(metric, value, base) for value, base in pairs]
         if any(relative_gain(metric, base, base) is None for base in alone[task]):
             relative = [None] * len(pairs)
             left_out.append(task)
-        flag = is_negative_transfer(metric, gains, alone[task])
-        tasks[task] = Difference(spread(gains), spread(relative), flag)
-    kept = [task for task in metrics if task not in left_out and task not in auxiliary]
+        within = interval(draws[task]) if task in draws else None
+        flag = is_negative_transfer(metric, gains.mean, spread(alone[task]).mean, within)
+        tasks[task] = Difference(gains, spread(relative), within, flag)
+    kept = [task for task in main if task not in left_out]
     by_seed = zip(*(tasks[task].relative.values for task in kept), strict=True)
-    main = [task for task in metrics if task not in auxiliary]
-    plain = zip(*(tasks[task].gain.values for task in main), strict=True)
-    mean_gain = () if any(lower_is_better(metrics[task]) for task in main) else map(_mean, plain)
-    return Against(tasks, spread(map(_mean, by_seed)), spread(mean_gain), tuple(left_out))
+    return Against(
+        tasks,
+        spread(map(_mean, by_seed)),
+        {name: _mean_gain(metrics, tasks, weights, draws) for name, weights in means.items()},
+        _worst(metrics, {task: tasks[task] for task in main}),
+        tuple(left_out),
+    )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_gain(
+    metrics: Mapping[str, str],
+    tasks: Mapping[str, Difference],
+    weights: Mapping[str, float],
+    draws: Mapping[str, Float64],
+) -> MeanGain:
+    if any(lower_is_better(metrics[task]) for task in weights):
+        return MeanGain(spread(()), None)
+    found = weighted_mean({task: tasks[task].gain.values for task in weights}, weights)
+    if not all(task in draws for task in weights):
+        return MeanGain(found, None)
+    drawn = np.average([draws[task] for task in weights], axis=0, weights=[*weights.values()])
+    return MeanGain(found, interval(drawn))
+
+
+def weighted_mean(values: Mapping[str, Sequence[float | None]], weights: Mapping[str, float]) -> Spread:
+    """The mean over tasks for each seed; not defined with a seed where one of the values is not."""
+    by_seed = zip(*(values[task] for task in weights), strict=True)
+    return spread(_mean(each, [*weights.values()]) for each in by_seed)
+
+
+def _worst(metrics: Mapping[str, str], tasks: Mapping[str, Difference]) -> str:
+    """The task that gained least: in points, or relative to its baseline where there are errors among the metrics."""
+    errors = any(lower_is_better(metric) for metric in metrics.values())
+    known = {task: (each.relative if errors else each.gain).mean for task, each in tasks.items()}
+    found = {task: value for task, value in known.items() if value is not None}
+    return min(found, key=lambda task: found[task], default="")
+
+
+def _mean(values: Sequence[float | None], weights: Sequence[float] | None = None) -> float | None:
     found = [value for value in values if value is not None]
-    return fmean(found) if found and len(found) == len(values) else None
+    return fmean(found, weights) if found and len(found) == len(values) else None
 
 
 def mean_agreement(agreements: Iterable[CosineMatrix]) -> CosineMatrix | None:

@@ -14,7 +14,7 @@ from common.methods.task_weights import TASK_WEIGHTS
 
 LOCAL, SINGLE_TASK = "local", "single_task"
 BASELINES = (LOCAL, SINGLE_TASK)
-"""What it is to go alone: each client by itself, or each task by itself."""
+"""What it is to go alone: each client by itself, or each task by itself; what gains are against, unless asked."""
 
 FORGET: tuple[str, ...] = (
     *("sharing.plan", "sharing.private_layers", "sharing.groups", "sharing.members", "sharing.rules", "relation"),
@@ -33,7 +33,7 @@ SAME_FOR_ALL: tuple[str, ...] = (
 PARAMETERS = {
     "sharing.plan": ("private_layers", "members"),
     "guard.enabled": ("margin", "rounds"),
-    "blend.enabled": ("mix",),
+    "blend.enabled": ("mix", "trains"),
 }
 """What else of its section a choice reads that is no row of a table."""
 
@@ -42,13 +42,14 @@ PARAMETERS = {
 class ComparedMethod:
     """One method. `changes` maps paths of the configuration to values; `by_task` gives each task a run of its own.
 
-    `forget` are paths that go back to their defaults before.
+    `forget` are paths that go back to their defaults before. `central` gives the rows of all clients to one.
     """
 
     name: str
     changes: Mapping[str, object] = field(default_factory=dict)
     by_task: bool = False
     forget: tuple[str, ...] = FORGET
+    central: bool = False
 
     def configure(self, config: Config, changes: Mapping[str, object]) -> Config:
         """The configuration of this method, with further changes.
@@ -84,6 +85,15 @@ def _section_of(config: Config, path: str) -> tuple[Section, str]:
     return reduce(getattr, names, config), key
 
 
+_ONE_PLACE = {
+    "sharing.plan": "local",
+    "federation.client_fraction": 1.0,
+    "simulation.dropouts": 0.0,
+    "simulation.stragglers": 0.0,
+}
+"""One client that has all rows and is asked in every round."""
+
+
 def _aggregation(**values: object) -> dict[str, object]:
     return {f"aggregation.{key}": value for key, value in values.items()}
 
@@ -102,6 +112,8 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod(LOCAL, {"sharing.plan": "local"}),
         ComparedMethod(SINGLE_TASK, by_task=True),
         ComparedMethod("hard"),
+        ComparedMethod("central", _ONE_PLACE, central=True),
+        ComparedMethod("central_single", _ONE_PLACE, by_task=True, central=True),
         *(ComparedMethod(name, {"sharing.plan": name}) for name in ("full", "private_heads", "fedper", "lg")),
         *(ComparedMethod(name, _aggregation(weights=name)) for name, row in TASK_WEIGHTS.items() if row.by_task),
         *(
@@ -132,6 +144,12 @@ METHODS: dict[str, ComparedMethod] = {
 }
 
 
+def known_methods(config: Config) -> dict[str, ComparedMethod]:
+    """The built-in methods and those of the configuration."""
+    own = config.compare.methods
+    return METHODS | {name: ComparedMethod(name, changes, forget=()) for name, changes in own.items()}
+
+
 def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
     """The methods of these names, built-in or of the configuration.
 
@@ -144,16 +162,22 @@ def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
         f"compare.methods.{name}: {path} must be the same for all methods; remove it"
         for name, changes in own.items()
         for path in changes
-        if any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
-        and not (path.startswith("tasks.") and path.endswith((".weight", ".auxiliary", ".class_weights")))
+        if is_same_for_all(path)
     ]
-    known = METHODS | {name: ComparedMethod(name, changes, forget=()) for name, changes in own.items()}
+    known = known_methods(config)
     unknown = [name for name in names if name not in known]
     if unknown:
         problems.append(f"--methods: '{unknown[0]}' is unknown; known are {', '.join(known)}")
     if problems:
         raise ConfigError(*problems)
     return [known[name] for name in names]
+
+
+def is_same_for_all(path: str) -> bool:
+    """Whether a key of the configuration is about rows and budget, which no method may have for itself."""
+    if path.startswith("tasks.") and path.endswith((".weight", ".auxiliary", ".class_weights")):
+        return False
+    return any(path == fixed or path.startswith(f"{fixed}.") for fixed in SAME_FOR_ALL)
 
 
 def extra_epochs(config: Config) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from common.tasks import TaskDefinition
-from server.reporting.values import CosineMatrix, GuardReport, OwnScores, Report, RoundScores, Scores
+from server.reporting.values import CosineMatrix, GuardReport, OwnScores, Personalisation, Report, RoundScores, Scores
+from simulation.comparison.scored_rows import ScoredRows
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Outcome:
     seconds: float
     encoder: str
     data: str
+    rows: Mapping[str, ScoredRows] = field(default_factory=dict)
+    """The rows behind the scores, by task."""
 
 
 def outcome_of(tasks: Sequence[TaskDefinition], reports: Sequence[Report]) -> Outcome:
@@ -42,8 +47,7 @@ def outcome_of(tasks: Sequence[TaskDefinition], reports: Sequence[Report]) -> Ou
             scores[task.name] = _chosen(task, used[-1][1] if used else {})
             curves[task.name] = tuple((round_, found.get(task.metrics[0])) for round_, found in used)
             for client, body in report.clients.items():
-                own = report.personalisation.get(client, {}).get(task.name)
-                own = own if (section.guard or _FREE).model == "isolated" else None
+                own = own_scores(report, client, task.name)
                 personal = personal or own is not None
                 if own is not None or task.name in body.scores:
                     found = body.scores[task.name].scores if own is None else own.personal
@@ -59,6 +63,28 @@ def outcome_of(tasks: Sequence[TaskDefinition], reports: Sequence[Report]) -> Ou
         reports[0].encoder_init,
         reports[0].data,
     )
+
+
+def own_scores(report: Report, client: str, task: str) -> Personalisation | None:
+    """The last scores of a client's own model for a task, if it is the one that the client would use."""
+    guard = report.tasks[task].guard or _FREE
+    return report.personalisation.get(client, {}).get(task) if guard.model == "isolated" else None
+
+
+def with_rows(
+    found: Outcome, tasks: Sequence[TaskDefinition], rows: Mapping[str, ScoredRows], replaced: Collection[str]
+) -> Outcome:
+    """The outcome with its rows; the scores of the tasks that are `replaced` are those of the rows."""
+    scores = dict(found.scores)
+    kept = {
+        client: {task: s for task, s in mine.items() if task not in replaced} for client, mine in found.clients.items()
+    }
+    clients = {client: mine for client, mine in kept.items() if mine}
+    for task in (task for task in tasks if task.name in replaced and task.name in rows):
+        scores[task.name] = _chosen(task, rows[task.name].scores(task))
+        for client in np.unique(rows[task.name].clients).tolist():
+            clients.setdefault(client, {})[task.name] = _chosen(task, rows[task.name].of(client).scores(task))
+    return replace(found, scores=scores, clients=dict(sorted(clients.items())), rows=rows)
 
 
 _FREE = GuardReport("isolated", 0, "", None, None)

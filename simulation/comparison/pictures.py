@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from server.reporting.values import CosineMatrix
-from simulation.comparison.methods import BASELINES
 from simulation.comparison.result import Comparison, CurvePoint
 
 DPI = 160
@@ -142,7 +141,7 @@ def apart(values: Sequence[float], least: float) -> list[float]:
 
 def _gains(found: Comparison, base: str) -> Figure:
     """What each task gained against going alone, in points; percent where lower is better."""
-    names = [name for name in found.methods if name not in BASELINES] or [n for n in found.methods if n != base]
+    names = [name for name in found.methods if name not in found.baselines] or [n for n in found.methods if n != base]
     points = {(t, name): _points(found, base, t, name) for t in found.tasks for name in names}
     order = sorted(found.tasks, key=lambda task: -fmean(points[task, name] or 0.0 for name in names))
     bad = {key for key in points if found.methods[key[1]].against[base].tasks[key[0]].negative_transfer}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from client.data.examples import TaskData
+import xxhash
+
+from client.data.examples import TaskData, joined
 from common.config import Config, load_config, vary
 from common.errors import ConfigError, RunFolderError
 from server.core.phases import Phase
@@ -19,7 +22,8 @@ from server.reporting.values import Report, from_json
 from server.runs.run_folder import CONFIG, JOURNAL
 from simulation.app import simulate
 from simulation.comparison.methods import ComparedMethod
-from simulation.population import VirtualClient, population
+from simulation.comparison.progress import RunsProgress
+from simulation.population import VirtualClient, population, rows_of
 
 Rows = Mapping[str, Mapping[str, TaskData]]
 """Of every client by task."""
@@ -29,13 +33,55 @@ CarryOut = Callable[[Coroutine[Any, Any, Report]], Report]
 _LEAVES_NO_TRACE = ("server", "compare", "run.name", "run.run_dir", "simulation.workers", "simulation.executor")
 """What may differ between two runs with the same result."""
 
+Setting = Mapping[str, object]
+"""Values of the keys that are tuned, by their paths; nothing where none is."""
+_PLAIN = re.compile(r"[\w.,=+-]{1,100}")
+
 
 @dataclass(frozen=True)
 class Part:
     """One simulation."""
 
     config: Config
-    clients: tuple[VirtualClient, ...]
+    sources: tuple[VirtualClient, ...]
+    """Those whose rows take part."""
+    central: bool = False
+    """Whether the first of them has the rows of all."""
+
+    @property
+    def clients(self) -> tuple[VirtualClient, ...]:
+        """Who takes part."""
+        if not self.central:
+            return self.sources
+        held = {task for client in self.sources for task in client.tasks}
+        shares = {task: (1, 1) for task in self.config.tasks if task in held}
+        return (VirtualClient(self.sources[0].client_id, shares),)
+
+    @property
+    def work(self) -> int:
+        """How long it takes, in no particular unit: rounds, each of all tasks of all clients."""
+        return self.config.training.num_rounds * sum(len(client.tasks) for client in self.sources)
+
+    def held(self, given: Rows | None, tested: Collection[str] = ()) -> Rows:
+        """The rows of the `sources`: those that are given, or that the configuration names.
+
+        Those to score on are of the test split in the tasks that are `tested`.
+
+        Raises:
+            DataError: what is missing or wrong, in one line.
+        """
+        if given is None:
+            return rows_of(self.config, self.sources, tested)
+        return {c.client_id: {task: given[c.client_id][task] for task in c.tasks} for c in self.sources}
+
+    def rows(self, given: Rows | None) -> Rows | None:
+        """The rows of its clients; None where the configuration names them."""
+        if not self.central:
+            return None if given is None else self.held(given)
+        found = self.held(given)
+        (one,) = self.clients
+        by_task = {task: [mine[task] for mine in found.values() if task in mine] for task in one.tasks}
+        return {one.client_id: {task: joined(rows) for task, rows in by_task.items()}}
 
 
 @dataclass(frozen=True)
@@ -45,6 +91,13 @@ class Run:
     method: ComparedMethod
     seed: int
     parts: tuple[Part, ...]
+    setting: Setting = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        values = ", ".join(f"{path}={value}" for path, value in self.setting.items())
+        return f"{self.method.name} with {values + ', ' if values else ''}seed {self.seed}"
 
 
 def plan_runs(
@@ -53,8 +106,12 @@ def plan_runs(
     seeds: Sequence[int],
     folder: Path,
     clients: Sequence[VirtualClient] | None = None,
+    settings: Sequence[Setting] = ({},),
 ) -> list[Run]:
-    """All runs, seed by seed; `clients` take part, or those that the configuration describes.
+    """All runs, seed by seed, each method with every setting.
+
+    `clients` take part, or those that the configuration describes. A run is in `<method>/seed-<n>` of the folder, or
+    in `<method>/<setting>/seed-<n>`.
 
     Raises:
         ConfigError: what is wrong with any of them, one line per problem.
@@ -63,9 +120,10 @@ def plan_runs(
     problems: list[str] = []
     who = population(config) if clients is None else clients
     for seed in seeds:
-        for method in methods:
+        for method, setting in product(methods, settings):
+            place = folder / method.name / _folder_of(setting) / f"seed-{seed}"
             try:
-                runs.append(Run(method, seed, _parts(config, method, seed, folder / method.name / f"seed-{seed}", who)))
+                runs.append(Run(method, seed, _parts(config, method, setting, seed, place, who), setting))
             except ConfigError as error:
                 problems += error.problems
     if problems:
@@ -73,18 +131,31 @@ def plan_runs(
     return runs
 
 
+def _folder_of(setting: Setting) -> str:
+    name = ",".join(f"{path}={value}" for path, value in setting.items())
+    if not name or _PLAIN.fullmatch(name):
+        return name
+    return f"setting-{xxhash.xxh3_64_hexdigest(name.encode())}"
+
+
 def _parts(
-    config: Config, method: ComparedMethod, seed: int, folder: Path, clients: Sequence[VirtualClient]
+    config: Config,
+    method: ComparedMethod,
+    setting: Setting,
+    seed: int,
+    folder: Path,
+    clients: Sequence[VirtualClient],
 ) -> tuple[Part, ...]:
-    common = {"run.seed": seed, "run.name": f"{method.name}-{seed}"}
+    common = {**setting, "run.seed": seed, "run.name": f"{method.name}-{seed}"}
     if not method.by_task:
-        return (Part(method.configure(config, {**common, "run.run_dir": str(folder)}), tuple(clients)),)
+        changed = method.configure(config, {**common, "run.run_dir": str(folder)})
+        return (Part(changed, tuple(clients), method.central),)
     parts = []
     for task in config.tasks:
         body = config.tasks[task].model_dump(mode="json", exclude_unset=True) | {"auxiliary": False}
         own = {"run.run_dir": str(folder / task), "tasks": {task: body}, "simulation.tasks_per_client": 1}
         holders = (VirtualClient(c.client_id, {task: c.shares[task]}) for c in clients if task in c.shares)
-        parts.append(Part(method.configure(config, {**common, **own}), tuple(holders)))
+        parts.append(Part(method.configure(config, {**common, **own}), tuple(holders), method.central))
     return tuple(parts)
 
 
@@ -94,38 +165,34 @@ def require_same(runs: Sequence[Run]) -> None:
     Raises:
         RunFolderError: a folder holds a run of another configuration.
     """
-    for part in (part for run in runs for part in run.parts):
-        config, folder = part.config, part.config.run.folder
-        difference = _difference(load_config(folder / CONFIG), config) if (folder / CONFIG).is_file() else ""
+    for difference in filter(None, map(other_run, runs)):
+        raise RunFolderError(f"{difference}, choose another --run_dir")
+
+
+def other_run(run: Run) -> str:
+    """How a run in the same folder differs, in a few words; empty if there is none, or it is this one."""
+    for part in run.parts:
+        folder = part.config.run.folder
+        difference = _difference(load_config(folder / CONFIG), part.config) if (folder / CONFIG).is_file() else ""
         if difference:
-            raise RunFolderError(f"{difference}; '{folder}' holds a run with other settings, choose another --run_dir")
+            return f"{difference}; '{folder}' holds a run with other settings"
+    return ""
 
 
-def perform(run: Run, carry_out: CarryOut = asyncio.run, rows: Rows | None = None) -> tuple[list[Report], bool]:
-    """The reports of a run's parts, and whether anything had to be done for them.
+def perform(part: Part, carry_out: CarryOut, rows: Rows | None, progress: RunsProgress, title: str) -> Report:
+    """The report of a simulation, which is carried out if that has not been done.
 
-    `rows` are those of clients by task, if the configuration does not name them.
+    `rows` are those of clients by task, if the configuration does not name them; `title` says which run it belongs to.
 
     Raises:
-        FedMTLError: what went wrong in a simulation.
+        FedMTLError: what went wrong.
     """
-    reports, worked = [], False
-    for part in run.parts:
-        report = _finished(part)
-        if report is None:
-            worked = True
-            with _errors_only():
-                resume = (part.config.run.folder / JOURNAL).is_file()
-                report = carry_out(simulate(part.config, resume, None, part.clients, _held(rows, part)))
-        reports.append(report)
-    return reports, worked
-
-
-def _held(rows: Rows | None, part: Part) -> Rows | None:
-    """The rows that the clients of a simulation have in it."""
-    if rows is None:
-        return None
-    return {client.client_id: {task: rows[client.client_id][task] for task in client.tasks} for client in part.clients}
+    report = _finished(part)
+    if report is not None:
+        return report
+    with errors_only(), progress.of(title, part.config.training.num_rounds, part.work) as on_round:
+        resume = (part.config.run.folder / JOURNAL).is_file()
+        return carry_out(simulate(part.config, resume, None, part.clients, part.rows(rows), on_round))
 
 
 def is_done(run: Run) -> bool:
@@ -133,13 +200,26 @@ def is_done(run: Run) -> bool:
     return all(_finished(part) is not None for part in run.parts)
 
 
+def work_left(runs: Iterable[Run]) -> int:
+    """Of the parts that have yet to be done; see `Part.work`."""
+    return sum(part.work for run in runs for part in run.parts if _finished(part) is None)
+
+
+def failure(run: Run) -> str:
+    """Why a run failed earlier, or empty."""
+    reports = filter(None, map(_report, run.parts))
+    return next((report.reason for report in reports if report.status == Phase.FAILED.value), "")
+
+
 def _finished(part: Part) -> Report | None:
     """The report of a simulation that is over."""
+    report = _report(part)
+    return report if report is not None and report.status == Phase.FINISHED.value else None
+
+
+def _report(part: Part) -> Report | None:
     path = part.config.run.folder / "report.json"
-    if not path.is_file():
-        return None
-    report = from_json(Report, json.loads(path.read_text(encoding="utf-8")))
-    return report if report.status == Phase.FINISHED.value else None
+    return from_json(Report, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _difference(before: Config, now: Config) -> str:
@@ -161,7 +241,7 @@ def _leaves(body: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _errors_only() -> Iterator[None]:
+def errors_only() -> Iterator[None]:
     """Leave out what the rounds of one run say; it is in its folder."""
     loggers = [logging.getLogger(f"fedmtl.{name}") for name in ("server", "simulation", "client")]
     levels = [logger.level for logger in loggers]
