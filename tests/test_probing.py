@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from client.agent import Agent
 from client.data.array_examples import ArrayExamples
+from client.disclosure import what_leaves
 from client.limits import Limits
 from client.training.comparing import compared, row_losses
 from client.training.loop import TaskSet
@@ -27,7 +28,7 @@ from common.wire import messages
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
-from tests.federations import make_client, make_model
+from tests.federations import array_config, make_client, make_model
 from tests.ifca_cases import ifca_config
 
 ROWS = 40
@@ -164,3 +165,9 @@ def test_losses_of_rows_are_those_of_torch_and_one_that_is_not_finite_is_the_lar
     assert row_losses(model, item, rows, 4).tolist() == [LARGEST_LOSS] * 11
     sums = compared("a0", [np.array([3.0, 1.0]), np.array([1.0, 2.0])])
     assert sums == TaskLosses("a0", 2, (4.0, 3.0), (0.0, 1.0), (0.0, 5.0))
+
+
+def test_what_leaves_names_the_losses_of_candidates() -> None:
+    said = "\n".join(what_leaves(ifca_config(), ["a0"]))
+    assert "per task and candidate, over the train rows: their number, the sum" in said
+    assert "candidate" not in "\n".join(what_leaves(array_config(), ["a0"]))

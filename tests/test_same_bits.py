@@ -25,7 +25,7 @@ ELSEWHERE = {
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
     "blend.mix": {"weights"},
-    "relation": {"bipartition", "ifca", "mocha", "parting"},
+    "relation": {"bipartition", "effect", "ifca", "mocha", "parting"},
 }
 """Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
 

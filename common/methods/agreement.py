@@ -40,7 +40,7 @@ class AgreementRelation(Relation):
         """See `Relation`."""
         state = members.state
         known: list[str] = list(state.get("holders", []))
-        agreed = _running_mean(members, known, np.array(state.get("agreement", []), dtype=np.float64), self.decay)
+        agreed = running_mean(members, known, state.get("agreement", []), self.decay)
         groups = groups_now(members.ids, known, state.get("groups", []))
         rounds = int(state.get("rounds", 0)) + 1
         note = ""
@@ -65,8 +65,9 @@ def group_means(members: Members, groups: Groups) -> Float64:
     return start
 
 
-def _running_mean(members: Members, known: Sequence[str], old: Float64, decay: float) -> Float64:
+def running_mean(members: Members, known: Sequence[str], before: Sequence[Sequence[float]], decay: float) -> Float64:
     """Cosines of this round's steps, mixed with those before where there are any; 0 for pairs never seen."""
+    old = np.array(before, dtype=np.float64)
     now = cosines(members.steps)
     seen = members.examples > 0.0
     result = np.eye(members.count)
@@ -91,13 +92,13 @@ def groups_now(ids: Sequence[str], known: Sequence[str], groups: Sequence[Sequen
 
 def _moved(groups: Groups, agreed: Float64, margin: float, ids: Sequence[str]) -> tuple[Groups, str]:
     """The groups after at most one move, and what it was."""
-    splits = [(_between(agreed, *halves), i, halves) for i, g in enumerate(groups) if (halves := _halves(g, agreed))]
+    splits = [(between(agreed, *pair), i, pair) for i, g in enumerate(groups) if (pair := halves(g, agreed))]
     if splits:
-        worst, i, halves = min(splits, key=lambda found: found[0])
+        worst, i, pair = min(splits, key=lambda found: found[0])
         if worst < -margin:
-            parts = " from ".join(named(half, ids) for half in halves)
-            return [*groups[:i], *halves, *groups[i + 1 :]], f"split {parts}: mean cosine {worst:.4f}"
-    joins = [(_between(agreed, a, b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups) if i < j]
+            parts = " from ".join(named(half, ids) for half in pair)
+            return [*groups[:i], *pair, *groups[i + 1 :]], f"split {parts}: mean cosine {worst:.4f}"
+    joins = [(between(agreed, a, b), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups) if i < j]
     if joins:
         best, i, j = max(joins, key=lambda found: found[0])
         if best > margin:
@@ -107,21 +108,21 @@ def _moved(groups: Groups, agreed: Float64, margin: float, ids: Sequence[str]) -
     return groups, ""
 
 
-def _halves(group: Sequence[int], agreed: Float64) -> tuple[list[int], list[int]] | None:
+def halves(group: Sequence[int], agreed: Float64) -> tuple[list[int], list[int]] | None:
     """The last two clusters of average linkage within a group."""
     parts = [[k] for k in group]
     if len(parts) < 2:
         return None
     while len(parts) > 2:
         _, i, j = max(
-            (_between(agreed, a, b), -i, -j) for i, a in enumerate(parts) for j, b in enumerate(parts) if i < j
+            (between(agreed, a, b), -i, -j) for i, a in enumerate(parts) for j, b in enumerate(parts) if i < j
         )
         joined = sorted(parts[-i] + parts[-j])
         parts = [part for k, part in enumerate(parts) if k not in (-i, -j)] + [joined]
     return parts[0], parts[1]
 
 
-def _between(agreed: Float64, one: Sequence[int], other: Sequence[int]) -> float:
+def between(agreed: Float64, one: Sequence[int], other: Sequence[int]) -> float:
     """The mean cosine between the members of two groups."""
     return float(agreed[np.ix_(one, other)].mean())
 

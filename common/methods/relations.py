@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.methods.agreement import AgreementRelation
 from common.methods.bipartition import BipartitionRelation
 from common.methods.choice import table
+from common.methods.effect import EffectRelation
 from common.methods.ifca import IFCARelation
 from common.methods.lasso import LassoRelation
 from common.methods.linear import (
@@ -33,5 +34,6 @@ RELATIONS: dict[str, type[Relation]] = table(
     BipartitionRelation,
     PartingRelation,
     IFCARelation,
+    EffectRelation,
     MochaRelation,
 )

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from common.methods.conflict import cosines
+from common.methods.relation import Relation
 from common.methods.step_scale import lengthening
 from common.methods.task_weights import Evidence, Trends
 from common.parameters.encodings import BLOCK, is_finite
@@ -171,7 +172,8 @@ class Aggregator:
         related: dict[str, Vector] = {}
         if relation is not None:
             passed = version / self._strategy.num_rounds
-            for template in related_templates(totals):
+            whole = isinstance(relation, Relation) and relation.whole_models
+            for template in related_templates(totals if whole else fresh):
                 schema, height = self._schemas.get(template), self._heights.get(template, 0.0)
                 context = Context(schema, height, passed, self._strategy.scale, probed)
                 state = before.get(template, "")

@@ -52,7 +52,7 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
         if holders and len(accepted) >= required(run.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     if run.related:
-        held = {wanted.scope for order in round_.orders.values() for wanted in order.scopes} if _whole(run) else set()
+        held = _of_members(round_) if run.probes is not None and run.probes.whole_models else set()
         moved = {scope.template for scope in map(Scope.parse, {*totals, *held}) if scope.is_member}
         also = (name for name in sorted(moved.union(known, held)) if Scope.parse(name).template in moved)
         totals |= {name: 0 for name in also if name not in totals}
@@ -61,8 +61,10 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
     return totals
 
 
-def _whole(run: RunSettings) -> bool:
-    return run.probes is not None and run.probes.whole_models
+def _of_members(round_: OpenRound) -> set[str]:
+    """The copies that a round was about, trained or not."""
+    held = (wanted.scope for order in round_.orders.values() for wanted in order.scopes)
+    return {name for name in held if Scope.parse(name).is_member}
 
 
 def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Mapping[str, Mapping[str, int]]:

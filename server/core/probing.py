@@ -61,6 +61,14 @@ def candidate_version(run: RunSettings, state: FederationState, candidate: Scope
     return _candidate(state, scope, candidate.owner).version if offered else -1
 
 
+def candidate_bytes(run: RunSettings, state: FederationState, order: OpenOrder, answer: Reply) -> int:
+    """The bytes of the candidates that an order compared; 0 of other orders."""
+    if not isinstance(answer.content, ProbeLosses):
+        return 0
+    offered = {wanted.scope for candidate in offers(run, state, order.scopes) for wanted in candidate}
+    return sum(run.schemas[Scope.parse(scope).base][1] for scope in offered)
+
+
 def starts_of(
     run: RunSettings, state: FederationState, round_: OpenRound, scopes: Iterable[ScopeVersion]
 ) -> tuple[ScopeVersion, ...]:

@@ -222,8 +222,9 @@ class OrderState(StrEnum):
 class OpenOrder:
     """An order of the open round and, once accepted, what came back.
 
-    `codec` is asked of its update, of whose payload there are `nbytes`; `weights` are integers per scope. The
-    scopes in `untrained` are received and not trained, so the update does not hold them.
+    `codec` is asked of its update, of whose payload there are `nbytes`, of a probe those of candidates that were
+    offered; `weights` are integers per scope. The scopes in `untrained` are received and not trained, so the update
+    does not hold them.
     """
 
     order_id: str

@@ -25,6 +25,7 @@ from server.core.events import (
     VersionSpoiled,
 )
 from server.core.phases import ENDED, TRANSITIONS, Phase
+from server.core.probing import candidate_bytes
 from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings, Tally
 from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
@@ -172,7 +173,7 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
         order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
         effects.append(Fold(order.order_id, order.weights, task_rows(run, order, results)))
     elif isinstance(answer, Reply):
-        order = replace(order, content=answer.content)
+        order = replace(order, content=answer.content, nbytes=candidate_bytes(run, state, order, answer))
     return _count(replace(state, traffic=event.traffic).with_order(order), event.client_id, completed=1), effects
 
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from common.methods.covariance import correlations, ordered
 from common.parameters.vector import Float64
+from common.probing import ProbeLosses
 from server.core.effects import TaskCosines
-from server.core.state import Related
-from server.reporting.values import RelationReport
+from server.core.phases import PROBE
+from server.core.state import OpenRound, Related
+from server.reporting.values import ProbeCosts, RelationReport
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,18 @@ def relation_reports(related: Sequence[Related]) -> list[RelationReport]:
             entry = replace(entry, names=names, correlations=matrix, moved=moved)
         found.append(entry)
     return found
+
+
+def probe_costs(rounds: Sequence[OpenRound]) -> ProbeCosts | None:
+    """What candidates cost; None where nobody compared any."""
+    probes = [round_ for round_ in rounds if round_.phase is PROBE]
+    answers = [(order, order.content) for round_ in probes for order in round_.orders.values()]
+    found = [(order, content) for order, content in answers if isinstance(content, ProbeLosses)]
+    if not found:
+        return None
+    candidates = sum(max((len(task.losses) for task in content.tasks), default=0) for _, content in found)
+    nbytes, seconds = sum(order.nbytes for order, _ in found), sum(order.seconds for order, _ in found)
+    return ProbeCosts(len(probes), len(found), candidates, nbytes, round(seconds, 3))
 
 
 def _alike(state: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:

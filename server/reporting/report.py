@@ -15,7 +15,7 @@ from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
-from server.reporting.relations import relation_reports
+from server.reporting.relations import probe_costs, relation_reports
 from server.reporting.values import (
     CertificateReport,
     ClientReport,
@@ -173,6 +173,7 @@ def build_report(
         },
         personalisation=personalisation(tasks, rounds),
         best=best or {},
+        probes=probe_costs(rounds),
         certificates=[certificate_report(found) for found in certificates],
     )
 

@@ -112,6 +112,20 @@ class RelationReport:
 
 
 @dataclass(frozen=True)
+class ProbeCosts:
+    """What it cost that clients compared candidates: accepted answers of so many rounds, all together."""
+
+    rounds: int
+    answers: int
+    candidates: int
+    """That were scored, the published model counted where it was one of them."""
+    bytes: int
+    """Of candidates that were offered; what a client still held was not sent again."""
+    seconds: float
+    """Of clients."""
+
+
+@dataclass(frozen=True)
 class GuardReport:
     """Which model a task's clients use, after which round it fell back, and the last scores of both."""
 
@@ -206,6 +220,8 @@ class Report:
     best: Mapping[str, Best] = field(default_factory=dict)
     """The versions that scored best, by `mean` and by `<task>/<metric>`, whether or not they are kept."""
     blend: Mapping[str, object] = field(default_factory=dict)
+    probes: ProbeCosts | None = None
+    """In runs whose clients compare candidates."""
 
 
 def to_json(value: object) -> Any:

@@ -134,6 +134,7 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod("mat_fl", _related("similarity")),
         ComparedMethod("mocha", _related("mocha")),
         ComparedMethod("ifca", _related("ifca")),
+        ComparedMethod("effect", {"sharing.plan": "adaptive", "relation": "effect"}),
         *(ComparedMethod(name, {"training.procedure": name}) for name in ("fedprox", "ditto")),
         ComparedMethod("fedrep", {"training.procedure": "fedrep", "sharing.plan": "private_heads"}),
         ComparedMethod("per_fedavg", {"training.procedure": "per_fedavg", "training.finetune_epochs": 1}),
