@@ -68,7 +68,9 @@ def unpack_order(message: pb.Order) -> Order:
         scales=_unpack_scales(message),
     )
     needed = {scope.scope for scope in order.needed}
-    for foreign in sorted(found for found in needed if Scope.parse(found).base not in names and found not in names):
+    held = {term.scope for term in order.body.proximal_terms} if isinstance(order.body, Train) else set()
+    known = held.union(names)
+    for foreign in sorted(found for found in needed if Scope.parse(found).base not in known and found not in names):
         raise WireError(f"body: scope {foreign[:80]!r} is for none of the order's")
     return replace(order, inline=_unpack_inline(message, needed))
 
