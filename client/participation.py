@@ -225,12 +225,15 @@ class Participation:
         return None
 
     def _require_held(self, order: Order) -> None:
-        """Check that an order speaks of scopes that this client shares.
+        """Check that an order speaks of scopes that this client shares, and of anchors of those that it has.
 
         Raises:
             WireError: it names a private scope, or one that is not here.
         """
-        shared = {scope for scope in self._executor.schemas if not is_private(scope)}
+        schemas = self._executor.schemas
+        if strange := [wanted.scope for wanted in order.needed if Scope.parse(wanted.scope).base not in schemas]:
+            raise WireError(f"order {order.order_id}: '{strange[0]}' belongs to no scope of this client")
+        shared = {scope for scope in schemas if not is_private(scope)}
         foreign = [wanted.scope for wanted in order.scopes if Scope.parse(wanted.scope).base not in shared]
         if foreign:
             raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")

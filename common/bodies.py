@@ -55,9 +55,10 @@ class ScopeVersion:
 
 @dataclass(frozen=True)
 class ProximalTerm:
-    """Adds (mu/2) ||theta - anchor||^2 to the loss of a scope.
+    """Adds (mu/2) ||theta - anchor||^2 to the loss of a scope, which may be private.
 
-    The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own.
+    The anchor is a scope called `anchor/<scope>`, of the same layout, at a version of its own: 0 are the run's first
+    values, what a relation made has another one.
     """
 
     scope: str
@@ -68,6 +69,11 @@ class ProximalTerm:
     def anchor(self) -> ScopeVersion:
         """What to fetch."""
         return ScopeVersion(Scope.parse(self.scope).anchor, self.version)
+
+    @property
+    def to_start(self) -> bool:
+        """Whether it holds the scope to the run's first values, which says nothing of other clients."""
+        return self.version == 0
 
 
 @dataclass(frozen=True)

@@ -145,15 +145,9 @@ def test_a_program_says_the_labels(tmp_path: Path) -> None:
     torch.testing.assert_close(found, said(task), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "form"),
-    [
-        ("gpt2", "torch"),
-        pytest.param("llama", "torch", marks=pytest.mark.slow),
-        pytest.param("gpt2", "onnx", marks=pytest.mark.slow),
-        pytest.param("llama", "onnx", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_programs_say_the_next_words(kind: str, form: str, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")

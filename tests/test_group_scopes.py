@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,16 +91,17 @@ def test_a_row_gives_one_model_over_every_transport(name: str, digests: dict[str
 
 
 @pytest.mark.parametrize("name", ["mean", "graph_l1", "adaptive", "start"])
-@pytest.mark.parametrize("encoding", ["rows-float32", "dense-bfloat16", "rows-bfloat16"])
-def test_encodings_of_updates_know_members(name: str, encoding: str, tmp_path: Path) -> None:
+def test_encodings_of_updates_know_members(name: str, tmp_path: Path) -> None:
     """An mlp has no rows of words, so rows save nothing and are the same bits; bfloat16 has 8 significant bits."""
     plain = asyncio.run(federate(configured(name), tmp_path / "plain", MEMBERS))
     config = configured(name)
-    federation = config.federation.model_copy(update={"update_encoding": encoding})
-    found = asyncio.run(federate(config.model_copy(update={"federation": federation}), tmp_path / "other", MEMBERS))
-    assert (digest_of(found) == digest_of(plain)) is (encoding == "rows-float32")
-    for scope, values in plain.vectors.items():
-        np.testing.assert_allclose(found.vectors[scope], values, atol=5e-3)
+    for encoding in ("rows-float32", "dense-bfloat16", "rows-bfloat16"):
+        federation = config.federation.model_copy(update={"update_encoding": encoding})
+        changed = config.model_copy(update={"federation": federation})
+        found = asyncio.run(federate(changed, tmp_path / encoding, MEMBERS))
+        assert (digest_of(found) == digest_of(plain)) is (encoding == "rows-float32")
+        for scope, values in plain.vectors.items():
+            np.testing.assert_allclose(found.vectors[scope], values, atol=5e-3)
 
 
 # ---- deaths ----
@@ -122,16 +123,22 @@ RECOVERED = {
     "start": (),
 }
 TWO: Clients = (("a", ("a0",), "1/2"), ("b", ("b1",), "2/2"))
+STEPS = [
+    pytest.param(range(9, 17), id="of the second round"),
+    pytest.param(range(1, 26), id="of all rounds", marks=pytest.mark.slow),
+]
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", RECOVERED)
-def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_members(name: str, tmp_path: Path) -> None:
+def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_members(
+    name: str, steps: Sequence[int], tmp_path: Path
+) -> None:
     """Duals, groups, moments of members and the run's first values are all as durable as the model."""
     config = configured(name, "federation.min_clients=2", *RECOVERED[name])
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, TWO)
     expected, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
     assert len(effects) == 2 + 3 * 7 + 2
-    steps = range(1, len(effects) + 1) if name != "start" else (2, 9, 16)
     for step in steps:
         found, _ = asyncio.run(crash_and_recover(config, template, tmp_path / str(step), cast, step, False))
         assert found == expected, f"died after effect {step}, {effects[step - 1]}"

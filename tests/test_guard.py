@@ -231,11 +231,15 @@ LONE = {
 
 @pytest.mark.parametrize("name", LONE)
 def test_isolated_models_are_those_of_going_alone_bit_for_bit(tmp_path, name):
-    """Clipping, compact tables, clients with two tasks and tasks that fell included; plan local is plain training."""
+    """Clipping, compact tables, clients with two tasks and tasks that fell included; plan local is plain training.
+
+    An anchor at the run's first values holds both, and nothing else of what an order pulls shared scopes to.
+    """
     guarded = small_config(
         tmp_path, *LONE[name], "guard={enabled: true, margin: 0.0, rounds: 1}", "training.num_rounds=3"
     )
-    alone = small_config(tmp_path, "sharing.plan=local", "training.num_rounds=3")
+    anchors = [override for override in LONE[name] if override.startswith("training.anchor")]
+    alone = small_config(tmp_path, "sharing.plan=local", "training.num_rounds=3", *anchors)
     asyncio.run(federate(guarded, tmp_path / "guarded"))
     asyncio.run(federate(alone, tmp_path / "alone"))
     for client, _, _ in CLIENTS:

@@ -111,6 +111,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
     work = replace(
         _work(job, replica, settings, body.seed, state),
         proximal_terms=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
+        start_terms=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms if term.to_start),
         isolated=frozenset(body.isolated_tasks),
         trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
         controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},

@@ -49,7 +49,7 @@ def handed_in_alone(procedure: Procedure, work: Work, state: ClientState, chosen
 def isolated(procedure: Procedure, work: Work, state: ClientState, chosen: IsolatedModel) -> Trained:
     """An own model that is trained as if there were no others. Tasks that are isolated train it alone."""
     trained = procedure(replace(work.part(0, 2), examples=work.examples.without(work.isolated)), state)
-    return _beside(replace(work.part(1, 2), proximal_terms=()), state, trained, Work.train, _score_begun)
+    return _beside(replace(work.part(1, 2), proximal_terms=work.start_terms), state, trained, Work.train, _score_begun)
 
 
 def blended(procedure: Procedure, work: Work, state: ClientState, chosen: BlendedModel) -> Trained:
@@ -60,7 +60,7 @@ def blended(procedure: Procedure, work: Work, state: ClientState, chosen: Blende
             return own.train()
 
     trained = procedure(work.part(0, 2), state)
-    alone = replace(work.part(1, 2), proximal_terms=())
+    alone = replace(work.part(1, 2), proximal_terms=work.start_terms)
     return _beside(alone, state, trained, train, lambda own, kept: _blend_begun(own, kept, chosen))
 
 

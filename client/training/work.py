@@ -50,6 +50,8 @@ class Work:
     own: OwnModel
     proximal_terms: tuple[tuple[Mapping[str, Tensor], float], ...] = ()
     """Proximal terms that the order asks for, whatever the procedure: anchors by parameter name, and their strength."""
+    start_terms: tuple[tuple[Mapping[str, Tensor], float], ...] = ()
+    """Those of them that an isolated model has too: to the run's first values."""
     isolated: frozenset[str] = frozenset()
     """Tasks that nothing of what is handed in may learn from."""
     trained: frozenset[str] = frozenset()

@@ -18,7 +18,7 @@ from common.methods.procedures import PROCEDURES, ProximalStep
 from common.methods.relation import LARGEST_MU
 from common.orders import Order, ScopeValues
 from common.parameters.capacity import is_frozen
-from common.parameters.scope import Scope, ScopeKind, is_sum
+from common.parameters.scope import Scope, ScopeKind, is_private, is_sum
 from common.ports import INLINE_BYTES
 from common.standardising import InputScale
 from common.targets import TargetUnits
@@ -68,7 +68,9 @@ def unpack_order(message: pb.Order) -> Order:
         scales=_unpack_scales(message),
     )
     needed = {scope.scope for scope in order.needed}
-    for foreign in sorted(found for found in needed if Scope.parse(found).base not in names and found not in names):
+    held = {term.scope for term in order.body.proximal_terms} if isinstance(order.body, Train) else set()
+    known = held.union(names)
+    for foreign in sorted(found for found in needed if Scope.parse(found).base not in known and found not in names):
         raise WireError(f"body: scope {foreign[:80]!r} is for none of the order's")
     return replace(order, inline=_unpack_inline(message, needed))
 
@@ -210,7 +212,7 @@ def _unpack_isolated_tasks(order: pb.Order) -> tuple[str, ...]:
 def _unpack_proximal_terms(message: pb.Train, scopes: Collection[str]) -> tuple[ProximalTerm, ...]:
     checks.distinct((term.scope for term in message.proximal_terms), "proximal_terms")
     for term in message.proximal_terms:
-        if term.scope not in scopes:
+        if term.scope not in scopes and not is_private(checks.scope_name(term.scope, "proximal_terms")):
             raise WireError(f"proximal_terms: scope {term.scope[:80]!r} is not the order's")
     return tuple(
         ProximalTerm(term.scope, checks.amount(term.mu, "mu", LARGEST_MU), checks.count(term.version, "version"))

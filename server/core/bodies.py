@@ -27,7 +27,7 @@ def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: O
         run.training_in(round_.number),
         _seed(run, round_, order),
         order.codec,
-        proximal_terms(run, state, order.scopes),
+        proximal_terms(run, state, (*order.scopes, *(ScopeVersion(scope, 0) for scope in run.private_anchors))),
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallback_tasks),
         controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
         starts=starts_of(run, state, round_, order.scopes),
@@ -52,7 +52,7 @@ def proximal_terms(
         related = state.relations.get(scope.template)
         if related is not None and related.mu.get(wanted.scope):
             found.append(ProximalTerm(wanted.scope, related.mu[wanted.scope], wanted.version))
-        elif run.anchor_strength and scope.is_shared:
+        elif run.anchor_strength and (scope.is_shared or wanted.scope in run.private_anchors):
             found.append(ProximalTerm(wanted.scope, run.anchor_strength, 0))
     return tuple(found)
 

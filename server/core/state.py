@@ -90,6 +90,8 @@ class RunSettings:
     """Which columns are categories, which have no scale."""
     anchor_strength: float = 0.0
     """Of a proximal term that holds what everybody shares to the run's first values."""
+    private_anchors: tuple[str, ...] = ()
+    """The private scopes that it holds to theirs, where nothing is shared."""
     protocol: RoundProtocol = PLAIN
     """The phases of each round that trains."""
     keep: Keep = NEWEST_ONLY

@@ -211,7 +211,8 @@ class Coordinator:
                     await wake.wait()
 
     def _with_inline(self, order: Order) -> Order:
-        inline = self.writer.handler.broadcast.inline(order.needed, self.vectors)
+        published = tuple(w for w in order.needed if not is_private(Scope.parse(w.scope).base))
+        inline = self.writer.handler.broadcast.inline(published, self.vectors)
         self.bytes_down += sum(len(item.data) for item in inline)
         return replace(order, inline=inline)
 

@@ -13,7 +13,7 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import blocks_of
 from common.parameters.encodings import ENCODINGS
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import ByTemplate, is_private
+from common.parameters.scope import ByTemplate, Scope, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
@@ -78,6 +78,7 @@ def make_settings(
         scaled=config.model.inputs.scaled(config) if config.data.statistics == "federation" else 0,
         categories=config.model.inputs.categories(config),
         anchor_strength=config.training.anchor.strength if config.training.anchor else 0.0,
+        private_anchors=_private_anchors(config, schemas),
         keep=Keep("" if config.model.keep.best == NONE else config.model.keep.best, config.model.keep.every or None),
         stretches={s: stretches_of(schema, list(config.tasks), unread) for s, schema in travelling.items() if unread},
         averages=config.aggregation.average is not None,
@@ -86,6 +87,13 @@ def make_settings(
         protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
         probes=config.relation if probes else None,
     )
+
+
+def _private_anchors(config: Config, schemas: Mapping[str, ParameterSchema]) -> tuple[str, ...]:
+    """Where every client trains alone, all but its heads; else what is private is free."""
+    scopes = [Scope.parse(scope) for scope in schemas]
+    alone = all(scope.task or is_private(str(scope)) for scope in scopes)
+    return tuple(str(scope) for scope in scopes if not scope.task) if config.training.anchor and alone else ()
 
 
 def _schedule(config: Config) -> TrainingSchedule:

@@ -61,9 +61,13 @@ def grid(tune: Mapping[str, Sequence[object]], config: Config) -> list[Setting]:
     """Every combination of values; one empty setting where there is nothing to tune.
 
     Raises:
-        ConfigError: a key that is the same for all methods, no value, one value twice, too many combinations, or a task
-            without the rows that pick.
+        ConfigError: a key that is the same for all methods, values that are no list, none or one twice, too many
+            combinations, or a task without the rows that pick.
     """
+    if no_list := [
+        path for path, values in tune.items() if isinstance(values, str) or not isinstance(values, Sequence)
+    ]:
+        raise ConfigError(*(f"--tune: {path} wants a list of values, not {tune[path]}" for path in no_list))
     problems = [
         f"--tune: {path} is part of the rows or the budget, which are the same for all; name another key"
         for path in tune
