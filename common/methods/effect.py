@@ -34,6 +34,10 @@ class _Move:
         return self.kind == "join"
 
     @property
+    def whole(self) -> frozenset[str]:
+        return frozenset(name for side in self.sides for name in side)
+
+    @property
     def key(self) -> tuple[str, frozenset[tuple[str, ...]]]:
         """The same for the same move in another comparison."""
         return self.kind, frozenset(self.sides)
@@ -66,8 +70,8 @@ class EffectRelation(Relation):
     often, then those whose steps agree most. A gain is the mean fall of the loss, in shares of it, with its standard
     error over rows; that of several members is their mean by inverse variances. A move is worth while where a part or
     a member that would leave has a gain above `margin` standard errors, or each of the groups that would join. It is
-    made when that was so in `confirm` comparisons in a row; of moves of one group the surest is made. In between
-    nothing moves.
+    made when that was so in `confirm` comparisons in a row; of moves of one group the surest is made, and single
+    members wait for halves. In between nothing moves.
     """
 
     name = "effect"
@@ -224,14 +228,18 @@ class _Decision:
             least = min(sure) if move.joins else max(sure)
             if least > self.margin:
                 worth.append((least, replace(move, sure=move.sure + 1), gains))
-        pending, notes = [], []
-        for _, move, gains in sorted(worth, key=lambda found: -found[0]):
+        pending: list[_Move] = []
+        notes: list[str] = []
+        for _, move, gains in sorted(worth, key=lambda found: (found[1].kind == "leave", -found[0])):
             sides = [sorted(self.ids.index(name) for name in side if name in self.ids) for side in move.sides]
             whole = [sorted(k for side in sides for k in side)]
             old, new = (sides, whole) if move.joins else (whole, sides)
             if not all(sides) or any(group not in groups for group in old):
                 continue  # its groups are others by now
-            if move.sure < self.confirm:
+            waits = move.kind == "leave" and any(
+                other.kind == "part" and other.whole == move.whole for other in pending
+            )
+            if waits or move.sure < self.confirm:
                 pending.append(move)
                 continue
             groups = [*(group for group in groups if group not in old), *new]
