@@ -6,8 +6,8 @@ per task and (lambda / 2) tr(W Omega W'), in a simulated federation of one site 
 site with the rows of all: what giving up the data would bring. Columns are standardised by training rows, each field's
 by its own and the schools' by those of all; class weights are balanced by them, and scores have mean 0 and deviation 1
 in every school. Lambda and the relation's parameter are the best in cross-validation on the training rows of the first
-shuffle, by the same solver in one process; test rows are looked at once. The gap is the certificate of the version that
-is scored. `landmine_mlp` is the first of them with a network, see `benchmarks/mocha_deep.py`.
+shuffle, by the same solver in one process. The gap is the certificate of the version that is scored.
+`landmine_mlp` is the first of them with a network, see `benchmarks/mocha_deep.py`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ METHODS: Mapping[str, Sequence[Mapping[str, Any] | None]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
     parser.add_argument("--data", type=Path, required=True, help="folder with landmine and school")
-    parser.add_argument("--problems", default=",".join(NAMES), help=f"of {', '.join(NAMES)}; default: %(default)s")
+    parser.add_argument(
+        "--problems", type=_problems, default=[*NAMES], help=f"of {', '.join(NAMES)}, with commas; default: all"
+    )
     parser.add_argument("--shuffles", type=int, default=3, help="of landmine (default: %(default)s)")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
     parser.add_argument("--tasks", type=int, help="only so many of the tasks")
@@ -77,11 +79,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gap", type=float, default=0.02, help="where runs end, per task (default: %(default)s)")
 
 
+def _problems(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := sorted({*names} - {*NAMES}):
+        raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of {', '.join(NAMES)}")
+    return names
+
+
 def run(options: argparse.Namespace, sheet: Sheet) -> None:
     """A row for each problem and method."""
     sheet.columns(TABLE)
     for problem in PROBLEMS:
-        if problem.name not in options.problems.split(","):
+        if problem.name not in options.problems:
             continue
         tasks = read(options.data / problem.name / "all.npz")[: options.tasks]
         shuffles = range(1, (options.shuffles if problem.share else 1) + 1)
@@ -100,7 +109,7 @@ def run(options: argparse.Namespace, sheet: Sheet) -> None:
                 rounds=max(rounds),
                 seconds=perf_counter() - began,
             )
-    if mocha_deep.NAME in options.problems.split(","):
+    if mocha_deep.NAME in options.problems:
         mocha_deep.run(PROBLEMS[0], options, sheet)
 
 
