@@ -163,7 +163,7 @@ def test_a_coordinator_that_dies_in_a_round_with_a_comparison_comes_to_the_same_
 
 
 @pytest.mark.slow
-def test_tasks_with_random_labels_end_apart_and_cost_the_others_nothing(tmp_path: Path) -> None:
+def test_tasks_with_random_labels_end_apart_and_cost_the_others_little(tmp_path: Path) -> None:
     planted_alone, with_noise = planted(3, 4), planted(3, 4, noise=2)
     alone = run(effect_config(planted_alone, "training.num_rounds=50"), planted_alone, tmp_path / "alone")
     beside = run(effect_config(with_noise, "training.num_rounds=50"), with_noise, tmp_path / "beside")
