@@ -39,7 +39,7 @@ def rows_of(
     return ScoredRows(ids, np.full(len(targets), "c"), numbers, outputs, targets)
 
 
-@pytest.mark.parametrize("task", [LABELLED, NUMBER], ids=str)
+@pytest.mark.parametrize("task", [LABELLED, NUMBER], ids=["classification", "regression"])
 def test_draws_of_rows_score_as_if_they_were_repeated(task: TaskDefinition) -> None:
     """Targets far from zero, with ties."""
     outputs = RNG.normal(size=(30, task.outputs)) + 1e4 * (task is NUMBER)
