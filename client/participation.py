@@ -231,12 +231,12 @@ class Participation:
             WireError: it names a private scope, or one that is not here.
         """
         schemas = self._executor.schemas
-        if strange := [wanted.scope for wanted in order.needed if Scope.parse(wanted.scope).base not in schemas]:
-            raise WireError(f"order {order.order_id}: '{strange[0]}' belongs to no scope of this client")
         shared = {scope for scope in schemas if not is_private(scope)}
         foreign = [wanted.scope for wanted in order.scopes if Scope.parse(wanted.scope).base not in shared]
         if foreign:
             raise WireError(f"order {order.order_id}: scope '{foreign[0]}' is none that this client shares")
+        if strange := [wanted.scope for wanted in order.needed if Scope.parse(wanted.scope).base not in schemas]:
+            raise WireError(f"order {order.order_id}: '{strange[0]}' belongs to no scope of this client")
 
     def _check_candidates(self, order: Order) -> None:
         """Check that what an order asks to compare fits beside the model; raises `ConfigError`."""

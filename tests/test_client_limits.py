@@ -12,7 +12,7 @@ import pytest
 
 from client.agent import Agent
 from client.limits import Limits
-from common.bodies import ScopeVersion
+from common.bodies import ProximalTerm, ScopeVersion
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
@@ -171,6 +171,16 @@ def test_an_order_for_scopes_that_are_not_shared_is_given_back(tmp_path: Path) -
 
     error, port = ends(bend, tmp_path)
     assert isinstance(error, WireError) and "scope 'task/other' is none that this client shares" in error.message
+    assert port.reasons == [f"WireError: {error.message}"]
+
+
+def test_an_anchor_of_a_scope_that_is_not_here_is_given_back(tmp_path: Path) -> None:
+    def bend(port: Crooked) -> None:
+        terms = (ProximalTerm("task/other", 0.1, 0),)
+        port.order = lambda order: replace(order, body=replace(order.body, proximal_terms=terms))
+
+    error, port = ends(bend, tmp_path)
+    assert isinstance(error, WireError) and "'anchor/task/other' belongs to no scope of this client" in error.message
     assert port.reasons == [f"WireError: {error.message}"]
 
 

@@ -165,6 +165,7 @@ def test_two_nameless_clients_get_two_ids_and_keep_them(tmp_path: Path) -> None:
     assert asyncio.run(play()) == first
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_client_leave_in_good_order(config: Config, tmp_path: Path) -> None:
     path = written(config, tmp_path)
     coordinator = in_memory(config, make_model(config), ManualClock())
@@ -208,6 +209,7 @@ def test_a_client_that_finds_no_coordinator_stops_at_once_when_told_to(config: C
     asyncio.run(play())
 
 
+@pytest.mark.slow
 def test_tls_end_to_end_by_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -229,7 +229,7 @@ LONE = {
 }
 
 
-@pytest.mark.parametrize("name", LONE)
+@pytest.mark.parametrize("name", ["plain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fedprox", "fedper"))])
 def test_isolated_models_are_those_of_going_alone_bit_for_bit(tmp_path, name):
     """Clipping, compact tables, clients with two tasks and tasks that fell included; plan local is plain training.
 

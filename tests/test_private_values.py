@@ -32,7 +32,8 @@ WAYS = [
 ]
 DENSE, ROWS = ("dense-float32", "dense-bfloat16"), ("rows-float32", "rows-bfloat16")
 TEXTS = [
-    *(("sharing.plan=private_heads", ROWS[0]), ("training.procedure=ditto", ROWS[1])),
+    ("training.procedure=ditto", ROWS[1]),
+    pytest.param("sharing.plan=private_heads", ROWS[0], marks=pytest.mark.slow),
     pytest.param("sharing.plan=fedper", ROWS[1], marks=pytest.mark.slow),
     pytest.param("sharing.plan=lg", ROWS[0], marks=pytest.mark.slow),
 ]
