@@ -32,10 +32,10 @@ def options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do it."""
     from simulation.comparison.app import compare_methods
-    from simulation.comparison.wishes import Wishes
+    from simulation.comparison.options import ComparisonOptions
 
     names = names_in(options.methods, "--methods", "methods, such as local,hard")
-    wishes = Wishes(
+    asked = ComparisonOptions(
         {
             key: values_in_list(text, f"--tune: {key}")
             for key, text in _named(options.tune, "--tune", "KEY=V,W").items()
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     advise(config)
     folder = config.run.folder if config.run.run_dir else Path("runs") / f"compare-{config.run.name}"
     shown = console() if options.log_format == "text" else None
-    compare_methods(config, names, seeds, folder, shown, wishes=wishes)
+    compare_methods(config, names, seeds, folder, shown, options=asked)
 
 
 def _seeds(text: str, flag: str) -> list[int]:

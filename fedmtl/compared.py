@@ -23,8 +23,8 @@ from fedmtl.run import FinishedRun
 from fedmtl.simulated import folder_for, own_threads, simulate
 from server.runs.run_folder import CONFIG
 from simulation.comparison.app import compare_methods
+from simulation.comparison.options import ComparisonOptions
 from simulation.comparison.result import Comparison
-from simulation.comparison.wishes import Wishes
 from simulation.population import VirtualClient
 
 MOST_RUNS = 1000
@@ -78,7 +78,7 @@ def compare(
         FedMTLError: what is wrong, in a line for each problem.
     """
     parts = unpacked(tasks, sites)
-    wishes = Wishes(tune or {}, tune_seeds, baseline, mean_of or {})
+    options = ComparisonOptions(tune or {}, tune_seeds, baseline, mean_of or {})
     own: Mapping[str, Settings] = methods if isinstance(methods, Mapping) else {}
     changes = {name: with_rows_of_functions(changed) for name, changed in own.items() if changed}
     chosen = {"simulation.clients": len(parts), "compare.methods": changes, **(settings or {})}
@@ -86,7 +86,7 @@ def compare(
     clients = [VirtualClient(site, dict.fromkeys(rows, (1, 1))) for site, rows in parts.items()]
     rows = {site: read(config, site, given) for site, given in parts.items()}
     with _new_folder(run_dir) as folder, own_threads():
-        found = compare_methods(config, [*methods], seeds, folder, None, clients, rows, completed, wishes)
+        found = compare_methods(config, [*methods], seeds, folder, None, clients, rows, completed, options)
     return FinishedComparison(folder, found)
 
 

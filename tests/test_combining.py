@@ -59,7 +59,7 @@ def hold(core_rules, clients, deltas, method):
         aggregator.fold(fold.order_id, encoded(own), fold.weights, fold.rows)
     (stored,) = table.of(Combine)
     base = {scope: np.zeros(10, np.float32) for scope in stored.totals} | {"shared": np.zeros_like(deltas["a"])}
-    return aggregator.combine(base, stored.totals, stored.rows, stretches=stored.stretches), aggregator, stored
+    return aggregator.combine(base, stored), aggregator, stored
 
 
 CLIENTS = {"a": {"sst2": 10}, "b": {"sst2": 30}, "c": {"qqp": 5}, "d": {"sst2": 20, "qqp": 15}}
@@ -161,12 +161,12 @@ def test_a_second_round_starts_from_nothing():
     for delta in (vector(1, 2, 3), vector(4, 5, 6)):
         aggregator.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
         aggregator.fold("o", encoded({"shared": -delta}), {"shared": 2}, {"shared": {"sst2": 1, "qqp": 1}})
-        values = aggregator.combine(base, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}})
+        values = aggregator.combine(base, Combine(1, {"shared": 4}, {"shared": {"sst2": 3, "qqp": 1}}))
         np.testing.assert_allclose(values["shared"], delta * ((2 - 1) / 3 - 1) / 2, rtol=1e-6)
     aggregator.fold("o", encoded({"shared": delta}), {"shared": 2}, {"shared": {"sst2": 2}})
     aggregator.clear()
     aggregator.fold("o", encoded({"shared": vector(1, 1, 1)}), {"shared": 2}, {"shared": {"sst2": 2}})
-    assert aggregator.combine(base, {"shared": 2}, {"shared": {"sst2": 2}})["shared"].tolist() == [1, 1, 1]
+    assert aggregator.combine(base, Combine(1, {"shared": 2}, {"shared": {"sst2": 2}}))["shared"].tolist() == [1, 1, 1]
 
 
 def test_memory_is_kept_per_task_only_where_it_is_asked_for():
@@ -240,6 +240,6 @@ def test_heads_may_have_an_optimizer_and_a_rate_of_their_own():
     values = {scope: np.zeros(1, np.float32) for scope in ("shared", "task/sst2")}
     for expected in ((0.5, 2.0), (1.0, 5.0)):  # momentum: 1, then 0.5 + 1
         aggregator.fold("o", encoded(dict.fromkeys(values, vector(1))), dict.fromkeys(values, 1), {})
-        values = aggregator.combine(values, dict.fromkeys(values, 1), {})
+        values = aggregator.combine(values, Combine(1, dict.fromkeys(values, 1)))
         assert tuple(float(value[0]) for value in values.values()) == expected
     assert set(aggregator.moments) == {"first_moment/task/sst2"}

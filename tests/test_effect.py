@@ -149,17 +149,12 @@ def test_a_simulation_and_real_clients_have_the_same_bits_and_the_report_says_wh
 def test_a_coordinator_that_dies_in_a_round_with_a_comparison_comes_to_the_same_bits(tmp_path: Path) -> None:
     config = array_config(*EAGERLY)
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
-
-    def died(number: int | None, clients_die: bool = False) -> tuple[str, list[str]]:
-        place = tmp_path / f"{number}-{clients_die}"
-        place.mkdir()
-        return asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die))
-
-    digest, effects = died(None)
+    digest, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
     second = [place for place, effect in enumerate(effects, 1) if effect == "Commit"][1:4]
-    for number in second:
-        assert died(number)[0] == digest, effects[number - 1]
-    assert died(second[1], clients_die=True)[0] == digest
+    for number, clients_die in (*((n, False) for n in second), (second[1], True)):
+        place = tmp_path / f"{number}-{clients_die}"
+        found, _ = asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die))
+        assert found == digest, effects[number - 1]
 
 
 @pytest.mark.slow

@@ -16,20 +16,20 @@ from common.clock import ManualClock
 from common.config import Config, vary
 from common.errors import ConfigError
 from simulation.comparison.app import compare_methods
+from simulation.comparison.options import ComparisonOptions
 from simulation.comparison.progress import RunsProgress
 from simulation.comparison.result import Comparison
 from simulation.comparison.tables import markdown
 from simulation.comparison.tuning import grid, pick
-from simulation.comparison.wishes import Wishes
 from tests.federations import array_config
 
 RATE = "training.learning_rate"
 
 
 def compared(
-    folder: Path, config: Config, names: list[str], seeds: tuple[int, ...] = (0,), **wishes: object
+    folder: Path, config: Config, names: list[str], seeds: tuple[int, ...] = (0,), **options: object
 ) -> Comparison:
-    return compare_methods(config, names, seeds, folder, None, wishes=Wishes(**wishes))  # type: ignore[arg-type]
+    return compare_methods(config, names, seeds, folder, None, options=ComparisonOptions(**options))  # type: ignore[arg-type]
 
 
 def crowd(*overrides: str, clients: int = 2) -> Config:
@@ -179,7 +179,7 @@ def test_what_cannot_be_tuned_is_one_line(tune: dict[str, Any], line: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("wishes", "line"),
+    ("options", "line"),
     [
         (
             {"baselines": ["mocha"]},
@@ -190,9 +190,9 @@ def test_what_cannot_be_tuned_is_one_line(tune: dict[str, Any], line: str) -> No
         ({"tune": {"training.learning_rat": [1]}}, "method local: training.learning_rat: unknown key; did you mean"),
     ],
 )
-def test_what_is_not_there_is_one_line(wishes: dict[str, object], line: str, tmp_path: Path) -> None:
+def test_what_is_not_there_is_one_line(options: dict[str, object], line: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        compared(tmp_path, crowd(), ["local"], **wishes)
+        compared(tmp_path, crowd(), ["local"], **options)
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(line)
     assert list(tmp_path.iterdir()) == []
 

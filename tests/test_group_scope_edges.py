@@ -24,6 +24,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate
 from server.aggregation.aggregator import Aggregator
 from server.aggregation.strategy import AggregationStrategy
+from server.core.effects import Combine
 from server.runs.saved import SavedRun, load_run
 from simulation.population import VirtualClient
 from simulation.virtual_clients import run_virtual_clients
@@ -164,11 +165,11 @@ def test_a_newcomers_moments_begin_where_all_began_and_survive_a_restart() -> No
     method = AggregationStrategy(optimizer=FedAvgM(0.5), relation=MeanRelation(0.1))
     aggregator = Aggregator(method)
     vectors: ByTemplate[Vector] = ByTemplate({SLOT: np.zeros(4, np.float32)})
-    vectors.update(aggregator.combine(vectors, folded(aggregator, a=1.0), {}, version=1))
+    vectors.update(aggregator.combine(vectors, Combine(1, folded(aggregator, a=1.0))))
     assert {scope: float(v[0]) for scope, v in vectors.items()} == {SLOT: 1.0, "member/a": 1.0, "anchor/member/a": 1.0}
     again = Aggregator(method, {name: moment.copy() for name, moment in aggregator.moments.items()})
     for one in (aggregator, again):
-        found = one.combine(vectors, folded(one, a=1.0, b=2.0), {}, version=2)
+        found = one.combine(vectors, Combine(2, folded(one, a=1.0, b=2.0)))
         assert float(found["member/a"][0]) == 2.5 and float(found["member/b"][0]) == 3.0
         assert float(found["anchor/member/b"][0]) == float(found[SLOT][0]) == 2.75
 

@@ -143,17 +143,12 @@ def test_direct_calls_grpc_and_a_simulation_have_the_same_bits(tmp_path: Path) -
 def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_bits(deaths: Sequence[int], tmp_path: Path) -> None:
     config = array_config(*CHOOSING)
     template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
-
-    def died(number: int | None, clients_die: bool = False) -> tuple[str, list[str]]:
-        place = tmp_path / f"{number}-{clients_die}"
-        place.mkdir()
-        return asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die))
-
-    digest, effects = died(None)
+    digest, effects = asyncio.run(crash_and_recover(config, template, tmp_path / "whole", cast, None, False))
     assert effects[:5] == ["Commit", "Wake", "Commit", "Wake", "Fold"]
-    for number in deaths[: len(effects) - 1]:
-        assert died(number)[0] == digest, effects[number - 1]
-    assert died(4, clients_die=True)[0] == digest
+    for number, clients_die in (*((n, False) for n in deaths[: len(effects) - 1]), (4, True)):
+        place = tmp_path / f"{number}-{clients_die}"
+        found, _ = asyncio.run(crash_and_recover(config, template, place, cast, number, clients_die))
+        assert found == digest, effects[number - 1]
 
 
 def test_members_have_the_whole_model_that_they_chose_also_what_is_not_trained(tmp_path: Path) -> None:

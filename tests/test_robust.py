@@ -17,6 +17,7 @@ from server.aggregation.aggregator import Aggregator
 from server.aggregation.bound import bounded
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.strategy import AggregationStrategy as Strategy
+from server.core.effects import Combine
 from server.storage.models import MemoryModels, ModelFiles
 
 ROBUST = {"median": Median(), "trimmed_mean": TrimmedMean(0.3), "multi_krum": MultiKrum(0.3)}
@@ -33,7 +34,7 @@ def combine(method, deltas, base=None, weights=None):
     for number, delta in enumerate(deltas):
         aggregator.fold(f"order-{number}", encoded(delta), {"shared": weights[number] if weights else 1}, {})
     base = np.zeros_like(deltas[0]) if base is None else base
-    return aggregator.combine({"shared": base}, {"shared": sum(weights or [1] * len(deltas))}, {})["shared"]
+    return aggregator.combine({"shared": base}, Combine(1, {"shared": sum(weights or [1] * len(deltas))}))["shared"]
 
 
 def vectors(*rows):
@@ -77,7 +78,7 @@ class TestRobust:
             aggregator = Aggregator(Strategy(rule))
             for number in order:
                 aggregator.fold(f"order-{number}", encoded(deltas[number]), {"shared": 1}, {})
-            found.add(aggregator.combine({"shared": base}, {"shared": 7}, {})["shared"].tobytes())
+            found.add(aggregator.combine({"shared": base}, Combine(1, {"shared": 7}))["shared"].tobytes())
         assert len(found) == 1
 
     def test_one_wild_client_does_not_move_them_but_does_move_the_mean(self):
@@ -110,7 +111,7 @@ class TestRobust:
         for value in (3.0, 5.0):
             aggregator.fold("o", encoded(np.array([value], np.float32)), {"shared": 1}, {})
             assert [path.name for path in tmp_path.iterdir()] == ["shared.updates"]
-            found = aggregator.combine({"shared": np.zeros(1, np.float32)}, {"shared": 1}, {})
+            found = aggregator.combine({"shared": np.zeros(1, np.float32)}, Combine(1, {"shared": 1}))
             assert found["shared"].tolist() == [value] and not list(tmp_path.iterdir())
 
     def test_a_disk_that_does_not_take_an_update_is_named(self, tmp_path: Path):
@@ -157,7 +158,7 @@ class TestOptimizers:
         values = [np.zeros(1, np.float32)]
         for step in steps:
             aggregator.fold("o", encoded(np.array([step], np.float32)), {"shared": 1}, {})
-            values.append(aggregator.combine({"shared": values[-1]}, {"shared": 1}, {})["shared"])
+            values.append(aggregator.combine({"shared": values[-1]}, Combine(1, {"shared": 1}))["shared"])
         return [float(value[0]) for value in values[1:]]
 
     def test_sgd_is_the_step_times_the_rate(self):

@@ -21,6 +21,7 @@ from server.aggregation.aggregator import Aggregator
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.strategy import AggregationStrategy
 from server.aggregation.streaming import StreamingMean
+from server.core.effects import Combine
 from server.engine.broadcast import Broadcast
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -72,7 +73,7 @@ def test_sums_round_to_the_type_of_the_scope_alone() -> None:
     aggregator = Aggregator(AggregationStrategy(optimizer=FedAvgM(0.5)))
     aggregator.fold("a", update(one), {"task/a": 1}, {})
     aggregator.fold("b", update(two), {"task/a": 3}, {})
-    values = aggregator.combine({"task/a": base}, {"task/a": 4}, {})["task/a"]
+    values = aggregator.combine({"task/a": base}, Combine(1, {"task/a": 4}))["task/a"]
     assert values.dtype == np.float64 and values.tobytes() == (base + (one + 3 * two) / 4).tobytes()
     assert {moment.dtype for moment in aggregator.moments.values()} == {np.dtype(np.float64)}
 

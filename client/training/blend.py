@@ -79,7 +79,7 @@ def posterior_mean(weights: Sequence[float], log_likelihoods: Sequence[float]) -
     return float(np.float32(mean))
 
 
-Losses = Callable[[MultiTaskModel, MultiTaskModel, TaskSet, int, Sequence[float]], list[float]]
+BlendLosses = Callable[[MultiTaskModel, MultiTaskModel, TaskSet, int, Sequence[float]], list[float]]
 """Mean losses of blends on validation rows: of both models, rows, rows per batch, and weights."""
 
 
@@ -112,7 +112,7 @@ def _of_models(
     return [loss(weight) for weight in weights]
 
 
-LOSSES: Mapping[str, Losses] = {"probabilities": _of_outputs, "weights": _of_models}
+LOSSES: Mapping[str, BlendLosses] = {"probabilities": _of_outputs, "weights": _of_models}
 """By the names of `BLENDS`."""
 
 

@@ -16,7 +16,7 @@ from common.models.multitask import MultiTaskModel
 from common.parameters.flat import tensors_of
 from common.tasks import TaskDefinition
 
-Blend = Callable[[MultiTaskModel, MultiTaskModel, TaskDefinition, float], MultiTaskModel]
+MakeBlend = Callable[[MultiTaskModel, MultiTaskModel, TaskDefinition, float], MultiTaskModel]
 """Makes one model of the received one and the isolated one for a task; the two stay as they are."""
 
 
@@ -57,5 +57,5 @@ def interpolated(
     return found
 
 
-BLENDS: Mapping[str, Blend] = {"probabilities": TwoModels, "weights": interpolated}
+BLENDS: Mapping[str, MakeBlend] = {"probabilities": TwoModels, "weights": interpolated}
 """By what `blend.mix` says."""

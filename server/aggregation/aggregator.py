@@ -27,8 +27,8 @@ from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
-from server.core.dual_facts import HeadRows, Relationship
-from server.core.probe_facts import NOT_PROBED, Probed
+from server.core.dual_facts import Relationship
+from server.core.effects import Combine
 from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
 from server.relations.relate import Context, relate, related_templates
@@ -96,23 +96,8 @@ class Aggregator:
         self._updates.add(order_id, measured, weights, by_task)
         self._lengths[order_id] = length_of([delta for _, delta in measured])
 
-    def combine(
-        self,
-        vectors: Mapping[str, Vector],
-        totals: Mapping[str, int],
-        by_task: ByTask,
-        trends: Trends = (),
-        version: int = 0,
-        before: Mapping[str, str] = MappingProxyType({}),
-        heads: Mapping[str, HeadRows] = MappingProxyType({}),
-        stretches: Mapping[str, Sequence[StretchTotal]] = MappingProxyType({}),
-        probed: Probed = NOT_PROBED,
-    ) -> dict[str, Vector]:
-        """New values of the scopes in `totals` on top of `vectors`; see `core.effects.StoreVersion`.
-
-        `before` is what the relation said to remember of each template, for the version to be made; `heads` are made of
-        their supports, and members may have trained from candidates. In a scope of `stretches` the mean of each is over
-        the updates of those who read it. Afterwards nothing is folded any more.
+    def combine(self, vectors: Mapping[str, Vector], asked: Combine) -> dict[str, Vector]:
+        """New values of the scopes in `asked.totals` on top of `vectors`; afterwards nothing is folded any more.
 
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
@@ -123,88 +108,72 @@ class Aggregator:
             log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
-                fresh = self._moved(vectors, totals, by_task, trends, stretches, probed.starts)
+                fresh = self._moved(vectors, asked)
                 self._require_finite(fresh)
-                related = self._relate(vectors, fresh, totals, version, before, probed)
-                related |= self._remake(ByTemplate({**vectors, **fresh}), heads, version, before.get(HEADS, ""))
+                related = self._relate(vectors, fresh, asked)
+                related |= self._remake(ByTemplate({**vectors, **fresh}), asked)
                 self._require_finite(related)
-                return fresh | related | self._averaged(vectors, fresh | related, totals, version)
+                return fresh | related | self._averaged(vectors, fresh | related, asked)
         finally:
             self.clear()
 
-    def _moved(
-        self,
-        vectors: Mapping[str, Vector],
-        totals: Mapping[str, int],
-        by_task: ByTask,
-        trends: Trends,
-        stretches: Mapping[str, Sequence[StretchTotal]],
-        starts: Mapping[str, str],
-    ) -> dict[str, Vector]:
+    def _moved(self, vectors: Mapping[str, Vector], asked: Combine) -> dict[str, Vector]:
         """The values of scopes after the round's steps."""
-        fresh = {}
-        for scope, total in totals.items():
+        fresh, starts = {}, asked.probed.starts
+        for scope, total in asked.totals.items():
             if not total:  # a relation alone may move it
                 continue
             first = is_sum(scope) and scope not in vectors
             base = np.zeros_like(vectors[Scope.parse(scope).base]) if first else vectors[starts.get(scope, scope)]
-            parts = stretches.get(scope) or [
-                StretchTotal(Stretch(0, len(base), frozenset(by_task.get(scope, ()))), total)
+            rows = asked.rows.get(scope)
+            parts = asked.stretches.get(scope) or [
+                StretchTotal(Stretch(0, len(base), frozenset(rows or ())), total),
             ]
-            if scope in by_task:
-                pieces = self._weighed(scope, by_task[scope], parts, trends)
+            if rows is not None:
+                pieces = self._weighed(scope, rows, parts, asked.trends)
             else:
                 pieces = [self._whole(scope, part.stretch, part.total or total) for part in parts]
             fresh[scope] = self._move(scope, base, self._updates.report(scope, pieces))
         return fresh
 
-    def _relate(
-        self,
-        vectors: Mapping[str, Vector],
-        fresh: Mapping[str, Vector],
-        totals: Mapping[str, int],
-        version: int,
-        before: Mapping[str, str],
-        probed: Probed,
-    ) -> dict[str, Vector]:
+    def _relate(self, vectors: Mapping[str, Vector], fresh: Mapping[str, Vector], asked: Combine) -> dict[str, Vector]:
         """What the relation makes of members that moved."""
-        relation = self._strategy.relation
+        relation, totals = self._strategy.relation, asked.totals
         related: dict[str, Vector] = {}
         if relation is not None:
-            passed = version / self._strategy.num_rounds
+            passed = asked.version / self._strategy.num_rounds
             whole = isinstance(relation, Relation) and relation.whole_models
             for template in related_templates(totals if whole else fresh):
                 schema, height = self._schemas.get(template), self._heights.get(template, 0.0)
-                context = Context(schema, height, passed, self._strategy.scale, probed)
-                state = before.get(template, "")
-                moved, record = relate(relation, template, vectors, fresh, totals, version, state, context)
+                context = Context(schema, height, passed, self._strategy.scale, asked.probed)
+                state = asked.remembered.get(template, "")
+                moved, record = relate(relation, template, vectors, fresh, totals, asked.version, state, context)
                 related |= moved
                 self.related.append(record)
         return related
 
-    def _remake(
-        self, vectors: Mapping[str, Vector], heads: Mapping[str, HeadRows], version: int, before: str
-    ) -> dict[str, Vector]:
+    def _remake(self, vectors: Mapping[str, Vector], asked: Combine) -> dict[str, Vector]:
         """The heads of a run that solves a dual."""
-        if self._strategy.dual is None or not heads:
+        if self._strategy.dual is None or not asked.heads:
             return {}
-        made = remade(self._strategy.dual, self._schemas, vectors, heads, version, before)
+        before = asked.remembered.get(HEADS, "")
+        made = remade(self._strategy.dual, self._schemas, vectors, asked.heads, asked.version, before)
         self.relationship = made.relationship
         self.related.append(made.record)
         return made.values
 
     def _averaged(
-        self, vectors: Mapping[str, Vector], fresh: Mapping[str, Vector], totals: Mapping[str, int], version: int
+        self, vectors: Mapping[str, Vector], fresh: Mapping[str, Vector], asked: Combine
     ) -> dict[str, Vector]:
         """The averages of versions, which take the place of the last one."""
         average, rounds = self._strategy.average, self._strategy.num_rounds
         if average is None:
             return {}
-        found = averaged({**vectors, **fresh}, self.moments, average.share(version, rounds))
-        if version < rounds:
+        found = averaged({**vectors, **fresh}, self.moments, average.share(asked.version, rounds))
+        if asked.version < rounds:
             return {}
-        log.info("version %d is the average of versions (aggregation.average: %s)", version, average.name)
-        return {scope: values.copy() for scope, values in found.items() if scope in totals}
+        log.info("version %d is the average of versions (aggregation.average: %s)", asked.version, average.name)
+        return {scope: values.copy() for scope, values in found.items() if scope in asked.totals}
 
     def _require_finite(self, values: Mapping[str, Vector]) -> None:
         """Check values and the moments that go with them, block by block."""

@@ -73,14 +73,21 @@ def starts_of(
     run: RunSettings, state: FederationState, round_: OpenRound, scopes: Iterable[ScopeVersion]
 ) -> tuple[ScopeVersion, ...]:
     """The candidates from which an order about these scopes is trained."""
-    relation, past = run.probes, _probe_of(round_)
-    if relation is None or past is None:
+    past = _probe_of(round_)
+    if past is None:
         return ()
-    members = {wanted.scope: Scope.parse(wanted.scope) for wanted in scopes}
-    members = {name: scope for name, scope in members.items() if scope.is_member}
-    scores = _scores(run, state, past, frozenset(members))
+    members = [scope for scope in map(Scope.parse, (wanted.scope for wanted in scopes)) if scope.is_member]
+    return _starts(run, state, members, _scores(run, state, past, frozenset(map(str, members))))
+
+
+def _starts(
+    run: RunSettings, state: FederationState, members: Iterable[Scope], scores: _Scores
+) -> tuple[ScopeVersion, ...]:
+    """The candidates that members with these scores chose."""
+    relation = run.probes
+    assert relation is not None
     found = []
-    for scope in members.values():
+    for scope in members:
         said = scores.get(scope.template, {}).get(scope.owner)
         chosen = relation.chosen(said) if said else None
         found += [_candidate(state, scope, chosen)] if chosen is not None else []
@@ -92,9 +99,11 @@ def probed(run: RunSettings, state: FederationState, round_: OpenRound) -> Probe
     past = _probe_of(round_)
     if past is None:
         return NOT_PROBED
-    scopes = {wanted.scope: wanted for order in round_.orders.values() for wanted in order.scopes}
-    starts = starts_of(run, state, round_, [scopes[name] for name in sorted(scopes)])
-    return Probed({Scope.parse(found.scope).base: found.scope for found in starts}, _scores(run, state, past))
+    names = sorted({wanted.scope for order in round_.orders.values() for wanted in order.scopes})
+    members = [scope for scope in map(Scope.parse, names) if scope.is_member]
+    scores = _scores(run, state, past)
+    starts = _starts(run, state, members, scores)
+    return Probed({Scope.parse(found.scope).base: found.scope for found in starts}, scores)
 
 
 def check_losses(run: RunSettings, state: FederationState, order: OpenOrder, answer: UpdateHeader | Reply) -> None:
@@ -161,12 +170,14 @@ def _parsed(state: str) -> Mapping[str, Any]:
 
 _Sums = list[tuple[int, float, float, float]]
 """Rows, loss, gain and squares, of each client and task."""
+_Scores = dict[str, dict[str, dict[str, CandidateScore]]]
+"""By template, member and candidate."""
 
 
 def _scores(
     run: RunSettings, state: FederationState, past: OpenRound, scopes: Collection[str] | None = None
-) -> dict[str, dict[str, dict[str, CandidateScore]]]:
-    """By template, member and candidate; of members with one of these scopes alone, where some are named."""
+) -> _Scores:
+    """Of all members, or of those with one of these scopes alone."""
     sums: dict[tuple[str, str, str], _Sums] = defaultdict(list)
     for order in _answered(past, scopes):
         assert isinstance(order.content, ProbeLosses)
@@ -175,7 +186,7 @@ def _scores(
             for found in (Scope.parse(wanted.scope) for wanted in candidate):
                 assert found.of is not None
                 sums[found.template, found.of.owner, found.owner] += said
-    scores: dict[str, dict[str, dict[str, CandidateScore]]] = {}
+    scores: _Scores = {}
     for (template, member, name), parts in sums.items():
         scores.setdefault(template, {}).setdefault(member, {})[name] = _score(parts)
     return scores

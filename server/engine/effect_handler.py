@@ -158,11 +158,7 @@ class EffectHandler:
     def _combine(self, asked: Combine, now: float) -> CombineOutcome:
         moments = list(self._aggregator.moments)
         try:
-            self._fresh = self._aggregator.combine(
-                *(self.vectors, asked.totals, asked.rows, asked.trends, asked.version, asked.remembered, asked.heads),
-                stretches=asked.stretches,
-                probed=asked.probed,
-            )
+            self._fresh = self._aggregator.combine(self.vectors, asked)
         except NotFinite as found:  # moments were changed in place; those on disk are what the round started from
             self._aggregator.moments = self._moments(asked.version - 1, moments)
             return VersionSpoiled(now, found.scopes, found.lengths)

@@ -16,6 +16,7 @@ from common.config import Config
 from common.errors import ConfigError, RunFolderError
 from server.runs.run_folder import JOURNAL
 from simulation.comparison.methods import ComparedMethod, choose, known_methods
+from simulation.comparison.options import DEFAULTS, ComparisonOptions
 from simulation.comparison.outcome import Outcome
 from simulation.comparison.progress import RunsProgress
 from simulation.comparison.result import Comparison, MethodOutcomes, put_together
@@ -23,7 +24,6 @@ from simulation.comparison.runs import CarryOut, Rows, is_done, other_run, plan_
 from simulation.comparison.series import MethodRuns, Series
 from simulation.comparison.tables import for_console, markdown
 from simulation.comparison.tuning import grid
-from simulation.comparison.wishes import NO_WISHES, Wishes
 from simulation.population import VirtualClient, population, rows_of, tested_tasks
 
 log = logging.getLogger("fedmtl.compare")
@@ -38,7 +38,7 @@ def compare_methods(
     clients: Sequence[VirtualClient] | None = None,
     rows: Rows | None = None,
     carry_out: CarryOut = asyncio.run,
-    wishes: Wishes = NO_WISHES,
+    options: ComparisonOptions = DEFAULTS,
 ) -> Comparison:
     """Run every method with every seed, unless that is done, and write `comparison.json`, `comparison.md` and pictures.
 
@@ -53,7 +53,7 @@ def compare_methods(
         clients: who takes part; None for those that `config.simulation` describes.
         rows: of every one of `clients` by task; None for those that the configuration names.
         carry_out: runs a simulation to its end.
-        wishes: what to tune, and what else to tell.
+        options: what to tune, and what else to tell.
 
     Raises:
         ConfigError: an unknown method, or one that contradicts the configuration.
@@ -62,9 +62,9 @@ def compare_methods(
     """
     if (folder / JOURNAL).exists():
         raise RunFolderError(f"run_dir: '{folder}' holds a run of its own; choose another --run_dir")
-    methods, settings = choose(config, names), grid(wishes.tune, config)
+    methods, settings = choose(config, names), grid(options.tune, config)
     who = population(config) if clients is None else clients
-    tuned_on = [*(wishes.tune_seeds or seeds[:1])] if len(settings) > 1 else []
+    tuned_on = [*(options.tune_seeds or seeds[:1])] if len(settings) > 1 else []
 
     def planned(chosen: Sequence[ComparedMethod]) -> list[MethodRuns]:
         runs = plan_runs(config, chosen, [*dict.fromkeys([*tuned_on, *seeds])], folder, who, settings)
@@ -74,14 +74,14 @@ def compare_methods(
     plans = planned(methods)
     runs = [run for plan in plans for run in plan.runs]
     require_same(runs)
-    tested = tested_tasks(config) if rows is None and wishes.split == "test" else frozenset[str]()
+    tested = tested_tasks(config) if rows is None and options.split == "test" else frozenset[str]()
     if rows is None and not all(map(is_done, runs)):
         rows_of(config, who, tested)  # before there is a folder: they may be refused
     progress = RunsProgress(console, sum(plan.work_left for plan in plans))
     series = Series(config.definitions(), carry_out, rows, tested, progress)
     plans += _finished_before(config, names, folder, planned, series)
-    wishes.require([plan.method.name for plan in plans], [*config.tasks])
-    found = put_together(config, _outcomes(plans, series, progress), seeds, tested, wishes)
+    options.require([plan.method.name for plan in plans], [*config.tasks])
+    found = put_together(config, _outcomes(plans, series, progress), seeds, tested, options)
     _write(found, folder)
     if console is not None:
         console.print(*for_console(found), sep="\n")

@@ -12,9 +12,9 @@ from server.reporting.values import CosineMatrix, Scores
 from simulation.comparison.bootstrap import DrawnScores, drawn_scores
 from simulation.comparison.figures import Against, Means, Spread, compare, mean_agreement, spread, weighted_mean
 from simulation.comparison.methods import BASELINES, ComparedMethod, extra_epochs
+from simulation.comparison.options import ALL, WEIGHTED, ComparisonOptions
 from simulation.comparison.outcome import Outcome
 from simulation.comparison.tuning import Tuning
-from simulation.comparison.wishes import ALL, WEIGHTED, Wishes
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ class MethodOutcomes:
 
 
 def put_together(
-    config: Config, found: Sequence[MethodOutcomes], seeds: Sequence[int], tested: Collection[str], wishes: Wishes
+    config: Config,
+    found: Sequence[MethodOutcomes],
+    seeds: Sequence[int],
+    tested: Collection[str],
+    options: ComparisonOptions,
 ) -> Comparison:
     """The comparison of methods.
 
@@ -107,8 +111,8 @@ def put_together(
     definitions = config.definitions()
     first = found[0].outcomes[0]
     names = [each.method.name for each in found]
-    baselines = tuple(wishes.baselines or (name for name in BASELINES if name in names))
-    means = _means(definitions, wishes)
+    baselines = tuple(options.baselines or (name for name in BASELINES if name in names))
+    means = _means(definitions, options)
     drawn = drawn_scores(definitions, {each.method.name: each.outcomes for each in found}) if baselines else {}
     facts = {
         t.name: TaskFacts(
@@ -137,13 +141,13 @@ def put_together(
     )
 
 
-def _means(tasks: Sequence[TaskDefinition], wishes: Wishes) -> Means:
+def _means(tasks: Sequence[TaskDefinition], options: ComparisonOptions) -> Means:
     """That over all main tasks, that by their weights where these differ, and those that were asked for."""
     main = [task for task in tasks if not task.auxiliary] or list(tasks)
     found = {ALL: {task.name: 1.0 for task in main}}
     if len({task.weight for task in main}) > 1:
         found[WEIGHTED] = {task.name: task.weight for task in main}
-    return found | {name: dict.fromkeys(chosen, 1.0) for name, chosen in wishes.means.items()}
+    return found | {name: dict.fromkeys(chosen, 1.0) for name, chosen in options.means.items()}
 
 
 def _result(

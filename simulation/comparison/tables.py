@@ -11,8 +11,8 @@ from rich.text import Text
 from simulation.comparison.bootstrap import DRAWS, Interval
 from simulation.comparison.figures import LEAST_BASE, MARGIN, Against, Spread
 from simulation.comparison.methods import BASELINES
+from simulation.comparison.options import ALL, WEIGHTED
 from simulation.comparison.result import Comparison, MethodResult
-from simulation.comparison.wishes import ALL, WEIGHTED
 
 WORSE = "▼"
 MOST_CLIENT_ROWS = 200

@@ -13,8 +13,8 @@ ALL, WEIGHTED = "all", "weighted"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """All are optional."""
+class ComparisonOptions:
+    """What to tune, what gains are against, and which means to tell; all are optional."""
 
     tune: Mapping[str, Sequence[object]] = field(default_factory=dict)
     """Keys of the configuration and their values, of which every method gets those that suit it best."""
@@ -52,4 +52,4 @@ class Wishes:
             raise ConfigError(*problems)
 
 
-NO_WISHES = Wishes()
+DEFAULTS = ComparisonOptions()
