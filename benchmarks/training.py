@@ -30,7 +30,8 @@ from benchmarks.spread import Spread
 from client.app import load_data
 from client.data.examples import prepare
 from client.training.compact import compact_vocabulary
-from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step, train
+from client.training.loop import TaskSet, epoch_steps, take_step, train
+from client.training.optimizer import new_optimizer
 from common.config import Config, load_config
 from common.config.model_section import ModelSection
 from common.inputs.texts import TextBatch
@@ -80,7 +81,9 @@ def configuration(options: argparse.Namespace) -> Config:
     vocabulary = options.data_dir / "bert_vocab" / "vocab.txt" if options.data_dir else Path()
     words = [f"model.tokenizer='{vocabulary.resolve()}'"] if vocabulary.is_file() else []
     sizes = [f"tasks.sst2.train_samples={options.rows}", "tasks.sst2.val_samples=50"]
-    return load_config(None, [*sizes, *data, *words, "model.weights=random", f"training.local_epochs={options.epochs}"])
+    rates = (f"training.{key}=2e-4" for key in ("learning_rate", "head_learning_rate"))  # the plain loops have one
+    trained = ["model.weights=random", f"training.local_epochs={options.epochs}", *rates]
+    return load_config(None, [*sizes, *data, *words, *trained])
 
 
 @cache

@@ -31,6 +31,7 @@ from benchmarks.sheet import Sheet, ratio
 from benchmarks.spread import Spread
 from client.app import load_data
 from common.config import Config, load_config
+from common.config.training_section import TrainingSection
 from common.models.vocabulary import build_vocabulary
 
 TASKS = ("sst2", "qqp", "stsb")
@@ -180,6 +181,7 @@ def write_job(options: argparse.Namespace, job: Path) -> list[str]:
         f"data.dir='{options.data_dir.resolve()}'",
         f"model.tokenizer='{job / 'vocab.txt'}'",
         "model.weights=random",
+        f"training.head_learning_rate={TrainingSection().learning_rate}",  # Flower's clients train with one rate
         f"training.num_rounds={options.job_rounds}",
         f"training.local_epochs={options.epochs}",
         f"federation.min_clients={len(TASKS)}",

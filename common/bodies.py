@@ -22,6 +22,8 @@ class TrainingSettings:
     local_epochs: int
     batch_size: int
     learning_rate: float
+    head_learning_rate: float
+    """Of heads that start from nothing."""
     weight_decay: float
     max_grad_norm: float
     eval_batch_size: int

@@ -15,7 +15,7 @@ from server.core.step import step
 
 TASKS = tuple(KNOWN_TASKS[name] for name in ("sst2", "qqp"))
 SCHEMAS = {"shared": ("s" * 64, 400), "task/sst2": ("a" * 64, 40), "task/qqp": ("b" * 64, 40)}
-SETTINGS = TrainingSettings(1, 8, 1e-3, 0.0, 1.0, 32)
+SETTINGS = TrainingSettings(1, 8, 1e-3, 1e-3, 0.0, 1.0, 32)
 RULES = RunSettings("run", 7, TASKS, SCHEMAS, num_rounds=2, training=SETTINGS)
 SCORES = {
     "sst2": TaskStatistics(10, 5.0, 7, (4, 5, 6, 3, 5, 4)),

@@ -54,7 +54,7 @@ HEADER = UpdateHeader(
     (),
     2.5,
 )
-ORDER = Order("order-1", 2, 4, (SHARED,), 60.0, Train(TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8), seed=9))
+ORDER = Order("order-1", 2, 4, (SHARED,), 60.0, Train(TrainingSettings(1, 8, 0.1, 0.2, 0.0, 1.0, 8), seed=9))
 JOIN = JoinRequest("clinic-a", (TASK,), (("sst2", 10),), Capabilities(("dense-float32",)))
 NOBODY = Session("run-1", "clinic-a", "none")
 

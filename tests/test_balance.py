@@ -209,7 +209,7 @@ def test_with_one_task_every_row_is_plain_training_bit_for_bit(rule: str) -> Non
 @pytest.mark.parametrize("rule", ROWS)
 def test_compact_tables_change_little_or_nothing(rule: str) -> None:
     """Rows that look at losses alone change no bit; inner products add fewer zeros, in another order."""
-    chosen = replace(SETTINGS, learning_rate=1e-3, balance=choose(rule))
+    chosen = replace(SETTINGS, learning_rate=1e-3, head_learning_rate=1e-3, balance=choose(rule))
     exact = rule in ("uncertainty", "famo")
     assert same(work_on(chosen), work_on(chosen, compact=True), 0.0 if exact else 1e-4)
 

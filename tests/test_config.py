@@ -87,7 +87,7 @@ class TestForms:
 
     def test_training_settings(self, load: Load) -> None:
         settings = load(f"{ONE_TASK}training: {{local_epochs: 0, max_grad_norm: 0}}").training.settings()
-        assert settings == TrainingSettings(0, 16, 2e-4, 0.0, 0.0, 128)
+        assert settings == TrainingSettings(0, 16, 2e-4, 3e-3, 0.0, 0.0, 128)
 
 
 class TestAllAtOnce:

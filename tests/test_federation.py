@@ -32,7 +32,8 @@ def reference_fedavg(config, clients):
             rows = make_client(config, client, names, partition).data
             sets = {n: prepare(rows[n].train, tasks[n], server.architecture, reader) for n in names}
             local = copy.deepcopy(server.model).train()
-            optimizer = torch.optim.AdamW(local.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+            groups = [{"params": local.encoder.parameters()}, {"params": local.heads.parameters(), "lr": 3e-3}]
+            optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0, fused=True)
             seed = derive_seed(config.run.seed, number, client, "training")
             for epoch in range(settings.local_epochs):
                 batches = {

@@ -13,7 +13,8 @@ from torch import nn
 
 from client.app import load_data
 from client.training.compact import compact_vocabulary
-from client.training.loop import TaskSet, new_optimizer, train
+from client.training.loop import TaskSet, train
+from client.training.optimizer import new_optimizer
 from common.bodies import ScopeVersion, Train
 from common.config import load_config, notes
 from common.errors import ConfigError, WireError
@@ -25,7 +26,7 @@ from tests.federations import array_config, digest_of, federate, make_model, sma
 from tests.training_cases import SETTINGS, make_sets, no_progress, values_of
 from tests.training_cases import make_model as small_model
 
-SGD = replace(SETTINGS, optimizer=SGDOptimizer(), learning_rate=0.3)
+SGD = replace(SETTINGS, optimizer=SGDOptimizer(), learning_rate=0.3, head_learning_rate=0.3)
 FULL = replace(SGD, local_epochs=1, batch_size=100, weight_decay=0.0)
 
 
@@ -34,7 +35,7 @@ def test_momentum_by_hand() -> None:
 
     The row without a gradient stays, and weight decay pulls on matrices only: 0.5 x 0.1 x 8 = 0.4 more in step 1.
     """
-    settings = replace(SGD, learning_rate=0.5, optimizer=SGDOptimizer(0.5), weight_decay=0.0)
+    settings = replace(SGD, learning_rate=0.5, head_learning_rate=0.5, optimizer=SGDOptimizer(0.5), weight_decay=0.0)
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, 8.0)
     nn.init.constant_(model.bias, 8.0)
@@ -115,7 +116,10 @@ def test_fedsgd_of_clients_that_share_a_task_is_one_step_on_their_pooled_rows(tm
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_compact_vocabulary_is_exact_for_sgd(momentum: float) -> None:
     """A row without a gradient has no momentum either, so that it stays."""
-    settings, found = replace(SGD, optimizer=SGDOptimizer(momentum), learning_rate=0.03, local_epochs=3), []
+    settings, found = (
+        replace(SGD, optimizer=SGDOptimizer(momentum), learning_rate=0.03, head_learning_rate=0.03, local_epochs=3),
+        [],
+    )
     for compact in (False, True):
         model, sets = small_model(), make_sets(0)
         if compact:

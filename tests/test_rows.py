@@ -160,7 +160,9 @@ def test_what_a_configuration_may_say_of_a_relation_can_travel() -> None:
         assert strongest.largest_mu(MAX_CLIENTS) <= LARGEST_MU, row
     plan = "sharing.plan=soft"
     line = refused(plan, "relation={name: graph, strength: 1e6}")
-    assert line.startswith("relation.strength: 2e+06 times learning_rate 0.0002 is above 1 and would overshoot; write")
+    assert line.startswith(
+        "relation.strength: 2e+06 times head_learning_rate 0.003 is above 1 and would overshoot; write"
+    )
     load_config(
         None,
         ["tasks={sst2: {}, qqp: {}}", plan, "relation={name: graph, strength: 1e6}", "training.proximal_step=proximal"],

@@ -111,7 +111,7 @@ HEADER = UpdateHeader(
 )
 TASK = TaskDefinition("sst2", TASK_KINDS["classification"], ("no", "yes"), False, ("accuracy",))
 JOIN = JoinRequest("clinic.a", (TASK,), (("sst2", 7),))
-TRAINING = TrainingSettings(1, 8, 0.1, 0.0, 1.0, 8)
+TRAINING = TrainingSettings(1, 8, 0.1, 0.2, 0.0, 1.0, 8)
 ORDER = Order("o1", 1, 1, (ScopeVersion("shared", 1),), 60.0, Train(TRAINING, seed=5))
 
 

@@ -55,7 +55,13 @@ CONFIGS = {
     "llama": {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **LAYER},
 }
 SETTINGS = TrainingSettings(
-    local_epochs=2, batch_size=4, learning_rate=1e-2, weight_decay=0.01, max_grad_norm=0.0, eval_batch_size=8
+    local_epochs=2,
+    batch_size=4,
+    learning_rate=1e-2,
+    head_learning_rate=1e-2,
+    weight_decay=0.01,
+    max_grad_norm=0.0,
+    eval_batch_size=8,
 )
 CLIPPED = replace(SETTINGS, max_grad_norm=0.1)
 

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.training.loop import TaskSet, takes_decay
+from client.training.loop import TaskSet
+from client.training.optimizer import takes_decay
 from common.models.encoder import reads_causally
 from common.models.multitask import MultiTaskModel
 from common.orders import Order

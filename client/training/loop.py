@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from client.data.batching import epoch_batches, interleave
 from client.data.examples import PreparedExamples
 from client.training.balance import PLAIN_BALANCE, Balance, balance_of
+from client.training.optimizer import new_optimizer
 from client.training.step import PLAIN_STEP, StepOptions, looked_ahead
 from common.bodies import TrainingSettings
 from common.errors import FedMTLError
-from common.methods.local_optimizers import SGDOptimizer
 from common.models.multitask import MultiTaskModel, draws_in_training
 from common.models.randomness import borrowed_generator
-from common.parameters.plan import is_embedding
 from common.seeds import derive_seed
 from common.standardising import InputScale
 from common.targets import OWN_UNITS, TargetUnits
@@ -206,28 +205,3 @@ class _Losses:
     def means(self, epochs: int) -> dict[str, float]:
         """Mean loss per task over all rows of all epochs; empty without any epoch."""
         return {n: total / (epochs * self._rows[n]) for n, total in self._totals.items()} if epochs else {}
-
-
-def new_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), or SGD with the momentum m = momentum m + gradient; step rate x m.
-
-    Weight decay is only on matrices of layers, neither on embeddings nor on biases and norms. With AdamW it shrinks
-    them by rate x decay per step; with SGD it joins the gradient, which is the same as long as there is no momentum.
-    """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if takes_decay(name, parameter) else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
-    if isinstance(settings.optimizer, SGDOptimizer):
-        return torch.optim.SGD(used, lr=settings.learning_rate, momentum=settings.optimizer.momentum, fused=True)
-    return torch.optim.AdamW(used, lr=settings.learning_rate, fused=True)
-
-
-def takes_decay(name: str, parameter: Tensor) -> bool:
-    """Whether `training.weight_decay` pulls on a parameter of the model."""
-    return parameter.dim() > 1 and "embedding" not in name and not is_embedding(name)

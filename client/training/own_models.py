@@ -75,11 +75,10 @@ def pulled(procedure: Procedure, work: Work, state: ClientState, chosen: PulledM
 
     It goes on from where it stood after the order before.
     """
-    step, rate = work.settings.proximal_step, work.settings.learning_rate
     anchors = {name: value for name, value in work.own.received_parameters().items() if name in work.travelling}
 
     def options(model: MultiTaskModel) -> StepOptions:
-        return StepOptions(proximal_to(model, anchors, chosen.mu, step, rate))
+        return StepOptions(proximal_to(model, anchors, chosen.mu, work.settings))
 
     trained = procedure(work.part(0, 2), state)
     return _beside(work.part(1, 2), state, trained, lambda own: own.train(options, whole=True), _score_begun)

@@ -10,7 +10,8 @@ from statistics import median
 
 import torch
 
-from client.training.loop import TaskSet, epoch_steps, new_optimizer, take_step
+from client.training.loop import TaskSet, epoch_steps, take_step
+from client.training.optimizer import new_optimizer
 from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
 from common.models.randomness import borrowed_generator

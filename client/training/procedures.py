@@ -29,9 +29,8 @@ def plain(work: Work, state: ClientState, chosen: LocalProcedure) -> Trained:
 
 def proximal(work: Work, state: ClientState, chosen: FedProx) -> Trained:
     """FedProx (Li et al., MLSys 2020): the loss plus (mu/2) ||w - w_received||^2 over what travels."""
-    step, rate = work.settings.proximal_step, work.settings.learning_rate
     return Trained(
-        work.train(lambda model: StepOptions(proximal_to_here(model, work.travelling, chosen.mu, step, rate)))
+        work.train(lambda model: StepOptions(proximal_to_here(model, work.travelling, chosen.mu, work.settings)))
     )
 
 

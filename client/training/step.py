@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from client.training.balance import PLAIN_BALANCE, Balance
+from client.training.optimizer import rates_of
+from common.bodies import TrainingSettings
 from common.methods.procedures import ProximalStep
 
 
@@ -109,7 +112,7 @@ PLAIN_STEP = StepOptions()
 
 
 def proximal_to_here(
-    model: nn.Module, names: frozenset[str], mu: float, step: ProximalStep, rate: float
+    model: nn.Module, names: frozenset[str], mu: float, settings: TrainingSettings
 ) -> tuple[ProximalStepTerm, ...]:
     """A proximal term of the named parameters and the values that they have now; empty where it would be none."""
     anchors = {
@@ -117,16 +120,19 @@ def proximal_to_here(
         for name, value in model.named_parameters()
         if name in names and value.requires_grad and mu
     }
-    return proximal_to(model, anchors, mu, step, rate)
+    return proximal_to(model, anchors, mu, settings)
 
 
 def proximal_to(
-    model: nn.Module, anchors: Mapping[str, Tensor], mu: float, step: ProximalStep, rate: float
+    model: nn.Module, anchors: Mapping[str, Tensor], mu: float, settings: TrainingSettings
 ) -> tuple[ProximalStepTerm, ...]:
-    """A proximal term of parameters and anchors by name, frozen ones left out; empty where it would be none."""
-    named = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
-    pairs = [(value, anchors[name]) for name, value in named if name in anchors]
-    return (ProximalStepTerm(pairs, mu, step, rate),) if pairs and mu else ()
+    """A proximal term of parameters and anchors by name for each learning rate, frozen ones left out."""
+    pairs: dict[float, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    rates = rates_of(model, settings)
+    for name, value in model.named_parameters():
+        if value.requires_grad and name in anchors and mu:
+            pairs[rates[name]].append((value, anchors[name]))
+    return tuple(ProximalStepTerm(found, mu, settings.proximal_step, rate) for rate, found in pairs.items())
 
 
 @contextmanager

@@ -71,13 +71,14 @@ class Work:
         sets = self.examples.whole if vocabulary is None else self.examples.compact
         if not sets:
             return {}
-        step, rate = self.settings.proximal_step, self.settings.learning_rate
         with (
             vocabulary.in_place() if vocabulary is not None else nullcontext(),
             self.in_precision(self.model, sets, self.settings),
         ):
             asked_for = (
-                term for anchors, mu in self.proximal_terms for term in proximal_to(self.model, anchors, mu, step, rate)
+                term
+                for anchors, mu in self.proximal_terms
+                for term in proximal_to(self.model, anchors, mu, self.settings)
             )
             chosen = options(self.model)
             chosen = replace(chosen, terms=(*chosen.terms, *asked_for))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from operator import itemgetter
 from typing import Literal, TypeVar
 
 from common.config import averaging_checks, data_checks, dual_checks, group_checks, keep_section, size_checks
@@ -138,6 +139,9 @@ def _controls(config: Config) -> list[str]:
     contradictions = {
         "training.optimizer: must be sgd without momentum, so that steps tell the gradients; write "
         "training.optimizer: sgd": training.optimizer != SGDOptimizer(),
+        "training.head_learning_rate: steps of one rate tell the gradients; remove it": (
+            training.head_learning_rate not in (None, training.learning_rate)
+        ),
         "training.max_grad_norm: shortens gradients that variates are made of; write 0": training.max_grad_norm > 0,
         "training.proximal_step: proximal steps hide the gradients; write gradient": (
             training.proximal_step == "proximal"
@@ -179,9 +183,11 @@ def _proximal_step(config: Config) -> list[str]:
         relations = _names(RELATIONS, lambda row: row.has_anchors)
         remedy = f"only {readers} or relation {relations} reads it; write one of them, or remove it"
         return [] if strengths else [f"training.proximal_step: {remedy}"]
-    rate = training.learning_rate
+    name, rate = max(
+        ("learning_rate", training.learning_rate), ("head_learning_rate", training.rate_of_heads()), key=itemgetter(1)
+    )
     return [
-        f"{key}: {mu:g} times learning_rate {rate:g} is above 1 and would overshoot; "
+        f"{key}: {mu:g} times {name} {rate:g} is above 1 and would overshoot; "
         "write training.proximal_step: proximal, or a smaller one"
         for key, mu in strengths.items()
         if mu * rate > 1

@@ -17,6 +17,9 @@ from common.methods.own_models import FineTunedModel, NoOwnModel, OwnModelRow
 from common.methods.procedures import PROCEDURES, LocalProcedure, PlainProcedure, ProximalStep
 from common.methods.schedules import SCHEDULES, ConstantSchedule, Schedule
 
+BLANK_HEAD_RATE = 3e-3
+"""The least rate of heads that start from nothing, for optimizers whose steps are as long as the rate."""
+
 
 class TrainingSection(Section):
     """Rounds, and what a client does in one; `local_epochs` 0 gives zero deltas, `max_grad_norm` 0 is off."""
@@ -31,8 +34,10 @@ class TrainingSection(Section):
     """passes over a client's rows per round; 0: score only, return zero deltas"""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """of the clients; for small models; large pretrained ones want 2e-5 to 1e-4"""
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """of heads that start from nothing; null: with adamw 3e-3 if learning_rate is lower, else learning_rate"""
     schedule: Annotated[Schedule, Chosen(SCHEDULES)] = ConstantSchedule()
-    """of that rate over the rounds"""
+    """of these rates over the rounds"""
     batch_size: Count = 16
     """rows per training step"""
     eval_batch_size: Count = 128
@@ -58,6 +63,16 @@ class TrainingSection(Section):
     balance: Annotated[LocalBalance, Chosen(BALANCES)] = PlainBalance()
     """how tasks of one client that meet in a step agree on it: docs/methods.md"""
 
+    def rate_of_heads(self) -> float:
+        """The rate of heads that start from nothing.
+
+        Those that are learned slowly send the encoder gradients by which it forgets what it was pretrained for, before
+        they tell anything (Kumar et al., ICLR 2022).
+        """
+        if self.head_learning_rate is not None:
+            return self.head_learning_rate
+        return max(self.learning_rate, BLANK_HEAD_RATE) if self.optimizer.steps_by_rate else self.learning_rate
+
     def own_models(self) -> dict[str, OwnModelRow]:
         """The clients' own models that are asked for, by key; `common.config.checks` allows one."""
         found = {"training.procedure": self.procedure.parts()[1]}
@@ -71,6 +86,7 @@ class TrainingSection(Section):
             local_epochs=self.local_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            head_learning_rate=self.rate_of_heads(),
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
             eval_batch_size=self.eval_batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from common.methods.choice import Bounds, Row, table
 
@@ -11,12 +11,16 @@ from common.methods.choice import Bounds, Row, table
 class LocalOptimizer(Row):
     """Base of the rows."""
 
+    steps_by_rate: ClassVar[bool] = False
+    """Whether each number moves by about the rate, however small its gradient is."""
+
 
 @dataclass(frozen=True)
 class AdamWOptimizer(LocalOptimizer):
     """AdamW (Loshchilov and Hutter 2019): steps divided by the size of the gradient; starts fresh in every round."""
 
     name = "adamw"
+    steps_by_rate = True
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ class Head(nn.Module):
     form = "text"
     """How an export calls it."""
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it starts from values that say nothing, so that `training.head_learning_rate` is its rate."""
+        return True
+
     @abstractmethod
     def read(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Outputs (rows, outputs) for a batch."""
@@ -82,6 +87,11 @@ class SiameseHead(LinearHead):
         features = torch.cat([first, second, (first - second).abs(), first * second, cosine], dim=-1)
         return super().forward(features)
 
+    @property
+    def is_blank(self) -> bool:
+        """See `Head`; a cosine says much."""
+        return not self.cosine_start
+
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
         """As in `LinearHead`, or as `cosine_start` * (cosine(u, v) - 1/2) where that is above 0."""
@@ -106,6 +116,11 @@ class TiedHead(Head):
     """Words by the encoder's own word embeddings, so that a head adds little (Press and Wolf 2017)."""
 
     form = WORDS
+
+    @property
+    def is_blank(self) -> bool:
+        """See `Head`; the word embeddings say much."""
+        return False
 
     def read(self, encoder: Encoder, batch: Batch) -> Tensor:
         """See `forward`: a row of outputs for each token that the batch asks for."""

@@ -121,8 +121,13 @@ class RunSettings:
 
     def training_in(self, number: int) -> TrainingSettings:
         """The settings of a round to train."""
-        rate = self.training.learning_rate * self.schedule.rate.share(number, self.num_rounds)
-        return replace(self.training, learning_rate=rate, frozen=self.schedule.frozen_in(number))
+        share, settings = self.schedule.rate.share(number, self.num_rounds), self.training
+        return replace(
+            settings,
+            learning_rate=settings.learning_rate * share,
+            head_learning_rate=settings.head_learning_rate * share,
+            frozen=self.schedule.frozen_in(number),
+        )
 
     def scopes_of(self, client: ClientRecord, tasks: tuple[str, ...]) -> tuple[str, ...]:
         """The scopes that a client exchanges when it works on some of its tasks."""

@@ -426,7 +426,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "own_model")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "own_model", "head_learning_rate")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +439,7 @@ class TrainingSettings(_message.Message):
     PROXIMAL_STEP_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     OWN_MODEL_FIELD_NUMBER: _ClassVar[int]
+    HEAD_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -451,7 +452,8 @@ class TrainingSettings(_message.Message):
     proximal_step: str
     frozen: str
     own_model: Choice
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+    head_learning_rate: float
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ..., head_learning_rate: _Optional[float] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("name", "parameters")
