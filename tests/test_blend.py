@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from math import exp, log
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from client.training.blend import LOSSES, WEIGHTS, posterior_mean
-from client.training.evaluation import evaluate
+from client.training.blend import LOSSES, WEIGHTS, chosen_blend, posterior_mean
 from client.training.loop import TaskSet
 from common.methods.own_models import MIXES
 from common.models.blended import BLENDS
@@ -130,6 +132,27 @@ def test_errors_of_a_regression_count_by_their_ratio():
 def test_losses_are_those_of_the_model_with_that_weight(mix):
     received, isolated, item = pair()
     found = LOSSES[mix](received, isolated, item, 3, WEIGHTS)
+    batch = item.validation.batch(np.arange(len(item.validation)))
     for weight, loss in zip(WEIGHTS, found, strict=True):
-        scores = evaluate(BLENDS[mix](received, isolated, item.task, weight), item.task, item.validation, 3)
-        assert loss == pytest.approx(scores.loss_sum / scores.examples, rel=1e-6)
+        outputs = said(BLENDS[mix](received, isolated, item.task, weight).eval(), item)
+        losses = [functional.cross_entropy(outputs / t, batch.labels).item() for t in item.task.type.temperatures]
+        assert loss == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_a_model_that_is_only_surer_has_no_less_weight():
+    """Both say the same, one four times as loudly; labels agree with 6 of 7 answers, so both are too loud.
+
+    Untempered the quiet one would have all the weight.
+    """
+    received, _, item = pair()
+    loud = deepcopy(received)
+    with torch.no_grad():
+        for model, factor in ((received, 960.0), (loud, 3840.0)):
+            for parameter in model.heads[item.task.name].parameters():
+                parameter.mul_(factor)
+    answers = said(received, item).argmax(dim=1).numpy()
+    labels = np.where(np.arange(len(answers)) == 3, 1 - answers, answers)
+    item = replace(item, validation=replace(item.validation, labels=labels))
+    quiet, louder = (LOSSES["probabilities"](received, loud, item, 3, (w,))[0] for w in (1.0, 0.0))
+    assert louder == pytest.approx(quiet, rel=0.01)  # the louder one would need a temperature between two of them
+    assert chosen_blend("probabilities", received, loud, item, 3).weight == pytest.approx(0.5, abs=0.05)

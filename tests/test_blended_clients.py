@@ -29,6 +29,7 @@ from common.models.trained import TrainedTask
 from common.parameters.flat import tensors_of
 from common.parameters.plan import block_of
 from common.targets import TargetUnits
+from common.tasks.kind import TEMPERATURES
 from server.engine.coordinator import Coordinator
 from server.reporting.page import page_of
 from server.reporting.report import guard_reports
@@ -108,7 +109,7 @@ def test_a_client_answers_as_it_was_scored(mixed, client, task, tmp_path, capsys
         else:
             shares = np.stack([said[f"predicted_p_{name}"] for name in definition.labels], axis=1)
             np.testing.assert_allclose(shares, expected, atol=1e-5)
-            assert scored.loss_sum == pytest.approx(-likelihood(task, shares, labels, units), rel=1e-5)
+            assert scored.loss_sum == pytest.approx(-likelihood(task, shares, labels, units, (1.0,)), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["a", "n"])
@@ -136,12 +137,18 @@ def predictions(task: str, outputs: np.ndarray) -> np.ndarray:
     return SAYS[{"a": "softmax", "n": "number", "s": "sigmoid"}[task]](outputs)
 
 
-def likelihood(task: str, said: np.ndarray, labels: np.ndarray, units: TargetUnits) -> float:
-    """The log-likelihood of the rows, written out."""
-    if task == "a":
-        return float(np.log(said[np.arange(len(labels)), labels.astype(int)]).sum())
-    if task == "s":
-        return float((labels * np.log(said) + (1 - labels) * np.log(1 - said)).mean(axis=1).sum())
+def likelihood(
+    task: str, said: np.ndarray, labels: np.ndarray, units: TargetUnits, temperatures: tuple[float, ...] = TEMPERATURES
+) -> float:
+    """The log-likelihood of the rows, written out: at the best temperature T, p^(1/T) / (p^(1/T) + (1 - p)^(1/T))."""
+    if task != "n":
+        two = (
+            np.take_along_axis(said, labels.astype(int)[:, None], 1)
+            if task == "a"
+            else np.where(labels, said, 1 - said)
+        )
+        powers = ((two ** (1 / t), (1 - two) ** (1 / t)) for t in temperatures)
+        return max(float(np.log(right / (right + wrong)).mean(axis=1).sum()) for right, wrong in powers)
     squares = ((said[:, 0] - (labels - units.mean) / units.scale) ** 2).sum()
     return -(len(labels) + 1) / 2 * log(1 + squares)
 

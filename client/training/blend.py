@@ -59,7 +59,12 @@ def chosen_blend(
     batch_size: int,
     weights: Sequence[float] = WEIGHTS,
 ) -> Blend:
-    """The blend for a task by the likelihood of its validation rows under each weight; see `posterior_mean`."""
+    """The blend for a task by the likelihood of its validation rows under each weight; see `posterior_mean`.
+
+    Each weight counts with the best of the kind's temperatures (Guo et al. 2017): models that fit few rows by heart are
+    surer than they should be, the isolated one most of all, and untempered the less sure model would win, whichever is
+    right more often.
+    """
     losses = LOSSES[mix](received, isolated, item, batch_size, weights)
     kind, rows = item.task.type, len(item.validation)
     return Blend(mix, posterior_mean(weights, [kind.log_likelihood(loss, rows) for loss in losses]))
@@ -80,7 +85,8 @@ def posterior_mean(weights: Sequence[float], log_likelihoods: Sequence[float]) -
 
 
 BlendLosses = Callable[[MultiTaskModel, MultiTaskModel, TaskSet, int, Sequence[float]], list[float]]
-"""Mean losses of blends on validation rows: of both models, rows, rows per batch, and weights."""
+"""Mean losses of blends on validation rows: of both models, rows, rows per batch, and weights. Each at the temperature
+that suits the blend best."""
 
 
 def _of_outputs(
@@ -119,12 +125,16 @@ LOSSES: Mapping[str, BlendLosses] = {"probabilities": _of_outputs, "weights": _o
 def _mean_losses(
     said: Callable[[Batch], Sequence[Tensor]], item: TaskSet, batch_size: int, blends: int, device: torch.device
 ) -> list[float]:
-    """Mean losses of several outputs for each batch of validation rows; 0 without rows."""
-    sums, count = torch.zeros(blends, dtype=torch.float64, device=device), 0
+    """Mean losses of several outputs for each batch of validation rows, at the best temperature; 0 without rows."""
+    kind = item.task.type
+    sums, count = torch.zeros(blends, len(kind.temperatures), dtype=torch.float64, device=device), 0
     with torch.inference_mode():
         for places in length_batches(item.validation.lengths, batch_size):
             batch = item.validation.batch(places).to(device)
             assert batch.labels is not None
-            found = [item.task.type.loss(o, batch.labels, "none", item.units).double() for o in said(batch)]
-            sums, count = sums + torch.stack([losses.sum() for losses in found]), count + len(found[0])
-    return (sums / max(count, 1)).tolist()
+            for blend, outputs in enumerate(said(batch)):
+                for place, temperature in enumerate(kind.temperatures):
+                    losses = kind.loss(outputs / temperature, batch.labels, "none", item.units)
+                    sums[blend, place] += losses.double().sum()
+            count += len(losses)
+    return (sums.min(dim=1).values / max(count, 1)).tolist()

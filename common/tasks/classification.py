@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from common.statistics import TaskStatistics, mean_of, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import TaskDefinition
-from common.tasks.kind import Float64, Label, Labels, LinearTargets, Reduction, TaskKind
+from common.tasks.kind import TEMPERATURES, Float64, Label, Labels, LinearTargets, Reduction, TaskKind
 from common.tasks.labels import LabelNames, balance_of
 from common.tasks.metric_sums import RECALL, Calibration, ScoreHistogram, TopThree
 
@@ -29,6 +29,7 @@ class Classification(TaskKind):
     rank_metric = "auc_mean"
     has_labels = True
     has_class_weights = True
+    temperatures = TEMPERATURES
     has_linear_problems = True
     problem_type = "single_label_classification"
     answer = "dict(zip(labels, outputs.softmax(-1).tolist()))"

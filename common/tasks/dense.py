@@ -13,7 +13,7 @@ from common.statistics import TaskStatistics, merge, ratio
 from common.targets import LARGEST_TARGET, OWN_UNITS, TargetSums, TargetUnits, sums_of
 from common.tasks.classification import Classification
 from common.tasks.definition import TaskDefinition
-from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, not_finite
+from common.tasks.kind import TEMPERATURES, Float64, Label, Labels, Reduction, TaskKind, not_finite
 from common.tasks.labels import CellError
 from common.tasks.metric_sums import AbsoluteErrors
 from common.tasks.regression import Regression
@@ -110,6 +110,7 @@ class DenseClassification(Dense):
     metrics = ("iou", "pixel_accuracy")
     has_labels = True
     has_class_weights = True
+    temperatures = TEMPERATURES
     answer = "outputs.argmax(0).tolist()"
     gives = "numbers (labels, height, width), whose softmax over labels gives probabilities"
 

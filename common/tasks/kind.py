@@ -35,6 +35,9 @@ LinearTargets: TypeAlias = "tuple[Float64, Float64] | None"
 Asked = Literal["rows", "hidden tokens", "next tokens", "words"]
 """Whole examples, tokens behind a mask, the token after each one, or the words that a text was given as."""
 
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+"""From twice as sure to an eighth as sure."""
+
 
 class TaskKind(ABC):
     """How a head's outputs are read, and all that follows from it. A kind is one file and one row of `TASK_KINDS`.
@@ -72,6 +75,8 @@ class TaskKind(ABC):
     """Usual names of the column of texts, where they are others than those of most kinds."""
     label_names: ClassVar[tuple[str, ...]] = ()
     """The same of labels."""
+    temperatures: ClassVar[tuple[float, ...]] = (1.0,)
+    """By which outputs that are logits are divided, to find out how sure of itself a model should be."""
     only_input: ClassVar[str | None] = None
     """The one kind of inputs that it reads; None: every kind."""
     cosine_start: ClassVar[float] = 0.0

@@ -9,7 +9,7 @@ from common.class_weights import balanced_labels
 from common.statistics import TaskStatistics, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.definition import TaskDefinition
-from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, log_mean
+from common.tasks.kind import TEMPERATURES, Float64, Label, Labels, Reduction, TaskKind, log_mean
 from common.tasks.labels import CellError, LabelNames, balance_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Multilabel(TaskKind):
     metrics = ("f1_micro", "f1_macro", "accuracy", "label_accuracy")
     has_labels = True
     has_class_weights = True
+    temperatures = TEMPERATURES
     one_label = False
     problem_type = "multi_label_classification"
     answer = "dict(zip(labels, outputs.sigmoid().tolist()))"

@@ -10,7 +10,7 @@ from common.statistics import TaskStatistics, merge, ratio
 from common.targets import OWN_UNITS, TargetSums, TargetUnits
 from common.tasks.classification import Classification
 from common.tasks.definition import TaskDefinition
-from common.tasks.kind import Float64, Label, Labels, Reduction, TaskKind, not_finite
+from common.tasks.kind import TEMPERATURES, Float64, Label, Labels, Reduction, TaskKind, not_finite
 from common.tasks.labels import CellError, LabelNames, balance_of
 from common.tasks.metric_sums import MetricSums, Values
 
@@ -70,6 +70,7 @@ class Tokens(TaskKind):
     sums = (ENTITIES,)
     has_labels = True
     has_class_weights = True
+    temperatures = TEMPERATURES
     one_label = False
     asks = "words"
     only_input = "texts"
