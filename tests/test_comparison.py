@@ -102,6 +102,12 @@ def test_extra_epochs_are_counted(name, extra):
             "compare.methods.more: training.num_rounds must be the same for all methods; remove it",
         ),
         (
+            ["compare.methods={slow: {training: {learning_rate: 1e-5}}}"],
+            ["slow"],
+            "compare.methods.slow: training as a whole replaces training.num_rounds, which must be the same for all; "
+            "write its keys by path, e.g. training.learning_rate$",
+        ),
+        (
             ["compare.methods={x: {sharing.plam: lg}}"],
             ["x"],
             "method x: sharing.plam: unknown key; did you mean 'plan'",

@@ -160,10 +160,10 @@ def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
     own = config.compare.methods
     problems = [f"compare.methods.{name}: is a built-in method; choose another name" for name in own if name in METHODS]
     problems += [
-        f"compare.methods.{name}: {path} must be the same for all methods; remove it"
+        f"compare.methods.{name}: {problem}"
         for name, changes in own.items()
-        for path in changes
-        if is_same_for_all(path)
+        for path, value in changes.items()
+        if (problem := _budget_problem(path, value))
     ]
     known = known_methods(config)
     unknown = [name for name in names if name not in known]
@@ -172,6 +172,19 @@ def choose(config: Config, names: Sequence[str]) -> list[ComparedMethod]:
     if problems:
         raise ConfigError(*problems)
     return [known[name] for name in names]
+
+
+def _budget_problem(path: str, value: object) -> str | None:
+    """What is wrong with a change of one method that would give it other rows or another budget."""
+    if is_same_for_all(path):
+        return f"{path} must be the same for all methods; remove it"
+    lost = next((fixed for fixed in SAME_FOR_ALL if fixed.startswith(f"{path}.")), None)
+    if lost is None:
+        return None
+    key = next(iter(value), "KEY") if isinstance(value, Mapping) else "KEY"
+    return (
+        f"{path} as a whole replaces {lost}, which must be the same for all; write its keys by path, e.g. {path}.{key}"
+    )
 
 
 def is_same_for_all(path: str) -> bool:
