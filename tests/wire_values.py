@@ -163,7 +163,7 @@ def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[An
 
 settings = st.builds(
     TrainingSettings,
-    *(counts, positive, amounts, amounts, amounts, positive),
+    *(counts, positive, amounts, amounts, amounts, amounts, positive),
     procedure=rows_of({name: row for name, row in PROCEDURES.items() if row not in (Ditto, SDCA)}),
     own_model=rows_of(OWN_MODELS),
     balance=rows_of(BALANCES),
