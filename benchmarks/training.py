@@ -34,6 +34,7 @@ from client.training.loop import TaskSet, epoch_steps, take_step, train
 from client.training.optimizer import new_optimizer
 from common.config import Config, load_config
 from common.config.model_section import ModelSection
+from common.config.training_section import TrainingSection
 from common.inputs.texts import TextBatch
 from common.models.encoder import EncoderSource
 from common.models.packed_tokenizer import unpack_tokenizer
@@ -81,8 +82,8 @@ def configuration(options: argparse.Namespace) -> Config:
     vocabulary = options.data_dir / "bert_vocab" / "vocab.txt" if options.data_dir else Path()
     words = [f"model.tokenizer='{vocabulary.resolve()}'"] if vocabulary.is_file() else []
     sizes = [f"tasks.sst2.train_samples={options.rows}", "tasks.sst2.val_samples=50"]
-    rates = (f"training.{key}=2e-4" for key in ("learning_rate", "head_learning_rate"))  # the plain loops have one
-    trained = ["model.weights=random", f"training.local_epochs={options.epochs}", *rates]
+    one_rate = f"training.head_learning_rate={TrainingSection().learning_rate}"  # as in the plain loops
+    trained = ["model.weights=random", f"training.local_epochs={options.epochs}", one_rate]
     return load_config(None, [*sizes, *data, *words, *trained])
 
 

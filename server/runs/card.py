@@ -103,5 +103,6 @@ def _training(config: Config) -> str:
         loss, relation = _with_numbers(solver.dual_loss()), _with_numbers(config.relation)
         each = f"strength {solver.strength:g}, {solver.passes:g} passes per round"
         return f"{solver.name}, loss {loss}, {each}, relation {relation}"
-    rate = f"learning rate {training.learning_rate:g}, batches of {training.batch_size}"
-    return f"{training.procedure.name}, {training.local_epochs} epochs per round, {training.optimizer.name}, {rate}"
+    rates = f"learning rate {training.learning_rate:g}, of heads that start from nothing {training.rate_of_heads():g}"
+    steps = f"{training.optimizer.name}, {rates}, batches of {training.batch_size}"
+    return f"{training.procedure.name}, {training.local_epochs} epochs per round, {steps}"
