@@ -22,6 +22,7 @@ COMMANDS = {
     "rounds": "a round in which nobody trains: seconds, processor time, memory, bytes",
     "vs_flower": "the same, and a real job, in turns with Flower",
     "training": "local training in turns with the Hugging Face Trainer",
+    "row_noise": "training that hides single rows, in turns with plain training",
     "aggregation": "ms per update in turns with torch and bare memory",
     "wire": "bytes per round by encoding, and what they do to the model",
     "fleet": "many light agents in few processes",

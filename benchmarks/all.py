@@ -20,6 +20,7 @@ QUICK = (
     "rounds --size bert-tiny --clients 3 --rounds 4 --tls",
     "vs_flower --size 1kb,bert-tiny --clients 3 --rounds 2 --polls default",
     "training --rows 300 --epochs 1 --turns 1 --trainer_threads 1",
+    "row_noise --rows 100 --turns 1",
     "aggregation --repeats 3",
     "wire --rows 200 --rounds 1 --epochs 1",
     "fleet --agents 3,20 --rounds 2",
@@ -34,6 +35,7 @@ FULL = (
     "rounds --size bert-base --clients 3",
     "vs_flower --size 1kb,bert-tiny --clients 3,10 --rounds 4",
     "training",
+    "row_noise",
     "aggregation",
     "wire --rounds 10",
     "fleet --agents 3,50",
@@ -47,7 +49,7 @@ JOB = {
     False: "vs_flower --job",
 }
 PEERS = ("vs_flower", "training")
-WITH_ROWS = ("vs_flower --job", "training", "wire")
+WITH_ROWS = ("vs_flower --job", "training", "row_noise", "wire")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cli.options import Parser, advise, common_options, configuration, data_options, names_in
-from cli.output import say
+from cli.output import complain, say
 from common.config import Config, render
 from common.errors import DataError
 
@@ -22,12 +22,26 @@ def run(options: argparse.Namespace) -> None:
     config = configuration(options)
     say(*render(config).splitlines())
     advise(config)
+    if config.privacy.of_coordinator:
+        _tell_noise(config)
     if options.tasks:
         from client.disclosure import what_leaves
 
         say(*what_leaves(config, names_in(options.tasks)))
     if options.tasks or options.data_dir:
         _read_rows(config, names_in(options.tasks) if options.tasks else list(config.tasks))
+
+
+def _tell_noise(config: Config) -> None:
+    """Print what noise promises and what it costs, scope by scope."""
+    from client.disclosure import published_sizes
+    from common.privacy.promise import REMEDY, noise_shares, promised
+
+    say(f"Privacy: {promised(config)}.")
+    shares = noise_shares(config, published_sizes(config))
+    say(*(share.line for share in shares))
+    if any(share.ratio > 1 for share in shares):
+        complain(f"warning: {REMEDY}")
 
 
 def _read_rows(config: Config, tasks: list[str]) -> None:

@@ -21,7 +21,8 @@ class Template:
         """The configuration, for sites whose rows lie in `sites/`."""
         places = "\n".join(f"    {site}: sites/{site}" for site in sites)
         head = f"# {self.says}.\n# Every other key has its default. Paths start from this folder.\n"
-        return f"{head}{self.body}simulation:\n  sites:\n{places}\nfederation:\n  min_clients: {len(sites)}\n"
+        blend = "blend: true  # sites answer with the shared model and one of their own together, for twice the work\n"
+        return f"{head}{self.body}{blend}simulation:\n  sites:\n{places}\nfederation:\n  min_clients: {len(sites)}\n"
 
     def readme(self, config: str, tasks: Sequence[str], sites: Sequence[str]) -> str:
         """The commands to type in the folder, Markdown."""

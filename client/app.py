@@ -122,7 +122,9 @@ def limit_threads(count: int) -> None:
 
 def limits_of(config: Config) -> Limits:
     """What a coordinator may ask of this client."""
-    return Limits(**config.client.limits.model_dump())
+    noise = config.row_noise()
+    keeps = config.privacy.of_rows and config.privacy.keeps_scores
+    return Limits(**config.client.limits.model_dump(), row_noise=noise, keeps_scores=keeps)
 
 
 async def take_part(
@@ -160,7 +162,12 @@ async def take_part(
         log.info("client '%s' trains on %s with %d thread(s)", identity.client_id, device, section.threads)
         capacity = Capacity(section.trains, section.layers)
         computing = Computing(
-            section.compact_vocabulary, section.precision, capacity, limits, WorkShare(*section.work_range())
+            section.compact_vocabulary,
+            section.precision,
+            capacity,
+            limits,
+            WorkShare(*section.work_range()),
+            config.privacy.of_rows,
         )
         client = local_client(
             identity.client_id, definitions, data, device, config.data.source, procedure, computing, render(config)

@@ -13,6 +13,7 @@ from common.orders import ModelArchitecture
 from common.parameters.capacity import absent_scopes, blocks_of, capacity_problem, untrained_scopes
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
+from common.privacy.promise import promised
 from common.standardising import LEAST_ROWS
 from common.tasks import TaskDefinition
 
@@ -27,14 +28,11 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
         ModelError: the model's architecture cannot be found.
     """
     definitions = local_definitions(config, tasks)
-    section = config.model
-    source = section.inputs.find_encoder(section, "random")
-    architecture = ModelArchitecture(source.config_json, section.pair_mode, section.max_length, "", 0)
-    schemas = scope_schemas(architecture, config.definitions(), config.sharing_plan())
+    schemas = _schemas(config)
     membership = config.membership()
     if problem := membership.problem(schemas, tasks):
         raise ConfigError(f"--tasks: {problem}")
-    held, inputs = held_scopes(schemas, tasks), section.inputs
+    held, inputs = held_scopes(schemas, tasks), config.model.inputs
     capacity, blocks = Capacity(config.client.trains, config.client.layers), blocks_of(schemas)
     if problem := capacity_problem(capacity, blocks):
         raise ConfigError(problem)
@@ -44,12 +42,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     lines += _changes(config, {membership.scope(scope, "<client id>", tasks): schemas[scope] for scope in sent})
     lines += _sums(config, definitions)
     lines += [
-        "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
-        "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
-        *_further_sums(definitions),
+        *_results(config, definitions),
         *_compared(config),
-        "    the same sums of the client's own model, where training.procedure, training.finetune_epochs, guard or",
-        "    blend makes one (of a blend those of both models together, never its weight)",
         "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
         *(f"    {line}" for line in inputs.joins_with),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
@@ -61,19 +55,65 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
             lines.append(
                 f"  scope {scope}: {schemas[scope].size:,} parameters, starting with {schemas[scope].entries[0].name}"
             )
-    lines.append(
-        "Changes of parameters tell something about the rows that made them"
-        + inputs.update_shows
-        + ". Nothing is clipped, noised or masked yet."
-    )
+    lines += [
+        f"Changes of parameters tell something about the rows that made them{inputs.update_shows}.",
+        *_noise(config),
+    ]
     return lines
+
+
+def _noise(config: Config) -> list[str]:
+    """What hides a client or its rows, and from whom."""
+    if config.privacy.of_rows:
+        return _rows_hidden(config)
+    if not config.privacy.of_coordinator:
+        return ["Nothing is clipped, noised or masked."]
+    return [
+        f"The coordinator sees them as they are. What others get of them is hidden in noise: {promised(config)}.",
+        "Losses, scores, row counts and seconds are not covered by that: the coordinator keeps them to itself.",
+    ]
+
+
+def _rows_hidden(config: Config) -> list[str]:
+    """What hides single rows from everybody."""
+    section = config.privacy
+    budget = "what is spent is in rows.ledger" if section.epsilon is None else f"epsilon at most {section.epsilon:g}"
+    lines = [
+        f"Single rows are hidden in them, from the coordinator too: their gradients are at most {section.clip:g} long, "
+        "and this client adds noise",
+        f"  to the sum of every step. For each row of a task, over all orders and runs: {budget}, delta "
+        f"{section.delta:g}.",
+        "  Not covered: numbers of rows, seconds, and a person with several rows (multiply epsilon by their number).",
+    ]
+    if not section.keeps_scores:
+        lines.append("  Losses and scores on validation rows are not covered either (privacy.scores: exact).")
+    return lines
+
+
+def published_sizes(config: Config) -> dict[str, int]:
+    """How many parameters each scope has that clients with this configuration train and hand in.
+
+    Raises:
+        ModelError: the model's architecture cannot be found.
+    """
+    schemas = _schemas(config)
+    untrained = untrained_scopes(Capacity(config.client.trains, config.client.layers), blocks_of(schemas))
+    return {scope: s.size for scope, s in schemas.items() if not is_private(scope) and scope not in untrained}
+
+
+def _schemas(config: Config) -> dict[str, ParameterSchema]:
+    """The layout of every scope of the model."""
+    section = config.model
+    source = section.inputs.find_encoder(section, "random")
+    architecture = ModelArchitecture(source.config_json, section.pair_mode, section.max_length, "", 0)
+    return dict(scope_schemas(architecture, config.definitions(), config.sharing_plan()))
 
 
 def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
     """What a client says once of the training rows that it has."""
     scored = [task.name for task in definitions if task.type.has_units]
     lines: list[str] = []
-    if scored:
+    if scored and not config.privacy.of_rows:
         lines += [
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
             "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
@@ -92,6 +132,19 @@ def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
             f"    nothing is said of a column with fewer than {LEAST_ROWS} rows, or of categories)",
         ]
     return lines
+
+
+def _results(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
+    """What a client says of its work."""
+    if config.privacy.keeps_scores:
+        return ["  each round, per task: training rows, seconds (privacy.scores: none keeps losses and scores here)"]
+    return [
+        "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
+        "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
+        *_further_sums(definitions),
+        "    the same sums of the client's own model, where training.procedure, training.finetune_epochs, guard or",
+        "    blend makes one (of a blend those of both models together, never its weight)",
+    ]
 
 
 def _further_sums(definitions: Sequence[TaskDefinition]) -> list[str]:

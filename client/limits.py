@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.bodies import Evaluate, NoisePromise, RowNoise, Train
 from common.errors import ConfigError, WireError
 from common.models.packed_tokenizer import tokenizer_digest
 from common.orders import ModelArchitecture, Order, Session, Welcome
@@ -24,6 +25,18 @@ class Limits:
     epochs: int = 1000
     batch_size: int = 100_000
     hours: float = 720.0
+    epsilon: float | None = None
+    """What the coordinator publishes may say so much of this client at most; None: also without noise."""
+    delta: float = 1e-3
+    """With a chance of at most so much that it says more."""
+    least_noise: float = 0.0
+    """Noise multiplier of each release."""
+    least_clients: int = 1
+    """In each sum that is published under noise."""
+    row_noise: RowNoise | None = None
+    """How well orders must hide this client's single rows at least: its own section `privacy`; None: not at all."""
+    keeps_scores: bool = False
+    """Whether losses and scores stay here, whatever orders say."""
 
     def check_welcome(self, welcome: Welcome) -> None:
         """Check what a coordinator describes.
@@ -61,6 +74,54 @@ class Limits:
         self._check("hours", what, "hours until its deadline", order.seconds_left / 3600)
         for limit, field, value in order.body.limited():
             self._check(limit, what, field, value)
+        if self.row_noise is not None and (problem := self._shows(order)) is not None:
+            raise ConfigError(
+                f"privacy.noise: {what} of the coordinator {problem}, and this client hides its single rows; use one "
+                "section privacy on both sides"
+            )
+        if isinstance(order.body, Train):
+            self._check_noise(what, order.body.noise)
+
+    def _shows(self, order: Order) -> str | None:
+        """What an order would show of single rows, or None."""
+        body, wanted = order.body, self.row_noise
+        assert wanted is not None
+        if not isinstance(body, Train | Evaluate):
+            return f"asks for {body.activity} without noise"
+        if self.keeps_scores and not body.settings.keeps_scores:
+            return "asks for exact scores"
+        if isinstance(body, Evaluate):
+            return None
+        found = body.settings.row_noise
+        if found is None:
+            return "asks for training without noise"
+        if found.delta > wanted.delta:
+            return f"has a delta of {found.delta:g}, above {wanted.delta:g}"
+        if wanted.epsilon is not None and (found.epsilon is None or found.epsilon > wanted.epsilon):
+            return f"does not end at an epsilon of {wanted.epsilon:g}"
+        least = wanted.noise_multiplier
+        if least is not None and (found.noise_multiplier or 0.0) < least:
+            return f"has less noise than {least:g} times the clip"
+        return None
+
+    def _check_noise(self, what: str, promise: NoisePromise | None) -> None:
+        if self.epsilon is None and not self.least_noise and self.least_clients == 1:
+            return
+        if promise is None:
+            limit = "epsilon" if self.epsilon is not None else "least_noise" if self.least_noise else "least_clients"
+            remedy = "remove the limit if that is meant"
+            raise ConfigError(f"client.limits.{limit}: {what} of the coordinator comes without noise; {remedy}")
+        if self.epsilon is not None:
+            self._check("epsilon", what, "epsilon", promise.epsilon)
+            self._check("delta", what, "delta", promise.delta)
+        for limit, value in (("least_noise", promise.noise_multiplier), ("least_clients", promise.clients)):
+            least: float = getattr(self, limit)
+            if value < least:
+                field = "noise multiplier" if limit == "least_noise" else "clients in a sum"
+                raise ConfigError(
+                    f"client.limits.{limit}: {what} of the coordinator has {value:g} {field}, and this client asks for "
+                    f"{least:g}; lower it if that is meant"
+                )
 
     def _check(self, limit: str, what: str, field: str, value: float) -> None:
         most: float = getattr(self, limit)

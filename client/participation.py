@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from client.jobs.executor import Executor, Workspace
+from client.jobs.hiding import BudgetSpent
 from client.jobs.kept import keep, private_values
 from client.limits import Limits
 from client.pulse import Pulse
@@ -213,7 +214,7 @@ class Participation:
             return result.answer
         except TrainingStopped:
             log.info("%s given up", order.order_id)
-        except (TrainingDiverged, DataError) as error:
+        except (TrainingDiverged, DataError, BudgetSpent) as error:
             fields = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
             log.error("%s failed: %s", order.order_id, error, extra=fields)
             await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar, Literal
 
 from common.methods.balance import PlainBalance
@@ -13,6 +14,32 @@ from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
 from common.methods.own_models import NoOwnModel, OwnModelRow
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope, is_sum
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """How clients hide their single rows: by noise on sums of gradients, each of which is at most `clip` long."""
+
+    clip: float
+    delta: float
+    """The chance that epsilon does not cover."""
+    rounds: int
+    """For how many orders `epsilon` shall last, where it says how much noise there is."""
+    epsilon: float | None = None
+    """The budget of the rows of each task over all orders to a client; None: there is none."""
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise in units of `clip`; None: the least that `epsilon` allows for `rounds`."""
+
+    def problem(self) -> str | None:
+        """What is wrong with these numbers, or None."""
+        given = [value for value in (self.epsilon, self.noise_multiplier) if value is not None]
+        if not all(0.0 < value < inf for value in (self.clip, *given)):
+            return "clip, epsilon and noise_multiplier must be positive numbers"
+        if not 0.0 < self.delta < 1.0:
+            return f"delta: {self.delta:g} is not between 0 and 1"
+        if not self.rounds:
+            return "rounds: there is none"
+        return None if given else "one of epsilon and noise_multiplier must say how much noise there is"
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,10 @@ class TrainingSettings:
     """What of the encoder is not trained: nothing (empty), `all`, or embeddings and the lowest `<n>` layers."""
     own_model: OwnModelRow = field(default_factory=NoOwnModel)
     """What a client trains beside the model that it hands in."""
+    keeps_scores: bool = False
+    """Losses and scores stay with the client."""
+    row_noise: RowNoise | None = None
+    """How single rows are hidden in what is handed in; None: they are not."""
 
     def limited(self) -> Iterator[tuple[str, str, float]]:
         """See `Body.limited`."""
@@ -120,6 +151,19 @@ def _bases(candidate: tuple[ScopeVersion, ...]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
+class NoisePromise:
+    """What the coordinator promises of noise on what it publishes of an update."""
+
+    noise_multiplier: float
+    """Standard deviation of the noise in units of the longest update."""
+    epsilon: float
+    """What everything that is then published about this client says at most, with `delta`."""
+    delta: float
+    clients: int
+    """At least so many have a part in each sum that is published."""
+
+
+@dataclass(frozen=True)
 class Train(Body):
     """Train the received scopes and hand in how they changed, as an `Update`."""
 
@@ -136,6 +180,10 @@ class Train(Body):
     """What the sums of control variates among the order's scopes are sums of."""
     starts: tuple[ScopeVersion, ...] = ()
     """Candidates that take the place of the values of their scopes: the update is the change from these."""
+    fixed: tuple[str, ...] = ()
+    """Scopes that nobody trains in this round, so that the update does not hold them."""
+    noise: NoisePromise | None = None
+    """None: what comes of the update is published as it is."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """The scopes, or the candidates in their place, and the anchors of proximal terms."""

@@ -27,6 +27,7 @@ class LogFields(TypedDict, total=False):
     seconds: float
     port: int
     reason: str
+    epsilon: float
 
 
 FIELDS = tuple(LogFields.__annotations__)

@@ -1,6 +1,7 @@
 """Writes what people read of the configuration from its descriptions: `make docs`.
 
-`federated_config.yaml` shows every key with its default, `docs/use/configuration.md` also every row of every choice.
+`federated_config.yaml` shows every key with its default (`SHIPPED` has what differs), `docs/use/configuration.md` also
+every row of every choice.
 Texts are the strings under the attributes of sections and rows; bounds and defaults are those that are checked.
 """
 
@@ -27,8 +28,11 @@ from common.methods.choice import Bounds, Row, parameters_of, readers  # noqa: E
 
 YAML, PAGE = ROOT / "federated_config.yaml", ROOT / "docs" / "use" / "configuration.md"
 COLUMN, WIDTH = 40, 120
+SHIPPED = {"blend.enabled": True}
+"""What the shipped file says although it is not the default: nobody is worse off by it, and it costs time."""
 HEAD = """\
-# The complete configuration: every key with its default. What you leave out keeps that default, `null` means "not set".
+# The complete configuration: every key with its default, but for blend, which is on here (its default is off).
+# What you leave out keeps its default, `null` means "not set".
 # Runs as it is, offline. Any value can be replaced on the command line by its path: training.num_rounds=3
 # Made by `make docs` from the descriptions in common/config and common/methods. Keys after `#` are read by other rows.
 """
@@ -151,19 +155,20 @@ def yaml_parameters(indent: int, key: str, chosen: Chosen[Any], text: str) -> st
     return found
 
 
-def yaml_section(section: type[Section], indent: int) -> str:
-    """The keys of a section."""
+def yaml_section(section: type[Section], indent: int, path: str = "") -> str:
+    """The keys of a section, whose own key ends its path."""
     found, texts = "", texts_of(section)
     for key, field in section.model_fields.items():
         chosen, default = choice_of(field), field.get_default(call_default_factory=True)
         if isinstance(default, Section):
-            found += line_of(indent, key, "", texts.get(key, "")) + yaml_section(type(default), indent + 2)
+            found += line_of(indent, key, "", texts.get(key, ""))
+            found += yaml_section(type(default), indent + 2, f"{path}{key}.")
         elif chosen is not None and len(chosen.rows) == 1 and not chosen.none:
             found += yaml_parameters(indent, key, chosen, texts.get(key, ""))
         elif chosen is not None and not (default is None and not chosen.none):
             found += yaml_choice(indent, key, chosen, texts.get(key, ""))
         else:
-            found += line_of(indent, key, written(default), texts.get(key, ""))
+            found += line_of(indent, key, written(SHIPPED.get(path + key, default)), texts.get(key, ""))
     return found
 
 
@@ -199,7 +204,7 @@ def yaml() -> str:
         elif key == "tasks":
             found += line_of(0, key, "", texts.get(key, "")) + yaml_tasks()
         else:
-            found += line_of(0, key, "", texts.get(key, "")) + yaml_section(type(default), 2)
+            found += line_of(0, key, "", texts.get(key, "")) + yaml_section(type(default), 2, f"{key}.")
         found += {"sharing": RULES, "compare": METHODS}.get(key, "")
     return found
 
@@ -245,10 +250,10 @@ def page() -> str:
 
 Made by `make docs` from the descriptions in `common/config` and `common/methods`; do not edit.
 
-`federated_config.yaml` holds every key with its default and runs as it is. A short file is enough; what it leaves out
-keeps its default. Unknown and repeated keys are errors, and all problems are reported at once. Any key can be set on
-the command line: `--set training.num_rounds=3`. What belongs to training travels from the coordinator with each order;
-`data` and `client` are each client's own.
+`federated_config.yaml` holds every key with its default, but for `blend`, which is on there, and runs as it is. A
+short file is enough; what it leaves out keeps its default. Unknown and repeated keys are errors, and all problems are
+reported at once. Any key can be set on the command line: `--set training.num_rounds=3`. What belongs to training
+travels from the coordinator with each order; `data` and `client` are each client's own.
 
 A key that chooses a row of a table takes its name (`training.procedure: fedprox`) or a section with the name and what
 that row reads (`training.procedure: {{name: fedprox, mu: 0.5}}`). A parameter that the chosen row does not read is

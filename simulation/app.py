@@ -26,6 +26,7 @@ from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
 from server.reporting.values import Report
 from server.runs.app import Resume, open_run, restore_run, write_report
+from server.runs.noise import forget_key
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -112,6 +113,7 @@ async def _run(
         seconds = round(before + time.monotonic() - started, 3)
         journal.commit([replace(journal.facts().traffic, seconds=seconds)])
         report = write_report(folder, journal, settings, coordinator.state, coordinator.vectors, schemas)
+        forget_key(folder, coordinator.state)
     if coordinator.state.phase is Phase.FAILED:
         raise RunFailedError(coordinator.state.reason)
     return report

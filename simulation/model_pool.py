@@ -14,6 +14,7 @@ import torch
 
 from client.data.examples import Tokenizer
 from client.jobs.executor import Executor, ThreadWorkspace, Workspace, prepared
+from client.jobs.hiding import RowKeeper
 from client.jobs.job import require_capacity
 from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import LocalClient
@@ -132,6 +133,7 @@ class PooledExecutor:
         self._sets = prepared(client, welcome, reader)
         self._scopes = tuple(scope for scope, _ in welcome.schema_digests)
         self._precision = PrecisionChoice(client.computing.precision, None)
+        self._rows = RowKeeper(client, welcome.session.run_id, folder.parent)
         self.schemas = pool.replicas[0].part(client.tasks, self._scopes).schemas
         require_capacity(client.capacity, self.schemas)
 
@@ -149,4 +151,5 @@ class PooledExecutor:
                 lambda: Examples.of(replica.model, self._sets, compacts),
                 self._precision,
                 self._kept,
+                self._rows,
             )

@@ -150,6 +150,7 @@ class VirtualClients:
             Capacity(section.trains),
             limits_of(config),
             WorkShare(*section.work_range()),
+            config.privacy.of_rows,
         )
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from client.agent import Agent
-from client.app import load_data, local_definitions
+from client.app import limits_of, load_data, local_definitions
 from client.jobs.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
 from common.capabilities import Capacity
@@ -35,6 +35,10 @@ CLIENTS: Clients = (
     ("c", ("qqp",), "1/2"),
     ("d", ("sst2", "qqp"), "2/2"),
 )
+
+
+NOISE_KEY = bytes(range(32))
+"""What noise is made of in tests; a run folder has a secret one."""
 
 
 def write_model(folder: Path, dropout: float = 0.1, hidden: int = 16) -> Path:
@@ -122,7 +126,13 @@ def make_client(config: Config, client: str, tasks: Sequence[str], partition: st
     section = config.model_copy(update={"data": config.data.model_copy(update={"partition": partition})})
     definitions = local_definitions(section, tasks)
     own = config.client
-    computing = Computing(own.compact_vocabulary, own.precision, Capacity(own.trains, own.layers))
+    computing = Computing(
+        own.compact_vocabulary,
+        own.precision,
+        Capacity(own.trains, own.layers),
+        limits_of(config),
+        hides_rows=config.privacy.of_rows,
+    )
     return local_client(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 
 
@@ -182,7 +192,7 @@ async def federate(
     config: Config, state: Path, clients: Clients = CLIENTS, how: str = "direct", shuffle: int | None = None
 ) -> Coordinator:
     """Run a federation to its end; `how` is direct, codec or grpc; `shuffle` seeds the order of arrival."""
-    coordinator = in_memory(config, make_model(config), ManualClock())
+    coordinator = in_memory(config, make_model(config), ManualClock(), key=NOISE_KEY)
     turns = Turns([name for name, _, _ in clients], shuffle) if shuffle is not None else None
     async with AsyncExitStack() as stack:
         if how == "grpc":

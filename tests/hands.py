@@ -14,7 +14,7 @@ from common.config import Config
 from common.orders import JoinRequest, PollReply, ScopePayload, Session, TaskResult, UpdateHeader
 from common.ports import Chunks, single
 from server.runs.assembly import in_memory
-from tests.federations import array_config, make_model
+from tests.federations import NOISE_KEY, array_config, make_model
 
 NAMES = ("a", "b", "c")
 
@@ -30,7 +30,7 @@ class Hands:
     def __init__(self, *overrides: str, clock: Clock | None = None) -> None:
         self.config = hands_config(*overrides)
         self.clock = ManualClock()
-        self.coordinator = in_memory(self.config, make_model(self.config), clock or self.clock)
+        self.coordinator = in_memory(self.config, make_model(self.config), clock or self.clock, key=NOISE_KEY)
         self.sessions: dict[str, Session] = {}
         self._rows: dict[str, int] = {}
 

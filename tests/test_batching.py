@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.batching import epoch_batches, interleave
+from client.data.batching import PIECE_COST, epoch_batches, interleave, length_pieces
 
 lengths_of_rows = st.lists(st.integers(1, 128), max_size=300).map(np.array)
 
@@ -53,3 +53,18 @@ def test_interleave_uses_every_batch_once_and_evenly(counts: dict[str, int]) -> 
 def test_interleave_by_hand() -> None:
     assert interleave({"a": 4, "b": 2, "c": 3}) == [("a", "b", "c"), ("a", "c"), ("a", "b", "c"), ("a",)]
     assert interleave({}) == []
+
+
+@given(lengths=lengths_of_rows, most=st.integers(1, 40))
+def test_pieces_have_every_row_once_and_little_padding(lengths: np.ndarray, most: int) -> None:
+    pieces = length_pieces(lengths, most)
+    assert sorted(row for piece in pieces for row in piece) == list(range(len(lengths)))
+    assert all(0 < len(piece) <= most for piece in pieces)
+    for piece in pieces:
+        sizes = lengths[piece]
+        assert all((cut * (sizes[-1] - sizes[cut - 1])) <= PIECE_COST for cut in range(1, len(sizes)))
+
+
+def test_rows_of_one_length_stay_together() -> None:
+    assert [len(piece) for piece in length_pieces(np.ones(30, dtype=np.int64), 16)] == [15, 15]
+    assert length_pieces(np.empty(0, dtype=np.int64), 16) == []

@@ -52,6 +52,7 @@ def test_mocha_is_measured_on_published_rows(tmp_path: Path, capsys: pytest.Capt
             "round_ms coordinator_cpu_ms clients_cpu_ms coordinator_peak_mb client_peak_mb mb_up mb_down commit_ms",
         ),
         ("training --rows 32 --epochs 1 --turns 1 --without_trainer", 5, "precision"),
+        ("row_noise --rows 16 --turns 1", 12, "task trained how ms cpu_ms ratio"),
         ("aggregation --words 600 --rest 1000 --updates 2 --repeats 2", 15, "what ms gb_s torch"),
         ("wire --rows 20 --val_rows 10 --rounds 1 --epochs 1", 4, "encoding mb_up mb_down up_share metric same_model"),
         ("fleet --agents 4 --size 1kb --rounds 2 --parked 5", 2, "agents connections"),

@@ -270,8 +270,8 @@ def test_over_grpc_both_phases_come_to_the_model_of_training_alone(
     counted: list[str] = []
     alone = digest_of(asyncio.run(federate(config, tmp_path / "alone", CLIENTS)))
 
-    def with_counting(*parts: Any) -> Any:
-        coordinator = build(*parts)
+    def with_counting(*parts: Any, **named: Any) -> Any:
+        coordinator = build(*parts, **named)
         coordinator.writer.settings = replace(coordinator.settings, protocol=BOTH)
         return coordinator
 

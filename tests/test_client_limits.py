@@ -12,7 +12,7 @@ import pytest
 
 from client.agent import Agent
 from client.limits import Limits
-from common.bodies import ProximalTerm, ScopeVersion
+from common.bodies import NoisePromise, ProximalTerm, ScopeVersion
 from common.clock import ManualClock
 from common.config import load_config
 from common.errors import ConfigError, FedMTLError, WireError
@@ -127,6 +127,13 @@ def asked(**changes: Any) -> Callable[[Crooked], None]:
     return bend
 
 
+def noised(promise: NoisePromise | None) -> Callable[[Crooked], None]:
+    def bend(port: Crooked) -> None:
+        port.order = lambda order: replace(order, body=replace(order.body, noise=promise))
+
+    return bend
+
+
 def until(seconds: float) -> Callable[[Crooked], None]:
     return lambda port: setattr(port, "order", lambda order: replace(order, seconds_left=seconds))
 
@@ -151,6 +158,11 @@ def until(seconds: float) -> Callable[[Crooked], None]:
         (asked(own_model=FineTunedModel(10**6)), None, "client.limits.epochs: .* epochs of fine_tuned"),
         (asked(batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 batch_size"),
         (asked(eval_batch_size=10**6), None, "client.limits.batch_size: .* has 1e[+]06 eval_batch_size"),
+        (noised(None), Limits(epsilon=8.0), "client.limits.epsilon: order train-1.1-a .* comes without noise"),
+        (noised(NoisePromise(1.0, 8.5, 1e-5, 9)), Limits(epsilon=8.0), "has 8.5 epsilon, and this client allows 8"),
+        (noised(NoisePromise(1.0, 2.0, 0.1, 9)), Limits(epsilon=8.0), "has 0.1 delta, and this client allows 0.001"),
+        (noised(NoisePromise(1.0, 2.0, 0.1, 9)), Limits(least_noise=2.0), "has 1 noise multiplier, .* asks for 2"),
+        (noised(NoisePromise(1.0, 2.0, 0.1, 9)), Limits(least_clients=10), "has 9 clients in a sum, .* asks for 10"),
         (until(1e8), None, "client.limits.hours: .* hours until its deadline, and this client allows 720"),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from common.config import Config, load_config, notes, render
+from common.config.schema import BlendSection
 from common.config.task_section import TaskSection
 from common.config.yaml_text import parse
 from common.parameters.plan import PLANS
@@ -90,7 +91,8 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
 class TestReference:
     def test_equals_the_defaults(self) -> None:
         task = TaskSection(train_samples=1000, val_samples=200)
-        assert load_config(REFERENCE) == Config(tasks={"sst2": task, "qqp": task, "stsb": task})
+        tasks = {"sst2": task, "qqp": task, "stsb": task}
+        assert load_config(REFERENCE) == Config(tasks=tasks, blend=BlendSection(enabled=True))
         assert load_config(REFERENCE, role="server") == load_config(REFERENCE, role="client")
 
     def test_shows_every_key(self) -> None:

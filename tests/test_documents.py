@@ -9,7 +9,7 @@ import yaml
 
 from cli import modes
 from common.config import Config, load_config
-from common.config.schema import PLANS
+from common.config.schema import PLANS, BlendSection
 from common.errors import EXIT_CODES
 from tests.pages import PAGES, ROOT, USE, blocks, check_compose
 
@@ -24,9 +24,9 @@ def table(page: str, section: str = "") -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
-def test_the_shipped_configuration_has_every_key_with_its_default():
+def test_the_shipped_configuration_has_every_key_with_its_default_and_a_blend():
     shipped = load_config(ROOT / "federated_config.yaml")
-    assert shipped.model_copy(update={"tasks": {}}) == Config()
+    assert shipped.model_copy(update={"tasks": {}}) == Config(blend=BlendSection(enabled=True))
 
 
 def test_the_table_of_options_is_that_of_the_parsers():

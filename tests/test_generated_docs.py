@@ -10,7 +10,7 @@ import pytest
 
 from common.config import load_config, render
 from common.config.choices import Chosen
-from common.config.schema import Config
+from common.config.schema import BlendSection, Config
 from common.config.task_section import TaskSection
 from common.config.values import Section
 
@@ -28,7 +28,7 @@ def test_generated_documents_are_fresh(path: Path) -> None:
 
 def test_the_shipped_configuration_and_what_is_rendered_of_it_load(tmp_path: Path) -> None:
     config = load_config(generate.YAML)
-    assert config.model_copy(update={"tasks": {}}) == Config()
+    assert config.model_copy(update={"tasks": {}, "blend": BlendSection()}) == Config()
     (tmp_path / "config.yaml").write_text(render(config), encoding="utf-8")
     assert load_config(tmp_path / "config.yaml") == config
 

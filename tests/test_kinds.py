@@ -125,7 +125,7 @@ def test_a_new_kind_of_inputs_is_trained_and_reported(tmp_path: Path, monkeypatc
     rounds = "training={num_rounds: 4, local_epochs: 4, learning_rate: 0.02, batch_size: 8}"
     task = "tasks={t0: {type: classification, labels: [no, yes]}}"
     config = load_config(None, ["model.server_model=letters", rounds, task, MIN])
-    assert what_leaves(config, ["t0"])[-2].startswith("  words, labels")
+    assert what_leaves(config, ["t0"])[-3].startswith("  words, labels")
     history = reported(config, tmp_path)
     assert history[-1]["accuracy"] > max(0.8, history[0]["accuracy"])
 
@@ -163,7 +163,8 @@ def test_no_file_but_its_own_names_a_kind_of_task() -> None:
 
 
 def test_only_their_own_files_ask_what_examples_are_made_of() -> None:
-    kinds = r"(Text|Array)(Batch|Examples)|Tokenised\w+|MaskedSet|MLP\w*|Conv\w+|GRU\w+|(Linear|Siamese|Masked)Head"
+    ours = r"(Text|Array)(Batch|Examples)|Tokenised\w+|MaskedSet|MLP\w*|GRU\w+|(Linear|Siamese|Masked)Head"
+    kinds = rf"{ours}|(?<!nn\.)Conv\w+"
     asks = re.compile(rf"isinstance\(.*\b({kinds})\b|\.inputs\.name\b.*==|inputs == ")
     found = {
         (name, line.strip())

@@ -25,9 +25,11 @@ ELSEWHERE = {
     "sharing.norm_statistics": {"shared"},
     "data.statistics": {"federation"},
     "blend.mix": {"weights"},
+    "privacy.noise": {"coordinator", "rows"},
+    "privacy.sampling": {"poisson"},
     "relation": {"bipartition", "effect", "ifca", "mocha", "parting"},
 }
-"""Choices that need a hub, files, a GPU, a clock or Ray; and those that have no earlier bits to be compared with."""
+"""Choices that need a hub, files, a GPU, a clock, Ray or a secret; and those without earlier bits to compare with."""
 
 
 def choices(section: type[Section], prefix: str = "") -> Iterator[tuple[str, set[str]]]:

@@ -8,7 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from common.bodies import DualProblem, Evaluate, Probe, ProximalTerm, ScopeVersion, Solve, Train, TrainingSettings
+from common.bodies import (
+    DualProblem,
+    Evaluate,
+    NoisePromise,
+    Probe,
+    ProximalTerm,
+    RowNoise,
+    ScopeVersion,
+    Solve,
+    Train,
+    TrainingSettings,
+)
 from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.methods.balances import BALANCES
@@ -161,11 +172,18 @@ def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[An
     return st.floats(low, high, exclude_min=bounds.above is not None, exclude_max=bounds.below is not None)
 
 
+fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
+rates = st.floats(0, 1e30, exclude_min=True)
+row_noise = st.builds(RowNoise, rates, fractions, positive, st.none(), rates) | st.builds(
+    RowNoise, rates, fractions, positive, rates, st.none() | rates
+)
 settings = st.builds(
     TrainingSettings,
     *(counts, positive, amounts, amounts, amounts, amounts, positive),
     procedure=rows_of({name: row for name, row in PROCEDURES.items() if row not in (Ditto, SDCA)}),
     own_model=rows_of(OWN_MODELS),
+    keeps_scores=st.booleans(),
+    row_noise=st.none() | row_noise,
     balance=rows_of(BALANCES),
     optimizer=rows_of(LOCAL_OPTIMIZERS),
     proximal_step=st.sampled_from(ProximalStep),
@@ -180,6 +198,9 @@ scales = st.lists(st.tuples(st.floats(-1e38, 1e38), st.floats(2.0**-100, 2.0**12
 )
 
 
+promises = st.none() | st.builds(NoisePromise, amounts, amounts, amounts, counts)
+
+
 @st.composite
 def order_values(draw: st.DrawFn) -> Order:
     versions = draw(few(scope_versions, lambda scope: scope.scope))
@@ -187,7 +208,17 @@ def order_values(draw: st.DrawFn) -> Order:
     tasks = draw(few(task_names, str))
     isolated = tuple(task for task in tasks if draw(st.booleans()))
     terms = tuple(ProximalTerm(scope.scope, draw(st.floats(0, LARGEST_MU)), 1) for scope in versions)
-    trains = st.builds(Train, settings, seeds, ids, st.sampled_from([(), terms]), st.just(isolated))
+    fixed = tuple(scope.scope for scope in versions if draw(st.booleans()))
+    trains = st.builds(
+        Train,
+        settings,
+        seeds,
+        ids,
+        st.sampled_from([(), terms]),
+        st.just(isolated),
+        fixed=st.just(fixed),
+        noise=promises,
+    )
     bodies = trains | st.builds(Evaluate, settings, seeds)
     versioned = ids, counts, counts, st.just(versions), seconds
     named = few(st.tuples(task_names, units), first)

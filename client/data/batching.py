@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCHES_PER_BUCKET = 50
+PIECE_COST = 96
+"""Of another piece of a batch, in tokens: with less padding than that, rows stay together."""
 
 
 def epoch_batches(lengths: NDArray[np.integer], batch_size: int, seed: int) -> list[NDArray[np.int64]]:
@@ -54,3 +56,27 @@ def length_batches(lengths: NDArray[np.integer], batch_size: int) -> list[NDArra
     """
     ordered = np.argsort(lengths, kind="stable")
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def length_pieces(lengths: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]:
+    """Every row once, in pieces of similar length: for rows that meet in a batch and need not be computed at once.
+
+    A piece is cut in two where that saves more padding than `PIECE_COST`.
+
+    Args:
+        lengths: Tokens per row, (rows,).
+        most: Rows per piece at most.
+    """
+    ordered = np.argsort(lengths, kind="stable")
+    found = []
+    waiting = [part for part in np.array_split(ordered, -(-len(ordered) // most)) if len(part)] if len(ordered) else []
+    while waiting:
+        part = waiting.pop(0)
+        sizes, before = lengths[part], np.arange(1, len(part))
+        saved = before * (sizes[-1] - sizes[:-1])
+        if len(part) < 2 or saved.max() <= PIECE_COST:
+            found.append(part)
+            continue
+        cut = int(saved.argmax()) + 1
+        waiting[:0] = [part[:cut], part[cut:]]
+    return found

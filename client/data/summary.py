@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.examples import RawExamples, TaskData
+from common.errors import ConfigError
 from common.targets import TargetSums
 from common.tasks import TaskDefinition
 from common.tasks.kind import Label
@@ -37,6 +38,18 @@ def plain_labels(labels: Sequence[Label] | NDArray[Any]) -> Sequence[Label]:
 def sums_of(task: TaskDefinition, examples: RawExamples) -> TargetSums:
     """The sums over the labels of a task's examples that its kind has."""
     return task.type.target_sums(task, task.type.targets(task, plain_labels(examples.labels)))
+
+
+def hidden_sums(task: TaskDefinition, examples: RawExamples) -> TargetSums:
+    """What is said instead where single rows are hidden: scores of mean 0 and deviation 1, so that units stay as given.
+
+    Raises:
+        ConfigError: labels shall be balanced by their counts, for which nothing can stand.
+    """
+    if not task.type.has_units:
+        line = f"tasks.{task.name}.class_weights: balanced ones are made of counts of labels"
+        raise ConfigError(f"{line}, which tell of single rows (privacy.noise: rows); write numbers, or none")
+    return TargetSums(0.0, float(len(examples)) if len(examples) > 1 else 0.0)
 
 
 def rare_label(task: TaskDefinition, data: TaskData) -> str | None:

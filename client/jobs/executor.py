@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client.data.examples import PreparedExamples, RawExamples, Tokenizer, prepare
+from client.jobs.hiding import RowKeeper
 from client.jobs.job import Job, JobResult, require_capacity, run_job
 from client.jobs.kept_slice import KeptSlice
 from client.jobs.local_client import LocalClient
@@ -73,12 +74,14 @@ class ThreadWorkspace:
         examples: Callable[[], Examples],
         precision: PrecisionChoice,
         kept: KeptSlice | None = None,
+        rows: RowKeeper | None = None,
     ) -> None:
         self._client = client
         self._replica = replica
         self._examples = examples
         self._precision = precision
         self._kept = kept
+        self._rows = rows
 
     def missing(self, scopes: tuple[ScopeVersion, ...]) -> list[ScopeVersion]:
         """See `Workspace`."""
@@ -98,7 +101,14 @@ class ThreadWorkspace:
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:
         client = self._client
         job = Job(
-            order, self._examples(), client.capacity, self._precision, progress, client.procedure, client.computing.work
+            order,
+            self._examples(),
+            client.capacity,
+            self._precision,
+            progress,
+            client.procedure,
+            client.computing.work,
+            self._rows,
         )
         return run_job(job, self._replica, state)
 
@@ -118,7 +128,8 @@ class ThreadExecutor:
         examples = Examples.of(replica.model, sets, wanted.compact_vocabulary)
         self.schemas = replica.schemas
         kept = KeptSlice(client, welcome, tokenizer, folder) if client.config else None
-        self._workspace = ThreadWorkspace(client, replica, lambda: examples, precision, kept)
+        rows = RowKeeper(client, welcome.session.run_id, folder.parent)
+        self._workspace = ThreadWorkspace(client, replica, lambda: examples, precision, kept, rows)
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Workspace]:

@@ -11,20 +11,21 @@ from typing import Any
 import torch
 import xxhash
 
+from client.jobs.hiding import OrderRows, RowKeeper
 from client.jobs.packing import pack
 from client.jobs.precision import PrecisionChoice
 from client.jobs.probe import losses_of
 from client.jobs.solve import ALL_WORK, LinearProblems, SolvedHead, WorkShare, share_of_passes
 from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
-from client.training.evaluation import score
+from client.training.evaluation import Scores, score
 from client.training.loop import Progress, TaskSet, TrainingDiverged
 from client.training.own_model import OwnModel
 from client.training.own_models import scoring_of, training_of
 from client.training.work import ClientState, Procedure, Work, frozen
 from common.bodies import Body, Evaluate, Probe, Solve, Train, TrainingSettings
 from common.capabilities import Capacity
-from common.errors import Reason, Refused, WireError
+from common.errors import ConfigError, Reason, Refused, WireError
 from common.orders import Answer, Order, Reply, ScopePayload, TaskResult, Update, UpdateHeader
 from common.parameters.capacity import blocks_of, capacity_problem, frozen_blocks, trained_blocks, untrained_scopes
 from common.parameters.encodings import ENCODINGS
@@ -49,6 +50,8 @@ class Job:
     """Takes the place of the one that the order names."""
     work: WorkShare = ALL_WORK
     """How much of a solver's passes it does."""
+    rows: RowKeeper | None = None
+    """Hides single rows where an order asks for that; None: nothing here can."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> J
         TrainingStopped: raised by the job's `progress`.
         WireError: the order asks for an encoding that was not offered, for a task that this client has not, or in
             units that do not fit a task.
+        BudgetSpent: it would tell more of single rows than their budget allows.
+        ConfigError: it asks to hide single rows in what is none of them.
     """
     started, order, held = time.monotonic(), job.order, job.examples.tasks
     unknown = sorted(set(order.tasks) - set(held))
@@ -103,11 +108,11 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
     replica.start_from(body.starts)
     _load(replica, state)
-    # Scoring is float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
-    scores = score(replica.model, examples.whole, settings.eval_batch_size)
+    scores = _scores(job, settings, replica)
     untrained = untrained_scopes(job.capacity, blocks_of(replica.schemas), settings.frozen)
     isolated = isolated_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
-    handed_in = [w for w in order.scopes if w.scope not in isolated and Scope.parse(w.scope).base not in untrained]
+    left_out = isolated.union(body.fixed)
+    handed_in = [w for w in order.scopes if w.scope not in left_out and Scope.parse(w.scope).base not in untrained]
     work = replace(
         _work(job, replica, settings, body.seed, state),
         proximal_terms=tuple((replica.anchor_values(term), term.mu) for term in body.proximal_terms),
@@ -116,8 +121,14 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         trained=frozenset(wanted.scope for wanted in handed_in if not Scope.parse(wanted.scope).is_derived),
         controls={share.scope: replica.mean_control(share) for share in body.controls if share.scope not in untrained},
     )
-    with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
+    hiding = _hiding(job, body, replica)
+    if hiding is not None:
+        work = replace(work, hidden=hiding.hidden)
+    names = {entry.name for scope in body.fixed for entry in replica.schemas[scope].entries}
+    with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica) | names):
         trained = training_of(settings, job.procedure)(work, state)
+    if hiding is not None:  # before anything of it is kept or leaves
+        hiding.charge()
     scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
         TaskResult(
@@ -130,8 +141,36 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         for item in examples.whole
         for n in [item.task.name]
     )
+    results = _told(results, settings)
     update = _update(order, body.codec, scopes, payload, results, started)
     return _finished(update, results, state, {**trained.state, **replica.private_values()})
+
+
+def _scores(job: Job, settings: TrainingSettings, replica: ClientModelSynchronizer) -> Scores:
+    """Scores of the received model by task; those that stay here are not even computed.
+
+    Float32 in any case: it is a small part of the work, and scores of all clients stay comparable.
+    """
+    return {} if settings.keeps_scores else score(replica.model, job.examples.whole, settings.eval_batch_size)
+
+
+def _hiding(job: Job, body: Train, replica: ClientModelSynchronizer) -> OrderRows | None:
+    """How single rows are hidden, if the order asks for that.
+
+    Raises:
+        ConfigError: nothing here can hide them.
+    """
+    if body.settings.row_noise is None:
+        return None
+    if job.rows is None or job.procedure is not None:
+        what = "where jobs run in Ray" if job.rows is None else "in a procedure of one's own"
+        raise ConfigError(f"privacy.noise: rows are not hidden {what}; leave that out, or write coordinator")
+    anchors = {
+        f"{term.anchor.scope} {name}": value
+        for term in body.proximal_terms
+        for name, value in replica.anchor_values(term).items()
+    }
+    return job.rows.begin(job.order, body.settings, job.examples.whole, {**replica.vectors, **anchors})
 
 
 def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
@@ -182,7 +221,7 @@ def _evaluate(
 ) -> JobResult:
     _load(replica, state)
     settings = body.settings
-    scores = score(replica.model, job.examples.whole, settings.eval_batch_size)
+    scores = _scores(job, settings, replica)
     with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
         own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
     problems = {said.task: said for said in body.problems}
@@ -198,7 +237,9 @@ def _evaluate(
         for item in job.examples.whole
         for name in [item.task.name]
     )
-    return _finished(Reply(job.order.order_id, results, time.monotonic() - started), results, state, own.state)
+    results = _told(results, settings)
+    reply = Reply(job.order.order_id, results, time.monotonic() - started)
+    return _finished(reply, results, state, own.state)
 
 
 def _probe(job: Job, body: Probe, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
@@ -247,6 +288,13 @@ def _frozen_names(capacity: Capacity, frozen_layers: str, replica: ClientModelSy
     blocks = blocks_of(replica.schemas)
     trained = trained_blocks(capacity, blocks) - frozen_blocks(frozen_layers, blocks)
     return frozenset(name for name, _ in replica.model.named_parameters() if block_of(name) not in trained)
+
+
+def _told(results: tuple[TaskResult, ...], settings: TrainingSettings) -> tuple[TaskResult, ...]:
+    """What the coordinator hears of results: of scores that stay here, not even that there are some."""
+    if not settings.keeps_scores:
+        return results
+    return tuple(TaskResult(found.task, found.examples, None, None) for found in results)
 
 
 def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState, fresh: ClientState) -> JobResult:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from client.data.examples import TaskData
-from client.data.summary import sums_of
+from client.data.summary import hidden_sums, sums_of
 from client.jobs.precision import Precision
 from client.jobs.solve import ALL_WORK, WorkShare
 from client.limits import Limits
@@ -28,6 +28,8 @@ class Computing:
     capacity: Capacity = WHOLE
     limits: Limits = field(default_factory=Limits)
     work: WorkShare = ALL_WORK
+    hides_rows: bool = False
+    """Whether single rows are hidden, so that exact sums over targets stay here."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def local_client(
     """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
-    sums = {task.name: sums_of(task, data[task.name].train) for task in tasks if task.tells_sums}
+    told = hidden_sums if computing.hides_rows else sums_of
+    sums = {task.name: told(task, data[task.name].train) for task in tasks if task.tells_sums}
     lacks = frozenset[str].intersection(*(data[name].lacks for name in names)) if names else frozenset[str]()
     capacity = replace(computing.capacity, lacks=tuple(sorted(lacks)))
     request = JoinRequest(

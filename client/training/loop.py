@@ -1,4 +1,4 @@
-"""The path of a batch: encoder, head of its task, loss, step. The only training loop there is."""
+"""The path of a batch: encoder, head of its task, loss, step. The loop of all training that hides no single rows."""
 
 from __future__ import annotations
 

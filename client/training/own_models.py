@@ -92,6 +92,7 @@ def _beside(
     score_own: Callable[[Work, ClientState], Trained],
 ) -> Trained:
     """Score the own model as it arrives, as the received one is, so that both scores belong to one round; train it."""
+    work = work.staying()
     with work.own.in_place(state):
         begun = score_own(work, state)
         train_own(work)
@@ -119,7 +120,7 @@ def fine_tuned(work: Work, state: ClientState, chosen: FineTunedModel) -> Traine
     """An own model by plain epochs from the last published one, scored afterwards."""
     settings = replace(work.settings, local_epochs=chosen.epochs)
     with work.own.in_place({}):
-        losses = replace(work, settings=settings).train(whole=True)
+        losses = replace(work.staying(), settings=settings).train(whole=True)
         scores = score(work.model, work.examples.whole, settings.eval_batch_size)
         return Trained(losses, work.own.state(), scores)
 

@@ -12,6 +12,7 @@ from client.training.compact import Examples
 from client.training.evaluation import Scores
 from client.training.loop import Progress, TaskSet, train
 from client.training.own_model import OwnModel
+from client.training.row_noise import HiddenRows, train_hidden
 from client.training.step import PLAIN_STEP, StepOptions, proximal_to
 from common.bodies import TrainingSettings
 from common.models.multitask import MultiTaskModel
@@ -59,6 +60,8 @@ class Work:
     controls: Mapping[str, Tensor] = field(default_factory=dict)
     """The mean of all clients' control variates, CPU vectors by scope; the change of the client's is handed in."""
     in_precision: InPrecision = in_float32
+    hidden: HiddenRows | None = None
+    """How single rows are hidden in what is trained; None: they are not."""
 
     def train(self, options: MakeOptions = lambda model: PLAIN_STEP, whole: bool = False) -> Losses:
         """Train for `settings.local_epochs`; without examples nothing happens.
@@ -67,6 +70,9 @@ class Work:
             options: called when the model's table of word embeddings is the one that is trained, which may be compact.
             whole: whether rows move that no text of this client has, so that all must be there.
         """
+        if self.hidden is not None:  # noise moves every row of the table, and there must be no other precision
+            sets = self.examples.whole
+            return self._train_hidden(self.hidden, options) if any(len(item.train) for item in sets) else {}
         vocabulary = None if whole or self.proximal_terms else self.examples.vocabulary
         sets = self.examples.whole if vocabulary is None else self.examples.compact
         if not sets:
@@ -75,14 +81,23 @@ class Work:
             vocabulary.in_place() if vocabulary is not None else nullcontext(),
             self.in_precision(self.model, sets, self.settings),
         ):
-            asked_for = (
-                term
-                for anchors, mu in self.proximal_terms
-                for term in proximal_to(self.model, anchors, mu, self.settings)
-            )
-            chosen = options(self.model)
-            chosen = replace(chosen, terms=(*chosen.terms, *asked_for))
-            return train(self.model, sets, self.settings, self.seed, self.progress, chosen)
+            return train(self.model, sets, self.settings, self.seed, self.progress, self._chosen(options))
+
+    def _train_hidden(self, hidden: HiddenRows, options: MakeOptions) -> Losses:
+        chosen, sets = self._chosen(options), self.examples.whole
+        return train_hidden(self.model, sets, self.settings, self.seed, self.progress, hidden, chosen)
+
+    def _chosen(self, options: MakeOptions) -> StepOptions:
+        """What steps add, with what the order asks for."""
+        asked_for = (
+            term for anchors, mu in self.proximal_terms for term in proximal_to(self.model, anchors, mu, self.settings)
+        )
+        chosen = options(self.model)
+        return replace(chosen, terms=(*chosen.terms, *asked_for))
+
+    def staying(self) -> Work:
+        """The same for a model that never leaves: its rows need not be hidden."""
+        return replace(self, hidden=None)
 
     def part(self, done: int, total: int) -> Work:
         """The same as one of `total` parts of the work, `done` of which are over."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection
 from operator import itemgetter
 from typing import Literal, TypeVar
 
-from common.config import averaging_checks, data_checks, dual_checks, group_checks, keep_section, size_checks
+from common.config import (
+    averaging_checks,
+    data_checks,
+    dual_checks,
+    group_checks,
+    keep_section,
+    privacy_checks,
+    size_checks,
+)
 from common.config.schema import Config
 from common.config.training_section import TrainingSection
 from common.config.values import is_loopback
@@ -304,6 +312,7 @@ _TASK_CHECKS: Checks = (
     ((), size_checks.tasks),
 )
 _DUAL_READS = ("training", "sharing", "guard", "blend", "model", "federation", "aggregation", "relation", "tasks")
+_PRIVACY_READS = ("privacy", "data", *_DUAL_READS)
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
@@ -332,16 +341,23 @@ _CHECKS: Checks = (
     (_DUAL_READS, dual_checks.problems),
     (("guard", "sharing", "relation", "tasks"), _guard),
     (("blend", "sharing"), _blend),
+    (_PRIVACY_READS, privacy_checks.problems),
     (("server",), _server_files),
     (("client",), _client_files),
     (("client",), dual_checks.work),
 )
 _ROLE_CHECKS: dict[Role, Checks] = {
     "any": (),
-    "server": ((("server",), server_problems),),
-    "client": ((("client",), client_problems), (("data",), data_checks.split_of_source)),
+    "server": ((("server",), server_problems), (("privacy",), privacy_checks.package_of_server)),
+    "client": (
+        (("client",), client_problems),
+        (("data",), data_checks.split_of_source),
+        (("privacy",), privacy_checks.package_of_client),
+    ),
     "simulate": (
         (("simulation", "tasks", "data", "client"), data_checks.simulation),
+        (("privacy",), privacy_checks.package),
+        (("privacy", "simulation", "data"), privacy_checks.simulation),
         (("data",), data_checks.split_of_source),
     ),
 }

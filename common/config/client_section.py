@@ -38,6 +38,14 @@ class LimitsSection(Section):
     """rows of a batch, in training and in scoring"""
     hours: Annotated[float, Field(gt=0, le=365 * 24)] = 720.0
     """until the deadline of an order"""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """what is published under noise of the coordinator may say so much of this client; null: also without noise"""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """chance that epsilon does not cover"""
+    least_noise: Annotated[float, Field(ge=0)] = 0.0
+    """noise multiplier of the coordinator, not less"""
+    least_clients: Count = 1
+    """in each sum that is published under noise, not fewer"""
 
 
 class ClientSection(Section):

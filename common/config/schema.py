@@ -1,6 +1,6 @@
 """The configuration's sections. Nothing is coerced, unknown keys are refused and every value is frozen.
 
-What spans several keys is checked in `rules`; `federated_config.yaml` shows every key with its default.
+What spans several keys is checked in `rules`; `federated_config.yaml` shows every key.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from common.bodies import TrainingSettings
+from common.bodies import RowNoise, TrainingSettings
 from common.config.aggregation_section import AggregationSection
 from common.config.choices import Chosen
 from common.config.client_section import ClientSection
 from common.config.data_section import DataSection, files_named
 from common.config.model_section import ModelSection
+from common.config.privacy_section import PrivacySection
 from common.config.simulation_section import SimulationSection
 from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
@@ -237,6 +238,8 @@ class Config(Section):
     """clients answer with a blend of the shared and their isolated models"""
     aggregation: AggregationSection = AggregationSection.model_construct()
     """how updates become one step: docs/methods.md"""
+    privacy: PrivacySection = PrivacySection.model_construct()
+    """noise that hides single clients or rows, and its budget: docs/use/privacy.md"""
     server: ServerSection = ServerSection.model_construct()
     """where the coordinator listens"""
     client: ClientSection = ClientSection.model_construct()
@@ -288,7 +291,16 @@ class Config(Section):
     def order_settings(self) -> TrainingSettings:
         """What travels with every order to train."""
         own = next(iter(self.own_models().values()), NoOwnModel())
-        return replace(self.training.settings(), own_model=own)
+        private = self.privacy.keeps_scores
+        return replace(self.training.settings(), own_model=own, keeps_scores=private, row_noise=self.row_noise())
+
+    def row_noise(self) -> RowNoise | None:
+        """How clients hide single rows; None: they do not."""
+        section = self.privacy
+        if not section.of_rows:
+            return None
+        rounds = self.training.num_rounds
+        return RowNoise(section.clip, section.delta, rounds, section.epsilon, section.noise_multiplier)
 
     def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""

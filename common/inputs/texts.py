@@ -185,7 +185,18 @@ class Texts(InputKind):
     update_shows = ": the embedding rows that changed are exactly the word pieces of this client's training texts"
 
     def notes(self, config: Config) -> list[str]:
-        """Small encoders learn little at the rates of large ones."""
+        """Small encoders learn little at the rates of large ones; noise on every word hides little and costs much."""
+        return [*self._rate(config), *self._noised_words(config)]
+
+    def _noised_words(self, config: Config) -> list[str]:
+        training = config.training
+        stands = training.frozen_rounds >= training.num_rounds or config.client.trains != "all"
+        if not config.privacy.of_rows or stands:
+            return []
+        advice = "every word embedding gets noise in every step, those of no text included; write 0 for the embeddings"
+        return [f"training.frozen_layers: {advice}, and training.frozen_rounds: {training.num_rounds}"]
+
+    def _rate(self, config: Config) -> list[str]:
         model, rate = config.model, config.training.learning_rate
         small = "bert-tiny" in model.server_model or model.weights == "random"
         if config.training.optimizer.name == "sgd" or not small or rate >= _SMALL_MODEL_RATE:

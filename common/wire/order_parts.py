@@ -9,7 +9,18 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from common.bodies import Body, ControlShare, DualProblem, Evaluate, ProximalTerm, Solve, Train, TrainingSettings
+from common.bodies import (
+    Body,
+    ControlShare,
+    DualProblem,
+    Evaluate,
+    NoisePromise,
+    ProximalTerm,
+    RowNoise,
+    Solve,
+    Train,
+    TrainingSettings,
+)
 from common.errors import WireError
 from common.methods.balances import BALANCES
 from common.methods.local_optimizers import LOCAL_OPTIMIZERS
@@ -97,6 +108,8 @@ def _pack_train(value: Train) -> pb.Train:
         isolated_tasks=value.isolated_tasks,
         controls=[pb.ControlShare(scope=share.scope, clients=share.clients) for share in value.controls],
         starts=map(pack_scope, value.starts),
+        fixed=value.fixed,
+        noise=None if value.noise is None else pb.NoisePromise(**vars(value.noise)),
     )
 
 
@@ -114,6 +127,8 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
         _unpack_isolated_tasks(order),
         _unpack_controls(message, scopes, settings),
         unpack_candidate(message.starts, "starts"),
+        _unpack_fixed(message, scopes),
+        _unpack_noise(message.noise) if message.HasField("noise") else None,
     )
 
 
@@ -209,6 +224,23 @@ def _unpack_isolated_tasks(order: pb.Order) -> tuple[str, ...]:
     return isolated
 
 
+def _unpack_noise(message: pb.NoisePromise) -> NoisePromise:
+    return NoisePromise(
+        checks.amount(message.noise_multiplier, "noise_multiplier"),
+        checks.amount(message.epsilon, "epsilon"),
+        checks.amount(message.delta, "delta"),
+        checks.count(message.clients, "clients"),
+    )
+
+
+def _unpack_fixed(message: pb.Train, scopes: Collection[str]) -> tuple[str, ...]:
+    fixed = checks.distinct(message.fixed, "fixed")
+    for scope in fixed:
+        if scope not in scopes:
+            raise WireError(f"fixed: scope {scope[:80]!r} is not the order's")
+    return fixed
+
+
 def _unpack_proximal_terms(message: pb.Train, scopes: Collection[str]) -> tuple[ProximalTerm, ...]:
     checks.distinct((term.scope for term in message.proximal_terms), "proximal_terms")
     for term in message.proximal_terms:
@@ -256,7 +288,37 @@ def _pack_training(value: TrainingSettings) -> pb.TrainingSettings:
         proximal_step=value.proximal_step.value,
         frozen=value.frozen,
         own_model=pack_choice(value.own_model),
+        keeps_scores=value.keeps_scores,
+        row_noise=_pack_row_noise(value.row_noise),
     )
+
+
+def _pack_row_noise(value: RowNoise | None) -> pb.RowNoise | None:
+    if value is None:
+        return None
+    return pb.RowNoise(
+        clip=value.clip,
+        delta=value.delta,
+        rounds=value.rounds,
+        epsilon=value.epsilon,
+        noise_multiplier=value.noise_multiplier,
+    )
+
+
+def _unpack_row_noise(message: pb.TrainingSettings) -> RowNoise | None:
+    if not message.HasField("row_noise"):
+        return None
+    found = message.row_noise
+    noise = RowNoise(
+        found.clip,
+        found.delta,
+        checks.count(found.rounds, "rounds"),
+        found.epsilon if found.HasField("epsilon") else None,
+        found.noise_multiplier if found.HasField("noise_multiplier") else None,
+    )
+    if (problem := noise.problem()) is not None:
+        raise WireError(f"row_noise: {problem}")
+    return noise
 
 
 def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
@@ -278,6 +340,8 @@ def _unpack_training(message: pb.TrainingSettings) -> TrainingSettings:
         checks.member(ProximalStep, message.proximal_step, "proximal_step"),
         _frozen(message.frozen),
         unpack_choice(message.own_model, OWN_MODELS, "own_model"),
+        message.keeps_scores,
+        _unpack_row_noise(message),
     )
 
 

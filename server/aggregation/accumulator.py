@@ -37,7 +37,7 @@ class Summand:
     """One sum of a scope, and how it enters the step: divided by `total`, times `share`. An only sum has no task."""
 
     task: str
-    total: int
+    total: float
     share: float = 1.0
 
 

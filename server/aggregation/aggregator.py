@@ -12,7 +12,7 @@ import numpy as np
 from common.methods.conflict import cosines
 from common.methods.relation import Relation
 from common.methods.step_scale import lengthening
-from common.methods.task_weights import Evidence, Trends
+from common.methods.task_weights import Evidence
 from common.parameters.encodings import BLOCK, is_finite
 from common.parameters.plan import heights_of
 from common.parameters.schema import ParameterSchema
@@ -21,14 +21,16 @@ from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import Accumulator, ByTask, Delta, Piece, Summand
 from server.aggregation.auxiliary import gated
 from server.aggregation.averaging import averaged
-from server.aggregation.bound import bounded
+from server.aggregation.bound import bounded, clipped
 from server.aggregation.dual import HEADS, remade
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
+from server.aggregation.noise import add_noise, clip_after
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.dual_facts import Relationship
 from server.core.effects import Combine
+from server.core.privacy_facts import Noising
 from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
 from server.relations.relate import Context, relate, related_templates
@@ -52,8 +54,8 @@ class Aggregator:
     """Folds the updates of a round and combines them at its end.
 
     `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task; `related`
-    is what the relation between members did in it. `moments` are the server optimizer's, by `moment_name`; `combine`
-    changes them in place, also where it fails.
+    is what the relation between members did in it, `clip` the longest update of the next one where that changes.
+    `moments` are the server optimizer's, by `moment_name`; `combine` changes them in place, also where it fails.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Aggregator:
         self.cosines: dict[str, tuple[tuple[str, ...], Float64]] = {}
         self.related: list[Related] = []
         self.relationship: Relationship | None = None
+        self.clip: float | None = None
         self._schemas = schemas
         self._heights = heights_of({name: schema for name, schema in schemas.items() if Scope.parse(name).is_member})
         self.moments: dict[str, Vector] = dict(moments or {})
@@ -82,6 +85,7 @@ class Aggregator:
         deltas: Sequence[tuple[str, Delta]],
         weights: Mapping[str, int],
         by_task: ByTask,
+        clip: float | None = None,
     ) -> None:
         """Take one client's update in; see `core.effects.Fold`.
 
@@ -92,6 +96,9 @@ class Aggregator:
             within = bounded(deltas, self._strategy.norm_bound)
             self._shortened += within is not deltas
             deltas = within
+        if clip is not None and self._strategy.noise is not None:
+            deltas, is_within = clipped(deltas, clip, self._strategy.noise.head_scale, by_task)
+            self._shortened += not is_within
         measured = [(scope, Measured(delta)) for scope, delta in deltas]
         self._updates.add(order_id, measured, weights, by_task)
         self._lengths[order_id] = length_of([delta for _, delta in measured])
@@ -102,10 +109,16 @@ class Aggregator:
         Raises:
             NotFinite: a value or a moment would be NaN or infinite.
         """
-        self.cosines, self.related, self.relationship = {}, [], None
+        self.cosines, self.related, self.relationship, self.clip = {}, [], None, None
+        noise, counts = self._strategy.noise, (self._shortened, len(self._lengths))
         if self._shortened:
-            shares = (self._shortened, len(self._lengths), self._strategy.norm_bound)
-            log.info("%d of %d updates were longer than aggregation.norm_bound %g and shortened", *shares)
+            bound = ("aggregation.norm_bound", self._strategy.norm_bound)
+            bound = bound if asked.noise is None else ("privacy.clip", asked.noise.clip)
+            log.info("%d of %d updates were longer than %s %g and shortened", *counts, *bound)
+        if noise is not None and asked.noise is not None:
+            assert isinstance(self._updates, StreamingMean)
+            add_noise(self._updates, vectors, asked, noise)
+            self.clip = clip_after(asked, noise, counts[1] - counts[0], counts[1])
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what that makes of numbers is looked for below
                 fresh = self._moved(vectors, asked)
@@ -130,9 +143,10 @@ class Aggregator:
                 StretchTotal(Stretch(0, len(base), frozenset(rows or ())), total),
             ]
             if rows is not None:
-                pieces = self._weighed(scope, rows, parts, asked.trends)
+                pieces = self._weighed(scope, rows, parts, asked)
             else:
-                pieces = [self._whole(scope, part.stretch, part.total or total) for part in parts]
+                whole = asked.divisor(scope)
+                pieces = [self._whole(scope, part.stretch, part.total if len(parts) > 1 else whole) for part in parts]
             fresh[scope] = self._move(scope, base, self._updates.report(scope, pieces))
         return fresh
 
@@ -192,40 +206,61 @@ class Aggregator:
         self._lengths.clear()
         self._updates.clear()
 
-    def _whole(self, scope: str, stretch: Stretch, total: int) -> Piece:
+    def _whole(self, scope: str, stretch: Stretch, total: float) -> Piece:
         """The only sum of a scope; where tasks may share it, times the number that steps are scaled by."""
         scale, shared = self._strategy.scale, Scope.parse(scope).is_averaged
         share = scale if shared and not isinstance(scale, str) else 1.0
         return Piece(stretch.start, stretch.stop, [Summand("", total, share)])
 
     def _weighed(
-        self, scope: str, examples: Mapping[str, int], parts: Sequence[StretchTotal], trends: Trends
+        self, scope: str, examples: Mapping[str, int], parts: Sequence[StretchTotal], asked: Combine
     ) -> list[Piece]:
         """The sums of a scope's tasks with their shares in the step of each stretch: of those that read it."""
-        sums, tasks = self._updates, tuple(examples)
-        assert isinstance(sums, StreamingMean)
+        tasks = tuple(examples)
         counts = np.array(list(examples.values()), dtype=np.float64)
-        even = [Piece(p.stretch.start, p.stretch.stop, [Summand(t, examples[t]) for t in tasks]) for p in parts]
-        grams = [sums.gram(scope, piece) if len(tasks) > 1 else np.ones((1, 1)) for piece in even]
+        summands = [Summand(task, asked.divisor(scope, task)) for task in tasks]
+        even = [Piece(part.stretch.start, part.stretch.stop, summands) for part in parts]
+        grams = [self._gram(scope, piece, asked.noise) for piece in even]
         if len(tasks) > 1:
             self.cosines[scope] = tasks, cosines(sum(grams[1:], grams[0]))
         pieces = []
         for piece, part, gram in zip(even, parts, grams, strict=True):
             found = [i for i, task in enumerate(tasks) if task in part.stretch.tasks] or list(range(len(tasks)))
             readers = tuple(tasks[i] for i in found)
-            shares = self._shares(Evidence(readers, counts[found], gram[np.ix_(found, found)], trends))
-            summands = [Summand(t, examples[t], float(share)) for t, share in zip(readers, shares, strict=True)]
-            pieces.append(replace(piece, summands=summands))
+            evidence = Evidence(readers, counts[found], gram[np.ix_(found, found)], asked.trends)
+            shares = self._shares(evidence, asked.noise is None or bool(np.diag(evidence.gram).all()))
+            weighed = [replace(summands[i], share=float(share)) for i, share in zip(found, shares, strict=True)]
+            pieces.append(replace(piece, summands=weighed))
         return pieces
 
-    def _shares(self, evidence: Evidence) -> Float64:
-        """What tasks' mean steps are multiplied by, (T,)."""
+    def _gram(self, scope: str, piece: Piece, noising: Noising | None) -> Float64:
+        """Inner products of the tasks' mean steps, (T, T), without what noise adds to their lengths on the average."""
+        if len(piece.summands) < 2:
+            return np.ones((1, 1))
+        assert isinstance(self._updates, StreamingMean)
+        gram, noise = self._updates.gram(scope, piece), self._strategy.noise
+        if noising is None or noise is None:
+            return gram
+        deviation, size = noise.deviation(noising, scope), piece.stop - piece.start
+        surplus = np.array([size * (deviation / summand.total) ** 2 for summand in piece.summands])
+        squares = np.diag(gram) - surplus
+        # The squared length of noise alone has the deviation sqrt(2/size) of itself: what is within three is no step.
+        squares[squares <= 3 * np.sqrt(2 / size) * surplus] = 0.0
+        if not squares.all():
+            log.info("scope %s: the noise of a task's step hides its length; tasks weigh as in the mean", scope)
+        most = np.sqrt(np.outer(squares, squares))
+        found: Float64 = np.clip(gram, -most, most)
+        np.fill_diagonal(found, squares)
+        return found
+
+    def _shares(self, evidence: Evidence, resolves: bool) -> Float64:
+        """What tasks' mean steps are multiplied by, (T,); only with `resolves` by a rule for conflicts."""
         mean, tasks, gram = self._strategy.mean, evidence.tasks, evidence.gram
         assert isinstance(mean, WeightedMean)
         shares = mean.weights(evidence)
         shares = shares * np.array([mean.factors.get(task, 1.0) for task in tasks])
         shares = gated(shares / shares.sum(), gram, np.array([task in mean.auxiliary for task in tasks]))
-        if len(tasks) > 1 and mean.resolver is not None:
+        if len(tasks) > 1 and mean.resolver is not None and resolves:
             counted = np.flatnonzero(shares)
             shares[counted] = mean.resolver.weights(gram[np.ix_(counted, counted)], shares[counted])
         scaled: Float64 = shares * lengthening(self._strategy.scale, shares, gram)

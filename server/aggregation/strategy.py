@@ -16,6 +16,7 @@ from common.methods.server_optimizers import PlainStep, ServerOptimizer
 from common.methods.step_scale import MEAN, StepScale
 from common.methods.task_weights import Evidence, ExampleWeights, Float64
 from common.parameters.scope import Scope, ScopeKind
+from server.aggregation.noise import NoiseSettings
 from server.core.dual_facts import DualSettings
 
 
@@ -65,6 +66,8 @@ class AggregationStrategy:
     """Heads are made of their supports."""
     seed: int = 0
     """Of the run; candidates that there are from the start are drawn from it."""
+    noise: NoiseSettings | None = None
+    """Of the coordinator, on the sums of every round."""
 
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope; what is no part of the model just adds its step."""

@@ -168,6 +168,20 @@ class StreamingMean:
                 total += block @ block.T
         return total
 
+    def whole(self, scope: str, task: str, size: int) -> list[Float64]:
+        """The sum as it stands, in chunks that may be changed in place; zeros where nothing was added."""
+        key = scope, task
+        chunks = self._sums.get(key) or _new_chunks(size)
+        if key not in self._used:
+            _clear(chunks, 0, size)
+        for chunk, lost in zip(chunks, self._rest.get(key, ()), strict=False):
+            if key in self._used:
+                chunk += lost
+            lost[:] = 0.0
+        self._sums[key] = chunks
+        self._used.add(key)
+        return chunks
+
     def clear(self) -> None:
         """Forget all sums; the memory of small ones is kept for the next round."""
         self._used.clear()

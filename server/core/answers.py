@@ -56,15 +56,19 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
     open_ = state.open
     names = sorted(name for name in state.clients if name > after)
     clients: list[ClientStatus] = []
+    is_secret = run.noise is not None and run.noise.is_sampled  # what a client does tells whether it was asked
     size = 0
     for client in map(state.clients.__getitem__, names):
         size += len(client.client_id) + sum(len(task) + 4 for task in client.tasks) + len(client.activity[:1000]) + 16
         if clients and size > PAGE_CHARS:
             break
-        clients.append(ClientStatus(client.client_id, client.tasks, client.present, client.activity))
+        activity = "" if is_secret else client.activity
+        clients.append(ClientStatus(client.client_id, client.tasks, client.present, activity))
     phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
     if state.dual is not None and state.dual.certificate is not None:
         phase += f", gap {state.dual.certificate.gap:.3g} of version {state.dual.certificate.version}"
+    if state.ledger is not None:
+        phase += f", epsilon {state.ledger.epsilon():.3g} (delta {state.ledger.delta:g})"
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),

@@ -13,7 +13,7 @@ from common.log_fields import LogFields
 from common.orders import TaskResult
 from common.statistics import merge
 from common.tasks import TaskDefinition, lower_is_better
-from server.core import dual
+from server.core import dual, privacy
 from server.core.effects import Notice
 from server.core.facts import NOTHING_SCORED, Best, Scored
 from server.core.state import FederationState, OpenRound, OrderState, RunSettings
@@ -106,7 +106,8 @@ def kept_beside(run: RunSettings, scored: Scored, version: int) -> frozenset[int
 
 def goes_on(run: RunSettings, state: FederationState) -> bool:
     """Whether there is a round to train: there are some left, and the run still gets better."""
-    return state.completed_rounds < run.num_rounds and not _stands_still(run, state) and not dual.reached(run, state)
+    ended = _stands_still(run, state) or dual.reached(run, state) or privacy.is_spent(run, state)
+    return state.completed_rounds < run.num_rounds and not ended
 
 
 def end_of(run: RunSettings, state: FederationState) -> str:
@@ -114,6 +115,8 @@ def end_of(run: RunSettings, state: FederationState) -> str:
     if state.completed_rounds < run.num_rounds and dual.reached(run, state):
         assert state.dual is not None and state.dual.certificate is not None
         return f"{dual.said_of(state.dual.certificate)}, small enough (training.stop_at_gap)"
+    if state.completed_rounds < run.num_rounds and privacy.is_spent(run, state):
+        return privacy.spent_of(state)
     if state.completed_rounds >= run.num_rounds or not _stands_still(run, state):
         return ""
     best = state.scored.best[goal(run)].version

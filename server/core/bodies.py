@@ -12,6 +12,7 @@ from common.seeds import derive_seed
 from server.core.answer_checks import check_scores, check_solution, check_update
 from server.core.dual import problems_of
 from server.core.phases import EVALUATE, PROBE, SOLVE, TRAIN, RoundPhase
+from server.core.privacy import closed_scopes, promise_to
 from server.core.probing import check_losses, offers, starts_of
 from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
 
@@ -31,6 +32,8 @@ def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: O
         isolated_tasks=tuple(task for task in order.tasks if task in state.fallback_tasks),
         controls=tuple(ControlShare(s.base, round_.variates[s.base]) for s in scopes if is_control(str(s))),
         starts=starts_of(run, state, round_, order.scopes),
+        fixed=tuple(sorted(closed_scopes(run, state, (wanted.scope for wanted in order.scopes), order.tasks))),
+        noise=promise_to(run, state, order.client_id),
     )
 
 

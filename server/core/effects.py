@@ -12,6 +12,7 @@ from common.targets import TargetUnits
 from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
+from server.core.privacy_facts import Ledger, Noising, cell_of
 from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.readers import StretchTotal
 from server.core.state import ClientRecord, OpenRound, Related
@@ -27,6 +28,8 @@ class Fold:
     order_id: str
     weights: Mapping[str, int]
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    clip: float | None = None
+    """The longest that all of it together may be where noise is added to the sums; None without."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Combine:
     """The weight sums of the stretches of a scope, where not all of it is read by the same tasks."""
     probed: Probed = NOT_PROBED
     """What clients said of candidates before they trained."""
+    noise: Noising | None = None
+    """What is added to the sums first."""
+
+    def divisor(self, scope: str, task: str = "") -> float:
+        """What a sum is divided by: its weights, or under noise what the ledger fixed."""
+        if self.noise is not None:
+            return self.noise.cells[cell_of(scope, task)]
+        return self.rows[scope][task] if task else self.totals[scope]
 
 
 @dataclass(frozen=True)
@@ -215,4 +226,5 @@ Record = (
     | Guarded
     | Dual
     | Certificate
+    | Ledger
 )

@@ -92,6 +92,8 @@ class Combined:
     related: tuple[Related, ...] = ()
     relationship: Relationship | None = None
     """How heads depend on each other now, in runs that solve a dual."""
+    clip: float | None = None
+    """The longest update from now on, where the clip follows a quantile."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,28 @@ class DrainRequested:
     now: float
 
 
+@dataclass(frozen=True)
+class RolledBack:
+    """A client brought an order that comes after all that the ledger knows of: the run folder is an older copy."""
+
+    now: float
+    client_id: str
+    order_id: str
+
+
 CombineOutcome = Combined | VersionSpoiled
 """What came of `Combine`; the core hears it before anything else happens."""
 
-Event = Started | Joined | Seen | Answered | UpdateRefused | OrderFailed | Left | Tick | CombineOutcome | DrainRequested
+Event = (
+    Started
+    | Joined
+    | Seen
+    | Answered
+    | UpdateRefused
+    | OrderFailed
+    | Left
+    | Tick
+    | RolledBack
+    | CombineOutcome
+    | DrainRequested
+)

@@ -9,6 +9,7 @@ from common.inputs.header import Header
 from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.core.phases import Phase
+from server.core.privacy_facts import Ledger
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,5 @@ class RunFacts:
     """The units of heads and losses, by task."""
     scales: Mapping[str, InputScale] = field(default_factory=dict)
     """By which the numbers in rows are standardised, by task."""
+    ledger: Ledger | None = None
+    """What was published under noise of the coordinator."""

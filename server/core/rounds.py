@@ -10,7 +10,7 @@ from itertools import chain
 from common.bodies import ScopeVersion
 from common.log_fields import LogFields
 from common.parameters.scope import ByTemplate
-from server.core import best, dual
+from server.core import best, dual, privacy
 from server.core.account import MOST_NAMES, account
 from server.core.closing import (
     has_quorum,
@@ -93,9 +93,10 @@ def advance(run: RunSettings, state: FederationState, now: float) -> Step:
     moved = (*state.trends, trends(state.losses, task_losses(round_)))
     remembered = {template: record.state for template, record in state.relations.items()}
     totals = {**totals, **dict.fromkeys(heads, 0)}
-    rows, stretches = row_totals(run, round_, totals), stretch_totals(run, round_, totals)
-    said = probed(run, state, round_)
-    return state, [Combine(round_.number, totals, rows, moved, heads, remembered, stretches, said)]
+    totals, rows = privacy.released(run, state, totals, row_totals(run, round_, totals))
+    stretches, said = stretch_totals(run, round_, totals), probed(run, state, round_)
+    noise = privacy.noising(run, state, totals, rows)
+    return state, [Combine(round_.number, totals, rows, moved, heads, remembered, stretches, said, noise)]
 
 
 def publish(run: RunSettings, state: FederationState, event: Combined) -> Step:
@@ -155,6 +156,8 @@ def waits_for(run: RunSettings, state: FederationState) -> str:
     if state.draining:
         return "nothing: the coordinator is stopping"
     if state.open is not None:
+        if run.noise is not None and run.noise.is_sampled:  # their number tells, too
+            return "the round to close"
         slow = sorted(order.client_id for order in state.open.orders.values() if order.state is OrderState.ISSUED)
         more = f" and {len(slow) - MOST_NAMES} more" if len(slow) > MOST_NAMES else ""
         return f"updates of {', '.join(slow[:MOST_NAMES])}{more}" if slow else "the round to close"
@@ -164,7 +167,7 @@ def waits_for(run: RunSettings, state: FederationState) -> str:
 
 
 def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event: Combined) -> _Closed:
-    totals = event.asked.totals
+    totals, ledger = event.asked.totals, state.ledger
     versions = ByTemplate({**state.versions, **dict.fromkeys(totals, round_.number)})
     state = replace(
         _committed(state, round_),
@@ -174,9 +177,11 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
         losses=task_losses(round_),
         trends=tuple(event.asked.trends),
         relations={**state.relations, **{record.template: record for record in event.related}},
+        ledger=privacy.charged(run, state, round_, event.clip),
     )
     rate = run.training_in(round_.number).learning_rate
     records: list[Record] = [RoundClosed(round_, totals, round_.number, rate), *event.cosines, *event.related]
+    records += [state.ledger] if state.ledger is not None else []
     told_of = _about(run, round_, "round_closed", event.now)
     notices: list[Effect] = [InstallVersion(round_.number)]
     notices += [
@@ -190,6 +195,7 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
     state, verdicts = guarded(run, state, round_)
     state = best.with_scores(run, state, round_)
     notices += dual.notices_of(before.dual, state.dual)
+    notices += privacy.notices_of(ledger, state.ledger)
     after = [*notices, *notices_of(run, before.fallback_tasks, verdicts), *best.notices_of(run, before, state)]
     return _Closed(state, [*records, *certified, *verdicts], after, round_)
 
@@ -249,6 +255,8 @@ def _open_if_possible(
         waiting = state if state.phase is Phase.WAITING else replace(state, phase=Phase.WAITING, waiting_since=now)
         return waiting, [], []
     training = best.goes_on(run, state)
+    ledger = privacy.opened(run, state) if training else None
+    state = state if ledger is None else replace(state, ledger=ledger)
     state, units, said = with_units(run, state, present)
     state, scales, more = with_scales(run, state, present)
     state, began = dual.begun(run, state)
@@ -259,7 +267,8 @@ def _open_if_possible(
         absent = LogFields(event="clients_missing", round=round_.number)
         text = f"round {round_.number} goes without clients for {', '.join(missing)}"
         notices.append(Notice(text, warning=True, about=absent))
-    return state, [*units, *scales, *began, RoundOpened(round_)], notices
+    charged = () if ledger is None else (ledger,)
+    return state, [*units, *scales, *began, *charged, RoundOpened(round_)], notices
 
 
 def _short_since(run: RunSettings, state: FederationState, present: list[ClientRecord], now: float) -> float | None:
@@ -274,7 +283,11 @@ def _too_few(run: RunSettings, state: FederationState, present: list[ClientRecor
     if not present:
         return "no client"
     number = state.completed_rounds + 1
-    if run.min_updates == 1 or not best.goes_on(run, state):
+    if not best.goes_on(run, state):
+        return ""
+    if lacking := privacy.lacks_clients(run, state):
+        return lacking
+    if run.min_updates == 1:
         return ""
     chosen = len(select(run, present, number))
     if chosen >= run.min_updates:
@@ -302,7 +315,7 @@ def _new_round(
 ) -> OpenRound:
     phase = run.protocol.phases[0] if training else EVALUATE
     number = state.completed_rounds + 1 if training else state.completed_rounds
-    chosen = select(run, present, number) if training else present
+    chosen = select(run, privacy.asked(run, state, present), number) if training else present
     about = [(client, tasks_of_order(run, client, number) if training else client.tasks) for client in chosen]
     orders = [_new_order(run, state, phase, number, client, tasks) for client, tasks in about]
     if training and (opens := opening_phase(run, state, (order.scopes for order in orders))) is not phase:
@@ -322,7 +335,7 @@ def _new_order(
     held = run.scopes_in(phase, number, client, tasks)
     scopes = tuple(ScopeVersion(scope, state.version_of(scope)) for scope in held)
     codec = run.codec_for(client.capabilities)
-    untrained = run.untrained_scopes(client, tasks, number, state.fallback_tasks)
+    untrained = privacy.untrained_scopes(run, state, client, tasks, number)
     return OpenOrder(name, client.client_id, tasks, scopes, codec=codec, untrained=untrained)
 
 

@@ -6,6 +6,7 @@ from math import inf, log
 
 from common.seeds import derive_seed
 from server.core.closing import required
+from server.core.privacy import comes_up
 from server.core.state import ClientRecord, RunSettings
 
 
@@ -13,8 +14,11 @@ def select(run: RunSettings, present: list[ClientRecord], number: int) -> list[C
     """A share `client_fraction` of every task's present clients, at least one per task, by id.
 
     The choice is a function of (seed, round, client id) alone, so it does not depend on who arrived first. A client
-    with several tasks is in as soon as one of its tasks picks it.
+    with several tasks is in as soon as one of its tasks picks it. With a secret coin each client is in by its own toss.
     """
+    if run.noise is not None and run.noise.is_sampled:
+        noise = run.noise
+        return [c for c in present if comes_up(noise.coin, number, c.client_id, noise.fraction)]
     chosen: set[str] = set()
     for task in run.tasks:
         holders = [client.client_id for client in present if task.name in client.tasks]

@@ -20,6 +20,7 @@ from common.tasks import TaskDefinition
 from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
+from server.core.privacy_facts import Ledger, NoiseRules
 from server.core.readers import Stretch
 from server.core.schedule import NO_CHANGE, TrainingSchedule
 
@@ -104,6 +105,8 @@ class RunSettings:
     """The version of the last round is an average of versions."""
     patience: int | None = None
     """The run ends after so many versions that were no better than the best one."""
+    noise: NoiseRules | None = None
+    """Of the coordinator, on what it publishes."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -336,6 +339,8 @@ class FederationState:
     """Where a dual method stands, in runs with one."""
     scored: Scored = NOTHING_SCORED
     """What scores say of the versions, where something depends on it."""
+    ledger: Ledger | None = None
+    """What was published under noise, in runs with noise of the coordinator."""
 
     def version_of(self, scope: str) -> int:
         """The version of a scope; a sum over clients begins at 0 and has nothing of its template."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
 from common.orders import Reply
-from server.core import best, rounds
+from server.core import best, privacy, rounds
 from server.core.admission import check_answer, check_join, new_headers
 from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
@@ -18,6 +18,7 @@ from server.core.events import (
     Joined,
     Left,
     OrderFailed,
+    RolledBack,
     Seen,
     Started,
     Tick,
@@ -64,6 +65,8 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
             state, effects = _left(state, event)
         case Tick():
             state, effects = _expire_leases(run, replace(state, traffic=event.traffic), event)
+        case RolledBack():
+            return _rolled_back(state, event)
         case Combined():
             return rounds.publish(run, state, event)
         case VersionSpoiled():
@@ -143,7 +146,7 @@ def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     if order is None or state.open is None or order.state is not OrderState.ISSUED:
         return state, effects
     unable = order.codec != DENSE_FLOAT32 and order.codec not in client.capabilities.codecs
-    other = order.untrained != run.untrained_scopes(client, order.tasks, state.open.number, state.fallback_tasks)
+    other = order.untrained != privacy.untrained_scopes(run, state, client, order.tasks, state.open.number)
     held = run.scopes_in(state.open.phase, state.open.number, client, order.tasks)
     other = other or tuple(scope.scope for scope in order.scopes) != held
     missing = sorted(set(order.tasks) - set(client.tasks))
@@ -171,7 +174,8 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
     effects: list[Effect] = []
     if answer.scopes:
         order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
-        effects.append(Fold(order.order_id, order.weights, task_rows(run, order, results)))
+        rows = privacy.open_rows(state, task_rows(run, order, results))
+        effects.append(Fold(order.order_id, order.weights, rows, state.ledger.clip if state.ledger else None))
     elif isinstance(answer, Reply):
         order = replace(order, content=answer.content, nbytes=candidate_bytes(run, state, order, answer))
     return _count(replace(state, traffic=event.traffic).with_order(order), event.client_id, completed=1), effects
@@ -188,6 +192,16 @@ def _order_failed(state: FederationState, event: OrderFailed) -> Step:
     if order is None or order.client_id != event.client_id or order.state is not OrderState.ISSUED:
         return state, []
     return _drop_order(state, order, OrderState.FAILED, event.reason)
+
+
+def _rolled_back(state: FederationState, event: RolledBack) -> Step:
+    """A run whose ledger has lost charges ends."""
+    assert state.ledger is not None
+    known = f"the ledger knows {state.ledger.releases} releases, and client {event.client_id} brought {event.order_id}"
+    reason = f"the run folder is older than what was published: {known}; put the newest one back"
+    failed = Notice(reason, warning=True, about=LogFields(event="run_failed", reason=reason))
+    state = replace(state, phase=Phase.FAILED, reason=reason)
+    return state, [Commit((RunEnded(Phase.FAILED, reason),)), failed, Wake()]
 
 
 def _left(state: FederationState, event: Left) -> Step:

@@ -44,6 +44,7 @@ from server.core.events import (
     Joined,
     Left,
     OrderFailed,
+    RolledBack,
     Seen,
     Started,
     Tick,
@@ -51,6 +52,7 @@ from server.core.events import (
 )
 from server.core.facts import Traffic
 from server.core.phases import ENDED
+from server.core.privacy import is_rolled_back
 from server.core.probing import candidate_version
 from server.core.rounds import waits_for
 from server.core.state import ClientRecord, FederationState, RunSettings
@@ -193,6 +195,8 @@ class Coordinator:
             client = self._client(session)
             activity = "update handed in" if pending_order else "waiting for work"
             await self.writer.apply(Seen(self._clock.now(), client.client_id, activity))
+            if is_rolled_back(self.state, pending_order):
+                await self.writer.apply(RolledBack(self._clock.now(), client.client_id, pending_order))
         while True:
             self.writer.require_whole()
             wake = self.writer.wake

@@ -143,8 +143,8 @@ class EffectHandler:
 
     def _work(self, effect: Effect, now: float) -> CombineOutcome | None:
         match effect:
-            case Fold(order_id, weights, rows):
-                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows)
+            case Fold(order_id, weights, rows, clip):
+                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows, clip)
             case ClearSums():
                 self._aggregator.clear()
             case Combine():
@@ -166,4 +166,5 @@ class EffectHandler:
             TaskCosines(asked.version, scope, tasks, tuple(tuple(row) for row in matrix.tolist()))
             for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
-        return Combined(now, asked, cosines, tuple(self._aggregator.related), self._aggregator.relationship)
+        did = self._aggregator
+        return Combined(now, asked, cosines, tuple(did.related), did.relationship, did.clip)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from math import log10
 
+from common.privacy.promise import NOT_COVERED
 from server.reporting.pictures import curve, matrix
 from server.reporting.relations import Relations
-from server.reporting.values import Report, TaskReport
+from server.reporting.values import Report, TaskReport, to_json
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --faint: #767680; --page: #ffffff; --line: #0060a8; --less: #b34700; }
@@ -197,6 +198,8 @@ def _settings(report: Report) -> str:
     rows: list[Sequence[object]] = [["seed", report.seed], ["sharing plan", report.sharing_plan]]
     rows += [["first weights", report.encoder_init], ["run id", report.run_id]]
     rows += [["model digest", report.model_digest]] if report.model_digest else []
+    if report.privacy is not None:
+        rows.append(["privacy", f"{json.dumps(to_json(report.privacy))}. {NOT_COVERED}"])
     for name in ("training", "aggregation", "guard", "blend", "relation"):
         rows.append([name, json.dumps(getattr(report, name))])
     return _table("The configuration that the run was started with last", ["key", "value"], rows)

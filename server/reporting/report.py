@@ -13,6 +13,7 @@ from common.tasks import TaskDefinition
 from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
+from server.core.privacy_facts import Ledger
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.relations import probe_costs, relation_reports
@@ -24,6 +25,7 @@ from server.reporting.values import (
     LargestShare,
     OwnScores,
     Personalisation,
+    PrivacyReport,
     Report,
     RoundCosines,
     RoundScores,
@@ -174,8 +176,17 @@ def build_report(
         personalisation=personalisation(tasks, rounds),
         best=best or {},
         probes=probe_costs(rounds),
+        privacy=_privacy_report(facts.ledger),
         certificates=[certificate_report(found) for found in certificates],
     )
+
+
+def _privacy_report(ledger: Ledger | None) -> PrivacyReport | None:
+    if ledger is None:
+        return None
+    noise, chance = ledger.mechanism.noise_multiplier, ledger.mechanism.sampling_probability
+    spent = ledger.releases, round(ledger.epsilon(), 6), ledger.limit, bool(ledger.earlier)
+    return PrivacyReport(noise, chance, ledger.clip, ledger.delta, *spent)
 
 
 def _histories(tasks: Sequence[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, list[RoundScores]]:

@@ -187,6 +187,22 @@ class CertificateReport:
     silent: int
 
 
+@dataclass(frozen=True)
+class PrivacyReport:
+    """What was published under noise of the coordinator, and what that says at most about a client."""
+
+    noise_multiplier: float
+    sampling_probability: float
+    clip: float
+    delta: float
+    releases: int
+    epsilon: float
+    """Of the client that is charged with the most, with what runs before this one published about it."""
+    most_releases: int | None
+    """What the budget allows for a client; null: there is no budget."""
+    counts_earlier_runs: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One run. `training`, `aggregation`, `guard`, `blend` and `relation` repeat its configuration."""
@@ -222,6 +238,8 @@ class Report:
     blend: Mapping[str, object] = field(default_factory=dict)
     probes: ProbeCosts | None = None
     """In runs whose clients compare candidates."""
+    privacy: PrivacyReport | None = None
+    """In runs with noise of the coordinator."""
 
 
 def to_json(value: object) -> Any:

@@ -38,6 +38,7 @@ from server.reporting.values import Report, to_json
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
+from server.runs.noise import charges_before, first_ledger, forget_key, key_of
 from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
@@ -141,7 +142,11 @@ def begin_run(config: Config, folder: RunFolder, journal: Journal, own_process: 
     note_files(folder, journal)
     began = RunBegan(secrets.token_hex(6), config.run.name, config.run.seed, origin)
     fixed = [UnitsFixed(task, found) for task, found in units.items()]
-    journal.commit([began, _settings(config), *fixed, *(ScaleFixed(task, found) for task, found in scales.items())])
+    scaled = [ScaleFixed(task, found) for task, found in scales.items()]
+    ledger = first_ledger(config, charges_before(config))
+    if ledger is not None:
+        key_of(folder)
+    journal.commit([began, _settings(config), *fixed, *scaled, *([ledger] if ledger is not None else [])])
 
 
 def _settings(config: Config) -> RunConfiguration:
@@ -232,6 +237,7 @@ async def _run(
             await _say_goodbye(coordinator)
         finally:
             await server.stop(grace=1.0)
+        forget_key(folder, coordinator.state)
     if coordinator.state.phase is Phase.FAILED:
         raise RunFailedError(coordinator.state.reason)
     return report
@@ -242,11 +248,14 @@ def restore_run(
 ) -> tuple[Federation, RunSettings, dict[str, ParameterSchema], FederationState]:
     """What the run folder says: for a new run and after a crash alike."""
     architecture, schemas = folder.read_description()
-    settings = make_settings(config, _began(journal).run_id, schemas, folder.read_unread())
+    key = key_of(folder) if config.privacy.of_coordinator else b""
+    settings = make_settings(config, _began(journal).run_id, schemas, folder.read_unread(), key)
     state = journal.restore(settings.schemas, settings.round_timeout_seconds)
     state = replace(state, scored=recalled(settings, state.fallback_tasks, journal.scored_rounds()))
+    if state.ledger is not None:
+        folder.drop_after(state.completed_rounds)
     tokenizer, initial = folder.tokenizer.read_bytes(), ModelFiles(folder.path, schemas).read_private()
-    federation = make_federation(config, architecture, schemas, tokenizer, initial)
+    federation = make_federation(config, architecture, schemas, tokenizer, initial, key)
     strategy = replace(federation.strategy, folder=folder.path / "updates")
     return replace(federation, strategy=strategy), settings, schemas, state
 

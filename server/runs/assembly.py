@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.engine.observer import Observer
+from server.runs.noise import first_ledger, noise_settings, rules_of
 from server.storage.journal import Journal
 from server.storage.models import MemoryModels
 
@@ -33,9 +35,13 @@ Vectors = Mapping[str, Vector]
 
 
 def make_settings(
-    config: Config, run_id: str, schemas: Mapping[str, ParameterSchema], unread: Unread = MappingProxyType({})
+    config: Config,
+    run_id: str,
+    schemas: Mapping[str, ParameterSchema],
+    unread: Unread = MappingProxyType({}),
+    key: bytes = b"",
 ) -> RunSettings:
-    """What the core must know of the configuration, and of the parameters that tasks do not read."""
+    """What the core must know of the configuration, of what tasks do not read, and of the noise's key."""
     section = config.federation
     probes = config.relation is not None and config.relation.probes is not None
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
@@ -66,7 +72,7 @@ def make_settings(
             for name, encoding in ENCODINGS.items()
         },
         by_task=config.by_task,
-        one_each=not config.aggregation.weights.counts_examples,
+        one_each=config.privacy.of_coordinator or not config.aggregation.weights.counts_examples,
         tasks_per_order=section.tasks_per_order,
         task_choice=section.task_choice,
         blocks=blocks_of(schemas),
@@ -86,6 +92,7 @@ def make_settings(
         dual=dual_of(config),
         protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
         probes=config.relation if probes else None,
+        noise=rules_of(config, key),
     )
 
 
@@ -107,8 +114,9 @@ def make_federation(
     schemas: Mapping[str, ParameterSchema],
     tokenizer: bytes,
     private_vectors: Vectors,
+    key: bytes = b"",
 ) -> Federation:
-    """What the coordinator serves besides the published model."""
+    """What the coordinator serves besides the published model; `key` is the noise's."""
     return Federation(
         run_name=config.run.name,
         architecture=architecture,
@@ -116,7 +124,7 @@ def make_federation(
         schemas=ByTemplate(schemas),
         tokenizer=tokenizer,
         private_vectors=private_vectors,
-        strategy=strategy_of(config),
+        strategy=replace(strategy_of(config), noise=noise_settings(config, key)),
     )
 
 
@@ -138,15 +146,16 @@ def in_memory(
     clock: Clock,
     observer: Observer | None = None,
     journal: Journal | None = None,
+    key: bytes = b"",
 ) -> Coordinator:
-    """A coordinator that keeps everything in memory; for simulation, benchmarks and tests."""
+    """A coordinator that keeps everything in memory; for simulation, benchmarks and tests. `key` is the noise's."""
     unread = _unread(model) if config.aggregation.among_readers else {}
-    settings = make_settings(config, "memory", model.schemas, unread)
+    settings = make_settings(config, "memory", model.schemas, unread, key)
     vectors = {scope: vector.numpy() for scope, vector in model.vectors.items()}
     models = MemoryModels()
     public = {scope: vector for scope, vector in vectors.items() if not is_private(scope)}
     models.write(0, public, public)
     private = {scope: vector.copy() for scope, vector in vectors.items() if is_private(scope)}
-    federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private)
-    state = FederationState(ByTemplate(dict.fromkeys(settings.schemas, 0)))
+    federation = make_federation(config, model.architecture, model.schemas, model.tokenizer_bytes, private, key)
+    state = FederationState(ByTemplate(dict.fromkeys(settings.schemas, 0)), ledger=first_ledger(config))
     return Coordinator(settings, state, federation, journal or Journal(":memory:"), models, clock, observer)

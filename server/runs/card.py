@@ -10,6 +10,7 @@ from common.export.card import CardFacts, CardScore
 from common.methods.choice import Row
 from common.methods.procedures import SDCA
 from common.parameters.scope import is_private
+from common.privacy.promise import NOT_COVERED, promised
 from server.reporting.values import Report, from_json
 from server.runs.run_folder import RunFolder
 from server.runs.saved import SavedRun
@@ -35,7 +36,7 @@ def card_facts(run: SavedRun, folder: RunFolder, task: str) -> CardFacts:
     ]
     private = [scope for scope in run.model.schemas if is_private(scope)]
     rows += [
-        ("privacy", "updates without noise and without masks; the coordinator saw each of them"),
+        ("privacy", _privacy(config, report)),
         ("parameters that never left the clients", ", ".join(private) or "none"),
     ]
     if report is None:
@@ -57,6 +58,15 @@ def card_facts(run: SavedRun, folder: RunFolder, task: str) -> CardFacts:
         for metric, value in found.scores.items()
     ]
     return CardFacts(rows, scores)
+
+
+def _privacy(config: Config, report: Report | None) -> str:
+    if not config.privacy.of_coordinator:
+        return "updates without noise and without masks; the coordinator saw each of them"
+    found = report.privacy if report is not None else None
+    spent = f"; epsilon {found.epsilon:.3g} after {found.releases} releases" if found is not None else ""
+    alone = f"the coordinator saw each update without noise. {NOT_COVERED}"
+    return f"{promised(config)}{spent}; {alone}"
 
 
 def _report(folder: RunFolder) -> Report | None:

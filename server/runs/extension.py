@@ -45,8 +45,9 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
         raise RunFolderError(f"tasks.{gone[0]}: missing, but a task of the run (see {where}); restore it")
     new["tasks"] = {name: new["tasks"][name] for name in before.tasks}
     dual = before.training.procedure.is_dual or now.training.procedure.is_dual
-    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "blend", "training.anchor")
-    for section in (*stays, *(("training.procedure",) if dual else ())):
+    stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "blend", "privacy", "training.anchor")
+    counted = ("federation.client_fraction",) if now.privacy.of_coordinator else ()  # epsilon was counted with it
+    for section in (*stays, *counted, *(("training.procedure",) if dual else ())):
         if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if "federation" in (before.data.statistics, now.data.statistics) and before.data.statistics != now.data.statistics:

@@ -98,6 +98,13 @@ class RunFolder:
                 f"{log_of(self.journal).name} back from a backup, or choose another --run_dir for a new run"
             )
 
+    def drop_after(self, version: int) -> None:
+        """Delete files of versions that were made and never published, such as by a coordinator that died then."""
+        for file in self.models.glob("*.safetensors"):
+            number = file.stem.rpartition("-")[2]
+            if number.isdigit() and int(number) > version:
+                file.unlink()
+
     @property
     def journal(self) -> Path:
         """The SQLite file."""

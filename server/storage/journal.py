@@ -269,6 +269,7 @@ class Journal:
             traffic=facts.traffic,
             relations={record.template: record for record in self.relations()},
             dual=self._dual(),
+            ledger=facts.ledger,
         )
 
     def _losses(self) -> list[Mapping[str, float]]:

@@ -10,6 +10,7 @@ from common.bodies import ScopeVersion
 from common.capabilities import Capabilities, Capacity
 from common.inputs.header import Header
 from common.orders import DualSums, ReplyContent, TaskResult
+from common.privacy.accounting import Mechanism
 from common.standardising import InputScale
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
@@ -30,11 +31,14 @@ from server.core.effects import (
 )
 from server.core.facts import RunBegan, RunConfiguration, RunFacts, Traffic
 from server.core.phases import Phase
+from server.core.privacy_facts import Charges, Ledger
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
 from server.storage.tables import Row
 
 _HEADER, _UNITS, _SCALE = "header/", "units/", "scale/"
 """Begin the keys of the run's facts that hold a task's header, the units of its head, and the scale of its rows."""
+_LEDGER = "ledger"
+"""The key of what was published under noise: no round's, since going back to an earlier version takes nothing back."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -64,6 +68,8 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "run", (f"{_UNITS}{task}", json_of(units))
         case ScaleFixed(task, scale):
             yield "run", (f"{_SCALE}{task}", json_of(scale))
+        case Ledger():
+            yield "run", (_LEDGER, json_of(record))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
@@ -111,7 +117,13 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
             for task, said in units.items()
         },
         {task: InputScale(tuple(said["means"]), tuple(said["scales"])) for task, said in scales.items()},
+        _ledger_of(json.loads(rows[_LEDGER])) if _LEDGER in rows else None,
     )
+
+
+def _ledger_of(said: dict[str, Any]) -> Ledger:
+    earlier = tuple(Charges(Mechanism(**found["mechanism"]), found["releases"]) for found in said.pop("earlier"))
+    return Ledger(Mechanism(**said.pop("mechanism")), earlier=earlier, open=tuple(said.pop("open")), **said)
 
 
 def _round_rows(r: OpenRound, closed: int, published: int | None, totals: Mapping[str, int]) -> Iterator[Row]:

@@ -286,7 +286,7 @@ class Extension(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls", "starts")
+    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls", "starts", "fixed", "noise")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -294,6 +294,8 @@ class Train(_message.Message):
     ISOLATED_TASKS_FIELD_NUMBER: _ClassVar[int]
     CONTROLS_FIELD_NUMBER: _ClassVar[int]
     STARTS_FIELD_NUMBER: _ClassVar[int]
+    FIXED_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
     codec: str
@@ -301,7 +303,21 @@ class Train(_message.Message):
     isolated_tasks: _containers.RepeatedScalarFieldContainer[str]
     controls: _containers.RepeatedCompositeFieldContainer[ControlShare]
     starts: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ..., starts: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ...) -> None: ...
+    fixed: _containers.RepeatedScalarFieldContainer[str]
+    noise: NoisePromise
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ..., starts: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., fixed: _Optional[_Iterable[str]] = ..., noise: _Optional[_Union[NoisePromise, _Mapping]] = ...) -> None: ...
+
+class NoisePromise(_message.Message):
+    __slots__ = ("noise_multiplier", "epsilon", "delta", "clients")
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+    clients: int
+    def __init__(self, noise_multiplier: _Optional[float] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., clients: _Optional[int] = ...) -> None: ...
 
 class Solve(_message.Message):
     __slots__ = ("settings", "seed", "codec", "problems")
@@ -426,7 +442,7 @@ class ScopeVersion(_message.Message):
     def __init__(self, scope: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "own_model", "head_learning_rate")
+    __slots__ = ("local_epochs", "batch_size", "learning_rate", "weight_decay", "max_grad_norm", "eval_batch_size", "procedure", "balance", "optimizer", "proximal_step", "frozen", "own_model", "head_learning_rate", "keeps_scores", "row_noise")
     LOCAL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -440,6 +456,8 @@ class TrainingSettings(_message.Message):
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     OWN_MODEL_FIELD_NUMBER: _ClassVar[int]
     HEAD_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_SCORES_FIELD_NUMBER: _ClassVar[int]
+    ROW_NOISE_FIELD_NUMBER: _ClassVar[int]
     local_epochs: int
     batch_size: int
     learning_rate: float
@@ -453,7 +471,23 @@ class TrainingSettings(_message.Message):
     frozen: str
     own_model: Choice
     head_learning_rate: float
-    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ..., head_learning_rate: _Optional[float] = ...) -> None: ...
+    keeps_scores: bool
+    row_noise: RowNoise
+    def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ..., head_learning_rate: _Optional[float] = ..., keeps_scores: bool = ..., row_noise: _Optional[_Union[RowNoise, _Mapping]] = ...) -> None: ...
+
+class RowNoise(_message.Message):
+    __slots__ = ("clip", "delta", "rounds", "epsilon", "noise_multiplier")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    delta: float
+    rounds: int
+    epsilon: float
+    noise_multiplier: float
+    def __init__(self, clip: _Optional[float] = ..., delta: _Optional[float] = ..., rounds: _Optional[int] = ..., epsilon: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("name", "parameters")
