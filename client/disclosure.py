@@ -138,8 +138,9 @@ def _results(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]
     """What a client says of its work."""
     if config.privacy.keeps_scores:
         return ["  each round, per task: training rows, seconds (privacy.scores: none keeps losses and scores here)"]
+    loss = "" if config.privacy.of_rows else "mean training loss, "
     return [
-        "  each round, per task: training rows, mean training loss, seconds, and sums over the validation rows",
+        f"  each round, per task: training rows, {loss}seconds, and sums over the validation rows",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         *_further_sums(definitions),
         "    the same sums of the client's own model, where training.procedure, training.finetune_epochs, guard or",
