@@ -28,11 +28,12 @@ COMMANDS = {
     "fleet": "many light agents in few processes",
     "simulation": "virtual clients in one process: ms per client, of a small and of a large model",
     "mocha": "land mines and schools: heads alone, one for all, and related by MOCHA, with certificates",
+    "row_privacy": "schools that hide their rows: alone, one model for all, and MR-MTL between the two",
     "dual_solver": "MOCHA's local solver: us per visit, compiled and in numpy, and seconds to a duality gap",
     "memory": "the coordinator's memory with a large model",
     "quality": "what federation costs or gains, on real rows",
     "same_bits": "whether this tree and an older one come to the same model, bit for bit",
-    "all": "every one of them but quality, mocha and same_bits, with the sizes of docs/performance.md",
+    "all": "every one of them but quality, mocha, row_privacy and same_bits, with the sizes of docs/performance.md",
 }
 
 

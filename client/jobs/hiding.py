@@ -164,7 +164,7 @@ def _digest(run: str, order: Order, rows: Mapping[str, bytes], values: Mapping[s
     return digest.digest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)  # a simulation may have as many plans as clients
 def _multiplier(noise: RowNoise, plan: tuple[RowSteps, ...]) -> float:
     """The noise of an order in units of the clip: what the task needs that needs most."""
     if noise.noise_multiplier is not None:
