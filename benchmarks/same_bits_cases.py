@@ -61,6 +61,7 @@ RENAMED: dict[str, tuple[str, dict[object, object]]] = {
     "aggregation.conflict.rescale": ("aggregation.rescale", {}),
     "aggregation.robust.name": ("aggregation.robust", {}),
     "aggregation.robust.faulty_share": ("aggregation.faulty_share", {}),
+    "blend.enabled": ("", {}),
 }
 """Path here -> path at the base, and value here -> value at the base where values differ too.
 
@@ -130,7 +131,7 @@ def _paths(settings: Settings) -> dict[str, object]:
 LINKS = [["client-1", "client-2", 1.0], ["client-2", "client-3", 0.5], ["client-4", "client-6", 1.0]]
 
 FEDERATIONS: dict[str, Federation] = {
-    "demo": Federation({}, How.DEMO),
+    "demo": Federation({"blend.enabled": False}, How.DEMO),
     # ---- plans, codecs, robust rules ----
     "hard": texts(
         federation__update_encoding="rows-float32", training__schedule="linear", aggregation__max_examples=20
