@@ -68,7 +68,7 @@ FREEZE = (echo '\# Exact versions of the tested environment; remade by `make loc
 
 lock: ## remake both requirements.lock files from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install $(PIP_ARGS) torch==$(TORCH) .
+	.venv-lock/bin/pip install $(PIP_ARGS) torch==$(TORCH) '.[secure]'
 	$(FREEZE) > docker/requirements.lock
 	.venv-lock/bin/pip install $(PIP_ARGS) torch==$(TORCH) '.[dev]'
 	$(FREEZE) > requirements.lock
