@@ -13,7 +13,7 @@ from common.orders import UpdateHeader
 from common.privacy.accounting import Mechanism, releases_within
 from server.core.answers import describe
 from server.core.effects import Combine, Commit, Notice, RoundClosed, RunEnded
-from server.core.events import RolledBack, Seen, Started, Tick
+from server.core.events import Left, RolledBack, Seen, Started, Tick
 from server.core.phases import Phase
 from server.core.privacy import cells_of, comes_up, is_rolled_back
 from server.core.privacy_facts import Charges, Ledger, NoiseRules
@@ -201,6 +201,15 @@ class TestCoins:
         asked = next(name for name in names if table.order(name) is not None)
         table.apply(Seen(1.0, asked, "training 50%"))
         assert {client.activity for client in describe(table.settings, table.state, "run").clients} == {""}
+
+    def test_a_client_that_leaves_after_its_update_is_charged_all_the_same(self) -> None:
+        names = {f"c{i}": BOTH for i in range(8)}
+        table = table_of(names, Ledger(Mechanism(4.0, 0.5), 1e-5, 1.0), coin=b"k" * 32, fraction=0.5, num_rounds=4)
+        first, *others = [name for name in names if table.order(name) is not None]
+        table.answer(first)
+        table.apply(Left(0.0, first))
+        table.round(*others)
+        assert ledger_of(table).spent == dict.fromkeys(sorted(names), 1)
 
 
 class TestRollback:

@@ -193,15 +193,14 @@ def is_rolled_back(state: FederationState, pending_order: str) -> bool:
 def charged(run: RunSettings, state: FederationState, round_: OpenRound, clip: float | None) -> Ledger | None:
     """The ledger after a release: with it, what was published and what it costs are one commit.
 
-    Where everybody knows who was asked, those are charged whose updates count; else all who might have been.
+    Those are charged whose updates count and, where coins decide who is asked, all others who might have been.
     """
     ledger = state.ledger
     if run.noise is None or ledger is None:
         return None
+    names = {order.client_id for order in round_.orders.values() if order.state is OrderState.ACCEPTED}
     if run.noise.is_sampled:
         known = [client for client in state.clients.values() if not client.left]
-        names = {client.client_id for client in asked(run, state, known)}
-    else:
-        names = {o.client_id for o in round_.orders.values() if o.state is OrderState.ACCEPTED}
+        names |= {client.client_id for client in asked(run, state, known)}
     spent = {**ledger.spent, **{name: ledger.spent.get(name, 0) + 1 for name in sorted(names)}}
     return replace(ledger, clip=clip or ledger.clip, releases=ledger.releases + 1, spent=spent, open=())
