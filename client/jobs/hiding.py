@@ -17,7 +17,7 @@ from client.training.loop import TaskSet
 from client.training.row_noise import HiddenRows, RowSecret, RowSteps, planned_steps
 from common.bodies import RowNoise, TrainingSettings
 from common.errors import ConfigError, FedMTLError
-from common.methods.procedures import FedProx, FedRep, PlainProcedure
+from common.methods.procedures import FedRep
 from common.orders import Order
 from common.privacy.accounting import noise_multiplier_for
 
@@ -139,7 +139,7 @@ class OrderRows:
 
 def _require_fit(settings: TrainingSettings, noise: RowNoise, sets: Sequence[TaskSet]) -> None:
     """See `RowKeeper.begin`."""
-    if not isinstance(settings.procedure, PlainProcedure | FedProx | FedRep):
+    if not settings.procedure.sums_gradients:
         line = f"training.procedure: {settings.procedure.name} does not follow gradients of single rows"
         raise ConfigError(f"{line} (privacy.noise: rows); write plain, fedprox or fedrep")
     for item in sets:

@@ -14,6 +14,7 @@ from client.state.disk import disk
 from common.errors import StateError
 from common.privacy.accounting import Mechanism, Spending
 from common.privacy.noise import KEY_BYTES
+from common.privacy.secret import secret_at, sync_folder
 
 log = logging.getLogger("fedmtl.client")
 
@@ -83,18 +84,7 @@ class RowLedger:
         self._charges += fresh
 
     def _load_key(self) -> bytes:
-        path = self._folder / _KEY
-        if not path.exists():
-            temporary = self._folder / f".{_KEY}.partial"
-            temporary.unlink(missing_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            self._sync_folder()
-        key = path.read_bytes()
+        key = secret_at(self._folder / _KEY)
         if len(key) != KEY_BYTES:
             raise self._damaged(_KEY, "bring it back from a backup, or delete it: noise is then drawn anew")
         return key
@@ -103,7 +93,7 @@ class RowLedger:
         path = self._folder / _LEDGER
         if not path.exists():
             path.touch(0o600)
-            self._sync_folder()
+            sync_folder(self._folder)
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) != len(text):
@@ -123,13 +113,6 @@ class RowLedger:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._damaged(_LEDGER, "bring it back from a backup: without it nobody knows what is spent") from None
         return found
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _damaged(self, name: str, remedy: str) -> StateError:
         return StateError(f"client.state_dir: '{self._folder / name}' is damaged; {remedy}", f"{name} is damaged")

@@ -8,7 +8,6 @@ from common.config.privacy_section import PrivacySection
 from common.config.schema import Config
 from common.errors import ConfigError
 from common.methods.balance import PlainBalance
-from common.methods.procedures import FedProx, FedRep, PlainProcedure
 from common.parameters.scope import PRIVATE, target_of
 from common.privacy.accounting import DECIMALS, MOST_NOISE, Mechanism, noise_multiplier_for, releases_within
 from common.privacy.clipping import LONGEST, SHORTEST
@@ -140,7 +139,7 @@ def _not_with_coordinator(config: Config) -> dict[str, bool]:
             config.relation is not None and not copies  # plans with copies bring one
         ),
         f"aggregation.weights: {aggregation.weights.name} counts rows or losses, which are private; write uniform or "
-        "task_balanced": aggregation.weights.name not in ("uniform", "task_balanced", "attention"),
+        "task_balanced": aggregation.weights.reads_counts or aggregation.weights.reads_losses,
         "aggregation.max_examples: every client counts once; remove it": (
             aggregation.max_examples is not None and aggregation.weights.counts_examples  # others refuse it anyway
         ),
@@ -166,17 +165,16 @@ def _not_with_coordinator(config: Config) -> dict[str, bool]:
 def _not_with_rows(config: Config) -> dict[str, bool]:
     """Noise on clipped gradients of single rows covers what is made of these gradients alone."""
     training, client, relation = config.training, config.client, config.relation
-    procedure = training.procedure.parts()[0]
     auxiliary = {task.auxiliary for task in config.tasks.values()}
     return {
         f"training.procedure: {training.procedure.name} does not follow gradients of single rows; write plain, fedprox "
-        "or fedrep": not isinstance(procedure, PlainProcedure | FedProx | FedRep),
+        "or fedrep": not training.procedure.parts()[0].sums_gradients,
         f"training.balance: {training.balance.name} weighs tasks by gradients or losses of rows; write plain": (
             not isinstance(training.balance, PlainBalance)
         ),
         "tasks.*.auxiliary: auxiliary tasks are weighed by gradients of rows; remove it": len(auxiliary) > 1,
         f"aggregation.weights: {config.aggregation.weights.name} is made of losses, which are not hidden; write "
-        "uniform or examples": config.aggregation.weights.name in ("dynamic", "famo"),
+        "uniform or examples": config.aggregation.weights.reads_losses,
         "client.precision: gradients are clipped in float32; write float32": client.precision != "float32",
         f"data.statistics: {config.data.statistics} scales each row by all others; standardise rows beforehand, and "
         "write none": config.data.statistics != "none",

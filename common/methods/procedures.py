@@ -35,6 +35,8 @@ class LocalProcedure(Row):
     has_controls: ClassVar[bool] = False
     """Whether clients exchange control variates, a vector for each scope."""
 
+    sums_gradients: ClassVar[bool] = False
+    """Whether what is handed in comes of sums of rows' gradients alone, so that noise on these hides rows."""
     is_dual: ClassVar[bool] = False
     """Whether it solves the dual of linear models, so that rounds go another way: `common.methods.sdca`."""
 
@@ -56,6 +58,7 @@ class PlainProcedure(LocalProcedure):
     """FedAvg (McMahan et al. 2017): epochs over the client's own examples."""
 
     name = "plain"
+    sums_gradients = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class FedProx(LocalProcedure):
     """FedProx (Li et al. 2020): the loss plus (mu/2) ||w - received||^2 over everything that travels."""
 
     name = "fedprox"
+    sums_gradients = True
     has_anchor = True
     mu: Strength = 0.1
     """strength of the pull to the received model"""
@@ -77,6 +81,7 @@ class FedRep(LocalProcedure):
     """FedRep (Collins et al. 2021): first the heads with the encoder frozen, then the reverse."""
 
     name = "fedrep"
+    sums_gradients = True
     splits_model = True
     head_epochs: Epochs = 1
     """passes with the encoder frozen; local_epochs then train the encoder"""

@@ -36,6 +36,10 @@ class TaskWeights(Row):
     """Whether the updates of a scope that tasks share are summed task by task."""
     counts_examples: ClassVar[bool] = True
     """Whether an update weighs as much as it has examples; else each one weighs 1."""
+    reads_counts: ClassVar[bool] = False
+    """Whether weights of tasks depend on how many examples there are."""
+    reads_losses: ClassVar[bool] = False
+    """Whether they depend on training losses."""
 
     def __call__(self, evidence: Evidence) -> Float64:
         """Weights of the tasks."""
@@ -48,6 +52,7 @@ class ExampleWeights(TaskWeights):
 
     name = "examples"
     by_task = False
+    reads_counts = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class TemperatureWeights(TaskWeights):
     """n_t^(1/temperature), temperature-scaled mixing (Raffel et al. 2020, section 3.5.2); 1 is `examples`."""
 
     name = "temperature"
+    reads_counts = True
     temperature: Annotated[float, Bounds(least=1, most=LARGEST)] = 2.0
     """the larger, the more alike tasks count"""
 
@@ -96,6 +102,7 @@ class DynamicWeights(TaskWeights):
     """
 
     name = "dynamic"
+    reads_losses = True
     temperature: Temperature = 2.0
     """the larger, the more alike tasks count"""
 
@@ -135,6 +142,7 @@ class FamoWeights(TaskWeights):
     """
 
     name = "famo"
+    reads_losses = True
     rate: Rate = 0.1
     """how fast weights change from round to round"""
     decay: Strength = 1e-3

@@ -185,8 +185,8 @@ def epsilon_of_renyi(total: Sequence[float], delta: float) -> float:
     return max(found, 0.0)
 
 
-def releases_within(epsilon: float, delta: float, mechanism: Mechanism) -> int:
-    """How many releases a budget pays for; `MOST_RELEASES` where there is no end.
+def releases_within(epsilon: float, delta: float, mechanism: Mechanism, before: Spending = Spending()) -> int:
+    """How many releases a budget pays for besides what was released `before`; `MOST_RELEASES` where there is no end.
 
     Raises:
         ValueError: the budget is not positive, or `delta` is not between 0 and 1.
@@ -194,7 +194,7 @@ def releases_within(epsilon: float, delta: float, mechanism: Mechanism) -> int:
     _check_budget(epsilon)
 
     def fits(count: int) -> bool:
-        return Spending().add(mechanism, count).epsilon(delta) <= epsilon
+        return before.add(mechanism, count).epsilon(delta) <= epsilon
 
     if not fits(1):
         return 0

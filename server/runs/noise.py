@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 from common.config import Config
 from common.errors import RunFolderError
-from common.privacy.accounting import Mechanism, Spending, releases_within
+from common.privacy.accounting import Spending, releases_within
 from common.privacy.noise import KEY_BYTES, derive
 from common.privacy.promise import mechanism_of
+from common.privacy.secret import secret_at
 from server.aggregation.noise import NoiseSettings
 from server.core.phases import Phase
 from server.core.privacy_facts import Charges, Ledger, NoiseRules
@@ -35,30 +35,11 @@ def key_of(folder: RunFolder) -> bytes:
     """
     path = folder.path / KEY
     try:
-        return _require_key(path, path.read_bytes()) if path.exists() else _new_key(path)
+        key = secret_at(path)
     except OSError as error:
         raise unwritable(path, error) from None
-
-
-def _require_key(path: Path, key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise RunFolderError(f"{path}: {len(key)} bytes are no key; delete it, and the run goes on with a new one")
-    return key
-
-
-def _new_key(path: Path) -> bytes:
-    key, aside = os.urandom(KEY_BYTES), path.with_suffix(".new")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    place = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
     return key
 
 
@@ -97,25 +78,13 @@ def first_ledger(config: Config, earlier: tuple[Charges, ...] = ()) -> Ledger | 
         return Ledger(mechanism, section.delta, section.clip, earlier=earlier)
     limit = releases_within(section.epsilon, section.delta, mechanism)
     names = sorted({client for charges in earlier for client in charges.releases})
-    limits = {name: _limit_after(section.epsilon, section.delta, mechanism, limit, earlier, name) for name in names}
+    limits = {}
+    for name in names:
+        before = Spending()
+        for charges in earlier:
+            before = before.add(charges.mechanism, charges.releases.get(name, 0))
+        limits[name] = releases_within(section.epsilon, section.delta, mechanism, before)
     return Ledger(mechanism, section.delta, section.clip, limit, earlier=earlier, limits=limits)
-
-
-def _limit_after(
-    epsilon: float, delta: float, mechanism: Mechanism, limit: int, earlier: tuple[Charges, ...], client: str
-) -> int:
-    """How many releases the budget has left for a client after its earlier charges."""
-    before = Spending()
-    for charges in earlier:
-        before = before.add(charges.mechanism, charges.releases.get(client, 0))
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if before.add(mechanism, middle).epsilon(delta) <= epsilon:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def charges_before(config: Config) -> tuple[Charges, ...]:
