@@ -23,6 +23,7 @@ COMMANDS = {
     "vs_flower": "the same, and a real job, in turns with Flower",
     "training": "local training in turns with the Hugging Face Trainer",
     "row_noise": "training that hides single rows, in turns with plain training",
+    "masked_sums": "sums that nobody can open: seconds of members and coordinator, in turns with plain sums",
     "aggregation": "ms per update in turns with torch and bare memory",
     "wire": "bytes per round by encoding, and what they do to the model",
     "fleet": "many light agents in few processes",

@@ -10,8 +10,11 @@ from client.jobs.executor import OpenExecutor, ThreadExecutor
 from client.jobs.kept import private_values
 from client.jobs.local_client import LocalClient
 from client.limits import fetch_tokenizer
+from client.masking import SumMember
 from client.participation import REJOIN, Participation, PreparedRun, first_of, layout_of
 from client.pulse import Pulse
+from client.state.pins import Pins
+from client.state.secrets import SecretStore
 from client.state.store import DURABLE, Durability, RunStore
 from common.errors import FedMTLError, Refused, RunFailedError, UnreachableError
 from common.log_fields import about
@@ -136,7 +139,10 @@ class Agent:
         store = RunStore(folder, self._durability)
         # Before the first order, which it would hold up.
         await private_values(self._port, session, executor.schemas, store)
-        return PreparedRun(layout_of(welcome), executor, store)
+        pins = Pins(self._state, session.client_id, self._client.computing.members)
+        secrets = SecretStore(folder, self._durability)
+        member = SumMember(session.run_id, session.client_id, secrets, pins)
+        return PreparedRun(layout_of(welcome), executor, store, member)
 
     async def _say_goodbye(self, session: Session) -> None:
         try:

@@ -124,7 +124,14 @@ def limits_of(config: Config) -> Limits:
     """What a coordinator may ask of this client."""
     noise = config.row_noise()
     keeps = config.privacy.of_rows and config.privacy.keeps_scores
-    return Limits(**config.client.limits.model_dump(), row_noise=noise, keeps_scores=keeps)
+    sums = config.secure_aggregation.terms
+    return Limits(**config.client.limits.model_dump(), row_noise=noise, keeps_scores=keeps, sums=sums)
+
+
+def members_of(config: Config) -> Path | None:
+    """The file with all clients' identities, where they are pinned."""
+    section = config.secure_aggregation
+    return Path(section.members) if section.pinned and section.members is not None else None
 
 
 async def take_part(
@@ -168,6 +175,7 @@ async def take_part(
             limits,
             WorkShare(*section.work_range()),
             config.privacy.of_rows,
+            members_of(config),
         )
         client = local_client(
             identity.client_id, definitions, data, device, config.data.source, procedure, computing, render(config)

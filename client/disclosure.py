@@ -14,6 +14,7 @@ from common.parameters.capacity import absent_scopes, blocks_of, capacity_proble
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope, held_scopes, is_private
 from common.privacy.promise import promised
+from common.secure.ring import fraction_bits
 from common.standardising import LEAST_ROWS
 from common.tasks import TaskDefinition
 
@@ -44,7 +45,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
     lines += [
         *_results(config, definitions),
         *_compared(config),
-        "  once: client id; per task its name, type, metrics, label names in order, training rows; kind of data source",
+        f"  once: client id; per task its name, type, metrics, label names in order, {_rows_said(config)}; "
+        "kind of data source",
         *(f"    {line}" for line in inputs.joins_with),
         "  while working: phase and progress; after a failure: the kind of error and our own message",
         "What never leaves:",
@@ -64,6 +66,8 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
 
 def _noise(config: Config) -> list[str]:
     """What hides a client or its rows, and from whom."""
+    if config.secure_aggregation.enabled:
+        return _summed(config) + (_rows_hidden(config) if config.privacy.of_rows else [])
     if config.privacy.of_rows:
         return _rows_hidden(config)
     if not config.privacy.of_coordinator:
@@ -72,6 +76,44 @@ def _noise(config: Config) -> list[str]:
         f"The coordinator sees them as they are. What others get of them is hidden in noise: {promised(config)}.",
         "Losses, scores, row counts and seconds are not covered by that: the coordinator keeps them to itself.",
     ]
+
+
+def _summed(config: Config) -> list[str]:
+    """What sums hide, and how exact they are."""
+    section = config.secure_aggregation
+    lines = [
+        f"An update is shortened to changes of at most {section.largest_change:g} and counts {config.heaviest():,} at "
+        "most. In 32 bits a mean is off by at most",
+        *(f"  {exactness(config, members)}" for members in sorted({section.min_clients, 10, 100})),
+    ]
+    if not section.masks:
+        return [*lines, "Nothing is masked (secure_aggregation.masks: false): the coordinator sees every update."]
+    who = "that lies, too, if few clients help it" if section.pinned else "that follows the protocol"
+    return [
+        *lines,
+        f"Masks hide whose a change is, from a coordinator {who}.",
+        *(["What sums say they do not hide; privacy.noise: rows does."] if not config.privacy.of_rows else []),
+    ]
+
+
+def exactness(config: Config, members: int) -> str:
+    """How far rounding may move a mean over so many clients."""
+    bits = fraction_bits(members, config.heaviest(), config.secure_aggregation.largest_change)
+    return f"among {members} clients: {0.5 ** (bits + 1):.1e} / a client's mean weight ({bits} bits behind the point)"
+
+
+def _where(config: Config) -> str:
+    """How numbers of each round travel, before what they are."""
+    section = config.secure_aggregation
+    if not section.enabled:
+        return ""
+    masked = "masked" if section.masks else "not masked, which hides nothing"
+    return f"in sums over at least {section.min_clients} clients ({masked}), "
+
+
+def _rows_said(config: Config) -> str:
+    """What a client says of its number of rows when it joins."""
+    return "whether it has training rows" if config.secure_aggregation.enabled else "training rows"
 
 
 def _rows_hidden(config: Config) -> list[str]:
@@ -113,7 +155,7 @@ def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
     """What a client says once of the training rows that it has."""
     scored = [task.name for task in definitions if task.type.has_units]
     lines: list[str] = []
-    if scored and not config.privacy.of_rows:
+    if scored and not config.privacy.of_rows and not config.secure_aggregation.enabled:
         lines += [
             f"  once, of {', '.join(scored)}: mean and sum of squared deviations of the training scores",
             "    (other clients of the task hear those of all together, rounded to a power of two and its quarters)",
@@ -136,11 +178,14 @@ def _sums(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
 
 def _results(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]:
     """What a client says of its work."""
+    start = f"  each round, {_where(config)}per task: training rows, "
+    seconds = "" if config.secure_aggregation.enabled else "seconds"
     if config.privacy.keeps_scores:
-        return ["  each round, per task: training rows, seconds (privacy.scores: none keeps losses and scores here)"]
-    loss = "" if config.privacy.of_rows else "mean training loss, "
+        return [f"{start}{seconds or 'nothing else'} (privacy.scores: none keeps losses and scores here)"]
+    parts = ["" if config.privacy.of_rows else "mean training loss", seconds]
+    said = ", ".join([*filter(None, parts), "and sums over the validation rows"])
     return [
-        f"  each round, per task: training rows, {loss}seconds, and sums over the validation rows",
+        f"{start}{said}",
         "    (counts per label, or means and spreads of predictions and scores; Spearman and AUC as one number each)",
         *_further_sums(definitions),
         "    the same sums of the client's own model, where training.procedure, training.finetune_epochs, guard or",
@@ -169,8 +214,9 @@ def _compared(config: Config) -> list[str]:
 
 def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str]:
     """What is sent of scopes, which come by the names that the client knows them by."""
+    start = f"  each round, {_where(config)}scope"
     lines = [
-        f"  each round, scope {name}: the change of {schema.size:,} parameters ({schema.nbytes / 1e3:,.1f} kB)"
+        f"{start} {name}: the change of {schema.size:,} parameters ({schema.nbytes / 1e3:,.1f} kB)"
         for name, schema in schemas.items()
     ]
     if config.training.procedure.has_controls:
@@ -179,5 +225,7 @@ def _changes(config: Config, schemas: Mapping[str, ParameterSchema]) -> list[str
         alone = config.membership().members == "clients"
         whose = "this client" if alone else "the clients with exactly these tasks, perhaps one,"
         text_of = f"a copy of {whose} alone: the coordinator sees it, not only a mean of many"
+        if config.secure_aggregation.enabled:
+            text_of = "a copy of the clients with exactly these tasks"
         lines.append(f"    a member's scope is {text_of}")
     return lines

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.bodies import Evaluate, NoisePromise, RowNoise, Train
+from common.bodies import Body, Evaluate, NoisePromise, RowNoise, Train
 from common.errors import ConfigError, WireError
 from common.models.packed_tokenizer import tokenizer_digest
 from common.orders import ModelArchitecture, Order, Session, Welcome
 from common.ports import CoordinatorPort
+from common.secure.terms import SumTerms
+from common.stages import Keys, Stage
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Limits:
     """How well orders must hide this client's single rows at least: its own section `privacy`; None: not at all."""
     keeps_scores: bool = False
     """Whether losses and scores stay here, whatever orders say."""
+    sums: SumTerms | None = None
+    """How sums must hide this client's answers at least: its own section `secure_aggregation`; None: not at all."""
 
     def check_welcome(self, welcome: Welcome) -> None:
         """Check what a coordinator describes.
@@ -71,6 +75,11 @@ class Limits:
             ConfigError: it is more than this client allows.
         """
         what = f"order {order.order_id}"
+        if self.sums is not None and (problem := _unlike(self.sums, order.body)) is not None:
+            raise ConfigError(
+                f"secure_aggregation: {what} of the coordinator {problem}, and this client hands in sums alone; use "
+                "one section secure_aggregation on both sides"
+            )
         self._check("hours", what, "hours until its deadline", order.seconds_left / 3600)
         for limit, field, value in order.body.limited():
             self._check(limit, what, field, value)
@@ -86,6 +95,8 @@ class Limits:
         """What an order would show of single rows, or None."""
         body, wanted = order.body, self.row_noise
         assert wanted is not None
+        if isinstance(body, Stage):  # it is about masks, and nothing of a row is in its answer
+            return None
         if not isinstance(body, Train | Evaluate):
             return f"asks for {body.activity} without noise"
         if self.keeps_scores and not body.settings.keeps_scores:
@@ -130,6 +141,27 @@ class Limits:
                 f"client.limits.{limit}: {what} of the coordinator has {value:g} {field}, and this client allows "
                 f"{most:g}; raise the limit if that is meant"
             )
+
+
+def _unlike(wanted: SumTerms, body: Body) -> str | None:
+    """How an order falls short of these terms, or None."""
+    if isinstance(body, Keys):
+        found = body.terms
+    elif isinstance(body, Stage):
+        return None  # of a session whose terms were checked with its keys
+    elif isinstance(body, Train | Evaluate) and body.sums is not None:
+        found = body.sums.terms
+    else:
+        return f"asks for {body.activity} outside of sums"
+    if wanted.masks and not found.masks:
+        return "asks for sums without masks"
+    if found.min_clients < wanted.min_clients:
+        return f"has min_clients: {found.min_clients}, below {wanted.min_clients}"
+    for field in ("largest_change", "largest_weight", "corrupt", "dropouts", "pinned"):
+        theirs, own = getattr(found, field), getattr(wanted, field)
+        if theirs != own:
+            return f"has {field}: {str(theirs).lower()}, not {str(own).lower()}"
+    return None
 
 
 async def fetch_tokenizer(port: CoordinatorPort, session: Session, architecture: ModelArchitecture) -> bytes:

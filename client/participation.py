@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
 from client.jobs.executor import Executor, Workspace
 from client.jobs.hiding import BudgetSpent
-from client.jobs.kept import keep, private_values
+from client.jobs.kept import keep, patiently, private_values
+from client.jobs.summing import layouts_of, scopes_of, sums_of_order
 from client.limits import Limits
+from client.masking import NotMasked, SumMember
 from client.pulse import Pulse
 from client.state.store import RunStore
 from client.training.loop import TrainingDiverged, TrainingStopped
+from common.bodies import RING
 from common.errors import (
     DataError,
     FedMTLError,
@@ -29,6 +32,8 @@ from common.log_fields import about
 from common.orders import Answer, Order, PollKind, PollReply, Reply, Update, UpdateState, Welcome
 from common.parameters.scope import Scope, is_candidate, is_private
 from common.ports import CoordinatorPort, Payload, fits_inline, single
+from common.secure.layout import CircleLayout
+from common.stages import Stage
 
 log = logging.getLogger("fedmtl.client")
 
@@ -50,6 +55,8 @@ class PreparedRun:
     """What the executor and the store depend on; see `layout_of`."""
     executor: Executor
     store: RunStore
+    member: SumMember
+    """Its part in masked sums."""
 
 
 def layout_of(welcome: Welcome) -> tuple[object, ...]:
@@ -83,6 +90,7 @@ class Participation:
         self._session = welcome.session
         self._executor = prepared.executor
         self._store = prepared.store
+        self._member = prepared.member
         self._limits = limits
         self._pulse = pulse
         self._stop = stop
@@ -102,6 +110,7 @@ class Participation:
             self._take_note(reply.update_state)
             match reply.kind:
                 case PollKind.FINISHED:
+                    self._member.end()
                     self._store.close()
                     return True
                 case PollKind.FAILED:
@@ -131,9 +140,14 @@ class Participation:
     def _take_note(self, update_state: UpdateState) -> None:
         if update_state is UpdateState.COMMITTED:
             self._store.commit()
+            self._member.end()
         elif update_state is UpdateState.DISCARDED:
             log.warning("the last update does not count any more; going on with the next order")
-            self._store.roll_back()
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        self._store.roll_back()
+        self._member.end()
 
     async def _work(self, order: Order) -> None:
         """Carry out one order, or hand its stored update in again, while heartbeats go out."""
@@ -141,15 +155,20 @@ class Participation:
         if not self._stop.is_set():
             self._pulse.unwanted.clear()
         try:
+            if isinstance(order.body, Stage):
+                async with self._pulse.during(self._welcome, order.order_id, order.body.activity):
+                    self._inline = await self._attempt(order, self._answered(order))
+                return
             async with (
                 self._executor.workspace() as workspace,
                 self._pulse.during(self._welcome, order.order_id, "fetching"),
             ):
                 pending = self._store.pending
-                if pending is None or pending.order_id != order.order_id or not self._fits(pending):
-                    pending = await self._execute(workspace, order)
-                    if pending is None:
-                        return
+                stored = pending is not None and pending.order_id == order.order_id and self._fits(pending, order)
+                work = self._again(order, pending) if stored else self._execute(workspace, order)
+                pending = await self._attempt(order, work)
+                if pending is None:
+                    return
                 match pending:
                     case Reply():
                         self._inline = pending
@@ -166,11 +185,13 @@ class Participation:
         except Refused as refusal:
             await self._refused(order.order_id, refusal)
 
-    def _fits(self, answer: Answer) -> bool:
+    def _fits(self, answer: Answer, order: Order) -> bool:
         """Whether a stored answer is whole and has the layout that the federation has now."""
         match answer:
             case Reply():
                 return True
+            case Update(header) if header.codec == RING:
+                return answer.whole and header.scopes == scopes_of(order, self._layouts(order))
             case Update(header):
                 schemas = self._executor.schemas
                 found = ((schemas.get(Scope.parse(s.scope).base), s.schema_digest) for s in header.scopes)
@@ -178,7 +199,14 @@ class Participation:
             case _:
                 assert_never(answer)
 
+    def _layouts(self, order: Order) -> tuple[CircleLayout, ...]:
+        """How the answer to an order lies, where it enters sums."""
+        sums = sums_of_order(order)
+        return () if sums is None else layouts_of(order, sums, self._executor.schemas, self._welcome.tasks)
+
     def _note_handed_in(self, answer: Answer) -> None:
+        if answer.order_id != self._store.uncommitted:  # a stage, which is no work
+            return
         self.handed_in += 1
         fields = about(event="handed_in", order=answer.order_id, bytes=answer.nbytes, seconds=answer.seconds)
         log.info("%s handed in (%.1f MB)", answer.order_id, answer.nbytes / 1e6, extra=fields)
@@ -189,41 +217,71 @@ class Participation:
             raise refusal
         fields = about(event="update_refused", order=order_id, reason=refusal.message)
         log.warning("%s refused (%s): %s", order_id, refusal.reason.value, refusal.message, extra=fields)
-        self._store.roll_back()
+        if order_id == self._store.uncommitted:
+            self._roll_back()
         if refusal.reason is not Reason.TOO_LATE:
             await self._port.report_failure(self._session, order_id, f"refused: {refusal.reason.value}")
 
-    async def _execute(self, workspace: Workspace, order: Order) -> Answer | None:
-        """Fetch what is missing, do the work and keep the update. None: given up."""
-        session, pulse = self._session, self._pulse
+    async def _attempt(self, order: Order, work: Awaitable[T]) -> T | None:
+        """What becomes of an order's work. None: given up, or reported as failed."""
         try:
-            self._limits.check_order(order)
-            self._require_held(order)
-            self._check_candidates(order)
-            inline = {item.scope: item.data for item in order.inline}
-            for wanted in workspace.missing(order.needed):
-                data = inline.get(wanted.scope)
-                await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
-            activity = order.body.activity
-            pulse.enter(activity)
-            fields = about(event=activity, round=order.round, order=order.order_id, task=",".join(order.tasks))
-            log.info("round %d: %s", order.round, activity, extra=fields)
-            state = await private_values(self._port, session, self._executor.schemas, self._store)
-            result = await workspace.run(order, state, pulse.progress)
-            await keep(self._store, result, lambda: pulse.progress(pulse.fraction))
-            return result.answer
+            return await work
         except TrainingStopped:
             log.info("%s given up", order.order_id)
-        except (TrainingDiverged, DataError, BudgetSpent) as error:
+        except (TrainingDiverged, DataError, BudgetSpent, NotMasked) as error:
             fields = about(event="order_failed", order=order.order_id, round=order.round, reason=str(error))
             log.error("%s failed: %s", order.order_id, error, extra=fields)
-            await self._port.report_failure(session, order.order_id, f"{type(error).__name__}: {error}")
+            await self._port.report_failure(self._session, order.order_id, f"{type(error).__name__}: {error}")
         except (Refused, UnreachableError):
             raise
         except GIVEN_BACK as error:
             await self._give_back(order.order_id, error)
             raise
         return None
+
+    async def _answered(self, order: Order) -> Answer:
+        """The answer to a stage of a masked round, which needs no model."""
+        self._limits.check_order(order)
+        return await patiently(lambda: self._member.answer(order), self._go_on)
+
+    async def _execute(self, workspace: Workspace, order: Order) -> Answer:
+        """Fetch what is missing, do the work and keep the update."""
+        session, pulse, sums = self._session, self._pulse, sums_of_order(order)
+        self._limits.check_order(order)
+        self._require_held(order)
+        self._check_candidates(order)
+        layouts = self._layouts(order)
+        covering = None if sums is None else self._member.begin(order, sums)
+        inline = {item.scope: item.data for item in order.inline}
+        for wanted in workspace.missing(order.needed):
+            data = inline.get(wanted.scope)
+            await workspace.receive(wanted, self._port.fetch(session, wanted, 0) if data is None else single(data))
+        activity = order.body.activity
+        pulse.enter(activity, tells=sums is None)
+        fields = about(event=activity, round=order.round, order=order.order_id, task=",".join(order.tasks))
+        log.info("round %d: %s", order.round, activity, extra=fields)
+        state = await private_values(self._port, session, self._executor.schemas, self._store)
+        result = await workspace.run(order, state, pulse.progress)
+        if covering is not None:
+            update = result.answer
+            assert isinstance(update, Update)
+            result = replace(result, answer=await asyncio.to_thread(self._member.mask, covering, update, layouts))
+        await keep(self._store, result, self._go_on)
+        if covering is not None:  # before the first byte leaves: killed until here, it could still mask anew
+            await patiently(lambda: self._member.mark(covering), self._go_on)
+        return result.answer
+
+    async def _again(self, order: Order, stored: Answer | None) -> Answer | None:
+        """The stored answer to an order; if it enters sums, its masks count as used before it leaves."""
+        sums = sums_of_order(order)
+        if sums is not None and not self._member.has_masked(order, sums):
+            covering = self._member.begin(order, sums)
+            if covering is not None:
+                await patiently(lambda: self._member.mark(covering), self._go_on)
+        return stored
+
+    def _go_on(self) -> None:
+        self._pulse.progress(self._pulse.fraction)
 
     def _require_held(self, order: Order) -> None:
         """Check that an order speaks of scopes that this client shares, and of anchors of those that it has.

@@ -26,11 +26,12 @@ class Pulse:
         self._port = port
         self.phase = ""
         self.fraction = 0.0
+        self._tells = True
         self.unwanted = threading.Event()
 
-    def enter(self, phase: str) -> None:
-        """Begin with another part of the work."""
-        self.phase, self.fraction = phase, 0.0
+    def enter(self, phase: str, tells: bool = True) -> None:
+        """Begin with another part of the work; how fast it goes on tells of the number of rows, unless nobody hears."""
+        self.phase, self.fraction, self._tells = phase, 0.0, tells
 
     def progress(self, fraction: float) -> None:
         """Note how much is done; called from the worker's thread after every batch.
@@ -38,7 +39,7 @@ class Pulse:
         Raises:
             TrainingStopped: the work is not wanted any more.
         """
-        self.fraction = fraction
+        self.fraction = fraction if self._tells else 0.0
         if self.unwanted.is_set():
             raise TrainingStopped("cancelled")
 

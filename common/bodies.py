@@ -14,6 +14,7 @@ from common.methods.local_optimizers import AdamWOptimizer, LocalOptimizer
 from common.methods.own_models import NoOwnModel, OwnModelRow
 from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalStep
 from common.parameters.scope import Scope, is_sum
+from common.secure.terms import SumOrder
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,10 @@ DENSE_BFLOAT16 = "dense-bfloat16"
 ROWS_BFLOAT16 = "rows-bfloat16"
 
 
+RING = "ring"
+"""Of answers that enter sums: 32-bit integers, masked or not, and 64-bit counts behind them."""
+
+
 @dataclass(frozen=True)
 class Body:
     """What an order asks for; each kind is answered by an `Update`, or by a `Reply`."""
@@ -184,6 +189,8 @@ class Train(Body):
     """Scopes that nobody trains in this round, so that the update does not hold them."""
     noise: NoisePromise | None = None
     """None: what comes of the update is published as it is."""
+    sums: SumOrder | None = None
+    """How the update and its results enter sums that alone can be read; None: they travel as they are."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """The scopes, or the candidates in their place, and the anchors of proximal terms."""
@@ -274,6 +281,8 @@ class Evaluate(Body):
     """Derived as in `Train`."""
     problems: tuple[DualProblem, ...] = ()
     """To be measured, where a dual is solved."""
+    sums: SumOrder | None = None
+    """How the scores enter sums that alone can be read, as an `Update`; None: the answer is a `Reply`."""
 
     def needed(self, scopes: tuple[ScopeVersion, ...]) -> tuple[ScopeVersion, ...]:
         """See `Body`."""

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, assert_never
@@ -105,7 +105,7 @@ class ReplicaActor:
         )
         match result.answer:
             case Update(header, payload):  # a view of memory cannot travel
-                return JobResult(Update(header, bytes(payload)), result.state)
+                return replace(result, answer=Update(header, bytes(payload)))
             case Reply():
                 return result
             case _:
@@ -282,7 +282,7 @@ class RayWorkspace:
         with _errors_of_actors():
             result: JobResult = await self._actor.run.remote(self._client, order, state, *values)
         progress(1.0)
-        await self._kept.keep_if_wanted(order, {}, result.answer.head.results, progress)
+        await self._kept.keep_if_wanted(order, {}, result.results, progress)
         return result
 
 

@@ -11,7 +11,7 @@ from typing import Any, assert_never
 import torch
 
 from client.agent import Agent
-from client.app import choose_device, limits_of, local_definitions
+from client.app import choose_device, limits_of, local_definitions, members_of
 from client.data.examples import TaskData
 from client.jobs.local_client import Computing, local_client
 from client.jobs.solve import WorkShare
@@ -151,6 +151,7 @@ class VirtualClients:
             limits_of(config),
             WorkShare(*section.work_range()),
             config.privacy.of_rows,
+            members_of(config),
         )
         rows = rows_of(config, clients) if rows is None else rows
         self.agents = [

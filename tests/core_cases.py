@@ -9,7 +9,7 @@ from common.statistics import TaskStatistics
 from common.tasks import KNOWN_TASKS
 from server.core.answers import answer_poll
 from server.core.effects import Combine, Effect
-from server.core.events import Answered, Combined, CombineOutcome, Event, Joined, Started
+from server.core.events import Answered, Combined, Event, Joined, Outcome, Started
 from server.core.state import FederationState, RunSettings
 from server.core.step import step
 
@@ -48,7 +48,7 @@ class Table:
         self.effects += effects
         return effects
 
-    def outcome(self, now: float, asked: Combine) -> CombineOutcome:
+    def outcome(self, now: float, asked: Combine) -> Outcome:
         """What a version comes to."""
         return Combined(now, asked)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from client.agent import Agent
-from client.app import limits_of, load_data, local_definitions
+from client.app import limits_of, load_data, local_definitions, members_of
 from client.jobs.local_client import Computing, LocalClient, local_client
 from client.transport.grpc_port import GrpcCoordinator
 from common.capabilities import Capacity
@@ -132,6 +132,7 @@ def make_client(config: Config, client: str, tasks: Sequence[str], partition: st
         Capacity(own.trains, own.layers),
         limits_of(config),
         hides_rows=config.privacy.of_rows,
+        members=members_of(config),
     )
     return local_client(client, definitions, load_data(section, definitions), torch.device("cpu"), computing=computing)
 

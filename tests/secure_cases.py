@@ -27,7 +27,7 @@ from common.secure.masking import (
 from common.secure.ring import Cell, add
 from common.secure.roster import roster_of
 from common.secure.shamir import PRIME
-from common.secure.streams import session_label
+from common.secure.terms import session_label
 
 SESSION = session_label("run", 7, 1, "shared")
 FIVE = ("ann", "bob", "cy", "dee", "eve")

@@ -22,7 +22,7 @@ from common.methods.task_weights import DynamicWeights, Evidence, FamoWeights
 from common.tasks import KNOWN_TASKS
 from server.core.closing import LARGEST_TREND, trends
 from server.core.effects import ClearSums, Combine, InstallVersion, Notice, RunEnded
-from server.core.events import CombineOutcome, VersionSpoiled
+from server.core.events import Outcome, VersionSpoiled
 from server.core.phases import Phase
 from server.engine.coordinator import Coordinator
 from server.runs.model import MTLServerModel
@@ -39,7 +39,7 @@ class Spoiled(Table):
 
     spoils = True
 
-    def outcome(self, now: float, asked: Combine) -> CombineOutcome:
+    def outcome(self, now: float, asked: Combine) -> Outcome:
         lengths = (("train-1.1-a", 3e38), ("train-1.1-b", 1.5))
         return VersionSpoiled(now, ("shared",), lengths) if self.spoils else super().outcome(now, asked)
 

@@ -14,10 +14,10 @@ from common.privacy.accounting import Mechanism, releases_within
 from server.core.answers import describe
 from server.core.effects import Combine, Commit, Notice, RoundClosed, RunEnded
 from server.core.events import Left, RolledBack, Seen, Started, Tick
+from server.core.opening import waits_for
 from server.core.phases import Phase
 from server.core.privacy import cells_of, comes_up, is_rolled_back
 from server.core.privacy_facts import Charges, Ledger, NoiseRules
-from server.core.rounds import waits_for
 from server.core.state import FederationState
 from tests.core_cases import Table, rules
 

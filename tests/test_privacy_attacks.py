@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from client.agent import Agent
@@ -83,6 +84,19 @@ def watched(config: Config, clients: Sequence[LocalClient], state: Path, key: by
 
     asyncio.run(run())
     return seen
+
+
+def published(config: Config, clients: Sequence[LocalClient], state: Path) -> dict[str, Values]:
+    """What a whole run changes in the model that anybody gets."""
+    model = make_model(config)
+
+    async def run() -> dict[str, Values]:
+        coordinator = in_memory(config, model, ManualClock(), key=NOISE_KEY)
+        await run_together(coordinator, [Agent(coordinator, c, state / c.request.client_id) for c in clients])
+        return {name: np.array(v.data, np.float32) - model.vectors[name].numpy()
+                for name, v in coordinator.vectors.items()}  # fmt: skip
+
+    return asyncio.run(run())
 
 
 def rows_config(folder: Path, name: str, rows: int, *overrides: str) -> Config:
@@ -175,6 +189,24 @@ class TestRows:
         config, clients = crowd(tmp_path, rows)
         seen = watched(config, clients, tmp_path / "state")
         assert all(error(candidates(seen.published("shared")), row) < 1e-5 for row, _ in rows.values())
+
+    @pytest.mark.parametrize("clients", [3, 30])
+    def test_a_masked_sum_of_three_gives_rows_back_and_one_of_thirty_does_not(
+        self, tmp_path: Path, clients: int
+    ) -> None:
+        """Masks hide whose a row is; what hides the row are other rows in the sum, or noise."""
+        masks = ("secure_aggregation.enabled=true", "secure_aggregation.largest_change=8",
+                 "secure_aggregation.largest_weight=1", f"federation.min_clients={clients}")  # fmt: skip
+        rows = rows_of([f"c{i}" for i in range(clients)], 1, 2)
+        config, members = crowd(tmp_path, rows, *masks)
+        shared = published(config, members, tmp_path / "state")["shared"]
+        weights, biases = first_layer(shared)
+        errors = [error(candidates(shared), row) for row, _ in rows.values()]
+        if clients == 3:
+            assert max(errors) < 1e-5
+        else:
+            guesses = np.vstack([candidates(shared), weights / np.where(biases == 0, 1, biases)[:, None]])
+            assert min(errors) > 0.5 and min(error(guesses, row) for row, _ in rows.values()) > 0.5
 
     def test_noise_hides_rows_in_what_is_published_and_not_from_the_coordinator(self, tmp_path: Path) -> None:
         rows = rows_of("abc", 1, 2)

@@ -7,7 +7,8 @@ from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import Commit
 from server.core.events import Answered, Left, OrderFailed, Seen, UpdateRefused
-from server.core.facts import RunBegan, Traffic
+from server.core.facts import RunBegan, RunConfiguration, Traffic
+from server.core.sum_facts import RoundSums
 from server.reporting.report import build_report
 from server.reporting.values import Report, from_json, to_json
 from server.storage.journal import Journal
@@ -162,3 +163,32 @@ def test_a_run_that_never_scored_anything_has_no_numbers():
     assert section["history"] == [] and section["scored_round"] is None
     assert section["metrics"] == {"f1": None, "accuracy": None, "loss": None}
     assert report["clients"]["a"]["rounds"] == 0
+
+
+def test_where_sums_alone_can_be_read_nothing_is_said_of_single_clients():
+    table = Table()
+    table.join("a", "sst2")
+    table.join("b", "sst2", "qqp")
+    for client in ("a", "b"):
+        table.apply(Answered(table.now, client, table.header(client)))
+    journal, section = Journal(":memory:"), {"enabled": True, "min_clients": 2, "masks": True, "identities": "none"}
+    journal.commit((BEGAN, RunConfiguration("hard", {"secure_aggregation": json.dumps(section)})))
+    for effect in table.of(Commit):
+        journal.commit(effect.records)
+    facts, clients = journal.facts(), journal.clients()
+    scores = TaskStatistics(20, 6.0, 12, (12, 12, 20, 0, 8, 0))
+    summed = RoundSums((TaskResult("sst2", 700, 0.5, scores),))
+    rounds = [
+        replace(r, sums=summed, orders={n: replace(o, results=()) for n, o in r.orders.items()})
+        for r in journal.rounds()
+        if r.phase.publishes
+    ]
+    journal.close()
+    report = to_json(build_report(facts, 1, TASKS, rounds, clients, "training", ""))
+    assert report["secure_aggregation"] == {"min_clients": 2, "masks": True, "identities": "none"}
+    assert report["tasks"]["sst2"]["examples"] == 700 and report["tasks"]["sst2"]["metrics"]["accuracy"] == 0.6
+    assert {name: (client["examples"], client["scores"]) for name, client in report["clients"].items()} == {
+        "a": ({}, {}),
+        "b": ({}, {}),
+    }
+    assert to_json(from_json(Report, report)) == report

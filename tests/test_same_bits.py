@@ -27,6 +27,7 @@ ELSEWHERE = {
     "blend.mix": {"weights"},
     "privacy.noise": {"coordinator", "rows"},
     "privacy.sampling": {"poisson"},
+    "secure_aggregation.identities": {"pinned"},
     "relation": {"bipartition", "effect", "ifca", "mocha", "parting"},
 }
 """Choices that need a hub, files, a GPU, a clock, Ray or a secret; and those without earlier bits to compare with."""

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from common.errors import WireError
 from common.secure.letters import (
-    SIGNATURE_BYTES,
     check_keys,
     check_survivors,
     identity_key,
@@ -21,7 +20,7 @@ from common.secure.letters import (
 )
 from common.secure.masking import announce
 from common.secure.roster import Roster, packed, roster_of
-from common.secure.streams import session_label
+from common.secure.terms import SIGNATURE_BYTES, session_label
 from tests.secure_cases import FIVE, SESSION, gathering_of, identity_of, secrets_of
 
 ROSTER = gathering_of(FIVE).roster

@@ -17,7 +17,7 @@ from common.secure.graph import parameters
 from common.secure.masking import MemberSecrets, Opening, Terms, mask
 from common.secure.ring import Cell, add, fraction_bits, means, quantise
 from common.secure.shamir import PRIME, Share, join, share_bytes, share_value, value_at
-from common.secure.streams import session_label
+from common.secure.terms import session_label
 from common.secure.unmasking import GivenUpError, unmask
 from tests.secure_cases import FIVE, SESSION, Play, cells_of, gathering_of, pinned, sums_of
 

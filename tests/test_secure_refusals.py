@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from common.errors import WireError
 from common.secure.letters import seal, sign_survivors
 from common.secure.masking import Gathering, Holding, Opening, Terms, announce, answer, confirm, deal, mask, receive
-from common.secure.roster import Announcement, Roster, roster_of
+from common.secure.roster import Roster, roster_of
 from common.secure.shamir import PRIME, Share, join, share_value
-from common.secure.streams import public_key, session_label
+from common.secure.streams import public_key
+from common.secure.terms import Announcement, session_label
 from common.secure.unmasking import GivenUpError, check_opening, unmask
 from tests.secure_cases import (
     FIVE,

@@ -21,8 +21,8 @@ from common.secure.streams import (
     derive,
     new_secret,
     public_key,
-    session_label,
 )
+from common.secure.terms import session_label
 
 SECRET = bytes(range(32))
 OTHER = bytes(range(32, 64))

@@ -98,7 +98,7 @@ def after_restart(state, recorded):
     open_ = state.open
     if open_ is not None:
         orders = {name: OpenOrder(name, o.client_id, o.tasks, o.scopes) for name, o in open_.orders.items()}
-        open_ = replace(open_, deadline=TIMEOUT, orders=orders)
+        open_ = replace(open_, deadline=TIMEOUT, began=0.0, orders=orders)
     phase = state.phase if open_ is not None or state.phase in ENDED else Phase.WAITING
     return replace(state, clients=clients, open=open_, phase=phase, waiting_since=0.0, draining=False)
 
@@ -164,7 +164,7 @@ def test_closed_rounds_come_back_with_what_their_orders_brought():
     closed = []
     for effect in table.of(Commit):
         journal.commit(effect.records)
-        closed += [replace(r.round, deadline=0.0) for r in effect.records if isinstance(r, RoundClosed)]
+        closed += [replace(r.round, deadline=0.0, began=0.0) for r in effect.records if isinstance(r, RoundClosed)]
     assert [(r.phase.name, r.number, r.attempt) for r in closed] == [
         ("train", 1, 1),
         ("train", 1, 2),

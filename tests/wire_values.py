@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +28,6 @@ from common.methods.local_optimizers import LOCAL_OPTIMIZERS
 from common.methods.own_models import MIXES, OWN_MODELS
 from common.methods.procedures import PROCEDURES, SDCA, Ditto, ProximalStep
 from common.methods.relation import LARGEST_MU
-from common.names import is_id
 from common.orders import (
     ClientStatus,
     Description,
@@ -45,7 +43,6 @@ from common.orders import (
     Reply,
     ScopePayload,
     ScopeValues,
-    Session,
     TaskResult,
     Update,
     UpdateHeader,
@@ -54,7 +51,6 @@ from common.orders import (
     Welcome,
 )
 from common.parameters.scope import Scope
-from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
 from common.probing import ProbeLosses, TaskLosses
 from common.standardising import InputScale, InputSums
 from common.statistics import MOMENTS, TaskStatistics
@@ -65,33 +61,28 @@ from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, 
 from common.wire.checks import as_line
 from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
-from common.wire.limits import MAX_COUNT, MAX_EXAMPLES, MAX_SECONDS, MAX_SEED
-
-ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=20).filter(is_id)
-task_names = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
-client_ids = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=64).filter(is_id)
-scopes = st.one_of(st.just("shared"), task_names.map(lambda t: f"task/{t}"), client_ids.map(lambda c: f"member/{c}"))
-digests = st.binary(min_size=16, max_size=16).map(bytes.hex)
-counts = st.integers(0, MAX_COUNT)
-row_counts = st.integers(0, MAX_EXAMPLES)
-sizes = st.integers(0, 1 << 40)
-chunk_sizes = st.integers(LEAST_CHUNK_BYTES, CHUNK_BYTES)
-positive = st.integers(1, 1 << 20)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-amounts = st.floats(0, 1e300)
-seconds = st.floats(0, MAX_SECONDS)
-lines = st.text(max_size=50).map(as_line)
-labels = st.text(string.printable.strip() + "äß漢\u200c", min_size=1, max_size=12)
-
-sessions = st.builds(Session, ids, client_ids, ids)
-
-
-def few(strategy: st.SearchStrategy[Any], key: Any = None, least: int = 0) -> st.SearchStrategy[Any]:
-    return st.lists(strategy, min_size=least, max_size=4, unique_by=key).map(tuple)
-
-
-def first(pair: Any) -> Any:
-    return pair[0]
+from common.wire.limits import MAX_COUNT, MAX_SEED
+from tests.wire_basics import (
+    amounts,
+    chunk_sizes,
+    client_ids,
+    counts,
+    digests,
+    few,
+    first,
+    ids,
+    labels,
+    lines,
+    numbers,
+    positive,
+    row_counts,
+    scopes,
+    seconds,
+    sessions,
+    sizes,
+    task_names,
+)
+from tests.wire_sums import stage_answers, stage_orders, sum_orders
 
 
 @st.composite
@@ -218,8 +209,9 @@ def order_values(draw: st.DrawFn) -> Order:
         st.just(isolated),
         fixed=st.just(fixed),
         noise=promises,
+        sums=st.none() | sum_orders([scope.scope for scope in versions], tasks),
     )
-    bodies = trains | st.builds(Evaluate, settings, seeds)
+    bodies = trains | st.builds(Evaluate, settings, seeds, sums=st.none() | sum_orders((), tasks))
     versioned = ids, counts, counts, st.just(versions), seconds
     named = few(st.tuples(task_names, units), first)
     scaled = few(st.tuples(task_names, scales), first)
@@ -254,7 +246,7 @@ def probe_orders(draw: st.DrawFn) -> Order:
     return draw(st.builds(Order, ids, counts, counts, st.just(versions), seconds, st.just(body)))
 
 
-orders = order_values() | solve_orders() | probe_orders()
+orders = order_values() | solve_orders() | probe_orders() | stage_orders
 poll_replies = st.one_of(
     st.builds(PollReply, st.just(PollKind.ORDER), st.sampled_from(UpdateState), lines, orders),
     st.builds(PollReply, st.sampled_from(list(PollKind)[1:]), st.sampled_from(UpdateState), lines),
@@ -285,7 +277,7 @@ def update_headers(draw: st.DrawFn) -> UpdateHeader:
 
 task_losses = st.builds(TaskLosses, task_names, counts, *[few(numbers)] * 3)
 losses = st.builds(ProbeLosses, few(task_losses, lambda found: found.task))
-replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts, st.none() | losses)
+replies = st.builds(Reply, ids, few(results, lambda result: result.task), amounts, st.none() | losses | stage_answers)
 
 
 @st.composite

@@ -40,16 +40,21 @@ def sums_of(task: TaskDefinition, examples: RawExamples) -> TargetSums:
     return task.type.target_sums(task, task.type.targets(task, plain_labels(examples.labels)))
 
 
-def hidden_sums(task: TaskDefinition, examples: RawExamples) -> TargetSums:
+def hidden_sums(task: TaskDefinition, rows: int, why: str) -> TargetSums:
     """What is said instead where single rows are hidden: scores of mean 0 and deviation 1, so that units stay as given.
+
+    Args:
+        task: whose rows they are.
+        rows: how many the client tells of.
+        why: the setting that hides them, for the error.
 
     Raises:
         ConfigError: labels shall be balanced by their counts, for which nothing can stand.
     """
     if not task.type.has_units:
         line = f"tasks.{task.name}.class_weights: balanced ones are made of counts of labels"
-        raise ConfigError(f"{line}, which tell of single rows (privacy.noise: rows); write numbers, or none")
-    return TargetSums(0.0, float(len(examples)) if len(examples) > 1 else 0.0)
+        raise ConfigError(f"{line}, which tell of single rows ({why}); write numbers, or none")
+    return TargetSums(0.0, float(rows) if rows > 1 else 0.0)
 
 
 def rare_label(task: TaskDefinition, data: TaskData) -> str | None:

@@ -95,7 +95,7 @@ class ThreadWorkspace:
         """See `Workspace`."""
         result = await asyncio.to_thread(self._run, order, state, progress)
         if self._kept is not None:
-            await self._kept.keep_if_wanted(order, self._replica.received, result.answer.head.results, progress)
+            await self._kept.keep_if_wanted(order, self._replica.received, result.results, progress)
         return result
 
     def _run(self, order: Order, state: ClientState, progress: Progress) -> JobResult:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
 import torch
 import xxhash
+from torch import Tensor
 
 from client.jobs.hiding import OrderRows, RowKeeper
 from client.jobs.packing import pack
 from client.jobs.precision import PrecisionChoice
 from client.jobs.probe import losses_of
 from client.jobs.solve import ALL_WORK, LinearProblems, SolvedHead, WorkShare, share_of_passes
+from client.jobs.summing import layouts_of, summed, sums_of_order, trained_cells
 from client.jobs.synchronizer import ClientModelSynchronizer
 from client.training.compact import Examples
 from client.training.evaluation import Scores, score
@@ -60,6 +62,8 @@ class JobResult:
 
     answer: Answer
     state: ClientState
+    results: tuple[TaskResult, ...] = ()
+    """What the client itself may keep of them, whether or not the answer tells them."""
 
 
 def run_job(job: Job, replica: ClientModelSynchronizer, state: ClientState) -> JobResult:
@@ -104,7 +108,7 @@ def require_capacity(capacity: Capacity, schemas: Mapping[str, ParameterSchema])
 
 def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
     order, settings, examples = job.order, body.settings, job.examples
-    if body.codec not in ENCODINGS:
+    if body.sums is None and body.codec not in ENCODINGS:
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
     replica.start_from(body.starts)
     _load(replica, state)
@@ -129,7 +133,6 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         trained = training_of(settings, job.procedure)(work, state)
     if hiding is not None:  # before anything of it is kept or leaves
         hiding.charge()
-    scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     results = tuple(
         TaskResult(
             n,
@@ -141,9 +144,40 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         for item in examples.whole
         for n in [item.task.name]
     )
-    results = _told(results, settings)
+    results, kept = _told(results, settings), {**trained.state, **replica.private_values()}
+    if body.sums is not None:
+        summand = _summand(job, {wanted.scope for wanted in handed_in}, replica, results, trained.deltas)
+        return _finished(summand, results, state, kept)
+    scopes, payload = pack(replica, handed_in, body.codec, trained.deltas)
     update = _update(order, body.codec, scopes, payload, results, started)
-    return _finished(update, results, state, {**trained.state, **replica.private_values()})
+    return _finished(update, results, state, kept)
+
+
+def _summand(
+    job: Job,
+    trained: Collection[str],
+    replica: ClientModelSynchronizer,
+    results: tuple[TaskResult, ...],
+    deltas: Mapping[str, Tensor],
+) -> Update:
+    """The answer to an order whose answers enter sums.
+
+    Raises:
+        TrainingDiverged: a result or a change is not a finite number.
+        WireError: the order's cells are not those of its scopes, or numbers do not fit as it says.
+    """
+    order, sums = job.order, sums_of_order(job.order)
+    assert sums is not None
+    _require_finite(results, {})
+    tasks = [item.task for item in job.examples.whole]
+    wanted = trained_cells(sums, results)
+    layouts = layouts_of(order, sums, replica.schemas, tasks)
+    if strange := sorted(wanted - set(trained)):
+        raise WireError(f"order {order.order_id}: scope '{strange[0]}' enters a sum, and nothing trains it")
+    changes = {
+        scope: (deltas[scope] if scope in deltas else replica.take_delta(scope)).numpy() for scope in sorted(wanted)
+    }
+    return summed(order, layouts, results, changes, tasks, replica.payload)
 
 
 def _scores(job: Job, settings: TrainingSettings, replica: ClientModelSynchronizer) -> Scores:
@@ -238,6 +272,8 @@ def _evaluate(
         for name in [item.task.name]
     )
     results = _told(results, settings)
+    if body.sums is not None:
+        return _finished(_summand(job, (), replica, results, {}), results, state, own.state)
     reply = Reply(job.order.order_id, results, time.monotonic() - started)
     return _finished(reply, results, state, own.state)
 
@@ -300,7 +336,7 @@ def _told(results: tuple[TaskResult, ...], settings: TrainingSettings) -> tuple[
 def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState, fresh: ClientState) -> JobResult:
     """An answer with what is kept beside it: values of tasks that the order is not about stay as they are."""
     _require_finite(results, fresh)
-    return JobResult(answer, {**before, **fresh} if fresh else {})
+    return JobResult(answer, {**before, **fresh} if fresh else {}, tuple(results))
 
 
 def _metric_sums(scores: TaskStatistics) -> list[float]:

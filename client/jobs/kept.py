@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from common.parameters.scope import is_private
 from common.ports import CoordinatorPort, fits_inline
 
 log = logging.getLogger("fedmtl.client")
+
+T = TypeVar("T")
 
 SHORTAGE_SECONDS = 60.0
 """How long a client tries to write its update while the disk is full or too many files are open."""
@@ -73,8 +76,8 @@ async def keep(store: RunStore, result: JobResult, go_on: Callable[[], None]) ->
     await patiently(lambda: store.save(answer, result.state), go_on, inline)
 
 
-async def patiently(write: Callable[[], None], go_on: Callable[[], None], inline: bool = False) -> None:
-    """Write to the disk; a shortage that may pass is waited for.
+async def patiently(write: Callable[[], T], go_on: Callable[[], None], inline: bool = False) -> T:
+    """Write to the disk, and what that gives; a shortage that may pass is waited for.
 
     Args:
         write: does it.
@@ -88,11 +91,7 @@ async def patiently(write: Callable[[], None], go_on: Callable[[], None], inline
     until, waits = loop.time() + SHORTAGE_SECONDS, False
     while True:
         try:
-            if inline:
-                write()
-            else:
-                await asyncio.to_thread(write)
-            return
+            return write() if inline else await asyncio.to_thread(write)
         except StateError as error:
             if not error.passing or loop.time() >= until:
                 raise

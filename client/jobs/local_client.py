@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from client.training.work import Procedure
 from common.capabilities import WHOLE, Capabilities, Capacity
 from common.orders import JoinRequest
 from common.parameters.encodings import ENCODINGS
+from common.targets import TargetSums
 from common.tasks import TaskDefinition
 
 
@@ -30,6 +32,13 @@ class Computing:
     work: WorkShare = ALL_WORK
     hides_rows: bool = False
     """Whether single rows are hidden, so that exact sums over targets stay here."""
+    members: Path | None = None
+    """`secure_aggregation.members`: ids and public keys of all clients, where identities are pinned."""
+
+    @property
+    def enters_sums(self) -> bool:
+        """Whether nothing but sums leaves, so that numbers of rows stay here: `limits.sums` asks for it."""
+        return self.limits.sums is not None
 
 
 @dataclass(frozen=True)
@@ -69,18 +78,29 @@ def local_client(
     """A client with these tasks and their data, which come from a `source` of this kind."""
     computing = computing or Computing()
     names = sorted(task.name for task in tasks)
-    told = hidden_sums if computing.hides_rows else sums_of
-    sums = {task.name: told(task, data[task.name].train) for task in tasks if task.tells_sums}
+    told = {name: (len(data[name].train), len(data[name].validation)) for name in names}
+    if computing.enters_sums:  # whether there are rows decides who takes part; how many there are does not
+        told = {name: (min(rows, 1), min(scored, 1)) for name, (rows, scored) in told.items()}
+    sums = {task.name: _sums(task, data[task.name], told[task.name][0], computing) for task in tasks if task.tells_sums}
     lacks = frozenset[str].intersection(*(data[name].lacks for name in names)) if names else frozenset[str]()
     capacity = replace(computing.capacity, lacks=tuple(sorted(lacks)))
     request = JoinRequest(
         client_id,
         tuple(tasks),
-        tuple((name, len(data[name].train)) for name in names),
+        tuple((name, told[name][0]) for name in names),
         Capabilities(tuple(ENCODINGS), source, capacity),
         tuple((name, header) for name in names for header in data[name].headers),
-        tuple((name, len(data[name].validation)) for name in names),
+        tuple((name, told[name][1]) for name in names),
         tuple(sorted(sums.items(), key=lambda item: item[0])),
-        tuple((name, inputs) for name in names if (inputs := data[name].inputs) is not None),
+        tuple(
+            (name, inputs) for name in names if not computing.enters_sums and (inputs := data[name].inputs) is not None
+        ),
     )
     return LocalClient(request, data, device, computing, procedure, config)
+
+
+def _sums(task: TaskDefinition, data: TaskData, rows: int, computing: Computing) -> TargetSums:
+    """What a client says of its training targets."""
+    if computing.enters_sums or computing.hides_rows:
+        return hidden_sums(task, rows, "secure_aggregation" if computing.enters_sums else "privacy.noise: rows")
+    return sums_of(task, data.train)

@@ -45,6 +45,17 @@ class Identity:
         self._lock.close()
 
 
+def folder_of(state_dir: Path, client_id: str) -> Path:
+    """Where a client of this id keeps its state.
+
+    Raises:
+        ConfigError: the id is malformed.
+    """
+    if not is_id(client_id, NAME_CHARS):
+        raise ConfigError(f"client_id: '{client_id}' must be 1 to {NAME_CHARS} characters: {RULE}")
+    return state_dir / client_id
+
+
 def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Identity:
     """Take the id that was asked for, or the first free one remembered for these tasks, or a new one.
 
@@ -52,9 +63,7 @@ def claim(state_dir: Path, client_id: str | None, tasks: Sequence[str]) -> Ident
         ConfigError: the id is malformed or in use.
     """
     if client_id is not None:
-        if not is_id(client_id, NAME_CHARS):
-            raise ConfigError(f"client_id: '{client_id}' must be 1 to {NAME_CHARS} characters: {RULE}")
-        return Identity(client_id, state_dir / client_id)
+        return Identity(client_id, folder_of(state_dir, client_id))
     prefix = "-".join(sorted(tasks))[:48]
     for folder in sorted(state_dir.glob(f"{prefix}-auto-*")):
         try:

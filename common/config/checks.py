@@ -13,6 +13,7 @@ from common.config import (
     group_checks,
     keep_section,
     privacy_checks,
+    secure_checks,
     size_checks,
 )
 from common.config.schema import Config
@@ -313,6 +314,7 @@ _TASK_CHECKS: Checks = (
 )
 _DUAL_READS = ("training", "sharing", "guard", "blend", "model", "federation", "aggregation", "relation", "tasks")
 _PRIVACY_READS = ("privacy", "data", *_DUAL_READS)
+_SECURE_READS = ("secure_aggregation", "simulation", *_PRIVACY_READS)
 _CHECKS: Checks = (
     (("sharing",), size_checks.rules),
     (("data", "simulation"), data_checks.source),
@@ -342,22 +344,33 @@ _CHECKS: Checks = (
     (("guard", "sharing", "relation", "tasks"), _guard),
     (("blend", "sharing"), _blend),
     (_PRIVACY_READS, privacy_checks.problems),
+    (_SECURE_READS, secure_checks.problems),
     (("server",), _server_files),
     (("client",), _client_files),
     (("client",), dual_checks.work),
 )
+_ENOUGH: Checks = ((("secure_aggregation", "federation"), secure_checks.enough),)
 _ROLE_CHECKS: dict[Role, Checks] = {
-    "any": (),
-    "server": ((("server",), server_problems), (("privacy",), privacy_checks.package_of_server)),
+    "any": _ENOUGH,
+    "server": (
+        (("server",), server_problems),
+        (("privacy",), privacy_checks.package_of_server),
+        (("secure_aggregation",), secure_checks.package),
+        *_ENOUGH,
+    ),
     "client": (
         (("client",), client_problems),
         (("data",), data_checks.split_of_source),
         (("privacy",), privacy_checks.package_of_client),
+        (("secure_aggregation",), secure_checks.package),
     ),
     "simulate": (
         (("simulation", "tasks", "data", "client"), data_checks.simulation),
         (("privacy",), privacy_checks.package),
         (("privacy", "simulation", "data"), privacy_checks.simulation),
+        (("secure_aggregation",), secure_checks.package),
+        (("secure_aggregation", "simulation", "data", "tasks", "aggregation"), secure_checks.simulation),
+        *_ENOUGH,
         (("data",), data_checks.split_of_source),
     ),
 }

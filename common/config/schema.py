@@ -18,6 +18,7 @@ from common.config.client_section import ClientSection
 from common.config.data_section import DataSection, files_named
 from common.config.model_section import ModelSection
 from common.config.privacy_section import PrivacySection
+from common.config.secure_section import SecureAggregationSection
 from common.config.simulation_section import SimulationSection
 from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
@@ -41,6 +42,7 @@ from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import NORM_STATISTICS, PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, OWN, OWN_BLOCK, PRIVATE, SHARED
+from common.secure.terms import SumTerms, largest_weight, task_factors
 from common.tasks import TaskDefinition
 
 
@@ -240,6 +242,8 @@ class Config(Section):
     """how updates become one step: docs/methods.md"""
     privacy: PrivacySection = PrivacySection.model_construct()
     """noise that hides single clients or rows, and its budget: docs/use/privacy.md"""
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection.model_construct()
+    """masks, so that the coordinator sees sums over several clients alone: docs/use/privacy.md"""
     server: ServerSection = ServerSection.model_construct()
     """where the coordinator listens"""
     client: ClientSection = ClientSection.model_construct()
@@ -293,6 +297,12 @@ class Config(Section):
         own = next(iter(self.own_models().values()), NoOwnModel())
         private = self.privacy.keeps_scores
         return replace(self.training.settings(), own_model=own, keeps_scores=private, row_noise=self.row_noise())
+
+    def heaviest(self) -> int:
+        """The most that one client weighs in a masked sum."""
+        terms = self.secure_aggregation.terms or SumTerms()
+        one_each = not self.aggregation.weights.counts_examples and not self.by_task
+        return largest_weight(terms, task_factors({name: task.weight for name, task in self.tasks.items()}), one_each)
 
     def row_noise(self) -> RowNoise | None:
         """How clients hide single rows; None: they do not."""

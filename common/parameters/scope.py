@@ -12,6 +12,7 @@
 | `control/<scope>` | the sum of all clients' control variates of another scope (SCAFFOLD) |
 | `support/<scope>` | the sum of all clients' rows, each times its dual variable, that a head is made of (MOCHA) |
 | `candidate/<name>/<scope>` | values that a member's scope might have, which clients are asked to score |
+| `sum/<circle>` | nothing by itself: the cells of a circle of members, as they lie in an answer |
 
 A plan has *templates* in place of groups and members: `group/{2}` (a level), `member/{member}`. Every group of tasks,
 and every member, has a scope of its own for it, with the template's layout and first values. A template is a scope of
@@ -58,13 +59,16 @@ class ScopeKind(StrEnum):
     CONTROL = "control"
     SUPPORT = "support"
     CANDIDATE = "candidate"
+    SUM = "sum"
 
 
 _SUMS = frozenset({ScopeKind.CONTROL, ScopeKind.SUPPORT})
 """Kinds of which clients hand in changes that are added up as they are."""
 _BESIDE = frozenset({ScopeKind.ANCHOR, ScopeKind.CANDIDATE})
 """Kinds of which clients receive values beside those of a scope, or in their place."""
-_OWNED = frozenset({ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL, ScopeKind.CANDIDATE})
+_OWNED = frozenset(
+    {ScopeKind.TASK, ScopeKind.GROUP, ScopeKind.MEMBER, ScopeKind.DUAL, ScopeKind.CANDIDATE, ScopeKind.SUM}
+)
 """Kinds that have no name without an owner."""
 
 
@@ -94,7 +98,7 @@ class Scope:
         match word:
             case ScopeKind.SHARED:
                 found = Scope(ScopeKind.SHARED, part=rest)
-            case ScopeKind.TASK | ScopeKind.PRIVATE | ScopeKind.GROUP:
+            case ScopeKind.TASK | ScopeKind.PRIVATE | ScopeKind.GROUP | ScopeKind.SUM:
                 found = Scope(ScopeKind(word), rest)
             case ScopeKind.MEMBER:
                 found = Scope(ScopeKind.MEMBER, owner, tail)
@@ -271,6 +275,11 @@ def isolated_scopes(names: Iterable[str], tasks: Collection[str], isolated: Coll
 def group_template(level: int) -> str:
     """The template of the groups on a level, 1 at the top."""
     return f"group/{{{level}}}"
+
+
+def sum_scope(circle: str) -> str:
+    """What the cells of a circle are called together."""
+    return str(Scope(ScopeKind.SUM, circle))
 
 
 def moment_name(moment: str, scope: str) -> str:

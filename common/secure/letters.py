@@ -11,13 +11,16 @@ import secrets
 from collections.abc import Iterable
 
 from common.errors import WireError
-from common.secure.roster import Announcement, Roster, packed
+from common.secure.roster import Roster, packed
+from common.secure.shamir import SHARE_BYTES
 from common.secure.streams import agree, derive, require_package
+from common.secure.terms import Announcement
 
 NONCE_BYTES = 12
-SIGNATURE_BYTES = 64
 
 _TAG_BYTES = 16
+LETTER_BYTES = NONCE_BYTES + 2 * SHARE_BYTES + _TAG_BYTES
+"""A letter with a share of a mask key and one of a seed."""
 _LETTER = b"fedmtl letter|"
 _KEYS = b"fedmtl keys"
 _SURVIVORS = b"fedmtl survivors"

@@ -20,9 +20,10 @@ from common.errors import WireError
 from common.secure.graph import Parameters, neighbours, parameters
 from common.secure.letters import check_keys, check_survivors, open_letter, seal, sign_keys, sign_survivors
 from common.secure.ring import Cell
-from common.secure.roster import Announcement, Roster
+from common.secure.roster import Roster
 from common.secure.shamir import SHARE_BYTES, random_number, share_bytes, share_value, split
-from common.secure.streams import KEY_BYTES, add_to_cells, agree, check_cells, new_secret, public_key
+from common.secure.streams import add_to_cells, agree, check_cells, new_secret, public_key
+from common.secure.terms import KEY_BYTES, Announcement
 
 
 @dataclass(frozen=True)

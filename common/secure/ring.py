@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.parameters.vector import Float64, Vector
+from common.secure.terms import MOST_WEIGHT
 
 Ring = NDArray[np.uint32]
 """Values modulo 2^32, or their sum."""
@@ -29,7 +30,6 @@ BLOCK = 16_384
 COUNT_BITS = 20
 """Bits behind the point of a count."""
 LEAST_CHANGE = 2.0**-100
-MOST_WEIGHT = 2**31 - 1
 
 _LARGEST = 2**31 - 1
 _LARGEST_COUNT = 2**63 - 1

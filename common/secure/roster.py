@@ -9,26 +9,10 @@ from functools import cached_property
 
 from common.errors import WireError
 from common.names import is_id
-from common.secure.streams import KEY_BYTES, agree, new_secret
+from common.secure.streams import agree, new_secret
+from common.secure.terms import DIGEST_BYTES, KEY_BYTES, Announcement
 
-DIGEST_BYTES = 32
 _PREFIX = b"fedmtl roster"
-
-
-@dataclass(frozen=True)
-class Announcement:
-    """What a member says of itself before all others."""
-
-    member: str
-    """Its id."""
-    mask_key: bytes
-    """Public X25519 key of its pair streams; the private one is opened if it goes before its upload."""
-    letter_key: bytes
-    """Public X25519 key of letters to it; the private one is never opened."""
-    seed_digest: bytes
-    """SHA-256 of the seed of its own stream."""
-    signature: bytes = b""
-    """Ed25519 by its pinned identity, where identities are pinned; see `common/secure/letters.py`."""
 
 
 def packed(*parts: bytes) -> bytes:

@@ -16,10 +16,9 @@ import numpy as np
 
 from common.errors import ConfigError
 from common.secure.ring import Cell
+from common.secure.terms import KEY_BYTES
 
 PACKAGE = "cryptography"
-KEY_BYTES = 32
-"""Of secrets, of private and public keys, and of keys of streams."""
 BLOCK_BYTES = 128 * 1024
 """Of a stream that are made at once: they stay in the cache of a core."""
 
@@ -37,17 +36,6 @@ def require_package() -> None:
         import cryptography.hazmat.primitives.ciphers  # noqa: F401
     except ModuleNotFoundError:
         raise ConfigError(f"masked sums need the package '{PACKAGE}'; run pip install 'fedmtl[secure]'") from None
-
-
-def session_label(run: str, round_number: int, attempt: int, circle: str) -> str:
-    """The name of one masked session: run|round.attempt|circle.
-
-    Raises:
-        ValueError: run or circle has the sign that parts them.
-    """
-    if "|" in run or "|" in circle:
-        raise ValueError(f"{run!r} or {circle!r} has a |")
-    return f"{run}|{round_number}.{attempt}|{circle}"
 
 
 def cell_label(session: str, cell: str) -> str:

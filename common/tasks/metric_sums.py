@@ -51,6 +51,10 @@ class MetricSums(ABC):
     def fit(self, values: Values, statistics: TaskStatistics) -> bool:
         """Whether so many finite numbers can have been measured together with these statistics."""
 
+    def nearest(self, values: Values, statistics: TaskStatistics) -> Values:
+        """Sums that are rounded, moved to where these statistics allow them; counts are whole as they come."""
+        return values
+
     @abstractmethod
     def summary(self, values: Values, examples: int) -> Mapping[str, float | None]:
         """The metrics; None where one is not defined."""
@@ -186,6 +190,14 @@ class Calibration(MetricSums):
             for at, (n, r, c) in bins
         )
 
+    def nearest(self, values: Values, statistics: TaskStatistics) -> Values:
+        """Confidences between the ends of their bins."""
+        confidence = (
+            min(max(c, n * at / CONFIDENCE_BINS), n * (at + 1) / CONFIDENCE_BINS)
+            for at, (n, c) in enumerate(zip(values[:CONFIDENCE_BINS], values[2 * CONFIDENCE_BINS :], strict=True))
+        )
+        return (*values[: 2 * CONFIDENCE_BINS], *confidence)
+
     def summary(self, values: Values, examples: int) -> Mapping[str, float | None]:
         """The error, from 0 to 1."""
         right, confidence = values[CONFIDENCE_BINS : 2 * CONFIDENCE_BINS], values[2 * CONFIDENCE_BINS :]
@@ -209,6 +221,11 @@ class AbsoluteErrors(MetricSums):
         n, (p, y, *_, error) = statistics.examples, statistics.moments
         rounding = 1e-6 * sqrt(n * error) + n * ROUNDING * (abs(p) + abs(y))
         return n * abs(p - y) - rounding <= values[0] <= sqrt(n * error) + rounding
+
+    def nearest(self, values: Values, statistics: TaskStatistics) -> Values:
+        """Between what the means differ by and what the squares allow."""
+        n, (p, y, *_, error) = statistics.examples, statistics.moments
+        return (min(max(values[0], n * abs(p - y)), sqrt(n * error)),)
 
     def summary(self, values: Values, examples: int) -> Mapping[str, float | None]:
         """The mean."""

@@ -15,7 +15,7 @@ from common.names import ID_CHARS, RULE, is_id
 from common.parameters.scope import Scope
 from common.plain_text import blanked, is_plain, is_plain_name
 from common.ports import CHUNK_BYTES, LEAST_CHUNK_BYTES
-from common.wire.limits import LINE_CHARS, MAX_COUNT, NAME_CHARS, SCOPE_NAME, TASK_NAME
+from common.wire.limits import CIRCLE_NAME, LINE_CHARS, MAX_COUNT, NAME_CHARS, SCOPE_NAME, TASK_NAME
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
@@ -57,6 +57,11 @@ def task_name(value: str, field: str = "task") -> str:
     return _matching(TASK_NAME, value, field)
 
 
+def circle_name(value: str, field: str = "circle") -> str:
+    """A circle's name among those of its round."""
+    return _matching(CIRCLE_NAME, value, field)
+
+
 def scope_name(value: str, field: str = "scope") -> str:
     """A scope's name, such as `shared` or `task/sst2`."""
     try:
@@ -75,6 +80,12 @@ def rule_scope(value: str, field: str = "scope") -> str:
 def digest(value: str, field: str = "digest") -> str:
     """A digest in hexadecimal."""
     return _matching(_DIGEST, value, field)
+
+
+def exactly(value: bytes, field: str, size: int) -> bytes:
+    """So many bytes."""
+    count(len(value), f"bytes of {field}", size, size)
+    return value
 
 
 def text(value: str, field: str, limit: int) -> str:

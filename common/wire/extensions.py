@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common import stages
 from common.bodies import Body, Probe
 from common.errors import WireError
 from common.orders import ReplyContent
 from common.probing import ProbeLosses
+from common.wire import stage_parts
 from common.wire.codec import Codec
 from common.wire.probe_parts import PROBE, PROBE_LOSSES
 
@@ -24,7 +26,13 @@ class Extension:
     content_codec: Codec[Any]
 
 
-EXTENSIONS: Mapping[str, Extension] = {"probe": Extension(Probe, ProbeLosses, PROBE, PROBE_LOSSES)}
+EXTENSIONS: Mapping[str, Extension] = {
+    "probe": Extension(Probe, ProbeLosses, PROBE, PROBE_LOSSES),
+    "keys": Extension(stages.Keys, stages.AnnouncedKeys, stage_parts.KEYS, stage_parts.ANNOUNCED_KEYS),
+    "shares": Extension(stages.Shares, stages.SealedShares, stage_parts.SHARES, stage_parts.SEALED_SHARES),
+    "confirm": Extension(stages.Confirm, stages.SignedSurvivors, stage_parts.CONFIRM, stage_parts.SIGNED_SURVIVORS),
+    "unmask": Extension(stages.Unmask, stages.OpenedShares, stage_parts.UNMASK, stage_parts.OPENED_SHARES),
+}
 """By the name under which they travel and stand in the journal."""
 
 

@@ -34,6 +34,13 @@ RULES_BYTES = 1 << 17
 MAX_CODECS = 64
 MAX_PARTS = 64
 MAX_CLIENTS = 1 << 16
+MAX_CIRCLES = 4096
+"""That one client is in."""
+MAX_CELLS = 1 << 14
+"""Of one circle: a scope may have one for each task."""
+MAX_BITS = 131
+"""Behind the point of numbers in a sum."""
+LETTER_BYTES = 1 << 10
 
 MAX_COUNT = (1 << 53) - 1
 """Any integer but a seed: the largest that a float64 sum takes without rounding."""
@@ -58,6 +65,7 @@ MAX_GROUP_LEVELS = 8
 CONFIG_CHARS = 1 << 16
 
 TASK_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}")
+CIRCLE_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
 SCOPE_NAME = re.compile(rf"(?!.*\.\.)[a-z]{{1,64}}(/(?!\.)[A-Za-z0-9_.+-]{{1,{SCOPE_CHARS}}}){{0,11}}")
 
 

@@ -39,6 +39,7 @@ from common.wire.extensions import EXTENSIONS, extension, name_of
 from common.wire.gen import federation_pb2 as pb
 from common.wire.parts import pack_scale, pack_units, unpack_scale, unpack_units
 from common.wire.scope_parts import pack_scope, unpack_candidate, unpack_scope
+from common.wire.sum_parts import pack_sum_order, unpack_sum_order
 
 
 def pack_order(value: Order) -> pb.Order:
@@ -110,6 +111,7 @@ def _pack_train(value: Train) -> pb.Train:
         starts=map(pack_scope, value.starts),
         fixed=value.fixed,
         noise=None if value.noise is None else pb.NoisePromise(**vars(value.noise)),
+        sums=pack_sum_order(value.sums),
     )
 
 
@@ -129,6 +131,7 @@ def _unpack_train(order: pb.Order, scopes: Collection[str]) -> Train:
         unpack_candidate(message.starts, "starts"),
         _unpack_fixed(message, scopes),
         _unpack_noise(message.noise) if message.HasField("noise") else None,
+        unpack_sum_order(message.sums, scopes, order.tasks) if message.HasField("sums") else None,
     )
 
 
@@ -175,15 +178,16 @@ def _unpack_problems(
 
 
 def _pack_evaluate(value: Evaluate) -> pb.Evaluate:
-    problems = map(_pack_problem, value.problems)
-    return pb.Evaluate(settings=_pack_training(value.settings), seed=value.seed, problems=problems)
+    settings, problems = _pack_training(value.settings), map(_pack_problem, value.problems)
+    return pb.Evaluate(settings=settings, seed=value.seed, problems=problems, sums=pack_sum_order(value.sums))
 
 
 def _unpack_evaluate(order: pb.Order, scopes: Collection[str]) -> Evaluate:
     message = order.evaluate
     checks.require(message, "settings")
     problems = _unpack_problems(message.problems, scopes, order.tasks)
-    return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed), problems)
+    sums = unpack_sum_order(message.sums, (), order.tasks) if message.HasField("sums") else None
+    return Evaluate(_unpack_training(message.settings), _unpack_seed(message.seed), problems, sums)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ from server.aggregation.dual import HEADS, remade
 from server.aggregation.kept_updates import KeptUpdates
 from server.aggregation.lengths import Measured, length_of
 from server.aggregation.noise import add_noise, clip_after
+from server.aggregation.ring_sums import OpenedSums, RingSums
 from server.aggregation.strategy import AggregationStrategy, WeightedMean
 from server.aggregation.streaming import StreamingMean
 from server.core.dual_facts import Relationship
-from server.core.effects import Combine
+from server.core.effects import Combine, OpenSums
 from server.core.privacy_facts import Noising
 from server.core.readers import Stretch, StretchTotal
 from server.core.state import Related
@@ -71,6 +72,8 @@ class Aggregator:
         self._schemas = schemas
         self._heights = heights_of({name: schema for name, schema in schemas.items() if Scope.parse(name).is_member})
         self.moments: dict[str, Vector] = dict(moments or {})
+        self.ring = RingSums()
+        """Of a round whose answers are integers."""
         self._strategy = strategy
         mean = strategy.mean
         self._shortened = 0
@@ -102,6 +105,18 @@ class Aggregator:
         measured = [(scope, Measured(delta)) for scope, delta in deltas]
         self._updates.add(order_id, measured, weights, by_task)
         self._lengths[order_id] = length_of([delta for _, delta in measured])
+
+    def open(self, asked: OpenSums, stored: RingSums | None = None) -> OpenedSums:
+        """Open the sums of circles, those that were `stored` or else `ring`: they then are sums of updates folded.
+
+        Raises:
+            ConfigError: `cryptography` is missing.
+        """
+        assert isinstance(self._updates, StreamingMean)
+        opened = (self.ring if stored is None else stored).open(asked)
+        for found in opened.cells:
+            found.write_to(self._updates.whole(found.cell.scope, found.cell.task, len(found.total)))
+        return opened
 
     def combine(self, vectors: Mapping[str, Vector], asked: Combine) -> dict[str, Vector]:
         """New values of the scopes in `asked.totals` on top of `vectors`; afterwards nothing is folded any more.
@@ -205,6 +220,7 @@ class Aggregator:
         self._shortened = 0
         self._lengths.clear()
         self._updates.clear()
+        self.ring.clear()
 
     def _whole(self, scope: str, stretch: Stretch, total: float) -> Piece:
         """The only sum of a scope; where tasks may share it, times the number that steps are scaled by."""

@@ -6,6 +6,7 @@ from common.errors import Reason, Refused
 from common.inputs.header import Header
 from common.orders import JoinRequest, Reply, Session, UpdateHeader
 from common.parameters.capacity import capacity_problem
+from server.core import circles
 from server.core.bodies import PHASES
 from server.core.phases import ENDED
 from server.core.scales import inputs_problem
@@ -122,12 +123,14 @@ def check_answer(
     if order.state is not OrderState.ISSUED:
         raise Refused(Reason.TOO_LATE, f"order {order.order_id} is {order.state.value}: {order.note}")
     assert state.open is not None
+    if order.order_id not in state.open.orders:
+        raise Refused(Reason.TOO_LATE, f"order {order.order_id} is not open: its phase is over")
     PHASES[state.open.phase.name].check(run, state, order, answer)
     return order, False
 
 
 def _order(state: FederationState, client_id: str, order_id: str) -> OpenOrder:
-    order = state.open.orders.get(order_id) if state.open is not None else None
+    order = circles.find(state.open, order_id) if state.open is not None else None
     if order is not None and order.client_id == client_id:
         return order
     if order is not None:

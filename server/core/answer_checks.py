@@ -8,6 +8,7 @@ from common.errors import Reason, Refused
 from common.orders import Reply, TaskResult, UpdateHeader
 from common.statistics import LARGEST
 from common.tasks import TaskDefinition
+from server.core.stage_checks import check_summed
 from server.core.state import ClientRecord, FederationState, OpenOrder, RunSettings
 
 A = TypeVar("A", UpdateHeader, Reply)
@@ -19,6 +20,9 @@ def check_update(run: RunSettings, state: FederationState, order: OpenOrder, ans
     Raises:
         Refused: it is no update, or its codec, scopes or results are not the order's.
     """
+    if run.sums is not None:
+        check_summed(run, state, order, answer)
+        return
     header = answer_as(UpdateHeader, order, answer)
     if header.codec != order.codec:
         raise Refused(
@@ -45,6 +49,9 @@ def check_scores(run: RunSettings, state: FederationState, order: OpenOrder, ans
     Raises:
         Refused: it is no reply, or its results are not the order's.
     """
+    if run.sums is not None:
+        check_summed(run, state, order, answer)
+        return
     answer_as(Reply, order, answer)
     check_results(run, state, order, answer)
     if run.dual is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollReply, UpdateState
+from server.core import circles
 from server.core.bodies import body_of
+from server.core.opening import waits_for
 from server.core.phases import Phase
-from server.core.rounds import waits_for
 from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
 
 
@@ -32,7 +33,7 @@ def update_state_of(state: FederationState, client: ClientRecord, pending: str) 
         return UpdateState.NONE
     if pending == client.committed:
         return UpdateState.COMMITTED
-    order = state.open.orders.get(pending) if state.open is not None else None
+    order = circles.find(state.open, pending) if state.open is not None else None
     if order is not None and order.client_id == client.client_id and order.state in _OPEN_STATES:
         return UpdateState.OPEN
     return UpdateState.DISCARDED
@@ -69,6 +70,9 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
         phase += f", gap {state.dual.certificate.gap:.3g} of version {state.dual.certificate.version}"
     if state.ledger is not None:
         phase += f", epsilon {state.ledger.epsilon():.3g} (delta {state.ledger.delta:g})"
+    if run.sums is not None:
+        stage = f", {open_.phase.name}" if open_ is not None and open_.phase.is_stage else ""
+        phase += f"{stage}, in sums over at least {run.sums.least} clients"
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),

@@ -16,7 +16,7 @@ from common.tasks import TaskDefinition, lower_is_better
 from server.core import dual, privacy
 from server.core.effects import Notice
 from server.core.facts import NOTHING_SCORED, Best, Scored
-from server.core.state import FederationState, OpenRound, OrderState, RunSettings
+from server.core.state import FederationState, OpenRound, RunSettings
 
 MEAN = "mean"
 """The criterion of all tasks together; those of one task are called `<task>/<metric>`."""
@@ -143,9 +143,8 @@ def _stands_still(run: RunSettings, state: FederationState) -> bool:
 def _values(run: RunSettings, round_: OpenRound) -> Mapping[tuple[str, str], float | None]:
     """Every metric of every task that the round scored, merged over its clients."""
     parts: dict[str, list[TaskResult]] = {}
-    for _, order in sorted(round_.orders.items()):
-        for result in order.results if order.state is OrderState.ACCEPTED else ():
-            parts.setdefault(result.task, []).append(result)
+    for result in round_.results:
+        parts.setdefault(result.task, []).append(result)
     found: dict[tuple[str, str], float | None] = {}
     for task in run.tasks:
         sums = [result.validation for result in parts.get(task.name, ()) if result.validation is not None]

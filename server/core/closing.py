@@ -8,8 +8,10 @@ from operator import attrgetter
 
 from common.orders import TaskResult
 from common.parameters.scope import Scope, is_sum
+from common.secure.terms import SumCell
 from server.core.readers import StretchTotal
-from server.core.state import OpenRound, OrderState, RunSettings
+from server.core.state import OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.sum_facts import RoundSums
 from server.core.weighing import task_rows
 
 
@@ -50,7 +52,7 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
         if is_sum(name):  # every change that its client commits counts in the sum, whatever becomes of the scope
             totals |= {name: 1} if accepted else {}
             continue
-        weight = sum(order.weights.get(name, 0) for order in accepted)
+        weight = _weight(round_, name, accepted)
         if holders and len(accepted) >= required(run.quorum, len(holders)) and weight > 0:
             totals[name] = weight
     if run.related:
@@ -61,6 +63,14 @@ def scope_totals(run: RunSettings, round_: OpenRound, known: Iterable[str]) -> M
     if run.averages and round_.number >= run.num_rounds:
         totals |= {n: 0 for n in sorted(known) if n not in totals and not Scope.parse(n).is_derived}
     return totals
+
+
+def _weight(round_: OpenRound, scope: str, accepted: Iterable[OpenOrder]) -> int:
+    """The weight sum of a scope, as answers or their sums say."""
+    if round_.sums is None:
+        return sum(order.weights.get(scope, 0) for order in accepted)
+    cells = [SumCell(scope), *(SumCell(scope, result.task) for result in round_.sums.results)]
+    return sum(round_.sums.weights.get(cell.name, 0) for cell in cells)
 
 
 def _of_members(round_: OpenRound) -> set[str]:
@@ -74,6 +84,8 @@ def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Ma
 
     Tasks come in the order of the configuration, so that nothing depends on who answered first.
     """
+    if round_.sums is not None:
+        return {scope: of for scope in scopes if (of := _summed_rows(run, round_.sums, scope))}
     accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
     parts = [task_rows(run, order, order.results) for order in accepted]
     found: dict[str, dict[str, int]] = {}
@@ -83,6 +95,11 @@ def row_totals(run: RunSettings, round_: OpenRound, scopes: Iterable[str]) -> Ma
             sums = {task.name: sum(row.get(task.name, 0) for row in rows) for task in run.tasks}
             found[scope] = {task: total for task, total in sums.items() if total}
     return found
+
+
+def _summed_rows(run: RunSettings, sums: RoundSums, scope: str) -> dict[str, int]:
+    weights = {task.name: sums.weights.get(SumCell(scope, task.name).name, 0) for task in run.tasks}
+    return {task: weight for task, weight in weights.items() if weight}
 
 
 def stretch_totals(
@@ -104,8 +121,7 @@ def stretch_totals(
 
 def task_losses(round_: OpenRound) -> Mapping[str, float]:
     """The mean local training loss of every task that was trained, weighted by examples and summed by order id."""
-    accepted = (order for _, order in sorted(round_.orders.items()) if order.state is OrderState.ACCEPTED)
-    return mean_losses(result for order in accepted for result in order.results)
+    return mean_losses(round_.results)
 
 
 def mean_losses(results: Iterable[TaskResult]) -> Mapping[str, float]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from common.inputs.header import Header
 from common.log_fields import LogFields
+from common.secure.layout import CircleLayout
+from common.secure.terms import Announcement, SumTerms
+from common.stages import CircleShares
 from common.standardising import InputScale
 from common.targets import TargetUnits
 from server.core.dual_facts import Certificate, Dual, HeadRows
@@ -30,6 +33,50 @@ class Fold:
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     clip: float | None = None
     """The longest that all of it together may be where noise is added to the sums; None without."""
+
+
+@dataclass(frozen=True)
+class AddToSums:
+    """Add the staged answer of an order to the sums of circles; their parts lie in it one after the other."""
+
+    order_id: str
+    layouts: tuple[CircleLayout, ...]
+
+
+@dataclass(frozen=True)
+class StoreSums:
+    """Make the sums of circles durable under a name, before anybody is asked to open them."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ClosedCircle:
+    """A circle whose sum nobody can enter any more, and what takes its masks out; without masks, nothing does."""
+
+    layout: CircleLayout
+    session: str
+    survivors: tuple[str, ...]
+    """Whose answers are in the sum (U3)."""
+    announcements: tuple[Announcement, ...] = ()
+    sharers: tuple[str, ...] = ()
+    """Who masked (U2)."""
+    openings: Mapping[str, CircleShares] = field(default_factory=dict)
+    """What survivors opened, by member."""
+
+
+@dataclass(frozen=True)
+class OpenSums:
+    """Take the masks out of the sums of circles, which then are sums of the round like any others.
+
+    Always the last effect of its step, like `Combine`: what came of it is the next event, `SumsOpened`.
+    """
+
+    name: str
+    """Of the sums, as they were stored; empty: they are in memory."""
+    terms: SumTerms
+    circles: tuple[ClosedCircle, ...]
+    identities: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +154,19 @@ class Notice:
     about: LogFields = field(default_factory=LogFields)
 
 
-Effect = Fold | ClearSums | Combine | StoreVersion | Commit | InstallVersion | Wake | Notice
+Effect = (
+    Fold
+    | AddToSums
+    | StoreSums
+    | OpenSums
+    | ClearSums
+    | Combine
+    | StoreVersion
+    | Commit
+    | InstallVersion
+    | Wake
+    | Notice
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.orders import JoinRequest, Reply, UpdateHeader
@@ -109,6 +110,17 @@ class VersionSpoiled:
 
 
 @dataclass(frozen=True)
+class SumsOpened:
+    """What `OpenSums` came to."""
+
+    now: float
+    counts: Mapping[str, tuple[float, ...]]
+    """The sums of the counts of each circle that was opened."""
+    given_up: Mapping[str, str]
+    """Why the others were not."""
+
+
+@dataclass(frozen=True)
 class DrainRequested:
     """The operator wants the coordinator to stop after the round under way, or sooner."""
 
@@ -124,8 +136,8 @@ class RolledBack:
     order_id: str
 
 
-CombineOutcome = Combined | VersionSpoiled
-"""What came of `Combine`; the core hears it before anything else happens."""
+Outcome = Combined | VersionSpoiled | SumsOpened
+"""What came of `Combine` or `OpenSums`; the core hears it before anything else happens."""
 
 Event = (
     Started
@@ -137,6 +149,6 @@ Event = (
     | Left
     | Tick
     | RolledBack
-    | CombineOutcome
+    | Outcome
     | DrainRequested
 )

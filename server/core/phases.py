@@ -65,6 +65,8 @@ class RoundPhase:
     """Whether its answers make the next version."""
     needs_quorum: bool = True
     """Whether the round is abandoned where too few answers come."""
+    is_stage: bool = False
+    """Whether its answers serve masks alone: none of them settles an update, and nothing of them outlives the round."""
 
 
 PROBE = RoundPhase("probe", Phase.TRAINING, publishes=False)
@@ -73,16 +75,26 @@ SOLVE = RoundPhase("solve", Phase.TRAINING, publishes=True)
 EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False, needs_quorum=False)
 
 
+def _stage(name: str, during: Phase, needs_quorum: bool = False) -> RoundPhase:
+    return RoundPhase(name, during, publishes=False, needs_quorum=needs_quorum, is_stage=True)
+
+
+KEYS, SHARES = _stage("keys", Phase.TRAINING, True), _stage("shares", Phase.TRAINING, True)
+CONFIRM, UNMASK = _stage("confirm", Phase.TRAINING), _stage("unmask", Phase.TRAINING)
+SCORE_KEYS, SCORE_SHARES = _stage("scorekeys", Phase.EVALUATING), _stage("scoreshares", Phase.EVALUATING)
+SCORE_CONFIRM, SCORE_UNMASK = _stage("scoreconfirm", Phase.EVALUATING), _stage("scoreunmask", Phase.EVALUATING)
+
+
 @dataclass(frozen=True)
 class RoundProtocol:
-    """The phases of a round that trains, in order; the last one publishes."""
+    """The phases of a round, in order; of those that are no stages, the last one brings what the round is for."""
 
     phases: tuple[RoundPhase, ...]
 
     def __post_init__(self) -> None:
-        """Updates are folded in memory until the round closes, so only its last phase may take them."""
-        if [phase.publishes for phase in self.phases] != [False] * (len(self.phases) - 1) + [True]:
-            raise ValueError("of a round's phases the last one publishes, and no other")
+        """Updates are folded in memory until sums are stored, so only one phase may take them."""
+        if any(phase.publishes for phase in [phase for phase in self.phases if not phase.is_stage][:-1]):
+            raise ValueError("of a round's phases only the last one that is no stage publishes")
 
     def after(self, phase: RoundPhase) -> RoundPhase | None:
         """What follows a phase, or None where its end closes the round."""
@@ -97,3 +109,18 @@ PROBING = RoundProtocol((PROBE, TRAIN))
 
 DUAL = RoundProtocol((SOLVE,))
 """The same by solving dual problems."""
+
+SCORING = RoundProtocol((EVALUATE,))
+"""Score the published version."""
+
+MASKED = RoundProtocol((KEYS, SHARES, TRAIN, UNMASK))
+"""Train; updates come masked, and what is opened are their sums."""
+
+MASKED_PINNED = RoundProtocol((KEYS, SHARES, TRAIN, CONFIRM, UNMASK))
+"""The same where clients know each other's identities."""
+
+MASKED_SCORING = RoundProtocol((SCORE_KEYS, SCORE_SHARES, EVALUATE, SCORE_UNMASK))
+"""Score the published version; scores come masked."""
+
+MASKED_PINNED_SCORING = RoundProtocol((SCORE_KEYS, SCORE_SHARES, EVALUATE, SCORE_CONFIRM, SCORE_UNMASK))
+"""The same where clients know each other's identities."""

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from common.privacy.accounting import Mechanism, Spending
+from common.secure.terms import SumCell
 
 
 def cell_of(scope: str, task: str = "") -> str:
     """The name of the sum of a scope, or of one of its tasks' sums."""
-    return f"{scope} ({task})" if task else scope
+    return SumCell(scope, task).name
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
-from server.core.phases import PLAIN, Phase, RoundPhase, RoundProtocol
+from server.core.phases import PLAIN, SCORING, Phase, RoundPhase, RoundProtocol
 from server.core.privacy_facts import Ledger, NoiseRules
 from server.core.readers import Stretch
 from server.core.schedule import NO_CHANGE, TrainingSchedule
+from server.core.sum_facts import Circles, RoundSums, Stand, SumRules
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ class RunSettings:
     """The run ends after so many versions that were no better than the best one."""
     noise: NoiseRules | None = None
     """Of the coordinator, on what it publishes."""
+    scoring: RoundProtocol = SCORING
+    """The phases of a round that scores."""
+    sums: SumRules | None = None
+    """Of a run in which nothing but sums can be read."""
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""
@@ -272,6 +277,22 @@ class OpenRound:
     """How many clients have a control variate of each scope, in rounds that exchange such."""
     earlier: tuple[OpenRound, ...] = ()
     """The phases before this one, with what was answered."""
+    began: float = 0.0
+    """When its first phase opened, in this process."""
+    sums: RoundSums | None = None
+    """What its sums said once they were opened, in runs in which nothing else can be read."""
+    circles: Circles = ()
+    """Of such a run: follows from the orders of the round's first phase."""
+    stands: tuple[Stand, ...] = ()
+    """How far they had come when this phase opened: follows from the phases before."""
+
+    @property
+    def results(self) -> tuple[TaskResult, ...]:
+        """Of accepted answers, by order id, or of their sums."""
+        accepted = (order for _, order in sorted(self.orders.items()) if order.state is OrderState.ACCEPTED)
+        return tuple(result for order in accepted for result in order.results) + (
+            self.sums.results if self.sums else ()
+        )
 
     def order_of(self, client_id: str) -> OpenOrder | None:
         """The client's order of this round."""

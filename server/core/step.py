@@ -7,9 +7,9 @@ from dataclasses import replace
 from common.bodies import DENSE_FLOAT32
 from common.log_fields import LogFields
 from common.orders import Reply
-from server.core import best, privacy, rounds
+from server.core import best, circles, privacy, rounds
 from server.core.admission import check_answer, check_join, new_headers
-from server.core.effects import Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
+from server.core.effects import AddToSums, Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
     Answered,
     Combined,
@@ -21,10 +21,12 @@ from server.core.events import (
     RolledBack,
     Seen,
     Started,
+    SumsOpened,
     Tick,
     UpdateRefused,
     VersionSpoiled,
 )
+from server.core.opening import seconds_of
 from server.core.phases import ENDED, TRANSITIONS, Phase
 from server.core.probing import candidate_bytes
 from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings, Tally
@@ -69,6 +71,8 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
             return _rolled_back(state, event)
         case Combined():
             return rounds.publish(run, state, event)
+        case SumsOpened():
+            return rounds.read_sums(run, state, event)
         case VersionSpoiled():
             return rounds.spoil(run, state, event)
         case DrainRequested():
@@ -88,7 +92,9 @@ def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
     state = replace(state, clients=clients, waiting_since=event.now, short_since=None)
     if state.open is not None:
         caps = caps_of(run, clients, state.open.orders.values())  # of the same clients as when it opened
-        state = replace(state, open=replace(state.open, deadline=event.now + state.open.deadline, caps=caps))
+        deadline = event.now + seconds_of(run, state.open.phase)
+        open_ = replace(state.open, deadline=deadline, caps=caps, began=event.now)
+        state = replace(state, open=circles.with_circles(run, open_))
     return _gone_on_with(run, state) if state.phase in ENDED else (state, [])
 
 
@@ -172,13 +178,19 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
     results = capped(answer.results, state.open.caps)
     order = replace(order, state=OrderState.ACCEPTED, digest=answer.digest, results=results, seconds=answer.seconds)
     effects: list[Effect] = []
-    if answer.scopes:
+    if run.sums is not None and not state.open.phase.is_stage:
+        parts = circles.parts_for(run, state.open, event.client_id)
+        order = replace(order, weights={wanted.scope: 0 for wanted in order.trained}, nbytes=answer.nbytes)
+        effects.append(AddToSums(order.order_id, tuple(circles.layout(run, stand.circle) for stand in parts)))
+    elif answer.scopes:
         order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
         rows = privacy.open_rows(state, task_rows(run, order, results))
         effects.append(Fold(order.order_id, order.weights, rows, state.ledger.clip if state.ledger else None))
     elif isinstance(answer, Reply):
         order = replace(order, content=answer.content, nbytes=candidate_bytes(run, state, order, answer))
-    return _count(replace(state, traffic=event.traffic).with_order(order), event.client_id, completed=1), effects
+    done = 0 if state.open.phase.is_stage else 1
+    state = replace(state, traffic=event.traffic).with_order(order)
+    return _count(state, event.client_id, completed=done), effects
 
 
 def _update_refused(state: FederationState, event: UpdateRefused) -> Step:

@@ -39,9 +39,9 @@ def with_units(
     """The state with units for every task that somebody present holds, the records of new ones, and what to say.
 
     Tasks whose rows count alike and whose targets are no numbers need none. Under noise numbers have none either, since
-    units made of clients' scores would be published without it. Weights of labels that are given are fixed
-    as they are. Sums are those of all clients that are present, whether or not they are chosen for the round, each with
-    the examples that count (`aggregation.max_examples`).
+    units made of clients' scores would be published without it; nor in masked sums, since clients say nothing of their
+    scores. Weights of labels that are given are fixed as they are. Sums are those of all clients that are present,
+    whether or not they are chosen for the round, each with the examples that count (`aggregation.max_examples`).
     """
     records: list[UnitsFixed] = []
     notices: list[Notice] = []
@@ -50,7 +50,7 @@ def with_units(
         fixed = state.units.get(task.name)
         if fixed is not None and not (begins and task.type.has_units):
             continue
-        if run.noise is not None and task.type.has_units:
+        if task.type.has_units and (run.noise is not None or run.sums is not None):
             continue
         if isinstance(task.class_weights, tuple):
             records.append(UnitsFixed(task.name, TargetUnits(weights=task.class_weights)))

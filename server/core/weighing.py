@@ -11,10 +11,8 @@ from statistics import median
 from common.orders import TaskResult
 from common.parameters.capacity import untrained_scopes
 from common.parameters.scope import Scope, is_sum
+from common.secure.terms import TASK_WEIGHT_UNIT
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, RunSettings
-
-TASK_WEIGHT_UNIT = 1000
-"""Task weights count in thousandths, so that all weights stay integers."""
 
 
 def caps_of(run: RunSettings, clients: Mapping[str, ClientRecord], orders: Iterable[OpenOrder]) -> Mapping[str, int]:

@@ -51,10 +51,10 @@ from server.core.events import (
     UpdateRefused,
 )
 from server.core.facts import Traffic
+from server.core.opening import waits_for
 from server.core.phases import ENDED
 from server.core.privacy import is_rolled_back
 from server.core.probing import candidate_version
-from server.core.rounds import waits_for
 from server.core.state import ClientRecord, FederationState, RunSettings
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer

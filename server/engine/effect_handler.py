@@ -8,14 +8,17 @@ from typing import assert_never
 
 import numpy as np
 
+from common.errors import RunFolderError
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, is_candidate, moment_name
 from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.aggregation.aggregator import Aggregator, NotFinite
 from server.aggregation.averaging import average_names
+from server.aggregation.ring_sums import RingSums
 from server.aggregation.strategy import AggregationStrategy
 from server.core.effects import (
+    AddToSums,
     ClearSums,
     Combine,
     Commit,
@@ -23,13 +26,16 @@ from server.core.effects import (
     Fold,
     InstallVersion,
     Notice,
+    OpenSums,
+    PhaseClosed,
     RoundClosed,
     RunEnded,
+    StoreSums,
     StoreVersion,
     TaskCosines,
     Wake,
 )
-from server.core.events import Combined, CombineOutcome, VersionSpoiled
+from server.core.events import Combined, Outcome, SumsOpened, VersionSpoiled
 from server.core.state import FederationState
 from server.engine.broadcast import Broadcast
 from server.engine.uploads import Uploads
@@ -73,13 +79,13 @@ class EffectHandler:
     def is_quick(self, effect: Effect) -> bool:
         """Whether an effect takes less time than handing it to a thread would."""
         match effect:
-            case Fold(order_id):
+            case Fold(order_id) | AddToSums(order_id):
                 return self.uploads.dense_bytes(order_id) <= INLINE_BYTES
             case Combine():
                 return self._nbytes() <= INLINE_BYTES
             case StoreVersion():  # a small version only joins the next commit; moments have a file
                 return not self._aggregator.moments and self._nbytes() <= INLINE_BYTES
-            case Commit():
+            case StoreSums() | OpenSums() | Commit():
                 return False
             case ClearSums() | InstallVersion() | Wake() | Notice():
                 return True
@@ -112,7 +118,7 @@ class EffectHandler:
         averages = average_names(self.vectors).values() if self._strategy.average is not None else ()
         return self._models.read_moments(version, names or [*first, *averages]) if version else first
 
-    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> CombineOutcome | None:
+    async def carry_out(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
         """Carry out one effect of the step that led to `state`, and say what came of it where the core has to know.
 
         Raises:
@@ -124,7 +130,7 @@ class EffectHandler:
         self.finish(effect, state)
         return outcome
 
-    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> CombineOutcome | None:
+    def carry_out_at_once(self, effect: Effect, state: FederationState, now: float) -> Outcome | None:
         """Carry out a quick effect."""
         outcome = self._work(effect, now)
         self.finish(effect, state)
@@ -133,18 +139,25 @@ class EffectHandler:
     def finish(self, effect: Effect, state: FederationState) -> None:
         """The part of an effect that belongs into the event loop's thread."""
         match effect:
-            case Fold(order_id):
+            case Fold(order_id) | AddToSums(order_id):
                 self.uploads.discard(order_id)
             case InstallVersion():
                 self.vectors, self._fresh = self._combined(), {}
                 self.broadcast.clear()
-            case Commit(records) if any(isinstance(record, RoundClosed | RunEnded) for record in records):
+            case Commit(records) if any(isinstance(record, PhaseClosed | RoundClosed | RunEnded) for record in records):
                 self.uploads.discard_all_but(frozenset(state.open.orders if state.open is not None else ()))
 
-    def _work(self, effect: Effect, now: float) -> CombineOutcome | None:
+    def _work(self, effect: Effect, now: float) -> Outcome | None:
         match effect:
             case Fold(order_id, weights, rows, clip):
                 self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows, clip)
+            case AddToSums(order_id, layouts):
+                self._aggregator.ring.add(layouts, self.uploads.payload(order_id))
+            case StoreSums(name):
+                self._models.sums.write(name, self._aggregator.ring.parts())
+                self._aggregator.ring.clear()
+            case OpenSums():
+                return self._open(effect, now)
             case ClearSums():
                 self._aggregator.clear()
             case Combine():
@@ -153,9 +166,21 @@ class EffectHandler:
                 self._models.write(version, self._combined(), self._fresh.keys(), self._aggregator.moments, kept)
             case Commit(records):
                 self._journal.commit(records)
+                if any(isinstance(record, RoundClosed) for record in records):
+                    self._aggregator.ring.clear()  # of a round that ended before its sums were opened
+                    self._models.sums.forget()
         return None
 
-    def _combine(self, asked: Combine, now: float) -> CombineOutcome:
+    def _open(self, asked: OpenSums, now: float) -> SumsOpened:
+        """Without what was stored the round has no sums, but the run goes on."""
+        try:
+            stored = RingSums.of(self._models.sums.read(asked.name)) if asked.name else None
+        except RunFolderError as error:
+            return SumsOpened(now, {}, {closed.layout.circle.name: str(error) for closed in asked.circles})
+        opened = self._aggregator.open(asked, stored)
+        return SumsOpened(now, opened.counts, opened.given_up)
+
+    def _combine(self, asked: Combine, now: float) -> Outcome:
         moments = list(self._aggregator.moments)
         try:
             self._fresh = self._aggregator.combine(self.vectors, asked)

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from common.bodies import RING
 from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
@@ -48,7 +49,9 @@ class _Staged:
         return not (self.reading or self.sealed)
 
     def deltas(self, schemas: Mapping[str, ParameterSchema]) -> list[tuple[str, EncodedDelta]]:
-        """One encoded delta per scope, whose payloads are views."""
+        """One encoded delta per scope, whose payloads are views; none of integers, which mean nothing one by one."""
+        if self.header.codec == RING:
+            return []
         encoding = ENCODINGS[self.header.codec]
         deltas, offset = [], 0
         for scope in self.header.scopes:
@@ -117,11 +120,18 @@ class Uploads:
 
     def dense_bytes(self, order_id: str) -> int:
         """Bytes of a staged update's deltas once they are decoded, which is what folding it costs."""
-        return sum(self._schemas[scope.scope].nbytes for scope in self._staged[order_id].header.scopes)
+        header = self._staged[order_id].header
+        if header.codec == RING:
+            return header.nbytes
+        return sum(self._schemas[scope.scope].nbytes for scope in header.scopes)
 
     def take(self, order_id: str) -> list[tuple[str, EncodedDelta]]:
         """The deltas of a received update, one per scope; valid until `discard`."""
         return self._staged[order_id].deltas(self._schemas)
+
+    def payload(self, order_id: str) -> NDArray[np.uint8]:
+        """The bytes of a received update, uint8, as they came; valid until `discard`."""
+        return self._staged[order_id].buffer
 
     def discard(self, order_id: str) -> None:
         """Forget an update's bytes, if there are any."""

@@ -13,7 +13,7 @@ from common.errors import Refused, RunFolderError
 from common.log_fields import about
 from server.core.answers import describe
 from server.core.dual_facts import Certificate
-from server.core.effects import Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
+from server.core.effects import AddToSums, Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
 from server.core.events import Answered, Event
 from server.core.phases import ENDED, Phase
 from server.core.state import FederationState, RunSettings
@@ -140,7 +140,7 @@ class Writer:
                     if outcome is not None:
                         state, more = step(self.settings, state, outcome)
                         effects += more
-                    if isinstance(effect, Fold):
+                    if isinstance(effect, Fold | AddToSums):
                         folded.set_result(None)
             self._publish(state, effects)
         finally:

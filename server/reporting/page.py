@@ -166,7 +166,10 @@ def _clients(report: Report) -> str:
     for name, client in report.clients.items():
         scores = "; ".join(_said(task, report.tasks[task], found.scores) for task, found in client.scores.items())
         counts = [client.assigned, client.rounds, client.failed, client.expired, client.refused]
-        brought = sum(client.examples.values()), _bytes(client.bytes).replace(" ", NO_BREAK)
+        brought = (
+            sum(client.examples.values()) if client.examples else None,
+            _bytes(client.bytes).replace(" ", NO_BREAK),
+        )
         rows.append([name, ", ".join(client.tasks), *brought, *counts, scores or "-"])
     return _table("Everybody who took part, with scores on their own rows", names, rows)
 
@@ -200,6 +203,8 @@ def _settings(report: Report) -> str:
     rows += [["model digest", report.model_digest]] if report.model_digest else []
     if report.privacy is not None:
         rows.append(["privacy", f"{json.dumps(to_json(report.privacy))}. {NOT_COVERED}"])
+    if report.secure_aggregation is not None:
+        rows.append(["secure_aggregation", json.dumps(to_json(report.secure_aggregation))])
     for name in ("training", "aggregation", "guard", "blend", "relation"):
         rows.append([name, json.dumps(getattr(report, name))])
     return _table("The configuration that the run was started with last", ["key", "value"], rows)

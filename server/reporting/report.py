@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
+from typing import Any
 
 from common.orders import TaskResult
 from common.statistics import merge
@@ -32,6 +34,7 @@ from server.reporting.values import (
     RoundShares,
     ScopeShares,
     Scores,
+    SumsReport,
     TaskReport,
     UploadTotals,
 )
@@ -59,8 +62,8 @@ def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str
             round_.version,
             {} if total is None else _rounded(task.summarise(total)),
             None if total is None else total.examples,
-            len(parts) or None,
-            OwnScores(_rounded(task.summarise(merge(own))), len(own)) if own else None,
+            _count_of(round_, parts) or None,
+            OwnScores(_rounded(task.summarise(merge(own))), _count_of(round_, own)) if own else None,
             None if loss is None else round(loss, 6),
         )
     return scores
@@ -141,7 +144,9 @@ def build_report(
     scores = client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
-    sent = _sent(rounds)
+    sent, sums = _sent(rounds), _sums_report(sections)
+    if sums is not None:  # what clients joined with says that they have rows, not how many
+        clients = [replace(client, examples={}) for client in clients]
     return Report(
         run=began.name,
         run_id=began.run_id,
@@ -153,17 +158,13 @@ def build_report(
         data=_data_sources(clients),
         encoder_init=began.encoder_init,
         sharing_plan=facts.settings.sharing_plan,
-        training=json.loads(sections.get("training", "{}")),
-        aggregation=json.loads(sections.get("aggregation", "{}")),
-        guard=json.loads(sections.get("guard", "{}")),
-        blend=json.loads(sections.get("blend", "{}")),
+        **_repeated(sections),
         model_digest=model_digest,
         bytes_down=facts.traffic.bytes_down,
         bytes_up=facts.traffic.bytes_up,
         uploads=uploads(rounds),
         task_cosines=_by_round(cosines),
         step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
-        relation=json.loads(sections.get("relation", "{}")),
         relations=relation_reports(list(relations)),
         tasks={
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
@@ -177,8 +178,15 @@ def build_report(
         best=best or {},
         probes=probe_costs(rounds),
         privacy=_privacy_report(facts.ledger),
+        secure_aggregation=sums,
         certificates=[certificate_report(found) for found in certificates],
     )
+
+
+def _repeated(sections: Mapping[str, str]) -> dict[str, Any]:
+    """The sections of the configuration that are shown as they are."""
+    names = ("training", "aggregation", "guard", "blend", "relation")
+    return {name: json.loads(sections.get(name, "{}")) for name in names}
 
 
 def _privacy_report(ledger: Ledger | None) -> PrivacyReport | None:
@@ -187,6 +195,11 @@ def _privacy_report(ledger: Ledger | None) -> PrivacyReport | None:
     noise, chance = ledger.mechanism.noise_multiplier, ledger.mechanism.sampling_probability
     spent = ledger.releases, round(ledger.epsilon(), 6), ledger.limit, bool(ledger.earlier)
     return PrivacyReport(noise, chance, ledger.clip, ledger.delta, *spent)
+
+
+def _sums_report(sections: Mapping[str, str]) -> SumsReport | None:
+    found = json.loads(sections.get("secure_aggregation", "{}"))
+    return SumsReport(found["min_clients"], found["masks"], found["identities"]) if found.get("enabled") else None
 
 
 def _histories(tasks: Sequence[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, list[RoundScores]]:
@@ -301,9 +314,15 @@ def _task_report(
         scored_round=newest.round if newest else None,
         history=history,
         clients=sorted(client.client_id for client in own),
-        examples=sum(client.examples.get(task.name, 0) for client in own),
+        examples=_examples(task.name, own, trained),
         rounds_trained=sum(bool(_results(round_, task.name)) for round_ in trained),
     )
+
+
+def _examples(task: str, clients: Iterable[ClientRecord], trained: Iterable[OpenRound]) -> int:
+    """The training rows of all clients, or of those in the newest sum."""
+    summed = [found.examples for r in trained if r.sums is not None for found in r.sums.results if found.task == task]
+    return summed[-1] if summed else sum(client.examples.get(task, 0) for client in clients)
 
 
 def _client_report(
@@ -333,10 +352,13 @@ def _data_sources(clients: list[ClientRecord]) -> str:
 
 
 def _results(round_: OpenRound, task: str) -> list[TaskResult]:
-    """The accepted results for a task, by client id, so that sums do not depend on who came first."""
-    accepted = [order for order in round_.orders.values() if order.state is OrderState.ACCEPTED]
-    accepted.sort(key=lambda order: order.client_id)
-    return [result for order in accepted for result in order.results if result.task == task]
+    """The accepted results for a task, by client id, so that sums do not depend on who came first; or their sum."""
+    return [result for result in round_.results if result.task == task]
+
+
+def _count_of(round_: OpenRound, parts: Sized) -> int | None:
+    """How many clients these are of; sums do not tell how many had something to add."""
+    return len(parts) if round_.sums is None else None
 
 
 def _train_loss(results: list[TaskResult]) -> float | None:

@@ -18,10 +18,10 @@ _INLINE = {"json": "keys beside the others"}
 
 @dataclass(frozen=True)
 class OwnScores:
-    """What the clients' own models scored, and how many clients have one."""
+    """What the clients' own models scored, and how many clients have one; None where only sums can be read."""
 
     scores: Scores = field(metadata=_INLINE)
-    clients: int
+    clients: int | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class TaskReport:
     history: Sequence[RoundScores]
     clients: Sequence[str]
     examples: int
+    """Of all clients, as they said when they joined; of those in the newest sum, where nothing else can be read."""
     rounds_trained: int
 
 
@@ -162,6 +163,7 @@ class ClientReport:
     layers: int | None
     lacks: Sequence[str]
     examples: Mapping[str, int]
+    """As it said when it joined; empty where nothing but sums can be read."""
     rounds: int
     bytes: int = 0
     """Payloads of its accepted updates."""
@@ -203,6 +205,15 @@ class PrivacyReport:
     counts_earlier_runs: bool
 
 
+@dataclass(frozen=True)
+class SumsReport:
+    """How updates, losses, scores and row counts became sums, so that nothing is known of single clients."""
+
+    min_clients: int
+    masks: bool
+    identities: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One run. `training`, `aggregation`, `guard`, `blend` and `relation` repeat its configuration."""
@@ -240,6 +251,8 @@ class Report:
     """In runs whose clients compare candidates."""
     privacy: PrivacyReport | None = None
     """In runs with noise of the coordinator."""
+    secure_aggregation: SumsReport | None = None
+    """In runs in which nothing but sums can be read."""
 
 
 def to_json(value: object) -> Any:

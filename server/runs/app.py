@@ -156,6 +156,7 @@ def _settings(config: Config) -> RunConfiguration:
         "aggregation": config.aggregation,
         "guard": config.guard,
         "blend": config.blend,
+        "secure_aggregation": config.secure_aggregation,
     }
     said = {name: json.dumps(found.model_dump(mode="json")) for name, found in sections.items()}
     return RunConfiguration(config.sharing.plan, {**said, "relation": json.dumps(described(config.relation))})

@@ -18,13 +18,13 @@ from common.parameters.scope import ByTemplate, Scope, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
 from server.core.facts import Keep
-from server.core.phases import DUAL, PLAIN, PROBING
 from server.core.readers import Unread, stretches_of
 from server.core.schedule import TrainingSchedule
 from server.core.state import FederationState, Guard, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.engine.observer import Observer
 from server.runs.noise import first_ledger, noise_settings, rules_of
+from server.runs.sums import scoring_protocol, sum_rules, training_protocol
 from server.storage.journal import Journal
 from server.storage.models import MemoryModels
 
@@ -67,10 +67,7 @@ def make_settings(
         lease_seconds=section.lease_seconds,
         tensors=ByTemplate({scope: len(schema.entries) for scope, schema in schemas.items()}),
         update_encoding=section.update_encoding,
-        payload_bytes={
-            name: ByTemplate({scope: encoding.bounds(schema) for scope, schema in travelling.items()})
-            for name, encoding in ENCODINGS.items()
-        },
+        payload_bytes=_payload_bytes(travelling),
         by_task=config.by_task,
         one_each=config.privacy.of_coordinator or not config.aggregation.weights.counts_examples,
         tasks_per_order=section.tasks_per_order,
@@ -90,10 +87,19 @@ def make_settings(
         averages=config.aggregation.average is not None,
         patience=config.training.patience or None,
         dual=dual_of(config),
-        protocol=DUAL if config.training.procedure.is_dual else PROBING if probes else PLAIN,
+        protocol=training_protocol(config),
         probes=config.relation if probes else None,
         noise=rules_of(config, key),
+        scoring=scoring_protocol(config),
+        sums=sum_rules(config),
     )
+
+
+def _payload_bytes(travelling: Mapping[str, ParameterSchema]) -> Mapping[str, Mapping[str, tuple[int, int]]]:
+    return {
+        name: ByTemplate({scope: encoding.bounds(schema) for scope, schema in travelling.items()})
+        for name, encoding in ENCODINGS.items()
+    }
 
 
 def _private_anchors(config: Config, schemas: Mapping[str, ParameterSchema]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import RunFolderError
@@ -13,6 +14,7 @@ from server.runs.run_folder import JOURNAL, RunFolder
 from server.storage.files import digest_of_file, sync_folder, unwritable
 from server.storage.journal import Journal
 from server.storage.models import moments_name, version_name
+from server.storage.sums import SUMS
 
 TRIES = 20
 """How often a copy is begun again because rounds closed faster than a version could be copied."""
@@ -63,6 +65,7 @@ def _copied(folder: RunFolder, copy: Path) -> int:
                     (copy / name).unlink(missing_ok=True)
             for older in kept_versions(folder, journal):
                 _copy_version(folder, journal, older, copy, with_moments=False)  # it may be gone, too
+            _copy_sums(folder.path / SUMS, copy / SUMS)
             for name in FIXED:
                 _copy(folder.path / name, copy / name)
             journal.copy_to(copy / JOURNAL)
@@ -90,6 +93,13 @@ def _copy_version(folder: RunFolder, journal: Journal, version: int, copy: Path,
             (copy / name).unlink()
             return False
     return True
+
+
+def _copy_sums(source: Path, target: Path) -> None:
+    """Copy sums that wait to be opened. Where some were opened meanwhile, their round starts again in the copy."""
+    for path in source.glob("[!.]*"):
+        with suppress(FileNotFoundError):
+            _copy(path, target / path.name)
 
 
 def _copy(source: Path, target: Path) -> None:

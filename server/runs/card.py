@@ -11,7 +11,7 @@ from common.methods.choice import Row
 from common.methods.procedures import SDCA
 from common.parameters.scope import is_private
 from common.privacy.promise import NOT_COVERED, promised
-from server.reporting.values import Report, from_json
+from server.reporting.values import Report, RoundScores, from_json
 from server.runs.run_folder import RunFolder
 from server.runs.saved import SavedRun
 
@@ -48,25 +48,40 @@ def card_facts(run: SavedRun, folder: RunFolder, task: str) -> CardFacts:
     rows += [
         ("data", report.data),
         ("first weights", report.encoder_init),
-        ("training rows", f"{told.examples} ({', '.join([*shown, *more])})"),
+        ("training rows", f"{told.examples} ({', '.join([*shown, *more]) or 'the sum of the newest round'})"),
     ]
     rows += _certificate(report, run.version)
     scored = [found for found in told.history if found.round == run.version]
     scores = [
-        CardScore(metric, value, found.round, f"{found.validation_examples} validation rows of {found.clients} clients")
+        CardScore(metric, value, found.round, _scored_on(found))
         for found in scored
         for metric, value in found.scores.items()
     ]
     return CardFacts(rows, scores)
 
 
+def _scored_on(found: RoundScores) -> str:
+    clients = "the clients in the sum" if found.clients is None else f"{found.clients} clients"
+    return f"{found.validation_examples} validation rows of {clients}"
+
+
 def _privacy(config: Config, report: Report | None) -> str:
+    if config.secure_aggregation.enabled:
+        return _sums(config)
     if not config.privacy.of_coordinator:
         return "updates without noise and without masks; the coordinator saw each of them"
     found = report.privacy if report is not None else None
     spent = f"; epsilon {found.epsilon:.3g} after {found.releases} releases" if found is not None else ""
     alone = f"the coordinator saw each update without noise. {NOT_COVERED}"
     return f"{promised(config)}{spent}; {alone}"
+
+
+def _sums(config: Config) -> str:
+    section = config.secure_aggregation
+    if not section.masks:
+        return "updates without noise and without masks; the coordinator could see each of them before it added them"
+    known = f"identities {section.identities}"
+    return f"updates masked; the coordinator saw sums of at least {section.min_clients} clients ({known})"
 
 
 def _report(folder: RunFolder) -> Report | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config import Config, render
+from common.config.secure_section import SecureAggregationSection
 from common.errors import RunFolderError
 from common.parameters.schema import ParameterEntry, ParameterSchema
 from common.parameters.scope import Scope, ScopeKind, is_private, moment_name
@@ -32,6 +33,8 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
 Schemas = Mapping[str, ParameterSchema]
 Fresh = Callable[[str, ParameterEntry], Vector]
 """The values of a parameter of a scope that was not there before."""
+_OF_A_START = ("stage_seconds", "members")
+"""Keys of `secure_aggregation` that may change when a run goes on."""
 
 
 def same_federation(before: Config, now: Config, where: Path) -> Config:
@@ -47,7 +50,8 @@ def same_federation(before: Config, now: Config, where: Path) -> Config:
     dual = before.training.procedure.is_dual or now.training.procedure.is_dual
     stays = ("model", "tasks", "sharing", "relation", "aggregation", "guard", "blend", "privacy", "training.anchor")
     counted = ("federation.client_fraction",) if now.privacy.of_coordinator else ()  # epsilon was counted with it
-    for section in (*stays, *counted, *(("training.procedure",) if dual else ())):
+    sums = [f"secure_aggregation.{key}" for key in SecureAggregationSection.model_fields if key not in _OF_A_START]
+    for section in (*stays, *sums, *counted, *(("training.procedure",) if dual else ())):
         if problem := _difference(section, _at(old, section), _at(new, section)):
             raise RunFolderError(f"{problem} (see {where}); restore it or choose another run_dir")
     if "federation" in (before.data.statistics, now.data.statistics) and before.data.statistics != now.data.statistics:

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from server.core.facts import RunFacts
 from server.core.guard import standing
 from server.core.phases import EVALUATE, RoundPhase
 from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
+from server.core.sum_facts import RoundSums
 from server.storage.files import unwritable
 from server.storage.flushing import Flusher
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import client_from, dual_from, facts_of, json_of, order_of, rows_of
+from server.storage.rows import client_from, dual_from, facts_of, json_of, later_sums, order_of, rows_of, sums_of
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 from server.storage.versions import KEPT_VERSIONS
 
@@ -105,7 +106,10 @@ class Journal:
 
     def facts(self) -> RunFacts:
         """What there is to know of the run as a whole."""
-        return facts_of(dict(self._db.execute("SELECT key, value FROM run")))
+        return facts_of(self._of_run())
+
+    def _of_run(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT key, value FROM run"))
 
     def commit(self, records: Iterable[Record]) -> None:
         """Write records in one durable transaction.
@@ -200,7 +204,7 @@ class Journal:
         """
         committed: dict[str, str] = {}
         for round_ in self.rounds():
-            if round_.number <= version:
+            if round_.number <= version and not round_.phase.is_stage:
                 accepted = (o for o in round_.orders.values() if o.state is OrderState.ACCEPTED)
                 committed |= {order.client_id: order.order_id for order in accepted}
         clients = [replace(client, committed=committed.get(client.client_id, "")) for client in self.clients()]
@@ -208,7 +212,8 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             forget_after(self._db, version)
             self._db.execute("DELETE FROM models WHERE version > ?", (version,))
-            self._db.execute("DELETE FROM run WHERE key IN ('ended', 'reason')")
+            gone = ["ended", "reason", *later_sums(self._of_run(), version)]
+            self._db.executemany("DELETE FROM run WHERE key = ?", [(key,) for key in gone])
             put(self._db, ((row, text_of(row)) for client in clients for row in rows_of(ClientChanged(client))))
             whole = snapshot(self._db)
             self._db.execute("COMMIT")
@@ -275,14 +280,16 @@ class Journal:
     def _losses(self) -> list[Mapping[str, float]]:
         """The tasks' training losses of every published round, with none before the first."""
         rows = self._db.execute(
-            "SELECT number, results FROM orders o JOIN rounds r USING (kind, number, attempt) "
+            "SELECT kind, number, attempt, results FROM orders o JOIN rounds r USING (kind, number, attempt) "
             "WHERE r.published IS NOT NULL AND o.state = ? ORDER BY number, order_id",
             (OrderState.ACCEPTED.value,),
         )
-        found: list[Mapping[str, float]] = [{}]
-        for _, orders in groupby(rows, key=itemgetter(0)):
-            items = (item for _, results in orders for item in json.loads(results))
-            found.append(mean_losses(TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items))
+        found, sums = list[Mapping[str, float]]([{}]), sums_of(self._of_run())
+        for name, orders in groupby(rows, key=itemgetter(0, 1, 2)):
+            items = (item for *_, results in orders for item in json.loads(results))
+            each = (TaskResult(i["task"], i["examples"], i["train_loss"], None) for i in items)
+            summed = sums.get(name, RoundSums())
+            found.append(mean_losses(chain(each, summed.results)))
         return found
 
     def totals(self) -> dict[int, dict[str, int]]:
@@ -292,17 +299,21 @@ class Journal:
 
     def rounds(self) -> list[OpenRound]:
         """Every closed round with its orders, in the order in which they closed."""
-        rows = self._db.execute("SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 ORDER BY rowid")
-        return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+        return self._closed("closed = 1")
 
     def scored_rounds(self) -> list[OpenRound]:
         """Those of them that brought all the scores they could: that published a version, or were held to score one."""
+        return self._closed("closed = 1 AND (published IS NOT NULL OR kind = ?)", EVALUATE.name)
+
+    def _closed(self, which: str, *values: str) -> list[OpenRound]:
         rows = self._db.execute(
-            "SELECT kind, number, attempt, version FROM rounds WHERE closed = 1 AND (published IS NOT NULL OR kind = ?)"
-            " ORDER BY rowid",
-            (EVALUATE.name,),
-        )
-        return [self._round(PHASES[k].phase, number, attempt, v, 0.0) for k, number, attempt, v in rows.fetchall()]
+            f"SELECT kind, number, attempt, version FROM rounds WHERE {which} ORDER BY rowid", values
+        ).fetchall()
+        sums = sums_of(self._of_run())
+        return [
+            replace(self._round(PHASES[k].phase, number, attempt, v, 0.0), sums=sums.get((k, number, attempt)))
+            for k, number, attempt, v in rows
+        ]
 
     def cosines(self) -> list[TaskCosines]:
         """How the tasks agreed, round by round."""

@@ -15,6 +15,7 @@ from common.parameters.vector import Vector
 from common.ports import INLINE_BYTES
 from server.storage.files import digest_of, write_whole
 from server.storage.journal import Journal
+from server.storage.sums import MemorySums, SumFiles, SumStore
 from server.storage.tensor_files import NO_VECTORS, TensorFile, Vectors, chunks_of, decoded, opened
 from server.storage.versions import KEPT_VERSIONS, SUFFIX, DigestsOf, VersionFiles, unknown
 
@@ -36,6 +37,11 @@ def moments_name(version: int) -> str:
 
 class ModelStore(Protocol):
     """Where published versions survive a crash."""
+
+    @property
+    def sums(self) -> SumStore:
+        """Where the sums of the next one do, before they are opened."""
+        ...
 
     def write(
         self,
@@ -76,6 +82,8 @@ class ModelFiles:
         """Of the model."""
         self.moments = VersionFiles(root, moments_name, self._moment_schema)
         """Of the optimizer's moments, for the same versions; tensors are called `<moment>.<parameter>`."""
+        self.sums: SumStore = SumFiles(root)
+        """Of a round under way."""
 
     def write(
         self,
@@ -148,6 +156,8 @@ class JournalledModels:
     def __init__(self, files: ModelFiles, journal: Journal) -> None:
         self._files = files
         self._journal = journal
+        self.sums = files.sums
+        """Of a round under way."""
 
     def write(
         self,
@@ -192,6 +202,8 @@ class MemoryModels:
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Vectors, Vectors]] = {}
+        self.sums: SumStore = MemorySums()
+        """Of a round under way."""
 
     def write(
         self,

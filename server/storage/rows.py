@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, assert_never
 
 from common.bodies import ScopeVersion
@@ -33,10 +33,13 @@ from server.core.facts import RunBegan, RunConfiguration, RunFacts, Traffic
 from server.core.phases import Phase
 from server.core.privacy_facts import Charges, Ledger
 from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
+from server.core.sum_facts import RoundSums
 from server.storage.tables import Row
 
 _HEADER, _UNITS, _SCALE = "header/", "units/", "scale/"
 """Begin the keys of the run's facts that hold a task's header, the units of its head, and the scale of its rows."""
+_SUMS = "sums/"
+"""Begins the keys of what the sums of a round said: `sums/<kind>-<number>.<attempt>`."""
 _LEDGER = "ledger"
 """The key of what was published under noise: no round's, since going back to an earlier version takes nothing back."""
 
@@ -53,6 +56,8 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield from _round_rows(r, closed=1, published=None, totals={})
         case RoundClosed(r, totals, published, _):
             yield from _round_rows(r, closed=1, published=published, totals=totals)
+            if r.sums is not None:
+                yield "run", (f"{_SUMS}{r.phase.name}-{r.number}.{r.attempt}", json_of(r.sums))
         case RunBegan():
             yield "run", ("began", json_of(record))
         case RunConfiguration():
@@ -83,6 +88,26 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "guarded", (number, task, int(final), *scores, behind, int(fell_back), float(gap))
         case _:
             assert_never(record)
+
+
+def sums_of(rows: Mapping[str, str]) -> dict[tuple[str, int, int], RoundSums]:
+    """What the sums of rounds said, by kind, number and attempt, out of the rows of `run` by their keys."""
+    found = {_round_in(key): json.loads(value) for key, value in rows.items() if key.startswith(_SUMS)}
+    return {
+        key: RoundSums(tuple(_result(**item) for item in said["results"]), said["weights"])
+        for key, said in found.items()
+    }
+
+
+def later_sums(keys: Iterable[str], number: int) -> list[str]:
+    """Those among the keys of `run` that are of the sums of rounds after this one."""
+    return [key for key in keys if key.startswith(_SUMS) and _round_in(key)[1] > number]
+
+
+def _round_in(key: str) -> tuple[str, int, int]:
+    kind, _, of = key.removeprefix(_SUMS).rpartition("-")
+    number, attempt = of.split(".")
+    return kind, int(number), int(attempt)
 
 
 def dual_from(number: int, relationship: str, blocks: str, certificate: Certificate | None) -> Dual:

@@ -286,7 +286,7 @@ class Extension(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls", "starts", "fixed", "noise")
+    __slots__ = ("settings", "seed", "codec", "proximal_terms", "isolated_tasks", "controls", "starts", "fixed", "noise", "sums")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +296,7 @@ class Train(_message.Message):
     STARTS_FIELD_NUMBER: _ClassVar[int]
     FIXED_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
     codec: str
@@ -305,7 +306,8 @@ class Train(_message.Message):
     starts: _containers.RepeatedCompositeFieldContainer[ScopeVersion]
     fixed: _containers.RepeatedScalarFieldContainer[str]
     noise: NoisePromise
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ..., starts: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., fixed: _Optional[_Iterable[str]] = ..., noise: _Optional[_Union[NoisePromise, _Mapping]] = ...) -> None: ...
+    sums: SumOrder
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., codec: _Optional[str] = ..., proximal_terms: _Optional[_Iterable[_Union[ProximalTerm, _Mapping]]] = ..., isolated_tasks: _Optional[_Iterable[str]] = ..., controls: _Optional[_Iterable[_Union[ControlShare, _Mapping]]] = ..., starts: _Optional[_Iterable[_Union[ScopeVersion, _Mapping]]] = ..., fixed: _Optional[_Iterable[str]] = ..., noise: _Optional[_Union[NoisePromise, _Mapping]] = ..., sums: _Optional[_Union[SumOrder, _Mapping]] = ...) -> None: ...
 
 class NoisePromise(_message.Message):
     __slots__ = ("noise_multiplier", "epsilon", "delta", "clients")
@@ -386,14 +388,16 @@ class TaskLosses(_message.Message):
     def __init__(self, task: _Optional[str] = ..., rows: _Optional[int] = ..., losses: _Optional[_Iterable[float]] = ..., gains: _Optional[_Iterable[float]] = ..., squares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Evaluate(_message.Message):
-    __slots__ = ("settings", "seed", "problems")
+    __slots__ = ("settings", "seed", "problems", "sums")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     settings: TrainingSettings
     seed: int
     problems: _containers.RepeatedCompositeFieldContainer[DualProblem]
-    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[DualProblem, _Mapping]]] = ...) -> None: ...
+    sums: SumOrder
+    def __init__(self, settings: _Optional[_Union[TrainingSettings, _Mapping]] = ..., seed: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[DualProblem, _Mapping]]] = ..., sums: _Optional[_Union[SumOrder, _Mapping]] = ...) -> None: ...
 
 class TargetUnits(_message.Message):
     __slots__ = ("task", "mean", "scale", "weights")
@@ -510,6 +514,228 @@ class Parameter(_message.Message):
     flag: bool
     text: str
     def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ..., text: _Optional[str] = ...) -> None: ...
+
+class SumOrder(_message.Message):
+    __slots__ = ("terms", "attempt", "parts", "factors", "caps", "one_each")
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    CAPS_FIELD_NUMBER: _ClassVar[int]
+    ONE_EACH_FIELD_NUMBER: _ClassVar[int]
+    terms: SumTerms
+    attempt: int
+    parts: _containers.RepeatedCompositeFieldContainer[SumPart]
+    factors: _containers.RepeatedCompositeFieldContainer[TaskCount]
+    caps: _containers.RepeatedCompositeFieldContainer[TaskCount]
+    one_each: bool
+    def __init__(self, terms: _Optional[_Union[SumTerms, _Mapping]] = ..., attempt: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[SumPart, _Mapping]]] = ..., factors: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., caps: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., one_each: bool = ...) -> None: ...
+
+class SumTerms(_message.Message):
+    __slots__ = ("min_clients", "masks", "largest_change", "largest_weight", "corrupt", "dropouts", "pinned")
+    MIN_CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    DROPOUTS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    min_clients: int
+    masks: bool
+    largest_change: float
+    largest_weight: int
+    corrupt: float
+    dropouts: float
+    pinned: bool
+    def __init__(self, min_clients: _Optional[int] = ..., masks: bool = ..., largest_change: _Optional[float] = ..., largest_weight: _Optional[int] = ..., corrupt: _Optional[float] = ..., dropouts: _Optional[float] = ..., pinned: bool = ...) -> None: ...
+
+class TaskCount(_message.Message):
+    __slots__ = ("task", "count")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    count: int
+    def __init__(self, task: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class SumPart(_message.Message):
+    __slots__ = ("circle", "sharers", "letters")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    SHARERS_FIELD_NUMBER: _ClassVar[int]
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    circle: Circle
+    sharers: _containers.RepeatedScalarFieldContainer[str]
+    letters: _containers.RepeatedCompositeFieldContainer[MemberBytes]
+    def __init__(self, circle: _Optional[_Union[Circle, _Mapping]] = ..., sharers: _Optional[_Iterable[str]] = ..., letters: _Optional[_Iterable[_Union[MemberBytes, _Mapping]]] = ...) -> None: ...
+
+class Circle(_message.Message):
+    __slots__ = ("name", "cells", "tasks", "members", "bits")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cells: _containers.RepeatedCompositeFieldContainer[SumCell]
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    members: int
+    bits: int
+    def __init__(self, name: _Optional[str] = ..., cells: _Optional[_Iterable[_Union[SumCell, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., members: _Optional[int] = ..., bits: _Optional[int] = ...) -> None: ...
+
+class SumCell(_message.Message):
+    __slots__ = ("scope", "task")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    task: str
+    def __init__(self, scope: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
+
+class MemberBytes(_message.Message):
+    __slots__ = ("member", "data")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    data: bytes
+    def __init__(self, member: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Keys(_message.Message):
+    __slots__ = ("attempt", "is_scoring", "terms", "circles")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_SCORING_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    CIRCLES_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    is_scoring: bool
+    terms: SumTerms
+    circles: _containers.RepeatedCompositeFieldContainer[Circle]
+    def __init__(self, attempt: _Optional[int] = ..., is_scoring: bool = ..., terms: _Optional[_Union[SumTerms, _Mapping]] = ..., circles: _Optional[_Iterable[_Union[Circle, _Mapping]]] = ...) -> None: ...
+
+class AnnouncedKeys(_message.Message):
+    __slots__ = ("circles",)
+    CIRCLES_FIELD_NUMBER: _ClassVar[int]
+    circles: _containers.RepeatedCompositeFieldContainer[CircleKeys]
+    def __init__(self, circles: _Optional[_Iterable[_Union[CircleKeys, _Mapping]]] = ...) -> None: ...
+
+class CircleKeys(_message.Message):
+    __slots__ = ("circle", "announcement")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCEMENT_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    announcement: Announcement
+    def __init__(self, circle: _Optional[str] = ..., announcement: _Optional[_Union[Announcement, _Mapping]] = ...) -> None: ...
+
+class Announcement(_message.Message):
+    __slots__ = ("member", "mask_key", "letter_key", "seed_digest", "signature")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEY_FIELD_NUMBER: _ClassVar[int]
+    LETTER_KEY_FIELD_NUMBER: _ClassVar[int]
+    SEED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    mask_key: bytes
+    letter_key: bytes
+    seed_digest: bytes
+    signature: bytes
+    def __init__(self, member: _Optional[str] = ..., mask_key: _Optional[bytes] = ..., letter_key: _Optional[bytes] = ..., seed_digest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Shares(_message.Message):
+    __slots__ = ("attempt", "is_scoring", "rosters")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_SCORING_FIELD_NUMBER: _ClassVar[int]
+    ROSTERS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    is_scoring: bool
+    rosters: _containers.RepeatedCompositeFieldContainer[CircleMembers]
+    def __init__(self, attempt: _Optional[int] = ..., is_scoring: bool = ..., rosters: _Optional[_Iterable[_Union[CircleMembers, _Mapping]]] = ...) -> None: ...
+
+class CircleMembers(_message.Message):
+    __slots__ = ("circle", "members")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    members: _containers.RepeatedCompositeFieldContainer[Announcement]
+    def __init__(self, circle: _Optional[str] = ..., members: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ...) -> None: ...
+
+class SealedShares(_message.Message):
+    __slots__ = ("circles",)
+    CIRCLES_FIELD_NUMBER: _ClassVar[int]
+    circles: _containers.RepeatedCompositeFieldContainer[CircleLetters]
+    def __init__(self, circles: _Optional[_Iterable[_Union[CircleLetters, _Mapping]]] = ...) -> None: ...
+
+class CircleLetters(_message.Message):
+    __slots__ = ("circle", "letters")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    letters: _containers.RepeatedCompositeFieldContainer[MemberBytes]
+    def __init__(self, circle: _Optional[str] = ..., letters: _Optional[_Iterable[_Union[MemberBytes, _Mapping]]] = ...) -> None: ...
+
+class Confirm(_message.Message):
+    __slots__ = ("attempt", "is_scoring", "survivors")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_SCORING_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    is_scoring: bool
+    survivors: _containers.RepeatedCompositeFieldContainer[CircleClients]
+    def __init__(self, attempt: _Optional[int] = ..., is_scoring: bool = ..., survivors: _Optional[_Iterable[_Union[CircleClients, _Mapping]]] = ...) -> None: ...
+
+class CircleClients(_message.Message):
+    __slots__ = ("circle", "clients")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    clients: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, circle: _Optional[str] = ..., clients: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SignedSurvivors(_message.Message):
+    __slots__ = ("circles",)
+    CIRCLES_FIELD_NUMBER: _ClassVar[int]
+    circles: _containers.RepeatedCompositeFieldContainer[CircleSignature]
+    def __init__(self, circles: _Optional[_Iterable[_Union[CircleSignature, _Mapping]]] = ...) -> None: ...
+
+class CircleSignature(_message.Message):
+    __slots__ = ("circle", "signature")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    signature: bytes
+    def __init__(self, circle: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Unmask(_message.Message):
+    __slots__ = ("attempt", "is_scoring", "parts")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_SCORING_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    is_scoring: bool
+    parts: _containers.RepeatedCompositeFieldContainer[UnmaskPart]
+    def __init__(self, attempt: _Optional[int] = ..., is_scoring: bool = ..., parts: _Optional[_Iterable[_Union[UnmaskPart, _Mapping]]] = ...) -> None: ...
+
+class UnmaskPart(_message.Message):
+    __slots__ = ("circle", "survivors", "signatures")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    survivors: _containers.RepeatedScalarFieldContainer[str]
+    signatures: _containers.RepeatedCompositeFieldContainer[MemberBytes]
+    def __init__(self, circle: _Optional[str] = ..., survivors: _Optional[_Iterable[str]] = ..., signatures: _Optional[_Iterable[_Union[MemberBytes, _Mapping]]] = ...) -> None: ...
+
+class OpenedShares(_message.Message):
+    __slots__ = ("circles",)
+    CIRCLES_FIELD_NUMBER: _ClassVar[int]
+    circles: _containers.RepeatedCompositeFieldContainer[CircleShares]
+    def __init__(self, circles: _Optional[_Iterable[_Union[CircleShares, _Mapping]]] = ...) -> None: ...
+
+class CircleShares(_message.Message):
+    __slots__ = ("circle", "seeds", "mask_keys")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    circle: str
+    seeds: _containers.RepeatedCompositeFieldContainer[MemberBytes]
+    mask_keys: _containers.RepeatedCompositeFieldContainer[MemberBytes]
+    def __init__(self, circle: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[MemberBytes, _Mapping]]] = ..., mask_keys: _Optional[_Iterable[_Union[MemberBytes, _Mapping]]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("session", "scope", "offset", "chunk_bytes")
