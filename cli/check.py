@@ -6,7 +6,7 @@ import argparse
 
 from cli.options import Parser, advise, common_options, configuration, data_options, names_in
 from cli.output import complain, say
-from common.config import Config, render
+from common.config import Config, protection, render, server_problems
 from common.errors import DataError
 
 
@@ -21,6 +21,9 @@ def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = configuration(options)
     say(*render(config).splitlines())
+    say(f"# Connections to {config.server.host}: {protection(config)}.")
+    for problem in server_problems(config):
+        complain(f"warning: --mode server refuses this: {problem}")
     advise(config)
     if config.privacy.of_coordinator:
         _tell_noise(config)

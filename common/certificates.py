@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+CLIENT_URI = "fedmtl:client/"
+"""Begins the name, a URI, of a certificate that is for a client; its id follows."""
 WARNING = timedelta(days=14)
 """So long before the end of a certificate somebody should hear of it."""
 

@@ -52,6 +52,11 @@ def utc_text(seconds: float, precision: str = "milliseconds") -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
+def today() -> str:
+    """The day in UTC, as ISO 8601, such as `2026-03-01`."""
+    return datetime.now(UTC).date().isoformat()
+
+
 class ManualClock:
     """A clock that moves when told to; for simulation and tests."""
 

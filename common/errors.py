@@ -88,6 +88,8 @@ class Reason(StrEnum):
     TASK_MISMATCH = "task_mismatch"
     UNKNOWN_CLIENT = "unknown_client"
     SUPERSEDED = "superseded"
+    OTHER_IDENTITY = "other_identity"
+    NOT_ADMITTED = "not_admitted"
     UNKNOWN_ORDER = "unknown_order"
     TOO_LATE = "too_late"
     SCHEMA_MISMATCH = "schema_mismatch"

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.config.choices import Chosen  # noqa: E402
 from common.config.schema import Config  # noqa: E402
+from common.config.server_section import RosterSection  # noqa: E402
 from common.config.task_section import ColumnsSection, HubSetSection, TaskSection  # noqa: E402
 from common.config.values import Section  # noqa: E402
 from common.config.yaml_text import dump  # noqa: E402
@@ -226,6 +227,9 @@ def page_rows(section: type[Section], prefix: str, choices: dict[str, Chosen[Any
         text = texts.get(key, "").replace("|", "\\|")
         if isinstance(default, Section):
             yield from page_rows(type(default), f"{path}.", choices)
+        elif path == "server.clients":
+            yield f"| `{path}` | `null` | {text} |"
+            yield from page_rows(RosterSection, f"{path}.<id>.", choices)
         elif path == "tasks":
             yield from page_rows(TaskSection, "tasks.<name>.", choices)
         elif chosen is not None and len(chosen.rows) == 1 and not chosen.none:

@@ -101,7 +101,7 @@ def test_only_the_command_line_and_python_import_simulation_and_nothing_imports_
         ("argparse", ("cli/",)),
         ("onnxruntime", ("common/export/onnx_file.py",)),
         ("numba", ("client/training/coordinate_loop.py",)),
-        ("cryptography", ("common/privacy/noise.py", "common/secure/")),
+        ("cryptography", ("common/privacy/noise.py", "common/secure/", "common/credentials/")),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_only(module: str, places: tuple[str, ...]) -> None:

@@ -169,6 +169,13 @@ def test_check_prints_a_configuration_that_loads_back(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == path.read_text()
 
 
+def test_check_tells_who_protects_connections(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--mode", "check", "--set", "server.host=0.0.0.0"]) == 0
+    out, err = capsys.readouterr()
+    assert "# Connections to 0.0.0.0: plain text; a client is whom it says." in out
+    assert "warning: --mode server refuses this: server.host: '0.0.0.0' is open to other machines" in err
+
+
 def test_check_with_tasks_tells_what_leaves_this_client(
     config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -304,7 +304,11 @@ class TestConnections:
     def test_an_open_server_needs_protection(self, load: Load, refused: Refused) -> None:
         (line,) = refused(ONE_TASK, "server.host=0.0.0.0", role="server")
         assert line.startswith("server.host: '0.0.0.0'") and "server.tls" in line and "server.insecure" in line
-        for remedy in (["server.insecure=true"], ["server.tls.certificate=c", "server.tls.key=k"]):
+        pair = ["server.tls.certificate=c", "server.tls.key=k"]
+        (line,) = refused(ONE_TASK, "server.host=0.0.0.0", *pair, role="server")
+        assert line.startswith("server.host: '0.0.0.0' is open to clients without a certificate")
+        remedies = ["server.insecure=true"], [*pair, "server.tls.client_ca=a"], [*pair, "server.tls.any_client=true"]
+        for remedy in remedies:
             assert not server_problems(load(ONE_TASK, "server.host=0.0.0.0", *remedy, role="server"))
 
     def test_a_distant_server_needs_protection(self, load: Load, refused: Refused) -> None:
@@ -324,6 +328,10 @@ class TestConnections:
             (["server.tls.certificate=c"], "server.tls.key: missing"),
             (["server.tls.key=k"], "server.tls.certificate: missing"),
             (["server.tls.client_ca=a"], "server.tls.client_ca: needs server.tls.certificate"),
+            (
+                [*(f"server.tls.{key}=x" for key in ("certificate", "key", "client_ca")), "server.tls.any_client=true"],
+                "server.tls.any_client: true contradicts server.tls.client_ca",
+            ),
             (["client.tls.ca=a", "client.tls.key=k"], "client.tls.certificate: missing"),
             (["client.tls.certificate=c", "client.tls.key=k"], "client.tls.certificate: needs client.tls.ca"),
             (["client.tls.ca=c", "client.insecure=true"], "client.insecure: true contradicts client.tls.ca"),

@@ -162,7 +162,7 @@ class TestMessages:
         [
             ("training.rounds=3", "training.rounds: unknown key; did you mean 'num_rounds'?"),
             ("federation.secure_aggregation=true", "federation.secure_aggregation: unknown key; known here are c"),
-            ("secure_aggregation=true", "secure_aggregation: unknown key; known here are run, model"),
+            ("secure_agregation=true", "secure_agregation: unknown key; did you mean 'secure_aggregation'?"),
             ("federation.dropout=1", "federation.dropout: unknown key; known here are"),
             ("tasks={sst2: , secure: }", "tasks.secure: not a known task; known are"),
             ("training.num_round=3", "training.num_round: unknown key; did you mean 'num_rounds'?"),

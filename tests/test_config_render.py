@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from common.config import Config, load_config, notes, render
+from common.config import Config, load_config, notes, protection, render
 from common.config.schema import BlendSection
 from common.config.task_section import TaskSection
 from common.config.yaml_text import parse
@@ -55,6 +55,18 @@ class TestRender:
 
     def test_every_section_is_shown(self) -> None:
         assert list(parse(render(load()))[0]) == list(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ((), "plain text; a client is whom it says"),
+        (("certificate", "key"), "TLS; a client is whom it says"),
+        (("certificate", "key", "client_ca"), "mutual TLS; a client is whom its certificate names"),
+    ],
+)
+def test_what_protects_connections(keys: Sequence[str], said: str) -> None:
+    assert protection(load(*(f"server.tls.{key}=x" for key in keys))) == said
 
 
 class TestNotes:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from cli.modes import parse
 from cli.options import configuration
@@ -29,6 +28,7 @@ from server.service.grpc_server import start_server
 from tests.crashes import Cast, Gate, Watch
 from tests.federations import make_client, make_model, small_config
 from tests.grpc_cases import Heard, free_port
+from tests.identity_cases import provisioned
 from tests.processes import Programs, log_given_back
 
 FEW = ("federation.min_clients=1", "training.num_rounds=1")
@@ -211,27 +211,31 @@ def test_a_client_that_finds_no_coordinator_stops_at_once_when_told_to(config: C
 
 @pytest.mark.slow
 def test_tls_end_to_end_by_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    for name, host in (("server", "127.0.0.1"), ("client", "d")):
-        issued = authority.issue_cert(host)
-        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
-        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+    tls = provisioned(tmp_path / "tls", "clinic-a")
     path = written(small_config(tmp_path, *FEW), tmp_path)
 
     def pair(name: str) -> list[str]:
-        return ["--tls-cert", str(tmp_path / f"{name}.pem"), "--tls-key", str(tmp_path / f"{name}.key")]
+        return ["--tls-cert", str(tls / f"{name}.pem"), "--tls-key", str(tls / f"{name}.key")]
 
     with Programs(tmp_path) as programs:
         server = programs.start(
             *("--mode", "server", "--config", path, "--host", "0.0.0.0", "--port", "0", "--run_dir", "run"),
-            *pair("server"), "--tls-client-ca", str(tmp_path / "ca.pem"),
+            *pair("coordinator"), "--tls-client-ca", str(tls / "ca.pem"),
         )  # fmt: skip
         number = server.wait_for(r"listens on 0\.0\.0\.0:(\d+)")[1]
         assert "INSECURE" not in server.output
-        common = ["--config", path, "--server", f"127.0.0.1:{number}", "--tls-ca", str(tmp_path / "ca.pem")]
-        assert main(["--mode", "status", *common, *pair("client")]) == 0
+        common = ["--config", path, "--server", f"127.0.0.1:{number}", "--tls-ca", str(tls / "ca.pem")]
+        assert main(["--mode", "status", *common, *pair("clients/clinic-a/client")]) == 0
         assert "waits for clients for sst2" in capsys.readouterr().out
-        client = ["--mode", "client", "--tasks", "sst2,qqp", "--state_dir", str(tmp_path / "state")]
-        assert main([*client, *common, *pair("client")]) == 0
+        client = [
+            "--mode",
+            "client",
+            "--client-id",
+            "clinic-a",
+            "--tasks",
+            "sst2,qqp",
+            "--state_dir",
+            str(tmp_path / "state"),
+        ]
+        assert main([*client, *common, *pair("clients/clinic-a/client")]) == 0
         assert server.exit_code() == 0, server.output

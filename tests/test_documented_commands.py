@@ -115,7 +115,10 @@ class Reader:
         write_data(folder / "my_data")
 
     def do(self, section: str, commands: list[list[str]]) -> None:
-        """Type the commands of one section: a server with all its clients together, the others one by one."""
+        """Type the commands of one section: a server with all its clients together, the others one by one.
+
+        What makes their files comes first.
+        """
         commands = [
             ["python", "federated_main.py", "--mode", *words[1:]] if words[0] == "fedmtl" else words
             for words in commands
@@ -124,9 +127,12 @@ class Reader:
         for words in commands:
             if words not in ours:
                 self._do_other(words)
+        makers = [words for words in ours if mode_of(words) == "provision"]
         servers = [words for words in ours if mode_of(words) == "server"]
         clients = [words for words in ours if mode_of(words) == "client"]
-        rest = [words for words in ours if mode_of(words) not in ("server", "client")]
+        rest = [words for words in ours if mode_of(words) not in ("server", "client", "provision")]
+        for words in makers:
+            self._alone(words)
         if clients or servers:
             own = ["python", "federated_main.py", "--mode", "server", "--run_dir", f"runs/for {section}"]
             self._federate((servers or [own])[0], clients)

@@ -2,7 +2,7 @@
 
 from common.config.checks import Role, client_problems, server_problems
 from common.config.loader import load_config, values_in_list, vary
-from common.config.render import notes, render
+from common.config.render import notes, protection, render
 from common.config.schema import Config
 from common.config.values import location
 
@@ -13,6 +13,7 @@ __all__ = [
     "load_config",
     "location",
     "notes",
+    "protection",
     "render",
     "server_problems",
     "values_in_list",

@@ -44,10 +44,13 @@ def problems(config: Config, role: Role = "any", broken: Collection[str] = ()) -
 
 def server_problems(config: Config) -> list[str]:
     """What forbids to act as the coordinator: an open port without protection."""
-    server = config.server
-    if is_loopback(server.host) or server.tls.certificate or server.insecure:
+    server, tls = config.server, config.server.tls
+    if is_loopback(server.host) or server.insecure or tls.client_ca or (tls.certificate and tls.any_client):
         return []
-    remedy = "set server.tls.certificate and server.tls.key, or server.insecure: true in a trusted network"
+    if tls.certificate:
+        text = "is open to clients without a certificate, which are whom they say; set server.tls.client_ca"
+        return [f"server.host: '{server.host}' {text}, or server.tls.any_client: true"]
+    remedy = "set server.tls.certificate, key and client_ca, or server.insecure: true in a trusted network"
     return [f"server.host: '{server.host}' is open to other machines without encryption; {remedy}"]
 
 
@@ -280,9 +283,20 @@ def _server_files(config: Config) -> list[str]:
     found = _pair("server.tls", tls.certificate, tls.key)
     if tls.client_ca and not tls.certificate:
         found.append("server.tls.client_ca: needs server.tls.certificate and server.tls.key; add them")
+    if tls.client_ca and tls.any_client:
+        found.append("server.tls.any_client: true contradicts server.tls.client_ca; remove one")
     if tls.certificate and config.server.insecure:
         found.append("server.insecure: true contradicts server.tls.certificate; remove one")
     return found
+
+
+def _roster(config: Config) -> list[str]:
+    return [
+        f"server.clients.{name}.tasks: '{task}' is no task of this configuration; add it to tasks, or remove it"
+        for name, one in (config.server.clients or {}).items()
+        for task in one.tasks or ()
+        if task not in config.tasks
+    ]
 
 
 def _client_files(config: Config) -> list[str]:
@@ -346,6 +360,7 @@ _CHECKS: Checks = (
     (_PRIVACY_READS, privacy_checks.problems),
     (_SECURE_READS, secure_checks.problems),
     (("server",), _server_files),
+    (("server", "tasks"), _roster),
     (("client",), _client_files),
     (("client",), dual_checks.work),
 )

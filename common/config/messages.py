@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from common.config.places import field_at, is_choice, keys_at
@@ -25,31 +25,31 @@ _WANTED = {
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line per problem, in the schema's order."""
-    return [f"{_path(details)}: {_problem(details)}" for details in error.errors(include_url=False)]
+def explain(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
+    """One line per problem, in the order of the schema `root`."""
+    return [f"{_path(details)}: {_problem(details, root)}" for details in error.errors(include_url=False)]
 
 
 def _path(details: ErrorDetails) -> str:
     return ".".join(str(part) for part in details["loc"] if part != "[key]") or "configuration"
 
 
-def _problem(details: ErrorDetails) -> str:
+def _problem(details: ErrorDetails, root: type[BaseModel]) -> str:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
     if kind == "extra_forbidden":
-        return f"unknown key; {_suggestion(details['loc'])}"
+        return f"unknown key; {_suggestion(details['loc'], root)}"
     if kind == "missing":
         return "missing; add it"
     if value is None:
-        return f"no value given; {_example(details)} or leave the key out"
+        return f"no value given; {_example(details, root)} or leave the key out"
     if kind in ("literal_error", "enum"):
         return f"{_shown(value)} is not a choice; write {context['expected'].replace(chr(39), '')}"
     if kind == "finite_number":
-        return f"{_shown(value)} is not a finite number; {_example(details)}"
+        return f"{_shown(value)} is not a finite number; {_example(details, root)}"
     if kind in _WANTED:
-        return f"{_shown(value)} is not {_WANTED[kind][0]}{_got(value)}; {_example(details)}"
+        return f"{_shown(value)} is not {_WANTED[kind][0]}{_got(value)}; {_example(details, root)}"
     bounds = [f"{words} {_plain(context[key])}" for key, words in _BOUNDS.items() if key in context]
     if bounds:
         return f"{_shown(value)} is out of range; write {bounds[0]}"
@@ -58,20 +58,19 @@ def _problem(details: ErrorDetails) -> str:
     return f"{_shown(value)}: {details['msg']}"
 
 
-def _suggestion(place: Sequence[int | str]) -> str:
+def _suggestion(place: Sequence[int | str], root: type[BaseModel]) -> str:
     """The key that was probably meant: nearly the same here, what this shortens, or the same in another section."""
-    key, known = str(place[-1]), keys_at(place[:-1])
+    key, known = str(place[-1]), keys_at(place[:-1], root)
     short = key.lower()
-    elsewhere = [
-        f"{one}.{key}" for one in known if is_choice((*place[:-1], one)) and key in keys_at((*place[:-1], one))
-    ]
-    elsewhere += [f"{section}.{key}" for section in Config.model_fields if key in keys_at((section,))]
+    beside = [(*place[:-1], one) for one in known]
+    elsewhere = [f"{one[-1]}.{key}" for one in beside if is_choice(one, root) and key in keys_at(one, root)]
+    elsewhere += [f"{section}.{key}" for section in root.model_fields if key in keys_at((section,), root)]
     longer = [name for name in known if name.startswith(short) or {*short.split("_")} <= {*name.split("_")}]
     meant = get_close_matches(short, known, 1, cutoff=closeness(short)) or longer or elsewhere
     return f"did you mean '{meant[0]}'?" if meant else f"known here are {', '.join(known)}"
 
 
-def _example(details: ErrorDetails) -> str:
+def _example(details: ErrorDetails, root: type[BaseModel]) -> str:
     """How to write it: the same value in the right form where that is clear, else the default."""
     kind, value = details["type"], details["input"]
     meant = _number(value)
@@ -81,7 +80,7 @@ def _example(details: ErrorDetails) -> str:
         return f"write {_plain(meant)}"
     if kind == "int_type" and meant is not None and meant.is_integer():
         return f"write {int(meant)}"
-    field = field_at(details["loc"])
+    field = field_at(details["loc"], root)
     if field is not None and isinstance(field.default, bool | int | float | str):
         return f"write e.g. {_plain(field.default)}"
     return f"write e.g. {_WANTED.get(kind, ('', '0.5'))[1]}"

@@ -1,4 +1,7 @@
-"""What the schema knows at a place, which is a path of keys such as `tasks`, `sst2`, `weight`."""
+"""What a schema knows at a place, which is a path of keys such as `tasks`, `sst2`, `weight`.
+
+The schema is the configuration's, unless another file has one of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,24 @@ from common.config.schema import Config
 from common.methods.choice import parameters_of
 
 
-def keys_at(place: Sequence[int | str]) -> list[str]:
+def keys_at(place: Sequence[int | str], root: type[BaseModel] = Config) -> list[str]:
     """The keys of the section at a place; none where there is no section."""
-    found = _at(Config, (), place)
+    found = _at(root, (), place)
     if isinstance(found, Chosen):
         return list(dict.fromkeys(["name", *(key for row in found.rows.values() for key in parameters_of(row))]))
     return list(found.model_fields) if found else []
 
 
-def field_at(place: Sequence[int | str]) -> FieldInfo | None:
+def field_at(place: Sequence[int | str], root: type[BaseModel] = Config) -> FieldInfo | None:
     """The field at a place, if the schema has one there."""
-    found, key = _at(Config, (), place[:-1]), str(place[-1])
+    found, key = _at(root, (), place[:-1]), str(place[-1])
     model = found.model_of(key) if isinstance(found, Chosen) else found
     return model.model_fields.get(key) if model else None
 
 
-def is_choice(place: Sequence[int | str]) -> bool:
+def is_choice(place: Sequence[int | str], root: type[BaseModel] = Config) -> bool:
     """Whether a row of a table is chosen at a place."""
-    return isinstance(_at(Config, (), place), Chosen)
+    return isinstance(_at(root, (), place), Chosen)
 
 
 def wants_text(place: Sequence[int | str]) -> bool:

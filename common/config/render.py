@@ -20,10 +20,24 @@ def render(config: Config) -> str:
     return dump(sections)
 
 
+def protection(config: Config) -> str:
+    """What protects connections to the coordinator, in a few words."""
+    tls = config.server.tls
+    if tls.client_ca:
+        return "mutual TLS; a client is whom its certificate names"
+    return f"{'TLS' if tls.certificate else 'plain text'}; a client is whom it says"
+
+
 def notes(config: Config) -> list[str]:
     """Advice on values that are valid but may not be meant, one `path: advice` line each."""
-    checks = (_learning_rate, _local_epochs, _lease, _plain_text, _server_rate)
+    checks = (_learning_rate, _local_epochs, _lease, _plain_text, _roster, _server_rate)
     return config.model.inputs.notes(config) + [note for check in checks if (note := check(config))]
+
+
+def _roster(config: Config) -> str | None:
+    if config.server.clients is None or config.server.tls.client_ca:
+        return None
+    return "server.clients: without server.tls.client_ca a client is whom it says, so that the list keeps nobody out"
 
 
 def _learning_rate(config: Config) -> str | None:

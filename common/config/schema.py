@@ -19,13 +19,13 @@ from common.config.data_section import DataSection, files_named
 from common.config.model_section import ModelSection
 from common.config.privacy_section import PrivacySection
 from common.config.secure_section import SecureAggregationSection
+from common.config.server_section import ServerSection
 from common.config.simulation_section import SimulationSection
 from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
 from common.config.values import (
     Count,
     Fraction,
-    Host,
     Location,
     RuleText,
     RunName,
@@ -116,6 +116,8 @@ class FederationSection(Section):
 
     clients_per_task: Count = 1
     """clients that must be present for each task before the first round"""
+    max_clients: Count = 100_000
+    """so many client ids may ever join a run"""
     min_clients: Count = 1
     """clients in all before a round; set it to repeat a run exactly"""
     client_fraction: Fraction = 1.0
@@ -191,30 +193,6 @@ class CompareSection(Section):
     """of your own, beside the built-in ones of docs/methods.md: name -> values that differ from this file"""
 
 
-class ServerTLSSection(Section):
-    """PEM files of the coordinator; with `client_ca` clients must show a certificate of that authority."""
-
-    certificate: Location | None = None
-    """PEM file; together with key"""
-    key: Location | None = None
-    """PEM file"""
-    client_ca: Location | None = None
-    """PEM file; clients must show a certificate signed by this authority"""
-
-
-class ServerSection(Section):
-    """Where the coordinator listens (port 0: any free one) and how it proves who it is."""
-
-    host: Host = "127.0.0.1"
-    """where to listen; other than loopback needs tls or insecure"""
-    port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    """0: any free one"""
-    tls: ServerTLSSection = ServerTLSSection.model_construct()
-    """how it proves who it is"""
-    insecure: bool = False
-    """true: listen without encryption in a network that you trust"""
-
-
 class Config(Section):
     """The whole configuration; everything has a default except the tasks."""
 
@@ -245,7 +223,7 @@ class Config(Section):
     secure_aggregation: SecureAggregationSection = SecureAggregationSection.model_construct()
     """masks, so that the coordinator sees sums over several clients alone: docs/use/privacy.md"""
     server: ServerSection = ServerSection.model_construct()
-    """where the coordinator listens"""
+    """where the coordinator listens, and who may join"""
     client: ClientSection = ClientSection.model_construct()
     """one client: where it calls, what it keeps and computes on"""
     simulation: SimulationSection = SimulationSection.model_construct()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.choices import Chosen
-from common.config.values import Count, Location, Section, Share, SiteName
+from common.config.values import ClientId, Count, Location, Section, Share
 from common.methods.partitions import PARTITIONS, IidPartition, LabelPartition
 
 
@@ -18,7 +18,7 @@ class SimulationSection(Section):
     orders to train.
     """
 
-    sites: dict[SiteName, Location] = Field(default={})
+    sites: dict[ClientId, Location] = Field(default={})
     """instead of clients: names, each with the folder of its own rows, of any tasks: {north: DIR, south: DIR}"""
     clients: Count = 100
     """virtual clients, client-1 and so on"""

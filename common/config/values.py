@@ -72,9 +72,9 @@ def _task_name(value: str) -> str:
     return short(value, NAME_CHARS)
 
 
-def _site_name(value: str) -> str:
-    if not is_id(value):
-        raise ValueError(f"'{value[:60]}' is not a client id; use {RULE}")
+def _client_id(value: str) -> str:
+    if not is_id(value, NAME_CHARS):
+        raise ValueError(f"'{value[:60]}' is not a client id; use at most {NAME_CHARS} characters: {RULE}")
     return value
 
 
@@ -156,7 +156,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Address = Annotated[str, AfterValidator(_address)]
 Host = Annotated[str, AfterValidator(_host)]
 RunName = Annotated[str, AfterValidator(_run_name)]
-SiteName = Annotated[str, AfterValidator(_site_name)]
+ClientId = Annotated[str, AfterValidator(_client_id)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]

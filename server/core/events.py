@@ -21,11 +21,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Joined:
-    """A client introduces itself; see `admission.check_join`."""
+    """A client introduces itself; see `ClientList.check` and `check_join`. `today` is in UTC, such as `2026-03-01`."""
 
     now: float
     request: JoinRequest
     token: str
+    today: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from common.parameters.scope import Scope, is_sum, isolated_scopes
 from common.standardising import InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
+from server.core.client_list import EVERYBODY, ClientList
 from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, SCORING, Phase, RoundPhase, RoundProtocol
@@ -112,6 +113,7 @@ class RunSettings:
     """The phases of a round that scores."""
     sums: SumRules | None = None
     """Of a run in which nothing but sums can be read."""
+    roster: ClientList = EVERYBODY
 
     def definition(self, task: str) -> TaskDefinition | None:
         """The task's definition, or None if this federation does not have it."""

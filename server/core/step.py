@@ -39,8 +39,8 @@ def step(run: RunSettings, state: FederationState, event: Event) -> Step:
     """Apply one event. Effects must be carried out in order before the next event is applied.
 
     Raises:
-        Refused: only for `Joined` and `Answered`, when `check_join` or `check_answer` refuses it; the state is then
-            unchanged.
+        Refused: only for `Joined` and `Answered`, when the roster, `check_join` or `check_answer` refuses it; the
+            state is then unchanged.
     """
     after, effects = _applied(run, state, event)
     assert after.phase in TRANSITIONS[state.phase], f"{event} leads from {state.phase} to {after.phase}"
@@ -115,6 +115,7 @@ def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
 
 def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     request = event.request
+    run.roster.check(state.clients, request, event.today)
     check_join(run, state, request)
     known = state.clients.get(request.client_id)
     if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over

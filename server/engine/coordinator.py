@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from common.bodies import ScopeVersion
-from common.clock import Clock
+from common.clock import Clock, today
 from common.errors import Reason, Refused
 from common.orders import (
     Answer,
@@ -170,7 +170,7 @@ class Coordinator:
         if self.state.phase in ENDED and request.client_id not in self.state.clients:
             raise Refused(Reason.ENDED, f"run '{self._federation.run_name}' is over ({self.state.phase.value})")
         token = secrets.token_hex(8)
-        await self.writer.apply(Joined(self._clock.now(), request, token))
+        await self.writer.apply(Joined(self._clock.now(), request, token, today()))
         federation = self._federation
         client = self.state.clients[request.client_id]
         held = self.settings.held_scopes(federation.schemas, client, client.tasks)

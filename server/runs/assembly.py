@@ -17,6 +17,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import ByTemplate, Scope, is_private
 from common.parameters.vector import Vector
 from server.aggregation.strategy import dual_of, strategy_of
+from server.core.client_list import ClientList, Member
 from server.core.facts import Keep
 from server.core.readers import Unread, stretches_of
 from server.core.schedule import TrainingSchedule
@@ -92,7 +93,14 @@ def make_settings(
         noise=rules_of(config, key),
         scoring=scoring_protocol(config),
         sums=sum_rules(config),
+        roster=_roster(config),
     )
+
+
+def _roster(config: Config) -> ClientList:
+    listed = config.server.clients
+    members = None if listed is None else {name: Member(**one.model_dump()) for name, one in listed.items()}
+    return ClientList(config.federation.max_clients, members)
 
 
 def _payload_bytes(travelling: Mapping[str, ParameterSchema]) -> Mapping[str, Mapping[str, tuple[int, int]]]:

@@ -66,11 +66,14 @@ def _unusable(host: str, number: int) -> ConfigError:
 async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFiles | None) -> RunningServer:
     """Serve `port` on `host`:`number`; number 0 takes any free one. Without `tls` the connection is plain text.
 
+    With `tls.authority` clients show certificates, and each may speak for itself alone.
+
     Raises:
         ConfigError: the address cannot be used, or a TLS file is not what it should be.
     """
     credentials = None if tls is None else server_credentials(tls)
-    server = grpc.aio.server(handlers=[Router(port)], options=_OPTIONS)
+    mutual = tls is not None and tls.authority is not None
+    server = grpc.aio.server(handlers=[Router(port, mutual)], options=_OPTIONS)
     address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
         if credentials is None:

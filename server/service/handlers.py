@@ -17,6 +17,7 @@ from common.wire.calls import UploadStart
 from common.wire.codec import Codec
 from common.wire.limits import LINE_CHARS
 from common.wire.methods import Method
+from server.service.callers import Context, Doorkeeper
 from server.service.send_limiter import SendLimiter
 
 IDLE_SECONDS = 120.0
@@ -25,63 +26,71 @@ IDLE_SECONDS = 120.0
 Q = TypeVar("Q")
 A = TypeVar("A")
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _LOG = logging.getLogger(__name__)
 
 
 class Router(grpc.GenericRpcHandler):
-    """Finds the handler of a remote procedure by its path."""
+    """Finds the handler of a remote procedure by its path. With `mutual` TLS a caller is whom its certificate says."""
 
-    def __init__(self, port: CoordinatorPort) -> None:
-        self._handlers = _handlers(port)
+    def __init__(self, port: CoordinatorPort, mutual: bool) -> None:
+        self._handlers = _handlers(port, Doorkeeper(mutual))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler, or None for an unknown path."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handlers(port: CoordinatorPort) -> dict[str, Handler]:
+def _handlers(port: CoordinatorPort, door: Doorkeeper) -> dict[str, Handler]:
     limiter = SendLimiter()
 
     rows: tuple[tuple[Method[Any, Any], Handler], ...] = (
-        _unary(methods.DESCRIBE, lambda _: port.describe()),
-        _unary(methods.JOIN, port.join),
-        _unary(methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.answer)),
+        _unary(door, methods.DESCRIBE, lambda _: port.describe()),
+        _unary(door, methods.JOIN, port.join),
+        _unary(door, methods.POLL, lambda call: port.poll(call.session, call.pending_order, call.answer)),
         _download(
+            door,
             methods.FETCH_SLICE,
             lambda call: _in_parts(port.fetch(call.session, call.scope, call.offset), call.chunk_bytes),
             limiter,
         ),
         _download(
+            door,
             methods.FETCH_TOKENIZER,
             lambda call: _in_parts(port.fetch_tokenizer(call.session, call.offset), call.chunk_bytes),
             limiter,
         ),
-        _upload(port),
-        _unary(methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
-        _unary(methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
-        _unary(methods.REPORT_FAILURE, lambda call: port.report_failure(call.session, call.order_id, call.reason)),
-        _unary(methods.LEAVE, port.leave),
-        _unary(methods.STATUS, port.status),
+        _upload(door, port),
+        _unary(door, methods.UPLOAD_STATUS, lambda call: port.upload_status(call.session, call.order_id)),
+        _unary(door, methods.HEARTBEAT, lambda call: port.heartbeat(call.session, call.progress)),
+        _unary(
+            door, methods.REPORT_FAILURE, lambda call: port.report_failure(call.session, call.order_id, call.reason)
+        ),
+        _unary(door, methods.LEAVE, port.leave),
+        _unary(door, methods.STATUS, port.status),
     )
     return {method.path: handler for method, handler in rows}
 
 
-def _unary(method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Method[Q, A], Handler]:
+def _unary(door: Doorkeeper, method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Method[Q, A], Handler]:
     async def handle(data: bytes, context: Context) -> bytes:
         async with _answering(method, context):
-            return _encoded(method.reply, await call(method.request.decode(data)))
+            caller = door.caller(context)
+            request = door.admitted(method.request.decode(data), caller)
+            reply = await call(request)
+            door.note(request, caller)
+            return _encoded(method.reply, reply)
 
     return method, grpc.unary_unary_rpc_method_handler(handle)
 
 
 def _download(
-    method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], limiter: SendLimiter
+    door: Doorkeeper, method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], limiter: SendLimiter
 ) -> tuple[Method[Q, Chunk], Handler]:
     async def handle(data: bytes, context: Context) -> None:
         async with _answering(method, context):
-            async for chunk in call(method.request.decode(data)):
+            request = door.admitted(method.request.decode(data), door.caller(context))
+            async for chunk in call(request):
                 async with limiter.place(), asyncio.timeout(IDLE_SECONDS):
                     await context.write(_encoded(method.reply, chunk))
 
@@ -94,7 +103,7 @@ async def _in_parts(chunks: AsyncIterator[Chunk], size: int) -> AsyncIterator[Ch
             yield part
 
 
-def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
+def _upload(door: Doorkeeper, port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
     method = methods.SUBMIT_UPDATE
 
     async def handle(parts: AsyncIterator[bytes], context: Context) -> bytes:
@@ -103,7 +112,7 @@ def _upload(port: CoordinatorPort) -> tuple[Method[Any, Any], Handler]:
                 start = method.request.decode(await anext(parts, b""))
             if not isinstance(start, UploadStart):
                 raise WireError("UploadPart: the first part is not a header")
-            data = start.payload
+            data = door.admitted(start, door.caller(context)).payload
             receipt = await port.submit(
                 start.session, start.header, lambda _: _payload(parts, context) if data is None else single(data)
             )

@@ -1,0 +1,1 @@
+"""Keys and certificates of a federation: made by its authority, asked for at its sites."""

@@ -1,0 +1,59 @@
+"""Who may take part, and with which tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from common.errors import Reason, Refused
+from common.orders import JoinRequest
+
+TRAINS = "client"
+"""The role of those who may join."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one client may do: None stands for no limit. `expires` is a day, as `2030-12-31`."""
+
+    tasks: Collection[str] | None = None
+    role: str = TRAINS
+    expires: str | None = None
+
+
+@dataclass(frozen=True)
+class ClientList:
+    """Who may join: at most so many ids over the whole run, and, where there are `members`, these alone."""
+
+    most: int | None = None
+    members: Mapping[str, Member] | None = None
+
+    def check(self, known: Collection[str], request: JoinRequest, today: str) -> None:
+        """Check that a client may join on a day, among those who joined before.
+
+        Raises:
+            Refused: it is not listed, may not train, has expired or brings other tasks, or there are too many ids.
+        """
+        client = request.client_id
+        if self.members is not None:
+            self._check_member(client, self.members.get(client), [task.name for task in request.tasks], today)
+        if self.most is not None and client not in known and len(known) >= self.most:
+            text = f"client '{client}': {self.most} ids have joined, and no more may (federation.max_clients)"
+            raise Refused(Reason.NOT_ADMITTED, f"{text}; ask the coordinator's side to raise it")
+
+    def _check_member(self, client: str, member: Member | None, tasks: Collection[str], today: str) -> None:
+        remedy = "ask the coordinator's side to change server.clients"
+        if member is None:
+            raise Refused(Reason.NOT_ADMITTED, f"client '{client}' is not listed; {remedy}")
+        if member.role != TRAINS:
+            raise Refused(
+                Reason.NOT_ADMITTED, f"client '{client}' is listed as {member.role}, which trains no task; {remedy}"
+            )
+        if member.expires is not None and today > member.expires:
+            raise Refused(Reason.NOT_ADMITTED, f"client '{client}' might join until {member.expires}; {remedy}")
+        outside = [] if member.tasks is None else [task for task in tasks if task not in member.tasks]
+        if outside:
+            raise Refused(Reason.NOT_ADMITTED, f"client '{client}' may not bring {', '.join(outside)}; {remedy}")
+
+
+EVERYBODY = ClientList()
