@@ -90,6 +90,9 @@ class Stopwatch:
     def notice(self, text: str, warning: bool) -> None:
         """See `Observer`."""
 
+    def withdrew(self) -> None:
+        """See `Observer`."""
+
     def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
         """See `Observer`."""
 

@@ -127,7 +127,12 @@ def _rows_hidden(config: Config) -> list[str]:
         f"{section.delta:g}.",
         "  Not covered: numbers of rows, seconds, and a person with several rows (multiply epsilon by their number).",
     ]
-    if not section.keeps_scores:
+    if section.noises_scores:
+        lines += [
+            f"  Scores: noise of {section.scores_noise:g} rows on each count. For each validation row, over all orders",
+            "  and runs, the same epsilon once more (scores.ledger); when that is spent no scores leave.",
+        ]
+    elif not section.keeps_scores:
         lines.append("  Losses and scores on validation rows are not covered either (privacy.scores: exact).")
     return lines
 
@@ -182,6 +187,11 @@ def _results(config: Config, definitions: Sequence[TaskDefinition]) -> list[str]
     seconds = "" if config.secure_aggregation.enabled else "seconds"
     if config.privacy.keeps_scores:
         return [f"{start}{seconds or 'nothing else'} (privacy.scores: none keeps losses and scores here)"]
+    if config.privacy.noises_scores:
+        return [
+            f"{start}{seconds}, and of classifications counts of validation rows per label, with noise",
+            "    (privacy.scores: noisy; losses, other sums and scores of a client's own model stay)",
+        ]
     parts = ["" if config.privacy.of_rows else "mean training loss", seconds]
     said = ", ".join([*filter(None, parts), "and sums over the validation rows"])
     return [

@@ -99,13 +99,14 @@ class Limits:
             return None
         if not isinstance(body, Train | Evaluate):
             return f"asks for {body.activity} without noise"
-        if self.keeps_scores and not body.settings.keeps_scores:
-            return "asks for exact scores"
-        if isinstance(body, Evaluate):
-            return None
         found = body.settings.row_noise
+        if not body.settings.keeps_scores:
+            if self.keeps_scores:
+                return "asks for scores" if found is not None and found.scores_noise else "asks for exact scores"
+            if (wanted.scores_noise or 0.0) > ((found.scores_noise or 0.0) if found is not None else 0.0):
+                return f"asks for scores with less noise than {wanted.scores_noise:g} rows"
         if found is None:
-            return "asks for training without noise"
+            return "asks for training without noise" if isinstance(body, Train) else None
         if found.delta > wanted.delta:
             return f"has a delta of {found.delta:g}, above {wanted.delta:g}"
         if wanted.epsilon is not None and (found.epsilon is None or found.epsilon > wanted.epsilon):

@@ -1,4 +1,7 @@
-"""What a running coordinator says of itself, for people and for machines. Needs no torch: health checks ask often."""
+"""What is asked of a running coordinator without taking part: what it says of itself, and to leave a client out.
+
+Needs no torch: health checks ask often.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,21 @@ async def ask_status(config: Config) -> FederationStatus:
     finally:
         await port.close()
     return status
+
+
+async def withdraw(config: Config, client_id: str) -> None:
+    """Have a client left out for good.
+
+    Raises:
+        UnreachableError: nobody answers.
+        Refused: nobody knows this client.
+        WireError: the id cannot be one.
+    """
+    port = open_port(config, "operator", STATUS_SECONDS)
+    try:
+        await port.withdraw(client_id)
+    finally:
+        await port.close()
 
 
 def as_lines(status: FederationStatus) -> list[str]:

@@ -16,6 +16,9 @@ from common.methods.procedures import LocalProcedure, PlainProcedure, ProximalSt
 from common.parameters.scope import Scope, is_sum
 from common.secure.terms import SumOrder
 
+LEAST_SCORES_NOISE, MOST_SCORES_NOISE = 0.1, 1e6
+"""Rows: less hides nothing, and more drowns everything."""
+
 
 @dataclass(frozen=True)
 class RowNoise:
@@ -30,6 +33,8 @@ class RowNoise:
     """The budget of the rows of each task over all orders to a client; None: there is none."""
     noise_multiplier: float | None = None
     """Standard deviation of the noise in units of `clip`; None: the least that `epsilon` allows for `rounds`."""
+    scores_noise: float | None = None
+    """Of the noise on counts of validation rows, which are then all that leaves of scores; None: there is none."""
 
     def problem(self) -> str | None:
         """What is wrong with these numbers, or None."""
@@ -40,6 +45,8 @@ class RowNoise:
             return f"delta: {self.delta:g} is not between 0 and 1"
         if not self.rounds:
             return "rounds: there is none"
+        if self.scores_noise is not None and not LEAST_SCORES_NOISE <= self.scores_noise <= MOST_SCORES_NOISE:
+            return f"scores_noise: {self.scores_noise:g} is not between {LEAST_SCORES_NOISE} and {MOST_SCORES_NOISE:g}"
         return None if given else "one of epsilon and noise_multiplier must say how much noise there is"
 
 

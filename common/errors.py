@@ -100,6 +100,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     OTHER_RUN = "other_run"
     ENDED = "ended"
+    WITHDRAWN = "withdrawn"
 
 
 class Refused(FedMTLError):

@@ -107,6 +107,10 @@ class CoordinatorPort(Protocol):
         """Go away in good order."""
         ...
 
+    async def withdraw(self, client_id: str) -> None:
+        """Leave this client out for good; what it handed in is named in the run folder, and not taken out of models."""
+        ...
+
     async def status(self, after: str = "") -> FederationStatus:
         """Who is there, which round, what it waits for."""
         ...

@@ -43,6 +43,8 @@ class TaskStatistics:
     means: tuple[tuple[str, float, int], ...] = ()
     sums: tuple[tuple[str, tuple[float, ...]], ...] = ()
     """By name, what metrics need that the task asks for (`common.tasks.metric_sums`); they are added up."""
+    noised: bool = False
+    """Whether the counts have noise; there is then nothing else, and `loss_sum` is 0 and means nothing."""
 
     @property
     def by_label(self) -> tuple[tuple[int, ...], ...]:
@@ -101,6 +103,7 @@ def merge(parts: Iterable[TaskStatistics]) -> TaskStatistics:
         _pooled([(item.examples, item.moments) for item in items if item.moments]),
         tuple((n, fsum(v * k for v, k in means[n]) / weights[n], weights[n]) for n in sorted(means)),
         tuple((name, tuple(map(fsum, zip(*sums[name], strict=True)))) for name in sorted(sums)),
+        any(item.noised for item in items),
     )
 
 

@@ -143,6 +143,9 @@ class QuietProgress:
         """See `Observer`."""
         self._progress.notice(text, warning)
 
+    def withdrew(self) -> None:
+        """See `Observer`; simulated clients never ask for it."""
+
     def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
         """See `Observer`."""
         if not waiting:

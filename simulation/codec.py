@@ -21,7 +21,16 @@ from common.orders import (
 )
 from common.ports import INLINE_BYTES, Chunk, Chunks, CoordinatorPort, single
 from common.wire import methods
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.calls import (
+    FailureCall,
+    FetchCall,
+    HeartbeatCall,
+    OrderCall,
+    PollCall,
+    TokenizerCall,
+    UploadStart,
+    WithdrawCall,
+)
 from common.wire.codec import Codec
 from common.wire.methods import Method
 
@@ -90,6 +99,10 @@ class CodecCoordinator:
     async def leave(self, session: Session) -> None:
         """See `CoordinatorPort`."""
         await self._inner.leave(_sent(methods.LEAVE, session))
+
+    async def withdraw(self, client_id: str) -> None:
+        """See `CoordinatorPort`."""
+        await self._inner.withdraw(_sent(methods.WITHDRAW, WithdrawCall(client_id)).client_id)
 
     async def status(self, after: str = "") -> FederationStatus:
         """See `CoordinatorPort`."""

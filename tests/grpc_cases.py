@@ -161,6 +161,9 @@ class Memory:
         self._check(session)
         self.token += 1
 
+    async def withdraw(self, client_id: str) -> None:
+        self.heard.append(client_id)
+
     async def status(self, after: str = "") -> FederationStatus:
         clients = (ClientStatus("clinic-a", ("sst2",), True, "training"),)
         return FederationStatus("Probe", "run-1", "open", 2, 5, "quorum: 1 of 2", clients, 1)

@@ -98,6 +98,7 @@ CALLS: dict[str, Callable[[GrpcCoordinator], Awaitable[object]]] = {
     "Heartbeat": lambda port: port.heartbeat(OF_ALICE, Progress("order-1", "local", 0.9)),
     "ReportFailure": lambda port: port.report_failure(OF_ALICE, "order-1", "no"),
     "Leave": lambda port: port.leave(OF_ALICE),
+    "Withdraw": lambda port: port.withdraw(ALICE),
 }
 FOR_NOBODY = {"Describe", "Status"}
 

@@ -30,7 +30,14 @@ from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from simulation.population import population
 from simulation.virtual_clients import run_virtual_clients
-from tests.federations import array_config, digest_of, federate, make_client, make_model, small_config
+from tests.federations import (
+    array_config,
+    digest_of,
+    federate,
+    make_client,
+    make_model,
+    small_config,
+)
 from tests.test_client_failures import Overheard
 from tests.test_row_ledger import charges
 
@@ -125,8 +132,11 @@ def test_what_goes_with_it_runs_and_is_charged_once_per_order(tmp_path: Path, mo
 # ---- the budget ----
 
 
+FOUND = ("privacy.epsilon=3", "privacy.noise_multiplier=null")
+
+
 def test_a_budget_alone_finds_the_noise_that_lasts_for_all_rounds(tmp_path: Path) -> None:
-    config = hidden_config("privacy.epsilon=3", "privacy.noise_multiplier=null", "training.num_rounds=4")
+    config = hidden_config(*FOUND, "training.num_rounds=4", "federation.round_attempts=1")
     asyncio.run(federate(config, tmp_path, CLIENTS))
     for name, _, _ in CLIENTS:
         ledger = RowLedger(tmp_path / name)

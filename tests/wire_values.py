@@ -57,7 +57,16 @@ from common.statistics import MOMENTS, TaskStatistics
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TASK_KINDS, TaskDefinition
 from common.wire import messages
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.calls import (
+    FailureCall,
+    FetchCall,
+    HeartbeatCall,
+    OrderCall,
+    PollCall,
+    TokenizerCall,
+    UploadStart,
+    WithdrawCall,
+)
 from common.wire.checks import as_line
 from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
@@ -165,8 +174,9 @@ def _within(key: str, kind: type, bounds: Bounds | None) -> st.SearchStrategy[An
 
 fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
 rates = st.floats(0, 1e30, exclude_min=True)
-row_noise = st.builds(RowNoise, rates, fractions, positive, st.none(), rates) | st.builds(
-    RowNoise, rates, fractions, positive, rates, st.none() | rates
+scores_noise = st.none() | st.floats(0.1, 1e6)
+row_noise = st.builds(RowNoise, rates, fractions, positive, st.none(), rates, scores_noise) | st.builds(
+    RowNoise, rates, fractions, positive, rates, st.none() | rates, scores_noise
 )
 settings = st.builds(
     TrainingSettings,
@@ -260,6 +270,7 @@ statistics = st.builds(
     st.one_of(st.just(()), st.tuples(*[numbers] * MOMENTS)),
     few(st.tuples(ids, numbers, counts), first),
     few(st.tuples(ids, st.lists(numbers, max_size=4).map(tuple)), first),
+    st.booleans(),
 )
 dual_sums = st.builds(DualSums, amounts, numbers, amounts, amounts, counts, st.floats(0, 1))
 results = st.builds(
@@ -327,6 +338,7 @@ VALUES: tuple[tuple[Codec[Any], st.SearchStrategy[Any]], ...] = (
     (messages.HEARTBEAT_REPLY, st.booleans()),
     (messages.FAILURE_REPORT, st.builds(FailureCall, sessions, ids, lines)),
     (messages.LEAVE_REQUEST, sessions),
+    (messages.WITHDRAW_REQUEST, st.builds(WithdrawCall, client_ids)),
     (messages.DONE, st.none()),
     (messages.STATUS_REQUEST, st.just("") | client_ids),
     (messages.FEDERATION_STATUS, statuses),

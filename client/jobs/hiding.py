@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
+from client.jobs.hidden_scores import OrderScores
 from client.jobs.local_client import LocalClient
-from client.state.row_ledger import RowCharge, RowLedger, key_of
+from client.state.row_ledger import SCORES, TRAINING, RowCharge, RowLedger, key_of
 from client.training.loop import TaskSet
 from client.training.row_noise import HiddenRows, RowSecret, RowSteps, planned_steps
 from common.bodies import RowNoise, TrainingSettings
@@ -37,8 +39,8 @@ class RowKeeper:
 
     def __init__(self, client: LocalClient, run: str, folder: Path) -> None:
         self._client, self._run, self._folder = client, run, folder
-        self._ledger: RowLedger | None = None
-        self._digests: dict[str, tuple[bytes, str]] = {}
+        self._ledgers: dict[str, RowLedger] = {}
+        self._digests: dict[tuple[str, str], tuple[bytes, str]] = {}
 
     def begin(
         self, order: Order, settings: TrainingSettings, sets: Sequence[TaskSet], values: Mapping[str, Tensor]
@@ -55,25 +57,43 @@ class RowKeeper:
             StateError: the disk fails, or holds something else than was written to it.
             ConfigError: the procedure shows more than sums of gradients, or delta is too large for so many rows.
         """
-        if self._ledger is None:
-            self._ledger = RowLedger(self._folder)
+        ledger = self._ledger(TRAINING)
         assert settings.row_noise is not None
         _require_fit(settings, settings.row_noise, sets)
         tasks = [item.task.name for item in sets]
         rows = {task: self._digests_of(task) for task in tasks}
         digest = _digest(self._run, order, {task: found[0] for task, found in rows.items()}, values)
-        secret = RowSecret(self._ledger.key, digest)
+        secret = RowSecret(ledger.key, digest)
         plan = planned_steps(sets, settings.batch_size, _epochs(settings))
         accounts = {task: found[1] for task, found in rows.items()}
-        return OrderRows(self._ledger, self._run, order.order_id, secret, settings.row_noise, accounts, plan)
+        return OrderRows(ledger, self._run, order.order_id, secret, settings.row_noise, accounts, plan)
 
-    def _digests_of(self, task: str) -> tuple[bytes, str]:
-        """Of a task's training rows as they stand, and whatever their order."""
-        if task not in self._digests:
-            found = self._client.data[task].train.digests()
+    def scores(
+        self, order: Order, noise: RowNoise, sets: Sequence[TaskSet], values: Mapping[str, Tensor]
+    ) -> OrderScores:
+        """Get ready for the scores of one order; arguments and errors as of `begin`."""
+        ledger = self._ledger(SCORES)
+        tasks = [item.task.name for item in sets if item.task.type.one_class]
+        for item in sets:
+            _require_delta(noise, item.task.name, len(item.validation), "validation rows")
+        rows = {task: self._digests_of(task, "validation") for task in tasks}
+        digest = _digest(self._run, order, {task: found[0] for task, found in rows.items()}, values)
+        accounts = {task: found[1] for task, found in rows.items()}
+        return OrderScores(ledger, self._run, order.order_id, RowSecret(ledger.key, digest), noise, accounts)
+
+    def _ledger(self, name: str) -> RowLedger:
+        if name not in self._ledgers:
+            self._ledgers[name] = RowLedger(self._folder, name)
+        return self._ledgers[name]
+
+    def _digests_of(self, task: str, split: Literal["train", "validation"] = "train") -> tuple[bytes, str]:
+        """Of a task's rows as they stand, and whatever their order."""
+        if (task, split) not in self._digests:
+            data = self._client.data[task]
+            found = (data.train if split == "train" else data.validation).digests()
             account = hashlib.sha256(task.encode() + b"|" + np.sort(found).astype("<u8").tobytes()).hexdigest()
-            self._digests[task] = hashlib.sha256(found.astype("<u8").tobytes()).digest(), account
-        return self._digests[task]
+            self._digests[task, split] = hashlib.sha256(found.astype("<u8").tobytes()).digest(), account
+        return self._digests[task, split]
 
 
 class OrderRows:
@@ -143,9 +163,14 @@ def _require_fit(settings: TrainingSettings, noise: RowNoise, sets: Sequence[Tas
         line = f"training.procedure: {settings.procedure.name} does not follow gradients of single rows"
         raise ConfigError(f"{line} (privacy.noise: rows); write plain, fedprox or fedrep")
     for item in sets:
-        if noise.delta * len(item.train) >= 1.0:
-            line = f"privacy.delta: {noise.delta:g} is not below one in {len(item.train)} rows of task {item.task.name}"
-            raise ConfigError(f"{line}; write less")
+        _require_delta(noise, item.task.name, len(item.train), "rows")
+
+
+def _require_delta(noise: RowNoise, task: str, count: int, what: str) -> None:
+    if noise.delta * count >= 1.0:
+        raise ConfigError(
+            f"privacy.delta: {noise.delta:g} is not below one in {count} {what} of task {task}; write less"
+        )
 
 
 def _epochs(settings: TrainingSettings) -> int:

@@ -12,6 +12,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from client.jobs.hidden_scores import OrderScores
 from client.jobs.hiding import OrderRows, RowKeeper
 from client.jobs.packing import pack
 from client.jobs.precision import PrecisionChoice
@@ -112,7 +113,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         raise WireError(f"order {order.order_id}: this client does not know the encoding '{body.codec}'")
     replica.start_from(body.starts)
     _load(replica, state)
-    scores = _scores(job, settings, replica)
+    scores, told = _scores(job, settings, replica), _hidden_scores(job, settings, replica)
     untrained = untrained_scopes(job.capacity, blocks_of(replica.schemas), settings.frozen)
     isolated = isolated_scopes((wanted.scope for wanted in order.scopes), order.tasks, body.isolated_tasks)
     left_out = isolated.union(body.fixed)
@@ -144,7 +145,7 @@ def _train(job: Job, body: Train, replica: ClientModelSynchronizer, state: Clien
         for item in examples.whole
         for n in [item.task.name]
     )
-    results, kept = _told(results, settings), {**trained.state, **replica.private_values()}
+    results, kept = _told(results, settings, told), {**trained.state, **replica.private_values()}
     if body.sums is not None:
         summand = _summand(job, {wanted.scope for wanted in handed_in}, replica, results, trained.deltas)
         return _finished(summand, results, state, kept)
@@ -196,15 +197,39 @@ def _hiding(job: Job, body: Train, replica: ClientModelSynchronizer) -> OrderRow
     """
     if body.settings.row_noise is None:
         return None
-    if job.rows is None or job.procedure is not None:
-        what = "where jobs run in Ray" if job.rows is None else "in a procedure of one's own"
-        raise ConfigError(f"privacy.noise: rows are not hidden {what}; leave that out, or write coordinator")
+    if job.procedure is not None:
+        raise _not_hidden("in a procedure of one's own")
     anchors = {
         f"{term.anchor.scope} {name}": value
         for term in body.proximal_terms
         for name, value in replica.anchor_values(term).items()
     }
-    return job.rows.begin(job.order, body.settings, job.examples.whole, {**replica.vectors, **anchors})
+    keeper = _keeper(job)
+    return keeper.begin(job.order, body.settings, job.examples.whole, {**replica.vectors, **anchors})
+
+
+def _hidden_scores(job: Job, settings: TrainingSettings, replica: ClientModelSynchronizer) -> OrderScores | None:
+    """How single validation rows are hidden in scores of the model as it now is, if the order asks for that.
+
+    Raises:
+        ConfigError: nothing here can hide them, or scores enter sums.
+    """
+    noise = settings.row_noise
+    if settings.keeps_scores or noise is None or noise.scores_noise is None:
+        return None
+    if isinstance(job.order.body, Train | Evaluate) and job.order.body.sums is not None:
+        raise ConfigError("privacy.scores: noisy ones do not enter sums; write none, or leave secure_aggregation out")
+    return _keeper(job).scores(job.order, noise, job.examples.whole, replica.vectors)
+
+
+def _keeper(job: Job) -> RowKeeper:
+    if job.rows is None:
+        raise _not_hidden("where jobs run in Ray")
+    return job.rows
+
+
+def _not_hidden(where: str) -> ConfigError:
+    return ConfigError(f"privacy.noise: rows are not hidden {where}; leave that out, or write coordinator")
 
 
 def _solve(job: Job, body: Solve, replica: ClientModelSynchronizer, state: ClientState, started: float) -> JobResult:
@@ -255,7 +280,7 @@ def _evaluate(
 ) -> JobResult:
     _load(replica, state)
     settings = body.settings
-    scores = _scores(job, settings, replica)
+    scores, told = _scores(job, settings, replica), _hidden_scores(job, settings, replica)
     with frozen(replica.model, _frozen_names(job.capacity, settings.frozen, replica)):
         own = scoring_of(settings)(_work(job, replica, settings, body.seed, state), state)
     problems = {said.task: said for said in body.problems}
@@ -271,7 +296,7 @@ def _evaluate(
         for item in job.examples.whole
         for name in [item.task.name]
     )
-    results = _told(results, settings)
+    results = _told(results, settings, told)
     if body.sums is not None:
         return _finished(_summand(job, (), replica, results, {}), results, state, own.state)
     reply = Reply(job.order.order_id, results, time.monotonic() - started)
@@ -326,11 +351,15 @@ def _frozen_names(capacity: Capacity, frozen_layers: str, replica: ClientModelSy
     return frozenset(name for name, _ in replica.model.named_parameters() if block_of(name) not in trained)
 
 
-def _told(results: tuple[TaskResult, ...], settings: TrainingSettings) -> tuple[TaskResult, ...]:
+def _told(
+    results: tuple[TaskResult, ...], settings: TrainingSettings, hidden: OrderScores | None
+) -> tuple[TaskResult, ...]:
     """What the coordinator hears of results: of scores that stay here, not even that there are some."""
-    if not settings.keeps_scores:
+    if hidden is None and not settings.keeps_scores:
         return results
-    return tuple(TaskResult(found.task, found.examples, None, None) for found in results)
+    exact = {found.task: found.validation for found in results if found.validation is not None}
+    scores = hidden.told(exact) if hidden is not None else {}
+    return tuple(TaskResult(found.task, found.examples, None, scores.get(found.task)) for found in results)
 
 
 def _finished(answer: Answer, results: Sequence[TaskResult], before: ClientState, fresh: ClientState) -> JobResult:

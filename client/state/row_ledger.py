@@ -19,7 +19,8 @@ from common.privacy.secret import secret_at, sync_folder
 log = logging.getLogger("fedmtl.client")
 
 _KEY = "rows.key"
-_LEDGER = "rows.ledger"
+TRAINING, SCORES = "rows.ledger", "scores.ledger"
+"""The ledger of training rows, and that of validation rows."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ class RowCharge:
 
 
 class RowLedger:
-    """A client's secret `rows.key` and its charges `rows.ledger`, a line of JSON each, in its folder of all runs.
+    """A client's secret `rows.key` and one of its ledgers, a line of JSON for each charge, in its folder of all runs.
 
     A charge is on the disk before `charge` returns, so nothing may leave before that. A last line that a crash cut off
-    belongs to an update that never left.
+    belongs to an answer that never left.
 
     Raises (every method): `StateError` where the disk fails, or a file does not hold what was written to it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, name: str = TRAINING) -> None:
+        self._folder, self._name = folder, name
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.key = self._load_key()
@@ -77,7 +78,7 @@ class RowLedger:
         if not fresh:
             return
         lines = "".join(json.dumps(asdict(charge)) + "\n" for charge in fresh)
-        with disk(self._folder), (self._folder / _LEDGER).open("a", encoding="utf-8") as file:
+        with disk(self._folder), (self._folder / self._name).open("a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
@@ -90,14 +91,14 @@ class RowLedger:
         return key
 
     def _load_charges(self) -> list[RowCharge]:
-        path = self._folder / _LEDGER
+        path = self._folder / self._name
         if not path.exists():
             path.touch(0o600)
             sync_folder(self._folder)
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) != len(text):
-            log.warning("'%s': its last line was cut off and is left out; its update never left", path)
+            log.warning("'%s': its last line was cut off and is left out; its answer never left", path)
             with path.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
@@ -111,7 +112,9 @@ class RowLedger:
             if values:
                 raise ValueError(f"unknown {sorted(values)}")
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise self._damaged(_LEDGER, "bring it back from a backup: without it nobody knows what is spent") from None
+            raise self._damaged(
+                self._name, "bring it back from a backup: without it nobody knows what is spent"
+            ) from None
         return found
 
     def _damaged(self, name: str, remedy: str) -> StateError:

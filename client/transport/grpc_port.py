@@ -36,7 +36,16 @@ from common.orders import (
 from common.ports import INLINE_BYTES, Chunk, Chunks
 from common.tls import TlsFiles
 from common.wire import methods
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.calls import (
+    FailureCall,
+    FetchCall,
+    HeartbeatCall,
+    OrderCall,
+    PollCall,
+    TokenizerCall,
+    UploadStart,
+    WithdrawCall,
+)
 from common.wire.methods import Method
 
 ANSWER_SECONDS = 15.0
@@ -144,6 +153,10 @@ class GrpcCoordinator:
     async def leave(self, session: Session) -> None:
         """See `CoordinatorPort`."""
         await self._call(methods.LEAVE, session)
+
+    async def withdraw(self, client_id: str) -> None:
+        """See `CoordinatorPort`."""
+        await self._call(methods.WITHDRAW, WithdrawCall(client_id))
 
     async def status(self, after: str = "") -> FederationStatus:
         """See `CoordinatorPort`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from common.config.privacy_section import PrivacySection
 from common.config.schema import Config
+from common.config.task_section import TaskSection
 from common.errors import ConfigError
 from common.methods.balance import PlainBalance
 from common.parameters.scope import PRIVATE, target_of
@@ -16,6 +17,8 @@ from common.privacy.noise import require_package
 LEAST_NOISE = 10.0**-DECIMALS
 """What is found for a budget is never less."""
 MOST_SCALE = 1e6
+COUNTED = ("accuracy", "f1", "matthews")
+"""Metrics that counts give."""
 
 
 def problems(config: Config) -> list[str]:
@@ -27,10 +30,10 @@ def problems(config: Config) -> list[str]:
     if section.epsilon is None and section.noise_multiplier is None:
         found.append("privacy.epsilon: missing; write a budget such as 8, or privacy.noise_multiplier")
     if section.of_rows:
-        read = ("noise", "clip", "epsilon", "noise_multiplier", "delta", "scores")
+        read = ("noise", "clip", "epsilon", "noise_multiplier", "delta", "scores", "scores_noise")
         found += _unread(section, read, "is read with privacy.noise: coordinator alone")
-        return found + _found(_not_with_rows(config), section.noise)
-    found += _out_of_range(section)
+        return found + _scores_noise(section) + _found(_not_with_rows(config), section.noise)
+    found += _out_of_range(section) + _scores_noise(section)
     return found + (_too_little(config) if not found else []) + _found(_not_with_coordinator(config), section.noise)
 
 
@@ -73,6 +76,22 @@ def _unread(section: PrivacySection, read: tuple[str, ...], why: str) -> list[st
         for key in others
         if getattr(section, key) != getattr(type(section)(), key)
     ]
+
+
+def _scores_noise(section: PrivacySection) -> list[str]:
+    """What contradicts noise on counts of validation rows."""
+    if not section.noises_scores:
+        default = type(section)().scores_noise
+        unread = "privacy.scores_noise: is read with privacy.scores: noisy alone; write that, or remove it"
+        return [unread] if section.scores_noise != default else []
+    if not section.of_rows:
+        return ["privacy.scores: noisy is for privacy.noise: rows; write exact or none"]
+    epsilon, once = section.epsilon, Mechanism(section.scores_noise)
+    if epsilon is None or releases_within(epsilon, section.delta, once):
+        return []
+    least = noise_multiplier_for(epsilon, section.delta, 1)
+    text = f"one scoring with noise of {section.scores_noise:g} rows costs more than epsilon {epsilon:g}"
+    return [f"privacy.scores_noise: {text}; write {least} or more"]
 
 
 def _found(contradictions: Mapping[str, bool], noise: str) -> list[str]:
@@ -162,10 +181,18 @@ def _not_with_coordinator(config: Config) -> dict[str, bool]:
     }
 
 
+def _goes_by_counts(name: str, task: TaskSection) -> bool:
+    """Whether noised counts give the metric that a task goes by."""
+    kind = task.kind_of(name)
+    return kind is not None and kind.one_class and (task.metrics or COUNTED)[0] in COUNTED
+
+
 def _not_with_rows(config: Config) -> dict[str, bool]:
     """Noise on clipped gradients of single rows covers what is made of these gradients alone."""
     training, client, relation = config.training, config.client, config.relation
     auxiliary = {task.auxiliary for task in config.tasks.values()}
+    noisy = config.privacy.noises_scores
+    by_counts = all(_goes_by_counts(name, task) for name, task in config.tasks.items())
     return {
         f"training.procedure: {training.procedure.name} does not follow gradients of single rows; write plain, fedprox "
         "or fedrep": not training.procedure.parts()[0].sums_gradients,
@@ -185,6 +212,13 @@ def _not_with_rows(config: Config) -> dict[str, bool]:
         ),
         "training.patience: goes by scores, which stay with clients; write 0": (
             config.privacy.keeps_scores and training.patience > 0
+        ),
+        "model.keep.best: with privacy.scores: noisy it needs classifications whose first metric is one of "
+        f"{', '.join(COUNTED)}; write none": noisy and config.model.keep.best != "none" and not by_counts,
+        "training.patience: with privacy.scores: noisy it needs classifications whose first metric is one of "
+        f"{', '.join(COUNTED)}; write 0": noisy and training.patience > 0 and not by_counts,
+        "privacy.scores: noisy ones are of single clients, and secure_aggregation tells sums alone; write none": (
+            noisy and config.secure_aggregation.enabled
         ),
         "relation: clients would compare losses of rows, which are not hidden; write another one": (
             relation is not None and relation.probes is not None

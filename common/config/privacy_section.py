@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.bodies import LEAST_SCORES_NOISE, MOST_SCORES_NOISE
 from common.config.values import Count, Section
 
 Noise = Literal["none", "coordinator", "rows"]
@@ -32,7 +33,8 @@ class PrivacySection(Section):
     epsilon: Annotated[float, Field(gt=0)] | None = None
     """the budget: nothing more is published or handed in once it is spent; null: no limit, noise_multiplier says all"""
     noise_multiplier: Annotated[float, Field(gt=0)] | None = None
-    """standard deviation of the noise in units of the clip; null: the least that epsilon allows for num_rounds"""
+    """standard deviation of the noise in units of the clip; null: the least that epsilon allows for num_rounds
+    (rows: and for round_attempts - 1 orders that come to nothing)"""
     delta: OpenFraction = 1e-5
     """chance that epsilon does not cover; below one in as many as are protected"""
     sampling: Literal["all", "poisson"] = "all"
@@ -40,8 +42,11 @@ class PrivacySection(Section):
     of that chance, which makes epsilon smaller)"""
     min_clients: Count = 5
     """coordinator: what fewer clients would train stays as it is"""
-    scores: Literal["exact", "none"] | None = None
-    """losses and scores that leave a client, which epsilon does not cover: exact | none; null: exact, with rows none"""
+    scores: Literal["exact", "noisy", "none"] | None = None
+    """losses and scores that leave a client: exact (epsilon does not cover them) | noisy (rows: counts of
+    classifications alone, with noise) | none; null: exact, with rows none"""
+    scores_noise: Annotated[float, Field(ge=LEAST_SCORES_NOISE, le=MOST_SCORES_NOISE)] = 20.0
+    """scores: noisy: standard deviation of the noise, in validation rows"""
 
     @property
     def of_coordinator(self) -> bool:
@@ -52,6 +57,11 @@ class PrivacySection(Section):
     def of_rows(self) -> bool:
         """Whether clients add noise to their gradients."""
         return self.noise == "rows"
+
+    @property
+    def noises_scores(self) -> bool:
+        """Whether scores are counts with noise."""
+        return self.scores == "noisy"
 
     @property
     def keeps_scores(self) -> bool:

@@ -287,8 +287,10 @@ class Config(Section):
         section = self.privacy
         if not section.of_rows:
             return None
-        rounds = self.training.num_rounds
-        return RowNoise(section.clip, section.delta, rounds, section.epsilon, section.noise_multiplier)
+        spare = self.federation.round_attempts - 1  # an order that comes to nothing stays charged
+        rounds = self.training.num_rounds + spare
+        scores_noise = section.scores_noise if section.noises_scores else None
+        return RowNoise(section.clip, section.delta, rounds, section.epsilon, section.noise_multiplier, scores_noise)
 
     def membership(self) -> Membership:
         """Which groups tasks belong to, and who holds a member's copy."""

@@ -28,6 +28,7 @@ class Classification(TaskKind):
     sums = (ScoreHistogram(), TopThree(), Calibration())
     rank_metric = "auc_mean"
     has_labels = True
+    one_class = True
     has_class_weights = True
     temperatures = TEMPERATURES
     has_linear_problems = True

@@ -84,6 +84,8 @@ class TaskDefinition:
         and no larger per example than float32 goes, and moments obey Cauchy and Schwarz.
         """
         possible = statistics.is_possible and self.type.fits(self, statistics)
+        if statistics.noised:  # counts alone
+            return possible and self.type.one_class and not (statistics.loss_sum or statistics.means or statistics.sums)
         return possible and sums_fit(self.metric_sums, statistics)
 
     def summarise(self, total: TaskStatistics) -> dict[str, float | None]:
@@ -94,7 +96,7 @@ class TaskDefinition:
             if row.name in found:
                 values |= row.summary(found[row.name], total.examples)
         chosen = {name: values.get(name) for name in self.metrics}
-        return chosen | {"loss": total.loss_sum / total.examples if total.examples else None}
+        return chosen | {"loss": total.loss_sum / total.examples if total.examples and not total.noised else None}
 
 
 def _shown(value: object, other: object) -> str:

@@ -59,6 +59,8 @@ class TaskKind(ABC):
     """Whether such a task names labels."""
     reads_labels: ClassVar[bool] = True
     """Whether an example has a label; else it is its own answer."""
+    one_class: ClassVar[bool] = False
+    """Whether an example is of one class and said to be of one, so that it is in one place of a confusion matrix."""
     one_label: ClassVar[bool] = True
     """Whether an example has one label at most, by which examples can be dealt out."""
     has_units: ClassVar[bool] = False

@@ -19,6 +19,13 @@ class PollCall:
 
 
 @dataclass(frozen=True)
+class WithdrawCall:
+    """`withdraw`."""
+
+    client_id: str
+
+
+@dataclass(frozen=True)
 class FetchCall:
     """`fetch`; the answer comes in chunks of at most `chunk_bytes`."""
 

@@ -24,7 +24,7 @@ from common.orders import (
 )
 from common.targets import TargetSums
 from common.wire import checks, limits, order_parts, parts
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall
+from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, WithdrawCall
 from common.wire.codec import Codec, codec
 from common.wire.gen import admin_pb2 as admin
 from common.wire.gen import federation_pb2 as pb
@@ -237,6 +237,10 @@ def _unpack_leave(message: pb.LeaveRequest) -> Session:
     return parts.unpack_session(message.session)
 
 
+def _unpack_withdraw(message: pb.WithdrawRequest) -> WithdrawCall:
+    return WithdrawCall(checks.client_id(message.client_id))
+
+
 def _unpack_receipt(message: pb.Receipt) -> Receipt:
     return Receipt(checks.identifier(message.order_id, "order_id"), checks.digest(message.digest))
 
@@ -351,6 +355,9 @@ FAILURE_REPORT: Codec[FailureCall] = codec(
 )
 LEAVE_REQUEST: Codec[Session] = codec(
     pb.LeaveRequest, lambda session: pb.LeaveRequest(session=parts.pack_session(session)), _unpack_leave
+)
+WITHDRAW_REQUEST: Codec[WithdrawCall] = codec(
+    pb.WithdrawRequest, lambda call: pb.WithdrawRequest(client_id=call.client_id), _unpack_withdraw
 )
 DONE: Codec[None] = codec(pb.Done, lambda _: pb.Done(), lambda _: None)
 STATUS_REQUEST: Codec[str] = codec(

@@ -21,7 +21,16 @@ from common.orders import (
 )
 from common.ports import Chunk
 from common.wire import messages
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.calls import (
+    FailureCall,
+    FetchCall,
+    HeartbeatCall,
+    OrderCall,
+    PollCall,
+    TokenizerCall,
+    UploadStart,
+    WithdrawCall,
+)
 from common.wire.chunks import CHUNK, UPLOAD_PART
 from common.wire.codec import Codec
 
@@ -89,6 +98,9 @@ REPORT_FAILURE: Method[FailureCall, None] = Method(
     _CLIENTS + "ReportFailure", Kind.UNARY_UNARY, messages.FAILURE_REPORT, messages.DONE
 )
 LEAVE: Method[Session, None] = Method(_CLIENTS + "Leave", Kind.UNARY_UNARY, messages.LEAVE_REQUEST, messages.DONE)
+WITHDRAW: Method[WithdrawCall, None] = Method(
+    _CLIENTS + "Withdraw", Kind.UNARY_UNARY, messages.WITHDRAW_REQUEST, messages.DONE
+)
 STATUS: Method[str, FederationStatus] = Method(
     _OPERATORS + "Status", Kind.UNARY_UNARY, messages.STATUS_REQUEST, messages.FEDERATION_STATUS
 )
@@ -104,6 +116,7 @@ METHODS: tuple[Method[Any, Any], ...] = (
     HEARTBEAT,
     REPORT_FAILURE,
     LEAVE,
+    WITHDRAW,
     STATUS,
 )
 """All of them, in the order of protos/."""

@@ -306,6 +306,7 @@ def _pack_row_noise(value: RowNoise | None) -> pb.RowNoise | None:
         rounds=value.rounds,
         epsilon=value.epsilon,
         noise_multiplier=value.noise_multiplier,
+        scores_noise=value.scores_noise,
     )
 
 
@@ -319,6 +320,7 @@ def _unpack_row_noise(message: pb.TrainingSettings) -> RowNoise | None:
         checks.count(found.rounds, "rounds"),
         found.epsilon if found.HasField("epsilon") else None,
         found.noise_multiplier if found.HasField("noise_multiplier") else None,
+        found.scores_noise if found.HasField("scores_noise") else None,
     )
     if (problem := noise.problem()) is not None:
         raise WireError(f"row_noise: {problem}")

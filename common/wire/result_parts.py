@@ -61,6 +61,7 @@ def _pack_statistics(value: TaskStatistics) -> pb.TaskStatistics:
         moments=value.moments,
         means=[pb.MeanMetric(metric=name, value=mean, examples=n) for name, mean, n in value.means],
         sums=[pb.MetricSums(name=name, values=values) for name, values in value.sums],
+        noised=value.noised,
     )
 
 
@@ -88,6 +89,7 @@ def _unpack_statistics(message: pb.TaskStatistics) -> TaskStatistics:
             for mean in means
         ),
         tuple(_unpack_sums(found) for found in sums),
+        message.noised,
     )
 
 

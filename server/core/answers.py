@@ -55,7 +55,8 @@ PAGE_CHARS = 1 << 18
 def describe(run: RunSettings, state: FederationState, run_name: str, after: str = "") -> FederationStatus:
     """The whole picture for an operator; of the clients, by client id, a page that begins after the id `after`."""
     open_ = state.open
-    names = sorted(name for name in state.clients if name > after)
+    listed = [name for name, client in state.clients.items() if not client.withdrawn]
+    names = sorted(name for name in listed if name > after)
     clients: list[ClientStatus] = []
     is_secret = run.noise is not None and run.noise.is_sampled  # what a client does tells whether it was asked
     size = 0
@@ -76,7 +77,7 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),
-        tuple(clients), len(state.clients), len(clients) < len(names),
+        tuple(clients), len(listed), len(clients) < len(names),
     )  # fmt: skip
 
 

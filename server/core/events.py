@@ -76,6 +76,14 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Withdrew:
+    """A client is to be left out for good."""
+
+    now: float
+    client_id: str
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed. The clients in `connected` have a call open at this moment: a parked poll, a transfer."""
 
@@ -148,6 +156,7 @@ Event = (
     | UpdateRefused
     | OrderFailed
     | Left
+    | Withdrew
     | Tick
     | RolledBack
     | Outcome

@@ -216,6 +216,8 @@ class ClientRecord:
     last_seen: float
     present: bool = True
     left: bool = False
+    withdrawn: bool = False
+    """Whether it is left out for good; it has then left, too."""
     activity: str = ""
     committed: str = ""
     tally: Tally = Tally()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.bodies import DENSE_FLOAT32
+from common.errors import Reason, Refused
 from common.log_fields import LogFields
 from common.orders import Reply
 from server.core import best, circles, privacy, rounds
 from server.core.admission import check_answer, check_join, new_headers
-from server.core.effects import AddToSums, Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
+from server.core.effects import AddToSums, ClientChanged, Commit, Effect, Fold, HeaderFixed, Notice, RunEnded, Wake
 from server.core.events import (
     Answered,
     Combined,
@@ -25,6 +26,7 @@ from server.core.events import (
     Tick,
     UpdateRefused,
     VersionSpoiled,
+    Withdrew,
 )
 from server.core.opening import seconds_of
 from server.core.phases import ENDED, TRANSITIONS, Phase
@@ -34,13 +36,15 @@ from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
 
+_WITHDREW = "the client withdrew"
+
 
 def step(run: RunSettings, state: FederationState, event: Event) -> Step:
     """Apply one event. Effects must be carried out in order before the next event is applied.
 
     Raises:
-        Refused: only for `Joined` and `Answered`, when the roster, `check_join` or `check_answer` refuses it; the
-            state is then unchanged.
+        Refused: only for `Joined` and `Answered`, when the roster, `check_join` or `check_answer` refuses it, and for
+            `Withdrew` of a client that nobody knows; the state is then unchanged.
     """
     after, effects = _applied(run, state, event)
     assert after.phase in TRANSITIONS[state.phase], f"{event} leads from {state.phase} to {after.phase}"
@@ -65,6 +69,8 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
             state, effects = _order_failed(state, event)
         case Left():
             state, effects = _left(state, event)
+        case Withdrew():
+            state, effects = _withdrew(state, event)
         case Tick():
             state, effects = _expire_leases(run, replace(state, traffic=event.traffic), event)
         case RolledBack():
@@ -95,7 +101,12 @@ def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
         deadline = event.now + seconds_of(run, state.open.phase)
         open_ = replace(state.open, deadline=deadline, caps=caps, began=event.now)
         state = replace(state, open=circles.with_circles(run, open_))
-    return _gone_on_with(run, state) if state.phase in ENDED else (state, [])
+    effects: list[Effect] = []
+    for client in clients.values() if state.open is not None else ():
+        if client.withdrawn:  # its order is outstanding again, and nobody may answer it
+            state, more = _without_order(state, client.client_id, _WITHDREW)
+            effects += more
+    return _gone_on_with(run, state) if state.phase in ENDED else (state, effects)
 
 
 def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
@@ -223,11 +234,30 @@ def _left(state: FederationState, event: Left) -> Step:
     effects: list[Effect] = [
         Notice(f"client {client.client_id} left", about=LogFields(event="client_left", client=client.client_id))
     ]
-    order = state.open.order_of(client.client_id) if state.open else None
-    if order is not None and order.state is OrderState.ISSUED:
-        state, more = _drop_order(state, order, OrderState.FAILED, "the client left")
-        effects += more
-    return state, effects
+    state, more = _without_order(state, client.client_id, "the client left")
+    return state, effects + more
+
+
+def _withdrew(state: FederationState, event: Withdrew) -> Step:
+    """Whoever calls this knows the id alone, as whoever joins does."""
+    known = state.clients.get(event.client_id)
+    if known is None:
+        raise Refused(Reason.UNKNOWN_CLIENT, f"client '{event.client_id}' never took part in this run")
+    if known.withdrawn:
+        return state, []
+    client = replace(known, present=False, left=True, withdrawn=True, activity="", token="")
+    about = LogFields(event="client_withdrew", client=client.client_id)
+    told = Notice(f"client {client.client_id} is left out for good, as it asked", warning=True, about=about)
+    state, more = _without_order(state.with_client(client), client.client_id, _WITHDREW)
+    return state, [Commit((ClientChanged(client),)), told, *more, Wake()]
+
+
+def _without_order(state: FederationState, client_id: str, why: str) -> Step:
+    """The state without the client's outstanding order, if it has one."""
+    order = state.open.order_of(client_id) if state.open else None
+    if order is None or order.state is not OrderState.ISSUED:
+        return state, []
+    return _drop_order(state, order, OrderState.FAILED, why)
 
 
 def _expire_leases(run: RunSettings, state: FederationState, tick: Tick) -> Step:

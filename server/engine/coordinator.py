@@ -49,6 +49,7 @@ from server.core.events import (
     Started,
     Tick,
     UpdateRefused,
+    Withdrew,
 )
 from server.core.facts import Traffic
 from server.core.opening import waits_for
@@ -304,6 +305,10 @@ class Coordinator:
         client = self._client(session)
         if self.state.phase not in ENDED:
             await self.writer.apply(Left(self._clock.now(), client.client_id))
+
+    async def withdraw(self, client_id: str) -> None:
+        """Leave the client out for good, also after the run."""
+        await self.writer.apply(Withdrew(self._clock.now(), client_id))
 
     async def status(self, after: str = "") -> FederationStatus:
         """The whole picture; of the clients a page."""

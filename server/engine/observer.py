@@ -21,6 +21,10 @@ class Observer(Protocol):
         """The picture changed; `waiting` means that no round is open. Describing many clients takes a while."""
         ...
 
+    def withdrew(self) -> None:
+        """A client is left out for good, which is durable; nothing is written to the journal during this call."""
+        ...
+
     def closed(
         self, record: RoundClosed, cosines: Sequence[TaskCosines] = (), certificate: Certificate | None = None
     ) -> None:

@@ -13,7 +13,18 @@ from common.errors import Refused, RunFolderError
 from common.log_fields import about
 from server.core.answers import describe
 from server.core.dual_facts import Certificate
-from server.core.effects import AddToSums, Combine, Commit, Effect, Fold, Notice, RoundClosed, TaskCosines, Wake
+from server.core.effects import (
+    AddToSums,
+    ClientChanged,
+    Combine,
+    Commit,
+    Effect,
+    Fold,
+    Notice,
+    RoundClosed,
+    TaskCosines,
+    Wake,
+)
 from server.core.events import Answered, Event
 from server.core.phases import ENDED, Phase
 from server.core.state import FederationState, RunSettings
@@ -196,5 +207,7 @@ class Writer:
                 cosines = tuple(record for record in records if isinstance(record, TaskCosines))
                 certificate = next((record for record in records if isinstance(record, Certificate)), None)
                 for record in records:
+                    if isinstance(record, ClientChanged) and record.client.withdrawn:
+                        self._observer.withdrew()
                     if isinstance(record, RoundClosed):
                         self._observer.closed(record, cosines, certificate)

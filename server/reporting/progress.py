@@ -43,8 +43,10 @@ class RunProgress:
         metrics: Path | None,
         console: Console | None,
         known: Iterable[OpenRound] | None = None,
+        on_withdrawal: Callable[[], None] = lambda: None,
     ) -> None:
         """`known` are the rounds of a resumed run that its journal has; None: whatever `metrics.jsonl` has."""
+        self._on_withdrawal = on_withdrawal
         self._tasks = tasks
         self._num_rounds = num_rounds
         self._metrics = MetricsFile(metrics, known, time.time) if metrics is not None else None
@@ -71,6 +73,10 @@ class RunProgress:
 
     def notice(self, text: str, warning: bool) -> None:
         """Notices go to the log; nothing more is shown."""
+
+    def withdrew(self) -> None:
+        """Have written down what there is of the client."""
+        self._on_withdrawal()
 
     def changed(self, waiting: bool, describe: Callable[[], FederationStatus]) -> None:
         """Refresh the live view, not too often; log what a waiting run waits for, once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -137,8 +137,14 @@ def build_report(
     best: Mapping[str, Best] | None = None,
     certificates: Iterable[Certificate] = (),
 ) -> Report:
-    """The report. `influence` has the clients' shares of the steps of every published round."""
+    """The report, which names no client that was to be left out for good.
+
+    `influence` has the clients' shares of the steps of every published round.
+    """
     tasks = list(tasks)
+    out = frozenset(client.client_id for client in clients if client.withdrawn)
+    clients = [client for client in clients if client.client_id not in out]
+    influence = [(number, _without(out, shares)) for number, shares in influence]
     histories = _histories(tasks, rounds)
     trained = [r for r in rounds if r.phase.publishes]
     scores = client_scores(tasks, rounds)
@@ -174,7 +180,7 @@ def build_report(
             m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence), sent)
             for m in clients
         },
-        personalisation=personalisation(tasks, rounds),
+        personalisation={n: found for n, found in personalisation(tasks, rounds).items() if n not in out},
         best=best or {},
         probes=probe_costs(rounds),
         privacy=_privacy_report(facts.ledger),
@@ -220,6 +226,12 @@ def influence_of(
     """
     published = {round_.number: round_ for round_ in rounds if round_.phase.publishes}
     return [(number, step_shares(run, published[number], scopes)) for number, scopes in sorted(totals.items())]
+
+
+def _without(out: Collection[str], shares: Shares) -> Shares:
+    """Shares of steps without those of some clients."""
+    left = {label: {name: share for name, share in found.items() if name not in out} for label, found in shares.items()}
+    return {label: found for label, found in left.items() if found}
 
 
 def _largest_shares(shares: Shares) -> dict[str, ScopeShares]:

@@ -42,6 +42,7 @@ from server.runs.noise import charges_before, first_ledger, forget_key, key_of
 from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
+from server.runs.withdrawals import write_withdrawals
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -214,7 +215,12 @@ async def _run(
 ) -> Report:
     began = _began(journal)
     federation, settings, schemas, state = restore_run(config, folder, journal)
-    shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds())
+    write_withdrawals(folder, journal, state)
+
+    def withdrew() -> None:
+        write_withdrawals(folder, journal, coordinator.state)
+
+    shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds(), withdrew)
     with shown as progress, asking(asked.set):
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
@@ -331,6 +337,7 @@ def write_report(
     measured = journal.cosines(), journal.relations(), journal.guarded(), influence, best, journal.certificates()
     report = build_report(facts, state.completed_rounds, settings.tasks, rounds, clients, status, digest, *measured)
     path = folder.write_json("report.json", to_json(report))
+    write_withdrawals(folder, journal, state)
     done = about(event="report_written", run=settings.run_id, round=state.completed_rounds, reason=status)
     log.info("%s after %d rounds; model %s; report: %s", status, state.completed_rounds, digest[:16], path, extra=done)
     return report

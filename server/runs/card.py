@@ -68,12 +68,20 @@ def _scored_on(found: RoundScores) -> str:
 def _privacy(config: Config, report: Report | None) -> str:
     if config.secure_aggregation.enabled:
         return _sums(config)
+    if config.privacy.of_rows:
+        return _rows(config)
     if not config.privacy.of_coordinator:
         return "updates without noise and without masks; the coordinator saw each of them"
     found = report.privacy if report is not None else None
     spent = f"; epsilon {found.epsilon:.3g} after {found.releases} releases" if found is not None else ""
     alone = f"the coordinator saw each update without noise. {NOT_COVERED}"
     return f"{promised(config)}{spent}; {alone}"
+
+
+def _rows(config: Config) -> str:
+    section = config.privacy
+    scores = f"; scores are counts with noise of {section.scores_noise:g} rows" if section.noises_scores else ""
+    return f"each client hid its single rows in noise; the coordinator saw each update{scores}"
 
 
 def _sums(config: Config) -> str:

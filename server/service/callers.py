@@ -15,7 +15,16 @@ from common.certificates import CLIENT_URI
 from common.errors import Reason, Refused
 from common.log_fields import about
 from common.orders import JoinRequest, Session
-from common.wire.calls import FailureCall, FetchCall, HeartbeatCall, OrderCall, PollCall, TokenizerCall, UploadStart
+from common.wire.calls import (
+    FailureCall,
+    FetchCall,
+    HeartbeatCall,
+    OrderCall,
+    PollCall,
+    TokenizerCall,
+    UploadStart,
+    WithdrawCall,
+)
 
 QUIET_SECONDS = 1.0
 """A caller that is refused again and again is told of once in so long."""
@@ -61,7 +70,7 @@ def _names(shown: Mapping[str, Iterable[bytes]]) -> frozenset[str]:
 def client_of(request: object) -> str | None:
     """The client that a message speaks for; None where it speaks for none, as a question about the federation."""
     match request:
-        case JoinRequest() | Session():
+        case JoinRequest() | Session() | WithdrawCall():
             return request.client_id
         case PollCall() | FetchCall() | TokenizerCall() | UploadStart() | OrderCall() | HeartbeatCall() | FailureCall():
             return request.session.client_id

@@ -67,6 +67,7 @@ def _handlers(port: CoordinatorPort, door: Doorkeeper) -> dict[str, Handler]:
             door, methods.REPORT_FAILURE, lambda call: port.report_failure(call.session, call.order_id, call.reason)
         ),
         _unary(door, methods.LEAVE, port.leave),
+        _unary(door, methods.WITHDRAW, lambda call: port.withdraw(call.client_id)),
         _unary(door, methods.STATUS, port.status),
     )
     return {method.path: handler for method, handler in rows}

@@ -40,6 +40,8 @@ _HEADER, _UNITS, _SCALE = "header/", "units/", "scale/"
 """Begin the keys of the run's facts that hold a task's header, the units of its head, and the scale of its rows."""
 _SUMS = "sums/"
 """Begins the keys of what the sums of a round said: `sums/<kind>-<number>.<attempt>`."""
+_LEFT_FOR_GOOD = 2
+"""In the column that says whether a client has left."""
 _LEDGER = "ledger"
 """The key of what was published under noise: no round's, since going back to an earlier version takes nothing back."""
 
@@ -49,7 +51,10 @@ def rows_of(record: Record) -> Iterator[Row]:
     match record:
         case ClientChanged(m):
             lists = json_of(m.tasks), json_of(m.examples), json_of(m.capabilities)
-            yield "clients", (m.client_id, *lists, m.committed, int(m.left), json_of(m.tally))
+            yield (
+                "clients",
+                (m.client_id, *lists, m.committed, _LEFT_FOR_GOOD if m.withdrawn else int(m.left), json_of(m.tally)),
+            )
         case RoundOpened(r):
             yield from _round_rows(r, closed=0, published=None, totals={})
         case PhaseClosed(r):
@@ -188,6 +193,7 @@ def client_from(
         last_seen=0.0,
         present=False,
         left=bool(left),
+        withdrawn=left == _LEFT_FOR_GOOD,
         committed=committed,
         tally=Tally(**json.loads(tally)),
     )
@@ -265,6 +271,7 @@ def _statistics(found: dict[str, Any] | None) -> TaskStatistics | None:
         tuple(found["moments"]),
         means,
         tuple((name, tuple(values)) for name, values in found["sums"]),
+        found.get("noised", False),  # journals of older versions have no such scores
     )
 
 

@@ -480,18 +480,20 @@ class TrainingSettings(_message.Message):
     def __init__(self, local_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., eval_batch_size: _Optional[int] = ..., procedure: _Optional[_Union[Choice, _Mapping]] = ..., balance: _Optional[_Union[Choice, _Mapping]] = ..., optimizer: _Optional[_Union[Choice, _Mapping]] = ..., proximal_step: _Optional[str] = ..., frozen: _Optional[str] = ..., own_model: _Optional[_Union[Choice, _Mapping]] = ..., head_learning_rate: _Optional[float] = ..., keeps_scores: bool = ..., row_noise: _Optional[_Union[RowNoise, _Mapping]] = ...) -> None: ...
 
 class RowNoise(_message.Message):
-    __slots__ = ("clip", "delta", "rounds", "epsilon", "noise_multiplier")
+    __slots__ = ("clip", "delta", "rounds", "epsilon", "noise_multiplier", "scores_noise")
     CLIP_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    SCORES_NOISE_FIELD_NUMBER: _ClassVar[int]
     clip: float
     delta: float
     rounds: int
     epsilon: float
     noise_multiplier: float
-    def __init__(self, clip: _Optional[float] = ..., delta: _Optional[float] = ..., rounds: _Optional[int] = ..., epsilon: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+    scores_noise: float
+    def __init__(self, clip: _Optional[float] = ..., delta: _Optional[float] = ..., rounds: _Optional[int] = ..., epsilon: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., scores_noise: _Optional[float] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("name", "parameters")
@@ -846,7 +848,7 @@ class DualSums(_message.Message):
     def __init__(self, loss: _Optional[float] = ..., value: _Optional[float] = ..., lengths: _Optional[float] = ..., squares: _Optional[float] = ..., visits: _Optional[int] = ..., theta: _Optional[float] = ...) -> None: ...
 
 class TaskStatistics(_message.Message):
-    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means", "sums")
+    __slots__ = ("examples", "loss_sum", "right", "labels", "moments", "means", "sums", "noised")
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     RIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -854,6 +856,7 @@ class TaskStatistics(_message.Message):
     MOMENTS_FIELD_NUMBER: _ClassVar[int]
     MEANS_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
+    NOISED_FIELD_NUMBER: _ClassVar[int]
     examples: int
     loss_sum: float
     right: int
@@ -861,7 +864,8 @@ class TaskStatistics(_message.Message):
     moments: _containers.RepeatedScalarFieldContainer[float]
     means: _containers.RepeatedCompositeFieldContainer[MeanMetric]
     sums: _containers.RepeatedCompositeFieldContainer[MetricSums]
-    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[MetricSums, _Mapping]]] = ...) -> None: ...
+    noised: bool
+    def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., right: _Optional[int] = ..., labels: _Optional[_Iterable[int]] = ..., moments: _Optional[_Iterable[float]] = ..., means: _Optional[_Iterable[_Union[MeanMetric, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[MetricSums, _Mapping]]] = ..., noised: bool = ...) -> None: ...
 
 class MetricSums(_message.Message):
     __slots__ = ("name", "values")
@@ -944,3 +948,9 @@ class LeaveRequest(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: Session
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("client_id",)
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    def __init__(self, client_id: _Optional[str] = ...) -> None: ...
