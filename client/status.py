@@ -54,7 +54,7 @@ def as_lines(status: FederationStatus) -> list[str]:
         f"waits for {status.waiting_for}",
     ]
     for client in status.clients:
-        there = client.activity or "here" if client.present else "away"
+        there = client.activity or ("here" if client.present else "away")
         lines.append(f"  {client.client_id}: {', '.join(client.tasks)}; {there}")
     return lines
 

@@ -99,6 +99,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     CORRUPT = "corrupt"
     OTHER_RUN = "other_run"
+    QUARANTINED = "quarantined"
     ENDED = "ended"
     WITHDRAWN = "withdrawn"
 

@@ -28,6 +28,7 @@ from common.tasks import KNOWN_TASKS
 from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.chunks import UPLOAD_PART
+from server.core.conduct import NO_OFFENCES
 from server.core.phases import Phase
 from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
@@ -44,14 +45,14 @@ SST2 = KNOWN_TASKS["sst2"]
 
 
 def snapshot(coordinator: Coordinator) -> object:
-    """Everything that counts: values, sums, rounds, orders, clients; only the count of refusals may change."""
+    """Everything that counts: values, sums, rounds, orders, clients; only counts of refusals may change."""
     sums = coordinator.writer.handler._aggregator._updates
     state = coordinator.state
     clients = {name: replace(m, tally=replace(m.tally, refused=0), activity="") for name, m in state.clients.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},
         {scope: [block.tobytes() for block in sums._sums[scope]] for scope in sorted(sums._used)},
-        replace(state, clients=clients),
+        replace(state, clients=clients, conduct=NO_OFFENCES),
     )
 
 
@@ -87,7 +88,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return small_config(tmp_path_factory.mktemp("small"), "federation.min_clients=3", "training.num_rounds=1")
+    rules = "federation.min_clients=3", "training.num_rounds=1", "federation.offences=0"
+    return small_config(tmp_path_factory.mktemp("small"), *rules)
 
 
 HELD = {"a": ("sst2",), "b": ("sst2",), "d": ("qqp", "sst2")}

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.errors import Reason
 from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import Commit
@@ -145,7 +146,7 @@ def test_clients_are_counted_by_how_their_orders_ended():
     table = Table()
     table.join("a", "sst2")
     table.join("b", "qqp")
-    table.apply(UpdateRefused(0.0, "b", "not finite"))
+    table.apply(UpdateRefused(0.0, "b", "not finite", Reason.NOT_FINITE))
     table.apply(OrderFailed(0.0, "b", table.order("b").order_id, "out of memory"))
     answer(table, "a", 5)
     table.apply(Left(0.0, "b"))

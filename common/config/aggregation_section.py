@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.choices import Chosen
-from common.config.values import MaxExamples, Scale, Section
+from common.config.values import MaxExamples, NormBound, Scale, Section
 from common.methods.averages import AVERAGES, VersionAverage
 from common.methods.conflict import CONFLICT_RULES, ConflictRule
 from common.methods.robust import RobustRule
@@ -36,8 +36,9 @@ class AggregationSection(Section):
     scale: Scale = MEAN
     """length of the step of what tasks share: mean (of their steps) | norm (as long as these are on the mean, at most
     sqrt(tasks) times the mean step) | a number (times the mean step)"""
-    norm_bound: Annotated[float, Field(gt=0)] | None = None
-    """longest update; longer ones are shortened. null: any length"""
+    norm_bound: NormBound | None = None
+    """longest update; longer ones are shortened: a length, or {median: 3} (three times the median of the last published
+    round's updates; the first round has no bound). null: any length"""
     optimizer: Annotated[ServerOptimizer, Chosen(SERVER_OPTIMIZERS)] = PlainStep()
     """of the coordinator; its rate is federation.server_learning_rate"""
     average: Annotated[VersionAverage | None, Chosen(AVERAGES, none=True)] = None

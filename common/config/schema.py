@@ -25,6 +25,7 @@ from common.config.task_section import TaskSection
 from common.config.training_section import TrainingSection
 from common.config.values import (
     Count,
+    CountOrZero,
     Fraction,
     Location,
     RuleText,
@@ -134,6 +135,8 @@ class FederationSection(Section):
     """deadline of one round"""
     round_attempts: Count = 3
     """tries of a round that misses its quorum, then the run fails"""
+    offences: CountOrZero = 10
+    """answers of a client that are refused for what is in them before it is put into quarantine; 0: never"""
     lease_seconds: Annotated[float, Field(ge=2, le=365 * 86400)] = 60.0
     """a client that is silent for so long counts as gone, 2 or more"""
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0

@@ -125,6 +125,23 @@ def _step_scale(value: Any) -> Any:
     return float(value)
 
 
+class NormMedian(Section):
+    """A multiple of the median length of updates."""
+
+    median: Annotated[float, Field(gt=0)]
+
+
+def _norm_bound(value: Any) -> Any:
+    if isinstance(value, NormMedian):
+        return value
+    number = value.get("median") if isinstance(value, dict) and value.keys() == {"median"} else value
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise ValueError(f"'{value}' is no length and no multiple of the median; write e.g. 0.5 or {{median: 3}}")
+    if not 0 < number <= LARGEST:
+        raise ValueError(f"{number} is out of range; write more than 0, at most {LARGEST:g}")
+    return float(number) if number is value else NormMedian(median=float(number))
+
+
 def _partition(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -161,6 +178,7 @@ TaskName = Annotated[str, AfterValidator(_task_name)]
 Trains = Annotated[str, AfterValidator(_trains)]
 FrozenLayers = Annotated[str, BeforeValidator(_frozen_layers)]
 Scale = Annotated[str | float, BeforeValidator(_step_scale)]
+NormBound = Annotated[float | NormMedian, BeforeValidator(_norm_bound)]
 MaxExamples = Annotated[int | str, BeforeValidator(_max_examples)]
 Partition = Annotated[str, AfterValidator(_partition)]
 

@@ -10,7 +10,10 @@ from common.config import Config
 from common.parameters.scope import Scope
 from common.privacy.accounting import Mechanism, Spending, noise_multiplier_for
 
-NOT_COVERED = "Scores, losses, row counts and seconds are exact and not covered by epsilon: do not publish them."
+NOT_COVERED = (
+    "Scores, losses, lengths of updates, row counts and seconds are exact and not covered by epsilon: "
+    "do not publish them."
+)
 """Goes with every report of a run with noise of the coordinator."""
 
 

@@ -55,7 +55,8 @@ class Aggregator:
     """Folds the updates of a round and combines them at its end.
 
     `cosines` are those of the last round: scope -> tasks and their matrix, for scopes with a sum per task; `related`
-    is what the relation between members did in it, `clip` the longest update of the next one where that changes.
+    is what the relation between members did in it, `clip` the longest update of the next one where that changes,
+    `lengths` how long updates were as they came, by order id.
     `moments` are the server optimizer's, by `moment_name`; `combine` changes them in place, also where it fails.
     """
 
@@ -69,6 +70,7 @@ class Aggregator:
         self.related: list[Related] = []
         self.relationship: Relationship | None = None
         self.clip: float | None = None
+        self.lengths: dict[str, float] = {}
         self._schemas = schemas
         self._heights = heights_of({name: schema for name, schema in schemas.items() if Scope.parse(name).is_member})
         self.moments: dict[str, Vector] = dict(moments or {})
@@ -77,6 +79,7 @@ class Aggregator:
         self._strategy = strategy
         mean = strategy.mean
         self._shortened = 0
+        self._bound: float | None = None
         self._lengths: dict[str, float] = {}
         self._updates: Accumulator = (
             StreamingMean() if isinstance(mean, WeightedMean) else KeptUpdates(mean, strategy.folder)
@@ -89,22 +92,24 @@ class Aggregator:
         weights: Mapping[str, int],
         by_task: ByTask,
         clip: float | None = None,
+        median: float | None = None,
     ) -> None:
         """Take one client's update in; see `core.effects.Fold`.
 
         Raises:
             RunFolderError: it is to be kept on disk, and the disk does not take it.
         """
-        if self._strategy.norm_bound is not None:
-            within = bounded(deltas, self._strategy.norm_bound)
-            self._shortened += within is not deltas
-            deltas = within
+        came = [(scope, Measured(delta)) for scope, delta in deltas]
+        counted: Sequence[tuple[str, Delta]] = came
+        self._bound = self._strategy.bound_after(median)
+        if self._bound is not None:
+            counted = bounded(came, self._bound)
+            self._shortened += counted is not came
         if clip is not None and self._strategy.noise is not None:
-            deltas, is_within = clipped(deltas, clip, self._strategy.noise.head_scale, by_task)
+            counted, is_within = clipped(came, clip, self._strategy.noise.head_scale, by_task)
             self._shortened += not is_within
-        measured = [(scope, Measured(delta)) for scope, delta in deltas]
-        self._updates.add(order_id, measured, weights, by_task)
-        self._lengths[order_id] = length_of([delta for _, delta in measured])
+        self._updates.add(order_id, counted, weights, by_task)
+        self._lengths[order_id] = length_of([delta for _, delta in came])
 
     def open(self, asked: OpenSums, stored: RingSums | None = None) -> OpenedSums:
         """Open the sums of circles, those that were `stored` or else `ring`: they then are sums of updates folded.
@@ -125,9 +130,10 @@ class Aggregator:
             NotFinite: a value or a moment would be NaN or infinite.
         """
         self.cosines, self.related, self.relationship, self.clip = {}, [], None, None
+        self.lengths = dict(self._lengths)
         noise, counts = self._strategy.noise, (self._shortened, len(self._lengths))
         if self._shortened:
-            bound = ("aggregation.norm_bound", self._strategy.norm_bound)
+            bound = ("aggregation.norm_bound", self._bound)
             bound = bound if asked.noise is None else ("privacy.clip", asked.noise.clip)
             log.info("%d of %d updates were longer than %s %g and shortened", *counts, *bound)
         if noise is not None and asked.noise is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config.schema import Config
+from common.config.values import NormMedian
 from common.methods.averages import VersionAverage
 from common.methods.conflict import ConflictResolver
 from common.methods.procedures import SDCA
@@ -43,6 +44,8 @@ class AggregationStrategy:
     """How long the step is of what tasks share."""
     norm_bound: float | None = None
     """Longer updates are shortened to it first."""
+    norm_medians: float | None = None
+    """The same as so many times the median length of the updates of the last published round."""
     optimizer: ServerOptimizer = field(default_factory=PlainStep)
     rate: float = 1.0
     """What the optimizer's move is multiplied by."""
@@ -69,6 +72,12 @@ class AggregationStrategy:
     noise: NoiseSettings | None = None
     """Of the coordinator, on the sums of every round."""
 
+    def bound_after(self, median: float | None) -> float | None:
+        """The longest update beside a round with this median length; None: any length."""
+        if self.norm_medians is None:
+            return self.norm_bound
+        return None if median is None else self.norm_medians * median
+
     def mover_of(self, scope: str) -> tuple[ServerOptimizer, float]:
         """The optimizer and the rate of a scope; what is no part of the model just adds its step."""
         if Scope.parse(scope).is_derived:
@@ -80,11 +89,12 @@ class AggregationStrategy:
 
 def strategy_of(config: Config) -> AggregationStrategy:
     """The strategy of a configuration."""
-    section = config.aggregation
+    section, bound = config.aggregation, config.aggregation.norm_bound
     return AggregationStrategy(
         mean=section.robust or _weighted_mean_of(config),
         scale=section.scale,
-        norm_bound=section.norm_bound,
+        norm_bound=bound if isinstance(bound, float) else None,
+        norm_medians=bound.median if isinstance(bound, NormMedian) else None,
         optimizer=section.optimizer,
         average=section.average,
         rate=config.federation.server_learning_rate,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from common.log_fields import LogFields
 from common.parameters.scope import Scope
+from server.core.conduct import Norms
+from server.core.effects import Effect, Notice
 from server.core.state import OpenRound, OrderState, RunSettings
 from server.core.weighing import step_shares
 
@@ -36,6 +39,23 @@ def account(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> s
         parts.append(f"{sum(not scope.is_derived for scope in changed)} heads made of their supports")
     what = "; ".join(parts) or ("nothing changed" if run.schemas else "nothing is shared")
     return f"{head}, clients per task: {clients}; {what}{tail}{_largest_share(run, round_, totals)}"
+
+
+def named(clients: Sequence[str]) -> str:
+    """The first of them by name, and how many more there are."""
+    more = f" and {len(clients) - MOST_NAMES} more" if len(clients) > MOST_NAMES else ""
+    return ", ".join(clients[:MOST_NAMES]) + more
+
+
+def outliers_of(norms: Norms) -> list[Effect]:
+    """Who sent an update that is much longer than the others' of its round."""
+    if not norms.outliers or norms.median is None:
+        return []
+    times = [f"{name} ({norms.lengths[name] / norms.median:.3g} times)" for name in norms.outliers]
+    text = f"round {norms.round}: updates much longer than the median {norms.median:.3g}: {named(times)}"
+    text += "; aggregation.norm_bound shortens such"
+    about = LogFields(event="outliers", round=norms.round, client=",".join(norms.outliers[:MOST_NAMES]))
+    return [Notice(text, warning=True, about=about)]
 
 
 def _largest_share(run: RunSettings, round_: OpenRound, totals: Mapping[str, int]) -> str:

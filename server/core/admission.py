@@ -20,7 +20,7 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
     Raises:
         Refused: an unknown task, a definition that differs (labels, their order, type, metrics), other features or
             another order of them, a run that is over, tasks of several groups, a part of the model to train that is
-            no whole number of scopes, or a client that was to be left out for good.
+            no whole number of scopes, or a client that is in quarantine or was to be left out for good.
     """
     before = state.clients.get(request.client_id)
     if before is not None and before.withdrawn:
@@ -29,6 +29,9 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
             f"client '{request.client_id}' asked to be left out of this run for good (--mode leave); to take part "
             "again it needs another --client_id",
         )
+    if (closed := state.conduct.quarantined.get(request.client_id)) is not None:
+        text = f"client '{request.client_id}' is in quarantine: {closed}; ask the coordinator's operator"
+        raise Refused(Reason.QUARANTINED, text)
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
     for theirs in request.tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollReply, UpdateState
 from server.core import circles
+from server.core.account import named
 from server.core.bodies import body_of
 from server.core.opening import waits_for
 from server.core.phases import Phase
@@ -24,7 +25,8 @@ def answer_poll(run: RunSettings, state: FederationState, client: ClientRecord, 
     if order is not None and order.state is OrderState.ISSUED:
         return PollReply(PollKind.ORDER, update_state, order=_order_of(run, state, order, now))
     kind = PollKind.DRAINING if state.draining else PollKind.WAIT
-    return PollReply(kind, update_state)
+    closed = client.client_id in state.conduct.quarantined
+    return PollReply(kind, update_state, "the operator: this client is in quarantine" if closed else "")
 
 
 def update_state_of(state: FederationState, client: ClientRecord, pending: str) -> UpdateState:
@@ -65,6 +67,8 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
         if clients and size > PAGE_CHARS:
             break
         activity = "" if is_secret else client.activity
+        if client.client_id in state.conduct.quarantined:
+            activity = "in quarantine"
         clients.append(ClientStatus(client.client_id, client.tasks, client.present, activity))
     phase = f"{state.phase.value}, stopping" if state.draining else state.phase.value
     if state.dual is not None and state.dual.certificate is not None:
@@ -74,6 +78,8 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
     if run.sums is not None:
         stage = f", {open_.phase.name}" if open_ is not None and open_.phase.is_stage else ""
         phase += f"{stage}, in sums over at least {run.sums.least} clients"
+    if (long := state.norms.outliers) and not is_secret:
+        phase += f", much longer updates in round {state.norms.round}: {named(long)}"
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),

@@ -12,6 +12,7 @@ from common.secure.terms import Announcement, SumTerms
 from common.stages import CircleShares
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.core.conduct import Conduct, Norms
 from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
 from server.core.phases import Phase
@@ -33,6 +34,8 @@ class Fold:
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     clip: float | None = None
     """The longest that all of it together may be where noise is added to the sums; None without."""
+    median: float | None = None
+    """The median length of the updates of the last published round, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -286,4 +289,6 @@ Record = (
     | Dual
     | Certificate
     | Ledger
+    | Norms
+    | Conduct
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from common.errors import Reason
 from common.orders import JoinRequest, Reply, UpdateHeader
 from server.core.dual_facts import Relationship
 from server.core.effects import Combine, TaskCosines
@@ -55,6 +56,7 @@ class UpdateRefused:
     now: float
     client_id: str
     reason: str
+    kind: Reason
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Combined:
     """How heads depend on each other now, in runs that solve a dual."""
     clip: float | None = None
     """The longest update from now on, where the clip follows a quantile."""
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    """How long the folded updates were as they came, by order id; none where only sums can be read."""
 
 
 @dataclass(frozen=True)

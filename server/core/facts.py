@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from common.inputs.header import Header
 from common.standardising import InputScale
 from common.targets import TargetUnits
+from server.core.conduct import NO_OFFENCES, Conduct, Norms
 from server.core.phases import Phase
 from server.core.privacy_facts import Ledger
 
@@ -97,3 +98,6 @@ class RunFacts:
     """By which the numbers in rows are standardised, by task."""
     ledger: Ledger | None = None
     """What was published under noise of the coordinator."""
+    norms: tuple[Norms, ...] = ()
+    """Of published rounds, in their order."""
+    conduct: Conduct = NO_OFFENCES

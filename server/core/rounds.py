@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from common.log_fields import LogFields
 from common.parameters.scope import ByTemplate
 from server.core import best, circles, dual, privacy
-from server.core.account import MOST_NAMES, account
+from server.core.account import MOST_NAMES, account, outliers_of
 from server.core.closing import (
     has_quorum,
     is_complete,
@@ -18,6 +18,7 @@ from server.core.closing import (
     task_losses,
     trends,
 )
+from server.core.conduct import Norms
 from server.core.effects import (
     ClearSums,
     ClientChanged,
@@ -143,6 +144,7 @@ def _go_on(run: RunSettings, closed: _Closed, now: float) -> Step:
     if not records:
         return state, after
     records += [state.traffic, *_client_records(state, closed.round, state.open)]
+    records += [state.conduct] if state.conduct.offences else []
     return state, [Commit(tuple(records)), *after, Wake()]
 
 
@@ -181,6 +183,7 @@ def _next_phase(run: RunSettings, state: FederationState, round_: OpenRound, pha
 def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event: Combined) -> _Closed:
     totals, ledger = event.asked.totals, state.ledger
     versions = ByTemplate({**state.versions, **dict.fromkeys(totals, round_.number)})
+    norms = Norms.of(round_.number, {round_.orders[name].client_id: found for name, found in event.lengths.items()})
     state = replace(
         _committed(state, round_),
         versions=versions,
@@ -190,11 +193,13 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
         trends=tuple(event.asked.trends),
         relations={**state.relations, **{record.template: record for record in event.related}},
         ledger=privacy.charged(run, state, round_, event.clip),
+        norms=norms if norms.lengths else state.norms,
     )
     rate = run.training_in(round_.number).learning_rate
     records: list[Record] = [*circles.closed_stages(round_), RoundClosed(round_, totals, round_.number, rate)]
     records += [*event.cosines, *event.related]
     records += [state.ledger] if state.ledger is not None else []
+    records += [norms] if norms.lengths else []
     told_of = _about(run, round_, "round_closed", event.now)
     notices: list[Effect] = [InstallVersion(round_.number)]
     notices += [
@@ -202,7 +207,7 @@ def _publish(run: RunSettings, state: FederationState, round_: OpenRound, event:
         for record in event.related
         if record.note
     ]
-    notices.append(Notice(account(run, round_, totals), about=told_of))
+    notices += [Notice(account(run, round_, totals), about=told_of), *outliers_of(norms)]
     before = state
     state, certified = dual.closed(run, state, round_, event.relationship)
     state, verdicts = guarded(run, state, round_)

@@ -18,6 +18,7 @@ from common.standardising import InputScale, InputSums
 from common.targets import TargetSums, TargetUnits
 from common.tasks import TaskDefinition
 from server.core.client_list import EVERYBODY, ClientList
+from server.core.conduct import NO_OFFENCES, NOT_MEASURED, Conduct, Norms
 from server.core.dual_facts import Dual, DualSettings
 from server.core.facts import NEWEST_ONLY, NO_TRAFFIC, NOTHING_SCORED, Keep, Scored, Traffic
 from server.core.phases import PLAIN, SCORING, Phase, RoundPhase, RoundProtocol
@@ -74,6 +75,7 @@ class RunSettings:
     max_medians: float | None = None
     max_length: int = 512
     min_updates: int = 1
+    offences: int = 0
     rejoin_timeout_seconds: float = 120.0
     by_task: bool = False
     one_each: bool = False
@@ -333,8 +335,7 @@ class FederationState:
     counts the last rounds in a row in which a task slipped behind going alone, `gaps` is by how much it was worse;
     `fallback_tasks` are those that the guard took out, and after which round. `headers` are the named features of
     the first client that joined with a task, `units` those of heads and losses, as soon as they are fixed, `scales`
-    by which the numbers in rows are standardised;
-    `short_since` is since when fewer than `min_clients` are there after a round.
+    by which the numbers in rows are standardised; `short_since`: since when a later round lacks clients.
     """
 
     versions: Mapping[str, int]
@@ -366,6 +367,9 @@ class FederationState:
     """What scores say of the versions, where something depends on it."""
     ledger: Ledger | None = None
     """What was published under noise, in runs with noise of the coordinator."""
+    norms: Norms = NOT_MEASURED
+    """Of the last published round whose updates came one by one."""
+    conduct: Conduct = NO_OFFENCES
 
     def version_of(self, scope: str) -> int:
         """The version of a scope; a sum over clients begins at 0 and has nothing of its template."""

@@ -64,7 +64,7 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
         case Answered():
             state, effects = _answered(run, state, event)
         case UpdateRefused():
-            state, effects = _update_refused(state, event)
+            state, effects = _update_refused(run, state, event)
         case OrderFailed():
             state, effects = _order_failed(state, event)
         case Left():
@@ -91,8 +91,9 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
 
 def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
     """Clients known from before get a fresh lease, so that they can come back to their orders."""
+    closed = state.conduct.quarantined
     clients = {
-        name: replace(client, last_seen=event.now, present=not client.left, token="")
+        name: replace(client, last_seen=event.now, present=not (client.left or name in closed), token="")
         for name, client in state.clients.items()
     }
     state = replace(state, clients=clients, waiting_since=event.now, short_since=None)
@@ -178,6 +179,8 @@ def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
 
 def _seen(state: FederationState, event: Seen) -> FederationState:
     client = state.clients[event.client_id]
+    if client.client_id in state.conduct.quarantined:
+        return state
     return state.with_client(replace(client, last_seen=event.now, present=True, left=False, activity=event.activity))
 
 
@@ -197,7 +200,8 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
     elif answer.scopes:
         order = replace(order, weights=scope_weights(run, order, results), nbytes=answer.nbytes)
         rows = privacy.open_rows(state, task_rows(run, order, results))
-        effects.append(Fold(order.order_id, order.weights, rows, state.ledger.clip if state.ledger else None))
+        clip = state.ledger.clip if state.ledger else None
+        effects.append(Fold(order.order_id, order.weights, rows, clip, state.norms.median))
     elif isinstance(answer, Reply):
         order = replace(order, content=answer.content, nbytes=candidate_bytes(run, state, order, answer))
     done = 0 if state.open.phase.is_stage else 1
@@ -205,10 +209,30 @@ def _answered(run: RunSettings, state: FederationState, event: Answered) -> Step
     return _count(state, event.client_id, completed=done), effects
 
 
-def _update_refused(state: FederationState, event: UpdateRefused) -> Step:
-    state = _count(state, event.client_id, refused=1)
-    refused = LogFields(event="update_refused", client=event.client_id, reason=event.reason)
-    return state, [Notice(f"update of {event.client_id} refused: {event.reason}", warning=True, about=refused)]
+def _update_refused(run: RunSettings, state: FederationState, event: UpdateRefused) -> Step:
+    name, before = event.client_id, state.conduct
+    state = _count(state, name, refused=1)
+    if name in before.quarantined:  # said once
+        return state, []
+    refused = LogFields(event="update_refused", client=name, reason=event.reason)
+    effects: list[Effect] = [Notice(f"update of {name} refused: {event.reason}", warning=True, about=refused)]
+    state = replace(state, conduct=before.after(name, event.kind, event.reason, run.offences))
+    if name not in state.conduct.quarantined:
+        return state, effects
+    state, more = _close(state, name, state.conduct.quarantined[name])
+    return state, effects + more
+
+
+def _close(state: FederationState, name: str, why: str) -> Step:
+    """Put a client into quarantine: no round asks it or waits for it from here on."""
+    state = state.with_client(replace(state.clients[name], present=False, activity=""))
+    closed = LogFields(event="client_quarantined", client=name, reason=why)
+    text = f"client {name} is in quarantine: {why}; --resume --lift {name} lets it in again"
+    effects: list[Effect] = [Commit((state.conduct,)), Notice(text, warning=True, about=closed)]
+    order = state.open.order_of(name) if state.open else None
+    if order is not None and order.state is OrderState.ISSUED:
+        state, _ = _drop_order(state, order, OrderState.FAILED, "the client is in quarantine")
+    return state, effects
 
 
 def _order_failed(state: FederationState, event: OrderFailed) -> Step:

@@ -272,7 +272,7 @@ class Coordinator:
         except Refused as refusal:
             if refusal.reason is Reason.CORRUPT:  # damaged or cut on the way: the client sends the rest, or again
                 raise
-            await self.writer.apply(UpdateRefused(self._clock.now(), client.client_id, refusal.message))
+            await self.writer.apply(UpdateRefused(self._clock.now(), client.client_id, refusal.message, refusal.reason))
             raise
 
     async def _receive(self, client: ClientRecord, header: UpdateHeader, chunks: Chunks) -> None:

@@ -149,8 +149,8 @@ class EffectHandler:
 
     def _work(self, effect: Effect, now: float) -> Outcome | None:
         match effect:
-            case Fold(order_id, weights, rows, clip):
-                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows, clip)
+            case Fold(order_id, weights, rows, clip, median):
+                self._aggregator.fold(order_id, self.uploads.take(order_id), weights, rows, clip, median)
             case AddToSums(order_id, layouts):
                 self._aggregator.ring.add(layouts, self.uploads.payload(order_id))
             case StoreSums(name):
@@ -192,4 +192,4 @@ class EffectHandler:
             for scope, (tasks, matrix) in self._aggregator.cosines.items()
         )
         did = self._aggregator
-        return Combined(now, asked, cosines, tuple(did.related), did.relationship, did.clip)
+        return Combined(now, asked, cosines, tuple(did.related), did.relationship, did.clip, did.lengths)

@@ -38,6 +38,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 NO_BREAK = "\N{NO-BREAK SPACE}"
 MOST_CERTIFICATES = 20
 """So many of the newest are listed."""
+MOST_OUTLIERS = 50
 
 
 def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) -> str:
@@ -52,6 +53,7 @@ def page_of(report: Report, relations: Relations | None, leaves: Sequence[str]) 
         *(_personalised(report)),
         "<h2>Clients</h2>",
         _clients(report),
+        *(_outliers(report)),
         *(_relations(relations)),
         *(_moved(report)),
         "<h2>Settings</h2>",
@@ -172,6 +174,18 @@ def _clients(report: Report) -> str:
         )
         rows.append([name, ", ".join(client.tasks), *brought, *counts, scores or "-"])
     return _table("Everybody who took part, with scores on their own rows", names, rows)
+
+
+def _outliers(report: Report) -> Iterable[str]:
+    """Who sent much longer updates than the others, and who is in quarantine."""
+    found = ((r, name, length) for r in report.norms or () if r.median for name, length in r.outliers.items())
+    rows = [[r.round, name, f"{length:.4g}", f"{length / (r.median or 1.0):.3g}"] for r, name, length in found]
+    if rows:
+        caption = f"Updates much longer than the others', of {MOST_OUTLIERS} at most the newest"
+        yield _table(caption, ["round", "client", "length", "medians"], rows[-MOST_OUTLIERS:])
+    closed = [[name, client.quarantined] for name, client in report.clients.items() if client.quarantined]
+    if closed:
+        yield _table("In quarantine", ["client", "why"], closed)
 
 
 def _said(name: str, task: TaskReport, scores: object) -> str:

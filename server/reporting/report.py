@@ -12,6 +12,7 @@ from common.orders import TaskResult
 from common.statistics import merge
 from common.targets import TargetUnits
 from common.tasks import TaskDefinition
+from server.core.conduct import Norms
 from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
@@ -30,6 +31,7 @@ from server.reporting.values import (
     PrivacyReport,
     Report,
     RoundCosines,
+    RoundNorms,
     RoundScores,
     RoundShares,
     ScopeShares,
@@ -41,6 +43,10 @@ from server.reporting.values import (
 
 ERRORS = frozenset({"rmse", "mse", "mae"})
 """In the units of a task's targets, or their squares."""
+
+
+MOST_LENGTHS = 100
+"""Up to so many clients the lengths of all their updates are in the report."""
 
 
 def round_scores(tasks: Iterable[TaskDefinition], round_: OpenRound) -> dict[str, RoundScores]:
@@ -115,6 +121,16 @@ def cosine_matrices(cosines: Iterable[TaskCosines]) -> dict[str, CosineMatrix]:
     }
 
 
+def norms_report(norms: Norms) -> RoundNorms:
+    """The lengths of a round's updates; of many clients only quantiles and the longest outliers."""
+    outliers = {name: norms.lengths[name] for name in norms.outliers[:MOST_LENGTHS]}
+    count, found = len(norms.lengths), sorted(norms.lengths.values())
+    if count <= MOST_LENGTHS:
+        return RoundNorms(norms.round, count, norms.median, outliers, norms.lengths)
+    quantiles = {f"{share:g}": found[round(share * (count - 1))] for share in (0, 0.25, 0.5, 0.75, 1)}
+    return RoundNorms(norms.round, count, norms.median, outliers, quantiles=quantiles)
+
+
 def _by_round(cosines: Iterable[TaskCosines]) -> list[RoundCosines]:
     found: dict[int, list[TaskCosines]] = {}
     for matrix in cosines:
@@ -146,11 +162,10 @@ def build_report(
     clients = [client for client in clients if client.client_id not in out]
     influence = [(number, _without(out, shares)) for number, shares in influence]
     histories = _histories(tasks, rounds)
-    trained = [r for r in rounds if r.phase.publishes]
-    scores = client_scores(tasks, rounds)
+    trained, scores = [r for r in rounds if r.phase.publishes], client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
     began, sections = facts.began or RunBegan("", "", 0, ""), facts.settings.sections
-    sent, sums = _sent(rounds), _sums_report(sections)
+    sent, sums, closed = _sent(rounds), _sums_report(sections), facts.conduct.quarantined
     if sums is not None:  # what clients joined with says that they have rows, not how many
         clients = [replace(client, examples={}) for client in clients]
     return Report(
@@ -177,13 +192,15 @@ def build_report(
             for t in tasks
         },
         clients={
-            m.client_id: _client_report(m, scores.get(m.client_id, {}), _mean_shares(m.client_id, influence), sent)
+            m.client_id: _client_report(m, scores.get(n, {}), _mean_shares(n, influence), sent, closed.get(n))
             for m in clients
+            for n in [m.client_id]
         },
         personalisation={n: found for n, found in personalisation(tasks, rounds).items() if n not in out},
         best=best or {},
         probes=probe_costs(rounds),
         privacy=_privacy_report(facts.ledger),
+        norms=list(map(norms_report, facts.norms)) or None,
         secure_aggregation=sums,
         certificates=[certificate_report(found) for found in certificates],
     )
@@ -338,7 +355,11 @@ def _examples(task: str, clients: Iterable[ClientRecord], trained: Iterable[Open
 
 
 def _client_report(
-    client: ClientRecord, scores: Mapping[str, RoundScores], shares: Mapping[str, float], sent: Mapping[str, int]
+    client: ClientRecord,
+    scores: Mapping[str, RoundScores],
+    shares: Mapping[str, float],
+    sent: Mapping[str, int],
+    quarantined: str | None,
 ) -> ClientReport:
     return ClientReport(
         tasks=client.tasks,
@@ -354,6 +375,7 @@ def _client_report(
         expired=client.tally.expired,
         scores=scores,
         step_shares=shares,
+        quarantined=quarantined,
     )
 
 

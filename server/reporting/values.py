@@ -94,6 +94,20 @@ class RoundShares:
 
 
 @dataclass(frozen=True)
+class RoundNorms:
+    """How long the updates of a published round were as they came; outliers are much longer than the others."""
+
+    round: int
+    clients: int
+    median: float | None
+    outliers: Mapping[str, float]
+    lengths: Mapping[str, float] | None = None
+    """Of all clients, where there are not too many."""
+    quantiles: Mapping[str, float] | None = None
+    """Where there are."""
+
+
+@dataclass(frozen=True)
 class RelationReport:
     """What a relation did with the members of a template in a round; its groups or fused pairs, if it has any.
 
@@ -173,6 +187,8 @@ class ClientReport:
     expired: int
     scores: Mapping[str, RoundScores]
     step_shares: Mapping[str, float]
+    quarantined: str | None = None
+    """Why it is in quarantine, if it is."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +267,8 @@ class Report:
     """In runs whose clients compare candidates."""
     privacy: PrivacyReport | None = None
     """In runs with noise of the coordinator."""
+    norms: Sequence[RoundNorms] | None = None
+    """Of each published round, in runs whose updates come one by one."""
     secure_aggregation: SumsReport | None = None
     """In runs in which nothing but sums can be read."""
 

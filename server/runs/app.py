@@ -71,6 +71,7 @@ async def serve(
     on_listening: Callable[[int], None] | None = None,
     own_process: bool = True,
     asked: asyncio.Event | None = None,
+    lift: Sequence[str] = (),
 ) -> Report:
     """Run a federation to its end.
 
@@ -81,6 +82,7 @@ async def serve(
         on_listening: called with the port number as soon as clients can connect.
         own_process: see `begin_run`.
         asked: once it is set, the run stops in good order, as after a signal.
+        lift: clients whose quarantine ends.
 
     Returns:
         The report, as written to `report.json`.
@@ -92,6 +94,7 @@ async def serve(
     _use_one_arena()
     require_free(config.server.host, config.server.port)
     async with open_run(config, resume, own_process) as (config, folder, journal):
+        lift_quarantine(journal, lift)
         return await _run(config, folder, journal, console, on_listening, asked or asyncio.Event())
 
 
@@ -119,6 +122,23 @@ async def open_run(
             config = await asyncio.to_thread(continue_run, config, folder, journal, own_process)
             journal.commit([_settings(config)])
         yield config, folder, journal
+
+
+def lift_quarantine(journal: Journal, clients: Sequence[str]) -> None:
+    """Let clients take part again, as if nothing of theirs had been refused.
+
+    Raises:
+        RunFolderError: one is not in quarantine.
+    """
+    conduct = journal.facts().conduct
+    for name in clients:
+        if name not in conduct.quarantined:
+            inside = f"those are {', '.join(sorted(conduct.quarantined))}" if conduct.quarantined else "nobody is"
+            raise RunFolderError(f"--lift: '{name}' is not in quarantine, {inside}; leave it out")
+        conduct = conduct.without(name)
+    if clients:
+        journal.commit([conduct])
+        log.info("no longer in quarantine: %s", ", ".join(clients))
 
 
 def _use_one_arena() -> None:

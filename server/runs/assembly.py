@@ -63,6 +63,7 @@ def make_settings(
         min_updates=section.min_updates,
         rejoin_timeout_seconds=section.rejoin_timeout_seconds,
         round_attempts=section.round_attempts,
+        offences=section.offences,
         start_timeout_seconds=section.start_timeout_seconds,
         round_timeout_seconds=section.round_timeout_seconds,
         lease_seconds=section.lease_seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from common.config import Config
+from common.config.values import NormMedian
 from common.errors import RunFolderError
 from common.export.card import CardFacts, CardScore
 from common.methods.choice import Row
@@ -106,8 +107,9 @@ def _aggregation(config: Config) -> str:
     robust = config.aggregation.robust
     rule = f", robust rule {robust.name}" if robust is not None else ""
     bound = config.aggregation.norm_bound
+    length = f"{bound.median:g} times the median" if isinstance(bound, NormMedian) else f"{bound:g}" if bound else ""
     return f"weights {config.aggregation.weights.name}{rule}" + (
-        f", updates of norm {bound:g} at most" if bound else ""
+        f", updates of norm {length} at most" if length else ""
     )
 
 

@@ -16,6 +16,7 @@ from common.orders import TaskResult
 from common.parameters.scope import ByTemplate
 from server.core.bodies import PHASES
 from server.core.closing import mean_losses, trends
+from server.core.conduct import NOT_MEASURED
 from server.core.dual_facts import Certificate, Dual
 from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
@@ -27,7 +28,7 @@ from server.storage.files import unwritable
 from server.storage.flushing import Flusher
 from server.storage.log import Entry, LogWriter, write_log
 from server.storage.mending import log_of, mend, snapshot, sound, write_out
-from server.storage.rows import client_from, dual_from, facts_of, json_of, later_sums, order_of, rows_of, sums_of
+from server.storage.rows import client_from, dual_from, facts_of, json_of, later_keys, order_of, rows_of, sums_of
 from server.storage.tables import TABLES, Row, create, forget_after, position, put, text_of
 from server.storage.versions import KEPT_VERSIONS
 
@@ -212,7 +213,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             forget_after(self._db, version)
             self._db.execute("DELETE FROM models WHERE version > ?", (version,))
-            gone = ["ended", "reason", *later_sums(self._of_run(), version)]
+            gone = ["ended", "reason", *later_keys(self._of_run(), version)]
             self._db.executemany("DELETE FROM run WHERE key = ?", [(key,) for key in gone])
             put(self._db, ((row, text_of(row)) for client in clients for row in rows_of(ClientChanged(client))))
             whole = snapshot(self._db)
@@ -275,6 +276,8 @@ class Journal:
             relations={record.template: record for record in self.relations()},
             dual=self._dual(),
             ledger=facts.ledger,
+            norms=facts.norms[-1] if facts.norms else NOT_MEASURED,
+            conduct=facts.conduct,
         )
 
     def _losses(self) -> list[Mapping[str, float]]:

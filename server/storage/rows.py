@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, assert_never
 
 from common.bodies import ScopeVersion
@@ -15,6 +16,7 @@ from common.standardising import InputScale
 from common.statistics import TaskStatistics
 from common.targets import TargetUnits
 from common.wire.extensions import decode_content, encode_content
+from server.core.conduct import Conduct, Norms
 from server.core.dual_facts import Block, Certificate, Dual, HeadRows, Relationship
 from server.core.effects import (
     ClientChanged,
@@ -44,6 +46,10 @@ _LEFT_FOR_GOOD = 2
 """In the column that says whether a client has left."""
 _LEDGER = "ledger"
 """The key of what was published under noise: no round's, since going back to an earlier version takes nothing back."""
+_NORMS = "norms/"
+"""Begins the keys of how long the updates of published rounds were: `norms/<number>`."""
+_CONDUCT = "conduct"
+"""The key of what clients were refused for, and who is in quarantine: no round's either."""
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -80,6 +86,10 @@ def rows_of(record: Record) -> Iterator[Row]:
             yield "run", (f"{_SCALE}{task}", json_of(scale))
         case Ledger():
             yield "run", (_LEDGER, json_of(record))
+        case Norms(number, lengths):
+            yield "run", (f"{_NORMS}{number}", json_of(lengths))
+        case Conduct():
+            yield "run", (_CONDUCT, json_of(record))
         case TaskCosines(number, scope, tasks, values):
             yield "task_cosines", (number, scope, json_of(tasks), json_of(values))
         case Related(number, template, mu, state, note):
@@ -104,9 +114,11 @@ def sums_of(rows: Mapping[str, str]) -> dict[tuple[str, int, int], RoundSums]:
     }
 
 
-def later_sums(keys: Iterable[str], number: int) -> list[str]:
-    """Those among the keys of `run` that are of the sums of rounds after this one."""
-    return [key for key in keys if key.startswith(_SUMS) and _round_in(key)[1] > number]
+def later_keys(keys: Collection[str], number: int) -> list[str]:
+    """Those among the keys of `run` that are of rounds after this one."""
+    found = {key: _round_in(key)[1] for key in keys if key.startswith(_SUMS)}
+    found |= {key: int(key.removeprefix(_NORMS)) for key in keys if key.startswith(_NORMS)}
+    return [key for key, of in found.items() if of > number]
 
 
 def _round_in(key: str) -> tuple[str, int, int]:
@@ -148,7 +160,15 @@ def facts_of(rows: Mapping[str, str]) -> RunFacts:
         },
         {task: InputScale(tuple(said["means"]), tuple(said["scales"])) for task, said in scales.items()},
         _ledger_of(json.loads(rows[_LEDGER])) if _LEDGER in rows else None,
+        tuple(sorted(_norms_in(rows), key=attrgetter("round"))),
+        Conduct(**json.loads(rows.get(_CONDUCT, "{}"))),
     )
+
+
+def _norms_in(rows: Mapping[str, str]) -> Iterator[Norms]:
+    for key, value in rows.items():
+        if key.startswith(_NORMS):
+            yield Norms(int(key.removeprefix(_NORMS)), json.loads(value))
 
 
 def _ledger_of(said: dict[str, Any]) -> Ledger:
