@@ -102,6 +102,7 @@ class Reason(StrEnum):
     QUARANTINED = "quarantined"
     ENDED = "ended"
     WITHDRAWN = "withdrawn"
+    FULL = "full"
 
 
 class Refused(FedMTLError):

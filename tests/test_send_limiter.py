@@ -20,13 +20,13 @@ async def settle():
 class Worker:
     """Holds a turn until it is told to go on."""
 
-    def __init__(self, limiter):
+    def __init__(self, limiter, caller=""):
         self.inside = False
         self.go_on = asyncio.Event()
-        self.task = asyncio.create_task(self._work(limiter))
+        self.task = asyncio.create_task(self._work(limiter, caller or str(id(self))))
 
-    async def _work(self, limiter):
-        async with limiter.place():
+    async def _work(self, limiter, caller):
+        async with limiter.place(caller):
             self.inside = True
             await self.go_on.wait()
 
@@ -77,11 +77,50 @@ def test_work_that_fails_gives_its_place_back(monkeypatch, late):
         limiter = SendLimiter()
         for _ in range(3):
             with pytest.raises(ValueError):
-                async with limiter.place():
+                async with limiter.place("a"):
                     if late:
                         await asyncio.sleep(0.001)
                     raise ValueError
         await settle()
         assert limiter._quick._value == 1
+
+    run(scenario())
+
+
+def test_one_caller_has_a_few_places_alone():
+    async def scenario():
+        limiter = SendLimiter()
+        many = [Worker(limiter, "greedy") for _ in range(100)]
+        await settle()
+        assert sum(w.inside for w in many) == module.OF_ONE_CALLER
+        other = Worker(limiter, "honest")
+        other.go_on.set()
+        await other.task
+        for worker in many:
+            worker.go_on.set()
+        await asyncio.gather(*(w.task for w in many))
+        assert not limiter._callers and not limiter._calls and not limiter._held
+
+    run(scenario())
+
+
+def test_a_place_that_others_wait_for_is_taken_from_who_stands_still_longest(monkeypatch):
+    monkeypatch.setattr(module, "PLACE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AT_MOST", 2)
+    monkeypatch.setattr(module, "CONTESTED_SECONDS", 0.0)
+
+    async def scenario():
+        limiter = SendLimiter()
+        oldest, second = Worker(limiter), Worker(limiter)
+        await settle()
+        assert oldest.inside and second.inside
+        waiting = Worker(limiter)
+        with pytest.raises(TimeoutError):
+            await oldest.task
+        waiting.go_on.set()
+        await waiting.task
+        assert not second.task.done()
+        second.go_on.set()
+        await second.task
 
     run(scenario())

@@ -249,9 +249,27 @@ def test_a_stalled_stream_is_given_up_and_can_be_continued(monkeypatch):
         monkeypatch.setattr(module, "STALL_SECONDS", 0.02)
         stalled = await start(uploads, header(), tap)
         await tap.give(DATA[:12])
-        with pytest.raises(TimeoutError, match=r"no byte for 0\.02 s"):
+        with pytest.raises(TimeoutError, match=r"too slow, 12 bytes in 0\.02 s; least is 16384"):
             await stalled
         assert bytes(await uploads.receive(header(offset=12), stream())) == DATA
+
+    asyncio.run(scenario())
+
+
+def test_drips_do_not_hold_the_room_that_others_wait_for(monkeypatch):
+    async def drip(offset):
+        for start in range(offset, len(DATA)):
+            yield DATA[start : start + 1]
+            await asyncio.sleep(0.005)
+
+    async def scenario():
+        monkeypatch.setattr(module, "STALL_SECONDS", 0.05)
+        uploads = Uploads(SCHEMAS, 2 * len(DATA))
+        drips = [await start(uploads, header(f"drip-{number}"), drip) for number in range(2)]
+        for name in ("a", "b"):
+            assert bytes(await uploads.receive(header(name), stream())) == DATA
+        ended = await asyncio.gather(*drips, return_exceptions=True)
+        assert all(isinstance(error, TimeoutError) and "too slow" in str(error) for error in ended)
 
     asyncio.run(scenario())
 

@@ -117,10 +117,10 @@ class FederationSection(Section):
 
     clients_per_task: Count = 1
     """clients that must be present for each task before the first round"""
-    max_clients: Count = 100_000
-    """so many client ids may ever join a run"""
     min_clients: Count = 1
     """clients in all before a round; set it to repeat a run exactly"""
+    max_clients: Count = 10_000
+    """who joins when the run knows so many clients is refused; those that went away count, too"""
     client_fraction: Fraction = 1.0
     """share of the present clients asked per round, more than 0, at most 1"""
     quorum: Fraction = 0.5

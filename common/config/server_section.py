@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from common.config.values import ClientId, Host, Location, Section, TaskName
+from common.config.values import ClientId, Count, Host, Location, Section, TaskName
 
 
 def _day(value: str) -> str:
@@ -52,5 +52,7 @@ class ServerSection(Section):
     """how it proves who it is, and clients who they are"""
     insecure: bool = False
     """true: listen without encryption in a network that you trust"""
+    max_connections: Count | None = None
+    """at a time; more are turned away. null: up to 4096, as many as the limit of open files leaves room for"""
     clients: dict[ClientId, RosterSection] | None = None
     """who may join, by id, e.g. {clinic-a: {tasks: [sst2], expires: 2030-12-31}}; null: everybody"""

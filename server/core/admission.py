@@ -19,8 +19,8 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
 
     Raises:
         Refused: an unknown task, a definition that differs (labels, their order, type, metrics), other features or
-            another order of them, a run that is over, tasks of several groups, a part of the model to train that is
-            no whole number of scopes, or a client that is in quarantine or was to be left out for good.
+            another order of them, a run that is over or full, tasks of several groups, a part of the model to train
+            that is no whole number of scopes, or a client that is in quarantine or was to be left out for good.
     """
     before = state.clients.get(request.client_id)
     if before is not None and before.withdrawn:
@@ -32,6 +32,12 @@ def check_join(run: RunSettings, state: FederationState, request: JoinRequest) -
     if (closed := state.conduct.quarantined.get(request.client_id)) is not None:
         text = f"client '{request.client_id}' is in quarantine: {closed}; ask the coordinator's operator"
         raise Refused(Reason.QUARANTINED, text)
+    if request.client_id not in state.clients and len(state.clients) >= run.max_clients:
+        raise Refused(
+            Reason.FULL,
+            f"client '{request.client_id}': the run knows federation.max_clients: {run.max_clients} clients already; "
+            "its operator may raise that and go on with --resume",
+        )
     if not request.tasks:
         raise Refused(Reason.UNKNOWN_TASK, f"client '{request.client_id}' holds no task; name some with --tasks")
     for theirs in request.tasks:

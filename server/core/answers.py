@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
+
 from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollReply, UpdateState
 from server.core import circles
 from server.core.account import named
@@ -50,15 +52,23 @@ def is_wanted(state: FederationState, client: ClientRecord, order_id: str) -> bo
     return order is not None and order.client_id == client.client_id and order.state is OrderState.ISSUED
 
 
+SHOWN = 20
+"""Clients that a watcher is told of by name: strangers may join by the thousand, and each join changes the picture."""
+
 PAGE_CHARS = 1 << 18
 """About so many characters of clients fit on a page; a message holds four times as much."""
 
 
-def describe(run: RunSettings, state: FederationState, run_name: str, after: str = "") -> FederationStatus:
-    """The whole picture for an operator; of the clients, by client id, a page that begins after the id `after`."""
+def describe(
+    run: RunSettings, state: FederationState, run_name: str, after: str = "", most: int | None = None
+) -> FederationStatus:
+    """The whole picture for an operator; of the clients, by client id, a page that begins after the id `after`.
+
+    A page has at most `most` clients, where that is given.
+    """
     open_ = state.open
-    listed = [name for name, client in state.clients.items() if not client.withdrawn]
-    names = sorted(name for name in listed if name > after)
+    later = [name for name, client in state.clients.items() if name > after and not client.withdrawn]
+    names = sorted(later) if most is None else nsmallest(most, later)
     clients: list[ClientStatus] = []
     is_secret = run.noise is not None and run.noise.is_sampled  # what a client does tells whether it was asked
     size = 0
@@ -83,7 +93,7 @@ def describe(run: RunSettings, state: FederationState, run_name: str, after: str
     number = open_.number if open_ is not None else state.completed_rounds
     return FederationStatus(
         run_name, run.run_id, phase, number, run.num_rounds, waits_for(run, state),
-        tuple(clients), len(listed), len(clients) < len(names),
+        tuple(clients), sum(not client.withdrawn for client in state.clients.values()), len(clients) < len(later),
     )  # fmt: skip
 
 

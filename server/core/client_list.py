@@ -23,23 +23,19 @@ class Member:
 
 @dataclass(frozen=True)
 class ClientList:
-    """Who may join: at most so many ids over the whole run, and, where there are `members`, these alone."""
+    """Who may join: where there are `members`, these alone."""
 
-    most: int | None = None
     members: Mapping[str, Member] | None = None
 
-    def check(self, known: Collection[str], request: JoinRequest, today: str) -> None:
-        """Check that a client may join on a day, among those who joined before.
+    def check(self, request: JoinRequest, today: str) -> None:
+        """Check that a client may join on a day.
 
         Raises:
-            Refused: it is not listed, may not train, has expired or brings other tasks, or there are too many ids.
+            Refused: it is not listed, may not train, has expired or brings other tasks.
         """
         client = request.client_id
         if self.members is not None:
             self._check_member(client, self.members.get(client), [task.name for task in request.tasks], today)
-        if self.most is not None and client not in known and len(known) >= self.most:
-            text = f"client '{client}': {self.most} ids have joined, and no more may (federation.max_clients)"
-            raise Refused(Reason.NOT_ADMITTED, f"{text}; ask the coordinator's side to raise it")
 
     def _check_member(self, client: str, member: Member | None, tasks: Collection[str], today: str) -> None:
         remedy = "ask the coordinator's side to change server.clients"

@@ -62,6 +62,7 @@ class RunSettings:
     training: TrainingSettings
     clients_per_task: int = 1
     min_clients: int = 1
+    max_clients: int = 10_000
     client_fraction: float = 1.0
     quorum: float = 0.5
     round_attempts: int = 3

@@ -127,7 +127,7 @@ def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
 
 def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     request = event.request
-    run.roster.check(state.clients, request, event.today)
+    run.roster.check(request, event.today)
     check_join(run, state, request)
     known = state.clients.get(request.client_id)
     if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from common.bodies import ScopeVersion
 from common.clock import Clock, today
-from common.errors import Reason, Refused
+from common.errors import Reason, Refused, UnreachableError
 from common.orders import (
     Answer,
     Description,
@@ -80,6 +80,9 @@ class Federation:
     strategy: AggregationStrategy = field(default_factory=AggregationStrategy)
     poll_seconds: float = 30.0
 
+
+MOST_CALLS = 64
+"""Calls of one client that stay open for a while. An honest one has few, and some of links that broke unnoticed."""
 
 _LAST_WORDS = frozenset({PollKind.FINISHED, PollKind.FAILED, PollKind.DRAINING})
 
@@ -152,6 +155,8 @@ class Coordinator:
     @contextmanager
     def _connected(self, client_id: str) -> Iterator[None]:
         """A call of a client that stays open for a while; those that stand still are ended by limits of their own."""
+        if self._calls[client_id] >= MOST_CALLS:
+            raise UnreachableError(f"client '{client_id}' has {MOST_CALLS} calls open already; end some, or wait")
         self._calls[client_id] += 1
         try:
             yield

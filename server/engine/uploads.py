@@ -17,13 +17,16 @@ from common.errors import Reason, Refused
 from common.orders import UpdateHeader
 from common.parameters.encodings import ENCODINGS, EncodedDelta
 from common.parameters.schema import ParameterSchema
-from common.ports import INLINE_BYTES, Chunk, Payload
+from common.ports import INLINE_BYTES, LEAST_CHUNK_BYTES, Chunk, Payload
 
 BUDGET_BYTES = 64 << 20
 """Uploads staged at a time may take this much memory, or one whole update where that is larger."""
 
 STALL_SECONDS = 30.0
-"""A stream that brings nothing for so long is given up; what arrived stands."""
+"""A stream that brings less than `LEAST_BYTES` in so long is given up; what arrived stands until others need room."""
+
+LEAST_BYTES = LEAST_CHUNK_BYTES
+"""The smallest chunk of a client whose link breaks again and again: slower links bring no update home anyway."""
 
 
 @dataclass
@@ -271,15 +274,21 @@ class Uploads:
 
 
 async def _unstalled(chunks: AsyncIterator[Chunk], order_id: str) -> AsyncGenerator[Chunk, None]:
-    """The chunks, as long as each comes in time; a silent client must not hold memory that others wait for."""
+    """The chunks, as long as enough comes in time; a slow client must not hold memory that others wait for."""
+    loop = asyncio.get_running_loop()
+    due, arrived = loop.time() + STALL_SECONDS, 0
     while True:
         try:
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout_at(due):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise TimeoutError(f"order {order_id}: no byte for {STALL_SECONDS:g} s") from None
+            slow = f"order {order_id}: too slow, {arrived} bytes in {STALL_SECONDS:g} s; least is {LEAST_BYTES}"
+            raise TimeoutError(slow) from None
+        arrived += len(chunk)
+        if arrived >= LEAST_BYTES:
+            due, arrived = loop.time() + STALL_SECONDS, 0
         yield chunk
 
 

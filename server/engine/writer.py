@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from common.errors import Refused, RunFolderError
 from common.log_fields import about
-from server.core.answers import describe
+from server.core.answers import SHOWN, describe
 from server.core.dual_facts import Certificate
 from server.core.effects import (
     AddToSums,
@@ -31,6 +31,7 @@ from server.core.state import FederationState, RunSettings
 from server.core.step import step
 from server.engine.effect_handler import EffectHandler
 from server.engine.observer import Observer
+from server.engine.repeats import Repeats
 
 log = logging.getLogger("fedmtl.server")
 
@@ -72,6 +73,7 @@ class Writer:
         self._writing: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._broken: BaseException | None = None
+        self._repeats = Repeats()
 
     async def ended(self) -> None:
         """Return when the run is over, or when draining and no round is open.
@@ -134,7 +136,7 @@ class Writer:
         with self._or_broken():
             for effect in decided.effects:
                 self.handler.carry_out_at_once(effect, decided.state, decided.event.now)
-        self._publish(decided.state, decided.effects)
+        self._publish(decided.state, decided.effects, decided.event.now)
         return True
 
     async def _write(
@@ -153,7 +155,7 @@ class Writer:
                         effects += more
                     if isinstance(effect, Fold | AddToSums):
                         folded.set_result(None)
-            self._publish(state, effects)
+            self._publish(state, effects, event.now)
         finally:
             self._pass_on()
 
@@ -177,29 +179,31 @@ class Writer:
             self.wake.set()
             raise self._broken from None
 
-    def _publish(self, state: FederationState, effects: list[Effect]) -> None:
+    def _publish(self, state: FederationState, effects: list[Effect], now: float) -> None:
         """Show what was decided: only now, since it is durable and the new version is in place."""
         before, self.state = self.state, state
         if any(isinstance(effect, Wake) for effect in effects):
             self.wake.set()
             self.wake = asyncio.Event()
         try:
-            self._show(state, before, effects)
+            self._show(state, before, effects, now)
         except OSError as error:  # a full disk or a closed terminal: showing is decoration
             log.warning("the run goes on, but cannot be shown: %s", error)
         if state.phase in ENDED or (state.draining and state.open is None):
             self._ended.set()
 
-    def _show(self, state: FederationState, before: FederationState, effects: list[Effect]) -> None:
+    def _show(self, state: FederationState, before: FederationState, effects: list[Effect], now: float) -> None:
+        for text, fields in self._repeats.ended(now):
+            log.warning("%s", text, extra=about(**fields))
         for effect in effects:
-            self._tell(effect)
+            self._tell(effect, now)
         if self._observer is not None and (effects or state.clients.keys() != before.clients.keys()):
             waiting = state.phase is Phase.WAITING
-            self._observer.changed(waiting, lambda: describe(self.settings, state, self._run_name))
+            self._observer.changed(waiting, lambda: describe(self.settings, state, self._run_name, most=SHOWN))
 
-    def _tell(self, effect: Effect) -> None:
+    def _tell(self, effect: Effect, now: float) -> None:
         match effect:
-            case Notice(text, warning, fields):
+            case Notice(text, warning, fields) if self._repeats.tells(fields, now):
                 log.log(logging.WARNING if warning else logging.INFO, "%s", text, extra=about(**fields))
                 if self._observer is not None:
                     self._observer.notice(text, warning)

@@ -18,6 +18,7 @@ from common.orders import FederationStatus
 from common.plain_text import plain
 from common.stopping import at_the_end
 from common.tasks import TaskDefinition, is_better
+from server.core.answers import SHOWN
 from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
 from server.core.state import OpenRound
@@ -152,10 +153,10 @@ def _agreement(matrix: TaskCosines) -> str:
 def _overview(status: FederationStatus) -> RenderableType:
     head = f"{status.phase}, round {status.round} of {status.num_rounds}; waits for {status.waiting_for}"
     table = Table(box=None, pad_edge=False, show_header=False)
-    for client in status.clients[:20]:
+    for client in status.clients[:SHOWN]:
         mark = Text("●", "green") if client.present else Text("○", "red")
         table.add_row(mark, _text(client.client_id), _text(", ".join(client.tasks)), _text(client.activity))
-    hidden = status.client_count - 20
+    hidden = status.client_count - SHOWN
     return Group(_text(head, "bold"), table, *([_text(f"and {hidden} more")] if hidden > 0 else []))
 
 

@@ -43,6 +43,7 @@ from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
 from server.runs.run_folder import RunFolder
 from server.runs.withdrawals import write_withdrawals
+from server.service.connections import connection_limit, raise_file_limit
 from server.service.grpc_server import require_free, start_server
 from server.storage.journal import Journal
 from server.storage.models import JournalledModels, ModelFiles
@@ -92,6 +93,7 @@ async def serve(
         FedMTLError: what is wrong with the configuration, the model or the run folder.
     """
     _use_one_arena()
+    connection_limit(config.server.max_connections, raise_file_limit())  # before anything is written
     require_free(config.server.host, config.server.port)
     async with open_run(config, resume, own_process) as (config, folder, journal):
         lift_quarantine(journal, lift)
@@ -249,7 +251,8 @@ async def _run(
         paths = (Path(name) if name else None for name in (tls.certificate, tls.key, tls.client_ca))
         files = TlsFiles(*paths) if tls.certificate else None
         await coordinator.start()  # before anybody can call: deadlines count from here
-        server = await start_server(coordinator, config.server.host, config.server.port, files)
+        most = connection_limit(config.server.max_connections, raise_file_limit())
+        server = await start_server(coordinator, config.server.host, config.server.port, files, most)
         try:
             name, run_id, host, port = began.name, began.run_id, config.server.host, server.port_number
             listening = about(event="listening", run=run_id, port=port, round=state.completed_rounds)

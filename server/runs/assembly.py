@@ -55,6 +55,7 @@ def make_settings(
         training=config.order_settings(),
         clients_per_task=section.clients_per_task,
         min_clients=section.min_clients,
+        max_clients=section.max_clients,
         client_fraction=section.client_fraction,
         quorum=section.quorum,
         max_examples=config.aggregation.most_examples,
@@ -101,7 +102,7 @@ def make_settings(
 def _roster(config: Config) -> ClientList:
     listed = config.server.clients
     members = None if listed is None else {name: Member(**one.model_dump()) for name, one in listed.items()}
-    return ClientList(config.federation.max_clients, members)
+    return ClientList(members)
 
 
 def _payload_bytes(travelling: Mapping[str, ParameterSchema]) -> Mapping[str, Mapping[str, tuple[int, int]]]:

@@ -25,6 +25,7 @@ from common.wire.calls import (
     UploadStart,
     WithdrawCall,
 )
+from server.service.pace import Paces
 
 QUIET_SECONDS = 1.0
 """A caller that is refused again and again is told of once in so long."""
@@ -91,6 +92,8 @@ class Doorkeeper:
 
     mutual: bool
     now: Callable[[], float] = time.monotonic
+    paces: Paces = field(default_factory=lambda: Paces(time.monotonic))
+    """How many calls there may be of each kind."""
     _told: dict[frozenset[str], float] = field(default_factory=dict)
     _places: dict[str, str] = field(default_factory=dict)
 

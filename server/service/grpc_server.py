@@ -11,6 +11,7 @@ import grpc
 from common.errors import ConfigError
 from common.ports import CoordinatorPort
 from common.tls import TlsFiles
+from server.service.connections import MOST_CONNECTIONS, connection_options
 from server.service.credentials import server_credentials, watch_certificates
 from server.service.handlers import Router
 
@@ -23,6 +24,8 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Of one connection; further calls wait at the caller.
+    ("grpc.max_concurrent_streams", 100),
 )
 
 
@@ -63,17 +66,20 @@ def _unusable(host: str, number: int) -> ConfigError:
     )
 
 
-async def start_server(port: CoordinatorPort, host: str, number: int, tls: TlsFiles | None) -> RunningServer:
+async def start_server(
+    port: CoordinatorPort, host: str, number: int, tls: TlsFiles | None, connections: int = MOST_CONNECTIONS
+) -> RunningServer:
     """Serve `port` on `host`:`number`; number 0 takes any free one. Without `tls` the connection is plain text.
 
-    With `tls.authority` clients show certificates, and each may speak for itself alone.
+    With `tls.authority` clients show certificates, and each may speak for itself alone. More than `connections` at a
+    time are closed as soon as they come.
 
     Raises:
         ConfigError: the address cannot be used, or a TLS file is not what it should be.
     """
     credentials = None if tls is None else server_credentials(tls)
     mutual = tls is not None and tls.authority is not None
-    server = grpc.aio.server(handlers=[Router(port, mutual)], options=_OPTIONS)
+    server = grpc.aio.server(handlers=[Router(port, mutual)], options=_OPTIONS + connection_options(host, connections))
     address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
         if credentials is None:

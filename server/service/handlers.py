@@ -10,19 +10,21 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from common.errors import Refused, RunFolderError, WireError
+from common.errors import Refused, RunFolderError, UnreachableError, WireError
 from common.ports import Chunk, CoordinatorPort, parts_of, single
 from common.wire import methods
-from common.wire.calls import UploadStart
+from common.wire.calls import FetchCall, TokenizerCall, UploadStart
 from common.wire.codec import Codec
 from common.wire.limits import LINE_CHARS
 from common.wire.methods import Method
 from server.service.callers import Context, Doorkeeper
+from server.service.pace import Paces
 from server.service.send_limiter import SendLimiter
 
 IDLE_SECONDS = 120.0
 """How long a stream may stand still before it is given up; the client continues it."""
 
+D = TypeVar("D", FetchCall, TokenizerCall)
 Q = TypeVar("Q")
 A = TypeVar("A")
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -75,7 +77,7 @@ def _handlers(port: CoordinatorPort, door: Doorkeeper) -> dict[str, Handler]:
 
 def _unary(door: Doorkeeper, method: Method[Q, A], call: Callable[[Q], Awaitable[A]]) -> tuple[Method[Q, A], Handler]:
     async def handle(data: bytes, context: Context) -> bytes:
-        async with _answering(method, context):
+        async with _answering(method, context, door.paces):
             caller = door.caller(context)
             request = door.admitted(method.request.decode(data), caller)
             reply = await call(request)
@@ -86,13 +88,13 @@ def _unary(door: Doorkeeper, method: Method[Q, A], call: Callable[[Q], Awaitable
 
 
 def _download(
-    door: Doorkeeper, method: Method[Q, Chunk], call: Callable[[Q], AsyncIterator[Chunk]], limiter: SendLimiter
-) -> tuple[Method[Q, Chunk], Handler]:
+    door: Doorkeeper, method: Method[D, Chunk], call: Callable[[D], AsyncIterator[Chunk]], limiter: SendLimiter
+) -> tuple[Method[D, Chunk], Handler]:
     async def handle(data: bytes, context: Context) -> None:
-        async with _answering(method, context):
+        async with _answering(method, context, door.paces):
             request = door.admitted(method.request.decode(data), door.caller(context))
-            async for chunk in call(request):
-                async with limiter.place(), asyncio.timeout(IDLE_SECONDS):
+            async for chunk in call(request):  # checks who calls before there is a chunk
+                async with limiter.place(request.session.client_id):
                     await context.write(_encoded(method.reply, chunk))
 
     return method, grpc.unary_stream_rpc_method_handler(handle)
@@ -108,7 +110,7 @@ def _upload(door: Doorkeeper, port: CoordinatorPort) -> tuple[Method[Any, Any], 
     method = methods.SUBMIT_UPDATE
 
     async def handle(parts: AsyncIterator[bytes], context: Context) -> bytes:
-        async with _answering(method, context):
+        async with _answering(method, context, door.paces):
             async with asyncio.timeout(IDLE_SECONDS):
                 start = method.request.decode(await anext(parts, b""))
             if not isinstance(start, UploadStart):
@@ -144,9 +146,10 @@ def _encoded(codec: Codec[A], value: A) -> bytes:
 
 
 @asynccontextmanager
-async def _answering(method: Method[Any, Any], context: Context) -> AsyncIterator[None]:
-    """Turn what a handler raises into the status that the protocol has for it."""
+async def _answering(method: Method[Any, Any], context: Context, paces: Paces) -> AsyncIterator[None]:
+    """Count the call, and turn what a handler raises into the status that the protocol has for it."""
     try:
+        paces.take(method.path, context.peer())
         yield
     except Refused as error:
         reason = ((methods.REASON_KEY, error.reason.value),)
@@ -155,8 +158,10 @@ async def _answering(method: Method[Any, Any], context: Context) -> AsyncIterato
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message[:LINE_CHARS])
     except RunFolderError:  # the coordinator ends with it; clients wait until it is back
         await context.abort(grpc.StatusCode.UNAVAILABLE, methods.STOPPING)
+    except UnreachableError as error:  # too much at a time: the same later is fine
+        await context.abort(grpc.StatusCode.UNAVAILABLE, error.message[:LINE_CHARS])
     except TimeoutError as error:
-        text = str(error) or f"the stream stood still for {IDLE_SECONDS:g} s"
+        text = str(error) or "the stream stood still for too long"
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
     except Exception:
         _LOG.exception("%s failed", method.path)
