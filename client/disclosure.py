@@ -67,14 +67,23 @@ def what_leaves(config: Config, tasks: Sequence[str]) -> list[str]:
 def _noise(config: Config) -> list[str]:
     """What hides a client or its rows, and from whom."""
     if config.secure_aggregation.enabled:
-        return _summed(config) + (_rows_hidden(config) if config.privacy.of_rows else [])
+        return _summed(config) + _noised(config)
+    return _noised(config) or ["Nothing is clipped, noised or masked."]
+
+
+def _noised(config: Config) -> list[str]:
+    """What hides a client or its rows in noise; nothing where there is none."""
     if config.privacy.of_rows:
         return _rows_hidden(config)
     if not config.privacy.of_coordinator:
-        return ["Nothing is clipped, noised or masked."]
+        return []
+    seen, kept = "The coordinator sees them as they are.", "Losses, scores, row counts and seconds"
+    if config.secure_aggregation.enabled:
+        clip, kept = config.privacy.clip, "Sums of losses, scores and row counts"
+        seen = f"This client shortens its update to {clip:g} in all. The coordinator sees sums of such as they are."
     return [
-        f"The coordinator sees them as they are. What others get of them is hidden in noise: {promised(config)}.",
-        "Losses, scores, row counts and seconds are not covered by that: the coordinator keeps them to itself.",
+        f"{seen} What others get of them is hidden in noise: {promised(config)}.",
+        f"{kept} are not covered by that: the coordinator keeps them to itself.",
     ]
 
 
@@ -82,7 +91,7 @@ def _summed(config: Config) -> list[str]:
     """What sums hide, and how exact they are."""
     section = config.secure_aggregation
     lines = [
-        f"An update is shortened to changes of at most {section.largest_change:g} and counts {config.heaviest():,} at "
+        f"An update is shortened to changes of at most {config.largest_change():g} and counts {config.heaviest():,} at "
         "most. In 32 bits a mean is off by at most",
         *(f"  {exactness(config, members)}" for members in sorted({section.min_clients, 10, 100})),
     ]
@@ -98,8 +107,9 @@ def _summed(config: Config) -> list[str]:
 
 def exactness(config: Config, members: int) -> str:
     """How far rounding may move a mean over so many clients."""
-    bits = fraction_bits(members, config.heaviest(), config.secure_aggregation.largest_change)
-    return f"among {members} clients: {0.5 ** (bits + 1):.1e} / a client's mean weight ({bits} bits behind the point)"
+    bits = fraction_bits(members, config.heaviest(), config.largest_change())
+    off = 0.5**bits if config.privacy.of_coordinator else 0.5 ** (bits + 1)  # who clips rounds towards zero
+    return f"among {members} clients: {off:.1e} / a client's mean weight ({bits} bits behind the point)"
 
 
 def _where(config: Config) -> str:

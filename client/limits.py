@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.bodies import Body, Evaluate, NoisePromise, RowNoise, Train
+from common.bodies import Body, Evaluate, RowNoise, Train
 from common.errors import ConfigError, WireError
 from common.models.packed_tokenizer import tokenizer_digest
 from common.orders import ModelArchitecture, Order, Session, Welcome
@@ -89,7 +89,7 @@ class Limits:
                 "section privacy on both sides"
             )
         if isinstance(order.body, Train):
-            self._check_noise(what, order.body.noise)
+            self._check_noise(what, order.body)
 
     def _shows(self, order: Order) -> str | None:
         """What an order would show of single rows, or None."""
@@ -116,13 +116,15 @@ class Limits:
             return f"has less noise than {least:g} times the clip"
         return None
 
-    def _check_noise(self, what: str, promise: NoisePromise | None) -> None:
+    def _check_noise(self, what: str, body: Train) -> None:
+        promise = body.noise
         if self.epsilon is None and not self.least_noise and self.least_clients == 1:
             return
-        if promise is None:
+        is_clipped = body.sums is None or body.sums.clip is not None
+        if promise is None or not is_clipped:
             limit = "epsilon" if self.epsilon is not None else "least_noise" if self.least_noise else "least_clients"
-            remedy = "remove the limit if that is meant"
-            raise ConfigError(f"client.limits.{limit}: {what} of the coordinator comes without noise; {remedy}")
+            lacks, remedy = "noise" if promise is None else "a clip", "remove the limit if that is meant"
+            raise ConfigError(f"client.limits.{limit}: {what} of the coordinator comes without {lacks}; {remedy}")
         if self.epsilon is not None:
             self._check("epsilon", what, "epsilon", promise.epsilon)
             self._check("delta", what, "delta", promise.delta)

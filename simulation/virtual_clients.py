@@ -26,7 +26,8 @@ from common.orders import Answer, Order, PollKind, PollReply, Session
 from common.parameters.schema import ParameterSchema
 from common.ports import CoordinatorPort
 from common.seeds import derive_seed
-from server.core.state import OrderState, RunSettings
+from server.core.open_round import OrderState
+from server.core.state import RunSettings
 from server.engine.coordinator import Coordinator
 from server.engine.observer import Observer
 from server.runs.assembly import in_memory, plan_rules

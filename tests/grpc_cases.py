@@ -162,7 +162,7 @@ class Memory:
         self.token += 1
 
     async def withdraw(self, client_id: str) -> None:
-        self.heard.append(client_id)
+        self.heard.append((client_id, "withdrew"))
 
     async def status(self, after: str = "") -> FederationStatus:
         clients = (ClientStatus("clinic-a", ("sst2",), True, "training"),)

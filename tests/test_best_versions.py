@@ -13,8 +13,9 @@ from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.best import kept_beside, recalled
 from server.core.facts import Best, Keep, Scored
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import EVALUATE, TRAIN
-from server.core.state import OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.state import RunSettings
 from tests.core_cases import TASKS, rules
 from tests.test_scenarios import rightly
 

@@ -30,8 +30,8 @@ from server.core.bodies import PHASES, PhaseRow
 from server.core.effects import Combine, Commit, PhaseClosed, RoundClosed, RoundOpened
 from server.core.events import Answered, Left, Started, Tick
 from server.core.facts import Traffic
+from server.core.open_round import OrderState
 from server.core.phases import TRAIN, Phase, RoundPhase, RoundProtocol
-from server.core.state import OrderState
 from server.storage.journal import Journal
 from tests.core_cases import SCHEMAS, Table, rules
 from tests.crashes import Cast, crash_and_recover, prepare_run

@@ -16,9 +16,10 @@ from common.bodies import Evaluate
 from common.clock import ManualClock
 from common.config import Config, load_config
 from common.errors import ConfigError, WireError
+from server.core.open_round import OrderState
 from server.core.phases import Phase
 from server.core.selection import tasks_of_order
-from server.core.state import ClientRecord, OrderState, RunSettings
+from server.core.state import ClientRecord, RunSettings
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.core_cases import Table, rules

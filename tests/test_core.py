@@ -12,9 +12,9 @@ from server.core.effects import (
     Combine,
 )
 from server.core.events import Answered, Left, OrderFailed, Seen, Started, Tick
+from server.core.open_round import OrderState
 from server.core.phases import Phase
 from server.core.selection import select
-from server.core.state import OrderState
 from server.core.weighing import scope_weights
 from tests.core_cases import RULES, TASKS, Table, rules
 

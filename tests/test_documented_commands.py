@@ -175,8 +175,24 @@ class Reader:
             self._start(words, port, []).finish()
             server.stop()
             server.finish()
+        elif mode == "leave":
+            self._leave(words, port)
         else:
             self._start(words, port, self._sizes(words) if mode in ("check", "simulate", "compare") else []).finish()
+
+    def _leave(self, words: list[str], port: int) -> None:
+        """Have a client left out while it waits for others."""
+        program, name = ["python", "federated_main.py", "--mode"], value_of(words, "--client_id") or ""
+        own = [*program, "server", "--run_dir", "runs/for leave"]
+        sizes = self._sizes(own)
+        server = self._start(own, port, [*sizes, "federation.min_clients=9"])
+        server.wait_for("listens on")
+        client = self._start([*program, "client", "--tasks", "sst2", "--client_id", name], port, sizes)
+        server.wait_for(f"client {name} joined")
+        self._start(words, port, [f"client.server=localhost:{port}"]).finish()
+        client.wait_for("asked to be left out of this run for good")
+        server.stop()
+        server.finish()
 
     def _start(self, words: list[str], port: int, overrides: list[str]) -> Process:
         words = list(words)

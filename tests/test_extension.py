@@ -20,8 +20,8 @@ from client.training.work import ClientState
 from common.clock import ManualClock
 from common.config import Config
 from common.errors import RunFolderError
+from server.core.open_round import OrderState
 from server.core.phases import Phase
-from server.core.state import OrderState
 from server.reporting.values import to_json
 from server.runs.app import continue_run, restore_run
 from server.runs.extension import same_federation

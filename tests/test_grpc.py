@@ -68,6 +68,8 @@ def test_all_calls_give_the_same_over_every_path(path: str) -> None:
         assert memory.heard[-1] == ("order-1", "out of memory")
         assert await coordinator.status() == await memory.status()
         assert await coordinator.describe() == await memory.describe()
+        await coordinator.withdraw("clinic-a")
+        assert memory.heard[-1] == ("clinic-a", "withdrew")
         await coordinator.leave(session)
         with pytest.raises(Refused, match="another process took over"):
             await coordinator.poll(session, "")

@@ -19,8 +19,8 @@ from common.logs import set_up_logging
 from common.orders import TaskResult
 from common.statistics import TaskStatistics
 from server.core.effects import RoundClosed
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import TRAIN, RoundPhase
-from server.core.state import OpenOrder, OpenRound, OrderState
 from server.reporting.progress import RunProgress
 from tests.core_cases import TASKS
 from tests.crashes import serve_here

@@ -17,8 +17,9 @@ from common.orders import Answer, JoinRequest, ModelArchitecture, Order, Reply, 
 from common.parameters.schema import ParameterSchema
 from common.parameters.vector import Vector
 from common.ports import single
+from server.core.open_round import OrderState
 from server.core.phases import Phase
-from server.core.state import FederationState, OrderState
+from server.core.state import FederationState
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.report import round_scores
 from server.storage.journal import Journal

@@ -20,8 +20,8 @@ from server.core.effects import (
     StoreVersion,
 )
 from server.core.events import Answered, Left, Started
+from server.core.open_round import OrderState
 from server.core.phases import Phase
-from server.core.state import OrderState
 from tests.masked_cases import ALL, MaskedTable, combined, masked_rules, table_of, trained
 
 

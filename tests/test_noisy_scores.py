@@ -26,7 +26,7 @@ from common.orders import Order
 from common.privacy.accounting import Mechanism, Spending
 from common.statistics import TaskStatistics, merge
 from common.tasks import TASK_KINDS, TaskDefinition
-from server.core.state import OrderState
+from server.core.open_round import OrderState
 from tests.federations import array_config, digest_of, federate
 from tests.test_hidden_rows import CLIENTS, ROWS, give_keys
 

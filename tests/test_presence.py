@@ -21,9 +21,9 @@ from common.errors import Reason, Refused
 from common.orders import PollKind, Progress, Session, Welcome
 from server.core.effects import Combine, Notice
 from server.core.events import Left, OrderFailed, Seen, Tick
+from server.core.open_round import OrderState
 from server.core.opening import waits_for
 from server.core.phases import Phase
-from server.core.state import OrderState
 from server.runs.assembly import in_memory
 from tests.core_cases import RULES, Table, rules
 from tests.crashes import Cast, Gate

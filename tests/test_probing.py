@@ -25,7 +25,7 @@ from common.orders import Order, PollKind, PollReply, Reply, UpdateState, Welcom
 from common.probing import ProbeLosses, TaskLosses
 from common.statistics import LARGEST_LOSS
 from common.wire import messages
-from server.core.state import OrderState
+from server.core.open_round import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from tests.federations import array_config, make_client, make_model

@@ -29,8 +29,8 @@ from common.wire import methods
 from common.wire.calls import UploadStart
 from common.wire.chunks import UPLOAD_PART
 from server.core.conduct import NO_OFFENCES
+from server.core.open_round import OrderState
 from server.core.phases import Phase
-from server.core.state import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.assembly import in_memory
 from server.service.grpc_server import start_server

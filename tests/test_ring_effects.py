@@ -29,8 +29,9 @@ from server.core.effects import (
     StoreSums,
 )
 from server.core.events import Combined, Outcome, SumsOpened
+from server.core.open_round import OpenRound
 from server.core.phases import TRAIN
-from server.core.state import FederationState, OpenRound
+from server.core.state import FederationState
 from server.engine.effect_handler import EffectHandler
 from server.engine.uploads import Uploads
 from server.storage.journal import Journal

@@ -26,7 +26,7 @@ from common.methods.procedures import Scaffold
 from common.orders import Order, PollKind, PollReply, UpdateState
 from common.parameters.flat import views
 from common.wire.messages import POLL_REPLY
-from server.core.state import OrderState
+from server.core.open_round import OrderState
 from server.engine.coordinator import Coordinator
 from server.runs.app import continue_run
 from server.runs.assembly import in_memory

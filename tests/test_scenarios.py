@@ -45,7 +45,8 @@ from server.core.effects import (
 )
 from server.core.events import Answered, DrainRequested, Event, Left, OrderFailed, Started, Tick
 from server.core.facts import Keep, Traffic
-from server.core.state import Guard, OpenRound
+from server.core.open_round import OpenRound
+from server.core.state import Guard
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules
 

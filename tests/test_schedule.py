@@ -93,8 +93,8 @@ def test_a_share_that_nothing_reads_is_refused() -> None:
 
 def test_metrics_tell_the_rate(tmp_path: Path) -> None:
     from server.core.effects import RoundClosed
+    from server.core.open_round import OpenRound
     from server.core.phases import TRAIN
-    from server.core.state import OpenRound
     from server.reporting.progress import RunProgress
 
     round_ = OpenRound(2, 1, TRAIN, 1, 0.0, {})

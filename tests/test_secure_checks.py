@@ -29,6 +29,7 @@ from tests.federations import array_config
 
 SUMS = ("secure_aggregation.enabled=true", "federation.min_clients=3")
 SECTION = "secure_aggregation"
+NOISE = ("privacy.noise=coordinator", "privacy.epsilon=8", "aggregation.weights=uniform")
 REFUSED = {
     "few clients": (("federation.min_clients=2",), "federation.min_clients", "write federation.min_clients: 3"),
     "few are asked": (
@@ -47,11 +48,12 @@ REFUSED = {
         f"{SECTION}.largest_change",
         "write a smaller one",
     ),
-    "noise of the coordinator": (
-        ("privacy.noise=coordinator", "privacy.epsilon=8", "aggregation.weights=uniform"),
-        "privacy.noise",
-        "write rows, or none",
+    "secret coins": (
+        (*NOISE, "privacy.sampling=poisson", "federation.client_fraction=0.5", "federation.min_clients=6"),
+        "privacy.sampling",
+        "write all",
     ),
+    "clip that follows": ((*NOISE, "privacy.clip_quantile=0.5"), "privacy.clip_quantile", "write null"),
     "copies of clients": (
         ("sharing.plan=soft", "sharing.members=clients"),
         "sharing.members",
@@ -83,6 +85,8 @@ PASSES = {
     "plain": (),
     "without masks": (f"{SECTION}.masks=false", f"{SECTION}.min_clients=1"),
     "noise of rows": ("privacy.noise=rows", "privacy.epsilon=8"),
+    "noise of the coordinator": NOISE,
+    "noise of the coordinator by task": (*NOISE, "aggregation.weights=task_balanced", "privacy.scores=none"),
     "copies of tasks": ("sharing.plan=soft",),
     "task_balanced": ("aggregation.weights=task_balanced",),
     "uniform": ("aggregation.weights=uniform",),
@@ -249,6 +253,15 @@ def test_what_leaves_says_that_sums_without_masks_hide_nothing() -> None:
     said = leaves(f"{SECTION}.masks=false")
     assert "(not masked, which hides nothing), scope shared" in said
     assert "Nothing is masked (secure_aggregation.masks: false): the coordinator sees every update." in said
+
+
+def test_what_leaves_with_noise_of_the_coordinator_says_both() -> None:
+    said = leaves(*NOISE, "privacy.clip=0.25")
+    assert "in sums over at least 3 clients (masked), scope shared" in said
+    assert "changes of at most 0.25 and counts 1 at most" in said and "among 3 clients: 4.7e-10" in said
+    assert "Masks hide whose a change is" in said and "shortens its update to 0.25 in all" in said
+    assert "The coordinator sees sums of such as they are. What others get of them is hidden in noise: updates" in said
+    assert "Sums of losses, scores and row counts are not covered by that" in said and "seconds" not in said
 
 
 def test_what_leaves_with_noise_of_rows_says_both() -> None:

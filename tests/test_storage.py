@@ -12,8 +12,8 @@ from common.errors import RunFolderError
 from server.core.effects import ClientChanged, Commit, Guarded, RoundClosed, RunEnded
 from server.core.events import DrainRequested, Left, OrderFailed, Seen, Started
 from server.core.facts import RunConfiguration, RunFacts, Traffic
+from server.core.open_round import OpenOrder
 from server.core.phases import ENDED, Phase
-from server.core.state import OpenOrder
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, Table, rules

@@ -9,11 +9,12 @@ from common.bodies import RING, ScopeVersion
 from common.orders import TaskResult
 from server.core.effects import PhaseClosed, Record, RoundClosed, RoundOpened
 from server.core.facts import RunFacts
+from server.core.open_round import OpenOrder, OpenRound, OrderState, order_id
 from server.core.phases import EVALUATE, KEYS, SHARES, TRAIN, UNMASK, RoundPhase
-from server.core.state import OpenOrder, OpenRound, OrderState, order_id
 from server.core.sum_facts import RoundSums
 from server.reporting.history import scores_of
-from server.reporting.report import build_report, client_scores, influence_of, round_scores
+from server.reporting.report import build_report, client_scores, round_scores
+from server.reporting.shares import influence_of
 from server.reporting.values import to_json
 from server.storage.journal import Journal
 from tests.core_cases import RULES, SCHEMAS, SCORES, TASKS

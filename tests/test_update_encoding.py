@@ -23,7 +23,7 @@ from common.statistics import TaskStatistics
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Answered, Joined
 from server.core.facts import RunFacts
-from server.core.state import OrderState
+from server.core.open_round import OrderState
 from server.engine.coordinator import Coordinator
 from server.reporting.progress import RunProgress
 from server.reporting.report import build_report, uploads

@@ -23,7 +23,8 @@ from server.core.effects import Combine, Fold, Notice
 from server.core.events import Answered, Joined, Started
 from server.core.facts import RunFacts
 from server.core.weighing import step_shares
-from server.reporting.report import build_report, influence_of
+from server.reporting.report import build_report
+from server.reporting.shares import influence_of
 from server.reporting.values import to_json
 from tests.core_cases import SCORES, Table, rules
 from tests.hands import NAMES, Hands

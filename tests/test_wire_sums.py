@@ -16,6 +16,7 @@ from common.bodies import RING, Evaluate, ScopeVersion, Train, TrainingSettings
 from common.errors import WireError
 from common.orders import Order, PollKind, PollReply, ScopePayload, UpdateHeader, UpdateState
 from common.parameters.scope import sum_scope
+from common.privacy.clipping import Clip
 from common.secure.terms import Announcement, Circle, SumCell, SumOrder, SumPart, SumTerms
 from common.stages import (
     AnnouncedKeys,
@@ -116,6 +117,9 @@ BROKEN: tuple[tuple[Any, str], ...] = (
     (terms(largest_change=float("inf")), "largest_change: inf"),
     (terms(largest_weight=0), "largest_weight: 0"),
     (terms(largest_weight=1 << 31), "largest_weight: 2147483648"),
+    (with_sums(replace(SUMS, clip=Clip(0.0))), "clip: a number is 0"),
+    (with_sums(replace(SUMS, clip=Clip(1.0, 0.0))), "clip: a number is 0"),
+    (with_sums(replace(SUMS, clip=Clip(float("inf")))), "length: inf"),
     (terms(corrupt=1.0), "corrupt: 1.0"),
     (terms(dropouts=float("nan")), "dropouts: nan"),
     (circle(name="a.b"), "circle: 'a.b'"),

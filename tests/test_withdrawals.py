@@ -18,9 +18,10 @@ from common.ports import CoordinatorPort
 from server.core.answers import describe
 from server.core.effects import ClientChanged, Commit, RoundOpened, Wake
 from server.core.events import Started, Withdrew
+from server.core.open_round import OrderState
 from server.core.opening import waits_for
 from server.core.phases import Phase
-from server.core.state import FederationState, OrderState
+from server.core.state import FederationState
 from server.runs.app import serve
 from server.runs.run_folder import RunFolder
 from server.runs.withdrawals import withdrawal_of

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from common.orders import Order
+from common.privacy.clipping import Clip
 from common.secure.terms import Announcement, Circle, SumCell, SumOrder, SumPart, SumTerms
 from common.stages import (
     AnnouncedKeys,
@@ -36,6 +37,8 @@ terms = st.builds(
     *(below_one, below_one, st.booleans()),
 )
 
+clips = st.none() | st.builds(Clip, *(st.floats(0, 1e300, exclude_min=True),) * 2)
+
 
 @st.composite
 def circle_lists(draw: st.DrawFn, scopes: Sequence[str], tasks: Sequence[str]) -> tuple[Circle, ...]:
@@ -60,9 +63,8 @@ def sum_orders(draw: st.DrawFn, scopes: Sequence[str], tasks: Sequence[str]) -> 
         SumPart(circle, draw(few(client_ids, str)), draw(letters)) for circle in draw(circle_lists(scopes, tasks))
     )
     factors = tuple((task, draw(st.integers(1, 1 << 10))) for task in tasks)
-    return SumOrder(
-        draw(terms), draw(counts), parts, factors, tuple((t, draw(counts)) for t in tasks[1:]), draw(st.booleans())
-    )
+    caps = tuple((t, draw(counts)) for t in tasks[1:])
+    return SumOrder(draw(terms), draw(counts), parts, factors, caps, draw(st.booleans()), draw(clips))
 
 
 announcements = st.builds(Announcement, client_ids, keys, keys, keys, st.just(b"") | signatures)

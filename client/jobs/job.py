@@ -173,7 +173,7 @@ def _summand(
     tasks = [item.task for item in job.examples.whole]
     wanted = trained_cells(sums, results)
     layouts = layouts_of(order, sums, replica.schemas, tasks)
-    if strange := sorted(wanted - set(trained)):
+    if strange := sorted(set(wanted) - set(trained)):
         raise WireError(f"order {order.order_id}: scope '{strange[0]}' enters a sum, and nothing trains it")
     changes = {
         scope: (deltas[scope] if scope in deltas else replica.take_delta(scope)).numpy() for scope in sorted(wanted)

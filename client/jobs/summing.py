@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xxhash
@@ -16,10 +17,11 @@ from common.errors import WireError
 from common.orders import Order, ScopePayload, TaskResult, Update, UpdateHeader
 from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
-from common.parameters.vector import Vector
+from common.parameters.vector import Vector, square_of
+from common.privacy.clipping import shared_out
 from common.secure.counts import numbers_of
 from common.secure.layout import COUNT_BYTES, COUNTS, VALUE_BYTES, CircleLayout, layout_of
-from common.secure.ring import Cell, Counts, quantise, quantise_counts, shortening
+from common.secure.ring import BLOCK, Cell, Counts, quantise, quantise_counts, shortening
 from common.secure.terms import Circle, SumOrder
 from common.targets import OWN_UNITS
 from common.tasks import TaskDefinition
@@ -97,9 +99,9 @@ def weights_in(sums: SumOrder, circle: Circle, results: Sequence[TaskResult]) ->
     return [sums.weight(cell, examples) for cell in circle.cells]
 
 
-def trained_cells(sums: SumOrder, results: Sequence[TaskResult]) -> frozenset[str]:
-    """The scopes in whose sums an update weighs anything: of these alone the change is asked for."""
-    return frozenset(
+def trained_cells(sums: SumOrder, results: Sequence[TaskResult]) -> Mapping[str, int]:
+    """The scopes in whose sums an update weighs anything, and in how many: of these alone the change is asked for."""
+    return Counter(
         cell.scope
         for part in sums.parts
         for cell, weight in zip(part.circle.cells, weights_in(sums, part.circle, results), strict=True)
@@ -131,7 +133,8 @@ def summed(
     """
     sums = sums_of_order(order)
     assert sums is not None
-    factor = _factor(order, sums, deltas)
+    factor, copies = _factor(order, sums, deltas), trained_cells(sums, results)
+    most, is_clipped = sums.largest_change, sums.clip is not None
     payload = memory.of(sum(each.nbytes for each in layouts))
     for layout, cells in zip(layouts, cells_in(payload, layouts), strict=True):
         circle = layout.circle
@@ -141,8 +144,8 @@ def summed(
             for cell, weight in zip(circle.cells, weights, strict=True):
                 into = cells[cell.name]
                 if weight:
-                    change = deltas[cell.scope]
-                    into[:] = quantise(change, weight, circle.bits, sums.terms.largest_change, factor)
+                    part = shared_out(factor, copies[cell.scope]) if is_clipped else factor
+                    into[:] = quantise(deltas[cell.scope], weight, circle.bits, most, part, towards_zero=is_clipped)
                 else:
                     into.fill(0)
         except ValueError as error:
@@ -158,6 +161,13 @@ def _factor(order: Order, sums: SumOrder, deltas: Mapping[str, Vector]) -> float
         factor = shortening(deltas.values(), most)
     except ValueError:
         raise TrainingDiverged("the update is not of finite numbers; lower training.learning_rate") from None
+    if sums.clip is not None:
+        norm = sums.clip.norm(_squares(deltas))
+        if norm > sums.clip.length:
+            text = "order %s: the update has a length of %.3g and is shortened to %g (privacy.clip)"
+            log.info(text, order.order_id, norm, sums.clip.length)
+        if (clipped := sums.clip.factor(norm)) <= factor:
+            return clipped
     if factor < 1.0:
         text = (
             "order %s: the update is shortened to %.3g of its length, since a parameter changed by %.3g, above "
@@ -165,6 +175,13 @@ def _factor(order: Order, sums: SumOrder, deltas: Mapping[str, Vector]) -> float
         )
         log.info(text, order.order_id, factor, most / factor, most)
     return factor
+
+
+def _squares(deltas: Mapping[str, Vector]) -> Iterator[tuple[str, float]]:
+    """The sums of squares of all blocks."""
+    for scope, delta in deltas.items():
+        for at in range(0, len(delta), BLOCK):
+            yield scope, square_of(delta[at : at + BLOCK])
 
 
 def _counts(

@@ -43,7 +43,8 @@ from common.methods.relations import RELATIONS
 from common.parameters.membership import Membership, groups_of
 from common.parameters.plan import NORM_STATISTICS, PLANS, ScopeRule, SharingPlan, groups_plan
 from common.parameters.scope import LAYERED, OWN, OWN_BLOCK, PRIVATE, SHARED
-from common.secure.terms import SumTerms, largest_weight, task_factors
+from common.privacy.clipping import Clip
+from common.secure.terms import SumTerms, largest_change, largest_weight, task_factors
 from common.tasks import TaskDefinition
 
 
@@ -282,8 +283,14 @@ class Config(Section):
     def heaviest(self) -> int:
         """The most that one client weighs in a masked sum."""
         terms = self.secure_aggregation.terms or SumTerms()
-        one_each = not self.aggregation.weights.counts_examples and not self.by_task
+        one_each = self.privacy.of_coordinator or not (self.aggregation.weights.counts_examples or self.by_task)
         return largest_weight(terms, task_factors({name: task.weight for name, task in self.tasks.items()}), one_each)
+
+    def largest_change(self) -> float:
+        """Of one parameter in a masked sum."""
+        section = self.privacy
+        clip = Clip(section.clip, section.head_scale) if section.of_coordinator else None
+        return largest_change(self.secure_aggregation.terms or SumTerms(), clip)
 
     def row_noise(self) -> RowNoise | None:
         """How clients hide single rows; None: they do not."""

@@ -85,12 +85,12 @@ def _unread(section: SecureAggregationSection, read: tuple[str, ...], why: str) 
 
 def _too_large(config: Config, clients: int, least: int) -> list[str]:
     """Weights and changes of which so many clients' sum does not fit, or leaves too few bits behind the point."""
-    section, heaviest = config.secure_aggregation, config.heaviest()
-    if _fits(clients, heaviest, section.largest_change, least):
+    section, heaviest, change = config.secure_aggregation, config.heaviest(), config.largest_change()
+    if _fits(clients, heaviest, change, least):
         return []
     each = heaviest // section.largest_weight  # 0 where every client weighs 1
-    most = int((2**31 - 1) / (clients * each * section.largest_change * 2**least)) if each else 0
-    while most > 0 and not _fits(clients, most * each, section.largest_change, least):
+    most = int((2**31 - 1) / (clients * each * change * 2**least)) if each else 0
+    while most > 0 and not _fits(clients, most * each, change, least):
         most -= 1
     what = f"{section.largest_weight} rows" + (f" times task weights up to {each}" if each > 1 else "")
     lacks = f"leave fewer than {least} of 32 bits behind the point" if least else "do not fit into 32 bits"
@@ -125,9 +125,11 @@ def _not_with_sums(config: Config) -> dict[str, bool]:
     aggregation, federation, training = config.aggregation, config.federation, config.training
     copies = any(target.is_member for rule in config.sharing_plan().rules if (target := target_of(rule.scope)))
     return {
-        "privacy.noise: the coordinator clips single updates, which it does not see; write rows, or none": (
-            config.privacy.of_coordinator
+        "privacy.sampling: poisson asks clients in secret, but members of a sum hear who else is in it; write all": (
+            config.privacy.of_coordinator and config.privacy.sampling == "poisson"
         ),
+        "privacy.clip_quantile: counts how many updates are within the clip, and nobody sees their lengths; write null "
+        "and a clip": config.privacy.of_coordinator and config.privacy.clip_quantile is not None,
         "sharing.members: a copy of one client enters no sum; write tasks": (
             copies and config.sharing.members == "clients"
         ),

@@ -1,15 +1,58 @@
-"""The length that updates are clipped to, where it follows a quantile of their lengths (Andrew et al. 2021).
+"""How contributions to sums under noise are clipped, by the coordinator or by clients whose sums are masked.
 
-In every round each client adds one bit, whether its update was within the clip. The bits' sum gets noise of its own,
-and the two noises together cost what one release costs.
+The length that they are clipped to may follow a quantile of their lengths (Andrew et al. 2021). In every round each
+client adds one bit, whether its update was within the clip. The bits' sum gets noise of its own, and the two noises
+together cost what one release costs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from common.parameters.scope import Scope, ScopeKind
+
+ROUNDED_DOWN = 1.0 - 2.0**-40
+"""A factor is made so much smaller that what is rounded on the way to it makes no contribution too long."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """The clip stays between these, so that no run of equal bits leads it to 0 or infinity."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The longest contribution of one client, all its scopes together."""
+
+    length: float
+    head_scale: float = 1.0
+    """Lengths in scopes of single tasks count divided by this."""
+
+    @property
+    def largest(self) -> float:
+        """No value of a contribution is larger."""
+        return self.length * max(1.0, self.head_scale)
+
+    def scale(self, scope: str) -> float:
+        """What lengths in a scope count divided by."""
+        if self.head_scale == 1.0:  # in any scope
+            return 1.0
+        return self.head_scale if Scope.parse(scope).kind is ScopeKind.TASK else 1.0
+
+    def norm(self, squares: Iterable[tuple[str, float]]) -> float:
+        """The Euclidean norm of an update, from sums of squares in its scopes; a scope may come in several parts."""
+        total = 0.0
+        for scope, square in squares:
+            total += square / self.scale(scope) ** 2
+        return math.sqrt(total)
+
+    def factor(self, norm: float) -> float:
+        """What an update of this norm is multiplied by, rounded down."""
+        return min(1.0, self.length / norm if norm else 1.0) * ROUNDED_DOWN
+
+
+def shared_out(factor: float, copies: int) -> float:
+    """What each of so many copies of a change is multiplied by, so that together they are as long as one."""
+    return factor / math.sqrt(copies)
 
 
 def next_clip(clip: float, noised_share: float, quantile: float, rate: float = 0.2) -> float:

@@ -90,7 +90,9 @@ def shortening(vectors: Iterable[Vector], largest_change: float) -> float:
     return factor
 
 
-def quantise(values: Vector, weight: int, bits: int, largest_change: float, factor: float = 1.0) -> Ring:
+def quantise(
+    values: Vector, weight: int, bits: int, largest_change: float, factor: float = 1.0, towards_zero: bool = False
+) -> Ring:
     """A member's vector in the ring: rint(weight * factor * x * 2^bits), a new array, (n,).
 
     Args:
@@ -99,6 +101,7 @@ def quantise(values: Vector, weight: int, bits: int, largest_change: float, fact
         bits: From `fraction_bits`.
         largest_change: See `fraction_bits`.
         factor: From `shortening`.
+        towards_zero: Round so that no vector gets longer, however many values it has.
 
     Raises:
         ValueError: a value times the factor is not finite or beyond `largest_change`, or the weight does not fit.
@@ -106,7 +109,7 @@ def quantise(values: Vector, weight: int, bits: int, largest_change: float, fact
     if weight < 0 or weight > MOST_WEIGHT or _most(weight, bits, largest_change) > _LARGEST:
         raise ValueError(f"weight {weight} with {bits} bits and changes up to {largest_change} does not fit")
     scale = math.ldexp(weight, bits)
-    found = np.empty(len(values), dtype=np.uint32)
+    found, rounded = np.empty(len(values), dtype=np.uint32), np.trunc if towards_zero else np.rint
     signed = found.view(np.int32)
     for at in range(0, len(values), BLOCK):
         part = values[at : at + BLOCK].astype(np.float64)
@@ -115,7 +118,7 @@ def quantise(values: Vector, weight: int, bits: int, largest_change: float, fact
         if not largest <= largest_change:  # not a number compares false
             raise ValueError(f"a change of {largest} is beyond the largest one, {largest_change}")
         part *= scale
-        signed[at : at + len(part)] = np.rint(part, out=part)
+        signed[at : at + len(part)] = rounded(part, out=part)
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from common.parameters.scope import Scope, sum_scope
+from common.privacy.clipping import Clip
 
 TASK_WEIGHT_UNIT = 1000
 """Weights of tasks enter weights of clients in thousandths, so that these stay integers."""
@@ -97,18 +98,26 @@ class SumOrder:
     """Task -> the most rows that count; tasks without a cap are not in it."""
     one_each: bool = False
     """Whether every update that brings rows weighs 1."""
+    clip: Clip | None = None
+    """What an update may be at most where the sums are published under noise; it weighs 1 in every cell then."""
 
     @property
     def largest_weight(self) -> int:
         """Of one member in any cell."""
         return largest_weight(self.terms, dict(self.factors), self.one_each)
 
+    @property
+    def largest_change(self) -> float:
+        """Of one parameter in any cell."""
+        return largest_change(self.terms, self.clip)
+
     def weight(self, cell: SumCell, examples: Mapping[str, int]) -> int:
         """What an update weighs in a cell, from the rows of each task that it was trained on."""
         caps = dict(self.caps)
         counted = {task: min(n, caps.get(task, n), self.terms.largest_weight) for task, n in examples.items()}
         if cell.task:
-            return counted.get(cell.task, 0)
+            found = counted.get(cell.task, 0)
+            return found if self.clip is None else min(found, 1)
         if task := Scope.parse(cell.scope).task:
             found = counted.get(task, 0)
         else:
@@ -120,6 +129,11 @@ class SumOrder:
 def largest_weight(terms: SumTerms, factors: Mapping[str, int], one_each: bool) -> int:
     """Of one member in any cell; cells of one task of many never weigh more."""
     return 1 if one_each else terms.largest_weight * max(factors.values(), default=1)
+
+
+def largest_change(terms: SumTerms, clip: Clip | None) -> float:
+    """Of one parameter in any cell: what the ring is made for."""
+    return terms.largest_change if clip is None else min(terms.largest_change, clip.largest)
 
 
 def task_factors(weights: Mapping[str, float]) -> dict[str, int]:

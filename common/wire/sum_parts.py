@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from math import nextafter
 
 from common.errors import WireError
+from common.privacy.clipping import Clip
 from common.secure.terms import MOST_WEIGHT, Circle, SumCell, SumOrder, SumPart, SumTerms
 from common.wire import checks, limits
 from common.wire.gen import federation_pb2 as pb
@@ -81,6 +82,7 @@ def pack_sum_order(value: SumOrder | None) -> pb.SumOrder | None:
         factors=[pb.TaskCount(task=task, count=count) for task, count in value.factors],
         caps=[pb.TaskCount(task=task, count=count) for task, count in value.caps],
         one_each=value.one_each,
+        clip=None if value.clip is None else pb.Clip(**vars(value.clip)),
     )
 
 
@@ -104,6 +106,7 @@ def unpack_sum_order(message: pb.SumOrder, scopes: Collection[str], tasks: Colle
         _unpack_counts(message.factors, "factors"),
         _unpack_counts(message.caps, "caps"),
         message.one_each,
+        _unpack_clip(message.clip) if message.HasField("clip") else None,
     )
     checks.count(order.largest_weight, "factors", least=1, most=MOST_WEIGHT)
     known_scopes, known = frozenset(scopes), frozenset(tasks)
@@ -115,6 +118,12 @@ def unpack_sum_order(message: pb.SumOrder, scopes: Collection[str], tasks: Colle
         if task not in known:
             raise WireError(f"sums: task {task[:80]!r} is not the order's")
     return order
+
+
+def _unpack_clip(message: pb.Clip) -> Clip:
+    if not (checks.amount(message.length, "length") and checks.amount(message.head_scale, "head_scale")):
+        raise WireError("clip: a number is 0")
+    return Clip(message.length, message.head_scale)
 
 
 def _unpack_counts(messages: Sequence[pb.TaskCount], field: str) -> tuple[tuple[str, int], ...]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import frexp, isfinite, ldexp, sqrt
-from types import MappingProxyType
+from math import frexp, isfinite, ldexp
 
 import numpy as np
 
 from common.parameters.encodings import Block
 from common.parameters.schema import ParameterSchema
-from common.parameters.scope import Scope, ScopeKind
+from common.parameters.vector import square_of
+from common.privacy.clipping import Clip, shared_out
 from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta
 
-ROUNDED_DOWN = 1.0 - 2.0**-40
-"""A factor is made so much smaller that what is rounded on the way to it makes no contribution too long."""
 CONTRIBUTION_BITS = 32
 """Contributions are multiples of the clip's power of two, so many bits below it."""
 
@@ -71,7 +69,7 @@ def bounded(deltas: Sequence[tuple[str, Delta]], bound: float) -> Sequence[tuple
 
     A shorter one is given back as it is.
     """
-    norm = _norm(deltas, MappingProxyType({}))
+    norm = Clip(bound).norm(_squares(deltas))
     return deltas if norm <= bound else [(scope, Shortened(delta, bound / norm)) for scope, delta in deltas]
 
 
@@ -86,25 +84,21 @@ def clipped(
     Returns:
         What to add, and whether it was within the clip as it came.
     """
-    scales = {scope: head_scale for scope, _ in deltas if Scope.parse(scope).kind is ScopeKind.TASK}
-    norm = _norm(deltas, scales)
+    wanted = Clip(clip, head_scale)
+    norm = wanted.norm(_squares(deltas))
     if not isfinite(clip):
         return deltas, True
-    factor = min(1.0, clip / norm if norm else 1.0) * ROUNDED_DOWN
+    factor = wanted.factor(norm)
     grid = ldexp(1.0, frexp(clip)[1] - 1 - CONTRIBUTION_BITS)
     found: list[tuple[str, Delta]] = []
     for scope, delta in deltas:
         copies = len(by_task.get(scope, ())) or 1
-        found.append((scope, Contribution(delta, factor / sqrt(copies), grid)))
+        found.append((scope, Contribution(delta, shared_out(factor, copies), grid)))
     return found, norm <= clip
 
 
-def _norm(deltas: Sequence[tuple[str, Delta]], scales: Mapping[str, float]) -> float:
-    """The Euclidean norm of all scopes together, each divided by its scale."""
-    square = 0.0
+def _squares(deltas: Sequence[tuple[str, Delta]]) -> Iterator[tuple[str, float]]:
+    """The sums of squares of all blocks."""
     for scope, delta in deltas:
-        scale = scales.get(scope, 1.0)
         for _, block in delta.blocks():
-            wide = block.astype(np.float64)
-            square += float(wide @ wide) / scale**2
-    return sqrt(square)
+            yield scope, square_of(block)

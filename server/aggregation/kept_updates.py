@@ -21,7 +21,7 @@ from common.parameters.schema import ParameterSchema
 from common.parameters.scope import Scope
 from common.parameters.vector import Float64, Vector
 from server.aggregation.accumulator import NOT_BY_TASK, ByTask, Delta, Piece
-from server.core.state import client_in
+from server.core.open_round import client_in
 
 _SUFFIX = ".updates"
 BLOCK_ELEMENTS = 1 << 21

@@ -9,7 +9,8 @@ from common.log_fields import LogFields
 from common.parameters.scope import Scope
 from server.core.conduct import Norms
 from server.core.effects import Effect, Notice
-from server.core.state import OpenRound, OrderState, RunSettings
+from server.core.open_round import OpenRound, OrderState
+from server.core.state import RunSettings
 from server.core.weighing import step_shares
 
 MOST_NAMES = 6

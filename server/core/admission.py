@@ -8,9 +8,10 @@ from common.orders import JoinRequest, Reply, Session, UpdateHeader
 from common.parameters.capacity import capacity_problem
 from server.core import circles
 from server.core.bodies import PHASES
+from server.core.open_round import OpenOrder, OrderState
 from server.core.phases import ENDED
 from server.core.scales import inputs_problem
-from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
+from server.core.state import ClientRecord, FederationState, RunSettings
 from server.core.units import targets_problem
 
 

@@ -8,8 +8,9 @@ from common.errors import Reason, Refused
 from common.orders import Reply, TaskResult, UpdateHeader
 from common.statistics import LARGEST
 from common.tasks import TaskDefinition
+from server.core.open_round import OpenOrder
 from server.core.stage_checks import check_summed
-from server.core.state import ClientRecord, FederationState, OpenOrder, RunSettings
+from server.core.state import ClientRecord, FederationState, RunSettings
 
 A = TypeVar("A", UpdateHeader, Reply)
 

@@ -8,9 +8,10 @@ from common.orders import ClientStatus, FederationStatus, Order, PollKind, PollR
 from server.core import circles
 from server.core.account import named
 from server.core.bodies import body_of
+from server.core.open_round import OpenOrder, OrderState
 from server.core.opening import waits_for
 from server.core.phases import Phase
-from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings
+from server.core.state import ClientRecord, FederationState, RunSettings
 
 
 def answer_poll(run: RunSettings, state: FederationState, client: ClientRecord, pending: str, now: float) -> PollReply:

@@ -16,7 +16,8 @@ from common.tasks import TaskDefinition, lower_is_better
 from server.core import dual, privacy
 from server.core.effects import Notice
 from server.core.facts import NOTHING_SCORED, Best, Scored
-from server.core.state import FederationState, OpenRound, RunSettings
+from server.core.open_round import OpenRound
+from server.core.state import FederationState, RunSettings
 
 MEAN = "mean"
 """The criterion of all tasks together; those of one task are called `<task>/<metric>`."""

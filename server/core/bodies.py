@@ -13,6 +13,7 @@ from common.stages import Confirm, Keys, Shares, Unmask
 from server.core import circles, stage_checks
 from server.core.answer_checks import check_scores, check_solution, check_update
 from server.core.dual import problems_of
+from server.core.open_round import OpenOrder, OpenRound
 from server.core.phases import (
     CONFIRM,
     EVALUATE,
@@ -28,9 +29,9 @@ from server.core.phases import (
     UNMASK,
     RoundPhase,
 )
-from server.core.privacy import closed_scopes, promise_to
+from server.core.privacy import clip_of, closed_scopes, promise_to
 from server.core.probing import check_losses, offers, starts_of
-from server.core.state import FederationState, OpenOrder, OpenRound, RunSettings
+from server.core.state import FederationState, RunSettings
 
 
 def body_of(run: RunSettings, state: FederationState, round_: OpenRound, order: OpenOrder) -> Body:
@@ -51,7 +52,7 @@ def _train(run: RunSettings, state: FederationState, round_: OpenRound, order: O
         starts=starts_of(run, state, round_, order.scopes),
         fixed=tuple(sorted(closed | circles.closed_scopes(run, round_, order))),
         noise=promise_to(run, state, order.client_id),
-        sums=circles.sum_order(run, round_, order),
+        sums=circles.sum_order(run, round_, order, clip_of(run, state)),
     )
 
 

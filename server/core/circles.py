@@ -14,12 +14,22 @@ from typing import TypeVar
 from common.log_fields import LogFields
 from common.orders import TaskResult
 from common.parameters.scope import Scope
+from common.privacy.clipping import Clip
 from common.secure.counts import result_of, size_of
 from common.secure.layout import CircleLayout, layout_of
 from common.secure.masking import Gathering, Terms
 from common.secure.ring import fraction_bits
 from common.secure.roster import Roster
-from common.secure.terms import Announcement, Circle, SumCell, SumOrder, SumPart, largest_weight, task_factors
+from common.secure.terms import (
+    Announcement,
+    Circle,
+    SumCell,
+    SumOrder,
+    SumPart,
+    largest_change,
+    largest_weight,
+    task_factors,
+)
 from common.stages import (
     AnnouncedKeys,
     CircleShares,
@@ -32,8 +42,10 @@ from common.stages import (
 from common.targets import OWN_UNITS
 from server.core.effects import ClosedCircle, Notice, OpenSums, PhaseClosed
 from server.core.events import SumsOpened
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import Phase, RoundPhase
-from server.core.state import FederationState, OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.privacy import clip_of
+from server.core.state import FederationState, RunSettings
 from server.core.sum_facts import Circles, RoundSums, Stand, SumRules
 
 C = TypeVar("C", AnnouncedKeys, SealedShares, SignedSurvivors, OpenedShares)
@@ -138,7 +150,7 @@ def closed_scopes(run: RunSettings, round_: OpenRound, order: OpenOrder) -> set[
     return {wanted.scope for wanted in order.trained if wanted.scope not in open_}
 
 
-def sum_order(run: RunSettings, round_: OpenRound, order: OpenOrder) -> SumOrder | None:
+def sum_order(run: RunSettings, round_: OpenRound, order: OpenOrder, clip: Clip | None = None) -> SumOrder | None:
     """How the answer to an order to train or to score enters sums; None where it travels as it is."""
     if run.sums is None:
         return None
@@ -150,7 +162,7 @@ def sum_order(run: RunSettings, round_: OpenRound, order: OpenOrder) -> SumOrder
     caps = tuple((task, round_.caps[task]) for task in tasks if task in round_.caps)
     factors = factors_of(run)
     mine_factors = tuple((task, factors[task]) for task in tasks)
-    return SumOrder(run.sums.terms, round_.attempt, tuple(parts), mine_factors, caps, run.one_each)
+    return SumOrder(run.sums.terms, round_.attempt, tuple(parts), mine_factors, caps, run.one_each, clip)
 
 
 def survivors_for(run: RunSettings, round_: OpenRound, client_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -269,13 +281,14 @@ def find(round_: OpenRound, order_id: str) -> OpenOrder | None:
     return round_.orders.get(order_id) or main.orders.get(order_id)
 
 
-def with_circles(run: RunSettings, round_: OpenRound) -> OpenRound:
-    """The round with the circles of its clients, in a run with sums; its phase has just opened."""
+def with_circles(run: RunSettings, state: FederationState, round_: OpenRound) -> OpenRound:
+    """The round with the circles of its clients, in a run with sums; its phase has just opened.
+
+    Under noise of the coordinator only cells that are open in its ledger have a sum.
+    """
     if run.sums is None:
         return round_
-    first = (*round_.earlier, round_)[0]
-    circles = _circles(run, run.sums, tuple(first.orders.values()), is_scoring(round_))
-    return with_stands(run, replace(round_, circles=circles))
+    return with_stands(run, replace(round_, circles=_circles(run, run.sums, state, _members(run, state, round_))))
 
 
 def with_stands(run: RunSettings, round_: OpenRound) -> OpenRound:
@@ -283,11 +296,11 @@ def with_stands(run: RunSettings, round_: OpenRound) -> OpenRound:
     return replace(round_, stands=stands_of(run, replace(round_, orders={})))
 
 
-def too_small(run: RunSettings, round_: OpenRound) -> list[Notice]:
+def too_small(run: RunSettings, state: FederationState, round_: OpenRound) -> list[Notice]:
     """A line on what so few clients would train that nobody does."""
     if run.sums is None:
         return []
-    members = _members(run, tuple(round_.orders.values()), is_scoring(round_))
+    members = _members(run, state, round_)
     few = {SumCell(*key).name: len(names) for key, names in members.items() if key[0] and len(names) < run.sums.least}
     if not few:
         return []
@@ -296,35 +309,43 @@ def too_small(run: RunSettings, round_: OpenRound) -> list[Notice]:
     return [Notice(text, warning=True, about=LogFields(event="sums_too_small", round=round_.number))]
 
 
-def _members(
-    run: RunSettings, orders: tuple[OpenOrder, ...], scoring: bool
-) -> Mapping[tuple[str, str], frozenset[str]]:
+def _members(run: RunSettings, state: FederationState, round_: OpenRound) -> Mapping[tuple[str, str], frozenset[str]]:
     """Of each cell, by scope and task, who was asked; a task's counts have no scope."""
     members: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for order in orders:
-        for cell in () if scoring else _cells(run, order):
+    for order in (*round_.earlier, round_)[0].orders.values():
+        for cell in () if is_scoring(round_) else _cells(run, state, order):
             members[cell.scope, cell.task].add(order.client_id)
         for task in order.tasks:
             members["", task].add(order.client_id)
     return {key: frozenset(names) for key, names in sorted(members.items())}
 
 
-def _circles(run: RunSettings, rules: SumRules, orders: tuple[OpenOrder, ...], scoring: bool) -> Circles:
+def _circles(
+    run: RunSettings, rules: SumRules, state: FederationState, members: Mapping[tuple[str, str], frozenset[str]]
+) -> Circles:
     together: dict[frozenset[str], list[tuple[str, str]]] = defaultdict(list)
-    for key, names in _members(run, orders, scoring).items():
+    for key, names in members.items():
         if len(names) >= rules.least:
             together[names].append(key)
-    most = largest_weight(rules.terms, factors_of(run), run.one_each and not run.by_task)
+    most = largest_weight(rules.terms, factors_of(run), run.one_each and (run.noise is not None or not run.by_task))
+    change = largest_change(rules.terms, clip_of(run, state))
     found = []
     for number, (joined, keys) in enumerate(sorted(together.items(), key=lambda item: item[1])):
         cells = tuple(SumCell(scope, task) for scope, task in keys if scope)
         tasks = tuple(task for scope, task in keys if not scope)
-        bits = fraction_bits(len(joined), most, rules.terms.largest_change)
+        bits = fraction_bits(len(joined), most, change)
         found.append((Circle(str(number), cells, tasks, len(joined), bits), joined))
     return tuple(found)
 
 
-def _cells(run: RunSettings, order: OpenOrder) -> Iterator[SumCell]:
+def _cells(run: RunSettings, state: FederationState, order: OpenOrder) -> Iterator[SumCell]:
+    """The cells that an order's answer enters: all, or those that are open under noise."""
+    for cell in _all_cells(run, order):
+        if state.ledger is None or cell.name in state.ledger.open:
+            yield cell
+
+
+def _all_cells(run: RunSettings, order: OpenOrder) -> Iterator[SumCell]:
     for scope in (Scope.parse(wanted.scope) for wanted in order.trained):
         if run.by_task and not (scope.task or scope.is_member):
             yield from (SumCell(str(scope), task) for task in order.tasks if run.reads(str(scope), (task,)))

@@ -9,8 +9,9 @@ from operator import attrgetter
 from common.orders import TaskResult
 from common.parameters.scope import Scope, is_sum
 from common.secure.terms import SumCell
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.readers import StretchTotal
-from server.core.state import OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.state import RunSettings
 from server.core.sum_facts import RoundSums
 from server.core.weighing import task_rows
 

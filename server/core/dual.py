@@ -20,7 +20,8 @@ from common.parameters.scope import Scope, is_sum
 from common.parameters.vector import Float64
 from server.core.dual_facts import Block, Certificate, Dual, DualSettings, HeadRows, Relationship
 from server.core.effects import Notice, Record
-from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.open_round import OpenOrder, OpenRound, OrderState
+from server.core.state import ClientRecord, FederationState, RunSettings
 
 
 def heads_of(

@@ -15,11 +15,12 @@ from common.targets import TargetUnits
 from server.core.conduct import Conduct, Norms
 from server.core.dual_facts import Certificate, Dual, HeadRows
 from server.core.facts import RunBegan, RunConfiguration, Traffic
+from server.core.open_round import OpenRound
 from server.core.phases import Phase
 from server.core.privacy_facts import Ledger, Noising, cell_of
 from server.core.probe_facts import NOT_PROBED, Probed
 from server.core.readers import StretchTotal
-from server.core.state import ClientRecord, OpenRound, Related
+from server.core.state import ClientRecord, Related
 
 
 @dataclass(frozen=True)

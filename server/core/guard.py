@@ -10,7 +10,8 @@ from common.log_fields import LogFields
 from common.statistics import merge
 from common.tasks import TaskDefinition, lower_is_better
 from server.core.effects import Guarded, Notice
-from server.core.state import FederationState, OpenRound, OrderState, RunSettings
+from server.core.open_round import OpenRound, OrderState
+from server.core.state import FederationState, RunSettings
 
 _ROUNDING = 1e-9
 

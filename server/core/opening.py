@@ -12,19 +12,12 @@ from common.log_fields import LogFields
 from server.core import best, circles, dual, privacy
 from server.core.account import MOST_NAMES
 from server.core.effects import Effect, Notice, Record, RoundOpened, RunEnded
+from server.core.open_round import OpenOrder, OpenRound, OrderState, order_id
 from server.core.phases import ENDED, Phase, RoundPhase
 from server.core.probing import opening_phase
 from server.core.scales import with_scales
 from server.core.selection import select, tasks_of_order
-from server.core.state import (
-    ClientRecord,
-    FederationState,
-    OpenOrder,
-    OpenRound,
-    OrderState,
-    RunSettings,
-    order_id,
-)
+from server.core.state import ClientRecord, FederationState, RunSettings
 from server.core.units import with_units
 from server.core.weighing import caps_of, variates_of
 
@@ -77,7 +70,7 @@ def open_if_possible(
         text = f"round {round_.number} goes without clients for {', '.join(missing)}"
         notices.append(Notice(text, warning=True, about=absent))
     if training and state.completed_rounds == 0 and state.attempt == 1:
-        notices += circles.too_small(run, round_)
+        notices += circles.too_small(run, state, round_)
     charged = () if ledger is None else (ledger,)
     return state, [*units, *scales, *began, *charged, RoundOpened(round_)], notices
 
@@ -152,7 +145,7 @@ def opened_round(
     variates = variates_of(run, state.clients) if phase.publishes else {}
     version = state.completed_rounds
     opens = OpenRound(number, state.attempt, phase, version, deadline, orders, caps, variates, began=now)
-    return circles.with_circles(run, opens)
+    return circles.with_circles(run, state, opens)
 
 
 def assigned(state: FederationState, round_: OpenRound) -> FederationState:

@@ -13,9 +13,11 @@ from common.bodies import NoisePromise
 from common.log_fields import LogFields
 from common.parameters import capacity
 from common.parameters.scope import Scope
+from common.privacy.clipping import Clip
 from server.core.effects import Notice
+from server.core.open_round import OpenRound, OrderState
 from server.core.privacy_facts import Ledger, Noising, cell_of
-from server.core.state import ClientRecord, FederationState, OpenRound, OrderState, RunSettings
+from server.core.state import ClientRecord, FederationState, RunSettings
 
 
 def cells_of(run: RunSettings, client: ClientRecord, frozen: str = "") -> dict[str, float]:
@@ -38,6 +40,11 @@ def cells_of(run: RunSettings, client: ClientRecord, frozen: str = "") -> dict[s
     return found
 
 
+def least_of(run: RunSettings) -> int:
+    """Cells of fewer clients stay as they are; sums may ask for more than noise."""
+    return max(run.noise.min_clients if run.noise else 1, run.sums.least if run.sums else 1)
+
+
 def opened(run: RunSettings, state: FederationState) -> Ledger | None:
     """The ledger with the cells that a round which opens now may move; None without noise."""
     ledger = state.ledger
@@ -45,7 +52,7 @@ def opened(run: RunSettings, state: FederationState) -> Ledger | None:
         return None
     frozen = run.schedule.frozen_in(state.completed_rounds + 1)
     parts = _parts(run, [client for client in state.clients.values() if not client.left], ledger, frozen)
-    many = {cell: shares for cell, shares in sorted(parts.items()) if len(shares) >= run.noise.min_clients}
+    many = {cell: shares for cell, shares in sorted(parts.items()) if len(shares) >= least_of(run)}
     cells = {cell: run.noise.fraction * sum(sorted(shares)) for cell, shares in many.items()}
     return replace(ledger, cells={**cells, **ledger.cells}, open=tuple(many))
 
@@ -66,7 +73,7 @@ def is_spent(run: RunSettings, state: FederationState) -> bool:
     if run.noise is None or state.ledger is None or not state.ledger.releases:
         return False
     parts = _parts(run, state.clients.values(), state.ledger)
-    return not any(len(shares) >= run.noise.min_clients for shares in parts.values())
+    return not any(len(shares) >= least_of(run) for shares in parts.values())
 
 
 def spent_of(state: FederationState) -> str:
@@ -81,7 +88,8 @@ def lacks_clients(run: RunSettings, state: FederationState) -> str:
     if ledger is None or ledger.open:
         return ""
     assert run.noise is not None
-    return f"no scope has {run.noise.min_clients} clients within their budget (privacy.min_clients)"
+    key = "privacy" if run.noise.min_clients >= least_of(run) else "secure_aggregation"
+    return f"no scope has {least_of(run)} clients within their budget ({key}.min_clients)"
 
 
 def closed_scopes(run: RunSettings, state: FederationState, scopes: Iterable[str], tasks: Iterable[str]) -> set[str]:
@@ -115,7 +123,14 @@ def promise_to(run: RunSettings, state: FederationState, client_id: str) -> Nois
         return None
     after = replace(ledger, spent={client_id: ledger.spent.get(client_id, 0) + 1})
     epsilon = after.epsilon_of(client_id)
-    return NoisePromise(ledger.mechanism.noise_multiplier, epsilon, ledger.delta, run.noise.min_clients)
+    return NoisePromise(ledger.mechanism.noise_multiplier, epsilon, ledger.delta, least_of(run))
+
+
+def clip_of(run: RunSettings, state: FederationState) -> Clip | None:
+    """What an update of the open round may be at most; None without noise."""
+    if run.noise is None or state.ledger is None:
+        return None
+    return Clip(state.ledger.clip, run.noise.head_scale)
 
 
 def asked(run: RunSettings, state: FederationState, present: Sequence[ClientRecord]) -> list[ClientRecord]:

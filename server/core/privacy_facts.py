@@ -28,6 +28,8 @@ class NoiseRules:
     """The share of all clients that a round asks."""
     coin: bytes = b""
     """The secret by which each client is asked or not; empty: the choice is public."""
+    head_scale: float = 1.0
+    """Lengths of scopes of single tasks count divided by this."""
 
     @property
     def is_sampled(self) -> bool:

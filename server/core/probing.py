@@ -21,9 +21,10 @@ from common.parameters.scope import Scope
 from common.probing import ProbeLosses, TaskLosses
 from common.statistics import LARGEST_LOSS
 from server.core.answer_checks import answer_as
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import PROBE, RoundPhase
 from server.core.probe_facts import NOT_PROBED, Probed
-from server.core.state import FederationState, OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.state import FederationState, RunSettings
 
 ROUNDING = 1e-6
 """Sums of single losses are equal to this, relative to the losses."""

@@ -38,15 +38,11 @@ from server.core.effects import (
 )
 from server.core.events import Combined, SumsOpened, VersionSpoiled
 from server.core.guard import guarded, notices_of
+from server.core.open_round import OpenRound, OrderState
 from server.core.opening import assigned, failed, new_order, open_if_possible, opened_round
 from server.core.phases import ENDED, Phase, RoundPhase
 from server.core.probing import probed
-from server.core.state import (
-    FederationState,
-    OpenRound,
-    OrderState,
-    RunSettings,
-)
+from server.core.state import FederationState, RunSettings
 
 Step = tuple[FederationState, list[Effect]]
 

@@ -15,7 +15,8 @@ from common.secure.terms import SIGNATURE_BYTES
 from common.secure.unmasking import check_opening
 from common.stages import AnnouncedKeys, OpenedShares, SealedShares, SignedSurvivors
 from server.core import circles
-from server.core.state import FederationState, OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.open_round import OpenOrder, OpenRound, OrderState
+from server.core.state import FederationState, RunSettings
 from server.core.sum_facts import Stand
 
 C = TypeVar("C", bound=ReplyContent)

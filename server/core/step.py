@@ -28,10 +28,11 @@ from server.core.events import (
     VersionSpoiled,
     Withdrew,
 )
+from server.core.open_round import OpenOrder, OrderState
 from server.core.opening import seconds_of
 from server.core.phases import ENDED, TRANSITIONS, Phase
 from server.core.probing import candidate_bytes
-from server.core.state import ClientRecord, FederationState, OpenOrder, OrderState, RunSettings, Tally
+from server.core.state import ClientRecord, FederationState, RunSettings, Tally
 from server.core.weighing import capped, caps_of, scope_weights, task_rows
 
 Step = tuple[FederationState, list[Effect]]
@@ -101,7 +102,7 @@ def _started(run: RunSettings, state: FederationState, event: Started) -> Step:
         caps = caps_of(run, clients, state.open.orders.values())  # of the same clients as when it opened
         deadline = event.now + seconds_of(run, state.open.phase)
         open_ = replace(state.open, deadline=deadline, caps=caps, began=event.now)
-        state = replace(state, open=circles.with_circles(run, open_))
+        state = replace(state, open=circles.with_circles(run, state, open_))
     effects: list[Effect] = []
     for client in clients.values() if state.open is not None else ():
         if client.withdrawn:  # its order is outstanding again, and nobody may answer it

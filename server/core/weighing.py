@@ -12,7 +12,8 @@ from common.orders import TaskResult
 from common.parameters.capacity import untrained_scopes
 from common.parameters.scope import Scope, is_sum
 from common.secure.terms import TASK_WEIGHT_UNIT
-from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, RunSettings
+from server.core.open_round import OpenOrder, OpenRound, OrderState
+from server.core.state import ClientRecord, RunSettings
 
 
 def caps_of(run: RunSettings, clients: Mapping[str, ClientRecord], orders: Iterable[OpenOrder]) -> Mapping[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.tasks import TaskDefinition
-from server.core.state import OpenRound, OrderState
+from server.core.open_round import OpenRound, OrderState
 from server.reporting.report import client_scores, round_scores
 from server.reporting.values import RoundScores
 

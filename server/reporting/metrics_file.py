@@ -11,7 +11,7 @@ from typing import Any
 from common.clock import utc_text
 from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
-from server.core.state import OpenRound
+from server.core.open_round import OpenRound
 from server.reporting.report import certificate_report, cosine_matrices, thetas, uploads
 from server.reporting.values import RoundScores, to_json
 

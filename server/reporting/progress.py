@@ -21,7 +21,7 @@ from common.tasks import TaskDefinition, is_better
 from server.core.answers import SHOWN
 from server.core.dual_facts import Certificate
 from server.core.effects import RoundClosed, TaskCosines
-from server.core.state import OpenRound
+from server.core.open_round import OpenRound
 from server.reporting.metrics_file import MetricsFile
 from server.reporting.report import round_scores
 from server.reporting.values import RoundScores

@@ -13,8 +13,9 @@ from common.methods.covariance import correlations, ordered
 from common.parameters.vector import Float64
 from common.probing import ProbeLosses
 from server.core.effects import TaskCosines
+from server.core.open_round import OpenRound
 from server.core.phases import PROBE
-from server.core.state import OpenRound, Related
+from server.core.state import Related
 from server.reporting.values import ProbeCosts, RelationReport
 
 

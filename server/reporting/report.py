@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -16,16 +16,17 @@ from server.core.conduct import Norms
 from server.core.dual_facts import Certificate
 from server.core.effects import Guarded, TaskCosines
 from server.core.facts import Best, RunBegan, RunFacts
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.privacy_facts import Ledger
-from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, RunSettings
-from server.core.weighing import Shares, step_shares
+from server.core.state import ClientRecord, Related
+from server.core.weighing import Shares
 from server.reporting.relations import probe_costs, relation_reports
+from server.reporting.shares import largest_shares, mean_shares, without_clients
 from server.reporting.values import (
     CertificateReport,
     ClientReport,
     CosineMatrix,
     GuardReport,
-    LargestShare,
     OwnScores,
     Personalisation,
     PrivacyReport,
@@ -34,7 +35,6 @@ from server.reporting.values import (
     RoundNorms,
     RoundScores,
     RoundShares,
-    ScopeShares,
     Scores,
     SumsReport,
     TaskReport,
@@ -160,7 +160,7 @@ def build_report(
     tasks = list(tasks)
     out = frozenset(client.client_id for client in clients if client.withdrawn)
     clients = [client for client in clients if client.client_id not in out]
-    influence = [(number, _without(out, shares)) for number, shares in influence]
+    influence = [(number, without_clients(out, shares)) for number, shares in influence]
     histories = _histories(tasks, rounds)
     trained, scores = [r for r in rounds if r.phase.publishes], client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
@@ -185,14 +185,14 @@ def build_report(
         bytes_up=facts.traffic.bytes_up,
         uploads=uploads(rounds),
         task_cosines=_by_round(cosines),
-        step_shares=[RoundShares(number, _largest_shares(shares)) for number, shares in influence],
+        step_shares=[RoundShares(number, largest_shares(shares)) for number, shares in influence],
         relations=relation_reports(list(relations)),
         tasks={
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
         },
         clients={
-            m.client_id: _client_report(m, scores.get(n, {}), _mean_shares(n, influence), sent, closed.get(n))
+            m.client_id: _client_report(m, scores.get(n, {}), mean_shares(n, influence), sent, closed.get(n))
             for m in clients
             for n in [m.client_id]
         },
@@ -232,42 +232,6 @@ def _histories(tasks: Sequence[TaskDefinition], rounds: Iterable[OpenRound]) -> 
         for name, scores in round_scores(tasks, round_).items():
             found[name] = [entry for entry in found[name] if entry.round != scores.round] + [scores]
     return found
-
-
-def influence_of(
-    run: RunSettings, rounds: Iterable[OpenRound], totals: Mapping[int, Iterable[str]]
-) -> list[tuple[int, Shares]]:
-    """The clients' shares of the steps of every published round; `totals` has the scopes that it changed.
-
-    The published attempt of a round is its last one.
-    """
-    published = {round_.number: round_ for round_ in rounds if round_.phase.publishes}
-    return [(number, step_shares(run, published[number], scopes)) for number, scopes in sorted(totals.items())]
-
-
-def _without(out: Collection[str], shares: Shares) -> Shares:
-    """Shares of steps without those of some clients."""
-    left = {label: {name: share for name, share in found.items() if name not in out} for label, found in shares.items()}
-    return {label: found for label, found in left.items() if found}
-
-
-def _largest_shares(shares: Shares) -> dict[str, ScopeShares]:
-    """Per scope how many clients its step came from, and who moved it the most."""
-    return {
-        label: ScopeShares(len(found), LargestShare(client, round(found[client], 6)))
-        for label, found in shares.items()
-        for client in [max(sorted(found), key=found.__getitem__)]
-    }
-
-
-def _mean_shares(client: str, influence: Sequence[tuple[int, Shares]]) -> dict[str, float]:
-    """A client's mean share of every step, over the rounds in which it took part in it."""
-    found: dict[str, list[float]] = {}
-    for _, shares in influence:
-        for label, parts in shares.items():
-            if client in parts:
-                found.setdefault(label, []).append(parts[client])
-    return {label: round(sum(parts) / len(parts), 6) for label, parts in sorted(found.items())}
 
 
 def client_scores(tasks: Iterable[TaskDefinition], rounds: Iterable[OpenRound]) -> dict[str, dict[str, RoundScores]]:

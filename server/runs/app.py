@@ -33,7 +33,8 @@ from server.core.phases import Phase
 from server.core.state import FederationState, RunSettings
 from server.engine.coordinator import Coordinator, Federation
 from server.reporting.progress import RunProgress
-from server.reporting.report import build_report, influence_of
+from server.reporting.report import build_report
+from server.reporting.shares import influence_of
 from server.reporting.values import Report, to_json
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest

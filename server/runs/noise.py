@@ -56,7 +56,7 @@ def rules_of(config: Config, key: bytes) -> NoiseRules | None:
         return None
     nothing = hashlib.sha256().digest()
     coin = derive(key, _COIN, nothing) if section.sampling == "poisson" else b""
-    return NoiseRules(section.min_clients, config.federation.client_fraction, coin)
+    return NoiseRules(section.min_clients, config.federation.client_fraction, coin, section.head_scale)
 
 
 def noise_settings(config: Config, key: bytes) -> NoiseSettings | None:

@@ -11,7 +11,8 @@ from common.parameters.scope import Scope, is_private
 from server.core.phases import ENDED
 from server.reporting.copies import distances
 from server.reporting.relations import Relations, relations_of
-from server.reporting.report import build_report, influence_of
+from server.reporting.report import build_report
+from server.reporting.shares import influence_of
 from server.reporting.values import Report
 from server.runs.kept import scored_in
 from server.runs.recovery import require_files

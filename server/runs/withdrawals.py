@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from common.parameters.scope import Scope
-from server.core.state import ClientRecord, FederationState, OpenRound, OrderState
+from server.core.open_round import OpenRound, OrderState
+from server.core.state import ClientRecord, FederationState
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
 
@@ -18,7 +19,7 @@ FOLDER = "withdrawn"
 
 
 @dataclass(frozen=True)
-class Contribution:
+class CountedUpdate:
     """An update that was added up."""
 
     version: int
@@ -33,7 +34,7 @@ class Withdrawal:
 
     client: str
     tasks: tuple[str, ...]
-    counted: tuple[Contribution, ...]
+    counted: tuple[CountedUpdate, ...]
     came_to_nothing: tuple[str, ...]
     """Orders whose updates were taken and never published, since their rounds began anew."""
     own_copies: tuple[str, ...]
@@ -80,7 +81,7 @@ def withdrawal_of(
     ]
     is_in = {order.order_id: r.number in totals and r.attempt == newest[r.number] for r, order in brought}
     counted = (
-        Contribution(round_.number, tuple(scope.scope for scope in order.trained), order.nbytes)
+        CountedUpdate(round_.number, tuple(scope.scope for scope in order.trained), order.nbytes)
         for round_, order in brought
         if is_in[order.order_id]
     )

@@ -21,8 +21,9 @@ from server.core.dual_facts import Certificate, Dual
 from server.core.effects import ClientChanged, Guarded, Record, TaskCosines
 from server.core.facts import RunFacts
 from server.core.guard import standing
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import EVALUATE, RoundPhase
-from server.core.state import ClientRecord, FederationState, OpenOrder, OpenRound, OrderState, Related
+from server.core.state import ClientRecord, FederationState, Related
 from server.core.sum_facts import RoundSums
 from server.storage.files import unwritable
 from server.storage.flushing import Flusher

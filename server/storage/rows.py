@@ -32,9 +32,10 @@ from server.core.effects import (
     UnitsFixed,
 )
 from server.core.facts import RunBegan, RunConfiguration, RunFacts, Traffic
+from server.core.open_round import OpenOrder, OpenRound, OrderState
 from server.core.phases import Phase
 from server.core.privacy_facts import Charges, Ledger
-from server.core.state import ClientRecord, OpenOrder, OpenRound, OrderState, Related, Tally
+from server.core.state import ClientRecord, Related, Tally
 from server.core.sum_facts import RoundSums
 from server.storage.tables import Row
 

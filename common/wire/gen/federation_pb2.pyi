@@ -518,20 +518,30 @@ class Parameter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., number: _Optional[float] = ..., count: _Optional[int] = ..., flag: bool = ..., text: _Optional[str] = ...) -> None: ...
 
 class SumOrder(_message.Message):
-    __slots__ = ("terms", "attempt", "parts", "factors", "caps", "one_each")
+    __slots__ = ("terms", "attempt", "parts", "factors", "caps", "one_each", "clip")
     TERMS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     FACTORS_FIELD_NUMBER: _ClassVar[int]
     CAPS_FIELD_NUMBER: _ClassVar[int]
     ONE_EACH_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
     terms: SumTerms
     attempt: int
     parts: _containers.RepeatedCompositeFieldContainer[SumPart]
     factors: _containers.RepeatedCompositeFieldContainer[TaskCount]
     caps: _containers.RepeatedCompositeFieldContainer[TaskCount]
     one_each: bool
-    def __init__(self, terms: _Optional[_Union[SumTerms, _Mapping]] = ..., attempt: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[SumPart, _Mapping]]] = ..., factors: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., caps: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., one_each: bool = ...) -> None: ...
+    clip: Clip
+    def __init__(self, terms: _Optional[_Union[SumTerms, _Mapping]] = ..., attempt: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[SumPart, _Mapping]]] = ..., factors: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., caps: _Optional[_Iterable[_Union[TaskCount, _Mapping]]] = ..., one_each: bool = ..., clip: _Optional[_Union[Clip, _Mapping]] = ...) -> None: ...
+
+class Clip(_message.Message):
+    __slots__ = ("length", "head_scale")
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    HEAD_SCALE_FIELD_NUMBER: _ClassVar[int]
+    length: float
+    head_scale: float
+    def __init__(self, length: _Optional[float] = ..., head_scale: _Optional[float] = ...) -> None: ...
 
 class SumTerms(_message.Message):
     __slots__ = ("min_clients", "masks", "largest_change", "largest_weight", "corrupt", "dropouts", "pinned")
