@@ -196,7 +196,8 @@ def test_what_an_honest_client_may_be_refused_for_is_no_offence(kind: Reason) ->
     assert NO_OFFENCES.after("a", kind, "late", 1) is NO_OFFENCES
     assert kind in {
         *(Reason.TOO_LATE, Reason.CORRUPT, Reason.SUPERSEDED, Reason.UNKNOWN_CLIENT, Reason.OTHER_RUN, Reason.ENDED),
-        *(Reason.UNKNOWN_TASK, Reason.TASK_MISMATCH, Reason.QUARANTINED),
+        *(Reason.UNKNOWN_TASK, Reason.TASK_MISMATCH, Reason.QUARANTINED, Reason.WITHDRAWN),
+        *(Reason.FULL, Reason.NOT_ADMITTED, Reason.OTHER_IDENTITY),
     }
 
 

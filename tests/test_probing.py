@@ -37,7 +37,7 @@ ROWS = 40
 
 async def joined() -> tuple[Coordinator, Welcome, Order]:
     """A coordinator, and the order to compare that its one client got."""
-    config = ifca_config("training.num_rounds=1")
+    config = ifca_config("training.num_rounds=1", "federation.offences=0")
     coordinator = in_memory(config, make_model(config), ManualClock())
     await coordinator.start()
     welcome = await coordinator.join(make_client(config, "a", ["a0"], "1/1").request)

@@ -179,7 +179,10 @@ def test_a_site_without_rows_is_refused_before_there_is_a_run(sites, changed, li
         ("simulation.partition=dirichlet", "simulation.partition: sites have rows of their own"),
         ("data.dir=.", "data.dir: every site has a folder of its own; remove it, or simulation.sites"),
         ("data.source=glue", "data.source: glue, but simulation.sites are folders; write files, or remove the sites"),
-        ("simulation.sites={'../up': x}", "simulation.sites.../up: '../up' is not a client id; use letters, digits"),
+        (
+            "simulation.sites={'../up': x}",
+            "simulation.sites.../up: '../up' is not a client id; use at most 64 characters: letters",
+        ),
     ],
 )
 def test_what_contradicts_sites_is_refused(override, line):

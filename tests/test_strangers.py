@@ -260,7 +260,7 @@ def test_a_flood_of_refused_updates_is_told_a_few_times_and_then_counted(caplog:
     caplog.set_level("INFO", "fedmtl.server")
 
     async def test() -> None:
-        hands = Hands()
+        hands = Hands("federation.offences=0")
         await hands.join()
         order = (await hands.poll("a")).order
         assert order is not None

@@ -20,6 +20,7 @@ from common.errors import Reason, Refused
 from common.orders import JoinRequest, Order, ScopePayload, Session, TaskResult, UpdateHeader
 from common.parameters.encodings import ENCODINGS
 from common.statistics import TaskStatistics
+from server.core.conduct import NO_OFFENCES
 from server.core.effects import Commit, Notice, RoundClosed
 from server.core.events import Answered, Joined
 from server.core.facts import RunFacts
@@ -268,14 +269,14 @@ class Upload:
 
 
 def snapshot(coordinator: Coordinator) -> object:
-    """Everything that counts, bit for bit; only the count of refusals may change."""
+    """Everything that counts, bit for bit; only counts of refusals may change."""
     sums, state = coordinator.writer.handler._aggregator._updates, coordinator.state
     clients = {name: replace(m, tally=replace(m.tally, refused=0), activity="") for name, m in state.clients.items()}
     return (
         {scope: vector.tobytes() for scope, vector in coordinator.vectors.items()},
         {scope: [chunk.tobytes() for chunk in sums._sums[scope]] for scope in sorted(sums._used)},
         coordinator.writer.handler.uploads._used,
-        replace(state, clients=clients),
+        replace(state, clients=clients, conduct=NO_OFFENCES),
     )
 
 

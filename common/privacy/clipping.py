@@ -36,6 +36,8 @@ class Clip:
         """What lengths in a scope count divided by."""
         if self.head_scale == 1.0:  # in any scope
             return 1.0
+        if self.head_scale == 1.0:
+            return 1.0
         return self.head_scale if Scope.parse(scope).kind is ScopeKind.TASK else 1.0
 
     def norm(self, squares: Iterable[tuple[str, float]]) -> float:

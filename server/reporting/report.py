@@ -21,7 +21,7 @@ from server.core.privacy_facts import Ledger
 from server.core.state import ClientRecord, Related
 from server.core.weighing import Shares
 from server.reporting.relations import probe_costs, relation_reports
-from server.reporting.shares import largest_shares, mean_shares, without_clients
+from server.reporting.shares import largest_shares, mean_shares, without_withdrawn
 from server.reporting.values import (
     CertificateReport,
     ClientReport,
@@ -158,9 +158,7 @@ def build_report(
     `influence` has the clients' shares of the steps of every published round.
     """
     tasks = list(tasks)
-    out = frozenset(client.client_id for client in clients if client.withdrawn)
-    clients = [client for client in clients if client.client_id not in out]
-    influence = [(number, without_clients(out, shares)) for number, shares in influence]
+    out, clients, influence = without_withdrawn(clients, influence)
     histories = _histories(tasks, rounds)
     trained, scores = [r for r in rounds if r.phase.publishes], client_scores(tasks, rounds)
     verdicts = guard_reports(tasks, guarded)
@@ -191,11 +189,7 @@ def build_report(
             t.name: _task_report(t, histories[t.name], trained, clients, verdicts.get(t.name), facts.units.get(t.name))
             for t in tasks
         },
-        clients={
-            m.client_id: _client_report(m, scores.get(n, {}), mean_shares(n, influence), sent, closed.get(n))
-            for m in clients
-            for n in [m.client_id]
-        },
+        clients={m.client_id: _client_report(m, scores, influence, sent, closed) for m in clients},
         personalisation={n: found for n, found in personalisation(tasks, rounds).items() if n not in out},
         best=best or {},
         probes=probe_costs(rounds),
@@ -320,11 +314,12 @@ def _examples(task: str, clients: Iterable[ClientRecord], trained: Iterable[Open
 
 def _client_report(
     client: ClientRecord,
-    scores: Mapping[str, RoundScores],
-    shares: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, RoundScores]],
+    influence: Sequence[tuple[int, Shares]],
     sent: Mapping[str, int],
-    quarantined: str | None,
+    quarantined: Mapping[str, str],
 ) -> ClientReport:
+    name = client.client_id
     return ClientReport(
         tasks=client.tasks,
         trains=client.capabilities.capacity.trains,
@@ -332,14 +327,14 @@ def _client_report(
         lacks=client.capabilities.capacity.lacks,
         examples=client.examples,
         rounds=client.tally.completed,
-        bytes=sent.get(client.client_id, 0),
+        bytes=sent.get(name, 0),
         assigned=client.tally.assigned,
         refused=client.tally.refused,
         failed=client.tally.failed,
         expired=client.tally.expired,
-        scores=scores,
-        step_shares=shares,
-        quarantined=quarantined,
+        scores=scores.get(name, {}),
+        step_shares=mean_shares(name, influence),
+        quarantined=quarantined.get(name),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from server.core.open_round import OpenRound
-from server.core.state import RunSettings
+from server.core.state import ClientRecord, RunSettings
 from server.core.weighing import Shares, step_shares
 from server.reporting.values import LargestShare, ScopeShares
 
@@ -21,8 +21,17 @@ def influence_of(
     return [(number, step_shares(run, published[number], scopes)) for number, scopes in sorted(totals.items())]
 
 
-def without_clients(out: Collection[str], shares: Shares) -> Shares:
-    """Shares of steps without those of some clients."""
+def without_withdrawn(
+    clients: Iterable[ClientRecord], influence: Iterable[tuple[int, Shares]]
+) -> tuple[frozenset[str], list[ClientRecord], list[tuple[int, Shares]]]:
+    """The names of clients that are left out for good, and clients and shares of steps without them."""
+    found = list(clients)
+    out = frozenset(client.client_id for client in found if client.withdrawn)
+    left = [client for client in found if client.client_id not in out]
+    return out, left, [(number, _without(out, shares)) for number, shares in influence]
+
+
+def _without(out: Collection[str], shares: Shares) -> Shares:
     left = {label: {name: share for name, share in found.items() if name not in out} for label, found in shares.items()}
     return {label: found for label, found in left.items() if found}
 

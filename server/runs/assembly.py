@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.clock import Clock
 from common.config import Config
@@ -35,6 +35,26 @@ if TYPE_CHECKING:  # it brings torch, which a coordinator at work does not need
 Vectors = Mapping[str, Vector]
 
 
+_AS_WRITTEN = (
+    "clients_per_task",
+    "min_clients",
+    "max_clients",
+    "client_fraction",
+    "quorum",
+    "min_updates",
+    "rejoin_timeout_seconds",
+    "round_attempts",
+    "offences",
+    "start_timeout_seconds",
+    "round_timeout_seconds",
+    "lease_seconds",
+    "update_encoding",
+    "tasks_per_order",
+    "task_choice",
+)
+"""Keys of the section `federation` that the core knows by the same names."""
+
+
 def make_settings(
     config: Config,
     run_id: str,
@@ -46,35 +66,22 @@ def make_settings(
     section = config.federation
     probes = config.relation is not None and config.relation.probes is not None
     travelling = {scope: schema for scope, schema in schemas.items() if not is_private(scope)}
+    as_written: dict[str, Any] = {name: getattr(section, name) for name in _AS_WRITTEN}
     return RunSettings(
+        **as_written,
         run_id=run_id,
         seed=config.run.seed,
         tasks=config.definitions(),
         schemas=ByTemplate({scope: (schema.digest, schema.nbytes) for scope, schema in travelling.items()}),
         num_rounds=config.training.num_rounds,
         training=config.order_settings(),
-        clients_per_task=section.clients_per_task,
-        min_clients=section.min_clients,
-        max_clients=section.max_clients,
-        client_fraction=section.client_fraction,
-        quorum=section.quorum,
         max_examples=config.aggregation.most_examples,
         max_medians=config.aggregation.most_medians,
         max_length=config.model.max_length,
-        min_updates=section.min_updates,
-        rejoin_timeout_seconds=section.rejoin_timeout_seconds,
-        round_attempts=section.round_attempts,
-        offences=section.offences,
-        start_timeout_seconds=section.start_timeout_seconds,
-        round_timeout_seconds=section.round_timeout_seconds,
-        lease_seconds=section.lease_seconds,
         tensors=ByTemplate({scope: len(schema.entries) for scope, schema in schemas.items()}),
-        update_encoding=section.update_encoding,
         payload_bytes=_payload_bytes(travelling),
         by_task=config.by_task,
         one_each=config.privacy.of_coordinator or not config.aggregation.weights.counts_examples,
-        tasks_per_order=section.tasks_per_order,
-        task_choice=section.task_choice,
         blocks=blocks_of(schemas),
         schedule=_schedule(config),
         membership=config.membership(),
