@@ -17,6 +17,7 @@ from typing import cast
 import grpc
 import xxhash
 
+from client.transport.channel import Connection
 from client.transport.grpc_port import GrpcCoordinator
 from client.transport.target import Target
 from common.bodies import DENSE_FLOAT32, ScopeVersion, Train
@@ -119,20 +120,19 @@ class LightAgent:
             yield self._chunk[: size - start]
 
 
+class LoneConnection(Connection):
+    """gRPC lets equal channels of one process share a connection, which real clients never do."""
+
+    def _open(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self._target.address, options=(("grpc.use_local_subchannel_pool", 1),))
+
+
 class LightCoordinator(GrpcCoordinator):
     """The product's own side of the wire; only its connection is not shared with the other agents of this process."""
 
     def __init__(self, port: int, client_id: str) -> None:
         super().__init__(HOST, port, None, client_id)
-        # gRPC lets equal channels of one process share a connection, which real clients never do.
-        alone = (("grpc.use_local_subchannel_pool", 1),)
-        channel = grpc.aio.insecure_channel(Target(HOST, port).address, options=alone)
-        self._unused, self._channel = self._channel, channel
-
-    async def close(self) -> None:
-        """Close both channels; the one that was never used has no connection."""
-        await self._unused.close()
-        await super().close()
+        self._link = LoneConnection(Target(HOST, port), None)  # the other one has not connected
 
 
 async def run_agents(port: int, count: int, tasks: Sequence[str], first: int) -> None:

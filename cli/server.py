@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from functools import partial
 
 from cli.options import Parser, advise, common_options, configuration, names_in, resume_option
 from cli.output import console
@@ -34,4 +35,6 @@ def run(options: argparse.Namespace) -> None:
     lift = names_in(options.lift, "--lift", "clients, such as site_a or site_a,site_b") if options.lift else []
     if lift and not options.resume:
         raise ConfigError(f"--lift: '{options.lift}' needs a run to go on with; add --resume")
-    asyncio.run(serve(config, options.resume, console() if options.log_format == "text" else None, lift=lift))
+    shown = console() if options.log_format == "text" else None
+    again = partial(configuration, options, "server")
+    asyncio.run(serve(config, options.resume, shown, lift=lift, again=again))

@@ -5,7 +5,8 @@ tokenised, that may be half a minute away. So a thread waits for signals, which 
 come, and ends the process then and there. That is safe for the reason for which `kill -9` is: what a run needs is on
 disk before anybody hears of it.
 
-SIGHUP is ignored: a terminal shows a run, and its end is not the end of the run.
+SIGHUP is ignored, unless something is to be read again then: a terminal shows a run, and its end is not the end of the
+run.
 """
 
 from __future__ import annotations
@@ -46,12 +47,16 @@ class _Signals:
     def __init__(self) -> None:
         self.in_force = False
         self.request: Request | None = None
+        self.hang_up: Callable[[], object] | None = None
         self.last_words: list[Callable[[], object]] = []
 
     def wait(self, pipe: int) -> None:
         """Hear signals until the pipe's other end is closed."""
         with open(pipe, "rb", buffering=0) as noticed:
             while number := noticed.read(1):
+                hang_up = self.hang_up
+                if number[0] == _HANGUP and hang_up is not None:
+                    hang_up()
                 if number[0] not in _ASKING:
                     continue
                 request = self.request
@@ -107,6 +112,23 @@ def asking(ask: Callable[[], object]) -> Iterator[Request]:
             yield _signals.request
         finally:
             _signals.request = before
+
+
+@contextmanager
+def at_hang_up(call: Callable[[], object]) -> Iterator[None]:
+    """Within this block SIGHUP has `call` called in the running event loop; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    with noticed():
+        _signals.hang_up = lambda: loop.call_soon_threadsafe(call)
+        before = signal.signal(_HANGUP, lambda *_: None)
+        try:
+            yield
+        finally:
+            signal.signal(_HANGUP, before)
+            _signals.hang_up = None
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.certificates import certificates_in, ends_soon, lapse
+from common.certificates import certificates_in, ends_soon, lapse, validity
 from common.errors import ConfigError
 
 
@@ -58,6 +60,69 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
         except ssl.SSLError as error:
             raise ConfigError(_pair_problem(files, error)) from None
     return material
+
+
+class CurrentTls:
+    """TLS files that may be replaced at any time; those that are not in order change nothing. Threads may share it.
+
+    Args:
+        files: where they are.
+        log: hears of files that were replaced, once each time.
+
+    Raises:
+        ConfigError: a file is not what it should be at the beginning.
+    """
+
+    def __init__(self, files: TlsFiles, log: logging.Logger) -> None:
+        self.material = read_tls(files)
+        """What was in order last."""
+        self._files = files
+        self._log = log
+        self._seen: TlsMaterial | None = self.material
+        self._lock = threading.Lock()
+
+    def read_again(self) -> TlsMaterial:
+        """The material, of the files as they are now if these are in order."""
+        with self._lock:
+            seen = self._on_disk()
+            if seen is None or seen != self._seen:
+                self._take(seen)
+            return self.material
+
+    def _on_disk(self) -> TlsMaterial | None:
+        files = self._files
+        try:
+            certificate, key, authority = (
+                None if path is None else path.read_bytes() for path in (files.certificate, files.key, files.authority)
+            )
+        except OSError:
+            return None
+        return TlsMaterial(certificate, key, authority)
+
+    def _take(self, seen: TlsMaterial | None) -> None:
+        if seen is None and self._seen is None:  # told already
+            return
+        try:
+            found = read_tls(self._files)
+        except ConfigError as error:
+            self._seen = seen
+            self._log.warning("%s; the files from before stay in use", error.message)
+            return
+        if found != seen:  # it is being written; the next look finds it whole
+            return
+        self._seen = seen
+        if found != self.material:
+            self.material = found
+            self._log.info("tls: read again: %s", self._until(found))
+
+    def _until(self, material: TlsMaterial) -> str:
+        what = self._files.certificate or self._files.authority
+        for der in certificates_in(material.certificate or material.authority or b"")[:1]:
+            try:
+                return f"{what}, valid until {validity(der)[1]:%Y-%m-%d %H:%M} UTC"
+            except ValueError:
+                break
+        return str(what)
 
 
 def lapses(files: TlsFiles, now: datetime) -> list[str]:

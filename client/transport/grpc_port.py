@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from client.transport.channel import open_channel
+from client.transport.channel import Connection
 from client.transport.chunk_size import ChunkSize
 from client.transport.handshake import certificate_lapse
 from client.transport.retries import Retry, explain, final, is_refused_certificate, is_tls_problem
@@ -61,7 +61,7 @@ _Download = AsyncGenerator[Chunk, None]
 
 
 class GrpcCoordinator:
-    """A `CoordinatorPort` over one gRPC channel. Make it inside a running event loop and close it there.
+    """A `CoordinatorPort` over one gRPC connection. Make it inside a running event loop and close it there.
 
     Args:
         host: name or address of the coordinator.
@@ -79,7 +79,7 @@ class GrpcCoordinator:
     ) -> None:
         self._target = Target.of(host, number, os.environ)
         self._tls = tls
-        self._channel = open_channel(self._target, tls)
+        self._link = Connection(self._target, tls)
         self._jitter = random.Random(client_id)
         self._patience = patience_seconds
         self._size = ChunkSize()
@@ -96,7 +96,7 @@ class GrpcCoordinator:
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
-        await self._channel.close()
+        await self._link.close()
 
     async def describe(self) -> Description:
         """See `CoordinatorPort`."""
@@ -168,9 +168,9 @@ class GrpcCoordinator:
         On the wire a stream of one message is a single message, so small updates come this way too.
         """
         data = method.request.encode(request)
-        send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method.path)
         retry = self._retry(asyncio.get_running_loop().time() + parked_seconds)
         while True:
+            send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._link.channel.unary_unary(method.path)
             try:
                 reply = await send(data, timeout=parked_seconds + ANSWER_SECONDS)
             except grpc.aio.AioRpcError as error:
@@ -197,7 +197,7 @@ class GrpcCoordinator:
 
     async def _stream(self, method: Method[Q, Chunk], request: Q) -> _Download:
         """One attempt at a download."""
-        open_stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(method.path)
+        open_stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._link.channel.unary_stream(method.path)
         call = open_stream(method.request.encode(request))
         replies = aiter(call)
         try:
@@ -216,7 +216,7 @@ class GrpcCoordinator:
     async def _upload(self, session: Session, header: UpdateHeader, chunks: Chunks) -> Receipt:
         """One attempt at an upload."""
         method = methods.SUBMIT_UPDATE
-        open_stream: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(method.path)
+        open_stream: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._link.channel.stream_unary(method.path)
         call = open_stream()
 
         async def told(message: Awaitable[None]) -> bool:
@@ -266,6 +266,7 @@ class GrpcCoordinator:
         outcome = None if isinstance(error, TimeoutError) else final(error, str(self._target))
         if outcome is not None:
             raise outcome from None
+        self._link.renew()
         if not self._answered and is_tls_problem(error):
             reason, check = explain(error)
             if self._tls is not None and is_refused_certificate(error):

@@ -37,6 +37,28 @@ class ClientList:
         if self.members is not None:
             self._check_member(client, self.members.get(client), [task.name for task in request.tasks], today)
 
+    def problem(self, client: str, tasks: Collection[str], today: str) -> str | None:
+        """Why a client that has joined with these tasks may not stay; None if it may."""
+        if self.members is None:
+            return None
+        try:
+            self._check_member(client, self.members.get(client), tasks, today)
+        except Refused as refusal:
+            return refusal.message
+        return None
+
+    def changes(self, before: ClientList) -> list[str]:
+        """A line for each difference to an earlier list."""
+        lines = []
+        if (self.members is None) != (before.members is None):
+            lines.append("server.clients: " + ("every client may join now" if self.members is None else "a list now"))
+        old, new = before.members or {}, self.members or {}
+        for client in sorted({*old, *new}):
+            if old.get(client) != new.get(client):
+                how = "added" if client not in old else "changed" if client in new else "removed"
+                lines.append(f"server.clients.{client}: {how}")
+        return lines
+
     def _check_member(self, client: str, member: Member | None, tasks: Collection[str], today: str) -> None:
         remedy = "ask the coordinator's side to change server.clients"
         if member is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common.errors import Reason
 from common.orders import JoinRequest, Reply, UpdateHeader
+from server.core.client_list import ClientList
 from server.core.dual_facts import Relationship
 from server.core.effects import Combine, TaskCosines
 from server.core.facts import NO_TRAFFIC, Traffic
@@ -141,6 +142,15 @@ class DrainRequested:
 
 
 @dataclass(frozen=True)
+class ListChanged:
+    """Whoever runs the coordinator has read the list of clients again; `today` as in `Joined`."""
+
+    now: float
+    roster: ClientList
+    today: str
+
+
+@dataclass(frozen=True)
 class RolledBack:
     """A client brought an order that comes after all that the ledger knows of: the run folder is an older copy."""
 
@@ -162,6 +172,7 @@ Event = (
     | Left
     | Withdrew
     | Tick
+    | ListChanged
     | RolledBack
     | Outcome
     | DrainRequested

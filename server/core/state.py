@@ -289,6 +289,8 @@ class FederationState:
     norms: Norms = NOT_MEASURED
     """Of the last published round whose updates came one by one."""
     conduct: Conduct = NO_OFFENCES
+    roster: ClientList | None = None
+    """The list of clients as it was read last, if that was during the run."""
 
     def version_of(self, scope: str) -> int:
         """The version of a scope; a sum over clients begins at 0 and has nothing of its template."""

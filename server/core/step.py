@@ -18,6 +18,7 @@ from server.core.events import (
     Event,
     Joined,
     Left,
+    ListChanged,
     OrderFailed,
     RolledBack,
     Seen,
@@ -69,9 +70,11 @@ def _applied(run: RunSettings, state: FederationState, event: Event) -> Step:
         case OrderFailed():
             state, effects = _order_failed(state, event)
         case Left():
-            state, effects = _left(state, event)
+            state, effects = _left(state, event.client_id, "left")
         case Withdrew():
             state, effects = _withdrew(state, event)
+        case ListChanged():
+            state, effects = _list_changed(run, state, event)
         case Tick():
             state, effects = _expire_leases(run, replace(state, traffic=event.traffic), event)
         case RolledBack():
@@ -128,7 +131,7 @@ def _gone_on_with(run: RunSettings, state: FederationState) -> Step:
 
 def _joined(run: RunSettings, state: FederationState, event: Joined) -> Step:
     request = event.request
-    run.roster.check(request, event.today)
+    (state.roster or run.roster).check(request, event.today)
     check_join(run, state, request)
     known = state.clients.get(request.client_id)
     if state.phase in ENDED and known is not None:  # it comes back to hear that the run is over
@@ -253,13 +256,12 @@ def _rolled_back(state: FederationState, event: RolledBack) -> Step:
     return state, [Commit((RunEnded(Phase.FAILED, reason),)), failed, Wake()]
 
 
-def _left(state: FederationState, event: Left) -> Step:
-    client = replace(state.clients[event.client_id], present=False, left=True, activity="", token="")
+def _left(state: FederationState, client_id: str, how: str, warning: bool = False) -> Step:
+    client = replace(state.clients[client_id], present=False, left=True, activity="", token="")
     state = state.with_client(client)
-    effects: list[Effect] = [
-        Notice(f"client {client.client_id} left", about=LogFields(event="client_left", client=client.client_id))
-    ]
-    state, more = _without_order(state, client.client_id, "the client left")
+    about = LogFields(event="client_left", client=client_id)
+    effects: list[Effect] = [Notice(f"client {client_id} {how}", warning, about)]
+    state, more = _without_order(state, client_id, f"the client {how}")
     return state, effects + more
 
 
@@ -283,6 +285,20 @@ def _without_order(state: FederationState, client_id: str, why: str) -> Step:
     if order is None or order.state is not OrderState.ISSUED:
         return state, []
     return _drop_order(state, order, OrderState.FAILED, why)
+
+
+def _list_changed(run: RunSettings, state: FederationState, event: ListChanged) -> Step:
+    """Clients that may not stay are out at once: they have to join again, which is refused."""
+    lines = event.roster.changes(state.roster or run.roster)
+    effects: list[Effect] = [Notice(line) for line in lines or ["server.clients was read again; nothing changed"]]
+    state = replace(state, roster=event.roster)
+    for name in sorted(state.clients):
+        client = state.clients[name]
+        problem = None if client.left else event.roster.problem(name, client.tasks, event.today)
+        if problem is not None:
+            state, more = _left(state, name, f"may not stay: {problem}", warning=True)
+            effects += more
+    return state, [*effects, Wake()]
 
 
 def _expire_leases(run: RunSettings, state: FederationState, tick: Tick) -> Step:

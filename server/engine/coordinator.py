@@ -38,11 +38,13 @@ from server.aggregation.strategy import AggregationStrategy
 from server.core.admission import check_answer, require_client
 from server.core.answers import answer_poll, describe, is_wanted, update_state_of
 from server.core.bodies import proximal_terms
+from server.core.client_list import ClientList
 from server.core.events import (
     Answered,
     DrainRequested,
     Joined,
     Left,
+    ListChanged,
     OrderFailed,
     RolledBack,
     Seen,
@@ -138,6 +140,10 @@ class Coordinator:
     async def drain(self) -> None:
         """Open no further round; clients are told to come back later."""
         await self.writer.apply(DrainRequested(self._clock.now()))
+
+    async def admit(self, roster: ClientList) -> None:
+        """Go on with another list of clients; those who may not stay are out."""
+        await self.writer.apply(ListChanged(self._clock.now(), roster, today()))
 
     async def everybody_heard(self) -> None:
         """Return when every client that is present has been told that the run is over or stopping."""

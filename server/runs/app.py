@@ -23,7 +23,7 @@ from common.log_fields import about
 from common.methods.choice import described
 from common.parameters.schema import ParameterSchema
 from common.standardising import InputScale
-from common.stopping import asking
+from common.stopping import asking, at_hang_up
 from common.targets import TargetUnits
 from common.tls import TlsFiles
 from server.core.best import recalled
@@ -39,6 +39,7 @@ from server.reporting.values import Report, to_json
 from server.runs.assembly import make_federation, make_settings
 from server.runs.digest import model_digest
 from server.runs.extension import grow, same_federation
+from server.runs.list_again import ListAgain
 from server.runs.noise import charges_before, first_ledger, forget_key, key_of
 from server.runs.own_process import done_in_own_process
 from server.runs.recovery import fall_back, mend_files, note_files
@@ -74,6 +75,7 @@ async def serve(
     own_process: bool = True,
     asked: asyncio.Event | None = None,
     lift: Sequence[str] = (),
+    again: Callable[[], Config] | None = None,
 ) -> Report:
     """Run a federation to its end.
 
@@ -85,6 +87,7 @@ async def serve(
         own_process: see `begin_run`.
         asked: once it is set, the run stops in good order, as after a signal.
         lift: clients whose quarantine ends.
+        again: reads the configuration again at SIGHUP, of which the list of clients counts from then on.
 
     Returns:
         The report, as written to `report.json`.
@@ -98,7 +101,7 @@ async def serve(
     require_free(config.server.host, config.server.port)
     async with open_run(config, resume, own_process) as (config, folder, journal):
         lift_quarantine(journal, lift)
-        return await _run(config, folder, journal, console, on_listening, asked or asyncio.Event())
+        return await _run(config, folder, journal, console, on_listening, asked or asyncio.Event(), ListAgain(again))
 
 
 @asynccontextmanager
@@ -235,6 +238,7 @@ async def _run(
     console: Console | None,
     on_listening: Callable[[int], None] | None,
     asked: asyncio.Event,
+    listed: ListAgain,
 ) -> Report:
     began = _began(journal)
     federation, settings, schemas, state = restore_run(config, folder, journal)
@@ -244,7 +248,7 @@ async def _run(
         write_withdrawals(folder, journal, coordinator.state)
 
     shown = RunProgress(settings.tasks, settings.num_rounds, folder.metrics, console, journal.rounds(), withdrew)
-    with shown as progress, asking(asked.set):
+    with shown as progress, asking(asked.set), at_hang_up(listed.ask):
         models = JournalledModels(ModelFiles(folder.path, schemas), journal)
         clock = AwakeClock(SystemClock(), 2 * TICK_SECONDS)
         coordinator = Coordinator(settings, state, federation, journal, models, clock, progress)
@@ -262,7 +266,7 @@ async def _run(
                 log.warning("INSECURE: no TLS; models and updates travel in the clear and anybody may join")
             if on_listening is not None:
                 on_listening(port)
-            await _until_over(coordinator, clock, asked)
+            await _until_over(coordinator, clock, asked, listed)
             models.write_out(coordinator.state.completed_rounds)
             report = write_report(folder, journal, settings, coordinator.state, coordinator.vectors, schemas)
             await _say_goodbye(coordinator)
@@ -297,7 +301,7 @@ def _began(journal: Journal) -> RunBegan:
     return began
 
 
-async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event) -> None:
+async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asyncio.Event, listed: ListAgain) -> None:
     """Keep time until the run ends, or drain it as soon as somebody asked for that."""
     loop = asyncio.get_running_loop()
     over = asyncio.ensure_future(coordinator.writer.ended())
@@ -309,6 +313,7 @@ async def _until_over(coordinator: Coordinator, clock: AwakeClock, asked: asynci
             if over.done():
                 break
             await _tick(coordinator, clock)
+            await listed.tick(coordinator)
             if clock.lost - lost > NOTABLE_SECONDS:
                 log.warning("stood still for %.0f s, which count for no lease and no deadline", clock.lost - lost)
             lost = clock.lost

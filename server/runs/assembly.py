@@ -102,11 +102,12 @@ def make_settings(
         noise=rules_of(config, key),
         scoring=scoring_protocol(config),
         sums=sum_rules(config),
-        roster=_roster(config),
+        roster=roster_of(config),
     )
 
 
-def _roster(config: Config) -> ClientList:
+def roster_of(config: Config) -> ClientList:
+    """Who may take part."""
     listed = config.server.clients
     members = None if listed is None else {name: Member(**one.model_dump()) for name, one in listed.items()}
     return ClientList(members)

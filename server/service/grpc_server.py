@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.ports import CoordinatorPort
 from common.tls import TlsFiles
 from server.service.connections import MOST_CONNECTIONS, connection_options
-from server.service.credentials import server_credentials, watch_certificates
+from server.service.credentials import ServerCertificates
 from server.service.handlers import Router
 
 _OPTIONS = (
@@ -71,24 +71,23 @@ async def start_server(
 ) -> RunningServer:
     """Serve `port` on `host`:`number`; number 0 takes any free one. Without `tls` the connection is plain text.
 
-    With `tls.authority` clients show certificates, and each may speak for itself alone. More than `connections` at a
-    time are closed as soon as they come.
+    With `tls.authority` clients show certificates, and each may speak for itself alone. New connections see files that
+    were replaced. More than `connections` at a time are closed as soon as they come.
 
     Raises:
         ConfigError: the address cannot be used, or a TLS file is not what it should be.
     """
-    credentials = None if tls is None else server_credentials(tls)
-    mutual = tls is not None and tls.authority is not None
-    server = grpc.aio.server(handlers=[Router(port, mutual)], options=_OPTIONS + connection_options(host, connections))
+    shown, options = None if tls is None else ServerCertificates(tls), _OPTIONS + connection_options(host, connections)
+    server = grpc.aio.server(handlers=[Router(port, shown is not None and shown.mutual)], options=options)
     address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
     try:
-        if credentials is None:
+        if shown is None:
             bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(address, credentials)
+            bound = server.add_secure_port(address, shown.credentials())
     except RuntimeError:
         bound = 0
     if not bound:
         raise _unusable(host, number)
     await server.start()
-    return RunningServer(server, bound, None if tls is None else asyncio.create_task(watch_certificates(tls)))
+    return RunningServer(server, bound, None if shown is None else asyncio.create_task(shown.watch()))
