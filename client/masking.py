@@ -271,8 +271,7 @@ class SumMember:
         return Gathering(self._terms(session.terms), Roster(label, circle.roster))
 
     def _terms(self, terms: SumTerms) -> Terms:
-        known = self._pins.known if terms.pinned else None
-        return Terms(terms.min_clients, terms.corrupt, terms.dropouts, known)
+        return Terms.of(terms, self._pins.known if terms.pinned else {})
 
     def _label(self, moment: Moment, circle: str) -> str:
         try:

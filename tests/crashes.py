@@ -326,6 +326,27 @@ async def crash_and_recover(
             journal.close()
 
 
+def one_digest_whenever_it_dies(
+    config: Config, folder: Path, clients: Clients, check: Callable[[Path], None], clients_die: bool = False
+) -> int:
+    """A run whose coordinator dies after each effect in turn ends as the undisturbed one; the number of effects.
+
+    `check` looks at each run folder.
+    """
+    template, cast = prepare_run(config, folder / "template"), Cast(config, clients)
+
+    def attempt(dies_after: int | None) -> tuple[str, int]:
+        place = folder / str(dies_after)
+        found, effects = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, clients_die))
+        check(place / "run")
+        return found, len(effects)
+
+    digest, count = attempt(None)
+    for step in range(1, count + 1):
+        assert attempt(step)[0] == digest, f"died after effect {step}"
+    return count
+
+
 async def _kill(agents: asyncio.Future[Any]) -> None:
     """End all clients and let none of their threads touch a file any more."""
     agents.cancel()

@@ -146,8 +146,7 @@ class Member:
     def shares(self, order: Order, body: Shares) -> SealedShares:
         rules = self.settings.sums
         assert rules is not None
-        identities = rules.identities if rules.terms.pinned else None
-        terms, letters = Terms(rules.terms.min_clients, rules.terms.corrupt, rules.terms.dropouts, identities), []
+        terms, letters = Terms.of(rules.terms, rules.identities), []
         for circle, announcements in body.rosters:
             session = self.session(order, body.attempt, body.is_scoring, circle)
             gathering = Gathering(terms, roster_of(session, announcements))
@@ -251,8 +250,7 @@ class MaskedTable(Table):
         for closed in asked.circles:
             cells, name = self.opened[closed.layout.circle.name], closed.layout.circle.name
             if asked.terms.masks:
-                terms = Terms(asked.terms.min_clients, asked.terms.corrupt, asked.terms.dropouts, asked.identities)
-                gathering = Gathering(terms, roster_of(closed.session, closed.announcements))
+                gathering = Gathering(Terms.of(asked.terms), roster_of(closed.session, closed.announcements))
                 shares = {m: Opening(dict(s.seeds), dict(s.mask_keys)) for m, s in closed.openings.items()}
                 try:
                     unmask(gathering, closed.sharers, closed.survivors, shares, cells)

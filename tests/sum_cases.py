@@ -194,12 +194,10 @@ class Crowd:
             assert isinstance(content, OpenedShares)
             for part in content.circles:
                 openings[part.circle][name] = Opening(dict(part.seeds), dict(part.mask_keys))
-        identities: dict[str, bytes] | None = {} if self.terms.pinned else None
         found = []
         for number, (circle, roster) in enumerate(self.rosters()):
-            terms = Terms(self.terms.min_clients, self.terms.corrupt, self.terms.dropouts, identities)
             session = circle_session(RUN, 7, 1, False, circle)
-            gathering = Gathering(terms, roster_of(session, roster))
+            gathering = Gathering(Terms.of(self.terms), roster_of(session, roster))
             unmasked, wanted = (self.total(survivors, number, which) for which in (1, 0))
             assert unmask(gathering, self.letters, survivors, openings[circle], unmasked) == frozenset()
             found.append((unmasked, wanted))

@@ -11,7 +11,7 @@ import pytest
 from common.config import render
 from federated_main import main
 from server.storage.journal import Journal
-from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.crashes import one_digest_whenever_it_dies
 from tests.federations import CLIENTS, array_config, digest_of, federate, small_config
 
 FOUR = tuple((name, ("a0", "b1"), f"{i + 1}/4") for i, name in enumerate("abcd"))
@@ -108,17 +108,9 @@ def test_texts_and_clients_with_other_tasks_come_to_one_digest(tmp_path: Path) -
 @pytest.mark.parametrize("clients_die", [False, True])
 def test_a_coordinator_that_dies_after_any_effect_comes_to_the_same_digest(tmp_path: Path, clients_die: bool) -> None:
     config = array_config(*MASKED, "federation.round_attempts=9")
-    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, FOUR)
 
-    def attempt(dies_after: int | None) -> tuple[str, int]:
-        place = tmp_path / str(dies_after)
-        found, effects = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, clients_die))
-        journal = Journal.read(place / "run" / "journal.sqlite")
-        assert journal.completed() == 2
-        assert not list((place / "run" / "sums").iterdir())
-        return found, len(effects)
+    def whole(run: Path) -> None:
+        assert Journal.read(run / "journal.sqlite").completed() == 2
+        assert not list((run / "sums").iterdir())
 
-    digest, count = attempt(None)
-    assert count > 20
-    for step in range(1, count + 1):
-        assert attempt(step)[0] == digest, f"died after effect {step}"
+    assert one_digest_whenever_it_dies(config, tmp_path, FOUR, whole, clients_die) > 20

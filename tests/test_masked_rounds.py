@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import Reason, Refused
-from common.orders import Reply, UpdateHeader, UpdateState
+from common.orders import Order, Reply, UpdateHeader, UpdateState
 from common.secure.ring import means
 from common.statistics import merge
 from server.core.answers import describe, update_state_of
@@ -24,6 +24,16 @@ from server.core.events import Answered
 from server.core.phases import Phase
 from tests.core_cases import SCORES
 from tests.masked_cases import ALL, FIVE, MaskedTable, combined, delta_of, masked_rules, table_of, trained
+
+
+def asked_to_train(name: str) -> tuple[MaskedTable, Order]:
+    """A round whose keys and shares are there, and a client's order in it."""
+    table = table_of()
+    table.answers(*ALL)
+    table.answers(*ALL)
+    order = table.order(name)
+    assert order is not None
+    return table, order
 
 
 def test_a_round_has_four_stages_and_publishes_the_sums() -> None:
@@ -127,11 +137,7 @@ def test_sums_are_stored_before_anybody_hears_who_is_in_them() -> None:
 
 
 def test_an_update_waits_as_open_while_its_sum_is_opened_and_is_settled_with_the_version() -> None:
-    table = table_of()
-    table.answers(*ALL)
-    table.answers(*ALL)
-    order = table.order("ann")
-    assert order is not None
+    table, order = asked_to_train("ann")
     table.answers(*ALL)
     assert table.phase == "unmask"
     assert update_state_of(table.state, table.state.clients["ann"], order.order_id) is UpdateState.OPEN
@@ -140,11 +146,7 @@ def test_an_update_waits_as_open_while_its_sum_is_opened_and_is_settled_with_the
 
 
 def test_an_update_that_comes_again_while_its_sum_is_opened_counts_once() -> None:
-    table = table_of()
-    table.answers(*ALL)
-    table.answers(*ALL)
-    order = table.order("ann")
-    assert order is not None
+    table, order = asked_to_train("ann")
     update = table.members["ann"].answer(order).head
     table.apply(Answered(table.now, "ann", update))
     table.answers(*(name for name in ALL if name != "ann"))
@@ -185,11 +187,7 @@ def test_the_last_version_is_scored_in_sums() -> None:
 
 
 def test_an_answer_that_tells_more_than_its_sum_is_refused() -> None:
-    table = table_of()
-    table.answers(*ALL)
-    table.answers(*ALL)
-    order = table.order("ann")
-    assert order is not None
+    table, order = asked_to_train("ann")
     update = table.members["ann"].answer(order).head
     assert isinstance(update, UpdateHeader)
     results = tuple(table.members["ann"].results(order).values())

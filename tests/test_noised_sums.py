@@ -31,7 +31,7 @@ from server.core.privacy_facts import Ledger, NoiseRules
 from server.core.state import FederationState
 from server.storage.journal import Journal
 from tests.core_cases import SETTINGS
-from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.crashes import one_digest_whenever_it_dies
 from tests.federations import array_config, digest_of, federate
 from tests.masked_cases import ALL, FIVE, MaskedTable, combined, masked_rules, trained
 from tests.sum_cases import TERMS, cells
@@ -245,15 +245,9 @@ def test_a_sum_that_falls_short_is_not_released_and_who_went_is_not_charged() ->
 @pytest.mark.slow
 def test_a_coordinator_that_dies_after_any_effect_publishes_every_version_with_its_charge(tmp_path: Path) -> None:
     config = array_config(*NOISE, *SUMS, "federation.round_attempts=9")
-    template, cast = prepare_run(config, tmp_path / "template"), Cast(config, CLIENTS)
 
-    def attempt(dies_after: int | None) -> tuple[str, int]:
-        place = tmp_path / str(dies_after)
-        found, effects = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, False))
-        ledger = Journal.read(place / "run" / "journal.sqlite").facts().ledger
+    def charged(run: Path) -> None:
+        ledger = Journal.read(run / "journal.sqlite").facts().ledger
         assert ledger is not None and ledger.releases == 2
-        return found, len(effects)
 
-    digest, count = attempt(None)
-    for step in range(1, count + 1):
-        assert attempt(step)[0] == digest, f"died after effect {step}"
+    one_digest_whenever_it_dies(config, tmp_path, CLIENTS, charged)

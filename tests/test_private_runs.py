@@ -16,7 +16,8 @@ from federated_main import main
 from server.runs.noise import KEY, first_ledger, key_of
 from server.runs.run_folder import RunFolder
 from server.storage.journal import Journal
-from tests.crashes import Cast, crash_and_recover, prepare_run
+from tests.crashes import one_digest_whenever_it_dies
+from tests.federations import CLIENTS as TEXT_CLIENTS
 from tests.federations import array_config, digest_of, federate, small_config
 
 CLIENTS = tuple((name, ("a0", "b1"), f"{i + 1}/3") for i, name in enumerate("abc"))
@@ -128,18 +129,12 @@ def test_a_run_that_starts_from_a_private_one_goes_on_with_its_charges(tmp_path:
 @pytest.mark.slow
 def test_a_coordinator_that_dies_after_any_effect_publishes_every_version_with_its_charge(tmp_path: Path) -> None:
     config = small_config(tmp_path, *NOISE)
-    template, cast = prepare_run(config, tmp_path / "template"), Cast(config)
 
-    def attempt(dies_after: int | None) -> tuple[str, int]:
-        place = tmp_path / str(dies_after)
-        found, effects = asyncio.run(crash_and_recover(config, template, place, cast, dies_after, False))
-        ledger = Journal.read(place / "run" / "journal.sqlite").facts().ledger
+    def charged(run: Path) -> None:
+        ledger = Journal.read(run / "journal.sqlite").facts().ledger
         assert ledger is not None and ledger.releases == 2
-        return found, len(effects)
 
-    digest, count = attempt(None)
-    for step in range(1, count + 1):
-        assert attempt(step)[0] == digest, f"died after effect {step}"
+    one_digest_whenever_it_dies(config, tmp_path, TEXT_CLIENTS, charged)
 
 
 def test_page_and_model_card_say_what_epsilon_does_not_cover_and_going_back_takes_no_charge_back(

@@ -69,7 +69,8 @@ class Masked:
             shares = {member: _shares(name, found) for member, found in openings.items()}
             roster, sharers = play.gathering.roster, tuple(play.holdings)
             closed.append(ClosedCircle(LAYOUTS[name], roster.session, left, roster.announcements, sharers, shares))
-        return OpenSums("sums", terms, tuple(closed), next(iter(self.plays.values())).gathering.terms.identities)
+        pinned = any(play.gathering.terms.identities is not None for play in self.plays.values())
+        return OpenSums("sums", replace(terms, pinned=pinned), tuple(closed))
 
 
 def _shares(circle: str, opening: Opening) -> CircleShares:

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from common.errors import WireError
 from common.secure.graph import Parameters, neighbours, parameters
@@ -23,7 +24,7 @@ from common.secure.ring import Cell
 from common.secure.roster import Roster
 from common.secure.shamir import SHARE_BYTES, random_number, share_bytes, share_value, split
 from common.secure.streams import add_to_cells, agree, check_cells, new_secret, public_key
-from common.secure.terms import KEY_BYTES, Announcement
+from common.secure.terms import KEY_BYTES, Announcement, SumTerms
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Terms:
     """See `common.secure.graph.parameters`."""
     identities: Mapping[str, bytes] | None = None
     """Pinned Ed25519 public keys of members; none: keys are as the coordinator relays them."""
+
+    @classmethod
+    def of(cls, terms: SumTerms, identities: Mapping[str, bytes] = MappingProxyType({})) -> Terms:
+        """A session's part of what a run's members were told; `identities` count where these are pinned."""
+        return cls(terms.min_clients, terms.corrupt, terms.dropouts, identities if terms.pinned else None)
 
     def parameters(self, members: int) -> Parameters:
         """Degree and threshold for so many members."""

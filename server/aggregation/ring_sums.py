@@ -163,9 +163,7 @@ def _unmask(asked: OpenSums, closed: ClosedCircle, sums: Mapping[str, Cell]) -> 
         GivenUpError: that does not go.
         WireError: what members said fits nobody.
     """
-    said = asked.terms
-    terms = Terms(said.min_clients, said.corrupt, said.dropouts, asked.identities)
-    gathering = Gathering(terms, Roster(closed.session, closed.announcements))
+    gathering = Gathering(Terms.of(asked.terms), Roster(closed.session, closed.announcements))
     openings = {name: Opening(dict(given.seeds), dict(given.mask_keys)) for name, given in closed.openings.items()}
     for member in sorted(unmask(gathering, closed.sharers, closed.survivors, openings, sums)):
         log.warning("%s: the shares that %s opened are wrong and left out", closed.session, member)

@@ -43,7 +43,7 @@ from common.targets import OWN_UNITS
 from server.core.effects import ClosedCircle, Notice, OpenSums, PhaseClosed
 from server.core.events import SumsOpened
 from server.core.open_round import OpenOrder, OpenRound, OrderState
-from server.core.phases import Phase, RoundPhase
+from server.core.phases import Phase, RoundPhase, StageKind
 from server.core.privacy import clip_of
 from server.core.state import FederationState, RunSettings
 from server.core.sum_facts import Circles, RoundSums, Stand, SumRules
@@ -51,8 +51,6 @@ from server.core.sum_facts import Circles, RoundSums, Stand, SumRules
 C = TypeVar("C", AnnouncedKeys, SealedShares, SignedSurvivors, OpenedShares)
 
 Letters = Mapping[str, tuple[tuple[str, bytes], ...]]
-KEY_STAGES, SHARE_STAGES = frozenset({"keys", "scorekeys"}), frozenset({"shares", "scoreshares"})
-CONFIRM_STAGES, UNMASK_STAGES = frozenset({"confirm", "scoreconfirm"}), frozenset({"unmask", "scoreunmask"})
 
 
 def sum_name(round_: OpenRound) -> str:
@@ -75,13 +73,13 @@ def stands_of(run: RunSettings, round_: OpenRound) -> tuple[Stand, ...]:
     """The circles of a round with enough members, as far as it has come."""
     rules = run.sums
     assert rules is not None
-    phases = {past.phase.name: past for past in (*round_.earlier, round_)}
-    keys, shares = _of(phases, KEY_STAGES), _of(phases, SHARE_STAGES)
+    keys, shares = _stage_of(round_, StageKind.KEYS), _stage_of(round_, StageKind.SHARES)
     answers = _accepted(main_phase(round_)) if not main_phase(round_).phase.is_stage else {}
     found = []
     for circle, asked in round_.circles:
         said = tuple(one for _, one in sorted(_announced(keys, circle.name).items()))
-        gathering = _gathering(rules, Roster(session_of(run, round_, circle.name), said))
+        # Whose signatures fit was checked when they came, so no identity is needed here.
+        gathering = Gathering(Terms.of(rules.terms), Roster(session_of(run, round_, circle.name), said))
         if not rules.terms.masks:
             found.append(Stand(circle, asked, asked, asked & answers.keys(), gathering))
             continue
@@ -90,13 +88,6 @@ def stands_of(run: RunSettings, round_: OpenRound) -> tuple[Stand, ...]:
         survivors = sharers & answers.keys()
         found.append(Stand(circle, asked, sharers, survivors, gathering, _by_reader(letters, sharers)))
     return tuple(found)
-
-
-def _gathering(rules: SumRules, roster: Roster) -> Gathering:
-    """A circle's session: whose signatures fit was checked when they came."""
-    terms = rules.terms
-    pinned: Mapping[str, bytes] | None = {} if terms.pinned else None
-    return Gathering(Terms(terms.min_clients, terms.corrupt, terms.dropouts, pinned), roster)
 
 
 def _by_reader(letters: Letters, sharers: frozenset[str]) -> Letters:
@@ -118,16 +109,16 @@ def live(run: RunSettings, stands: Iterable[Stand], phase: RoundPhase) -> Iterat
 
 def _left(stand: Stand, phase: RoundPhase, masks: bool) -> frozenset[str]:
     """Who goes on to a phase."""
-    if not masks or phase.name in KEY_STAGES:
+    if not masks or phase.stage is StageKind.KEYS:
         return stand.asked
-    if phase.name in SHARE_STAGES:
+    if phase.stage is StageKind.SHARES:
         return stand.members
     return stand.survivors if phase.is_stage else stand.sharers
 
 
 def _threshold(rules: SumRules, stand: Stand, phase: RoundPhase) -> int:
     """In a complete graph all members are neighbours, so that a threshold of them must be left."""
-    if not rules.terms.masks or phase.name in KEY_STAGES | SHARE_STAGES:
+    if not rules.terms.masks or phase.stage in (StageKind.KEYS, StageKind.SHARES):
         return 0
     members = len(stand.announcements)
     found = stand.gathering.terms.parameters(members)
@@ -174,8 +165,7 @@ def survivors_for(run: RunSettings, round_: OpenRound, client_id: str) -> tuple[
 def unmask_parts(run: RunSettings, round_: OpenRound, client_id: str) -> tuple[UnmaskPart, ...]:
     """What a client is told of each sum before it opens its shares."""
     assert run.sums is not None
-    phases, parts = {past.phase.name: past for past in round_.earlier}, []
-    signed = _of(phases, CONFIRM_STAGES)
+    signed, parts = _stage_of(round_, StageKind.CONFIRM), []
     for stand in parts_for(run, round_, client_id):
         near = stand.gathering.neighbours[client_id] | {client_id}
         signatures = tuple(
@@ -190,8 +180,7 @@ def unmask_parts(run: RunSettings, round_: OpenRound, client_id: str) -> tuple[U
 def opening(run: RunSettings, round_: OpenRound) -> OpenSums:
     """What takes the masks out of a round's sums, once its last phase is over."""
     assert run.sums is not None
-    phases = {past.phase.name: past for past in (*round_.earlier, round_)}
-    opened, masks = _of(phases, UNMASK_STAGES), run.sums.terms.masks
+    opened, masks = _stage_of(round_, StageKind.UNMASK), run.sums.terms.masks
     circles = []
     for stand in live(run, stands_of(run, round_), round_.phase):
         if len(stand.survivors) < run.sums.least:
@@ -212,8 +201,7 @@ def opening(run: RunSettings, round_: OpenRound) -> OpenSums:
                 shares,
             )
         )
-    identities = run.sums.identities if run.sums.terms.pinned else None
-    return OpenSums(sum_name(round_) if masks else "", run.sums.terms, tuple(circles), identities)
+    return OpenSums(sum_name(round_) if masks else "", run.sums.terms, tuple(circles))
 
 
 def layout(run: RunSettings, circle: Circle) -> CircleLayout:
@@ -353,8 +341,8 @@ def _all_cells(run: RunSettings, order: OpenOrder) -> Iterator[SumCell]:
             yield SumCell(str(scope))
 
 
-def _of(phases: Mapping[str, OpenRound], names: frozenset[str]) -> OpenRound | None:
-    return next((past for name, past in phases.items() if name in names), None)
+def _stage_of(round_: OpenRound, kind: StageKind) -> OpenRound | None:
+    return next((past for past in (*round_.earlier, round_) if past.phase.stage is kind), None)
 
 
 def _accepted(round_: OpenRound) -> dict[str, OpenOrder]:

@@ -80,7 +80,6 @@ class OpenSums:
     """Of the sums, as they were stored; empty: they are in memory."""
     terms: SumTerms
     circles: tuple[ClosedCircle, ...]
-    identities: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True)

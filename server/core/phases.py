@@ -53,6 +53,15 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
 """Where a run may stand after one step."""
 
 
+class StageKind(StrEnum):
+    """What a stage of a masked round brings."""
+
+    KEYS = "keys"
+    SHARES = "shares"
+    CONFIRM = "confirm"
+    UNMASK = "unmask"
+
+
 @dataclass(frozen=True)
 class RoundPhase:
     """What all open orders of a round are about."""
@@ -65,8 +74,13 @@ class RoundPhase:
     """Whether its answers make the next version."""
     needs_quorum: bool = True
     """Whether the round is abandoned where too few answers come."""
-    is_stage: bool = False
-    """Whether its answers serve masks alone: none of them settles an update, and nothing of them outlives the round."""
+    stage: StageKind | None = None
+    """What its answers do for masks: none of them settles an update, and nothing of them outlives the round."""
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether its answers serve masks alone."""
+        return self.stage is not None
 
 
 PROBE = RoundPhase("probe", Phase.TRAINING, publishes=False)
@@ -75,14 +89,15 @@ SOLVE = RoundPhase("solve", Phase.TRAINING, publishes=True)
 EVALUATE = RoundPhase("evaluate", Phase.EVALUATING, publishes=False, needs_quorum=False)
 
 
-def _stage(name: str, during: Phase, needs_quorum: bool = False) -> RoundPhase:
-    return RoundPhase(name, during, publishes=False, needs_quorum=needs_quorum, is_stage=True)
+def _stage(kind: StageKind, during: Phase = Phase.TRAINING) -> RoundPhase:
+    """A stage of a round to train, or of one to score; the latter goes on however few answer."""
+    trains = during is Phase.TRAINING
+    needs_quorum = trains and kind in (StageKind.KEYS, StageKind.SHARES)
+    return RoundPhase(kind.value if trains else f"score{kind.value}", during, False, needs_quorum, kind)
 
 
-KEYS, SHARES = _stage("keys", Phase.TRAINING, True), _stage("shares", Phase.TRAINING, True)
-CONFIRM, UNMASK = _stage("confirm", Phase.TRAINING), _stage("unmask", Phase.TRAINING)
-SCORE_KEYS, SCORE_SHARES = _stage("scorekeys", Phase.EVALUATING), _stage("scoreshares", Phase.EVALUATING)
-SCORE_CONFIRM, SCORE_UNMASK = _stage("scoreconfirm", Phase.EVALUATING), _stage("scoreunmask", Phase.EVALUATING)
+KEYS, SHARES, CONFIRM, UNMASK = map(_stage, StageKind)
+SCORE_KEYS, SCORE_SHARES, SCORE_CONFIRM, SCORE_UNMASK = (_stage(kind, Phase.EVALUATING) for kind in StageKind)
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,11 @@ def spoil(run: RunSettings, state: FederationState, event: VersionSpoiled) -> St
     assert state.open is not None
     orders = state.open.orders
     longest = ", ".join(f"{orders[name].client_id} {length:.3g}" for name, length in event.lengths if name in orders)
-    scopes = ", ".join(event.scopes[:MOST_NAMES])
-    why = f"{_attempt(state.open)}: values of {scopes} would not be finite; longest updates (norms): {longest}"
-    why += "; aggregation.norm_bound shortens such"
+    why = f"{_attempt(state.open)}: values of {', '.join(event.scopes[:MOST_NAMES])} would not be finite; "
+    if run.sums is not None:  # nobody knows how long single updates are
+        why += "a smaller secure_aggregation.largest_change, on both sides, shortens updates"
+    else:
+        why += f"longest updates (norms): {longest}; aggregation.norm_bound shortens such"
     return _go_on(run, _abandon(run, state, state.open, event.now, why), event.now)
 
 

@@ -233,9 +233,7 @@ def _close(state: FederationState, name: str, why: str) -> Step:
     closed = LogFields(event="client_quarantined", client=name, reason=why)
     text = f"client {name} is in quarantine: {why}; --resume --lift {name} lets it in again"
     effects: list[Effect] = [Commit((state.conduct,)), Notice(text, warning=True, about=closed)]
-    order = state.open.order_of(name) if state.open else None
-    if order is not None and order.state is OrderState.ISSUED:
-        state, _ = _drop_order(state, order, OrderState.FAILED, "the client is in quarantine")
+    state, _ = _without_order(state, name, "the client is in quarantine")
     return state, effects
 
 
@@ -266,7 +264,7 @@ def _left(state: FederationState, client_id: str, how: str, warning: bool = Fals
 
 
 def _withdrew(state: FederationState, event: Withdrew) -> Step:
-    """Whoever calls this knows the id alone, as whoever joins does."""
+    """Whether the caller may speak for the client was decided before: the core knows ids alone."""
     known = state.clients.get(event.client_id)
     if known is None:
         raise Refused(Reason.UNKNOWN_CLIENT, f"client '{event.client_id}' never took part in this run")
@@ -279,12 +277,12 @@ def _withdrew(state: FederationState, event: Withdrew) -> Step:
     return state, [Commit((ClientChanged(client),)), told, *more, Wake()]
 
 
-def _without_order(state: FederationState, client_id: str, why: str) -> Step:
+def _without_order(state: FederationState, client_id: str, why: str, how: OrderState = OrderState.FAILED) -> Step:
     """The state without the client's outstanding order, if it has one."""
     order = state.open.order_of(client_id) if state.open else None
     if order is None or order.state is not OrderState.ISSUED:
         return state, []
-    return _drop_order(state, order, OrderState.FAILED, why)
+    return _drop_order(state, order, how, why)
 
 
 def _list_changed(run: RunSettings, state: FederationState, event: ListChanged) -> Step:
@@ -314,10 +312,8 @@ def _expire_leases(run: RunSettings, state: FederationState, tick: Tick) -> Step
         silence = f"not heard from for {run.lease_seconds:g} s"
         gone = LogFields(event="client_gone", client=client.client_id, reason=silence)
         effects.append(Notice(f"client {client.client_id} is gone: {silence}", warning=True, about=gone))
-        order = state.open.order_of(client.client_id) if state.open else None
-        if order is not None and order.state is OrderState.ISSUED:
-            state, more = _drop_order(state, order, OrderState.EXPIRED, silence)
-            effects += more
+        state, more = _without_order(state, client.client_id, silence, OrderState.EXPIRED)
+        effects += more
     return state, effects
 
 
